@@ -1,0 +1,56 @@
+"""Mistakes of the user's, told apart from bugs.
+
+A :class:`UserError` becomes one sentence on the screen and exit code 2; any other exception is a
+bug, whose traceback goes to the log and whose exit code is 1.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake of the user's, told in one sentence.
+
+    Args:
+        problem: what is wrong and what would be valid, without a final period.
+        key: the configuration key at fault, such as ``architecture.n_heads``. The command line
+            adds where its value came from.
+        value: the value at fault; left out where there is none.
+    """
+
+    def __init__(self, problem: str, *, key: str | None = None, value: object = ...) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.key = key
+        self.value = value
+
+    def sentence(self, origin: str | None = None) -> str:
+        """Return the sentence to show, naming ``origin`` (a file or "command line") if known."""
+        if self.key is None:
+            return self.problem
+        what = self.key if self.value is ... else f"{self.key}={shown(self.value)}"
+        where = f" ({origin})" if origin else ""
+        return f"{what}{where}: {self.problem}"
+
+    def __str__(self) -> str:
+        return self.sentence()
+
+
+def shown(value: object) -> str:
+    """Return ``value`` as a user would write it on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """Return a hint at the nearest spelling of ``word`` among ``valid``, or all of them if few."""
+    valid = sorted(set(valid))
+    if close := difflib.get_close_matches(word, valid, n=3, cutoff=0.6):
+        return f"did you mean {' or '.join(close)}?"
+    if not valid:
+        return "there are none"
+    listed = ", ".join(valid[:12]) + (", …" if len(valid) > 12 else "")
+    return f"valid: {listed}"

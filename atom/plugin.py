@@ -1,0 +1,337 @@
+"""The whole interface between ATOM and a plugin.
+
+A plugin is a Python package with an entry point in the group ``atom`` that names a module::
+
+    [project.entry-points.atom]
+    my_plugin = "my_plugin"
+
+The module implements one or more of the five hooks below. Each yields *declarations*: names, one
+line of summary, and where the code is (``"package.module:attribute"``). ATOM imports the declaring
+module whenever it lists plugins, so it must be cheap: no torch at its top level. The code that a
+declaration points to is imported only by a run that uses it, and may import anything.
+
+A package's own ``conf/`` folder holds its Hydra config groups: ``conf/architecture/my_net.yaml``
+makes ``architecture=my_net`` exist as soon as the package is installed. Such a file names a
+component (``name: my_net``) and sets its parameters beside it.
+
+    import atom.plugin
+
+    @atom.plugin.hookimpl
+    def atom_architectures():
+        yield atom.plugin.Architecture(
+            name="my_net",
+            summary="My decoder",
+            config="my_plugin.config:MyNet",
+            build="my_plugin.build:my_net",
+        )
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import pluggy
+
+INTERFACE = 1
+"""Version of this interface. A plugin module may set ``ATOM_INTERFACE``; another major version is
+listed as broken rather than called."""
+
+ENTRY_POINT_GROUP = "atom"
+
+hookspec = pluggy.HookspecMarker("atom")
+hookimpl = pluggy.HookimplMarker("atom")
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+# ---------------------------------------------------------------------------- declarations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What every kind of component says of itself.
+
+    ``config`` points to a pydantic model of the component's parameters; a component without
+    parameters leaves it out. A wrong name or reference raises :class:`ValueError`, which ATOM shows
+    as the reason why the plugin is broken.
+    """
+
+    kind: ClassVar[str]
+    references: ClassVar[tuple[str, ...]] = ("config",)
+
+    name: str
+    summary: str
+    config: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name {self.name!r} must match {_NAME.pattern}")
+        if not self.summary.strip() or "\n" in self.summary:
+            raise ValueError(f"summary of {self.name!r} must be one line")
+        for attribute in self.references:
+            reference = getattr(self, attribute)
+            if reference is not None and not _REFERENCE.fullmatch(reference):
+                raise ValueError(
+                    f"{attribute} of {self.name!r} is {reference!r}, not 'package.module:attribute'"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer(Declaration):
+    """Text to ids and back.
+
+    ``prepare(config, context: TokenizerContext) -> PreparedTokenizer`` runs once, before ranks
+    start; it may train, and must be safe when several runs start at once. It imports no torch.
+
+    ``build(config) -> torchtitan BaseTokenizer.Config`` runs on every rank. torchtitan then calls
+    that config's ``build(tokenizer_path=…)`` with the folder that holds the prepared files.
+    """
+
+    kind = "tokenizer"
+    references = ("config", "prepare", "build")
+
+    prepare: str
+    build: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(Declaration):
+    """A model family.
+
+    ``build(config, context: ArchitectureContext) -> ModelParts``. It must be cheap: it describes
+    the model, torchtitan builds it (on the meta device first).
+    """
+
+    kind = "architecture"
+    references = ("config", "build")
+
+    build: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallelism(Declaration):
+    """A way to lay a model over many ranks.
+
+    Its parameters are torchtitan's ``ParallelismConfig``, under torchtitan's names; every degree
+    of -1 has been resolved before ``build`` sees it.
+
+    ``build(config: ParallelismConfig, context: ParallelismContext) -> Strategy``
+    """
+
+    kind = "parallelism"
+    references = ("config", "build")
+
+    build: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a kernel cannot do without. What is left out is not needed.
+
+    ``capability`` is the lowest CUDA compute capability; ``packages`` are requirement strings such
+    as ``"liger-kernel>=0.8"``; ``context_parallel=False`` says that it does not work under CP.
+    """
+
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    capability: tuple[int, int] | None = None
+    packages: tuple[str, ...] = ()
+    context_parallel: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel(Declaration):
+    """One implementation of one operation (``attention``, ``rms_norm``, ``rope``, …).
+
+    ``override`` points to a factory marked with ``torchtitan.config.override``, which replaces the
+    operation's node of the model's config tree; ``None`` leaves torchtitan's own node in place.
+    ``kernels=auto`` tries the kernels of an operation by descending ``priority``.
+    """
+
+    kind = "kernel"
+    references = ("config", "override")
+
+    operation: str
+    override: str | None = None
+    needs: Needs = field(default_factory=Needs)
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _NAME.fullmatch(self.operation):
+            raise ValueError(f"operation {self.operation!r} of kernel {self.name!r} is not a name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Declaration):
+    """Text to train on.
+
+    ``source(config) -> DocumentSource``, without torch. ATOM's own loader tokenizes and packs its
+    documents, in an order that depends on the seed and the step and not on the layout.
+
+    ``build(config, context: DatasetContext) -> torchtitan BaseDataLoader.Config`` replaces that
+    loader, for data that is not text; it then has to keep the same promise by itself.
+    """
+
+    kind = "dataset"
+    references = ("config", "source", "build")
+
+    source: str
+    build: str | None = None
+
+
+KINDS: tuple[type[Declaration], ...] = (Tokenizer, Architecture, Parallelism, Kernel, Dataset)
+
+
+# ---------------------------------------------------------------------------- hooks
+
+
+class Hooks:
+    """The hook specifications: one a kind, each yielding declarations of it."""
+
+    @hookspec
+    def atom_tokenizers(self) -> Iterable[Tokenizer]:
+        """Yield the tokenizers of this plugin."""
+        raise NotImplementedError
+
+    @hookspec
+    def atom_architectures(self) -> Iterable[Architecture]:
+        """Yield the architectures of this plugin."""
+        raise NotImplementedError
+
+    @hookspec
+    def atom_parallelisms(self) -> Iterable[Parallelism]:
+        """Yield the parallelism strategies of this plugin."""
+        raise NotImplementedError
+
+    @hookspec
+    def atom_kernels(self) -> Iterable[Kernel]:
+        """Yield the kernels of this plugin."""
+        raise NotImplementedError
+
+    @hookspec
+    def atom_datasets(self) -> Iterable[Dataset]:
+        """Yield the datasets of this plugin."""
+        raise NotImplementedError
+
+
+HOOKS: dict[str, type[Declaration]] = {
+    "atom_tokenizers": Tokenizer,
+    "atom_architectures": Architecture,
+    "atom_parallelisms": Parallelism,
+    "atom_kernels": Kernel,
+    "atom_datasets": Dataset,
+}
+
+
+# ---------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A piece of text. ``id`` names it to a person (a path, a row). A long text may come in parts:
+    ``starts`` and ``ends`` say whether this one is the first and the last."""
+
+    text: str
+    id: str
+    starts: bool = True
+    ends: bool = True
+
+
+class DocumentSource(Protocol):
+    """Documents, dealt out to lanes.
+
+    A batch of G sequences is G *lanes*, each reading its own documents, so that a rank reads the
+    lanes it trains on and no others, and a checkpoint holds a position a lane and no tokens.
+    """
+
+    def check(self) -> str:
+        """Raise :class:`atom.errors.UserError` if there is nothing to read; return a digest of
+        what will be read, the same as long as the documents are."""
+        ...
+
+    def lane(
+        self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
+    ) -> Iterator[Document]:
+        """Yield documents ``start``, ``start + 1``, … of ``lane`` in one pass over the data.
+
+        The lanes of a pass share the documents out: each document is in exactly one of them, as
+        long as there are at least as many documents as lanes. The order depends on ``seed`` and
+        ``epoch`` and on nothing else.
+        """
+        ...
+
+
+# ---------------------------------------------------------------------------- what build sees
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerContext:
+    """``documents()`` opens the run's own dataset; ``digest`` identifies its content; ``cache`` is
+    a folder that outlives the run."""
+
+    documents: Callable[[], Iterator[Document]]
+    digest: str
+    cache: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedTokenizer:
+    """``files`` are copied into the run's ``tokenizer/`` folder under the names given."""
+
+    vocab_size: int
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureContext:
+    """``vocab_size`` is the tokenizer's; ``seq_len`` is in tokens."""
+
+    vocab_size: int
+    seq_len: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelParts:
+    """The parts of torchtitan's ``ModelSpec`` that an architecture decides.
+
+    ``model`` is a torchtitan ``BaseModel.Config``. A family that torchtitan's generic functions do
+    not fit brings its own ``parallelize_fn`` and ``pipelining_fn``.
+    """
+
+    model: Any
+    state_dict_adapter: type | None = None
+    parallelize_fn: Callable[..., Any] | None = None
+    pipelining_fn: Callable[..., Any] | None = None
+    post_optimizer_build_fn: Callable[..., None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelismContext:
+    """``parts`` is the model to lay out over ``world_size`` ranks."""
+
+    world_size: int
+    parts: ModelParts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """``parallelism`` is a torchtitan ``ParallelismConfig``; the functions have the signatures of
+    ``torchtitan.models.llama3.parallelize_llama`` and
+    ``torchtitan.distributed.pipeline_parallel.pipeline_llm``."""
+
+    parallelism: Any
+    parallelize_fn: Callable[..., Any]
+    pipelining_fn: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetContext:
+    """``global_batch_size`` is in sequences."""
+
+    seed: int
+    global_batch_size: int

@@ -1,0 +1,180 @@
+"""What torchtitan would refuse on every rank, refused once, before there are ranks."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from torch.distributed.pipelining.schedules import (
+    PipelineScheduleMulti,
+    PipelineScheduleSingle,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    _PipelineScheduleRuntime,
+    get_schedule_class,
+)
+from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.distributed import pipeline_parallel
+
+from atom.errors import UserError
+
+POSITIVE = ("steps", "seq_len", "local_batch_size", "gc_freq")
+
+
+def check(training: TrainingConfig, parallelism: ParallelismConfig, model: Any) -> None:
+    """Refuse what does not divide.
+
+    Args:
+        training: torchtitan's section, its local batch size resolved.
+        parallelism: with every degree resolved.
+        model: the architecture's model config.
+    Raises:
+        UserError: names the key at fault and what would be valid.
+    """
+    for name in POSITIVE:
+        if getattr(training, name) < 1:
+            raise UserError(
+                "valid: a positive number", key=f"training.{name}", value=getattr(training, name)
+            )
+    _check_tensor(parallelism, model)
+    _check_sequence(training, parallelism)
+    _check_pipeline(training, parallelism, model)
+
+
+def global_batch_size(training: TrainingConfig, dp: int, *, local_given: bool) -> int:
+    """Return the sequences of one step.
+
+    Without ``training.local_batch_size`` the global batch is dealt out to the ranks whole; with
+    both, gradients are accumulated until the global batch is reached.
+
+    Raises:
+        UserError: the global batch cannot be dealt out evenly.
+    """
+    wanted, local = training.global_batch_size, training.local_batch_size
+    if wanted == 0 or wanted < -1:
+        raise UserError(
+            "valid: a positive number of sequences, or -1 for local_batch_size a rank",
+            key="training.global_batch_size",
+            value=wanted,
+        )
+    if wanted == -1:
+        return local * dp
+    unit = local * dp if local_given else dp
+    if wanted % unit:
+        what = (
+            f"local_batch_size {local} x {dp} data-parallel ranks"
+            if local_given
+            else f"the {dp} data-parallel ranks"
+        )
+        raise UserError(
+            f"must be a multiple of {unit} ({what})",
+            key="training.global_batch_size",
+            value=wanted,
+        )
+    return wanted
+
+
+def _check_tensor(parallelism: ParallelismConfig, model: Any) -> None:
+    degree = parallelism.tensor_parallel_degree
+    attention = getattr(model, "first_attention", None)
+    if degree == 1:
+        return
+    if attention is not None:
+        heads = attention.n_heads
+        kv_heads = getattr(attention, "n_kv_heads", None) or heads
+        for what, number in (("query heads", heads), ("key and value heads", kv_heads)):
+            if number % degree:
+                raise UserError(
+                    f"must divide the model's {number} {what}",
+                    key="parallelism.tensor_parallel_degree",
+                    value=degree,
+                )
+    vocab_size = getattr(model, "vocab_size", 0)
+    if vocab_size % degree:
+        raise UserError(
+            f"must divide the vocabulary of {vocab_size}; architecture.vocab_size can be set to a "
+            "multiple",
+            key="parallelism.tensor_parallel_degree",
+            value=degree,
+        )
+
+
+def _check_sequence(training: TrainingConfig, parallelism: ParallelismConfig) -> None:
+    tensor = parallelism.tensor_parallel_degree if parallelism.enable_sequence_parallel else 1
+    context = parallelism.context_parallel_degree
+    divisor = tensor * (2 * context if context > 1 else 1)
+    if training.seq_len % divisor:
+        raise UserError(
+            f"must be a multiple of {divisor} (tensor_parallel_degree {tensor}"
+            + (f" x 2 x context_parallel_degree {context})" if context > 1 else ")"),
+            key="training.seq_len",
+            value=training.seq_len,
+        )
+
+
+def _check_pipeline(training: TrainingConfig, parallelism: ParallelismConfig, model: Any) -> None:
+    degree = parallelism.pipeline_parallel_degree
+    if degree == 1:
+        return
+    name = parallelism.pipeline_parallel_schedule
+    try:
+        schedule = get_schedule_class(name)
+    except ValueError:
+        schedule = PipelineScheduleSingle
+    if schedule in (PipelineScheduleSingle, PipelineScheduleMulti, _PipelineScheduleRuntime):
+        raise UserError(
+            f"there is no such pipeline schedule; valid: {', '.join(schedules())}",
+            key="parallelism.pipeline_parallel_schedule",
+            value=name,
+        )
+    if getattr(model, "enable_weight_tying", False):
+        raise UserError(
+            "this model ties its embeddings, which torchtitan cannot split over a pipeline; "
+            "valid: 1, or an architecture with untied embeddings",
+            key="parallelism.pipeline_parallel_degree",
+            value=degree,
+        )
+    size = parallelism.pipeline_parallel_microbatch_size
+    if size < 1 or training.local_batch_size % size:
+        raise UserError(
+            f"must divide the local batch of {training.local_batch_size} sequences",
+            key="parallelism.pipeline_parallel_microbatch_size",
+            value=size,
+        )
+    microbatches = training.local_batch_size // size
+    if schedule in (ScheduleInterleaved1F1B, ScheduleInterleavedZeroBubble) and microbatches % max(
+        microbatches // degree, 1
+    ):
+        raise UserError(
+            f"{name} needs a multiple of {degree} microbatches (the pipeline's degree), and the "
+            f"local batch of {training.local_batch_size} gives {microbatches}",
+            key="parallelism.pipeline_parallel_microbatch_size",
+            value=size,
+        )
+    try:
+        stages, layers, first, last = pipeline_parallel._get_pipeline_metadata(
+            SimpleNamespace(pp=degree),  # type: ignore[arg-type]  # all that it reads
+            parallelism,
+            model,
+        )
+        if parallelism.module_fqns_per_model_part is None:
+            pipeline_parallel._generate_llm_fqn_per_model_part(stages, layers, first, last)
+    except ValueError as error:
+        raise UserError(
+            f"the model's {len(model.layers)} layers cannot be split so: "
+            + str(error).rstrip(".").replace(". ", "; "),
+            key="parallelism.pipeline_parallel_degree",
+            value=degree,
+        ) from None
+
+
+def schedules() -> list[str]:
+    """Return the names of the pipeline schedules that torch offers."""
+    found: list[str] = []
+    todo: list[type] = [PipelineScheduleSingle, PipelineScheduleMulti]
+    while todo:
+        for schedule in todo.pop().__subclasses__():
+            todo.append(schedule)
+            if not schedule.__name__.startswith("_"):
+                found.append(schedule.__name__.removeprefix("Schedule"))
+    return sorted(found)

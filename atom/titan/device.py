@@ -1,0 +1,144 @@
+"""The device torchtitan trains on; with the CPU among the choices.
+
+torchtitan 0.3.0 knows accelerators only. Six things keep it from training on a CPU over gloo; each
+is mended in one place, by the function named here:
+
+1. its device globals are CUDA's when there is no accelerator      -> :func:`use`
+2. it asks ``torch.cpu`` for memory statistics that it lacks       -> :class:`_CpuModule`
+3. peak FLOPS default to an A100's, so that MFU would be a fiction -> :func:`_use_cpu`
+4. attention masks are built by ``torch.compile``, which needs a
+   C++ compiler on every machine and seconds on every rank         -> :func:`_use_cpu`
+5. FSDP's gradient divide factor asks gloo for an operation that
+   it has not                                                      -> :func:`mend_fsdp`
+6. flex attention has no backward pass on a CPU                    -> a kernel plugin's business
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import types
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class DeviceDescription:
+    """What a kernel's needs are held against. ``capability`` is CUDA's, None on a CPU."""
+
+    kind: str
+    capability: tuple[int, int] | None = None
+
+
+def pick(wanted: str) -> str:
+    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: ``cuda`` is wanted and there is none.
+    """
+    import torch
+
+    from atom.errors import UserError
+
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise UserError(
+            "torch finds no CUDA device here; valid: auto, cpu", key="device", value=wanted
+        )
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    return wanted
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def describe(kind: str) -> DeviceDescription:
+    """Describe the device at hand, for the choice of kernels."""
+    import torch
+
+    capability = torch.cuda.get_device_capability() if kind == "cuda" else None
+    return DeviceDescription(kind=kind, capability=capability)
+
+
+def use(device: str) -> None:
+    """Make torchtitan train on ``device``. Call it before any other torchtitan module is imported.
+
+    Raises:
+        RuntimeError: torchtitan was imported for another device before.
+    """
+    from torchtitan.tools import utils
+
+    if device == "cpu":
+        if utils.device_type != "cpu":
+            _use_cpu(utils)
+    elif utils.device_type != device:
+        raise RuntimeError(f"torchtitan is set up for {utils.device_type}, not for {device}")
+
+
+class _CpuModule(types.ModuleType):
+    """``torch.cpu`` with what torchtitan asks of a device module. Memory is the process's own."""
+
+    def __getattr__(self, name: str) -> Any:
+        import torch
+
+        return getattr(torch.cpu, name)
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0  # torch.cpu says "cpu", which a barrier does not take for an index
+
+    def get_device_name(self, _device: object = None) -> str:
+        return "CPU"
+
+    def get_device_properties(self, _device: object = None) -> types.SimpleNamespace:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return types.SimpleNamespace(name="CPU", total_memory=total)
+
+    def memory_stats(self, _device: object = None) -> dict[str, int]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            "active_bytes.all.peak": peak,
+            "reserved_bytes.all.peak": peak,
+            "num_alloc_retries": 0,
+            "num_ooms": 0,
+        }
+
+    def reset_peak_memory_stats(self, _device: object = None) -> None:
+        """The kernel keeps the peak of a process; it cannot be set back."""
+
+    def empty_cache(self) -> None:
+        """There is no cache to empty."""
+
+
+def _use_cpu(utils: types.ModuleType) -> None:
+    utils.device_type = "cpu"
+    utils.device_module = _CpuModule("atom.titan.device.cpu")
+    # An infinite peak makes torchtitan's MFU zero; ATOM leaves out an MFU of an unknown peak.
+    utils.get_peak_flops = lambda _device_name: math.inf
+
+    from torch.distributed.tensor.experimental._context_parallel import (
+        _attention as context_parallel,
+    )
+    from torch.nn.attention.flex_attention import create_block_mask
+    from torchtitan.models.common import attention
+
+    attention._compiled_create_block_mask = create_block_mask
+    context_parallel._compiled_create_block_mask = create_block_mask
+
+
+def mend_fsdp(model: torch.nn.Module) -> None:
+    """Let FSDP reduce gradients over gloo: by a sum, instead of a scaled sum that gloo lacks."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)

@@ -1,0 +1,48 @@
+"""What one rank does: read ``run.yaml``, build torchtitan's trainer, train."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from atom import logs
+from atom.host import Host
+from atom.run import read
+from atom.select import select
+from atom.titan import device
+
+RUN_FILE = "run.yaml"
+
+
+def main(folder: str, verbose: bool = False) -> None:
+    """Train as the rank that the environment (``RANK``, ``WORLD_SIZE``, …) says this process is."""
+    path = Path(folder)
+    rank = int(os.environ["RANK"])
+    logs.redirect_output(path / "logs", rank)
+    logs.setup_rank(path / "logs", rank, verbose=verbose)
+
+    run = read(path / RUN_FILE)
+    assert run.resolved is not None
+    device.use(run.resolved.device)
+
+    import torch
+
+    from atom.titan.trainer_config import trainer_config
+
+    if run.resolved.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # Ranks share the cores; more threads than cores only wait for each other.
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", run.resolved.world_size))
+        torch.set_num_threads(max(len(os.sched_getaffinity(0)) // local, 1))
+
+    host = Host.load()
+    trainer = trainer_config(run, select(run, host), host, path).build()
+    try:
+        trainer.train()
+    finally:
+        trainer.close()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2], verbose="-v" in sys.argv[2:])

@@ -1,0 +1,149 @@
+"""From a resolved run to torchtitan's ``Trainer.Config``: the whole of it, on every rank alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
+from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.config.override import OverrideConfig
+from torchtitan.protocols.model_spec import ModelSpec
+from torchtitan.trainer import Trainer
+
+from atom.host import Host
+from atom.plugin import (
+    ArchitectureContext,
+    Dataset,
+    DatasetContext,
+    Kernel,
+    ModelParts,
+    ParallelismContext,
+)
+from atom.run import Resolved, Run
+from atom.select import Selection
+from atom.titan import sections
+from atom.titan.data import DocumentLoader
+from atom.titan.device import mend_fsdp
+from atom.titan.initial_weights import seed_parameters
+from atom.titan.pipeline import send_contiguous
+
+TOKENIZER_FOLDER = "tokenizer"
+
+
+def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> Trainer.Config:
+    """Return the config whose ``build().train()`` is the whole job.
+
+    Args:
+        run: a run with ``resolved`` filled in.
+        selection: its components.
+        host: the plugins, for the kernels.
+        folder: the run folder, which holds the prepared tokenizer.
+    """
+    resolved = run.resolved
+    assert resolved is not None
+    training = training_section(run, resolved.device)
+    parts = model_parts(selection, resolved.vocab_size, training.seq_len)
+    parallelism = sections.build(
+        ParallelismConfig,
+        run.parallelism.parameters | resolved.degrees,
+        "parallelism",
+    )
+    strategy = selection.parallelism.code("build")(
+        parallelism, ParallelismContext(world_size=resolved.world_size, parts=parts)
+    )
+    debug = sections.build(sections.SCHEMA["debug"], run.debug, "debug")
+    seed = debug.seed or 0
+    degree = parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree
+    if "local_batch_size" not in run.training:
+        training = replace(training, local_batch_size=resolved.global_batch_size // degree)
+    return Trainer.Config(
+        model_spec=ModelSpec(
+            name=run.architecture.name,
+            flavor=f"dim{getattr(parts.model, 'dim', '')}",
+            model=parts.model,
+            parallelize_fn=_finished(strategy.parallelize_fn, seed, resolved.device),
+            pipelining_fn=strategy.pipelining_fn,
+            post_optimizer_build_fn=parts.post_optimizer_build_fn,
+            state_dict_adapter=parts.state_dict_adapter,
+        ),
+        hf_assets_path=str(folder / TOKENIZER_FOLDER),
+        dump_folder=str(folder),
+        tokenizer=selection.tokenizer.code("build")(selection.tokenizer.config),
+        dataloader=_dataloader(selection, seed, resolved),
+        loss=_loss(run, resolved.vocab_size, parts),
+        optimizer=sections.optimizer(run.optimizer),
+        parallelism=strategy.parallelism,
+        training=replace(training, global_batch_size=resolved.global_batch_size),
+        activation_checkpoint=sections.activation_checkpoint(run.activation_checkpoint),
+        override=OverrideConfig(imports=_overrides(resolved, host)),
+        debug=debug,
+        **{
+            name: sections.build(schema, getattr(run, name), name)
+            for name, schema in sections.SCHEMA.items()
+            if name not in ("training", "debug")
+        },
+    )
+
+
+def training_section(run: Run, device: str) -> TrainingConfig:
+    """Return the section, with what a CPU needs where the run says nothing."""
+    # bfloat16 is emulated by most CPUs; on a GPU torchtitan's default stands.
+    defaults = {"mixed_precision_param": "float32"} if device == "cpu" else {}
+    return sections.build(TrainingConfig, defaults | run.training, "training")
+
+
+def model_parts(selection: Selection, vocab_size: int, seq_len: int) -> ModelParts:
+    """Ask the architecture to describe its model."""
+    return selection.architecture.code("build")(
+        selection.architecture.config, ArchitectureContext(vocab_size=vocab_size, seq_len=seq_len)
+    )
+
+
+def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callable[..., Any]:
+    """Wrap a strategy's function with what holds for all of them."""
+
+    def parallelize_and_finish(model: Any, **arguments: Any) -> Any:
+        model = parallelize(model, **arguments)
+        seed_parameters(model, seed)
+        if arguments["parallel_dims"].pp_enabled:
+            send_contiguous(model)
+        if device == "cpu":
+            mend_fsdp(model)
+        return model
+
+    return parallelize_and_finish
+
+
+def _dataloader(selection: Selection, seed: int, resolved: Resolved) -> Any:
+    chosen = selection.dataset
+    declaration = chosen.component.declaration
+    assert isinstance(declaration, Dataset)
+    if declaration.build is not None:
+        context = DatasetContext(seed=seed, global_batch_size=resolved.global_batch_size)
+        return chosen.code("build")(chosen.config, context)
+    return DocumentLoader.Config(
+        source=chosen.code("source")(chosen.config),
+        seed=seed,
+        global_batch_size=resolved.global_batch_size,
+    )
+
+
+def _loss(run: Run, vocab_size: int, parts: ModelParts) -> BaseLoss.Config:
+    size = getattr(parts.model, "vocab_size", vocab_size)
+    cross_entropy = CrossEntropyLoss.Config(global_vocab_size=size)
+    if run.loss.num_chunks == 1:
+        return cross_entropy
+    return ChunkedLossWrapper.Config(num_chunks=run.loss.num_chunks, loss_fn=cross_entropy)
+
+
+def _overrides(resolved: Resolved, host: Host) -> list[Any]:
+    imports: list[Any] = []
+    for operation, name in resolved.kernels.items():
+        kernel = host.find("kernel", f"{operation}/{name}").declaration
+        assert isinstance(kernel, Kernel)
+        if kernel.override is not None:
+            imports.append(kernel.override.replace(":", "."))
+    return imports

@@ -1,0 +1,87 @@
+"""Attention kernels, as overrides of torchtitan's attention node.
+
+The node is called with ``q_BLNH, k_BLNH, v_BLNH``: these names are what torchtitan's sharding
+configs refer to. B batch, L sequence, N heads, H head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_mask
+from torchtitan.config.override import derive, override
+from torchtitan.models.common.attention import FlexAttention, VarlenAttention
+
+
+class DenseAttention(FlexAttention):
+    """Softmax attention by ``F.scaled_dot_product_attention`` under a dense mask.
+
+    The mask comes from the same ``BlockMask`` that flex attention uses, so documents and context
+    parallelism mean the same. Memory is O(B L²) bits for the mask: the reference, not the way to
+    train long sequences.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(FlexAttention.Config):
+        pass
+
+    def forward(
+        self,
+        q_BLNH: torch.Tensor,  # noqa: N803
+        k_BLNH: torch.Tensor,  # noqa: N803
+        v_BLNH: torch.Tensor,  # noqa: N803
+        *,
+        attention_masks: BlockMask,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+        score_mod: Callable | None = None,
+        out_transform: Callable | None = None,
+        **_unused: object,
+    ) -> torch.Tensor:
+        """Return attention's output, shaped like ``q_BLNH``."""
+        if score_mod is not None or out_transform is not None:
+            raise ValueError("the reference attention has no score_mod and no out_transform")
+        out_BNLH = F.scaled_dot_product_attention(  # noqa: N806
+            q_BLNH.transpose(1, 2),
+            k_BLNH.transpose(1, 2),
+            v_BLNH.transpose(1, 2),
+            attn_mask=_dense(attention_masks),
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )
+        return out_BNLH.transpose(1, 2)
+
+
+def _dense(mask: BlockMask) -> torch.Tensor:
+    """Return ``mask`` as bools of shape (B, 1, Lq, Lkv), made once and kept for the other layers."""
+    dense = getattr(mask, "atom_dense", None)
+    if dense is None:
+        batch, _heads, q_len, kv_len = mask.shape
+        device = mask.kv_indices.device
+        dense = create_mask(mask.mask_mod, batch, None, q_len, kv_len, device=device)
+        mask.atom_dense = dense
+    return dense
+
+
+@override(target=FlexAttention.Config, exact=True, description="dense attention in plain PyTorch")
+def dense_attention(node: FlexAttention.Config) -> DenseAttention.Config:
+    return derive(node, DenseAttention.Config)
+
+
+@override(target=FlexAttention.Config, exact=True, description="FlexAttention, FLASH backend")
+def flex_flash_attention(node: FlexAttention.Config) -> FlexAttention.Config:
+    # The block size that torchtitan uses for this backend (get_attention_config).
+    return derive(
+        node,
+        FlexAttention.Config,
+        block_size=(256, 128),
+        kernel_options={**node.kernel_options, "BACKEND": "FLASH"},
+    )
+
+
+@override(target=FlexAttention.Config, exact=True, description="variable-length FlashAttention")
+def varlen_attention(node: FlexAttention.Config) -> VarlenAttention.Config:
+    return derive(node, VarlenAttention.Config)

@@ -1,0 +1,15 @@
+"""The Llama 3 family: dense decoders with grouped-query attention, RoPE and SwiGLU."""
+
+from collections.abc import Iterator
+
+from atom.plugin import Architecture, hookimpl
+
+
+@hookimpl
+def atom_architectures() -> Iterator[Architecture]:
+    yield Architecture(
+        name="llama3",
+        summary="Llama 3 dense decoder: grouped-query attention, RoPE, SwiGLU, RMSNorm",
+        config="atom_llama.config:Llama3",
+        build="atom_llama.build:llama3",
+    )

@@ -1,0 +1,103 @@
+"""Describe a Llama 3 model to torchtitan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn as nn
+from torchtitan.models.common import ComplexRoPE, Embedding, FlexAttention, Linear, RMSNorm
+from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
+from torchtitan.models.common.feed_forward import compute_ffn_hidden_dim
+from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
+from torchtitan.models.llama3.model import Llama3Model, Llama3TransformerBlock
+from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
+
+from atom.errors import UserError
+from atom.plugin import ArchitectureContext, ModelParts
+from atom_llama.config import Llama3
+
+Initializers = dict[str, Callable]
+
+
+def llama3(config: Llama3, context: ArchitectureContext) -> ModelParts:
+    """Return the parts of a Llama 3 model; initialisation as in torchtitan's own ``llama3``."""
+    vocab_size = config.vocab_size or context.vocab_size
+    if vocab_size < context.vocab_size:
+        raise UserError(
+            f"the tokenizer has {context.vocab_size} ids; valid: null (as many as the tokenizer) "
+            f"or at least {context.vocab_size}",
+            key="architecture.vocab_size",
+            value=vocab_size,
+        )
+    if config.max_seq_len < context.seq_len:
+        raise UserError(
+            f"this model's RoPE reaches {config.max_seq_len} tokens (architecture.max_seq_len)",
+            key="training.seq_len",
+            value=context.seq_len,
+        )
+    tied = config.tie_embeddings
+    model = Llama3Model.Config(
+        dim=config.dim,
+        vocab_size=vocab_size,
+        enable_weight_tying=tied,
+        tok_embeddings=Embedding.Config(
+            num_embeddings=vocab_size,
+            embedding_dim=config.dim,
+            param_init={"weight": skip_param_init if tied else partial(nn.init.normal_, std=1.0)},
+        ),
+        layers=[_block(config, layer) for layer in range(config.n_layers)],
+        norm=_norm(config),
+        lm_head=Linear.Config(
+            in_features=config.dim, out_features=vocab_size, param_init=_output(config.dim)
+        ),
+    )
+    return ModelParts(model=model, state_dict_adapter=Llama3StateDictAdapter)
+
+
+def _block(config: Llama3, layer: int) -> Llama3TransformerBlock.Config:
+    return Llama3TransformerBlock.Config(
+        attention_norm=_norm(config),
+        ffn_norm=_norm(config),
+        attention=make_gqa_config(
+            dim=config.dim,
+            n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            wqkv_param_init=_linear(0.02),
+            wo_param_init=_linear(depth_scaled_std(0.02, layer)),
+            inner_attention=FlexAttention.Config(),
+            fuse_qkv=True,
+            rope=ComplexRoPE.Config(
+                dim=config.dim // config.n_heads,
+                max_seq_len=config.max_seq_len,
+                theta=config.rope_theta,
+                scaling=config.rope_scaling,
+            ),
+        ),
+        feed_forward=make_ffn_config(
+            dim=config.dim,
+            hidden_dim=compute_ffn_hidden_dim(
+                config.dim,
+                multiple_of=config.multiple_of,
+                ffn_dim_multiplier=config.ffn_dim_multiplier,
+            ),
+            w1_param_init=_linear(0.02),
+            w2w3_param_init=_linear(depth_scaled_std(0.02, layer)),
+        ),
+    )
+
+
+def _norm(config: Llama3) -> RMSNorm.Config:
+    return RMSNorm.Config(normalized_shape=config.dim, param_init={"weight": nn.init.ones_})
+
+
+def _linear(std: float) -> Initializers:
+    return {"weight": partial(nn.init.trunc_normal_, std=std), "bias": nn.init.zeros_}
+
+
+def _output(dim: int) -> Initializers:
+    std = dim**-0.5
+    return {
+        "weight": partial(nn.init.trunc_normal_, std=std, a=-3 * std, b=3 * std),
+        "bias": nn.init.zeros_,
+    }

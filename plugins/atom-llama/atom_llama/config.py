@@ -1,0 +1,51 @@
+"""Parameters of a Llama 3 model (Llama Team, 2024, https://arxiv.org/abs/2407.21783, table 3)."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Llama3(BaseModel):
+    """One size of the family. Every field can be overridden: ``architecture.n_layers=12``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dim: int = Field(gt=0, description="width of the residual stream")
+    n_layers: int = Field(gt=0, description="transformer blocks")
+    n_heads: int = Field(gt=0, description="query heads; the head dimension is dim / n_heads")
+    n_kv_heads: int | None = Field(
+        default=None, gt=0, description="key and value heads; null: as many as n_heads"
+    )
+    multiple_of: int = Field(
+        default=256, gt=0, description="the feed-forward width is rounded up to a multiple of this"
+    )
+    ffn_dim_multiplier: float | None = Field(
+        default=None, gt=0, description="scales the feed-forward width of 8/3 dim; null: 1"
+    )
+    vocab_size: int | None = Field(
+        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+    )
+    tie_embeddings: bool = Field(
+        default=False, description="share one weight between the embedding and the output layer"
+    )
+    max_seq_len: int = Field(
+        default=131072, gt=0, description="longest sequence that RoPE is made for, in tokens"
+    )
+    rope_theta: float = Field(default=500_000.0, gt=0, description="base of RoPE's frequencies")
+    rope_scaling: Literal["none", "llama"] = Field(
+        default="llama", description="llama: Llama 3.1's scaling of low frequencies"
+    )
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "Llama3":
+        if self.dim % self.n_heads:
+            raise ValueError(f"dim={self.dim} must be a multiple of n_heads={self.n_heads}")
+        if (self.dim // self.n_heads) % 2:
+            raise ValueError(
+                f"the head dimension dim / n_heads = {self.dim // self.n_heads} must be even, for RoPE"
+            )
+        if self.n_heads % (self.n_kv_heads or self.n_heads):
+            raise ValueError(
+                f"n_heads={self.n_heads} must be a multiple of n_kv_heads={self.n_kv_heads}"
+            )
+        return self
