@@ -20,7 +20,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -49,15 +49,30 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
         UserError: what was asked for cannot be composed, or ``task`` refuses it.
     """
     register(host)
+    failures: list[BaseException] = []
+
+    def job(config: DictConfig) -> None:
+        # Kept and raised below: Hydra would print its own words about it first.
+        if not failures:
+            try:
+                task(config)
+            except (Exception, KeyboardInterrupt) as error:
+                failures.append(error)
+
     rewritten = [_addable(argument, _groups(host, arguments)) for argument in arguments]
     saved, saved_environment = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     # Hydra then raises its errors instead of printing them and leaving with its own exit code.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["atom train", *rewritten]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(task)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(job)()
     except MissingConfigException as error:
         raise _missing(error, host) from None
+    except OverrideParseException as error:
+        raise UserError(
+            f"{error.override.lstrip('+')} (command line): is no override that Hydra can read: "
+            + _one_line(Exception(error.message))
+        ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_one_line(error)) from None
     finally:
@@ -66,6 +81,8 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = saved_environment
+    if failures:
+        raise failures[0]
 
 
 def config_loader(host: Host | None = None) -> ConfigLoaderImpl:
@@ -103,14 +120,18 @@ def run_of(config: DictConfig, host: Host) -> Run:
         origins.attach(error)
         raise
     except OmegaConfBaseException as error:
-        raise UserError(_one_line(error)) from None
+        mistake = UserError(_one_line(error), key=error.full_key or None)
+        origins.attach(mistake)
+        raise mistake from None
 
 
 class Origins:
     """Where the values of a job's config came from. Hydra does not keep it; it can be found again."""
 
     def __init__(self, config: DictConfig) -> None:
-        self._overrides = list(HydraConfig.get().overrides.task)
+        # Unresolved: an override may hold an interpolation, which is the config's and not Hydra's.
+        task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        self._overrides = [str(override) for override in task]
         self._config = config
 
     def attach(self, error: UserError) -> None:
@@ -122,7 +143,7 @@ class Origins:
         """Return ``command line``, a file, or ``default`` for a value that nobody has set."""
         for override in self._overrides:
             name = override.lstrip("+~").partition("=")[0]
-            if key == name or key.startswith(f"{name}.") and not _is_group(name):
+            if key == name or (key.startswith(f"{name}.") and not _is_group(name)):
                 return "command line"
         for path, config in self._files():
             if OmegaConf.select(config, key, throw_on_missing=False) is not None:

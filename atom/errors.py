@@ -36,6 +36,10 @@ class UserError(Exception):
         return self.sentence()
 
 
+class RunError(Exception):
+    """A run that failed, told in one sentence; the traceback is in the run's logs. Exit code 1."""
+
+
 def shown(value: object) -> str:
     """Return ``value`` as a user would write it on the command line."""
     if value is None:

@@ -33,24 +33,29 @@ def default() -> Path:
     return Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}"
 
 
-def check(folder: Path, run: Run) -> int | None:
-    """Return the step of the newest checkpoint in ``folder``, or None where a run begins anew.
+def check_usable(folder: Path) -> None:
+    """Refuse a folder that cannot hold a run.
 
     Raises:
-        UserError: the folder holds something else than a run, or a run that this one cannot go on.
+        UserError: it cannot be written to, or holds something else than a run.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError("is a file; valid: a folder", key="run.dir", value=folder)
-    if not folder.is_dir() or not any(folder.iterdir()):
-        _check_writable(folder)
-        return None
-    if not (folder / RUN_FILE).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RUN_FILE).is_file():
         raise UserError(
             "is a folder with other things in it; valid: a new or empty folder, or one of a run",
             key="run.dir",
             value=folder,
         )
     _check_writable(folder)
+
+
+def check_continues(folder: Path, run: Run) -> int | None:
+    """Return the step of the newest checkpoint in ``folder``, or None where a run begins anew.
+
+    Raises:
+        UserError: the folder's checkpoints belong to a run that this one cannot go on.
+    """
     step = newest_checkpoint(folder)
     if step is None:
         return None

@@ -42,7 +42,10 @@ def _explain(
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         value = error["input"]
         hint = nearest(path[-1], fields)
-        return UserError(f"there is no such key; {hint}", key=name, value=value)
+        while isinstance(value, Mapping) and len(value) == 1:
+            ((part, value),) = value.items()
+            name = f"{name}.{part}"
+        return UserError(f"{path[-1]} is no key here; {hint}", key=name, value=value)
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return UserError("is required and has no value", key=name)
     if kind in ("value_error", "assertion_error"):

@@ -1,55 +1,84 @@
 """Call a function in a forked child, so that what it leaves behind dies with it.
 
-Preparing data starts thread pools (tokenizers, Arrow). A process that has threads must not be
-forked, and on a CPU the ranks are forked from the launcher.
+Preparing data starts thread pools (tokenizers, Arrow) and the screen is drawn while ranks start; a
+process that has threads must not be forked, and on a CPU the ranks are forked.
 """
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import signal
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import TypeVar
-
-from atom.errors import UserError
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-def call(function: Callable[..., T], *arguments: object) -> T:
-    """Return ``function(*arguments)``, computed in a child. The result must pickle.
+class Child(Generic[T]):
+    """``function`` at work in a forked child. Its result, or what it raises, must pickle."""
 
-    Raises:
-        UserError: as the function raised it.
-        RuntimeError: any other failure, with the child's traceback.
-    """
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, function, arguments))
-    process.start()
-    sender.close()
-    try:
-        outcome, value = receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"{function.__name__} ended with exit code {process.exitcode}") from None
-    finally:
-        receiver.close()
-    process.join()
-    if outcome == "result":
-        return value
-    if isinstance(value, UserError):
-        raise value
-    raise RuntimeError(f"{function.__name__} failed:\n{value}")
-
-
-def _answer(sender: Connection, function: Callable[..., T], arguments: tuple[object, ...]) -> None:
-    try:
-        sender.send(("result", function(*arguments)))
-    except UserError as error:
-        sender.send(("error", error))
-    except BaseException:
-        sender.send(("error", traceback.format_exc()))
-    finally:
+    def __init__(self, function: Callable[[], T]) -> None:
+        context = multiprocessing.get_context("fork")
+        self._receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_answer, args=(sender, function))
+        self._process.start()
         sender.close()
+
+    def working(self) -> bool:
+        """Return whether there is no answer yet."""
+        return not self._receiver.poll() and self._process.is_alive()
+
+    def result(self) -> T:
+        """Wait for the answer and return it.
+
+        Raises:
+            Exception: what the function raised; a ``RuntimeError`` if the child died of something
+                else.
+        """
+        try:
+            outcome, value = self._receiver.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(f"a child ended with exit code {self._process.exitcode}") from None
+        self._receiver.close()
+        self._process.join()
+        if outcome == "raised":
+            raise value
+        return value
+
+    def terminate(self) -> None:
+        """End the child: a chance to tidy up first, then for good."""
+        self._process.terminate()
+        self._process.join(timeout=30)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def call(function: Callable[[], T]) -> T:
+    """Return ``function()``, computed in a child."""
+    return Child(function).result()
+
+
+def die_with_parent(how: signal.Signals) -> None:
+    """Have the kernel send this process the signal ``how`` when its parent ends, however it ends."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+        ctypes.CDLL(None).prctl(set_parent_death_signal, how)
+
+
+def _answer(sender: Connection, function: Callable[[], T]) -> None:
+    # Ctrl-C reaches every process of the terminal; the parent alone acts on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(signal.SIGTERM)
+    try:
+        answer: tuple[str, object] = ("returned", function())
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        answer = ("raised", error)
+    sender.send(answer)
+    sender.close()

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from atom.errors import RunError
 
-@dataclass
-class RankError(Exception):
-    """A rank failed: the first one that did, and its own words."""
-
-    rank: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} failed: {self.message}"
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
 def start(folder: Path, ranks: int, device: str, *, verbose: bool = False) -> None:
@@ -28,10 +21,8 @@ def start(folder: Path, ranks: int, device: str, *, verbose: bool = False) -> No
     since CUDA does not survive a fork.
 
     Raises:
-        RankError: a rank failed; the others have been ended.
-        KeyboardInterrupt: the run was interrupted; all ranks have been ended.
+        RunError: a rank failed, and the others have been ended.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -48,6 +39,7 @@ def start(folder: Path, ranks: int, device: str, *, verbose: bool = False) -> No
         start_method="fork" if device == "cpu" else "spawn",
         max_restarts=0,
         monitor_interval=0.2,
+        signals_to_handle="SIGTERM",
     )
     try:
         if device == "cpu":
@@ -56,17 +48,14 @@ def start(folder: Path, ranks: int, device: str, *, verbose: bool = False) -> No
             arguments = ["-u", "-m", rank.__name__, str(folder)] + ["-v"] * verbose
             elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
-        raise _first(error) from None
-    except SignalException:
-        raise KeyboardInterrupt from None
+        raise RunError(_first_failure(error, folder)) from None
 
 
-def _first(error: object) -> RankError:
-    rank, failure = error.get_first_failure()  # type: ignore[attr-defined]
-    try:
-        message = json.loads(failure.message)["message"]
-    except (TypeError, ValueError, KeyError):
-        message = failure.message
-        if isinstance(message, dict):
-            message = message.get("message", message)
-    return RankError(rank, str(message).strip() or f"exit code {failure.exitcode}")
+def _first_failure(error: ChildFailedError, folder: Path) -> str:
+    """Return what the rank that failed first said; the others only lost it."""
+    rank, failure = error.get_first_failure()
+    message = failure.message
+    if isinstance(message, dict):
+        message = message.get("message", "")
+    words = str(message).strip() or f"exit code {failure.exitcode}"
+    return f"rank {rank} failed: {words} (see {folder / 'logs' / f'rank_{rank}.jsonl'})"

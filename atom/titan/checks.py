@@ -14,7 +14,10 @@ from torch.distributed.pipelining.schedules import (
     get_schedule_class,
 )
 from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.config.override import apply_overrides
 from torchtitan.distributed import pipeline_parallel
+from torchtitan.models.common.attention import FlexAttention
+from torchtitan.trainer import Trainer
 
 from atom.errors import UserError
 
@@ -39,6 +42,32 @@ def check(training: TrainingConfig, parallelism: ParallelismConfig, model: Any) 
     _check_tensor(parallelism, model)
     _check_sequence(training, parallelism)
     _check_pipeline(training, parallelism, model)
+
+
+def check_together(config: Trainer.Config) -> None:
+    """Put the config together as torchtitan's trainer does, kernels included.
+
+    Raises:
+        UserError: parts of it do not go together.
+    """
+    model = config.model_spec.model  # type: ignore[union-attr]
+    try:
+        model.update_from_config(config=config)
+        apply_overrides(config.override, config)
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(" ".join(str(error).split()).rstrip(".")) from None
+    degree = config.parallelism.context_parallel_degree
+    attention = getattr(config.model_spec.model, "first_attention", None)  # type: ignore[union-attr]
+    inner = getattr(attention, "inner_attention", None)
+    if degree > 1 and isinstance(inner, FlexAttention.Config):
+        block = inner.block_size if isinstance(inner.block_size, int) else inner.block_size[0]
+        if config.training.seq_len % (degree * block):
+            raise UserError(
+                f"must be a multiple of {degree * block}: context_parallel_degree {degree} x blocks "
+                f"of {block} tokens of the attention mask",
+                key="training.seq_len",
+                value=config.training.seq_len,
+            )
 
 
 def global_batch_size(training: TrainingConfig, dp: int, *, local_given: bool) -> int:

@@ -18,7 +18,8 @@ class Preflight:
 
     run: Run
     parameters: int
-    local_batch_size: int
+    seq_len: int
+    steps: int
     schedule: str | None
     kernels: dict[str, tuple[str, str]]
     """operation -> (kernel, package)"""
@@ -77,13 +78,14 @@ def preflight(
     if "local_batch_size" not in run.training:
         training.local_batch_size = global_batch_size // degree
     checks.check(training, parallelism, parts.model)
-    # Built once here too: whatever torchtitan or a plugin refuses is refused before there are ranks.
     config = trainer_config.trainer_config(resolved, selection, host, Path())
+    checks.check_together(config)
     pipelined = parallelism.pipeline_parallel_degree > 1
     return Preflight(
         run=resolved,
         parameters=_parameters(config),
-        local_batch_size=config.training.local_batch_size,
+        seq_len=config.training.seq_len,
+        steps=config.training.steps,
         schedule=parallelism.pipeline_parallel_schedule if pipelined else None,
         kernels={
             choice.operation: (choice.kernel.declaration.name, choice.kernel.plugin.package)

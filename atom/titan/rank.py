@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 from atom import logs
+from atom.folder import RUN_FILE
 from atom.host import Host
+from atom.launch.child import die_with_parent
 from atom.run import read
 from atom.select import select
 from atom.titan import device
 
-RUN_FILE = "run.yaml"
-
 
 def main(folder: str, verbose: bool = False) -> None:
+    """Train as a rank that ATOM's own launcher started: it must not outlive the launcher."""
+    die_with_parent(signal.SIGKILL)
+    train(Path(folder), verbose=verbose)
+
+
+def train(path: Path, *, verbose: bool = False) -> None:
     """Train as the rank that the environment (``RANK``, ``WORLD_SIZE``, …) says this process is."""
-    path = Path(folder)
     rank = int(os.environ["RANK"])
     logs.redirect_output(path / "logs", rank)
     logs.setup_rank(path / "logs", rank, verbose=verbose)

@@ -13,6 +13,7 @@ from torchtitan.config.override import OverrideConfig
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
 
+from atom.folder import TOKENIZER
 from atom.host import Host
 from atom.plugin import (
     ArchitectureContext,
@@ -29,9 +30,6 @@ from atom.titan.data import DocumentLoader
 from atom.titan.device import mend_fsdp
 from atom.titan.initial_weights import seed_parameters
 from atom.titan.pipeline import send_contiguous
-
-TOKENIZER_FOLDER = "tokenizer"
-
 
 def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> Trainer.Config:
     """Return the config whose ``build().train()`` is the whole job.
@@ -69,7 +67,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
             post_optimizer_build_fn=parts.post_optimizer_build_fn,
             state_dict_adapter=parts.state_dict_adapter,
         ),
-        hf_assets_path=str(folder / TOKENIZER_FOLDER),
+        hf_assets_path=str(folder / TOKENIZER),
         dump_folder=str(folder),
         tokenizer=selection.tokenizer.code("build")(selection.tokenizer.config),
         dataloader=_dataloader(selection, seed, resolved),

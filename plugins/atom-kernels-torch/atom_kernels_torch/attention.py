@@ -68,7 +68,8 @@ def _dense(mask: BlockMask) -> torch.Tensor:
 
 @override(target=FlexAttention.Config, exact=True, description="dense attention in plain PyTorch")
 def dense_attention(node: FlexAttention.Config) -> DenseAttention.Config:
-    return derive(node, DenseAttention.Config)
+    # Context parallelism splits a block mask by whole blocks; small ones allow short sequences.
+    return derive(node, DenseAttention.Config, block_size=16)
 
 
 @override(target=FlexAttention.Config, exact=True, description="FlexAttention, FLASH backend")

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atom.errors import UserError
+
 
 class Llama3(BaseModel):
     """One size of the family. Every field can be overridden: ``architecture.n_layers=12``."""
@@ -38,14 +40,16 @@ class Llama3(BaseModel):
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "Llama3":
-        if self.dim % self.n_heads:
-            raise ValueError(f"dim={self.dim} must be a multiple of n_heads={self.n_heads}")
-        if (self.dim // self.n_heads) % 2:
-            raise ValueError(
-                f"the head dimension dim / n_heads = {self.dim // self.n_heads} must be even, for RoPE"
+        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
+            raise UserError(
+                f"must divide dim={self.dim} into heads of an even width, for RoPE",
+                key="architecture.n_heads",
+                value=self.n_heads,
             )
         if self.n_heads % (self.n_kv_heads or self.n_heads):
-            raise ValueError(
-                f"n_heads={self.n_heads} must be a multiple of n_kv_heads={self.n_kv_heads}"
+            raise UserError(
+                f"must divide n_heads={self.n_heads}",
+                key="architecture.n_kv_heads",
+                value=self.n_kv_heads,
             )
         return self

@@ -1,0 +1,41 @@
+# Two commands for a fresh machine: `make train` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PLUGINS := $(wildcard plugins/*)
+MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
+
+.PHONY: help train test test-fast test-slow lint format install clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+train: install ## train a small Llama on real text: 16 ranks, FSDP 2 x TP 2 x PP 2 x CP 2
+	$(BIN)/atom train +experiment=first_run $(ARGS)
+
+test: lint test-fast test-slow ## lint, types, and all tests
+
+test-fast: install ## the tests that take seconds
+	$(BIN)/pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: install ## the tests that start many ranks, or install packages
+	$(BIN)/pytest -m "slow and not gpu" $(ARGS)
+
+lint: install ## format and lint checks, and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: $(VENV)/.installed ## create the virtual environment and install ATOM and its plugins
+
+$(VENV)/.installed: $(MANIFESTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]' $(addprefix -e ,$(PLUGINS))
+	touch $@
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,3 @@
+import sys
+from atom.cli import main
+sys.exit(main())

@@ -1,0 +1,100 @@
+"""Ranks that a launcher around ATOM has started already: torchrun, or Slurm's srun.
+
+Rank 0 composes the run, writes it down and tells the others where; no other rank reads the command
+line, so no two ranks can understand it differently.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from atom.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+_KEY = "atom/run.dir"
+_REFUSED = "\0"
+_COMPOSING = timedelta(minutes=30)
+"""How long rank 0 may take: a tokenizer may have to be trained first."""
+
+
+def world_size(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Return the number of ranks started around this process, or None if ATOM starts them itself."""
+    if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= environment.keys():
+        return int(environment["WORLD_SIZE"])
+    # A batch script has a Slurm environment too; only a step's tasks are ranks.
+    if {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= environment.keys():
+        return int(environment["SLURM_NTASKS"]) if environment["SLURM_NTASKS"] != "1" else None
+    return None
+
+
+def adopt_slurm(environment: dict[str, str] | os._Environ[str] = os.environ) -> None:
+    """Give torch the variables that it knows, from those of ``srun``; leave torchrun's alone."""
+    if "RANK" in environment:
+        return
+    environment["RANK"] = environment["SLURM_PROCID"]
+    environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+    environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
+    per_node = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+    environment["LOCAL_WORLD_SIZE"] = per_node[0] if per_node else "1"
+    environment.setdefault("MASTER_ADDR", _first_host(environment["SLURM_STEP_NODELIST"]))
+    # Jobs of one machine must not meet; a port above the well-known and below the ephemeral ones.
+    port = 16384 + int(environment.get("SLURM_JOB_ID", "0")) % 16384
+    environment.setdefault("MASTER_PORT", str(port))
+
+
+def train(compose: Callable[[], Path], follow: Callable[[Path, IO[str]], None]) -> int:
+    """Be one rank.
+
+    Args:
+        compose: writes the run's folder and returns it; called on rank 0 only.
+        follow: draws the run's progress until it ends; called in a thread of rank 0.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: on rank 0; the other ranks return 2 and say nothing.
+    """
+    import torch.distributed
+
+    from atom.titan import rank
+
+    adopt_slurm()
+    store, number, _ = next(torch.distributed.rendezvous("env://"))
+    if number == 0:
+        try:
+            place = compose()
+        except UserError:
+            store.set(_KEY, _REFUSED)
+            raise
+        store.set(_KEY, str(place.absolute()))
+        terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+        threading.Thread(target=follow, args=(place, terminal), daemon=True).start()
+    else:
+        answer = _wait(store)
+        if answer == _REFUSED:
+            return 2
+        place = Path(answer)
+    rank.train(place)
+    return 0
+
+
+def _wait(store: Store) -> str:
+    store.wait([_KEY], _COMPOSING)
+    return store.get(_KEY).decode()
+
+
+def _first_host(nodes: str) -> str:
+    """Return the first host of a Slurm node list such as ``n[03-07,9],m1``."""
+    match = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
+    assert match is not None, nodes
+    return match[1] + (match[2] or "")

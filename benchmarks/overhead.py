@@ -1,0 +1,133 @@
+"""What ATOM costs: the same job through torchtitan's own trainer and through ``atom train``.
+
+    python benchmarks/overhead.py [--pairs 3] [--steps 20] [--layout fsdp2|tp2|4d]
+
+Both train the same model, on the same sequences, in the same layout, on a CPU, by turns. torchtitan
+is started by torchrun, with a configuration written in Python (``benchmarks/torchtitan_job.py``). It
+needs ATOM's repairs to train on a CPU at all, and gets ATOM's data loader, so that what is left to
+compare is what ATOM adds: composing, plugins, the launcher, metrics and logs.
+
+Printed: seconds from the command to the first finished step, and the median seconds of a step, as
+ratios ATOM / torchtitan, pair by pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+JOB = Path(__file__).with_name("torchtitan_job.py")
+
+LAYOUTS = {
+    "fsdp2": {"data_parallel_shard_degree": 2},
+    "tp2": {"data_parallel_shard_degree": 1, "tensor_parallel_degree": 2},
+    "4d": {
+        "data_parallel_shard_degree": 2,
+        "tensor_parallel_degree": 2,
+        "pipeline_parallel_degree": 2,
+        "context_parallel_degree": 2,
+        "pipeline_parallel_microbatch_size": 2,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds from the command to the first finished step, and of each later step."""
+
+    first_step: float
+    steps: list[float]
+    losses: list[float]
+
+    @property
+    def step(self) -> float:
+        return statistics.median(self.steps)
+
+
+def measure(command: list[str], rows: Path) -> Timing:
+    """Run ``command`` until it ends; ``rows`` is the metrics file that it appends to."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    begin = time.perf_counter()
+    log = rows.parent.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        while process.poll() is None and not (rows.exists() and rows.stat().st_size):
+            time.sleep(0.005)
+        first = time.perf_counter() - begin
+        if process.wait():
+            sys.exit(f"{' '.join(command)}\nfailed:\n{log.read_text()[-3000:]}")
+    table = [json.loads(line) for line in rows.read_text().splitlines()]
+    return Timing(
+        first, [row["step_seconds"] for row in table[2:]], [row["loss"] for row in table]
+    )
+
+
+def atom(folder: Path, layout: dict[str, int], steps: int) -> Timing:
+    overrides = [f"parallelism.{name}={value}" for name, value in layout.items()]
+    command = [
+        *(sys.executable, "-m", "atom", "train", f"run.dir={folder}", "device=cpu"),
+        *("architecture=llama3_tiny", "tokenizer=bytes", "dataset=stdlib", "kernels=reference"),
+        *("parallelism=single", f"training.steps={steps}", "metrics.enable_tensorboard=false"),
+        *("checkpoint.enable=false", "lr_scheduler.warmup_steps=2"),
+        *overrides,
+    ]
+    return measure(command, folder / "metrics.jsonl")
+
+
+def torchtitan(folder: Path, layout: dict[str, int], steps: int) -> Timing:
+    ranks = 1
+    for name, value in layout.items():
+        ranks *= value if name.endswith("_degree") else 1
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *(f"--nproc-per-node={ranks}", str(JOB), str(folder), json.dumps(layout), str(steps)),
+    ]
+    return measure(command, folder / "metrics.jsonl")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each, by turns")
+    parser.add_argument("--steps", type=int, default=20, help="steps of a run; the first two are left out")
+    parser.add_argument("--layout", choices=LAYOUTS, default="tp2")
+    options = parser.parse_args()
+    layout = LAYOUTS[options.layout]
+
+    pairs: list[tuple[Timing, Timing]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(options.pairs):
+            theirs = torchtitan(Path(scratch, f"torchtitan{number}"), layout, options.steps)
+            ours = atom(Path(scratch, f"atom{number}"), layout, options.steps)
+            if any(abs(a - b) > 1e-4 for a, b in zip(ours.losses, theirs.losses, strict=True)):
+                sys.exit(f"not the same job: losses {ours.losses} and {theirs.losses}")
+            pairs.append((ours, theirs))
+            print(
+                f"pair {number + 1}: first step {ours.first_step:.1f} s / {theirs.first_step:.1f} s, "
+                f"step {ours.step:.3f} s / {theirs.step:.3f} s (atom / torchtitan)",
+                flush=True,
+            )
+
+    def ratio(name: str) -> str:
+        ratios = sorted(getattr(ours, name) / getattr(theirs, name) for ours, theirs in pairs)
+        return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+
+    versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("atom-train", "torch", "torchtitan"))
+    cores = len(os.sched_getaffinity(0))
+    print(f"\n{date.today()}, {platform.machine()}, {cores} cores, {versions}, layout {options.layout}")
+    print(f"time to first step, atom / torchtitan: {ratio('first_step')}")
+    print(f"time of a step, atom / torchtitan: {ratio('step')}")
+
+
+if __name__ == "__main__":
+    main()

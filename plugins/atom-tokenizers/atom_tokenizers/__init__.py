@@ -1,0 +1,30 @@
+"""Text to ids: any Hugging Face tokenizer, plain bytes, or a BPE trained on the run's own data."""
+
+from collections.abc import Iterator
+
+from atom.plugin import Tokenizer, hookimpl
+
+
+@hookimpl
+def atom_tokenizers() -> Iterator[Tokenizer]:
+    yield Tokenizer(
+        name="hf",
+        summary="a Hugging Face tokenizer from a folder",
+        config="atom_tokenizers.config:HuggingFace",
+        prepare="atom_tokenizers.hf:prepare",
+        build="atom_tokenizers.ranks:from_files",
+    )
+    yield Tokenizer(
+        name="bytes",
+        summary="the 256 byte values of UTF-8, nothing to learn and nothing lost",
+        config="atom_tokenizers.config:Bytes",
+        prepare="atom_tokenizers.byte_level:prepare",
+        build="atom_tokenizers.ranks:byte_level",
+    )
+    yield Tokenizer(
+        name="bpe",
+        summary="a byte-level BPE trained on the run's own dataset, once",
+        config="atom_tokenizers.config:Bpe",
+        prepare="atom_tokenizers.bpe:prepare",
+        build="atom_tokenizers.ranks:from_files",
+    )

@@ -1,0 +1,121 @@
+"""``bpe``: train a byte-level BPE on the run's own dataset, once, and keep it in the cache.
+
+The same documents and parameters give the same file to the byte, on any number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from atom.errors import UserError
+from atom.plugin import Document, PreparedTokenizer, TokenizerContext
+from atom_tokenizers.config import Bpe
+from atom_tokenizers.files import TOKENIZER, TOKENIZER_CONFIG, locked, write
+from atom_tokenizers.text import well_formed
+
+BOS = "<|begin_of_text|>"
+EOS = "<|end_of_text|>"
+
+_CONFIG_TEXT = json.dumps(
+    {
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    },
+    indent=2,
+)
+
+
+def prepare(config: Bpe, context: TokenizerContext) -> PreparedTokenizer:
+    """Return the trained tokenizer from the cache, training it if it is not there.
+
+    Runs that start at once train it once. A file in the cache that cannot be read is replaced.
+
+    Raises:
+        UserError: the text is too small for the vocabulary, or the cache cannot be written.
+    """
+    folder = context.cache / f"bpe-{_key(config, context.digest)}"
+    if not _is_whole(folder, config.vocab_size):
+        with locked(folder):
+            if not _is_whole(folder, config.vocab_size):
+                tokenizer = train(config, context.documents())
+                write(folder, {TOKENIZER_CONFIG: _CONFIG_TEXT, TOKENIZER: tokenizer.to_str()})
+    return PreparedTokenizer(
+        vocab_size=config.vocab_size,
+        files={name: folder / name for name in (TOKENIZER, TOKENIZER_CONFIG)},
+    )
+
+
+def train(config: Bpe, documents: Iterable[Document]) -> Tokenizer:
+    """Train on the first ``config.train_bytes`` of ``documents``.
+
+    Ids 0 and 1 are :data:`BOS` and :data:`EOS`, the next 256 the bytes, the rest the merges in
+    the order they were learned.
+
+    Raises:
+        UserError: fewer than ``config.vocab_size`` ids come out.
+    """
+    tokenizer = _untrained()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_first(config.train_bytes, documents), trainer)
+    reached = tokenizer.get_vocab_size()
+    if reached != config.vocab_size:
+        raise UserError(
+            f"the first {config.train_bytes} bytes of the dataset yield no more than {reached} ids "
+            f"with tokenizer.min_frequency={config.min_frequency}; valid: 258 to {reached}, or "
+            "more text (tokenizer.train_bytes, dataset)",
+            key="tokenizer.vocab_size",
+            value=config.vocab_size,
+        )
+    return tokenizer
+
+
+def _untrained() -> Tokenizer:
+    """A tokenizer without normalizer or added space, so that decoding gives the text back."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _first(limit: int, documents: Iterable[Document]) -> Iterator[str]:
+    for document in documents:
+        data = well_formed(document.text).encode()[:limit]
+        yield data.decode(errors="ignore")  # the cut may go through a character
+        limit -= len(data)
+        if limit == 0:
+            return
+
+
+def _key(config: Bpe, digest: str) -> str:
+    """Hash everything that the trained file depends on."""
+    recipe = [
+        digest,
+        config.model_dump(),
+        tokenizers.__version__,
+        _untrained().to_str(),
+        _CONFIG_TEXT,
+    ]
+    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
+
+
+def _is_whole(folder: Path, vocab_size: int) -> bool:
+    try:
+        if (folder / TOKENIZER_CONFIG).read_text(encoding="utf-8") != _CONFIG_TEXT:
+            return False
+        return Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab_size() == vocab_size
+    except Exception:  # the library raises a bare Exception for a file it cannot read
+        return False

@@ -1,0 +1,53 @@
+"""Parameters of the tokenizers."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HuggingFace(_Parameters):
+    """A tokenizer that exists already."""
+
+    path: Path = Field(
+        description="a folder with tokenizer.json, or with vocab.json and merges.txt; or the "
+        "tokenizer.json itself, with the other files beside it"
+    )
+
+
+class Bytes(_Parameters):
+    """Ids 0 to 255 are the byte values, 256 begins and 257 ends a document."""
+
+    pad_to: int = Field(
+        default=64,
+        ge=1,
+        le=65536,
+        description="the vocabulary of 258 is rounded up to a multiple of this, so that tensor "
+        "parallelism can divide it",
+    )
+
+    @property
+    def vocab_size(self) -> int:
+        return -(-258 // self.pad_to) * self.pad_to
+
+
+class Bpe(_Parameters):
+    """What a BPE is trained to be, and on how much."""
+
+    vocab_size: int = Field(
+        default=2048,
+        ge=258,
+        le=1 << 20,
+        description="number of ids: the 256 byte values, 2 special tokens, and merges",
+    )
+    train_bytes: int = Field(
+        default=8 << 20,
+        ge=1,
+        description="train on so many bytes of UTF-8, from the first documents of the dataset",
+    )
+    min_frequency: int = Field(
+        default=2, ge=1, description="a pair that occurs less often is not merged"
+    )

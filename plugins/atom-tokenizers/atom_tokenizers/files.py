@@ -1,0 +1,52 @@
+"""The prepared files, and the folders of the cache that several runs may fill at once."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from atom.errors import UserError
+
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Create ``folder`` and let one process at a time into the block.
+
+    The lock saves work and keeps nothing safe: :func:`write` is safe without it.
+    """
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    with lock:
+        # Some network file systems have no locks; there, each process does the work itself.
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    """Put ``files`` (name: text) into ``folder``; a reader sees a whole file, old or new."""
+    with _writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as beside:
+            for name, text in files.items():
+                new = Path(beside, name)
+                new.write_text(text, encoding="utf-8")
+                new.replace(folder / name)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the tokenizer cannot be kept in {folder}: {error.strerror}; the environment variable "
+            "ATOM_CACHE names the folder for what outlives a run"
+        ) from None

@@ -1,0 +1,160 @@
+"""The tokenizers as torchtitan uses them, on every rank.
+
+They encode one text at a time, which starts no threads: a process that has encoded can be forked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from tokenizers import Tokenizer
+from torchtitan.components.tokenizer import BaseTokenizer, HuggingFaceTokenizer
+
+from atom_tokenizers.config import Bytes
+from atom_tokenizers.text import well_formed
+from atom_tokenizers.tokenizer_config import TokenizerConfig
+
+
+def from_files(_config: BaseModel) -> PlainTextTokenizer.Config:
+    """Return the config of a tokenizer that its prepared files say all about."""
+    return PlainTextTokenizer.Config()
+
+
+def byte_level(config: Bytes) -> ByteTokenizer.Config:
+    """Return the config of the byte tokenizer."""
+    return ByteTokenizer.Config(vocab_size=config.vocab_size)
+
+
+class PlainTextTokenizer(HuggingFaceTokenizer):
+    """torchtitan's tokenizer, for text from anywhere.
+
+    - No text yields the id of a special token: its spelling is encoded letter by letter. Tokens
+      that no file marks as special (``<tool_call>`` in some) are text.
+    - BOS and EOS are added when asked for and not otherwise, whatever the post-processor does.
+    - Text is never truncated or padded, and half a surrogate pair becomes U+FFFD.
+    - The vocabulary size is the highest id plus one, gaps included.
+    - A chat template is compiled when it is first applied, not when the tokenizer is loaded.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(HuggingFaceTokenizer.Config):
+        pass
+
+    def __init__(self, config: Config, *, tokenizer_path: str) -> None:
+        self._template: str | None = None
+        super().__init__(config, tokenizer_path=tokenizer_path)
+        added = self.tokenizer.get_added_tokens_decoder()
+        self._special = {token_id for token_id, token in added.items() if token.special}
+        self._special -= {self._unknown_id()} - {self.bos_id, self.eos_id}
+
+    def _load_tokenizer_from_path(self, tokenizer_path: str) -> Tokenizer:
+        tokenizer = super()._load_tokenizer_from_path(tokenizer_path)
+        tokenizer.encode_special_tokens = True  # that is: as any other text
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def _infer_special_tokens(self) -> None:
+        # torchtitan makes special whatever the file lists, also what it marks as not special.
+        named = TokenizerConfig.model_validate(self._hf_config)
+        self.tokenizer.add_tokens(named.ordinary())
+        self._hf_config["added_tokens_decoder"] = {
+            token_id: token.model_dump()
+            for token_id, token in named.added_tokens_decoder.items()
+            if token.special
+        }
+        super()._infer_special_tokens()
+
+    def _unknown_id(self) -> int | None:
+        model: dict[str, Any] = json.loads(self.tokenizer.to_str())["model"]
+        unknown = model.get("unk_id")  # Unigram; the other models name a token
+        if unknown is None and model.get("unk_token") is not None:
+            unknown = self.tokenizer.token_to_id(model["unk_token"])
+        return unknown
+
+    def encode(
+        self, text: str, *, add_bos: bool | None = None, add_eos: bool | None = None
+    ) -> list[int]:
+        """Return the ids of ``text``, between BOS and EOS where these are asked for and exist.
+
+        Left out, ``add_bos`` and ``add_eos`` are as the tokenizer's files have it.
+        """
+        add_bos = self.default_add_bos or self.hf_adds_bos if add_bos is None else add_bos
+        add_eos = self.default_add_eos or self.hf_adds_eos if add_eos is None else add_eos
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        if not self._special.isdisjoint(ids):
+            ids = [letter for token_id in ids for letter in self._letters(token_id)]
+        if add_bos and self.bos_id is not None:
+            ids.insert(0, self.bos_id)
+        if add_eos and self.eos_id is not None:
+            ids.append(self.eos_id)
+        return ids
+
+    def _letters(self, token_id: int) -> list[int]:
+        """Spell out a special token that the model itself (Unigram, words) found in the text."""
+        if token_id not in self._special:
+            return [token_id]
+        model = self.tokenizer.model
+        tokens = (
+            t for letter in self.tokenizer.id_to_token(token_id) for t in model.tokenize(letter)
+        )
+        return [token.id for token in tokens if token.id not in self._special]
+
+    def get_vocab_size(self) -> int:
+        """Return the number of rows an embedding needs for every id."""
+        return max(self.tokenizer.get_vocab().values()) + 1
+
+    @property
+    def vocab_size(self) -> int:
+        return self.get_vocab_size()
+
+    def set_chat_template(self, template: str) -> None:
+        self._template = template
+        self._chat_template = None
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
+        if self._chat_template is None and self._template is not None:
+            super().set_chat_template(self._template)
+        return super().apply_chat_template(messages, **kwargs)
+
+
+class ByteTokenizer(BaseTokenizer):
+    """UTF-8, byte by byte. Ids 256 and 257 are BOS and EOS; higher ones are padding, never used.
+
+    Every Python string comes back as it was, lone surrogates included.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseTokenizer.Config):
+        vocab_size: int
+        """Rows of the embedding, at least 258."""
+
+    def __init__(self, config: Config, *, tokenizer_path: str) -> None:  # noqa: ARG002
+        super().__init__()
+        self.bos_id, self.eos_id = 256, 257
+        self._vocab_size = config.vocab_size
+
+    def encode(self, text: str, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:
+        """Return the bytes of ``text``, between BOS and EOS where these are asked for."""
+        ids = list(text.encode("utf-8", "surrogatepass"))
+        if add_bos:
+            ids.insert(0, self.bos_id)
+        if add_eos:
+            ids.append(self.eos_id)
+        return ids
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """Return the text; bytes that are not UTF-8 become U+FFFD, special ids nothing."""
+        data = bytes(token_id for token_id in token_ids if token_id < 256)
+        try:
+            return data.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return data.decode("utf-8", "replace")
+
+    def get_vocab_size(self) -> int:
+        """Return the number of rows an embedding needs, padding included."""
+        return self._vocab_size

@@ -1,0 +1,58 @@
+"""``bytes``: nothing is lost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from atom_tokenizers.config import Bytes
+from atom_tokenizers.ranks import ByteTokenizer, byte_level
+
+# Every code point, lone surrogates included.
+STRINGS = st.text(st.characters(exclude_categories=()))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> ByteTokenizer:
+    return byte_level(Bytes()).build(tokenizer_path="")
+
+
+@given(text=STRINGS, add_bos=st.booleans(), add_eos=st.booleans())
+def test_every_string_comes_back(
+    tokenizer: ByteTokenizer, text: str, add_bos: bool, add_eos: bool
+) -> None:
+    ids = tokenizer.encode(text, add_bos=add_bos, add_eos=add_eos)
+    assert tokenizer.decode(ids) == text
+    body = ids[add_bos : len(ids) - add_eos]
+    assert all(0 <= token_id < 256 for token_id in body)
+    assert ids == [256] * add_bos + body + [257] * add_eos
+
+
+@given(ids=st.lists(st.integers(0, 319)))
+def test_whatever_a_model_says_can_be_decoded(tokenizer: ByteTokenizer, ids: list[int]) -> None:
+    tokenizer.decode(ids).encode("utf-8", "surrogatepass")
+
+
+def test_bytes_that_are_not_utf8_are_marked(tokenizer: ByteTokenizer) -> None:
+    assert tokenizer.decode([*b"a\xffb", 257, *b"c", 300]) == "a\N{REPLACEMENT CHARACTER}bc"
+
+
+@pytest.mark.parametrize(
+    ("pad_to", "size"), [(1, 258), (2, 258), (64, 320), (128, 384), (258, 258), (1000, 1000)]
+)
+def test_the_vocabulary_is_padded(pad_to: int, size: int) -> None:
+    config = Bytes(pad_to=pad_to)
+    assert config.vocab_size == size
+    assert byte_level(config).build(tokenizer_path="").get_vocab_size() == size
+
+
+@pytest.mark.parametrize("parameters", [{"pad_to": 0}, {"padto": 64}])
+def test_bad_parameters_are_refused(parameters: dict[str, int]) -> None:
+    with pytest.raises(ValidationError):
+        Bytes(**parameters)
+
+
+def test_bos_and_eos_are_named(tokenizer: ByteTokenizer) -> None:
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (256, 257)
