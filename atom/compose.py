@@ -33,9 +33,7 @@ from atom.run import Run, parse
 CONFIG_NAME = "train"
 
 _PACKAGE = Path(__file__).parent
-CONF = next(
-    folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir()
-)
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 """ATOM's own groups: inside the package in a wheel, beside it in a checkout."""
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?==)")
@@ -63,7 +61,7 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
     saved, saved_environment = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     # Hydra then raises its errors instead of printing them and leaving with its own exit code.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = ["atom train", *rewritten]
+    sys.argv = ["atom train", *rewritten, *_sweep_folder(arguments)]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(job)()
     except MissingConfigException as error:
@@ -113,6 +111,8 @@ def run_of(config: DictConfig, host: Host) -> Run:
     try:
         _refuse_instantiation(config)
         _check_choices(host)
+        for key in sorted(OmegaConf.missing_keys(config)):
+            raise UserError("is required and has no value", key=key)
         sections = OmegaConf.to_container(config, resolve=True)
         assert isinstance(sections, dict)
         return parse({str(name): section for name, section in sections.items()})
@@ -126,7 +126,7 @@ def run_of(config: DictConfig, host: Host) -> Run:
 
 
 class Origins:
-    """Where the values of a job's config came from. Hydra does not keep it; it can be found again."""
+    """Where the values of a job's config came from. Hydra does not keep it; it can be found."""
 
     def __init__(self, config: DictConfig) -> None:
         # Unresolved: an override may hold an interpolation, which is the config's and not Hydra's.
@@ -180,7 +180,10 @@ def _groups(host: Host, arguments: list[str]) -> set[str]:
         elif option.startswith("--config-dir="):
             folders.append(Path(option.partition("=")[2]))
     return {
-        child.name for folder in folders if folder.is_dir() for child in folder.iterdir()
+        child.name
+        for folder in folders
+        if folder.is_dir()
+        for child in folder.iterdir()
         if child.is_dir()
     }
 
@@ -191,6 +194,14 @@ def _addable(argument: str, groups: set[str]) -> str:
     if match is None or match[0] in groups or match[0].startswith("hydra."):
         return argument
     return f"++{argument}"
+
+
+def _sweep_folder(arguments: list[str]) -> list[str]:
+    """Let ``run.dir`` name the folder of a sweep: its runs are numbered folders in it."""
+    places = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("run.dir=")]
+    if not places or not {"-m", "--multirun"} & set(arguments):
+        return []
+    return [f"hydra.sweep.dir={places[-1]}"]
 
 
 def _refuse_instantiation(node: Any, path: str = "") -> None:

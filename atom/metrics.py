@@ -1,25 +1,307 @@
-import json, os, time
-from dataclasses import dataclass, asdict
-@dataclass(frozen=True)
+"""``metrics.jsonl``: what a run measured, one JSON object a logged step. A stable interface.
+
+One process at a time writes the file; any number may read it while it grows. ``docs/metrics.md``
+describes it to the people and programs that read it without ATOM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from atom.errors import UserError
+
+FILE_NAME = "metrics.jsonl"
+"""The file's name in a run's folder."""
+
+POLL_SECONDS = 0.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
-    step: int; loss: float; grad_norm: float; lr: float; tokens_seen: int; tokens_per_second: float; step_seconds: float; memory_gib: float; mfu: float | None = None
+    """One row. Floats that are not finite are ``null`` in JSON, and NaN once read back."""
+
+    step: int
+    """Number of the optimizer step, counted from 1 since the run began."""
+
+    loss: float
+    """Mean cross-entropy per token over the global batch, in nats."""
+
+    grad_norm: float
+    """L2 norm of the gradient of all parameters, before it is clipped."""
+
+    lr: float
+    """Learning rate of this step."""
+
+    tokens_seen: int
+    """Tokens trained on since the run began, over all ranks."""
+
+    tokens_per_second: float
+    """Tokens trained on per second, over all ranks, since the row before."""
+
+    step_seconds: float
+    """Wall-clock seconds per step, on average since the row before."""
+
+    memory_gib: float
+    """Peak memory of the rank that writes, in GiB (2**30 bytes): device memory on a GPU, resident
+    set on a CPU."""
+
+    mfu: float | None = None
+    """Model FLOPS utilization, as a fraction of the devices' peak: 0 to 1. None, and left out of
+    the JSON, where the peak is not known."""
+
+    def to_json(self) -> str:
+        """Return the row as one line of JSON, without the newline."""
+        values = dataclasses.asdict(self)
+        if self.mfu is None:
+            del values["mfu"]
+        return json.dumps({name: _or_null(value) for name, value in values.items()})
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> StepMetrics:
+        """Return the row that ``line`` holds; keys that later versions added are passed over.
+
+        Raises:
+            ValueError: ``line`` is not a row.
+        """
+        values = json.loads(line)
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+        row: dict[str, float] = {}
+        for field in dataclasses.fields(cls):
+            if field.name in values:
+                row[field.name] = _number(field, values[field.name])
+            elif field.default is dataclasses.MISSING:
+                raise ValueError(f"{field.name} is missing")
+        return cls(**row)  # type: ignore[arg-type]  # _number has seen to the types
+
+
 class MetricsWriter:
-    def __init__(self, path): self.path=path; self.first=True
-    def append(self, m):
-        if self.first and self.path.exists():
-            keep=[l for l in self.path.read_text().splitlines() if json.loads(l)["step"]<m.step]
-            self.path.write_text("".join(l+"\n" for l in keep))
-        self.first=False
-        d=asdict(m)
-        if d["mfu"] is None: del d["mfu"]
-        with open(self.path,"a") as f: f.write(json.dumps(d)+"\n")
-def read(path): return [StepMetrics(**json.loads(l)) for l in path.read_text().splitlines()] if path.exists() else []
-def follow(path, stop, from_now=False):
-    seen=len(read(path)) if from_now else 0
-    while True:
-        done=stop()
-        rows=read(path)
-        for r in rows[seen:]: yield r
-        seen=len(rows)
-        if done: return
-        time.sleep(0.2)
+    """Appends rows to ``path``, which then holds each step once, ascending, however often the run
+    was interrupted and resumed from an earlier step.
+
+    Args:
+        path: the file. It is opened, and repaired where needed, by the first :meth:`append`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._last_step: int | None = None
+
+    def append(self, metrics: StepMetrics) -> None:
+        """Write one row, whole.
+
+        Where steps from ``metrics.step`` on were written before (by a process that went further
+        than the checkpoint that this one resumed from), those rows are moved first to
+        ``metrics.rolled_back.jsonl``.
+
+        Raises:
+            OSError: the row could not be written.
+        """
+        if self._last_step is None or metrics.step <= self._last_step:
+            self.close()
+            _roll_back(self._path, metrics.step)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            self._descriptor = os.open(self._path, flags, 0o666)
+        assert self._descriptor is not None
+        # One write, so that a reader meets half a line as seldom as the filesystem allows.
+        line = f"{metrics.to_json()}\n".encode()
+        if os.write(self._descriptor, line) != len(line):
+            raise OSError(f"{self._path} took only a part of a row: is the disk full?")
+        self._last_step = metrics.step
+
+    def close(self) -> None:
+        """Close the file. A later :meth:`append` opens it again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = self._last_step = None
+
+
+def read(path: Path) -> list[StepMetrics]:
+    """Return the rows of ``path``, none if there is no such file; a last half line is left out.
+
+    Raises:
+        UserError: a whole line is not a row.
+    """
+    try:
+        lines = _whole_lines(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(StepMetrics.from_json(line))
+        except ValueError as error:
+            raise UserError(
+                f"line {number} of {path} is not a row of metrics ({error}); valid: a file that "
+                "ATOM wrote"
+            ) from None
+    return rows
+
+
+def follow(
+    path: Path, stop: threading.Event | Callable[[], bool], from_now: bool = False
+) -> Iterator[StepMetrics]:
+    """Yield the rows of ``path`` as they are written, until ``stop``.
+
+    The file may not exist yet, and may be replaced or truncated on the way: a row is yielded once,
+    and again only if it was rolled back and written anew. Lines that are not rows are passed over.
+
+    Args:
+        path: the file.
+        stop: an event, or a function that says whether to stop. What was written before it said so
+            is still yielded.
+        from_now: leave out what the file holds at the time of this call (not of the first row).
+    """
+    tail = _Tail(path)
+    if from_now:
+        tail.lines()
+    return _follow(tail, stop)
+
+
+def _follow(tail: _Tail, stop: threading.Event | Callable[[], bool]) -> Iterator[StepMetrics]:
+    event = stop if isinstance(stop, threading.Event) else threading.Event()
+    stopped = stop.is_set if isinstance(stop, threading.Event) else stop
+    try:
+        while True:
+            last_time = stopped()
+            for line in tail.lines():
+                try:
+                    row = StepMetrics.from_json(line)
+                except ValueError:
+                    continue
+                yield row
+            if last_time:
+                return
+            event.wait(POLL_SECONDS)
+    finally:
+        tail.close()
+
+
+class _Tail:
+    """The whole lines that are added to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: FileIO | None = None
+        self._offset = 0
+
+    def lines(self) -> list[bytes]:
+        """Return the lines added since the last call, those of a replaced file first."""
+        lines = self._added()
+        if self._reopen():
+            lines += self._added()
+        return lines
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _added(self) -> list[bytes]:
+        if self._file is None:
+            return []
+        if os.fstat(self._file.fileno()).st_size < self._offset:
+            self._offset = 0
+        lines = _whole_lines(_from(self._file, self._offset))
+        self._offset += sum(len(line) + 1 for line in lines)
+        return lines
+
+    def _reopen(self) -> bool:
+        """Open the file if it has appeared or been replaced; return whether it has."""
+        try:
+            file = self._path.open("rb", buffering=0)
+        except FileNotFoundError:
+            return False
+        if self._file is not None:
+            if os.path.samestat(os.fstat(file.fileno()), os.fstat(self._file.fileno())):
+                file.close()
+                return False
+            # The old file lives as long as it is open: what both begin with has been returned.
+            seen = _from(self._file, 0)[: self._offset]
+            self._offset = _common(_whole_lines(seen), _whole_lines(_from(file, 0)))
+            self._file.close()
+        self._file = file
+        return True
+
+
+def _roll_back(path: Path, step: int) -> None:
+    """Leave in ``path`` only whole rows of steps before ``step``; move the others beside it.
+
+    A process that is killed on the way leaves either file as it was or as it should be, and the
+    next one ends the work.
+    """
+    try:
+        old = path.read_bytes()
+    except FileNotFoundError:
+        return
+    kept: list[bytes] = []
+    moved: list[bytes] = []
+    for line in _whole_lines(old):
+        (kept if _is_before(line, step) else moved).append(line + b"\n")
+    if moved:
+        aside = path.with_name(f"{path.stem}.rolled_back{path.suffix}")
+        history = aside.read_bytes() if aside.exists() else b""
+        if not history.endswith(b"".join(moved)):
+            _replace(aside, b"".join((history, *moved)))
+    if (content := b"".join(kept)) != old:
+        _replace(path, content)
+
+
+def _is_before(line: bytes, step: int) -> bool:
+    try:
+        return StepMetrics.from_json(line).step < step
+    except ValueError:
+        return False
+
+
+def _replace(path: Path, content: bytes) -> None:
+    new = path.with_name(f"{path.name}.new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def _from(file: FileIO, offset: int) -> bytes:
+    file.seek(offset)
+    return file.read()
+
+
+def _whole_lines(content: bytes) -> list[bytes]:
+    """Return the lines that end with a newline, without it."""
+    return content.split(b"\n")[:-1]
+
+
+def _common(old: list[bytes], new: list[bytes]) -> int:
+    """Return the length in bytes of the lines that ``old`` and ``new`` both begin with."""
+    length = 0
+    for before, after in zip(old, new, strict=False):
+        if before != after:
+            break
+        length += len(before) + 1
+    return length
+
+
+def _or_null(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(field: dataclasses.Field[float], value: object) -> float:
+    """Return ``value`` as the number that ``field`` holds."""
+    if field.type == "int":
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif value is None:
+        return math.nan
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError(f"{field.name} is {json.dumps(value)}")

@@ -1,4 +1,4 @@
-"""The description of one training run: what is composed once, written down, and read by every rank."""
+"""The description of one training run: composed once, written down, read by every rank."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Component(BaseModel):
 
 
 class Optimizer(_Model):
-    """An optimizer of all parameters. Names and defaults are torch's, but for AdamW's usual betas."""
+    """One optimizer for all parameters, with torch's names."""
 
     name: str = Field(default="AdamW", description="an optimizer that torchtitan knows")
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
@@ -84,7 +84,7 @@ class Loss(_Model):
 
 
 class Resolved(_Model):
-    """What was found out before the ranks started, so that no two ranks can find different things."""
+    """What was found out before the ranks started, so that no two ranks find different things."""
 
     device: Literal["cpu", "cuda"]
     world_size: PositiveInt
@@ -107,7 +107,7 @@ class Run(_Model):
     parallelism: Component
     kernels: dict[str, str | list[str]] = Field(
         default={"default": "auto"},
-        description="kernel, or kernels in order of preference, of an operation or of all (default)",
+        description="operation, or default for all of them: a kernel, or kernels in order of preference",
     )
 
     optimizer: Optimizer = Optimizer()

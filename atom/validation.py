@@ -12,9 +12,7 @@ from atom.errors import UserError, nearest
 T = TypeVar("T")
 
 
-def validated(
-    adapter: TypeAdapter[T], section: object, *, key: str, fields: Iterable[str]
-) -> T:
+def validated(adapter: TypeAdapter[T], section: object, *, key: str, fields: Iterable[str]) -> T:
     """Return ``section`` as the adapter's type.
 
     Args:

@@ -2,10 +2,10 @@
 
     python benchmarks/overhead.py [--pairs 3] [--steps 20] [--layout fsdp2|tp2|4d]
 
-Both train the same model, on the same sequences, in the same layout, on a CPU, by turns. torchtitan
-is started by torchrun, with a configuration written in Python (``benchmarks/torchtitan_job.py``). It
-needs ATOM's repairs to train on a CPU at all, and gets ATOM's data loader, so that what is left to
-compare is what ATOM adds: composing, plugins, the launcher, metrics and logs.
+Both train the same model, on the same sequences, in the same layout, on a CPU, by turns.
+torchtitan is started by torchrun, with a configuration written in Python (``torchtitan_job.py``).
+It needs ATOM's repairs to train on a CPU at all, and gets ATOM's data loader, so that what is left
+to compare is what ATOM adds: composing, plugins, the launcher, metrics and logs.
 
 Printed: seconds from the command to the first finished step, and the median seconds of a step, as
 ratios ATOM / torchtitan, pair by pair.
@@ -68,9 +68,7 @@ def measure(command: list[str], rows: Path) -> Timing:
         if process.wait():
             sys.exit(f"{' '.join(command)}\nfailed:\n{log.read_text()[-3000:]}")
     table = [json.loads(line) for line in rows.read_text().splitlines()]
-    return Timing(
-        first, [row["step_seconds"] for row in table[2:]], [row["loss"] for row in table]
-    )
+    return Timing(first, [row["step_seconds"] for row in table[2:]], [row["loss"] for row in table])
 
 
 def atom(folder: Path, layout: dict[str, int], steps: int) -> Timing:
@@ -99,7 +97,9 @@ def torchtitan(folder: Path, layout: dict[str, int], steps: int) -> Timing:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=3, help="runs of each, by turns")
-    parser.add_argument("--steps", type=int, default=20, help="steps of a run; the first two are left out")
+    parser.add_argument(
+        "--steps", type=int, default=20, help="steps of a run; the first two are left out"
+    )
     parser.add_argument("--layout", choices=LAYOUTS, default="tp2")
     options = parser.parse_args()
     layout = LAYOUTS[options.layout]
@@ -113,8 +113,9 @@ def main() -> None:
                 sys.exit(f"not the same job: losses {ours.losses} and {theirs.losses}")
             pairs.append((ours, theirs))
             print(
-                f"pair {number + 1}: first step {ours.first_step:.1f} s / {theirs.first_step:.1f} s, "
-                f"step {ours.step:.3f} s / {theirs.step:.3f} s (atom / torchtitan)",
+                f"pair {number + 1}, atom / torchtitan: "
+                f"first step {ours.first_step:.1f} s / {theirs.first_step:.1f} s, "
+                f"step {ours.step:.3f} s / {theirs.step:.3f} s",
                 flush=True,
             )
 
@@ -122,9 +123,12 @@ def main() -> None:
         ratios = sorted(getattr(ours, name) / getattr(theirs, name) for ours, theirs in pairs)
         return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
 
-    versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("atom-train", "torch", "torchtitan"))
+    versions = ", ".join(
+        f"{p} {metadata.version(p)}" for p in ("atom-train", "torch", "torchtitan")
+    )
     cores = len(os.sched_getaffinity(0))
-    print(f"\n{date.today()}, {platform.machine()}, {cores} cores, {versions}, layout {options.layout}")
+    print(f"\n{date.today()}, {platform.machine()}, {cores} cores, {versions}")
+    print(f"layout: {options.layout}")
     print(f"time to first step, atom / torchtitan: {ratio('first_step')}")
     print(f"time of a step, atom / torchtitan: {ratio('step')}")
 

@@ -20,10 +20,6 @@ device.use("cpu")
 import torch  # noqa: E402
 from atom_datasets.config import Stdlib  # noqa: E402
 from atom_datasets.stdlib import source  # noqa: E402
-from atom_llama.build import llama3  # noqa: E402
-from atom_llama.config import Llama3  # noqa: E402
-from atom_tokenizers.config import Bytes  # noqa: E402
-from atom_tokenizers.ranks import byte_level  # noqa: E402
 from torchtitan.components.loss import CrossEntropyLoss  # noqa: E402
 from torchtitan.components.metrics import MetricsProcessor, _get_metrics_rank  # noqa: E402
 from torchtitan.components.optimizer import LRSchedulersContainer, default_adamw  # noqa: E402
@@ -43,6 +39,10 @@ from atom.plugin import ArchitectureContext  # noqa: E402
 from atom.titan.data import DocumentLoader  # noqa: E402
 from atom.titan.initial_weights import seed_parameters  # noqa: E402
 from atom.titan.pipeline import send_contiguous  # noqa: E402
+from atom_llama.build import llama3  # noqa: E402
+from atom_llama.config import Llama3  # noqa: E402
+from atom_tokenizers.config import Bytes  # noqa: E402
+from atom_tokenizers.ranks import byte_level  # noqa: E402
 
 SEQ_LEN, BATCH = 256, 8
 
@@ -54,7 +54,9 @@ class TimedMetrics(MetricsProcessor):
     class Config(MetricsProcessor.Config):
         pass
 
-    def __init__(self, config: Config, *, dump_folder: str, pp_schedule: str, **runtime: Any) -> None:
+    def __init__(
+        self, config: Config, *, dump_folder: str, pp_schedule: str, **runtime: Any
+    ) -> None:
         super().__init__(config, dump_folder=dump_folder, pp_schedule=pp_schedule, **runtime)
         rank = _get_metrics_rank(parallel_dims=self.parallel_dims, pp_schedule=pp_schedule)
         self._rows = Path(dump_folder, "metrics.jsonl")

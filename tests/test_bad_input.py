@@ -1,4 +1,4 @@
-"""Every mistake of a user's: one sentence with key, value, origin and what is valid; exit code 2."""
+"""A user's mistake is one sentence: key, value, origin and what is valid. Exit code 2."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ AT_ONCE = {
         files={"experiment/mine.yaml": "# @package _global_\noptimizer:\n  lr: fast\n"},
     ),
     "override that cannot be parsed": Mistake(("training.steps=[1,",), ("training.steps",)),
-    "interpolation to nowhere": Mistake(
-        ("training.steps=${nowhere}",), ("nowhere",)
-    ),
+    "interpolation to nowhere": Mistake(("training.steps=${nowhere}",), ("nowhere",)),
     "experiment that is not there": Mistake(
         ("+experiment=frist_run",), ("experiment=frist_run", "first_run", "command line")
     ),

@@ -60,12 +60,17 @@ class Child(Generic[T]):
 
 
 def call(function: Callable[[], T]) -> T:
-    """Return ``function()``, computed in a child."""
-    return Child(function).result()
+    """Return ``function()``, computed in a child, which an interruption of this process ends."""
+    child = Child(function)
+    try:
+        return child.result()
+    except KeyboardInterrupt:
+        child.terminate()
+        raise
 
 
 def die_with_parent(how: signal.Signals) -> None:
-    """Have the kernel send this process the signal ``how`` when its parent ends, however it ends."""
+    """Have the kernel send this process ``how`` when its parent ends, however it ends."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
         ctypes.CDLL(None).prctl(set_parent_death_signal, how)

@@ -27,7 +27,7 @@ _COMPOSING = timedelta(minutes=30)
 
 
 def world_size(environment: Mapping[str, str] = os.environ) -> int | None:
-    """Return the number of ranks started around this process, or None if ATOM starts them itself."""
+    """Return the number of ranks started around this process, or None if ATOM starts them."""
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= environment.keys():
         return int(environment["WORLD_SIZE"])
     # A batch script has a Slurm environment too; only a step's tasks are ranks.

@@ -63,8 +63,8 @@ def check_together(config: Trainer.Config) -> None:
         block = inner.block_size if isinstance(inner.block_size, int) else inner.block_size[0]
         if config.training.seq_len % (degree * block):
             raise UserError(
-                f"must be a multiple of {degree * block}: context_parallel_degree {degree} x blocks "
-                f"of {block} tokens of the attention mask",
+                f"must be a multiple of {degree * block}: context_parallel_degree {degree} x the "
+                f"attention mask's blocks of {block} tokens",
                 key="training.seq_len",
                 value=config.training.seq_len,
             )

@@ -18,10 +18,12 @@ DEGREES = (
     "pipeline_parallel_degree",
     "context_parallel_degree",
 )
-"""The mesh dimensions that multiply to the number of ranks. (Expert parallelism borrows from them.)"""
+"""The mesh dimensions that multiply to the number of ranks; expert parallelism borrows theirs."""
 
 
-def resolve(run: Run, *, available: int, joined: int | None = None) -> tuple[ParallelismConfig, int]:
+def resolve(
+    run: Run, *, available: int, joined: int | None = None
+) -> tuple[ParallelismConfig, int]:
     """Return the parallelism section with every degree known, and the number of ranks.
 
     Args:

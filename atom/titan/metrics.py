@@ -56,7 +56,8 @@ class StepMetricsProcessor(MetricsProcessor):
         if self._writer is None:
             return
 
-        assert self._last is not None and extra_metrics is not None
+        assert self._last is not None
+        assert extra_metrics is not None
         (last_step, last_time), now = self._last, time.perf_counter()
         self._last = (step, now)
         seconds = now - last_time

@@ -26,7 +26,13 @@ class Preflight:
 
 
 def preflight(
-    run: Run, selection: Selection, host: Host, *, vocab_size: int, joined: int | None
+    run: Run,
+    selection: Selection,
+    host: Host,
+    place: Path,
+    *,
+    vocab_size: int,
+    joined: int | None,
 ) -> Preflight:
     """Resolve ``run`` and refuse it if it cannot train.
 
@@ -34,6 +40,7 @@ def preflight(
         run: as composed.
         selection: its components.
         host: the plugins.
+        place: where the run folder will be; nothing is written there.
         vocab_size: of the prepared tokenizer.
         joined: number of ranks that a launcher around ATOM has started, if one has.
 
@@ -65,6 +72,7 @@ def preflight(
     )
     resolved = run.model_copy(
         update={
+            "run": run.run.model_copy(update={"dir": place}),
             "resolved": Resolved(
                 device=kind,
                 world_size=world_size,
@@ -72,13 +80,13 @@ def preflight(
                 global_batch_size=global_batch_size,
                 degrees={name: getattr(parallelism, name) for name in layout.DEGREES},
                 kernels={choice.operation: choice.kernel.declaration.name for choice in chosen},
-            )
+            ),
         }
     )
     if "local_batch_size" not in run.training:
         training.local_batch_size = global_batch_size // degree
     checks.check(training, parallelism, parts.model)
-    config = trainer_config.trainer_config(resolved, selection, host, Path())
+    config = trainer_config.trainer_config(resolved, selection, host, place)
     checks.check_together(config)
     pipelined = parallelism.pipeline_parallel_degree > 1
     return Preflight(

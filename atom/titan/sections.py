@@ -11,7 +11,11 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic import ConfigDict, TypeAdapter
 from torchtitan.components.checkpointer import CheckpointManager
-from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, default_adamw
+from torchtitan.components.optimizer import (
+    LRSchedulersContainer,
+    OptimizersContainer,
+    default_adamw,
+)
 from torchtitan.config import CommConfig, CompileConfig, DebugConfig, TrainingConfig
 from torchtitan.distributed.activation_checkpoint import FullAC, MemoryBudgetAC, SelectiveAC
 from torchtitan.tools.profiler import Profiler

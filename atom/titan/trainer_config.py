@@ -31,6 +31,7 @@ from atom.titan.device import mend_fsdp
 from atom.titan.initial_weights import seed_parameters
 from atom.titan.pipeline import send_contiguous
 
+
 def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> Trainer.Config:
     """Return the config whose ``build().train()`` is the whole job.
 

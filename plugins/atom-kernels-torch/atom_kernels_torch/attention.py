@@ -30,9 +30,9 @@ class DenseAttention(FlexAttention):
 
     def forward(
         self,
-        q_BLNH: torch.Tensor,  # noqa: N803
-        k_BLNH: torch.Tensor,  # noqa: N803
-        v_BLNH: torch.Tensor,  # noqa: N803
+        q_BLNH: torch.Tensor,
+        k_BLNH: torch.Tensor,
+        v_BLNH: torch.Tensor,
         *,
         attention_masks: BlockMask,
         scale: float | None = None,
@@ -44,7 +44,7 @@ class DenseAttention(FlexAttention):
         """Return attention's output, shaped like ``q_BLNH``."""
         if score_mod is not None or out_transform is not None:
             raise ValueError("the reference attention has no score_mod and no out_transform")
-        out_BNLH = F.scaled_dot_product_attention(  # noqa: N806
+        out_BNLH = F.scaled_dot_product_attention(
             q_BLNH.transpose(1, 2),
             k_BLNH.transpose(1, 2),
             v_BLNH.transpose(1, 2),
@@ -56,7 +56,7 @@ class DenseAttention(FlexAttention):
 
 
 def _dense(mask: BlockMask) -> torch.Tensor:
-    """Return ``mask`` as bools of shape (B, 1, Lq, Lkv), made once and kept for the other layers."""
+    """Return ``mask`` as bools of shape (B, 1, Lq, Lkv), made once for all layers."""
     dense = getattr(mask, "atom_dense", None)
     if dense is None:
         batch, _heads, q_len, kv_len = mask.shape

@@ -44,15 +44,16 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
         tokenizer.add_tokens(named.ordinary())
         tokenizer.add_special_tokens(named.special())
     with _refused(path, "the tokenizer cannot read every text"):
-        for text in ("", _UNSEEN):
-            tokenizer.encode(text)
+        tokenizer.encode(_UNSEEN)
+        if not (vocabulary := tokenizer.get_vocab()):
+            raise ValueError("its vocabulary is empty")
     if named.eos_token is None:
         _log.warning(
             "%s has no eos_token (tokenizer_config.json): nothing will mark the end of a document",
             path,
         )
     return PreparedTokenizer(
-        vocab_size=max(tokenizer.get_vocab().values()) + 1, files={TOKENIZER: source} | beside
+        vocab_size=max(vocabulary.values()) + 1, files={TOKENIZER: source} | beside
     )
 
 

@@ -85,7 +85,7 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
         """
         add_bos = self.default_add_bos or self.hf_adds_bos if add_bos is None else add_bos
         add_eos = self.default_add_eos or self.hf_adds_eos if add_eos is None else add_eos
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(well_formed(text), add_special_tokens=False).ids
         if not self._special.isdisjoint(ids):
             ids = [letter for token_id in ids for letter in self._letters(token_id)]
         if add_bos and self.bos_id is not None:

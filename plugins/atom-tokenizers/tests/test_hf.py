@@ -61,8 +61,8 @@ def unigram() -> Tokenizer:
     return tokenizer
 
 
-def words(**vocabulary: int) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+def words(vocabulary: dict[str, int], unknown: str = "[UNK]") -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
 
@@ -132,7 +132,7 @@ def test_specials_in_the_vocabulary_are_not_text(load: Any, text: str, pieces: l
 
 def test_a_word_that_is_a_special_token_is_not_text(load: Any) -> None:
     vocabulary = {"[UNK]": 0, "[EOS]": 1, "the": 2}
-    tokenizer = load(words(**vocabulary), {"eos_token": "[EOS]", "unk_token": "[UNK]"})
+    tokenizer = load(words(vocabulary), {"eos_token": "[EOS]", "unk_token": "[UNK]"})
     assert tokenizer.encode("the the") == [2, 2]
     assert set(tokenizer.encode("[EOS]")) == {0}
 
@@ -154,6 +154,19 @@ def test_eos_is_special_even_if_its_file_says_otherwise(load: Any) -> None:
     tokenizer = load(made, {"eos_token": "<end>"})
     assert tokenizer.eos_id == made.token_to_id("<end>")
     assert tokenizer.eos_id not in tokenizer.encode("a <end> b <end>")
+
+
+def test_a_token_that_only_the_config_lists_is_found_in_text(load: Any) -> None:
+    made = byte_level()
+    listed = {"999": {"content": "<tool>", "special": False}}
+    tokenizer = load(made, NAMED | {"added_tokens_decoder": listed})
+    assert tokenizer.encode("<tool>", add_bos=False) == [made.get_vocab_size()]
+    assert tokenizer.get_vocab_size() == made.get_vocab_size() + 1
+
+
+def test_unknown_text_does_not_end_a_document(load: Any) -> None:
+    tokenizer = load(words({"[EOS]": 0, "the": 1}, unknown="[EOS]"), {"eos_token": "[EOS]"})
+    assert tokenizer.encode("the unknown the", add_eos=True) == [1, 1, 0]
 
 
 def test_text_is_never_cut_or_padded(load: Any) -> None:
@@ -183,7 +196,7 @@ def test_the_size_counts_tokens_that_the_config_adds(load: Any) -> None:
 
 
 def test_the_size_counts_gaps(load: Any) -> None:
-    tokenizer = load(words(**{"[UNK]": 0, "the": 9}), {"eos_token": "[UNK]"})
+    tokenizer = load(words({"[UNK]": 0, "the": 9}), {"eos_token": "[UNK]"})
     assert tokenizer.encode("the") == [9]
     assert tokenizer.get_vocab_size() == tokenizer.vocab_size == 10
 
@@ -311,8 +324,13 @@ def test_a_config_that_torchtitan_could_not_read(
 
 
 def test_a_tokenizer_that_fails_on_unknown_text(tmp_path: Path, context: TokenizerContext) -> None:
-    saved(tmp_path, words(the=0), NAMED)
+    saved(tmp_path, words({"the": 0}), NAMED)
     assert "cannot read every text" in refusal(tmp_path, context)
+
+
+def test_a_tokenizer_that_knows_nothing(tmp_path: Path, context: TokenizerContext) -> None:
+    saved(tmp_path, Tokenizer(models.BPE()))
+    assert "vocabulary is empty" in refusal(tmp_path, context)
 
 
 def test_a_tokenizer_that_makes_the_library_panic(

@@ -1,0 +1,132 @@
+"""From a run to its ranks: check all that can be checked, write the folder, start, watch."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from atom import folder, logs, metrics
+from atom.host import Host
+from atom.launch import local
+from atom.launch.child import Child, call
+from atom.prepare import prepare
+from atom.run import Run
+from atom.screen import Header, Screen
+from atom.select import select
+
+if TYPE_CHECKING:
+    from atom.titan.preflight import Preflight
+
+METRICS = "metrics.jsonl"
+
+
+def train(
+    run: Run, host: Host, place: Path, choices: dict[str, str], *, verbose: bool = False
+) -> None:
+    """Train ``run`` in the folder ``place``, on ranks of this machine.
+
+    Args:
+        run: as composed.
+        host: the plugins.
+        place: the run folder, new or of a run to go on with.
+        choices: the options that Hydra chose, for the header.
+        verbose: show torchtitan's own log of rank 0.
+
+    Raises:
+        UserError: the run cannot be, and nothing has been written.
+        RunError: a rank failed.
+    """
+    ready = prepare_folder(run, host, place, choices)
+    resolved = ready.run.resolved
+    assert resolved is not None
+    screen = Screen(verbose=verbose)
+    begin = time.monotonic()
+    ranks = Child(partial(_start, place, resolved.world_size, resolved.device, verbose=verbose))
+    try:
+        screen.starting(f"starting {resolved.world_size} ranks", steps=ready.steps)
+        rows = metrics.follow(place / METRICS, stop=lambda: not ranks.working(), from_now=True)
+        for row in rows:
+            screen.step(row)
+        ranks.result()
+    except BaseException:
+        ranks.terminate()
+        raise
+    finally:
+        screen.close()
+    screen.summary(metrics.read(place / METRICS), str(place), time.monotonic() - begin)
+
+
+def prepare_folder(
+    run: Run, host: Host, place: Path, choices: dict[str, str], *, ranks: int | None = None
+) -> Preflight:
+    """Find out all that can be known of ``run`` before there are ranks, and write its folder.
+
+    ``ranks`` is how many a launcher around ATOM has started, if one has.
+
+    Raises:
+        UserError: the run cannot be, and nothing has been written.
+    """
+    folder.check_usable(place)
+    selection = select(run, host)
+    tokenizer = call(partial(prepare, selection))
+    # Only now is torch needed: what is wrong so far was said within a second.
+    from atom.titan.preflight import preflight
+
+    with logs.held_back():
+        ready = preflight(
+            run, selection, host, place, vocab_size=tokenizer.vocab_size, joined=ranks
+        )
+    resumed_from = folder.check_continues(place, ready.run)
+    folder.create(place, ready.run, host, tokenizer.files)
+    Screen().header(_header(ready, place, choices, resumed_from))
+    return ready
+
+
+def follow(place: Path, terminal: IO[str]) -> None:
+    """Show the progress of the run in ``place`` for as long as this process lives."""
+    screen = Screen(stream=terminal)
+    for row in metrics.follow(place / METRICS, stop=lambda: False, from_now=True):
+        screen.step(row)
+
+
+def _start(place: Path, ranks: int, device: str, *, verbose: bool) -> None:
+    logs.setup_launcher(place / "logs" / "launcher.jsonl")
+    local.start(place, ranks, device, verbose=verbose)
+
+
+def _header(
+    ready: Preflight, place: Path, choices: dict[str, str], resumed_from: int | None
+) -> Header:
+    run, resolved = ready.run, ready.run.resolved
+    assert resolved is not None
+
+    def chosen(group: str) -> str:
+        name, option = getattr(run, group).name, choices.get(group)
+        return f"{option} ({name})" if option and option != name else name
+
+    sequences, tokens = resolved.global_batch_size, ready.seq_len
+    degrees = resolved.degrees
+    return Header(
+        run_dir=str(place),
+        model=chosen("architecture"),
+        parameters=ready.parameters,
+        tokenizer=chosen("tokenizer"),
+        vocab_size=resolved.vocab_size,
+        dataset=chosen("dataset"),
+        device=resolved.device,
+        ranks=resolved.world_size,
+        layout=[
+            ("dp_replicate", degrees["data_parallel_replicate_degree"]),
+            ("dp_shard", degrees["data_parallel_shard_degree"]),
+            ("tp", degrees["tensor_parallel_degree"]),
+            ("pp", degrees["pipeline_parallel_degree"]),
+            ("cp", degrees["context_parallel_degree"]),
+        ],
+        schedule=ready.schedule,
+        batch=f"{sequences} sequences x {tokens} tokens = {sequences * tokens:,} tokens a step",
+        steps=ready.steps,
+        kernels=[(operation, kernel) for operation, (kernel, _) in ready.kernels.items()],
+        resumed_from=resumed_from,
+    )

@@ -1,0 +1,63 @@
+"""Every option is a valid section of torchtitan's ParallelismConfig and lays out its ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from atom.errors import UserError
+from atom.run import Run
+from atom.titan import layout
+
+CONF = Path(__file__).parents[1] / "atom_parallelism/conf/parallelism"
+OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def run(option: str, ranks: int | None = None, **overrides: object) -> Run:
+    section = yaml.safe_load((CONF / f"{option}.yaml").read_text())
+    return Run.model_validate(
+        {name: {"name": "any"} for name in ("architecture", "tokenizer", "dataset")}
+        | {"parallelism": section | overrides, "launch": {"ranks": ranks}}
+    )
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_ranks_follow_from_the_layout(option: str) -> None:
+    expected = {"single": 1, "fsdp": 8, "hsdp": 8, "tp": 2, "pp": 2, "cp": 2, "4d": 16}
+    config, ranks = layout.resolve(run(option), available=8)
+    assert ranks == expected[option]
+    product = 1
+    for name in layout.DEGREES:
+        assert getattr(config, name) >= 1
+        product *= getattr(config, name)
+    assert product == ranks
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 7, 64, 1024, 10240])
+def test_fsdp_fills_any_number_of_ranks(world_size: int) -> None:
+    config, ranks = layout.resolve(run("fsdp"), available=1, joined=world_size)
+    assert (ranks, config.data_parallel_shard_degree) == (world_size, world_size)
+
+
+def test_any_degree_can_be_what_is_left() -> None:
+    config, ranks = layout.resolve(run("4d", ranks=32, tensor_parallel_degree=-1), available=1)
+    assert (ranks, config.tensor_parallel_degree) == (32, 4)
+
+
+@pytest.mark.parametrize(
+    ("option", "ranks", "overrides", "says"),
+    [
+        ("4d", 12, {}, "needs 16 ranks"),
+        ("hsdp", 3, {}, "multiple of 2 ranks"),
+        ("tp", None, {"tensor_parallel_degree": 0}, "a positive number"),
+        ("tp", None, {"tensor_parallel_degre": 2}, "tensor_parallel_degree"),
+        ("fsdp", None, {"context_parallel_degree": -1}, "only one degree"),
+    ],
+)
+def test_impossible_layouts_are_told(
+    option: str, ranks: int | None, overrides: dict[str, int], says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        layout.resolve(run(option, ranks, **overrides), available=1)
