@@ -1,5 +1,8 @@
+"""``python -m atom`` is the ``atom`` command."""
+
 import sys
 
 from atom.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

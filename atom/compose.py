@@ -131,7 +131,7 @@ class Origins:
     def __init__(self, config: DictConfig) -> None:
         # Unresolved: an override may hold an interpolation, which is the config's and not Hydra's.
         task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-        self._overrides = [str(override) for override in task]
+        self._overrides = [str(override) for override in task or ()]
         self._config = config
 
     def attach(self, error: UserError) -> None:
@@ -208,8 +208,9 @@ def _refuse_instantiation(node: Any, path: str = "") -> None:
     if not isinstance(node, DictConfig):
         return
     for key in node:
-        name = f"{path}.{key}" if path else str(key)
-        if _RESERVED.fullmatch(str(key)):
+        key = str(key)
+        name = f"{path}.{key}" if path else key
+        if _RESERVED.fullmatch(key):
             raise UserError(
                 "a configuration names what plugins have registered and cannot instantiate "
                 "anything else; remove this key",

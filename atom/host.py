@@ -196,7 +196,7 @@ def _plugins(distribution: metadata.Distribution) -> list[Plugin]:
         if f"[{ENTRY_POINT_GROUP}]" not in text:
             return []
         points = [p for p in distribution.entry_points if p.group == ENTRY_POINT_GROUP]
-        package, version = distribution.metadata["Name"], distribution.metadata["Version"]
+        described = distribution.metadata
     # No installer writes metadata that cannot be read.
     except Exception:
         return []
@@ -206,8 +206,8 @@ def _plugins(distribution: metadata.Distribution) -> list[Plugin]:
         conf = source / "conf" if source is not None else None
         plugin = Plugin(
             entry_point=point.name,
-            package=package or "unknown",
-            version=version or "unknown",
+            package=described["Name"] or "unknown",
+            version=described["Version"] or "unknown",
             module=point.value,
             import_package=import_package,
             source=source,
@@ -228,8 +228,9 @@ def _locate(module: str) -> tuple[str, Path | None]:
             break
         if spec is None:
             break
-        if spec.origin is None:
-            continue  # a namespace package: it has no code, and several distributions share it
+        # A namespace package has no code, and several distributions share it.
+        if spec.origin is None or not spec.has_location:
+            continue
         origin = Path(spec.origin)
         return name, origin.parent if spec.submodule_search_locations else origin
     return names[0], None

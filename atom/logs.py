@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -165,6 +166,10 @@ def _install(handlers: list[logging.Handler]) -> None:
 # ---------------------------------------------------------------------------- processors
 
 
+_COLOR = re.compile(r"\x1b\[[\d;]*m")
+"""torchtitan colors its messages, for a terminal that they do not reach."""
+
+
 class _Fields:
     """Puts the keys that every line has before the record's own fields."""
 
@@ -178,7 +183,7 @@ class _Fields:
         fields: EventDict = {
             "time": self._stamp(record.created),
             "level": record.levelname.lower(),
-            "event": event.pop("event"),
+            "event": _COLOR.sub("", str(event.pop("event"))),
             **self._constant,
             "logger": record.name,
         }

@@ -107,7 +107,7 @@ class Run(_Model):
     parallelism: Component
     kernels: dict[str, str | list[str]] = Field(
         default={"default": "auto"},
-        description="operation, or default for all of them: a kernel, or kernels in order of preference",
+        description="of an operation, or by default: a kernel, or kernels in order of preference",
     )
 
     optimizer: Optimizer = Optimizer()

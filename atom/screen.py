@@ -1,10 +1,62 @@
+"""What a person sees of a run: header, progress, summary.
+
+On a terminal a bar moves and about ten rows stay; in a pipe every step is a plain line, without
+control codes. Nothing is drawn by ranks: the launcher follows ``metrics.jsonl``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import re
+import statistics
 import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, cast
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from atom.folder import newest_checkpoint
+from atom.metrics import FILE_NAME, StepMetrics
+
+SPLITS = {
+    "dp_replicate": "the batch, over replicas",
+    "dp_shard": "parameters (FSDP)",
+    "tp": "tensors",
+    "pp": "layers",
+    "cp": "the sequence",
+    "ep": "experts",
+}
+"""What each dimension of the mesh splits."""
+
+KEPT_ROWS = 10
+"""About how many rows stay on a terminal."""
+
+CURVE_COLUMNS = 60
+
+_LABEL = 9  # columns of "kernels" and of what separates it from its value
+_MIN_BAR = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Header:
+    """What is known of a run before its first step.
+
+    ``layout`` is (mesh dimension, degree) from the outside in; ``schedule`` is the pipeline's;
+    ``batch`` is told as it is; ``kernels`` is (operation, kernel chosen); ``resumed_from`` is the
+    checkpoint's step.
+    """
+
     run_dir: str
     model: str
     parameters: int
@@ -13,29 +65,450 @@ class Header:
     dataset: str
     device: str
     ranks: int
-    layout: Any
-    schedule: Any
+    layout: Sequence[tuple[str, int]]
+    schedule: str | None
     batch: str
     steps: int
-    kernels: Any
-    resumed_from: Any
+    kernels: Sequence[tuple[str, str]]
+    resumed_from: int | None
 
 
 class Screen:
-    def __init__(self, stream=sys.stdout, verbose=False):
-        self.s = stream
+    """Draws one run on ``stream``.
 
-    def header(self, h):
-        print(h, file=self.s, flush=True)
+    Args:
+        stream: where to; the standard output by default.
+        verbose: draw no bar and a line for every step also on a terminal, which the lines of a
+            rank's log then share.
+    """
 
-    def starting(self, t, steps=None):
-        print(t, file=self.s, flush=True)
+    def __init__(self, stream: IO[str] | None = None, verbose: bool = False) -> None:
+        target = _Encodable(stream or sys.stdout)
+        self._console = Console(
+            file=cast(IO[str], target),
+            markup=False,
+            highlight=False,
+            emoji=False,
+            force_jupyter=False,
+        )
+        self._ascii = not target.encoding.lower().startswith("utf")
+        self._terminal = target.isatty() and self._console.is_interactive
+        self._draws_bar = self._terminal and not verbose
+        self._bar: _Animation | None = None
+        self._steps: int | None = None
+        self._pace = _Pace()
+        self._first_step: int | None = None
+        self._latest: StepMetrics | None = None
+        self._kept: StepMetrics | None = None
+        self._columns: list[_Column] = []
 
-    def step(self, m):
-        print(m, file=self.s, flush=True)
+    def header(self, header: Header) -> None:
+        """Show what is about to run."""
+        self._steps = header.steps
+        size = f"{human(header.parameters)} parameters"
+        self._print(Text.assemble((_clean(header.model), "bold"), f", {size}"))
+        self._row("run", _clean(header.run_dir))
+        ids = f"tokenizer {header.tokenizer}, {header.vocab_size:,} ids"
+        self._row("data", _clean(f"{header.dataset}, {ids}"))
+        self._row("batch", _clean(header.batch))
+        steps = Text(f"{header.steps:,}")
+        if header.resumed_from is not None:
+            steps.append(f", resumed after step {header.resumed_from:,}", "bold")
+        self._row("steps", steps)
+        ranks = "1 rank" if header.ranks == 1 else f"{header.ranks:,} ranks"
+        self._row("layout", f"{ranks} on {header.device}")
+        self._layout(header)
+        self._kernels(header.kernels)
+        self._print(Text())
 
-    def summary(self, ms, d, s):
-        print("summary", len(ms), d, s, file=self.s)
+    def starting(self, text: str, steps: int | None = None) -> None:
+        """Say what is waited for; on a terminal with the time it takes, until the first step.
 
-    def close(self):
-        pass
+        ``steps`` is where the run ends, for a screen that has shown no header.
+        """
+        self._steps = steps or self._steps
+        waiting = f"{_clean(text).rstrip(' .…')} …"
+        if not self._draws_bar:
+            self._print(Text(waiting))
+            return
+        spinner = Spinner("line" if self._ascii else "dots", style="cyan")
+        begin = time.monotonic()
+
+        def status() -> RenderableType:
+            frame = cast(Text, spinner.render(self._console.get_time()))
+            elapsed = (f" {clock(time.monotonic() - begin)}", "dim")
+            return Text.assemble(frame, f" {waiting}", elapsed, no_wrap=True, overflow="crop")
+
+        self._animate(status)
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Show a step."""
+        self._pace.add(metrics)
+        previous, self._latest = self._latest, metrics
+        self._first_step = min(metrics.step, self._first_step or metrics.step)
+        if not self._draws_bar:
+            self._print(Text(self._line(metrics)))
+            return
+        self._animate(self._progress)
+        if previous is None or self._stays(metrics, previous.step):
+            self._keep(metrics)
+
+    def note(self, text: str) -> None:
+        """Show a line of text above whatever moves."""
+        self._print(Text(_clean(text, keep="\n")))
+
+    def close(self) -> None:
+        """Take away what moves and leave the latest step; no thread is left."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._draws_bar and self._latest is not None and self._latest is not self._kept:
+            self._keep(self._latest)
+
+    def summary(self, metrics: Sequence[StepMetrics], run_dir: str, seconds: float) -> None:
+        """Show what came out.
+
+        Args:
+            metrics: of the whole run, from its first step; those that :meth:`step` was given are
+                what this process has done.
+            run_dir: the run's folder.
+            seconds: that this process worked on it.
+        """
+        self.close()
+        self._print(Text())
+        place = Path(run_dir)
+        first_step = math.inf if self._first_step is None else self._first_step
+        taken = [row for row in metrics if row.step >= first_step]
+        self._row("steps", _steps_taken(taken, seconds))
+        if metrics:
+            first, last = metrics[0], metrics[-1]
+            style = "bold" if math.isfinite(last.loss) else "bold red"
+            fall = (f"{_decimal(last.loss, 4)}", style)
+            self._row("loss", Text.assemble(f"{_decimal(first.loss, 4)} → ", fall))
+            columns = min(CURVE_COLUMNS, self._width() - _LABEL)
+            curve = sparkline([row.loss for row in metrics], columns, ascii_only=self._ascii)
+            self._row("", Text(curve, "cyan"))
+            speed = [row.tokens_per_second for row in taken]
+            pace = f", {statistics.median(speed):,.0f} tokens/s" if speed else ""
+            self._row("tokens", f"{last.tokens_seen:,} seen{pace}")
+            self._row("metrics", _clean(str(place / FILE_NAME)))
+        checkpoint = newest_checkpoint(place)
+        if checkpoint is not None:
+            self._row("weights", _clean(str(place / "checkpoint" / f"step-{checkpoint}")))
+
+    # ------------------------------------------------------------------------ header
+
+    def _layout(self, header: Header) -> None:
+        split = [(name, degree) for name, degree in header.layout if degree > 1]
+        whole = [name for name, degree in header.layout if degree == 1]
+        names = max((len(name) for name, _ in split), default=0)
+        degrees = max((len(str(degree)) for _, degree in split), default=0)
+        for name, degree in split:
+            what = SPLITS.get(name, "")
+            if name == "pp" and header.schedule:
+                what += f", schedule {_clean(header.schedule)}"
+            cells = ((f"{name:<{names}}  ", "cyan"), (f"{degree:>{degrees}}", "bold"), f"  {what}")
+            self._row("", Text.assemble(*cells))
+        if whole:
+            self._row("", Text(f"not split: {', '.join(whole)}", "dim"))
+
+    def _kernels(self, kernels: Sequence[tuple[str, str]]) -> None:
+        operations: dict[str, list[str]] = {}
+        for operation, kernel in kernels:
+            operations.setdefault(kernel, []).append(operation)
+        names = max(map(len, operations), default=0)
+        label = "kernels"
+        for kernel, served in operations.items():
+            self._row(label, ", ".join(served), Text(f"{kernel:<{names}}  ", "cyan"))
+            label = ""
+
+    # ------------------------------------------------------------------------ steps
+
+    def _line(self, metrics: StepMetrics) -> str:
+        """Return a step as a line of a log file."""
+        total = "" if self._steps is None else f"/{self._steps}"
+        words = [
+            f"step {metrics.step:>{max(len(total) - 1, 1)}}{total}",
+            f"loss {_decimal(metrics.loss, 4)}",
+            f"grad_norm {_decimal(metrics.grad_norm, 2)}",
+            f"lr {metrics.lr:.1e}",
+            f"{metrics.tokens_per_second:,.0f} tok/s",
+        ]
+        if metrics.mfu is not None:
+            words.append(f"mfu {metrics.mfu:.1%}")
+        words.append(f"{_decimal(metrics.step_seconds, 2)} s/step")
+        words.append(f"{metrics.memory_gib:.1f} GiB")
+        if self._steps is not None:
+            words.append(f"left {clock(self._pace.left(self._steps))}")
+        return "  ".join(words)
+
+    def _progress(self) -> RenderableType:
+        assert self._latest is not None
+        latest = self._latest
+        loss = f"loss {_decimal(latest.loss, 4)}"
+        if self._steps is None:
+            return Text(f"step {latest.step}  {loss}", no_wrap=True, overflow="crop")
+        counter = f"{latest.step:>{len(str(self._steps))}}/{self._steps}"
+        left = f"left {clock(self._pace.left(self._steps, now=time.monotonic()))}"
+        speed = f"{human(latest.tokens_per_second)} tok/s"
+        for parts in ((loss, speed, left), (loss, left), (loss,)):
+            words = "  ".join(parts)
+            bar = self._width() - len(counter) - len(words) - 3
+            if bar >= _MIN_BAR:
+                break
+        line = Table.grid(padding=(0, 1))
+        for _ in range(3):
+            line.add_column(no_wrap=True)
+        line.add_row(
+            Text(counter, "bold"),
+            ProgressBar(
+                self._steps,
+                latest.step,
+                width=max(bar, 1),
+                complete_style="cyan",
+                finished_style="green",
+            ),
+            Text(words),
+        )
+        return line
+
+    def _stays(self, metrics: StepMetrics, previous: int) -> bool:
+        """Return whether the row of a step is kept: evenly spaced ones, the last, a new start."""
+        if metrics.step <= previous or metrics.step == self._steps:
+            return True
+        stride = KEPT_ROWS if self._steps is None else math.ceil(self._steps / KEPT_ROWS)
+        return metrics.step // stride > previous // stride
+
+    def _keep(self, metrics: StepMetrics) -> None:
+        """Print a row that stays, and before the first one what its columns are."""
+        if not self._columns:
+            self._columns = _columns(metrics, self._steps, self._width())
+            heads = "  ".join(f"{column.head:>{column.width}}" for column in self._columns)
+            self._print(Text(heads, "dim", no_wrap=True, overflow="crop"))
+        cells = (f"{column.show(metrics):>{column.width}}" for column in self._columns)
+        self._print(Text("  ".join(cells), no_wrap=True, overflow="crop"))
+        if self._bar is not None:
+            self._bar.draw()  # a bar that lags behind the row above it looks wrong
+        self._kept = metrics
+
+    def _animate(self, status: Callable[[], RenderableType]) -> None:
+        if self._bar is None:
+            self._bar = _Animation(self._console, status)
+        else:
+            self._bar.show(status)
+
+    # ------------------------------------------------------------------------ lines
+
+    def _width(self) -> int:
+        return max(self._console.width, 2 * _LABEL)
+
+    def _row(self, label: str, value: str | Text, head: Text | None = None) -> None:
+        """Print ``value`` behind ``label`` (and ``head``), its further lines below itself."""
+        value = Text(value) if isinstance(value, str) else value
+        prefix = Text.assemble((f"{label:<{_LABEL}}", "dim"), head or "")
+        lines = [value]
+        if self._terminal:
+            room = max(self._width() - prefix.cell_len, _LABEL)
+            lines = list(value.wrap(self._console, room, overflow="fold"))
+        for line in lines:
+            self._print(Text.assemble(prefix, line))
+            prefix = Text(" " * prefix.cell_len)
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=not self._terminal)
+
+
+class _Animation:
+    """A line that is drawn anew five times a second, below all that is printed meanwhile.
+
+    rich's own thread is not joined when it stops; a process with threads must not be forked.
+    """
+
+    def __init__(self, console: Console, status: Callable[[], RenderableType]) -> None:
+        self._status = status
+        self._live = Live(
+            console=console,
+            get_renderable=lambda: self._status(),
+            auto_refresh=False,
+            transient=True,
+            # What else this process prints is no part of this screen, which may be a duplicate.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="atom-screen", daemon=True)
+        self._live.start(refresh=True)
+        self._thread.start()
+        atexit.register(self.close)  # whatever happens, the terminal gets its cursor back
+
+    def show(self, status: Callable[[], RenderableType]) -> None:
+        """Draw ``status`` from the next time on."""
+        self._status = status
+
+    def draw(self) -> None:
+        self._live.refresh()
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        self._closed.set()
+        self._thread.join()
+        self._live.stop()
+
+    def _run(self) -> None:
+        while not self._closed.wait(0.2):
+            self.draw()
+
+
+class _Pace:
+    """How long steps take, on average over the last ones."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=20)
+        self._step = 0
+        self._at = 0.0
+        self._warm = False
+
+    def add(self, metrics: StepMetrics) -> None:
+        if metrics.step <= self._step:
+            self._seconds.clear()  # started again
+            self._warm = False
+        elif self._seconds and not self._warm:
+            self._seconds.clear()  # the first step also warms up
+            self._warm = True
+        if math.isfinite(metrics.step_seconds):
+            self._seconds.append(metrics.step_seconds)
+        self._step, self._at = metrics.step, time.monotonic()
+
+    def left(self, steps: int, now: float | None = None) -> float:
+        """Return the seconds until step ``steps``: after the latest step, or at ``now``."""
+        if not self._seconds:
+            return math.nan
+        left = statistics.fmean(self._seconds) * (steps - self._step)
+        return max(left - (0.0 if now is None else now - self._at), 0.0)
+
+
+@dataclass(frozen=True)
+class _Column:
+    head: str
+    width: int
+    show: Callable[[StepMetrics], str]
+
+
+def _columns(metrics: StepMetrics, steps: int | None, width: int) -> list[_Column]:
+    """Return the columns that fit into ``width``."""
+    columns = [
+        _Column("step", max(len(str(steps or metrics.step)), 4), lambda row: str(row.step)),
+        _Column("loss", 9, lambda row: _decimal(row.loss, 4)),
+        _Column("grad norm", 9, lambda row: _decimal(row.grad_norm, 2)),
+        _Column("lr", 7, lambda row: f"{row.lr:.1e}"),
+        _Column("tokens/s", 9, lambda row: f"{row.tokens_per_second:,.0f}"),
+        _Column("mfu", 5, lambda row: "" if row.mfu is None else f"{row.mfu:.1%}"),
+        _Column("s/step", 6, lambda row: _decimal(row.step_seconds, 2)),
+        _Column("memory", 9, lambda row: f"{row.memory_gib:.1f} GiB"),
+    ]
+    for least in ("mfu" if metrics.mfu is None else "", "s/step", "lr", "memory", "grad norm"):
+        fits = sum(column.width + 2 for column in columns) - 2 <= width
+        if least == "mfu" or not fits:
+            columns = [column for column in columns if column.head != least]
+    return columns
+
+
+def _steps_taken(taken: Sequence[StepMetrics], seconds: float) -> str:
+    if not taken:
+        return f"none taken in {clock(seconds)}"
+    first, last = taken[0].step, taken[-1].step
+    span = f"{last:,}" if first == 1 else f"{first:,} to {last:,}"
+    return f"{span} in {clock(seconds)}"
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def human(number: float) -> str:
+    """Return a count to two or three digits: ``6.1 M``."""
+    if not math.isfinite(number):
+        return str(number)
+    units = ["", " K", " M", " B", " T"]
+    while abs(number) >= 999.5 and len(units) > 1:
+        number /= 1000
+        units.pop(0)
+    digits = 0 if not units[0] or abs(number) >= 99.95 else 1
+    return f"{number:,.{digits}f}{units[0]}"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration: ``0:31``, ``1:02:03``, ``3 d 4 h``; ``?`` where it is not known."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(max(round(seconds), 0), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24:,} d {hours % 24} h"
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def sparkline(values: Sequence[float], columns: int, *, ascii_only: bool = False) -> str:
+    """Return ``values`` as a curve of at most ``columns`` characters, low to high.
+
+    More values than columns are resampled by their median; a cross stands where no value is finite.
+    """
+    levels, gap = (".:-=+*#@", "x") if ascii_only else ("▁▂▃▄▅▆▇█", "×")  # noqa: RUF001
+    count = min(len(values), max(columns, 1))
+    points: list[float | None] = []
+    for column in range(count):
+        begin, end = column * len(values) // count, (column + 1) * len(values) // count
+        finite = [value for value in values[begin:end] if math.isfinite(value)]
+        points.append(statistics.median_low(finite) if finite else None)
+    known = [point for point in points if point is not None]
+    low = min(known, default=0.0)
+    # Halves, so that no difference overflows.
+    span = max(known, default=0.0) / 2 - low / 2
+
+    def level(point: float) -> str:
+        if span == 0:
+            return levels[len(levels) // 2]
+        return levels[min(int((point / 2 - low / 2) / span * len(levels)), len(levels) - 1)]
+
+    return "".join(gap if point is None else level(point) for point in points)
+
+
+def _decimal(value: float, digits: int) -> str:
+    """Return ``value`` with so many digits after the point, or in powers of ten where these would
+    say nothing."""
+    if value == 0 or not math.isfinite(value) or 10.0**-digits <= abs(value) < 1e5:
+        return f"{value:.{digits}f}"
+    return f"{value:.1e}"
+
+
+def _clean(text: str, keep: str = "") -> str:
+    """Return ``text`` without characters that would steer the terminal."""
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f]", lambda found: found[0] if found[0] in keep else "?", text
+    )
+
+
+_ASCII = str.maketrans({"×": "x", "→": "->", "…": "..."})  # noqa: RUF001
+
+
+class _Encodable:
+    """A text stream that any text can be written to: what its encoding lacks is replaced."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        try:
+            text.encode(self.encoding)
+        except UnicodeEncodeError:
+            text = text.translate(_ASCII).encode(self.encoding, "replace").decode(self.encoding)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()

@@ -137,6 +137,16 @@ def test_a_field_with_the_name_of_one_of_ours_is_kept_beside_it(folder: Path) ->
     assert (record["rank"], record["rank_"], record["time_"]) == (1, 5, "noon")
 
 
+def test_colors_of_a_message_are_left_out(folder: Path) -> None:
+    def rank() -> None:
+        logs.setup_rank(folder, 0)
+        logging.getLogger().info("\x1b[31mstep: %d\x1b[0m", 3)
+
+    in_child(rank)
+    (record,) = records(folder / "rank_0.jsonl")
+    assert record["event"] == "step: 3"
+
+
 class Opaque:
     def __repr__(self) -> str:
         return "<opaque>"

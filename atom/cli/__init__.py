@@ -1,17 +1,120 @@
+"""The ``atom`` command: it finds the sub-command, and tells mistakes and bugs apart."""
+
+from __future__ import annotations
+
+import argparse
 import importlib
+import os
+import select
 import sys
 import traceback
+from typing import NoReturn
 
-from atom.errors import UserError
+import atom
+from atom.errors import RunError, UserError, nearest
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
+    "plugins": ("atom.cli.plugins", "list what is installed, and why something is broken"),
+    "completion": ("atom.cli.completion", "print a script that completes commands in a shell"),
+}
+"""Name -> the module whose ``main(arguments) -> exit code`` it is, and one line of help."""
+
+OPTIONS = ("--help", "--version")
 
 
-def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
+class Parser(argparse.ArgumentParser):
+    """The arguments of a sub-command. A wrong one is a :class:`UserError`."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        valid = ", ".join(self._option_string_actions)
+        hint = f"; valid: {valid}" if message.startswith("unrecognized arguments") else ""
+        raise UserError(f"{self.prog}: {message}{hint}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the ``atom`` command.
+
+    Args:
+        argv: what follows ``atom`` on the command line; None for this process's own.
+
+    Returns:
+        The exit code: 0, 1 after a failed run, an interrupt or a bug, 2 after a user's mistake.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        return importlib.import_module(f"atom.cli.{argv[0]}").main(argv[1:])
-    except UserError as e:
-        print("atom:", e.sentence(getattr(e, "origin", None)), file=sys.stderr)
-        return 2
-    except Exception:
-        traceback.print_exc()
+        code = _run(arguments)
+        print(end="", flush=True)
+    except BrokenPipeError:
+        # Python flushes once more as it ends, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return _command(arguments)
+    except UserError as error:
+        return _say(error.sentence(getattr(error, "origin", None)), code=2)
+    except RunError as error:
+        return _say(str(error), code=1)
+    except KeyboardInterrupt:
+        return _say("interrupted", code=1)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            return _say(end.code, code=1)
+        return end.code or 0
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise
+        traceback.print_exc()
+        return _say(f"this is a bug ({type(error).__name__}), in ATOM or in a plugin", code=1)
+
+
+def _command(arguments: list[str]) -> int:
+    """Do what ``arguments`` ask for; return the exit code."""
+    if not arguments:
+        print(_help(), file=sys.stderr)
+        return 2
+    name, *rest = arguments
+    if name in ("--help", "-h"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"atom {atom.__version__}")
+        return 0
+    if name not in COMMANDS:
+        what = "option" if name.startswith("-") else "command"
+        valid = OPTIONS if name.startswith("-") else COMMANDS
+        raise UserError(f"there is no {what} {name}; {nearest(name, valid)}")
+    module, _ = COMMANDS[name]
+    code: int = importlib.import_module(module).main(rest)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items())
+    return (
+        f"usage: atom COMMAND [ARGUMENT ...]\n\nTrain truly open language models.\n\n{commands}\n\n"
+        "`atom COMMAND --help` explains a command; `atom --version` prints the version."
+    )
+
+
+def _say(sentence: str, *, code: int) -> int:
+    print(f"atom: {sentence}", file=sys.stderr)
+    return code
+
+
+def _nobody_reads() -> bool:
+    """Return whether the reader of this process's output has gone, as in ``atom plugins | head``.
+
+    A pipe to another process, of a run's for example, can break too, and that is no small thing.
+    """
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from atom.run import Run
 
 def main(argv: list[str]) -> int:
     """Run ``atom train``; return the exit code."""
+    # Records of libraries are a rank's or the launcher's log; what is here before is noise.
+    logging.getLogger().addHandler(logging.NullHandler())
     verbose = "-v" in argv
     arguments = [argument for argument in argv if argument != "-v"]
     host = Host.load()

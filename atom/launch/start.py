@@ -19,9 +19,6 @@ from atom.select import select
 if TYPE_CHECKING:
     from atom.titan.preflight import Preflight
 
-METRICS = "metrics.jsonl"
-
-
 def train(
     run: Run, host: Host, place: Path, choices: dict[str, str], *, verbose: bool = False
 ) -> None:
@@ -46,7 +43,7 @@ def train(
     ranks = Child(partial(_start, place, resolved.world_size, resolved.device, verbose=verbose))
     try:
         screen.starting(f"starting {resolved.world_size} ranks", steps=ready.steps)
-        rows = metrics.follow(place / METRICS, stop=lambda: not ranks.working(), from_now=True)
+        rows = metrics.follow(place / metrics.FILE_NAME, stop=lambda: not ranks.working(), from_now=True)
         for row in rows:
             screen.step(row)
         ranks.result()
@@ -55,7 +52,7 @@ def train(
         raise
     finally:
         screen.close()
-    screen.summary(metrics.read(place / METRICS), str(place), time.monotonic() - begin)
+    screen.summary(metrics.read(place / metrics.FILE_NAME), str(place), time.monotonic() - begin)
 
 
 def prepare_folder(
@@ -74,10 +71,7 @@ def prepare_folder(
     # Only now is torch needed: what is wrong so far was said within a second.
     from atom.titan.preflight import preflight
 
-    with logs.held_back():
-        ready = preflight(
-            run, selection, host, place, vocab_size=tokenizer.vocab_size, joined=ranks
-        )
+    ready = preflight(run, selection, host, place, vocab_size=tokenizer.vocab_size, joined=ranks)
     resumed_from = folder.check_continues(place, ready.run)
     folder.create(place, ready.run, host, tokenizer.files)
     Screen().header(_header(ready, place, choices, resumed_from))
@@ -87,7 +81,7 @@ def prepare_folder(
 def follow(place: Path, terminal: IO[str]) -> None:
     """Show the progress of the run in ``place`` for as long as this process lives."""
     screen = Screen(stream=terminal)
-    for row in metrics.follow(place / METRICS, stop=lambda: False, from_now=True):
+    for row in metrics.follow(place / metrics.FILE_NAME, stop=lambda: False, from_now=True):
         screen.step(row)
 
 

@@ -50,14 +50,14 @@ def check_together(config: Trainer.Config) -> None:
     Raises:
         UserError: parts of it do not go together.
     """
-    model = config.model_spec.model  # type: ignore[union-attr]
+    model = config.model_spec.model
     try:
         model.update_from_config(config=config)
         apply_overrides(config.override, config)
     except (ValueError, NotImplementedError) as error:
         raise UserError(" ".join(str(error).split()).rstrip(".")) from None
     degree = config.parallelism.context_parallel_degree
-    attention = getattr(config.model_spec.model, "first_attention", None)  # type: ignore[union-attr]
+    attention = getattr(config.model_spec.model, "first_attention", None)
     inner = getattr(attention, "inner_attention", None)
     if degree > 1 and isinstance(inner, FlexAttention.Config):
         block = inner.block_size if isinstance(inner.block_size, int) else inner.block_size[0]
@@ -147,7 +147,7 @@ def _check_pipeline(training: TrainingConfig, parallelism: ParallelismConfig, mo
         return
     name = parallelism.pipeline_parallel_schedule
     try:
-        schedule = get_schedule_class(name)
+        schedule: type = get_schedule_class(name)
     except ValueError:
         schedule = PipelineScheduleSingle
     if schedule in (PipelineScheduleSingle, PipelineScheduleMulti, _PipelineScheduleRuntime):
@@ -182,7 +182,7 @@ def _check_pipeline(training: TrainingConfig, parallelism: ParallelismConfig, mo
         )
     try:
         stages, layers, first, last = pipeline_parallel._get_pipeline_metadata(
-            SimpleNamespace(pp=degree),  # type: ignore[arg-type]  # all that it reads
+            SimpleNamespace(pp=degree),  # all that it reads
             parallelism,
             model,
         )

@@ -1,73 +1,230 @@
+"""ATOM's data loader: documents tokenized and packed, in an order that no layout changes.
+
+A global batch of G sequences is G *lanes*. Lane i reads its own documents of the source and makes
+of them sequence i of every step, whatever the number of ranks; data-parallel rank r of D owns lanes
+r·G/D to (r+1)·G/D - 1. What a lane has to remember between two steps is three integers.
+
+Shape suffixes: B = sequences a call, L = tokens a sequence, N = tokens of a document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.tokenizer import BaseTokenizer
+
+from atom.errors import UserError
+from atom.plugin import Document, DocumentSource
+
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
 class DocumentLoader(BaseDataLoader):
+    """Yields ``({"input": [B, L], "positions": [B, L]}, labels [B, L])``, all int64, without end.
+
+    A step of G sequences takes G / (D * B) calls on each of D ranks; they hand out the rank's lanes
+    in order, B at a time, and then begin again.
+
+    The state is ``{"lane.I": [epoch, document, pairs]}`` of the rank's own lanes: the lane's pass
+    over the data, the index in it of the document being read, and how many of that document's
+    training pairs are consumed. Keys name lanes and not ranks, so a checkpoint can be loaded on any
+    number of ranks.
+    """
+
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):
-        source: Any
+        source: DocumentSource
         seed: int
         global_batch_size: int
+        """In sequences."""
 
     def __init__(
         self,
-        config,
+        config: Config,
         *,
-        dp_world_size,
-        dp_rank,
-        tokenizer,
-        seq_len,
-        local_batch_size,
-        snapshot_every_n_steps,
-    ):
-        n = config.global_batch_size // dp_world_size
-        self.b = local_batch_size
-        self.n = n
-        self.L = seq_len
-        self.c = config
-        self.tok = tokenizer
-        self.lanes = range(dp_rank * n, (dp_rank + 1) * n)
-        self.state = {l: torch.zeros(3, dtype=torch.int64) for l in self.lanes}
-        self.it = None
+        dp_world_size: int,
+        dp_rank: int,
+        tokenizer: BaseTokenizer,
+        seq_len: int,
+        local_batch_size: int,
+        snapshot_every_n_steps: int | None = None,  # noqa: ARG002 (torchtitan gives it)
+    ) -> None:
+        """Make the loader of one rank.
 
-    def _lane(self, l):
-        s = self.state[l]
+        Args:
+            config: the documents, and the order they come in.
+            dp_world_size: D, the ranks that see different sequences.
+            dp_rank: which of them this is.
+            tokenizer: its ``encode(text, add_bos=, add_eos=)`` makes ids of a document.
+            seq_len: L, in tokens.
+            local_batch_size: B; with pipeline parallelism, the sequences of one microbatch.
+
+        Raises:
+            UserError: the global batch cannot be dealt out evenly.
+        """
+        lanes = config.global_batch_size
+        unit = dp_world_size * local_batch_size
+        if lanes < 1 or lanes % unit:
+            raise UserError(
+                f"must be a multiple of {unit} ({dp_world_size} data-parallel ranks x "
+                f"{local_batch_size} sequences)",
+                key="training.global_batch_size",
+                value=lanes,
+            )
+        share = lanes // dp_world_size
+        self._lanes = [
+            _Lane(lane, config, tokenizer) for lane in range(dp_rank * share, (dp_rank + 1) * share)
+        ]
+        self._global_batch_size = lanes
+        self._local_batch_size = local_batch_size
+        self._seq_len = seq_len
+        self._handed_out = 0
+        """Lanes of the current step that have been handed out."""
+
+    def __iter__(self) -> Iterator[Batch]:
         while True:
-            buf = []
-            for d in self.c.source.lane(
-                l, self.c.global_batch_size, seed=self.c.seed, epoch=int(s[0]), start=int(s[1])
-            ):
-                t = self.tok.encode(d.text, add_bos=True, add_eos=True)
-                o = int(s[2])
-                while o + self.L + 1 <= len(t):
-                    s[2] = o + self.L
-                    yield t[o : o + self.L + 1]
-                    o += self.L
-                s[1] += 1
-                s[2] = 0
-            s[0] += 1
-            s[1] = 0
+            yield self._batch()
 
-    def __iter__(self):
-        its = {l: self._lane(l) for l in self.lanes}
-        while True:
-            ls = list(self.lanes)
-            for c in range(0, self.n, self.b):
-                x = torch.tensor([next(its[l]) for l in ls[c : c + self.b]])
-                yield (
-                    {
-                        "input": x[:, :-1].contiguous(),
-                        "positions": torch.arange(self.L).expand(x.shape[0], -1).contiguous(),
-                    },
-                    x[:, 1:].contiguous(),
-                )
+    def _batch(self) -> Batch:
+        shape = (self._local_batch_size, self._seq_len)
+        inputs_BL, labels_BL, positions_BL = (
+            torch.empty(shape, dtype=torch.int64) for _ in range(3)
+        )
+        first = self._handed_out
+        for row, lane in enumerate(self._lanes[first : first + self._local_batch_size]):
+            lane.read(inputs_BL[row], labels_BL[row], positions_BL[row])
+        self._handed_out = (first + self._local_batch_size) % len(self._lanes)
+        return {"input": inputs_BL, "positions": positions_BL}, labels_BL
 
-    def state_dict(self):
-        return {f"lane.{l}": s.clone() for l, s in self.state.items()}
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return where each lane of this rank stands, in tensors of their own."""
+        # Within a step some lanes are ahead of others; three integers a lane could not say so.
+        assert self._handed_out == 0, "the state is taken between two steps"
+        return {lane.name: torch.tensor(lane.position) for lane in self._lanes}
 
-    def load_state_dict(self, d):
-        for l in self.state:
-            self.state[l] = d[f"lane.{l}"]
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """Go on from where a loader with as many lanes stood.
+
+        Raises:
+            UserError: the state is of another global batch size.
+        """
+        beyond = f"lane.{self._global_batch_size}"
+        if beyond in state_dict or any(lane.name not in state_dict for lane in self._lanes):
+            raise UserError(
+                "the checkpoint was saved with another; valid: that one, or a new run.dir",
+                key="training.global_batch_size",
+                value=self._global_batch_size,
+            )
+        for lane in self._lanes:
+            epoch, document, pairs = state_dict[lane.name].tolist()
+            lane.go_to(epoch, document, pairs)
+        self._handed_out = 0
+
+
+class _Lane:
+    """Packs its documents, one after another, into sequences of training pairs.
+
+    A training pair is a token and the one that follows it in the same document, so a document of N
+    tokens has N - 1 and the last token is nothing but a target. A part of a long document is packed
+    like a document: it has BOS only if it is the first part and EOS only if it is the last, and the
+    pair across two parts is left out, as the next part may be another lane's.
+
+    Documents without text, or of less than two tokens, are skipped.
+    """
+
+    def __init__(
+        self, number: int, config: DocumentLoader.Config, tokenizer: BaseTokenizer
+    ) -> None:
+        self.name = f"lane.{number}"
+        self._number = number
+        self._config = config
+        self._tokenizer = tokenizer
+        self.go_to(0, 0, 0)
+
+    @property
+    def position(self) -> tuple[int, int, int]:
+        """The pass, the index of the document being read, and how many of its pairs are read."""
+        return self._epoch, self._document, self._pairs
+
+    def go_to(self, epoch: int, document: int, pairs: int) -> None:
+        """Go to a :attr:`position`; documents are opened at the next :meth:`read`."""
+        self._epoch, self._document, self._pairs = epoch, document, pairs
+        self._documents: Iterator[tuple[int, Document]] | None = None
+        self._tokens_N = torch.empty(0, dtype=torch.int64)
+
+    def read(
+        self, inputs_L: torch.Tensor, labels_L: torch.Tensor, positions_L: torch.Tensor
+    ) -> None:
+        """Write the next sequence. Positions count from 0 at its start and at each document's.
+
+        Raises:
+            UserError: there is nothing to read.
+        """
+        if self._documents is None:
+            self._open()
+        seq_len, filled = len(inputs_L), 0
+        while filled < seq_len:
+            left = len(self._tokens_N) - 1 - self._pairs
+            if left <= 0:
+                self._next_document()
+                continue
+            count = min(left, seq_len - filled)
+            begin, end, here = self._pairs, self._pairs + count, slice(filled, filled + count)
+            inputs_L[here] = self._tokens_N[begin:end]
+            labels_L[here] = self._tokens_N[begin + 1 : end + 1]
+            torch.arange(count, out=positions_L[here])
+            self._pairs = end
+            filled += count
+
+    def _open(self) -> None:
+        self._documents = self._pass(self._document)
+        if self._pairs == 0:  # nothing has been read yet
+            return
+        _, document = next(self._documents, (0, None))
+        if document is not None:
+            self._tokens_N = self._encoded(document)
+        if self._pairs >= len(self._tokens_N):
+            raise UserError(
+                "the dataset or the tokenizer is not what it was when the checkpoint was saved: "
+                f"document {self._document} of sequence {self._number} has become shorter",
+                key="dataset",
+            )
+
+    def _next_document(self) -> None:
+        assert self._documents is not None
+        for _ in range(3):  # what is left of this pass, and two whole ones
+            for index, document in self._documents:
+                self._document, self._pairs = index, 0
+                self._tokens_N = self._encoded(document)
+                if len(self._tokens_N) >= 2:
+                    return
+            self._epoch += 1
+            self._documents = self._pass(0)
+        raise UserError(
+            f"two passes over the documents of sequence {self._number} of the global batch gave "
+            "nothing to train on; valid: a dataset with text for all "
+            f"{self._config.global_batch_size} sequences",
+            key="dataset",
+        )
+
+    def _pass(self, start: int) -> Iterator[tuple[int, Document]]:
+        config = self._config
+        return enumerate(
+            config.source.lane(
+                self._number,
+                config.global_batch_size,
+                seed=config.seed,
+                epoch=self._epoch,
+                start=start,
+            ),
+            start,
+        )
+
+    def _encoded(self, document: Document) -> torch.Tensor:
+        if not document.text:  # BOS and EOS alone would teach that texts are empty
+            return torch.empty(0, dtype=torch.int64)
+        ids = self._tokenizer.encode(document.text, add_bos=document.starts, add_eos=document.ends)
+        return torch.tensor(ids, dtype=torch.int64)

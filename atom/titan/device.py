@@ -119,7 +119,7 @@ class _CpuModule(types.ModuleType):
         """There is no cache to empty."""
 
 
-def _use_cpu(utils: types.ModuleType) -> None:
+def _use_cpu(utils: Any) -> None:
     utils.device_type = "cpu"
     utils.device_module = _CpuModule("atom.titan.device.cpu")
     # An infinite peak makes torchtitan's MFU zero; ATOM leaves out an MFU of an unknown peak.
@@ -132,7 +132,7 @@ def _use_cpu(utils: types.ModuleType) -> None:
     from torchtitan.models.common import attention
 
     attention._compiled_create_block_mask = create_block_mask
-    context_parallel._compiled_create_block_mask = create_block_mask
+    context_parallel._compiled_create_block_mask = create_block_mask  # type: ignore[assignment]
 
 
 def mend_fsdp(model: torch.nn.Module) -> None:

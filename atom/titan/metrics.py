@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torchtitan.components.metrics import MetricsProcessor, _get_metrics_rank
 
-from atom.metrics import MetricsWriter, StepMetrics
+from atom.metrics import FILE_NAME, MetricsWriter, StepMetrics
 
 
 class StepMetricsProcessor(MetricsProcessor):
@@ -32,7 +32,7 @@ class StepMetricsProcessor(MetricsProcessor):
         writes = torch.distributed.get_rank() == _get_metrics_rank(
             parallel_dims=self.parallel_dims, pp_schedule=pp_schedule
         )
-        self._writer = MetricsWriter(Path(dump_folder) / "metrics.jsonl") if writes else None
+        self._writer = MetricsWriter(Path(dump_folder) / FILE_NAME) if writes else None
         self._last: tuple[int, float] | None = None
 
     def should_log(self, step: int) -> bool:

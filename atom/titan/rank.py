@@ -51,4 +51,4 @@ def train(path: Path, *, verbose: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], verbose="-v" in sys.argv[2:])
+    main(sys.argv[1], verbose="-v" in sys.argv[2:])

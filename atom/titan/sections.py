@@ -53,7 +53,7 @@ def build(schema: type[T], section: Section, key: str) -> T:
         UserError: an unknown key, a wrong type, or a value that the dataclass itself refuses.
     """
     names = [field.name for field in dataclasses.fields(schema) if field.init]  # type: ignore[arg-type]
-    strict = pydantic.dataclasses.dataclass(schema, config=ConfigDict(extra="forbid"))  # type: ignore[call-overload]
+    strict = pydantic.dataclasses.dataclass(schema, config=ConfigDict(extra="forbid"))
     checked: Any = validated(TypeAdapter(strict), section, key=key, fields=names)
     # pydantic's dataclass is a subclass; torchtitan gets exactly its own type.
     return schema(**{name: getattr(checked, name) for name in names})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
-from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.config.override import OverrideConfig
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
@@ -53,7 +53,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
     strategy = selection.parallelism.code("build")(
         parallelism, ParallelismContext(world_size=resolved.world_size, parts=parts)
     )
-    debug = sections.build(sections.SCHEMA["debug"], run.debug, "debug")
+    debug: DebugConfig = sections.build(DebugConfig, run.debug, "debug")
     seed = debug.seed or 0
     degree = parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree
     if "local_batch_size" not in run.training:

@@ -62,7 +62,7 @@ def _dense(mask: BlockMask) -> torch.Tensor:
         batch, _heads, q_len, kv_len = mask.shape
         device = mask.kv_indices.device
         dense = create_mask(mask.mask_mod, batch, None, q_len, kv_len, device=device)
-        mask.atom_dense = dense
+        mask.atom_dense = dense  # type: ignore[attr-defined]
     return dense
 
 

@@ -1,0 +1,111 @@
+"""``atom plugins``: what is installed, from which package, and why something is broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from dataclasses import asdict, dataclass
+
+from atom.cli import Parser
+from atom.host import Host, Plugin
+from atom.plugin import KINDS
+
+_KINDS = [declaration.kind for declaration in KINDS]
+_HEADER = ("KIND", "NAME", "PACKAGE", "VERSION", "STATUS", "SUMMARY, OR REASON")
+_NARROWEST = 30
+"""The least width, in columns, in which a summary is still read with ease."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A component, or a plugin of which no component is known; then ``kind`` is None."""
+
+    kind: str | None
+    name: str
+    package: str
+    version: str
+    status: str
+    reason: str | None
+    summary: str | None
+
+
+def parser() -> Parser:
+    """Return the parser of the command's arguments."""
+    parser = Parser("atom plugins", "List installed plugins and what they offer.")
+    parser.add_argument("--json", action="store_true", help="print a JSON list, for programs")
+    parser.add_argument("--kind", choices=_KINDS, help="list the components of one kind")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``atom plugins``; return the exit code, which is 0 whatever is broken."""
+    options = parser().parse_args(arguments)
+    every = rows(Host.load())
+    shown = [row for row in every if options.kind in (None, row.kind)]
+    if options.json:
+        print(json.dumps([asdict(row) for row in shown], indent=2))
+        return 0
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if shown:
+        print(table(shown, columns))
+    else:
+        print(f"no plugin offers any {options.kind}" if options.kind else "there are no plugins")
+    broken = sum(row.status == "broken" for row in every) if options.kind else 0
+    if broken:
+        print(f"\nbroken, of any kind: {broken} (`atom plugins` says why)")
+    return 0
+
+
+def rows(host: Host) -> list[Row]:
+    """Return a row a component, by kind and name; then one for each plugin that shows none."""
+    components = sorted(
+        host.components, key=lambda c: (_KINDS.index(c.kind), c.name, c.plugin.package)
+    )
+    found = [
+        Row(c.kind, c.name, c.plugin.package, c.plugin.version, "ok", None, c.summary)
+        for c in components
+    ]
+    shown = {component.plugin for component in components}
+    return found + [_without_components(plugin) for plugin in host.plugins if plugin not in shown]
+
+
+def _without_components(plugin: Plugin) -> Row:
+    name, package, version = plugin.entry_point, plugin.package, plugin.version
+    if plugin.reason is not None:
+        return Row(None, name, package, version, "broken", plugin.reason, None)
+    groups = sorted(group.name for group in plugin.conf.iterdir()) if plugin.conf else []
+    summary = f"config groups: {', '.join(groups)}" if groups else "declares nothing"
+    return Row(None, name, package, version, "ok", None, summary)
+
+
+def table(rows: list[Row], columns: int | None) -> str:
+    """Return ``rows`` in aligned columns.
+
+    Args:
+        rows: at least one.
+        columns: the width to fit, by wrapping the last column; None for a line a row.
+    """
+    cells = [_HEADER] + [
+        (row.kind or "-", row.name, row.package, row.version, row.status)
+        + (row.reason or row.summary or "",)
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
+    indent = sum(widths) + 2 * len(widths)
+    if columns is not None and columns - indent < _NARROWEST:
+        indent = 4  # no room beside the other columns: a line of its own
+    lines = []
+    for *short, text in cells:
+        start = "  ".join(cell.ljust(width) for cell, width in zip(short, widths, strict=True))
+        if columns is None:
+            lines.append(f"{start}  {text}")
+            continue
+        wrapped = textwrap.wrap(text, max(columns - indent, 1)) or [""]
+        if indent == 4:
+            lines.append(start.rstrip())
+        else:
+            lines.append(f"{start}  {wrapped.pop(0)}")
+        lines += [" " * indent + line for line in wrapped]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,27 @@
+"""Text to train on: the Python standard library, local files, or the Hugging Face Hub."""
+
+from collections.abc import Iterator
+
+from atom.plugin import Dataset, hookimpl
+
+
+@hookimpl
+def atom_datasets() -> Iterator[Dataset]:
+    yield Dataset(
+        name="stdlib",
+        summary="the source of Python's standard library: real text on every machine",
+        config="atom_datasets.config:Stdlib",
+        source="atom_datasets.stdlib:source",
+    )
+    yield Dataset(
+        name="local",
+        summary="files of your own: plain text, JSON lines or Parquet",
+        config="atom_datasets.config:Local",
+        source="atom_datasets.local:source",
+    )
+    yield Dataset(
+        name="huggingface",
+        summary="a dataset of the Hugging Face Hub, streamed",
+        config="atom_datasets.config:HuggingFace",
+        source="atom_datasets.huggingface:source",
+    )

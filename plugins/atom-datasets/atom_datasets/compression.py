@@ -1,0 +1,87 @@
+"""Compressed files."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from atom.errors import UserError
+
+SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst"})
+
+
+def bare_suffix(path: Path) -> str:
+    """Return the suffix of what is in ``path``: ``.jsonl`` for ``a.jsonl.gz``."""
+    return (Path(path.stem) if path.suffix in SUFFIXES else path).suffix.lower()
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open ``path`` to be read, decompressed if its suffix says so."""
+    match path.suffix:
+        case ".gz":
+            return cast(BinaryIO, gzip.open(path))
+        case ".bz2":
+            return cast(BinaryIO, bz2.open(path))
+        case ".xz":
+            return cast(BinaryIO, lzma.open(path))
+        case ".zst":
+            # Unlike the package zstandard, pyarrow tells a file that was cut off from a whole one.
+            import pyarrow as pa  # type: ignore[import-untyped]
+
+            stream = pa.input_stream(str(path), compression="zstd")
+            return io.BufferedReader(stream, 1 << 17)
+    return path.open("rb")
+
+
+def plain(path: Path, cache: Path) -> Path:
+    """Return ``path``, or a decompressed copy of it in ``cache``.
+
+    A copy is made once for each content (path, size and time), by however many processes ask.
+
+    Raises:
+        UserError: it cannot be decompressed.
+    """
+    if path.suffix not in SUFFIXES:
+        return path
+    stat = path.stat()
+    identity = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    copy = cache / f"{hashlib.sha256(identity.encode()).hexdigest()}{bare_suffix(path)}"
+    if copy.exists():
+        return copy
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=cache, delete=False) as unfinished:
+        try:
+            with explained(path), opened(path) as compressed:
+                shutil.copyfileobj(compressed, unfinished, 1 << 20)
+        except BaseException:
+            Path(unfinished.name).unlink()
+            raise
+    # Renamed when whole, so that no process ever sees half a copy.
+    Path(unfinished.name).replace(copy)
+    return copy
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Tell a file that cannot be read, or is damaged, as the mistake it is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if path.suffix in SUFFIXES:
+            problem = f"{path} cannot be decompressed: {error}"
+        elif isinstance(error, OSError):
+            problem = f"{path} cannot be read: {error.strerror or error}"
+        else:
+            raise
+        raise UserError(problem, key="dataset.path") from None

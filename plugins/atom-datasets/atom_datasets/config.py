@@ -1,0 +1,52 @@
+"""Parameters of the datasets."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class _Parameters(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _TextFiles(_Parameters):
+    max_chars: int = Field(
+        default=65536,
+        ge=64,
+        description="a file of more bytes is split at line ends, so that no document has more "
+        "characters",
+    )
+
+
+class Stdlib(_TextFiles):
+    """The ``.py``, ``.txt`` and ``.rst`` files of the Python that runs ATOM."""
+
+
+class Local(_TextFiles):
+    """Files on this machine, or on a disk that all machines see."""
+
+    path: Name | Annotated[list[Name], Field(min_length=1)] = Field(
+        description="a file, a folder, a glob pattern, or a list of them"
+    )
+    format: Literal["auto", "text", "jsonl", "parquet"] = Field(
+        default="auto", description="what the files hold; auto goes by their suffix"
+    )
+    text_field: Name = Field(
+        default="text", description="the field of a record, or the column, that holds the text"
+    )
+
+
+class HuggingFace(_Parameters):
+    """A dataset that ``datasets.load_dataset`` can stream."""
+
+    path: Name = Field(description="the dataset's name on the Hub, such as allenai/c4, or a folder")
+    subset: Name | None = Field(
+        default=None, description="the subset (configuration); null: the dataset's default"
+    )
+    split: Name = Field(default="train", description="the split")
+    text_field: Name = Field(default="text", description="the column that holds the text")
+    revision: Name | None = Field(
+        default=None, description="a branch, tag or commit of the dataset; null: the newest"
+    )

@@ -1,0 +1,26 @@
+"""The ``datasets`` library, without its own words on the screen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep ``datasets`` from writing to the screen, but for progress bars on a terminal."""
+    import datasets
+    from datasets.utils import logging
+
+    verbosity = logging.get_verbosity()
+    bars = not datasets.are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,76 @@
+"""``stdlib``: the text files of Python's own standard library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from atom.errors import UserError
+from atom.plugin import Document
+from atom_datasets.config import Stdlib
+from atom_datasets.dealing import deal
+from atom_datasets.text_files import TextFile, TextFiles, walk
+
+SUFFIXES = frozenset({".py", ".txt", ".rst"})
+WITHOUT = frozenset({"site-packages", "dist-packages", "__pycache__"})
+
+
+def source(config: Stdlib) -> StdlibSource:
+    """Return the source that ``config`` describes."""
+    return StdlibSource(max_chars=config.max_chars)
+
+
+@dataclass(frozen=True)
+class StdlibSource:
+    """The standard library's files, a document each, its id the path within the library."""
+
+    max_chars: int
+
+    def check(self) -> str:
+        """Return a digest of the files' paths and sizes and the version of Python.
+
+        Raises:
+            UserError: this Python comes without the source of its library.
+        """
+        files = _files(_folder())
+        if not files:
+            raise UserError(
+                f"there is no source of the standard library in {_folder()}; valid: a Python that "
+                "comes with it, or another dataset",
+                key="dataset.name",
+                value="stdlib",
+            )
+        sizes = [(file.name, file.size) for file in files]
+        recipe = [platform.python_version(), self.max_chars, sizes]
+        return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
+
+    def lane(
+        self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
+    ) -> Iterator[Document]:
+        """Yield the documents of ``lane``; see :func:`atom_datasets.dealing.deal`."""
+        documents = _documents(_folder(), self.max_chars)
+        return deal(documents, lane, lanes, seed=seed, epoch=epoch, start=start)
+
+
+def _folder() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
+@lru_cache(maxsize=1)
+def _files(folder: Path) -> tuple[TextFile, ...]:
+    return tuple(
+        TextFile(name=path.relative_to(folder).as_posix(), path=path, size=path.stat().st_size)
+        for path in walk(folder, WITHOUT)
+        if path.suffix in SUFFIXES and path.is_file()
+    )
+
+
+@lru_cache(maxsize=1)
+def _documents(folder: Path, max_chars: int) -> TextFiles:
+    return TextFiles(_files(folder), max_chars)

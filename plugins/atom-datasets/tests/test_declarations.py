@@ -1,0 +1,84 @@
+"""What the package says of itself, without torch."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import yaml
+
+import atom_datasets
+from atom.plugin import ENTRY_POINT_GROUP
+
+DECLARED = {dataset.name: dataset for dataset in atom_datasets.atom_datasets()}
+NAMES = ["stdlib", "local", "huggingface"]
+CONF = Path(atom_datasets.__file__).parent / "conf" / "dataset"
+
+
+def pointed_to(reference: str | None) -> object:
+    assert reference is not None
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def test_the_entry_point_leads_here() -> None:
+    found = [e for e in entry_points(group=ENTRY_POINT_GROUP) if e.value == "atom_datasets"]
+    assert [entry.load() for entry in found] == [atom_datasets]
+
+
+def test_every_dataset_has_a_group_file() -> None:
+    assert sorted(DECLARED) == sorted(NAMES) == sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_reference_exists(name: str) -> None:
+    assert callable(pointed_to(DECLARED[name].source))
+    fields = pointed_to(DECLARED[name].config).model_fields  # type: ignore[attr-defined]
+    assert all(field.description for field in fields.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_group_file_has_every_parameter_with_its_default(name: str) -> None:
+    text = (CONF / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+    assert all("#" in line for line in text.splitlines() if not line.startswith("name:"))
+    parameters = yaml.safe_load(text)
+    assert parameters.pop("name") == name
+    fields = pointed_to(DECLARED[name].config).model_fields  # type: ignore[attr-defined]
+    assert parameters == {
+        key: "???" if field.is_required() else field.default for key, field in fields.items()
+    }
+
+
+def test_declaring_and_reading_import_no_torch(tmp_path: Path) -> None:
+    script = """
+import sys
+import atom_datasets
+list(atom_datasets.atom_datasets())
+heavy = {"torch", "torchtitan", "transformers"}
+assert not (heavy | {"datasets", "numpy", "pyarrow"}) & set(sys.modules), "declaring"
+from pathlib import Path
+from atom_datasets import huggingface, local, stdlib
+from atom_datasets.config import Local, Stdlib
+text, records = Path("a.txt"), Path("b.jsonl")
+text.write_text("text")
+records.write_text('{"text": "text"}')
+sources = [stdlib.source(Stdlib()), local.source(Local(path=str(text)))]
+for source in sources:
+    source.check()
+    next(source.lane(0, 1, seed=0, epoch=0))
+assert not (heavy | {"datasets"}) & set(sys.modules), "text"
+local.source(Local(path=str(records))).check()
+assert not heavy & set(sys.modules), "tables"
+"""
+    command = [sys.executable, "-c", script]
+    environment = {"HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""

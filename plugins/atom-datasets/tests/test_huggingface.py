@@ -1,0 +1,178 @@
+"""``huggingface``: lanes dealt over shards, read from local shards as the Hub has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atom.errors import UserError
+from atom_datasets import huggingface
+from atom_datasets.config import HuggingFace
+
+SHARDS, ROWS = 5, 600  # more rows than are read at a time
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for shard in range(SHARDS):
+        rows = [{"text": f"{shard}:{row}", "n": row} for row in range(ROWS + shard)]
+        rows[7]["text"] = None
+        path = folder / f"train-{shard}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def made(path: Path | str, **parameters: object) -> huggingface.HuggingFaceSource:
+    return huggingface.source(HuggingFace.model_validate({"path": str(path)} | parameters))
+
+
+def texts(
+    source: huggingface.HuggingFaceSource, lane: int, lanes: int, start: int = 0
+) -> list[str]:
+    return [d.text for d in source.lane(lane, lanes, seed=0, epoch=0, start=start)]
+
+
+@given(
+    shards=st.integers(1, 12),
+    lanes=st.integers(1, 12),
+    rows=st.integers(0, 40),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 3),
+)
+def test_every_row_is_dealt_once(shards: int, lanes: int, rows: int, seed: int, epoch: int) -> None:
+    dealt = [huggingface.dealt(shards, n, lanes, seed=seed, epoch=epoch) for n in range(lanes)]
+    read = Counter(
+        (part.shard, row)
+        for part in chain.from_iterable(dealt)
+        for row in range(part.first, rows, part.step)
+    )
+    assert read == Counter({(shard, row): 1 for shard in range(shards) for row in range(rows)})
+    opened = [len({part.shard for part in parts}) for parts in dealt]
+    assert max(opened) <= -(-shards // lanes)
+
+
+def test_neighbours_share_shards() -> None:
+    dealt = [huggingface.dealt(2, lane, 8, seed=0, epoch=0) for lane in range(8)]
+    assert [{part.shard for part in parts} for parts in dealt[:4]] == [{dealt[0][0].shard}] * 4
+
+
+def test_passes_and_seeds_are_dealt_otherwise() -> None:
+    for shards, lanes in ((20, 4), (2, 20), (1, 20)):
+        orders = {
+            str([huggingface.dealt(shards, lane, lanes, seed=s, epoch=e) for lane in range(lanes)])
+            for s in range(3)
+            for e in range(3)
+        }
+        assert len(orders) == 9
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5, 16])
+def test_a_pass_has_every_row_once(lanes: int, folder: Path) -> None:
+    source = made(folder)
+    source.check()
+    read = [texts(source, lane, lanes) for lane in range(lanes)]
+    for lane in range(lanes):
+        assert read[lane] == [
+            "" if row == 7 else f"{part.shard}:{row}"
+            for part in huggingface.dealt(SHARDS, lane, lanes, seed=0, epoch=0)
+            for row in range(part.first, ROWS + part.shard, part.step)
+        ]
+    assert sum(map(len, read)) == sum(ROWS + shard for shard in range(SHARDS))
+
+
+@pytest.mark.parametrize(("lane", "lanes"), [(0, 1), (1, 2), (3, 8)])
+def test_a_lane_starts_anywhere(lane: int, lanes: int, folder: Path) -> None:
+    source = made(folder)
+    whole = texts(source, lane, lanes)
+    for start in (0, 1, len(whole) // 2, len(whole) - 1, len(whole), len(whole) + 1):
+        assert texts(source, lane, lanes, start=start) == whole[start:]
+
+
+def test_a_lane_opens_its_own_shards_and_no_others(folder: Path) -> None:
+    source = made(folder)
+    (own,) = huggingface.dealt(SHARDS, 2, SHARDS, seed=0, epoch=0)
+    source.check()
+    for path in folder.iterdir():
+        if path.name != f"train-{own.shard}.jsonl":
+            path.unlink()
+    assert texts(source, 2, SHARDS)[0] == f"{own.shard}:0"
+    with pytest.raises(FileNotFoundError):
+        texts(source, 3, SHARDS)
+
+
+def test_ids_name_shard_and_row(folder: Path) -> None:
+    document = next(made(folder).lane(0, 1, seed=0, epoch=0, start=9))
+    shard, row = document.text.split(":")
+    assert document.id == f"{folder}/train shard {shard} row {row}"
+
+
+def test_the_digest_is_of_what_is_named(folder: Path) -> None:
+    assert made(folder).check() == made(folder).check()
+    assert made(folder).check() != made(folder, text_field="text", revision="main").check()
+
+
+def test_the_source_can_be_sent_to_another_process() -> None:
+    assert pickle.loads(pickle.dumps(made("a/b"))) == made("a/b")
+
+
+# ---------------------------------------------------------------------------- mistakes
+
+
+def mistake(source: huggingface.HuggingFaceSource) -> UserError:
+    with pytest.raises(UserError) as error:
+        source.check()
+    assert "\n" not in str(error.value)
+    return error.value
+
+
+def test_a_column_that_is_not_there(folder: Path) -> None:
+    error = mistake(made(folder, text_field="txt"))
+    assert (error.key, error.value) == ("dataset.text_field", "txt")
+    assert "did you mean text?" in str(error)
+
+
+def test_a_column_that_is_no_text(folder: Path) -> None:
+    error = mistake(made(folder, text_field="n"))
+    assert error.key == "dataset.text_field"
+    assert "holds int and no text" in str(error)
+
+
+def test_a_split_or_subset_that_is_not_there(folder: Path) -> None:
+    assert "Available splits: ['train']" in str(mistake(made(folder, split="trian")))
+    assert "Available: ['default']" in str(mistake(made(folder, subset="english")))
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\n")
+    error = mistake(made(tmp_path))
+    assert (error.key, error.value) == ("dataset.path", str(tmp_path))
+
+
+def test_the_hub_out_of_reach(tmp_path: Path) -> None:
+    script = """
+from atom.errors import UserError
+from atom_datasets.config import HuggingFace
+from atom_datasets.huggingface import source
+try:
+    source(HuggingFace(path="allenai/c4", subset="en")).check()
+except UserError as error:
+    print(error)
+"""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith("dataset.path=allenai/c4: cannot be streamed: Couldn't reach")
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
