@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,19 +53,30 @@ def select(run: Run, host: Host) -> Selection:
     )
 
 
+def configured(component: Component, parameters: Mapping[str, Any]) -> BaseModel | None:
+    """Return ``parameters`` as the config model of ``component``, or None if it has no parameters.
+
+    Raises:
+        UserError: a parameter is unknown or wrong.
+    """
+    reference = component.declaration.config
+    if reference is None:
+        if parameters:
+            parameter, value = next(iter(parameters.items()))
+            raise UserError(
+                f"{component.name} has no parameters",
+                key=f"{component.kind}.{parameter}",
+                value=value,
+            )
+        return None
+    model = resolve(reference, component)
+    config: BaseModel = validated(
+        TypeAdapter(model), parameters, key=component.kind, fields=[*model.model_fields, "name"]
+    )
+    return config
+
+
 def _choose(run: Run, host: Host, kind: str) -> Chosen:
     section = getattr(run, kind)
     component = host.find(kind, section.name, key=f"{kind}.name")
-    reference = component.declaration.config
-    if reference is None:
-        if section.parameters:
-            parameter, value = next(iter(section.parameters.items()))
-            raise UserError(
-                f"{section.name} has no parameters", key=f"{kind}.{parameter}", value=value
-            )
-        return Chosen(component, None)
-    model = resolve(reference, component)
-    config = validated(
-        TypeAdapter(model), section.parameters, key=kind, fields=[*model.model_fields, "name"]
-    )
-    return Chosen(component, config)
+    return Chosen(component, configured(component, section.parameters))

@@ -1,0 +1,12 @@
+"""The conformance kit: whether a component keeps the promises of its kind.
+
+An author writes one line in a test module of the plugin, and pytest collects the suite of the kind::
+
+    from atom.testing import conformance
+
+    TestMyNet = conformance("architecture:my_net", dim=64, n_layers=2)
+"""
+
+from atom.testing.conformance import conformance
+
+__all__ = ["conformance"]
