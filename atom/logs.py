@@ -77,6 +77,12 @@ def remove_if_empty(folder: Path) -> None:
             path.unlink()
 
 
+def stamp(seconds: float) -> str:
+    """Return a time, in seconds since the epoch, as the logs write it; it sorts as text."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
 def _text(descriptor: int) -> TextIO:
     return os.fdopen(
         descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
@@ -149,6 +155,7 @@ def _install(handlers: list[logging.Handler]) -> None:
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(logging.INFO)
+    _silence_own_handlers()
     logging.captureWarnings(True)
     structlog.configure(
         processors=[
@@ -161,6 +168,21 @@ def _install(handlers: list[logging.Handler]) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def _silence_own_handlers() -> None:
+    """Let records of libraries reach the root logger and nobody else: torch and others have
+    handlers of their own, which write to the standard error."""
+    for logger in list(logging.Logger.manager.loggerDict.values()):
+        if not isinstance(logger, logging.Logger):
+            continue
+        for handler in logger.handlers[:]:
+            if (
+                type(handler) is logging.StreamHandler
+                or type(handler).__name__ == "_StderrHandler"  # torch._logging._internal
+            ):
+                logger.removeHandler(handler)
+                logger.propagate = True
 
 
 # ---------------------------------------------------------------------------- processors
@@ -194,8 +216,7 @@ class _Fields:
     def _stamp(self, seconds: float) -> str:
         if self._time is not None:
             return datetime.fromtimestamp(seconds).strftime(self._time)
-        stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-        return stamp.replace("+00:00", "Z")
+        return stamp(seconds)
 
 
 def _json(_logger: object, _method: str, event: EventDict) -> str:

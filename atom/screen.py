@@ -452,7 +452,7 @@ def sparkline(values: Sequence[float], columns: int, *, ascii_only: bool = False
 
     More values than columns are resampled by their median; a cross stands where no value is finite.
     """
-    levels, gap = (".:-=+*#@", "x") if ascii_only else ("▁▂▃▄▅▆▇█", "×")  # noqa: RUF001
+    levels, gap = (".:-=+*#@", "x") if ascii_only else ("▁▂▃▄▅▆▇█", "×")
     count = min(len(values), max(columns, 1))
     points: list[float | None] = []
     for column in range(count):
@@ -487,7 +487,7 @@ def _clean(text: str, keep: str = "") -> str:
     )
 
 
-_ASCII = str.maketrans({"×": "x", "→": "->", "…": "..."})  # noqa: RUF001
+_ASCII = str.maketrans({"×": "x", "→": "->", "…": "..."})
 
 
 class _Encodable:

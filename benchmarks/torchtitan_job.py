@@ -18,8 +18,6 @@ from atom.titan import device
 device.use("cpu")
 
 import torch  # noqa: E402
-from atom_datasets.config import Stdlib  # noqa: E402
-from atom_datasets.stdlib import source  # noqa: E402
 from torchtitan.components.loss import CrossEntropyLoss  # noqa: E402
 from torchtitan.components.metrics import MetricsProcessor, _get_metrics_rank  # noqa: E402
 from torchtitan.components.optimizer import LRSchedulersContainer, default_adamw  # noqa: E402
@@ -39,6 +37,8 @@ from atom.plugin import ArchitectureContext  # noqa: E402
 from atom.titan.data import DocumentLoader  # noqa: E402
 from atom.titan.initial_weights import seed_parameters  # noqa: E402
 from atom.titan.pipeline import send_contiguous  # noqa: E402
+from atom_datasets.config import Stdlib  # noqa: E402
+from atom_datasets.stdlib import source  # noqa: E402
 from atom_llama.build import llama3  # noqa: E402
 from atom_llama.config import Llama3  # noqa: E402
 from atom_tokenizers.config import Bytes  # noqa: E402

@@ -72,10 +72,21 @@ def train(atom: Command) -> Callable[..., list[dict]]:
     def run(place: Path, *overrides: str) -> list[dict]:
         result = atom("train", *SMALL, f"run.dir={place}", *overrides)
         assert result.returncode == 0, result.stdout + result.stderr
-        return rows(place)
+        return _rows(place)
 
     return run
 
 
-def rows(place: Path) -> list[dict]:
+@pytest.fixture(scope="session")
+def small() -> tuple[str, ...]:
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[[Path], list[dict]]:
+    """Read the rows of a run's metrics.jsonl."""
+    return _rows
+
+
+def _rows(place: Path) -> list[dict]:
     return [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,6 +19,9 @@ from atom.launch import joined, start
 from atom.launch.child import call
 from atom.run import Run
 
+if TYPE_CHECKING:
+    from atom.titan.preflight import Preflight
+
 
 def main(argv: list[str]) -> int:
     """Run ``atom train``; return the exit code."""
@@ -28,7 +32,7 @@ def main(argv: list[str]) -> int:
     host = Host.load()
     ranks = joined.world_size()
     if ranks is not None:
-        return joined.train(partial(_compose_for_all, arguments, host, ranks), start.follow)
+        return joined.train(partial(_compose_for_all, arguments, host, ranks), verbose=verbose)
 
     def job(run: Run) -> None:
         choices = _choices()
@@ -45,23 +49,22 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Path:
-    """Compose and write down the run of ranks that were started around ATOM; return its folder."""
-    places: list[Path] = []
+def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight:
+    """Compose and write down the run of ranks that were started around ATOM."""
+    composed: list[Preflight] = []
 
     def job(run: Run) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise UserError("a sweep starts its own ranks: run it outside torchrun and srun")
         place = run.run.dir or folder.default()
-        start.prepare_folder(run, host, place, _choices(), ranks=ranks)
-        places.append(place)
+        composed.append(start.prepare_folder(run, host, place, _choices(), ranks=ranks))
 
     compose.main(arguments, partial(_with_origins, host=host, job=job), host)
-    if not places:
+    if not composed:
         raise UserError(
             "nothing to train: --cfg, --info and --help belong outside torchrun and srun"
         )
-    return places[0]
+    return composed[0]
 
 
 def _with_origins(config: DictConfig, *, host: Host, job: Callable[[Run], None]) -> None:

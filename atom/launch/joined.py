@@ -10,15 +10,20 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from atom.errors import UserError
+from atom.launch.start import follow
+from atom.screen import Screen
 
 if TYPE_CHECKING:
     from torch.distributed import Store
+
+    from atom.titan.preflight import Preflight
 
 _KEY = "atom/run.dir"
 _REFUSED = "\0"
@@ -51,12 +56,12 @@ def adopt_slurm(environment: dict[str, str] | os._Environ[str] = os.environ) -> 
     environment.setdefault("MASTER_PORT", str(port))
 
 
-def train(compose: Callable[[], Path], follow: Callable[[Path, IO[str]], None]) -> int:
+def train(compose: Callable[[], Preflight], *, verbose: bool = False) -> int:
     """Be one rank.
 
     Args:
-        compose: writes the run's folder and returns it; called on rank 0 only.
-        follow: draws the run's progress until it ends; called in a thread of rank 0.
+        compose: writes the run's folder; called on rank 0 only.
+        verbose: show torchtitan's own log of rank 0.
 
     Returns:
         The exit code.
@@ -70,22 +75,49 @@ def train(compose: Callable[[], Path], follow: Callable[[Path, IO[str]], None]) 
 
     adopt_slurm()
     store, number, _ = next(torch.distributed.rendezvous("env://"))
-    if number == 0:
-        try:
-            place = compose()
-        except UserError:
-            store.set(_KEY, _REFUSED)
-            raise
-        store.set(_KEY, str(place.absolute()))
-        terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-        threading.Thread(target=follow, args=(place, terminal), daemon=True).start()
-    else:
+    if number != 0:
         answer = _wait(store)
         if answer == _REFUSED:
             return 2
-        place = Path(answer)
-    rank.train(place)
+        rank.train(Path(answer))
+        return 0
+    try:
+        ready = compose()
+    except UserError:
+        store.set(_KEY, _REFUSED)
+        raise
+    store.set(_KEY, str(ready.place.absolute()))
+    with _followed(ready, verbose=verbose):
+        rank.train(ready.place, verbose=verbose)
     return 0
+
+
+@contextmanager
+def _followed(ready: Preflight, *, verbose: bool) -> Iterator[None]:
+    """Draw the run's progress, in a thread of rank 0, for as long as the context is open."""
+    # The rank sends its own standard output to a file.
+    terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    ended = threading.Event()
+    failed: list[BaseException] = []
+
+    def result() -> None:
+        if failed:
+            raise failed[0]
+
+    def draw() -> None:
+        with suppress(Exception):  # the rank itself raises it
+            follow(ready, Screen(terminal, verbose=verbose), stop=ended.is_set, result=result)
+
+    thread = threading.Thread(target=draw, name="atom-follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException as error:
+        failed.append(error)
+        raise
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _wait(store: Store) -> str:

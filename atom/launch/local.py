@@ -1,16 +1,14 @@
-"""Start ranks on this machine, through torch's elastic agent."""
+"""Start ranks on this machine."""
 
 from __future__ import annotations
 
 import sys
-import uuid
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from atom import logs
 from atom.errors import RunError
-
-if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from atom.launch import failure
 
 
 def start(folder: Path, ranks: int, device: str, *, verbose: bool = False) -> None:
@@ -23,39 +21,20 @@ def start(folder: Path, ranks: int, device: str, *, verbose: bool = False) -> No
     Raises:
         RunError: a rank failed, and the others have been ended.
     """
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
+    from atom.launch.agent import Agent
     from atom.titan import rank
 
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        start_method="fork" if device == "cpu" else "spawn",
-        max_restarts=0,
-        monitor_interval=0.2,
-        signals_to_handle="SIGTERM",
-    )
-    try:
-        if device == "cpu":
-            elastic_launch(config, rank.main)(str(folder), verbose)
-        else:
-            arguments = ["-u", "-m", rank.__name__, str(folder)] + ["-v"] * verbose
-            elastic_launch(config, sys.executable)(*arguments)
-    except ChildFailedError as error:
-        raise RunError(_first_failure(error, folder)) from None
-
-
-def _first_failure(error: ChildFailedError, folder: Path) -> str:
-    """Return what the rank that failed first said; the others only lost it."""
-    rank, failure = error.get_first_failure()
-    message = failure.message
-    if isinstance(message, dict):
-        message = message.get("message", "")
-    words = str(message).strip() or f"exit code {failure.exitcode}"
-    return f"rank {rank} failed: {words} (see {folder / 'logs' / f'rank_{rank}.jsonl'})"
+    since = logs.stamp(datetime.now(UTC).timestamp())
+    if device == "cpu":
+        agent = Agent(rank.main, (str(folder), verbose), ranks)
+    else:
+        flags = ("-v",) if verbose else ()
+        agent = Agent(sys.executable, ("-u", "-m", rank.__name__, str(folder), *flags), ranks)
+    result = agent.start()
+    logs.remove_if_empty(folder / "logs")
+    if result.is_failed():
+        first = min(result.failures.values(), key=lambda failed: failed.timestamp)
+        raise RunError(
+            failure.cause(folder / "logs", agent.exit_codes, since)
+            or f"a rank failed: exit code {first.exitcode} (see {folder / 'logs'})"
+        )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from atom import folder, logs, metrics
 from atom.host import Host
@@ -18,6 +19,7 @@ from atom.select import select
 
 if TYPE_CHECKING:
     from atom.titan.preflight import Preflight
+
 
 def train(
     run: Run, host: Host, place: Path, choices: dict[str, str], *, verbose: bool = False
@@ -36,20 +38,37 @@ def train(
         RunError: a rank failed.
     """
     ready = prepare_folder(run, host, place, choices)
-    resolved = ready.run.resolved
-    assert resolved is not None
-    screen = Screen(verbose=verbose)
-    begin = time.monotonic()
-    ranks = Child(partial(_start, place, resolved.world_size, resolved.device, verbose=verbose))
+    ranks = Child(
+        partial(_start, place, ready.resolved.world_size, ready.resolved.device, verbose=verbose)
+    )
     try:
-        screen.starting(f"starting {resolved.world_size} ranks", steps=ready.steps)
-        rows = metrics.follow(place / metrics.FILE_NAME, stop=lambda: not ranks.working(), from_now=True)
-        for row in rows:
-            screen.step(row)
-        ranks.result()
+        follow(
+            ready, Screen(verbose=verbose), stop=lambda: not ranks.working(), result=ranks.result
+        )
     except BaseException:
         ranks.terminate()
         raise
+
+
+def follow(
+    ready: Preflight, screen: Screen, stop: Callable[[], bool], result: Callable[[], None]
+) -> None:
+    """Show the progress of a run.
+
+    Args:
+        ready: the run, its folder written.
+        screen: where to.
+        stop: whether the ranks have ended.
+        result: raises what the ranks failed of; then there is no summary.
+    """
+    place = ready.place
+    begin = time.monotonic()
+    ranks = ready.resolved.world_size
+    try:
+        screen.starting(f"starting {ranks:,} rank{'s' * (ranks > 1)}", steps=ready.steps)
+        for row in metrics.follow(place / metrics.FILE_NAME, stop=stop, from_now=True):
+            screen.step(row)
+        result()
     finally:
         screen.close()
     screen.summary(metrics.read(place / metrics.FILE_NAME), str(place), time.monotonic() - begin)
@@ -74,15 +93,8 @@ def prepare_folder(
     ready = preflight(run, selection, host, place, vocab_size=tokenizer.vocab_size, joined=ranks)
     resumed_from = folder.check_continues(place, ready.run)
     folder.create(place, ready.run, host, tokenizer.files)
-    Screen().header(_header(ready, place, choices, resumed_from))
+    Screen().header(_header(ready, choices, resumed_from))
     return ready
-
-
-def follow(place: Path, terminal: IO[str]) -> None:
-    """Show the progress of the run in ``place`` for as long as this process lives."""
-    screen = Screen(stream=terminal)
-    for row in metrics.follow(place / metrics.FILE_NAME, stop=lambda: False, from_now=True):
-        screen.step(row)
 
 
 def _start(place: Path, ranks: int, device: str, *, verbose: bool) -> None:
@@ -90,11 +102,8 @@ def _start(place: Path, ranks: int, device: str, *, verbose: bool) -> None:
     local.start(place, ranks, device, verbose=verbose)
 
 
-def _header(
-    ready: Preflight, place: Path, choices: dict[str, str], resumed_from: int | None
-) -> Header:
-    run, resolved = ready.run, ready.run.resolved
-    assert resolved is not None
+def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None) -> Header:
+    run, resolved = ready.run, ready.resolved
 
     def chosen(group: str) -> str:
         name, option = getattr(run, group).name, choices.get(group)
@@ -103,7 +112,7 @@ def _header(
     sequences, tokens = resolved.global_batch_size, ready.seq_len
     degrees = resolved.degrees
     return Header(
-        run_dir=str(place),
+        run_dir=str(ready.place),
         model=chosen("architecture"),
         parameters=ready.parameters,
         tokenizer=chosen("tokenizer"),
@@ -119,7 +128,7 @@ def _header(
             ("cp", degrees["context_parallel_degree"]),
         ],
         schedule=ready.schedule,
-        batch=f"{sequences} sequences x {tokens} tokens = {sequences * tokens:,} tokens a step",
+        batch=f"{sequences} sequences × {tokens} tokens = {sequences * tokens:,} tokens a step",
         steps=ready.steps,
         kernels=[(operation, kernel) for operation, (kernel, _) in ready.kernels.items()],
         resumed_from=resumed_from,

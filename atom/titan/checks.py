@@ -202,8 +202,8 @@ def schedules() -> list[str]:
     found: list[str] = []
     todo: list[type] = [PipelineScheduleSingle, PipelineScheduleMulti]
     while todo:
-        for schedule in todo.pop().__subclasses__():
-            todo.append(schedule)
-            if not schedule.__name__.startswith("_"):
-                found.append(schedule.__name__.removeprefix("Schedule"))
+        subclasses: list[type] = todo.pop().__subclasses__()
+        todo += subclasses
+        names = [subclass.__name__ for subclass in subclasses]
+        found += [name.removeprefix("Schedule") for name in names if not name.startswith("_")]
     return sorted(found)

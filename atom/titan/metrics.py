@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ class StepMetricsProcessor(MetricsProcessor):
         )
         self._writer = MetricsWriter(Path(dump_folder) / FILE_NAME) if writes else None
         self._last: tuple[int, float] | None = None
+        if torch.distributed.get_rank() != 0:
+            # A line a step on each of thousands of ranks, all alike, would fill disks.
+            logging.getLogger().addFilter(_is_no_step_line)
 
     def should_log(self, step: int) -> bool:
         if self._last is None:
@@ -80,3 +84,8 @@ class StepMetricsProcessor(MetricsProcessor):
                 mfu=mfu,
             )
         )
+
+
+def _is_no_step_line(record: logging.LogRecord) -> bool:
+    """Return whether a record is something else than torchtitan's line of a step's metrics."""
+    return (record.module, record.funcName) != ("metrics", "log")

@@ -17,12 +17,18 @@ class Preflight:
     """The run with ``resolved`` filled in, and what the screen tells of it."""
 
     run: Run
+    place: Path
     parameters: int
     seq_len: int
     steps: int
     schedule: str | None
     kernels: dict[str, tuple[str, str]]
     """operation -> (kernel, package)"""
+
+    @property
+    def resolved(self) -> Resolved:
+        assert self.run.resolved is not None
+        return self.run.resolved
 
 
 def preflight(
@@ -91,6 +97,7 @@ def preflight(
     pipelined = parallelism.pipeline_parallel_degree > 1
     return Preflight(
         run=resolved,
+        place=place,
         parameters=_parameters(config),
         seq_len=config.training.seq_len,
         steps=config.training.steps,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
+
+import structlog
 
 from atom import logs
 from atom.folder import RUN_FILE
 from atom.host import Host
 from atom.launch.child import die_with_parent
+from atom.launch.failure import RANK_FAILED
 from atom.run import read
 from atom.select import select
 from atom.titan import device
@@ -27,7 +31,15 @@ def train(path: Path, *, verbose: bool = False) -> None:
     rank = int(os.environ["RANK"])
     logs.redirect_output(path / "logs", rank)
     logs.setup_rank(path / "logs", rank, verbose=verbose)
+    try:
+        _train(path)
+    except BaseException as error:
+        words = traceback.format_exception_only(error)[-1].strip()
+        structlog.get_logger("atom").exception(RANK_FAILED, error=words)
+        raise
 
+
+def _train(path: Path) -> None:
     run = read(path / RUN_FILE)
     assert run.resolved is not None
     device.use(run.resolved.device)
