@@ -6,12 +6,9 @@ control codes. Nothing is drawn by ranks: the launcher follows ``metrics.jsonl``
 
 from __future__ import annotations
 
-import atexit
 import math
-import re
 import statistics
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,7 +17,6 @@ from pathlib import Path
 from typing import IO, cast
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
@@ -28,6 +24,8 @@ from rich.text import Text
 
 from atom.folder import newest_checkpoint
 from atom.metrics import FILE_NAME, StepMetrics
+from atom.terminal import Animation, Encodable
+from atom.words import clean, clock, decimal, human, sparkline
 
 SPLITS = {
     "dp_replicate": "the batch, over replicas",
@@ -83,7 +81,7 @@ class Screen:
     """
 
     def __init__(self, stream: IO[str] | None = None, verbose: bool = False) -> None:
-        target = _Encodable(stream or sys.stdout)
+        target = Encodable(stream or sys.stdout)
         self._console = Console(
             file=cast(IO[str], target),
             markup=False,
@@ -94,7 +92,7 @@ class Screen:
         self._ascii = not target.encoding.lower().startswith("utf")
         self._terminal = target.isatty() and self._console.is_interactive
         self._draws_bar = self._terminal and not verbose
-        self._bar: _Animation | None = None
+        self._bar: Animation | None = None
         self._steps: int | None = None
         self._pace = _Pace()
         self._first_step: int | None = None
@@ -106,11 +104,11 @@ class Screen:
         """Show what is about to run."""
         self._steps = header.steps
         size = f"{human(header.parameters)} parameters"
-        self._print(Text.assemble((_clean(header.model), "bold"), f", {size}"))
-        self._row("run", _clean(header.run_dir))
+        self._print(Text.assemble((clean(header.model), "bold"), f", {size}"))
+        self._row("run", clean(header.run_dir))
         ids = f"tokenizer {header.tokenizer}, {header.vocab_size:,} ids"
-        self._row("data", _clean(f"{header.dataset}, {ids}"))
-        self._row("batch", _clean(header.batch))
+        self._row("data", clean(f"{header.dataset}, {ids}"))
+        self._row("batch", clean(header.batch))
         steps = Text(f"{header.steps:,}")
         if header.resumed_from is not None:
             steps.append(f", resumed after step {header.resumed_from:,}", "bold")
@@ -127,7 +125,7 @@ class Screen:
         ``steps`` is where the run ends, for a screen that has shown no header.
         """
         self._steps = steps or self._steps
-        waiting = f"{_clean(text).rstrip(' .…')} …"
+        waiting = f"{clean(text).rstrip(' .…')} …"
         if not self._draws_bar:
             self._print(Text(waiting))
             return
@@ -155,7 +153,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Show a line of text above whatever moves."""
-        self._print(Text(_clean(text, keep="\n")))
+        self._print(Text(clean(text, keep="\n")))
 
     def close(self) -> None:
         """Take away what moves and leave the latest step; no thread is left."""
@@ -183,18 +181,18 @@ class Screen:
         if metrics:
             first, last = metrics[0], metrics[-1]
             style = "bold" if math.isfinite(last.loss) else "bold red"
-            fall = (f"{_decimal(last.loss, 4)}", style)
-            self._row("loss", Text.assemble(f"{_decimal(first.loss, 4)} → ", fall))
+            fall = (f"{decimal(last.loss, 4)}", style)
+            self._row("loss", Text.assemble(f"{decimal(first.loss, 4)} → ", fall))
             columns = min(CURVE_COLUMNS, self._width() - _LABEL)
             curve = sparkline([row.loss for row in metrics], columns, ascii_only=self._ascii)
             self._row("", Text(curve, "cyan"))
             speed = [row.tokens_per_second for row in taken]
             pace = f", {statistics.median(speed):,.0f} tokens/s" if speed else ""
             self._row("tokens", f"{last.tokens_seen:,} seen{pace}")
-            self._row("metrics", _clean(str(place / FILE_NAME)))
+            self._row("metrics", clean(str(place / FILE_NAME)))
         checkpoint = newest_checkpoint(place)
         if checkpoint is not None:
-            self._row("weights", _clean(str(place / "checkpoint" / f"step-{checkpoint}")))
+            self._row("weights", clean(str(place / "checkpoint" / f"step-{checkpoint}")))
 
     # ------------------------------------------------------------------------ header
 
@@ -206,7 +204,7 @@ class Screen:
         for name, degree in split:
             what = SPLITS.get(name, "")
             if name == "pp" and header.schedule:
-                what += f", schedule {_clean(header.schedule)}"
+                what += f", schedule {clean(header.schedule)}"
             cells = ((f"{name:<{names}}  ", "cyan"), (f"{degree:>{degrees}}", "bold"), f"  {what}")
             self._row("", Text.assemble(*cells))
         if whole:
@@ -229,14 +227,14 @@ class Screen:
         total = "" if self._steps is None else f"/{self._steps}"
         words = [
             f"step {metrics.step:>{max(len(total) - 1, 1)}}{total}",
-            f"loss {_decimal(metrics.loss, 4)}",
-            f"grad_norm {_decimal(metrics.grad_norm, 2)}",
+            f"loss {decimal(metrics.loss, 4)}",
+            f"grad_norm {decimal(metrics.grad_norm, 2)}",
             f"lr {metrics.lr:.1e}",
             f"{metrics.tokens_per_second:,.0f} tok/s",
         ]
         if metrics.mfu is not None:
             words.append(f"mfu {metrics.mfu:.1%}")
-        words.append(f"{_decimal(metrics.step_seconds, 2)} s/step")
+        words.append(f"{decimal(metrics.step_seconds, 2)} s/step")
         words.append(f"{metrics.memory_gib:.1f} GiB")
         if self._steps is not None:
             words.append(f"left {clock(self._pace.left(self._steps))}")
@@ -245,7 +243,7 @@ class Screen:
     def _progress(self) -> RenderableType:
         assert self._latest is not None
         latest = self._latest
-        loss = f"loss {_decimal(latest.loss, 4)}"
+        loss = f"loss {decimal(latest.loss, 4)}"
         if self._steps is None:
             return Text(f"step {latest.step}  {loss}", no_wrap=True, overflow="crop")
         counter = f"{latest.step:>{len(str(self._steps))}}/{self._steps}"
@@ -293,7 +291,7 @@ class Screen:
 
     def _animate(self, status: Callable[[], RenderableType]) -> None:
         if self._bar is None:
-            self._bar = _Animation(self._console, status)
+            self._bar = Animation(self._console, status)
         else:
             self._bar.show(status)
 
@@ -316,47 +314,6 @@ class Screen:
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=not self._terminal)
-
-
-class _Animation:
-    """A line that is drawn anew five times a second, below all that is printed meanwhile.
-
-    rich's own thread is not joined when it stops; a process with threads must not be forked.
-    """
-
-    def __init__(self, console: Console, status: Callable[[], RenderableType]) -> None:
-        self._status = status
-        self._live = Live(
-            console=console,
-            get_renderable=lambda: self._status(),
-            auto_refresh=False,
-            transient=True,
-            # What else this process prints is no part of this screen, which may be a duplicate.
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="atom-screen", daemon=True)
-        self._live.start(refresh=True)
-        self._thread.start()
-        atexit.register(self.close)  # whatever happens, the terminal gets its cursor back
-
-    def show(self, status: Callable[[], RenderableType]) -> None:
-        """Draw ``status`` from the next time on."""
-        self._status = status
-
-    def draw(self) -> None:
-        self._live.refresh()
-
-    def close(self) -> None:
-        atexit.unregister(self.close)
-        self._closed.set()
-        self._thread.join()
-        self._live.stop()
-
-    def _run(self) -> None:
-        while not self._closed.wait(0.2):
-            self.draw()
 
 
 class _Pace:
@@ -398,12 +355,12 @@ def _columns(metrics: StepMetrics, steps: int | None, width: int) -> list[_Colum
     """Return the columns that fit into ``width``."""
     columns = [
         _Column("step", max(len(str(steps or metrics.step)), 4), lambda row: str(row.step)),
-        _Column("loss", 9, lambda row: _decimal(row.loss, 4)),
-        _Column("grad norm", 9, lambda row: _decimal(row.grad_norm, 2)),
+        _Column("loss", 9, lambda row: decimal(row.loss, 4)),
+        _Column("grad norm", 9, lambda row: decimal(row.grad_norm, 2)),
         _Column("lr", 7, lambda row: f"{row.lr:.1e}"),
         _Column("tokens/s", 9, lambda row: f"{row.tokens_per_second:,.0f}"),
         _Column("mfu", 5, lambda row: "" if row.mfu is None else f"{row.mfu:.1%}"),
-        _Column("s/step", 6, lambda row: _decimal(row.step_seconds, 2)),
+        _Column("s/step", 6, lambda row: decimal(row.step_seconds, 2)),
         _Column("memory", 9, lambda row: f"{row.memory_gib:.1f} GiB"),
     ]
     for least in ("mfu" if metrics.mfu is None else "", "s/step", "lr", "memory", "grad norm"):
@@ -419,96 +376,3 @@ def _steps_taken(taken: Sequence[StepMetrics], seconds: float) -> str:
     first, last = taken[0].step, taken[-1].step
     span = f"{last:,}" if first == 1 else f"{first:,} to {last:,}"
     return f"{span} in {clock(seconds)}"
-
-
-# ---------------------------------------------------------------------------- words
-
-
-def human(number: float) -> str:
-    """Return a count to two or three digits: ``6.1 M``."""
-    if not math.isfinite(number):
-        return str(number)
-    units = ["", " K", " M", " B", " T"]
-    while abs(number) >= 999.5 and len(units) > 1:
-        number /= 1000
-        units.pop(0)
-    digits = 0 if not units[0] or abs(number) >= 99.95 else 1
-    return f"{number:,.{digits}f}{units[0]}"
-
-
-def clock(seconds: float) -> str:
-    """Return a duration: ``0:31``, ``1:02:03``, ``3 d 4 h``; ``?`` where it is not known."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, second = divmod(max(round(seconds), 0), 60)
-    hours, minute = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24:,} d {hours % 24} h"
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def sparkline(values: Sequence[float], columns: int, *, ascii_only: bool = False) -> str:
-    """Return ``values`` as a curve of at most ``columns`` characters, low to high.
-
-    More values than columns are resampled by their median; a cross stands where no value is finite.
-    """
-    levels, gap = (".:-=+*#@", "x") if ascii_only else ("▁▂▃▄▅▆▇█", "×")
-    count = min(len(values), max(columns, 1))
-    points: list[float | None] = []
-    for column in range(count):
-        begin, end = column * len(values) // count, (column + 1) * len(values) // count
-        finite = [value for value in values[begin:end] if math.isfinite(value)]
-        points.append(statistics.median_low(finite) if finite else None)
-    known = [point for point in points if point is not None]
-    low = min(known, default=0.0)
-    # Halves, so that no difference overflows.
-    span = max(known, default=0.0) / 2 - low / 2
-
-    def level(point: float) -> str:
-        if span == 0:
-            return levels[len(levels) // 2]
-        return levels[min(int((point / 2 - low / 2) / span * len(levels)), len(levels) - 1)]
-
-    return "".join(gap if point is None else level(point) for point in points)
-
-
-def _decimal(value: float, digits: int) -> str:
-    """Return ``value`` with so many digits after the point, or in powers of ten where these would
-    say nothing."""
-    if value == 0 or not math.isfinite(value) or 10.0**-digits <= abs(value) < 1e5:
-        return f"{value:.{digits}f}"
-    return f"{value:.1e}"
-
-
-def _clean(text: str, keep: str = "") -> str:
-    """Return ``text`` without characters that would steer the terminal."""
-    return re.sub(
-        r"[\x00-\x1f\x7f-\x9f]", lambda found: found[0] if found[0] in keep else "?", text
-    )
-
-
-_ASCII = str.maketrans({"×": "x", "→": "->", "…": "..."})
-
-
-class _Encodable:
-    """A text stream that any text can be written to: what its encoding lacks is replaced."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
-
-    def write(self, text: str) -> int:
-        try:
-            text.encode(self.encoding)
-        except UnicodeEncodeError:
-            text = text.translate(_ASCII).encode(self.encoding, "replace").decode(self.encoding)
-        return self._stream.write(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()

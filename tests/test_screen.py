@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from atom.metrics import StepMetrics
-from atom.screen import Header, Screen, clock, human, sparkline
+from atom.screen import Header, Screen
+from atom.words import clock, human, sparkline
 
 HEADER = Header(
     run_dir="outputs/2026-11-24/16-14-50",
@@ -37,7 +38,7 @@ HEADER = Header(
     ranks=16,
     layout=[("dp_replicate", 1), ("dp_shard", 2), ("tp", 2), ("pp", 2), ("cp", 2)],
     schedule="1F1B",
-    batch="8 sequences × 256 tokens = 2,048 tokens a step",  # noqa: RUF001
+    batch="8 sequences × 256 tokens = 2,048 tokens a step",
     steps=50,
     kernels=[
         ("attention", "sdpa"),
@@ -426,7 +427,7 @@ def test_no_step_has_a_summary_too(tmp_path: Path) -> None:
 def test_one_step_and_a_diverged_run_have_a_summary(tmp_path: Path) -> None:
     assert summary([row(1)], tmp_path)[2] == "         ▅"
     lines = summary([row(1, loss=3.0), row(2, loss=2.0), row(3, loss=math.nan)], tmp_path)
-    assert lines[1:3] == ["loss     3.0000 → nan", "         █▁×"]  # noqa: RUF001
+    assert lines[1:3] == ["loss     3.0000 → nan", "         █▁×"]
 
 
 # ---------------------------------------------------------------------------- words
@@ -439,7 +440,7 @@ def test_a_curve_fits_and_shows_what_is_finite(
     values: list[float], columns: int, ascii_only: bool
 ) -> None:
     curve = sparkline(values, columns, ascii_only=ascii_only)
-    levels, gap = (SIGNS, "x") if ascii_only else (BLOCKS, "×")  # noqa: RUF001
+    levels, gap = (SIGNS, "x") if ascii_only else (BLOCKS, "×")
     assert len(curve) == min(len(values), columns)
     assert set(curve) <= {*levels, gap}
     if len(values) <= columns:

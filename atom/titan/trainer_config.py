@@ -23,13 +23,21 @@ from atom.plugin import (
     ModelParts,
     ParallelismContext,
 )
-from atom.run import Resolved, Run
+from atom.run import Resolved, Run, Section
 from atom.select import Selection
 from atom.titan import sections
 from atom.titan.data import DocumentLoader
 from atom.titan.device import mend_fsdp
 from atom.titan.initial_weights import seed_parameters
 from atom.titan.pipeline import send_contiguous
+
+CPU_DEFAULTS: dict[str, Section] = {
+    # Most CPUs emulate bfloat16.
+    "training": {"mixed_precision_param": "float32"},
+    # The flight recorder is NCCL's.
+    "comm": {"trace_buf_size": 0},
+}
+"""What a CPU needs where the run says nothing; on a GPU torchtitan's defaults stand."""
 
 
 def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> Trainer.Config:
@@ -80,7 +88,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         override=OverrideConfig(imports=_overrides(resolved, host)),
         debug=debug,
         **{
-            name: sections.build(schema, getattr(run, name), name)
+            name: sections.build(schema, _section(run, name, resolved.device), name)
             for name, schema in sections.SCHEMA.items()
             if name not in ("training", "debug")
         },
@@ -89,9 +97,13 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
 
 def training_section(run: Run, device: str) -> TrainingConfig:
     """Return the section, with what a CPU needs where the run says nothing."""
-    # bfloat16 is emulated by most CPUs; on a GPU torchtitan's default stands.
-    defaults = {"mixed_precision_param": "float32"} if device == "cpu" else {}
-    return sections.build(TrainingConfig, defaults | run.training, "training")
+    return sections.build(TrainingConfig, _section(run, "training", device), "training")
+
+
+def _section(run: Run, name: str, device: str) -> Section:
+    defaults = CPU_DEFAULTS.get(name, {}) if device == "cpu" else {}
+    section: Section = defaults | getattr(run, name)
+    return section
 
 
 def model_parts(selection: Selection, vocab_size: int, seq_len: int) -> ModelParts:

@@ -1,0 +1,79 @@
+"""What a terminal needs: a line that moves, and a stream that takes any text."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Callable
+from typing import IO
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+
+class Animation:
+    """A line that is drawn anew five times a second, below all that is printed meanwhile.
+
+    rich's own thread is not joined when it stops; a process with threads must not be forked.
+    """
+
+    def __init__(self, console: Console, status: Callable[[], RenderableType]) -> None:
+        self._status = status
+        self._live = Live(
+            console=console,
+            get_renderable=lambda: self._status(),
+            auto_refresh=False,
+            transient=True,
+            # What else this process prints is no part of this screen, which may be a duplicate.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="atom-screen", daemon=True)
+        self._live.start(refresh=True)
+        self._thread.start()
+        atexit.register(self.close)  # whatever happens, the terminal gets its cursor back
+
+    def show(self, status: Callable[[], RenderableType]) -> None:
+        """Draw ``status`` from the next time on."""
+        self._status = status
+
+    def draw(self) -> None:
+        self._live.refresh()
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        self._closed.set()
+        self._thread.join()
+        self._live.stop()
+
+    def _run(self) -> None:
+        while not self._closed.wait(0.2):
+            self.draw()
+
+
+_ASCII = str.maketrans({"×": "x", "→": "->", "…": "..."})
+
+
+class Encodable:
+    """A text stream that any text can be written to: what its encoding lacks is replaced."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        try:
+            text.encode(self.encoding)
+        except UnicodeEncodeError:
+            text = text.translate(_ASCII).encode(self.encoding, "replace").decode(self.encoding)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
