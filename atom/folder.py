@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from atom import lock
+from atom import checkpoint, lock
 from atom.errors import UserError
 from atom.host import Host
 from atom.run import Run, read
@@ -56,8 +56,8 @@ def check_continues(folder: Path, run: Run) -> int | None:
     Raises:
         UserError: the folder's checkpoints belong to a run that this one cannot go on.
     """
-    step = newest_checkpoint(folder)
-    if step is None:
+    steps = checkpoint.resumable(folder / checkpoint.FOLDER)
+    if not steps:
         return None
     old, new = read(folder / RUN_FILE).model_dump(mode="json"), run.model_dump(mode="json")
     for key in IDENTITY:
@@ -69,7 +69,7 @@ def check_continues(folder: Path, run: Run) -> int | None:
                 key=after[0],
                 value=after[1],
             )
-    return step
+    return steps[0]
 
 
 def create(folder: Path, run: Run, host: Host, files: Mapping[str, Path]) -> None:
@@ -91,15 +91,6 @@ def create(folder: Path, run: Run, host: Host, files: Mapping[str, Path]) -> Non
         folder / "lock.json",
         lock.lock(host, seed=run.debug.get("seed"), device=run.resolved.device),
     )
-
-
-def newest_checkpoint(folder: Path) -> int | None:
-    """Return the highest step whose checkpoint is complete (torch writes ``.metadata`` last)."""
-    steps = [
-        int(metadata.parent.name.removeprefix("step-"))
-        for metadata in folder.glob("checkpoint/step-*/.metadata")
-    ]
-    return max(steps, default=None)
 
 
 def _check_writable(folder: Path) -> None:

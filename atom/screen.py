@@ -22,7 +22,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from atom.folder import newest_checkpoint
+from atom import checkpoint
 from atom.metrics import FILE_NAME, StepMetrics
 from atom.terminal import Animation, Encodable
 from atom.words import clean, clock, decimal, human, sparkline
@@ -190,9 +190,9 @@ class Screen:
             pace = f", {statistics.median(speed):,.0f} tokens/s" if speed else ""
             self._row("tokens", f"{last.tokens_seen:,} seen{pace}")
             self._row("metrics", clean(str(place / FILE_NAME)))
-        checkpoint = newest_checkpoint(place)
-        if checkpoint is not None:
-            self._row("weights", clean(str(place / "checkpoint" / f"step-{checkpoint}")))
+        checkpoints = place / checkpoint.FOLDER
+        if steps := checkpoint.steps(checkpoints):
+            self._row("weights", clean(str(checkpoint.step_folder(checkpoints, steps[-1]))))
 
     # ------------------------------------------------------------------------ header
 

@@ -402,7 +402,6 @@ def summary(rows: list[StepMetrics], place: Path, resumed_from: int = 0) -> list
 def test_the_summary_says_what_came_out_and_where(tmp_path: Path) -> None:
     for step in (25, 50):
         (tmp_path / f"checkpoint/step-{step}").mkdir(parents=True)
-        (tmp_path / f"checkpoint/step-{step}/.metadata").touch()
     assert summary([row(step) for step in range(1, 51)], tmp_path) == [
         "steps    50 in 3:21",
         "loss     9.9000 → 5.0000",

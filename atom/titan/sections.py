@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import pydantic
 from pydantic import ConfigDict, TypeAdapter
-from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.optimizer import (
     LRSchedulersContainer,
     OptimizersContainer,
@@ -22,6 +21,7 @@ from torchtitan.tools.profiler import Profiler
 
 from atom.errors import UserError, nearest
 from atom.run import Optimizer, Section
+from atom.titan.checkpointer import VerifiedCheckpointManager
 from atom.titan.metrics import StepMetricsProcessor
 from atom.validation import validated
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 SCHEMA: dict[str, type] = {
     "training": TrainingConfig,
     "lr_scheduler": LRSchedulersContainer.Config,
-    "checkpoint": CheckpointManager.Config,
+    "checkpoint": VerifiedCheckpointManager.Config,
     "compile": CompileConfig,
     "comm": CommConfig,
     "metrics": StepMetricsProcessor.Config,

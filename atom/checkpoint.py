@@ -1,0 +1,139 @@
+"""Checkpoints on disk: what makes one whole, and which one to go on from.
+
+``checkpoint/step-N`` appears by a rename once everything in it is written and synced; until then it
+is ``checkpoint/.step-N.partial``. ``manifest.json`` in it holds the size and SHA-256 of every other
+file. A checkpoint whose files differ is renamed to ``step-N.damaged`` and kept for a person to see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = "checkpoint"
+MANIFEST = "manifest.json"
+
+_STEP = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class File:
+    """What the manifest says of a file; ``size`` is in bytes."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint consists of.
+
+    Attributes:
+        step: of training.
+        model_only: whether weights are all there is, so that no run can go on from it.
+        files: by name; all are in one folder.
+    """
+
+    step: int
+    model_only: bool
+    files: dict[str, File]
+
+    def write(self, path: Path) -> None:
+        """Write the manifest as JSON; the caller syncs it."""
+        files = {name: [file.size, file.sha256] for name, file in sorted(self.files.items())}
+        content = {"step": self.step, "model_only": self.model_only, "files": files}
+        path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a checkpoint's folder.
+
+    Raises:
+        ValueError: it is missing or is no manifest; the message says which.
+    """
+    try:
+        content: Any = json.loads((folder / MANIFEST).read_bytes())
+        files = {
+            str(name): File(int(size), str(sha)) for name, (size, sha) in content["files"].items()
+        }
+        return Manifest(int(content["step"]), bool(content["model_only"]), files)
+    except FileNotFoundError:
+        raise ValueError(f"{MANIFEST} is missing") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{MANIFEST} cannot be read ({type(error).__name__})") from None
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in ``folder`` that are whole by name, in order."""
+    if not folder.is_dir():
+        return []
+    found = [_STEP.fullmatch(path.name) for path in folder.iterdir()]
+    return sorted(int(match[1]) for match in found if match)
+
+
+def resumable(folder: Path) -> list[int]:
+    """Return the steps that training can go on from, newest first, judged by manifest and sizes."""
+    found = []
+    for step in reversed(steps(folder)):
+        place = step_folder(folder, step)
+        try:
+            manifest = read_manifest(place)
+        except ValueError:
+            continue
+        if not manifest.model_only and missing(place, manifest) is None:
+            found.append(step)
+    return found
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Return the place of a step's checkpoint in the folder of checkpoints."""
+    return folder / f"step-{step}"
+
+
+def partial_folder(folder: Path, step: int) -> Path:
+    """Return where a step's checkpoint is until it is whole."""
+    return folder / f".step-{step}.partial"
+
+
+def missing(place: Path, manifest: Manifest) -> str | None:
+    """Return what is wrong with names and sizes of a checkpoint's files, or None."""
+    for name, file in manifest.files.items():
+        if "/" in name or name.startswith(".."):
+            return f"{MANIFEST} names {name!r}, which is not in the folder"
+        try:
+            size = (place / name).stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if size != file.size:
+            return f"{name} has {size} bytes instead of {file.size}"
+    return None
+
+
+def set_aside(folder: Path, step: int) -> Path:
+    """Rename a damaged checkpoint, so that nothing goes on from it; return its new place."""
+    place = step_folder(folder, step)
+    aside = place.with_name(f"{place.name}.damaged")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = place.with_name(f"{place.name}.damaged.{number}")
+    return place.rename(aside)
+
+
+def altered(place: Path, manifest: Manifest, names: Iterable[str]) -> str | None:
+    """Return which of the files ``names`` has other content than it was saved with, or None."""
+    for name in names:
+        if sha256(place / name) != manifest.files[name].sha256:
+            return f"{name} has other content than it was saved with"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

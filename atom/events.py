@@ -1,0 +1,53 @@
+"""``events.jsonl``: what happened to a run, beside the steps it took.
+
+A line is a JSON object with ``time`` (ISO 8601, UTC), ``event``, ``host`` and the event's own fields.
+One rank or the launcher writes each event, in one write, so that processes may share the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "events.jsonl"
+
+STARTED = "started"
+"""Ranks were started. ``ranks``, ``step`` (the checkpoint's, null for none), ``attempt``."""
+CHECKPOINT_SAVED = "checkpoint_saved"
+"""A checkpoint is whole. ``step``, ``seconds`` from the step's end until it was."""
+CHECKPOINT_FAILED = "checkpoint_failed"
+"""A checkpoint could not be written; the run goes on. ``step``, ``reason``."""
+CHECKPOINT_DAMAGED = "checkpoint_damaged"
+"""A checkpoint does not verify and was set aside. ``step``, ``reason``, ``place``."""
+RESUMED = "resumed"
+"""Training goes on from a checkpoint. ``step``."""
+STOPPED = "stopped"
+"""Ranks ended before the last step, as they were asked to. ``step``, ``reason``."""
+FAILED = "failed"
+"""Ranks failed. ``reason``."""
+FINISHED = "finished"
+"""The last step is done. ``step``."""
+
+
+def record(run: Path, event: str, **fields: Any) -> None:
+    """Append an event to the file in the run folder ``run``."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    line = json.dumps({"time": time, "event": event, "host": socket.gethostname(), **fields})
+    file = os.open(run / FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(file, f"{line}\n".encode())
+    finally:
+        os.close(file)
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """Return the events of a run, in the order they happened; a last half line is left out."""
+    try:
+        lines = (run / FILE_NAME).read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]
