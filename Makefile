@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*)
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help train test test-fast test-slow lint format install clean
+.PHONY: help train test test-fast test-slow lint format docs install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,11 +30,15 @@ format: install ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: install ## build the documentation into build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
 install: $(VENV)/.installed ## create the virtual environment and install ATOM and its plugins
 
 $(VENV)/.installed: $(MANIFESTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]' $(addprefix -e ,$(PLUGINS))
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,docs]' $(addprefix -e ,$(PLUGINS))
 	touch $@
 
 clean: ## remove the virtual environment and caches

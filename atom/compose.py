@@ -16,19 +16,21 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.utils import create_automatic_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from atom.errors import UserError, nearest
+from atom.groups import Groups
+from atom.guard import Loader, guarded, hide_hydra_plugins, is_name, refusal
 from atom.host import Host
-from atom.run import Run, parse
+from atom.plugin import Kernel
+from atom.run import COMPONENTS, Plugins, Run, parse
+from atom.trust import SECTION, typed
 
 CONFIG_NAME = "train"
 
@@ -36,8 +38,12 @@ _PACKAGE = Path(__file__).parent
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 """ATOM's own groups: inside the package in a wheel, beside it in a checkout."""
 
+# What Hydra's own code raises at a file that it does not expect.
+_MISTAKES = (ValueError, TypeError, AttributeError, AssertionError, OSError, RecursionError)
+
+# Python's own limit on the digits of a whole number.
+_TOO_LONG = re.compile(rf"\d{{{sys.get_int_max_str_digits() + 1},}}")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?==)")
-_RESERVED = re.compile(r"_\w+_")
 
 
 def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -> None:
@@ -46,7 +52,11 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
     Raises:
         UserError: what was asked for cannot be composed, or ``task`` refuses it.
     """
-    register(host)
+    if any(argument.startswith("--experimental-rerun") for argument in arguments):
+        raise UserError("--experimental-rerun runs what a pickle holds, and ATOM reads none")
+    groups = Groups(host.plugins)
+    for warning in host.warnings:
+        print(f"atom: {warning}", file=sys.stderr)
     failures: list[BaseException] = []
 
     def job(config: DictConfig) -> None:
@@ -57,13 +67,16 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
             except (Exception, KeyboardInterrupt) as error:
                 failures.append(error)
 
-    rewritten = [_addable(argument, _groups(host, arguments)) for argument in arguments]
+    names = groups.names | _folders(arguments)
+    rewritten = [_addable(argument, names) for argument in arguments]
     saved, saved_environment = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     # Hydra then raises its errors instead of printing them and leaving with its own exit code.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["atom train", *rewritten, *_sweep_folder(arguments)]
+    hide_hydra_plugins(host.blocked)
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(job)()
+        with guarded(arguments, groups, str(CONF)):
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(job)()
     except MissingConfigException as error:
         raise _missing(error, host) from None
     except OverrideParseException as error:
@@ -71,8 +84,11 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
             f"{error.override.lstrip('+')} (command line): is no override that Hydra can read: "
             + _one_line(Exception(error.message))
         ) from None
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_one_line(error)) from None
+    except UserError:
+        raise
+    # Hydra raises errors of many classes about what is wrong with a file or an override.
+    except (HydraException, OmegaConfBaseException, *_MISTAKES) as error:
+        raise (refusal(error) or _mistake(error, arguments)) from None
     finally:
         sys.argv = saved
         if saved_environment is None:
@@ -83,22 +99,14 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
         raise failures[0]
 
 
-def config_loader(host: Host | None = None) -> ConfigLoaderImpl:
-    """Return a loader over ATOM's and the plugins' groups, for completion."""
-    register(host or Host.load())
-    return ConfigLoaderImpl(create_automatic_config_search_path(None, None, str(CONF)))
-
-
-def register(host: Host) -> None:
-    """Put the groups of every plugin on Hydra's search path."""
-
-    class PluginGroups(SearchPathPlugin):
-        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            for plugin in host.plugins:
-                if plugin.conf is not None:
-                    search_path.append(plugin.package, f"file://{plugin.conf}")
-
-    Plugins.instance().register(PluginGroups)
+def config_loader(host: Host, config_dir: str | None = None) -> Loader:
+    """Return a loader over ATOM's groups, the plugins' and those of a folder, for completion."""
+    hide_hydra_plugins(host.blocked)
+    search_path = create_automatic_config_search_path(None, None, str(CONF))
+    if config_dir is not None:
+        place = f"file://{Path(config_dir).absolute()}"
+        search_path.prepend("command-line", place, SearchPathQuery(provider="schema"))
+    return Loader(search_path, groups=Groups(host.plugins), own=str(CONF))
 
 
 def run_of(config: DictConfig, host: Host) -> Run:
@@ -109,18 +117,24 @@ def run_of(config: DictConfig, host: Host) -> Run:
     """
     origins = Origins(config)
     try:
-        _refuse_instantiation(config)
+        _check_trust(config)
         _check_choices(host)
         for key in sorted(OmegaConf.missing_keys(config)):
             raise UserError("is required and has no value", key=key)
         sections = OmegaConf.to_container(config, resolve=True)
         assert isinstance(sections, dict)
-        return parse({str(name): section for name, section in sections.items()})
+        sections.pop(SECTION, None)
+        run = parse({str(name): section for name, section in sections.items()})
+        packages = [plugin.package for plugin in host.plugins]
+        section = host.trust.section(packages, _packages_used(run, host))
+        return run.model_copy(update={"plugins": Plugins(**section)})
     except UserError as error:
         origins.attach(error)
         raise
     except OmegaConfBaseException as error:
-        mistake = UserError(_one_line(error), key=error.full_key or None)
+        refused = refusal(error)
+        words = refused.problem if refused else _one_line(error)
+        mistake = UserError(words, key=error.full_key or None)
         origins.attach(mistake)
         raise mistake from None
 
@@ -146,7 +160,7 @@ class Origins:
             if key == name or (key.startswith(f"{name}.") and not _is_group(name)):
                 return "command line"
         for path, config in self._files():
-            if OmegaConf.select(config, key, throw_on_missing=False) is not None:
+            if _holds(config, key):
                 return path
         group = key.partition(".")[0]
         if any(o.lstrip("+").startswith(f"{group}=") for o in self._overrides):
@@ -167,25 +181,28 @@ class Origins:
             yield str(path.with_suffix(".yaml")), loaded.config
 
 
+def _holds(config: Any, key: str) -> bool:
+    try:
+        return OmegaConf.select(config, key, throw_on_missing=False) is not None
+    except OmegaConfBaseException:
+        return True  # an interpolation, which is the run's and not the file's
+
+
 def _is_group(name: str) -> bool:
     loader = GlobalHydra.instance().config_loader()
     return bool(loader.list_groups("")) and name in loader.list_groups("")
 
 
-def _groups(host: Host, arguments: list[str]) -> set[str]:
-    folders = [CONF, *(plugin.conf for plugin in host.plugins if plugin.conf is not None)]
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+def _folders(arguments: list[str]) -> set[str]:
+    """Return the groups of ATOM's own folder, and of the folder that the user has named."""
+    folders = [CONF]
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
         if option in ("--config-dir", "-cd"):
             folders.append(Path(value))
         elif option.startswith("--config-dir="):
             folders.append(Path(option.partition("=")[2]))
-    return {
-        child.name
-        for folder in folders
-        if folder.is_dir()
-        for child in folder.iterdir()
-        if child.is_dir()
-    }
+    found = (child for folder in folders if folder.is_dir() for child in folder.iterdir())
+    return {child.name for child in found if child.is_dir()}
 
 
 def _addable(argument: str, groups: set[str]) -> str:
@@ -204,39 +221,53 @@ def _sweep_folder(arguments: list[str]) -> list[str]:
     return [f"hydra.sweep.dir={places[-1]}"]
 
 
-def _refuse_instantiation(node: Any, path: str = "") -> None:
-    if not isinstance(node, DictConfig):
-        return
-    for key in node:
-        key = str(key)
-        name = f"{path}.{key}" if path else key
-        if _RESERVED.fullmatch(key):
+def _check_trust(config: DictConfig) -> None:
+    """Refuse a file that decides on plugins: those that it is about have been loaded already."""
+    section = config.get(SECTION)
+    if OmegaConf.is_config(section):
+        section = OmegaConf.to_container(section)
+    decided = typed(list(HydraConfig.get().overrides.task))
+    for name, value in section.items() if isinstance(section, dict) else [("", section)]:
+        listed = value if isinstance(value, list) or name == "locked" else [value]
+        if value not in (None, []) and listed != decided.get(name):
             raise UserError(
-                "a configuration names what plugins have registered and cannot instantiate "
-                "anything else; remove this key",
-                key=name,
+                "a file cannot decide which plugins are loaded, for it is read after them; valid: "
+                "the command line, the environment, or the file plugins.yaml of your own",
+                key=f"{SECTION}.{name}".rstrip("."),
+                value=value,
             )
-        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
-            _refuse_instantiation(node[key], name)
+
+
+def _packages_used(run: Run, host: Host) -> set[str]:
+    """Return the packages that a run needs: its components', and those of its possible kernels."""
+    used = {
+        host.find(kind, getattr(run, kind).name, key=f"{kind}.name").plugin.package
+        for kind in COMPONENTS
+    }
+    preferences = [*run.kernels.values(), run.kernels.get("default", "auto")]
+    names = {name for p in preferences for name in ([p] if isinstance(p, str) else p)}
+    return used | {
+        component.plugin.package
+        for component in host.components
+        if isinstance(component.declaration, Kernel)
+        and ("auto" in names or component.declaration.name in names)
+    }
 
 
 def _check_choices(host: Host) -> None:
     """Refuse an option that no package has (Hydra skips it where the default is optional)."""
     loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, Loader)
     for group, option in HydraConfig.get().runtime.choices.items():
         if group.startswith("hydra/") or option is None:
             continue
         offered = loader.get_group_options(group)
         if option not in offered:
             raise _unknown_option(group, option, offered, host)
-        owners = [
-            plugin.package
-            for plugin in host.plugins
-            if plugin.conf is not None and (plugin.conf / group / f"{option}.yaml").is_file()
-        ]
-        if len(set(owners)) > 1:
+        owners = {p.package for p in loader.groups.owners.get(f"{group}/{option}", [])}
+        if len(owners) > 1:
             raise UserError(
-                f"the packages {' and '.join(sorted(set(owners)))} both ship this option; "
+                f"the packages {' and '.join(sorted(owners))} both ship this option; "
                 "uninstall one, or copy the file under another name into a --config-dir",
                 key=group,
                 value=option,
@@ -244,12 +275,12 @@ def _check_choices(host: Host) -> None:
 
 
 def _unknown_option(group: str, option: str, offered: list[str], host: Host) -> UserError:
-    owners = {
-        file.stem: plugin.package
-        for plugin in host.plugins
-        if plugin.conf is not None and (plugin.conf / group).is_dir()
-        for file in (plugin.conf / group).glob("*.yaml")
-    }
+    for plugin in Groups(host.blocked).owners.get(f"{group}/{option}", []):
+        return UserError(
+            f"the package {plugin.package} has this option and is blocked: {plugin.reason}",
+            key=group,
+            value=option,
+        )
     if not offered:
         return UserError(
             "no installed package has any option of this group; `atom plugins` lists what is "
@@ -258,18 +289,32 @@ def _unknown_option(group: str, option: str, offered: list[str], host: Host) -> 
             value=option,
         )
     hint = nearest(option, offered)
-    named = {owners[name] for name in offered if name in owners and name in hint}
-    where = f" (from {', '.join(sorted(named))})" if named else ""
+    groups = Groups(host.plugins)
+    named = {groups.owner(group, name) for name in offered if name in hint} - {None}
+    where = f" (from {', '.join(sorted(map(str, named)))})" if named else ""
     return UserError(f"there is no such option; {hint}{where}", key=group, value=option)
 
 
 def _missing(error: MissingConfigException, host: Host) -> UserError:
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    name = error.missing_cfg_file or ""
+    if not is_name(name):
+        return UserError(f"{name} leads out of the config folders; valid: a file in one of them")
+    group, _, option = name.rpartition("/")
     if not group:
         return UserError(_one_line(error))
     missing = _unknown_option(group, option, list(error.options or []), host)
     missing.origin = "command line"  # type: ignore[attr-defined]
     return missing
+
+
+def _mistake(error: Exception, arguments: list[str]) -> UserError:
+    if isinstance(error, RecursionError):
+        return UserError("the defaults lists of the configuration files go round in a circle")
+    for argument in arguments:
+        if isinstance(error, ValueError) and _TOO_LONG.search(argument):
+            key = argument.partition("=")[0]
+            return UserError(f"{key} (command line): a number has too many digits")
+    return UserError(_one_line(error))
 
 
 def _one_line(error: Exception) -> str:

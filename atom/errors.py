@@ -40,6 +40,14 @@ class RunError(Exception):
     """A run that failed, told in one sentence; the traceback is in the run's logs. Exit code 1."""
 
 
+EX_STOPPED = 75
+"""Exit code of a run that was asked to stop: ``EX_TEMPFAIL`` of ``sysexits.h``, "try again"."""
+
+
+class RunStoppedError(Exception):
+    """A run that ended early because it was asked to, with a checkpoint to go on from."""
+
+
 def shown(value: object) -> str:
     """Return ``value`` as a user would write it on the command line."""
     if value is None:

@@ -15,6 +15,9 @@ from typing import Any
 
 FILE_NAME = "events.jsonl"
 
+HEARTBEAT = "logs/heartbeat"
+"""A file that rank 0 touches between two steps."""
+
 STARTED = "started"
 """Ranks were started. ``ranks``, ``step`` (the checkpoint's, null for none), ``attempt``."""
 CHECKPOINT_SAVED = "checkpoint_saved"
@@ -26,9 +29,10 @@ CHECKPOINT_DAMAGED = "checkpoint_damaged"
 RESUMED = "resumed"
 """Training goes on from a checkpoint. ``step``."""
 STOPPED = "stopped"
-"""Ranks ended before the last step, as they were asked to. ``step``, ``reason``."""
+"""Ranks ended before the last step, as a signal asked them to. ``step``, ``reason``."""
 FAILED = "failed"
-"""Ranks failed. ``reason``."""
+"""A rank failed and the others were ended. ``reason``, ``step`` (the last one that was logged),
+``restart`` (whether they are started again)."""
 FINISHED = "finished"
 """The last step is done. ``step``."""
 

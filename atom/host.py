@@ -7,52 +7,26 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
-from importlib import metadata
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pluggy
 
+from atom import plugin as interface
 from atom.errors import UserError, nearest
-from atom.plugin import ENTRY_POINT_GROUP, HOOKS, INTERFACE, Declaration, Hooks, Kernel
+from atom.installed import Plugin, extra_with, installed, names_in_files, normalized
+from atom.plugin import HOOKS, Declaration, Hooks, Kernel
+from atom.trust import Trust
 
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _LONGEST_REASON = 300
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """An entry point of an installed package.
-
-    Attributes:
-        entry_point: its name.
-        package: the distribution that has it, as pip names it.
-        version: the distribution's version.
-        module: the entry point's value, the module with the hooks.
-        import_package: what holds that module: ``atom_llama`` for ``atom_llama.plugin``.
-        source: the folder of the import package, or the file of a module without one. It is found
-            without importing anything, so a broken plugin has it too; None if there is no such
-            thing.
-        conf: the folder with the plugin's Hydra config groups, if it has one.
-        reason: why the plugin is broken, in one line; None if it is not.
-    """
-
-    entry_point: str
-    package: str
-    version: str
-    module: str
-    import_package: str
-    source: Path | None = None
-    conf: Path | None = None
-    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,27 +59,53 @@ class Component:
 
 @dataclass(frozen=True)
 class Host:
-    """What is installed: every plugin, and the components of those that are not broken."""
+    """What is installed: every plugin, and the components of those that are not broken.
+
+    ``blocked`` are the plugins that the user does not trust: nothing of them has been imported,
+    and their ``reason`` says by what they are blocked. ``trust`` is what was decided by.
+    """
 
     plugins: tuple[Plugin, ...]
     components: tuple[Component, ...]
+    blocked: tuple[Plugin, ...] = ()
+    trust: Trust = field(default_factory=Trust)
 
     @classmethod
-    def load(cls) -> Host:
-        """Import every installed plugin's declaring module and call its hooks."""
+    def load(cls, trust: Trust | None = None) -> Host:
+        """Import the declaring module of every plugin that may be loaded, and call its hooks.
+
+        Args:
+            trust: what may be; None for what the user's file and the environment say.
+
+        Raises:
+            UserError: what is installed differs from the lock; nothing has been imported then.
+        """
+        trust = Trust.gather() if trust is None else trust
+        trusted, blocked = [], []
+        for plugin in installed():
+            if not trust.is_of_use(plugin.package):
+                continue
+            refusal = trust.refusal(plugin.package)
+            if refusal is None:
+                trusted.append(plugin)
+            else:
+                blocked.append(replace(plugin, reason=refusal))
+        if trust.locked is not None:
+            from atom import plugin_lock
+
+            plugin_lock.check(trust.locked, trusted, blocked, partly=trust.only is not None)
         plugins: list[Plugin] = []
         components: list[Component] = []
-        for plugin in _installed():
-            try:
-                # The caller's output may be data for another program.
-                with redirect_stdout(sys.stderr):
-                    declarations = _declared(plugin)
-            except _BrokenError as broken:
-                plugin = replace(plugin, reason=str(broken))
-                declarations = []
+        for plugin in trusted:
+            plugin, declarations = _loaded(plugin)
             plugins.append(plugin)
             components += [Component(plugin, declaration) for declaration in declarations]
-        return cls(tuple(plugins), tuple(components))
+        return cls(tuple(plugins), tuple(components), tuple(blocked), trust)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the plugins use that is deprecated: a sentence each, which names the package."""
+        return [f"{p.package} {p.version} {words}" for p in self.plugins for words in p.warnings]
 
     def find(self, kind: str, name: str, *, key: str | None = None) -> Component:
         """Return the component of a kind with a name.
@@ -122,7 +122,7 @@ class Host:
         package, _, bare = name.rpartition(":")
         found = [c for c in self.components if c.kind == kind and c.name == bare]
         if package:
-            found = [component for component in found if _is_called(package, component.plugin)]
+            found = [component for component in found if component.plugin.is_called(package)]
         if len(found) == 1:
             return found[0]
         problem = _ambiguous(found, key) if found else self._missing(kind, package, bare)
@@ -139,16 +139,19 @@ class Host:
 
     def _missing(self, kind: str, package: str, name: str) -> str:
         broken = [plugin for plugin in self.plugins if plugin.reason is not None]
-        for plugin in broken:
-            if package and _is_called(package, plugin):
-                return f"its plugin {plugin.package} is broken: {plugin.reason}"
+        for plugins, state in ((broken, "broken"), (self.blocked, "blocked")):
+            for plugin in plugins:
+                if plugin.is_called(package) if package else name in names_in_files(plugin, kind):
+                    return f"its plugin {plugin.package} is {state}: {plugin.reason}"
         offered = [component for component in self.components if component.kind == kind]
         if offered:
             problem = f"there is no {kind} {name}; {_nearest(name, offered)}"
         else:
             problem = f"no plugin offers any {kind}; install a package that does"
         if broken:
-            problem += f"; {_listed(broken)}"
+            problem += f"; {_listed(broken, 'broken')}"
+        if self.blocked:
+            problem += f"; {_listed(list(self.blocked), 'blocked')}"
         return problem
 
 
@@ -173,69 +176,6 @@ def resolve(reference: str, component: Component) -> Any:
         raise UserError(problem) from None
 
 
-# ---------------------------------------------------------------------------- finding plugins
-
-
-def _installed() -> list[Plugin]:
-    """Return every entry point of the group once, ordered by package."""
-    plugins: dict[tuple[str, str], Plugin] = {}
-    first: dict[str, metadata.Distribution] = {}
-    for distribution in metadata.distributions():
-        for plugin in _plugins(distribution):
-            # Of two copies of a distribution on sys.path, Python imports and reports the first.
-            if first.setdefault(_normalized(plugin.package), distribution) is distribution:
-                plugins.setdefault((plugin.package, plugin.module), plugin)
-    return sorted(plugins.values(), key=lambda plugin: (plugin.package, plugin.entry_point))
-
-
-def _plugins(distribution: metadata.Distribution) -> list[Plugin]:
-    """Return a plugin for each of a distribution's entry points in the group."""
-    try:
-        text = distribution.read_text("entry_points.txt") or ""
-        # Most packages are no plugins, and it takes long to parse all of theirs.
-        if f"[{ENTRY_POINT_GROUP}]" not in text:
-            return []
-        points = [p for p in distribution.entry_points if p.group == ENTRY_POINT_GROUP]
-        described = distribution.metadata
-    # No installer writes metadata that cannot be read.
-    except Exception:
-        return []
-    plugins = []
-    for point in points:
-        import_package, source = _locate(point.value)
-        conf = source / "conf" if source is not None else None
-        plugin = Plugin(
-            entry_point=point.name,
-            package=described["Name"] or "unknown",
-            version=described["Version"] or "unknown",
-            module=point.value,
-            import_package=import_package,
-            source=source,
-            conf=conf if conf is not None and conf.is_dir() else None,
-        )
-        plugins.append(plugin)
-    return plugins
-
-
-def _locate(module: str) -> tuple[str, Path | None]:
-    """Return the name of the outermost regular package or module of ``module``, and its place."""
-    names = re.split(r"[.:\s]", module)
-    for depth in range(1, len(names) + 1):
-        name = ".".join(names[:depth])
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
-            break
-        if spec is None:
-            break
-        # A namespace package has no code, and several distributions share it.
-        if spec.origin is None or not spec.has_location:
-            continue
-        origin = Path(spec.origin)
-        return name, origin.parent if spec.submodule_search_locations else origin
-    return names[0], None
-
-
 # ---------------------------------------------------------------------------- checking one
 
 
@@ -243,8 +183,20 @@ class _BrokenError(Exception):
     """Why a plugin is broken, in one line."""
 
 
-def _declared(plugin: Plugin) -> list[Declaration]:
-    """Return what a plugin declares.
+def _loaded(plugin: Plugin) -> tuple[Plugin, list[Declaration]]:
+    """Return a plugin with what is wrong with it, and what it declares."""
+    warnings: list[str] = []
+    try:
+        # The caller's output may be data for another program.
+        with redirect_stdout(sys.stderr):
+            declarations = _declared(plugin, warnings)
+    except _BrokenError as broken:
+        return replace(plugin, reason=str(broken)), []
+    return replace(plugin, warnings=tuple(dict.fromkeys(warnings))), declarations
+
+
+def _declared(plugin: Plugin, warnings: list[str]) -> list[Declaration]:
+    """Return what a plugin declares; add what it should not use any more to ``warnings``.
 
     Raises:
         _BrokenError: it cannot be imported, or anything is wrong with its hooks.
@@ -253,20 +205,70 @@ def _declared(plugin: Plugin) -> list[Declaration]:
         raise _BrokenError(f"its entry point must name a module, not {plugin.module!r}")
     with _blaming(plugin, "cannot be imported"):
         module = importlib.import_module(plugin.module)
-        interface = getattr(module, "ATOM_INTERFACE", INTERFACE)
-    if interface != INTERFACE:
-        raise _BrokenError(f"speaks interface version {interface}; this ATOM speaks {INTERFACE}")
+        spoken = getattr(module, "ATOM_INTERFACE", interface.INTERFACE)
+    warnings += _of_version(spoken)
     declared: dict[tuple[str, str], Declaration] = {}
     with _blaming(plugin, "cannot be registered"):
         implementations = _implementations(module)
     for hook, function in implementations:
+        warnings += _of_deprecated(hook)
         with _blaming(plugin, f"{hook} raised"):
             for declaration in _called(hook, function):
                 component = Component(plugin, declaration)
                 if (component.kind, component.name) in declared:
                     raise _BrokenError(f"{hook} repeats the name {component.name}")
                 declared[component.kind, component.name] = declaration
+                warnings += _of_fields(declaration)
     return list(declared.values())
+
+
+def _of_version(spoken: object) -> list[str]:
+    """Return the warning that a plugin's interface version deserves.
+
+    Raises:
+        _BrokenError: it is none that this ATOM understands.
+    """
+    ours, oldest = interface.INTERFACE, interface.OLDEST_INTERFACE
+    if type(spoken) is not int:
+        raise _BrokenError(f"ATOM_INTERFACE is {_described(spoken)}; it must be a whole number")
+    if not oldest <= spoken <= ours:
+        which = "ATOM" if spoken > ours else "the plugin"
+        raise _BrokenError(
+            f"speaks interface version {spoken}; this ATOM speaks {ours}: upgrade {which}"
+        )
+    if spoken < ours:
+        return [f"speaks interface version {spoken}, which is deprecated: this ATOM speaks {ours}"]
+    return []
+
+
+def _of_fields(declaration: Declaration) -> list[str]:
+    """Return the warnings that the fields of a declaration deserve, if they are not the default."""
+    if not interface.DEPRECATED:
+        return []
+    used = [each.name for each in fields(declaration) if not _is_default(declaration, each)]
+    return [
+        warning
+        for kind in type(declaration).__mro__
+        for name in used
+        for warning in _of_deprecated(f"{kind.__name__}.{name}")
+    ]
+
+
+def _is_default(declaration: Declaration, of: Field[Any]) -> bool:
+    value = getattr(declaration, of.name)
+    if of.default_factory is not MISSING:
+        return bool(value == of.default_factory())
+    return bool(value == of.default)
+
+
+def _of_deprecated(part: str) -> list[str]:
+    goes = interface.DEPRECATED.get(part)
+    if goes is None:
+        return []
+    return [
+        f"uses {part}, which is deprecated since ATOM {goes.since} and goes with interface "
+        f"version {goes.until}: use {goes.instead}"
+    ]
 
 
 def _implementations(module: ModuleType) -> list[tuple[str, Callable[..., object]]]:
@@ -330,14 +332,18 @@ def _words(error: BaseException, plugin: Plugin) -> str:
     words = " ".join(words.split())
     if len(words) > _LONGEST_REASON:
         words = f"{words[:_LONGEST_REASON]}…"
+    hint = ""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        extra = extra_with(error.name, plugin.package)
+        hint = f"; install it: pip install '{plugin.package}[{extra}]'" if extra else ""
     if plugin.source is None:
-        return words
+        return words + hint
     lines = [
         f" ({Path(frame.f_code.co_filename).relative_to(plugin.source.parent)}:{number})"
         for frame, number in traceback.walk_tb(error.__traceback__)
         if Path(frame.f_code.co_filename).is_relative_to(plugin.source)
     ]
-    return words + (lines[-1] if lines else "")
+    return words + (lines[-1] if lines else "") + hint
 
 
 def _described(thing: object) -> str:
@@ -359,20 +365,11 @@ def _nearest(name: str, offered: list[Component]) -> str:
     return f"valid: {', '.join(named[:12])}" + (", …" if len(named) > 12 else "")
 
 
-def _listed(broken: list[Plugin]) -> str:
-    named = [f"{plugin.package} ({plugin.reason})" for plugin in broken[:3]]
-    rest = [f"{len(broken) - 3} more (see `atom plugins`)"] if len(broken) > 3 else []
-    count = "1 plugin is broken" if len(broken) == 1 else f"{len(broken)} plugins are broken"
+def _listed(plugins: list[Plugin], what: str) -> str:
+    named = [f"{plugin.package} ({plugin.reason})" for plugin in plugins[:3]]
+    rest = [f"{len(plugins) - 3} more (see `atom plugins`)"] if len(plugins) > 3 else []
+    count = f"1 plugin is {what}" if len(plugins) == 1 else f"{len(plugins)} plugins are {what}"
     return f"{count}: {', '.join(named + rest)}"
-
-
-def _normalized(package: str) -> str:
-    """Return a package's name in the one spelling that pip compares names in."""
-    return re.sub(r"[-_.]+", "-", package).lower()
-
-
-def _is_called(package: str, plugin: Plugin) -> bool:
-    return _normalized(package) in map(_normalized, (plugin.import_package, plugin.package))
 
 
 def _ambiguous(found: list[Component], key: str | None) -> str:
@@ -384,7 +381,7 @@ def _ambiguous(found: list[Component], key: str | None) -> str:
         [component.plugin.import_package for component in found],
         [component.plugin.package for component in found],
     ):
-        if len(set(map(_normalized, owners))) == len(found):
+        if len(set(map(normalized, owners))) == len(found):
             choices = " or ".join(f"`{field}: {owner}:{found[0].name}`" for owner in owners)
             return f"{problem}; choose one with {choices}"
     return f"{problem}, and nothing tells them apart; uninstall one"

@@ -147,6 +147,18 @@ def read(path: Path) -> list[StepMetrics]:
     return rows
 
 
+def last_step(path: Path) -> int:
+    """Return the step of the last whole row of ``path``, 0 if there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 8192, 0))
+            lines = _whole_lines(file.read())
+        return StepMetrics.from_json(lines[-1]).step
+    except (FileNotFoundError, IndexError, ValueError):
+        return 0
+
+
 def follow(
     path: Path, stop: threading.Event | Callable[[], bool], from_now: bool = False
 ) -> Iterator[StepMetrics]:

@@ -12,7 +12,7 @@ declaration points to is imported only by a run that uses it, and may import any
 
 A package's own ``conf/`` folder holds its Hydra config groups: ``conf/architecture/my_net.yaml``
 makes ``architecture=my_net`` exist as soon as the package is installed. Such a file names a
-component (``name: my_net``) and sets its parameters beside it.
+component (``name: my_net``) and sets its parameters beside it::
 
     import atom.plugin
 
@@ -37,8 +37,12 @@ from typing import Any, ClassVar, Protocol
 import pluggy
 
 INTERFACE = 1
-"""Version of this interface. A plugin module may set ``ATOM_INTERFACE``; another major version is
-listed as broken rather than called."""
+"""Version of this interface. A plugin module may set ``ATOM_INTERFACE`` to the one it was written
+for; one that this ATOM does not understand is listed as broken rather than called. What a version
+promises is in ``docs/stability.md``."""
+
+OLDEST_INTERFACE = 1
+"""The oldest version that is understood. An older one than :data:`INTERFACE` is deprecated."""
 
 ENTRY_POINT_GROUP = "atom"
 
@@ -121,12 +125,17 @@ class Parallelism(Declaration):
     of -1 has been resolved before ``build`` sees it.
 
     ``build(config: ParallelismConfig, context: ParallelismContext) -> Strategy``
+
+    ``choose(context: LayoutContext) -> LayoutChoice`` is for a strategy that finds its own degrees.
+    It runs once, before ranks start, and needs no torch; what it chooses is written down in
+    ``run.yaml`` as if the user had.
     """
 
     kind = "parallelism"
-    references = ("config", "build")
+    references = ("config", "build", "choose")
 
     build: str
+    choose: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +159,9 @@ class Kernel(Declaration):
     ``override`` points to a factory marked with ``torchtitan.config.override``, which replaces the
     operation's node of the model's config tree; ``None`` leaves torchtitan's own node in place.
     ``kernels=auto`` tries the kernels of an operation by descending ``priority``.
+
+    ``tolerance`` names the dtypes that the kernel takes and for each the largest error, of its
+    output and of every gradient, relative to the largest value of the operation's reference.
     """
 
     kind = "kernel"
@@ -159,6 +171,9 @@ class Kernel(Declaration):
     override: str | None = None
     needs: Needs = field(default_factory=Needs)
     priority: int = 0
+    tolerance: Mapping[str, float] = field(
+        default_factory=lambda: {"float32": 1e-5, "bfloat16": 3e-2}, hash=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -226,6 +241,24 @@ HOOKS: dict[str, type[Declaration]] = {
     "atom_kernels": Kernel,
     "atom_datasets": Dataset,
 }
+
+
+# ---------------------------------------------------------------------------- what goes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deprecation:
+    """A part of this interface that goes: the release of ATOM that said so first, the interface
+    version without it, and what to use instead."""
+
+    since: str
+    until: int
+    instead: str
+
+
+DEPRECATED: dict[str, Deprecation] = {}
+"""Hooks (``atom_kernels``) and fields of declarations (``Kernel.priority``) that go. A plugin that
+uses one works, and is named in a warning of ``atom plugins`` and ``atom train``."""
 
 
 # ---------------------------------------------------------------------------- data
@@ -327,6 +360,37 @@ class Strategy:
     parallelism: Any
     parallelize_fn: Callable[..., Any]
     pipelining_fn: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutContext:
+    """What a layout is chosen for.
+
+    ``model`` is an :class:`atom.plan.model.ModelDescription`, ``device`` an
+    :class:`atom.plan.device.DeviceDescription`. ``parallelism``, ``activation_checkpoint`` and
+    ``training`` are the run's sections: what they say is the user's wish. ``estimate(choice)``
+    returns the :class:`atom.plan.estimate.Estimate` of a :class:`LayoutChoice`, and raises
+    :class:`atom.errors.UserError` for one that cannot be.
+    """
+
+    ranks: int
+    global_batch_size: int
+    model: Any
+    device: Any
+    parallelism: Mapping[str, Any]
+    activation_checkpoint: Mapping[str, Any]
+    training: Mapping[str, Any]
+    estimate: Callable[[LayoutChoice], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutChoice:
+    """What goes into a run's sections, over what stands there. ``explanation`` is for people."""
+
+    parallelism: Mapping[str, Any] = field(default_factory=dict)
+    activation_checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    explanation: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 
+from atom import yaml_data
 from atom.errors import UserError
+from atom.plan.device import names as device_names
 from atom.validation import validated
 
 COMPONENTS = ("architecture", "tokenizer", "dataset", "parallelism")
@@ -26,6 +29,18 @@ TORCHTITAN_SECTIONS = (
     "debug",
 )
 """Sections passed through to torchtitan, whose own dataclasses are their schema."""
+
+_PLACE = re.compile(r"(.*_)?(folder|file|file_prefix)")
+"""Keys of these sections that name a place in the run folder, for torchtitan to write to."""
+
+DEGREES = (
+    "data_parallel_replicate_degree",
+    "data_parallel_shard_degree",
+    "tensor_parallel_degree",
+    "pipeline_parallel_degree",
+    "context_parallel_degree",
+)
+"""The mesh dimensions that multiply to the number of ranks; expert parallelism borrows theirs."""
 
 Section = dict[str, Any]
 
@@ -47,6 +62,14 @@ class Launch(_Model):
 
     ranks: PositiveInt | None = Field(
         default=None, description="number of ranks; null: as the layout says, or one a GPU"
+    )
+    max_restarts: NonNegativeInt = Field(
+        default=3,
+        description="times to start the ranks again after a failure, counted anew with every "
+        "checkpoint",
+    )
+    hang_seconds: PositiveFloat = Field(
+        default=1800, description="seconds without a step until the ranks count as hung"
     )
 
 
@@ -83,6 +106,23 @@ class Loss(_Model):
     )
 
 
+class Plugins(_Model):
+    """Which installed packages a run loads: see :mod:`atom.trust`."""
+
+    allow: list[str] | None = Field(
+        default=None, description="patterns of the packages that may be loaded; null: all"
+    )
+    block: list[str] = Field(
+        default=[], description="patterns of packages that are not loaded, whatever allows them"
+    )
+    locked: Path | None = Field(
+        default=None, description="a file of `atom plugins lock` that they must not differ from"
+    )
+    used: list[str] | None = Field(
+        default=None, description="the packages that ranks load; written by ATOM, not by users"
+    )
+
+
 class Resolved(_Model):
     """What was found out before the ranks started, so that no two ranks find different things."""
 
@@ -98,8 +138,15 @@ class Run(_Model):
     """One training run, whole."""
 
     run: Folder = Folder()
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] | str = "auto"
     launch: Launch = Launch()
+    dry_run: bool = Field(
+        default=False, description="build the run for a few ranks without starting any, and tell"
+    )
+    world_size: PositiveInt | None = Field(
+        default=None, description="ranks of a dry run; device may then name one that is not here"
+    )
+    plugins: Plugins = Plugins()
 
     architecture: Component
     tokenizer: Component
@@ -136,9 +183,14 @@ def parse(sections: Section) -> Run:
     """Return the run that ``sections`` describe.
 
     Raises:
-        UserError: a section is missing, unknown or of the wrong type.
+        UserError: a section is missing, unknown or of the wrong type, or holds more than data.
     """
-    return validated(_RUN, sections, key="", fields=Run.model_fields)
+    yaml_data.refuse_objects(sections)
+    for section in TORCHTITAN_SECTIONS:
+        _check_places(section, sections.get(section))
+    run = validated(_RUN, sections, key="", fields=Run.model_fields)
+    _check_dry_run(run)
+    return run
 
 
 def read(path: Path) -> Run:
@@ -148,7 +200,48 @@ def read(path: Path) -> Run:
         UserError: the file cannot be read, or is not a run.
     """
     try:
-        sections = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a run: {' '.join(str(error).split())}") from None
+    sections = yaml_data.load(text, str(path))
+    if not isinstance(sections, dict):
+        raise UserError(f"{path} cannot be read as a run: it holds no sections")
     return parse(sections)
+
+
+def _check_dry_run(run: Run) -> None:
+    """Refuse what only a dry run may have: a device that is not here, and any number of ranks."""
+    known = ("auto", "cpu", "cuda")
+    if run.device not in (*known, *device_names()):
+        described = ", ".join(device_names())
+        raise UserError(
+            f"there is no such device; valid: {', '.join(map(repr, known))}, and with dry_run=true "
+            f"{described}",
+            key="device",
+            value=run.device,
+        )
+    if not run.dry_run and run.device not in known:
+        raise UserError(
+            "is a description of a device, for dry_run=true; valid: auto, cpu, cuda",
+            key="device",
+            value=run.device,
+        )
+    if not run.dry_run and run.world_size is not None:
+        raise UserError(
+            "is for dry_run=true; launch.ranks sets the ranks of a run",
+            key="world_size",
+            value=run.world_size,
+        )
+
+
+def _check_places(name: str, section: object) -> None:
+    """Refuse a place that is not in the run folder: nobody looks for results elsewhere."""
+    for key, value in section.items() if isinstance(section, dict) else ():
+        if not _PLACE.fullmatch(key) or not isinstance(value, str):
+            continue
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            raise UserError(
+                "is a place in the run folder; valid: a relative path without ..",
+                key=f"{name}.{key}",
+                value=value,
+            )

@@ -139,6 +139,11 @@ class Screen:
 
         self._animate(status)
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether a step has been shown."""
+        return self._latest is not None
+
     def step(self, metrics: StepMetrics) -> None:
         """Show a step."""
         self._pace.add(metrics)

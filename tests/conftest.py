@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +65,71 @@ def atom(environment: dict[str, str]) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """As ``atom``, in a fork of this process: without the imports, which take longest.
+
+    What ``PYTHONPATH`` names is put in front of what is imported here.
+    """
+    import atom.cli
+    import atom.cli.plugins
+    import atom.cli.train
+
+    said = tmp_path_factory.mktemp("said")
+
+    def run(
+        *arguments: str, cwd: Path | None = None, timeout: float = 60, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
+        outputs = [said / "out", said / "err"]
+        child = os.fork()
+        if child == 0:
+            code = 70
+            try:
+                signal.alarm(int(timeout))
+                os.environ.clear()
+                os.environ.update(environment | extra)
+                os.chdir(cwd or Path.cwd())
+                for number, (name, path) in enumerate(
+                    zip(("stdout", "stderr"), outputs, strict=True), 1
+                ):
+                    os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+                    setattr(sys, name, os.fdopen(number, "w", closefd=False))
+                sys.path[:0] = filter(None, extra.get("PYTHONPATH", "").split(os.pathsep))
+                code = atom.cli.main(list(arguments))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        out, err = (path.read_text() for path in outputs)
+        return subprocess.CompletedProcess(arguments, os.waitstatus_to_exitcode(status), out, err)
+
+    return run
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Callable[..., Path]:
+    """Put a package into a folder as an installer would; the folder is for ``PYTHONPATH``."""
+
+    def package(name: str, files: dict[str, str], *, version: str = "1.0") -> Path:
+        site, module = tmp_path / "site", name.replace("-", "_")
+        described = f"{module}-{version}.dist-info"
+        files = {f"{module}/{path}": text for path, text in files.items()} | {
+            f"{described}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{described}/entry_points.txt": f"[atom]\n{module} = {module}\n",
+        }
+        for path, text in files.items():
+            (site / path).parent.mkdir(parents=True, exist_ok=True)
+            (site / path).write_text(text)
+        record = "".join(f"{path},,\n" for path in [*files, f"{described}/RECORD"])
+        (site / described / "RECORD").write_text(record)
+        return site
+
+    return package
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from atom import checkpoint
+
 pytestmark = pytest.mark.slow
 
 FSDP = ("parallelism=fsdp", "launch.ranks=2")
@@ -128,7 +130,7 @@ def test_failed_rank_says_its_own_error_once(
 def test_killed_rank_is_named_and_ends_the_others(
     start: Callable, wait_for_step: Callable, tmp_path: Path
 ) -> None:
-    process = start(*FSDP, "run.dir=run", "training.steps=5000")
+    process = start(*FSDP, "run.dir=run", "training.steps=5000", "launch.max_restarts=0")
     wait_for_step(tmp_path / "run", 2)
     # The launcher, the process that starts ranks, and the ranks in order.
     *_, first, second = members(process.pid)
@@ -152,20 +154,38 @@ def test_interrupted_run_can_go_on(
     process = start(*settings, "training.steps=5000")
     wait_for_step(tmp_path / "run", 8)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    shown, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "SIGINT: stopping after the next step, with a checkpoint; Ctrl-C again" in shown
+    before = rows(tmp_path / "run")
+    assert f"after step {before[-1]['step']}, with a checkpoint; the same command" in said
+    assert len(said.splitlines()) == 1
+    wait_for_end(process.pid)
+
+    last = before[-1]["step"] + 2
+    result = atom("train", *small, *settings, f"training.steps={last}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"resumed after step {before[-1]['step']}" in result.stdout
+    after = rows(tmp_path / "run")
+    assert [row["step"] for row in after] == list(range(1, last + 1))
+    assert before == after[: len(before)], "a stop on request loses no step"
+
+
+def test_two_interrupts_end_at_once(
+    start: Callable, wait_for_step: Callable, tmp_path: Path
+) -> None:
+    # A stopped rank keeps the others from ending their step.
+    process = start(*FSDP, "run.dir=run", "training.steps=5000", "checkpoint.interval=3")
+    wait_for_step(tmp_path / "run", 5)
+    os.kill(members(process.pid)[-1], signal.SIGSTOP)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said == "atom: interrupted\n"
     wait_for_end(process.pid)
-
-    before = rows(tmp_path / "run")
-    last = before[-1]["step"] + 2
-    result = atom("train", *small, *settings, f"training.steps={last}", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "resumed after step" in result.stdout
-    after = rows(tmp_path / "run")
-    assert [row["step"] for row in after] == list(range(1, last + 1))
-    saved = int(re.search(r"resumed after step ([\d,]+)", result.stdout)[1].replace(",", ""))  # type: ignore[index]
-    assert before[:saved] == after[:saved]
+    assert checkpoint.resumable(tmp_path / "run/checkpoint")
 
 
 def test_ranks_that_torchrun_started_join_one_run(

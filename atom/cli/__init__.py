@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import select
@@ -11,16 +12,19 @@ import traceback
 from typing import NoReturn
 
 import atom
-from atom.errors import RunError, UserError, nearest
+from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
     "plugins": ("atom.cli.plugins", "list what is installed, and why something is broken"),
+    "new": ("atom.cli.new", "make a plugin package of your own"),
     "completion": ("atom.cli.completion", "print a script that completes commands in a shell"),
 }
 """Name -> the module whose ``main(arguments) -> exit code`` it is, and one line of help."""
 
 OPTIONS = ("--help", "--version")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,8 +34,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        valid = ", ".join(self._option_string_actions)
-        hint = f"; valid: {valid}" if message.startswith("unrecognized arguments") else ""
+        _, unknown, words = message.partition("unrecognized arguments: ")
+        hint = f"; {nearest(words.split()[0], self._option_string_actions)}" if unknown else ""
         raise UserError(f"{self.prog}: {message}{hint}")
 
 
@@ -45,13 +49,16 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0, 1 after a failed run, an interrupt or a bug, 2 after a user's mistake.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    _replace_closed_streams()
     try:
         code = _run(arguments)
         print(end="", flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         # Python flushes once more as it ends, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):
+            return 1
+        return _say(f"the output cannot be written: {error.strerror}", code=1)
     return code
 
 
@@ -62,6 +69,8 @@ def _run(arguments: list[str]) -> int:
         return _say(error.sentence(getattr(error, "origin", None)), code=2)
     except RunError as error:
         return _say(str(error), code=1)
+    except RunStoppedError as error:
+        return _say(str(error), code=EX_STOPPED)
     except KeyboardInterrupt:
         return _say("interrupted", code=1)
     except SystemExit as end:
@@ -71,6 +80,10 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise
+        if isinstance(error, OSError) and error.errno in _FULL:
+            if error.filename is None:
+                raise
+            return _say(f"{error.filename}: {error.strerror}", code=1)
         traceback.print_exc()
         return _say(f"this is a bug ({type(error).__name__}), in ATOM or in a plugin", code=1)
 
@@ -108,6 +121,13 @@ def _help() -> str:
 def _say(sentence: str, *, code: int) -> int:
     print(f"atom: {sentence}", file=sys.stderr)
     return code
+
+
+def _replace_closed_streams() -> None:
+    """Let output that the caller has closed (``>&-``) go nowhere; Python has None for it."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _nobody_reads() -> bool:

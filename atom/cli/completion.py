@@ -10,19 +10,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import re
 import shlex
-from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 from atom.cli import COMMANDS, OPTIONS, Parser
 
-if TYPE_CHECKING:
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-
 QUERY = "query"
 
-_PATH = re.compile(r"[^=]*=[./~]")
+_NOT_OURS = ("--config-path", "--config-name", "--experimental-rerun", "--shell-completion")
+"""Options of Hydra that have no use here: the place of ATOM's own files, pickles, Hydra's scripts.
+"""
 
 BASH = r"""
 _atom_completion() {
@@ -100,7 +97,8 @@ def main(arguments: list[str]) -> int:
     if arguments == [QUERY]:
         line = os.environ.get("COMP_LINE", "")
         point = os.environ.get("COMP_POINT", "")
-        print(*candidates(line[: int(point)] if point.isdecimal() else line), sep="\n")
+        for candidate in candidates(line[: int(point)] if point.isdecimal() else line):
+            print(candidate)
         return 0
     print(SCRIPTS[parser().parse_args(arguments).shell].strip())
     return 0
@@ -124,33 +122,52 @@ def candidates(line: str) -> list[str]:
         found = _of_train(before[1:], word)
     elif before[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[before[0]][0])
-        found = _of_parser(module.parser(), before[1:], word)
+        found = _of_command(module, before[1:], word)
     else:
         found = []
     return sorted(candidate for candidate in found if candidate.startswith(word))
 
 
+def _of_command(module: ModuleType, before: list[str], word: str) -> list[str]:
+    """Return what the parser of a command, or of its sub-command, offers."""
+    subcommands = getattr(module, "SUBCOMMANDS", {})
+    if before and before[0] in subcommands:
+        return _of_parser(subcommands[before[0]](), before[1:], word)
+    found = _of_parser(module.parser(), before, word)
+    return found if before else [*subcommands, *found]
+
+
 def _of_parser(parser: argparse.ArgumentParser, before: list[str], word: str) -> list[str]:
     """Return the options of a parser, or the choices of what it expects at this place."""
-    options = {option: action for action in parser._actions for option in action.option_strings}
-    last = options.get(before[-1]) if before else None
-    if last is not None and last.nargs != 0:
-        return list(map(str, last.choices or ()))
-    if not word.startswith("-"):
-        expected = [action for action in parser._actions if not action.option_strings]
-        if expected:
-            return [str(choice) for action in expected for choice in action.choices or ()]
-    return [option for option in options if option.startswith("--")]
+    options = parser._option_string_actions
+    expected = [action for action in parser._actions if not action.option_strings]
+    option = None
+    for given in before:
+        if option is not None and option.nargs != 0:
+            option = None  # this was its value
+        elif given.startswith("-"):
+            option = options.get(given)
+        else:
+            expected = expected[1:]
+    if option is not None and option.nargs != 0:
+        return [str(choice) for choice in option.choices or ()]
+    name, equals, _ = word.partition("=")
+    if equals and name in options:
+        return [f"{name}={choice}" for choice in options[name].choices or ()]
+    if expected and not word.startswith("-"):
+        return [str(choice) for choice in expected[0].choices or ()]
+    return [name for name in options if name.startswith("--")]
 
 
 def _of_train(before: list[str], word: str) -> list[str]:
-    """Return what Hydra and the config groups of the installed plugins offer after ``train``."""
+    """Return Hydra's options, or what groups and keys offer, after ``train``."""
     from hydra._internal.utils import get_args_parser
 
-    from atom import compose
+    parser = get_args_parser()
+    option = parser._option_string_actions.get(before[-1]) if before else None
+    if word.startswith("-") or (option is not None and option.nargs is None):
+        return [found for found in _of_parser(parser, before, word) if found not in _NOT_OURS]
+    from atom.cli.override_completion import of_overrides
 
-    options = get_args_parser()
-    arguments = options.parse_known_args(before)[0]
-    if word.startswith("-") or before[-1:] == ["--config-dir"] or options_value(options, before):
-        return _of_parser(options, before, word)
-    return of_hydra(compose.config_loader(), compose.CONFIG_NAME, before, word)
+    config_dir = parser.parse_known_args(before)[0].config_dir
+    return of_overrides(before, word, config_dir)

@@ -1,4 +1,7 @@
-"""``atom plugins``: what is installed, from which package, and why something is broken."""
+"""``atom plugins``: what is installed, from which package, and why something is broken.
+
+``atom plugins lock FILE`` writes down which files that is: see :mod:`atom.plugin_lock`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import shutil
 import sys
 import textwrap
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from atom.cli import Parser
-from atom.host import Host, Plugin
+from atom.host import Host
+from atom.installed import Plugin, installed
 from atom.plugin import KINDS
+from atom.trust import Trust
 
 _KINDS = [declaration.kind for declaration in KINDS]
 _HEADER = ("KIND", "NAME", "PACKAGE", "VERSION", "STATUS", "SUMMARY, OR REASON")
@@ -33,16 +39,40 @@ class Row:
 
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
-    parser = Parser("atom plugins", "List installed plugins and what they offer.")
+    parser = Parser(
+        "atom plugins",
+        "List installed plugins and what they offer. `atom plugins lock FILE` writes down which "
+        "files they consist of.",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list, for programs")
     parser.add_argument("--kind", choices=_KINDS, help="list the components of one kind")
     return parser
 
 
+def lock_parser() -> Parser:
+    """Return the parser of the arguments of ``atom plugins lock``."""
+    parser = Parser(
+        "atom plugins lock",
+        "Write the version of every installed plugin and the hash of each of its files. "
+        "`atom train plugins.locked=FILE` then refuses what differs.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file to write, JSON")
+    return parser
+
+
+SUBCOMMANDS = {"lock": lock_parser}
+"""Name -> the parser of its arguments, for completion."""
+
+
 def main(arguments: list[str]) -> int:
     """Run ``atom plugins``; return the exit code, which is 0 whatever is broken."""
+    if arguments[:1] == ["lock"]:
+        return _lock(lock_parser().parse_args(arguments[1:]).file)
     options = parser().parse_args(arguments)
-    every = rows(Host.load())
+    host = Host.load()
+    for warning in host.warnings:
+        print(f"atom: {warning}", file=sys.stderr)
+    every = rows(host)
     shown = [row for row in every if options.kind in (None, row.kind)]
     if options.json:
         print(json.dumps([asdict(row) for row in shown], indent=2))
@@ -58,6 +88,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _lock(path: Path) -> int:
+    from atom import plugin_lock
+
+    trust = Trust.gather()
+    trusted = [plugin for plugin in installed() if trust.refusal(plugin.package) is None]
+    packages = plugin_lock.write(path, trusted)["plugins"]
+    count = sum(len(entry["files"]) for entry in packages.values())
+    print(f"{path}: {len(packages)} packages, {count} files")
+    return 0
+
+
 def rows(host: Host) -> list[Row]:
     """Return a row a component, by kind and name; then one for each plugin that shows none."""
     components = sorted(
@@ -68,7 +109,11 @@ def rows(host: Host) -> list[Row]:
         for c in components
     ]
     shown = {component.plugin for component in components}
-    return found + [_without_components(plugin) for plugin in host.plugins if plugin not in shown]
+    found += [_without_components(plugin) for plugin in host.plugins if plugin not in shown]
+    return found + [
+        Row(None, p.entry_point, p.package, p.version, "blocked", p.reason, None)
+        for p in host.blocked
+    ]
 
 
 def _without_components(plugin: Plugin) -> Row:
@@ -88,7 +133,7 @@ def table(rows: list[Row], columns: int | None) -> str:
         columns: the width to fit, by wrapping the last column; None for a line a row.
     """
     cells = [_HEADER] + [
-        (row.kind or "-", row.name, row.package, row.version, row.status)
+        (row.kind or "-", row.name, row.package, row.version, row.status)  # noqa: RUF005
         + (row.reason or row.summary or "",)
         for row in rows
     ]

@@ -17,7 +17,10 @@ from atom.errors import UserError
 from atom.host import Host
 from atom.launch import joined, start
 from atom.launch.child import call
+from atom.prepare import prepare
 from atom.run import Run
+from atom.select import select
+from atom.trust import Trust
 
 if TYPE_CHECKING:
     from atom.titan.preflight import Preflight
@@ -28,14 +31,18 @@ def main(argv: list[str]) -> int:
     # Records of libraries are a rank's or the launcher's log; what is here before is noise.
     logging.getLogger().addHandler(logging.NullHandler())
     verbose = "-v" in argv
-    arguments = [argument for argument in argv if argument != "-v"]
-    host = Host.load()
+    arguments = ["dry_run=true" if a == "--dry-run" else a for a in argv if a != "-v"]
+    host = Host.load(Trust.gather(arguments))
     ranks = joined.world_size()
     if ranks is not None:
         return joined.train(partial(_compose_for_all, arguments, host, ranks), verbose=verbose)
 
     def job(run: Run) -> None:
         choices = _choices()
+        if run.dry_run:
+            # In a child, for a sweep's sake: torchtitan knows one device a process.
+            call(partial(_dry_run, run, host))
+            return
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             hydra = HydraConfig.get()
             place = Path(hydra.sweep.dir, hydra.sweep.subdir)
@@ -49,6 +56,22 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _dry_run(run: Run, host: Host) -> None:
+    """Print what ``run`` would be.
+
+    Raises:
+        UserError: it cannot be, or does not fit; then that follows what is printed.
+    """
+    selection = select(run, host)
+    vocab_size = call(partial(prepare, selection)).vocab_size
+    from atom.titan.dry_run import dry_run
+    from atom.titan.dry_run_report import report
+
+    found = dry_run(run, selection, host, vocab_size=vocab_size)
+    print(report(found), end="", flush=True)
+    found.check()
+
+
 def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight:
     """Compose and write down the run of ranks that were started around ATOM."""
     composed: list[Preflight] = []
@@ -56,6 +79,10 @@ def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight:
     def job(run: Run) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise UserError("a sweep starts its own ranks: run it outside torchrun and srun")
+        if run.dry_run:
+            raise UserError(
+                "starts no ranks: run it outside torchrun and srun", key="dry_run", value=True
+            )
         place = run.run.dir or folder.default()
         composed.append(start.prepare_folder(run, host, place, _choices(), ranks=ranks))
 

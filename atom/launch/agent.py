@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import time
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
 
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.api import (
+    RunResult,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import (
     DefaultLogsSpecs,
@@ -16,22 +27,43 @@ from torch.distributed.elastic.multiprocessing.api import (
 )
 from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
+from atom import checkpoint, events, logs, metrics
+from atom.launch.failure import Failure, cause
+from atom.launch.restarts import Restarts
+
 _MONITOR_SECONDS = 0.2
+_END_SECONDS = 5
+"""How long ranks that a SIGTERM was sent have to end; they have nothing to save any more."""
+
+_STACKS_SECONDS = 3.0
+"""How long hung ranks have to print their stacks."""
 
 
 class Agent(LocalElasticAgent):
-    """Starts ``ranks`` workers and remembers how each one ended.
+    """Starts ``ranks`` workers, finds out what ended them, and starts them again if it may help.
 
     torch's own result names one failed worker, the one that it noticed first. Where that one only
-    lost its peer, the exit codes of all tell who went first.
+    lost its peer, the exit codes and the logs of all tell who went first.
 
     Args:
         entrypoint: a function, run in a forked process a rank; or an executable.
         arguments: of the entrypoint.
         ranks: number of workers.
+        run: the run folder.
+        restarts: in a row, without a new checkpoint in between.
+        hang_seconds: without a step, after the first one, until ranks count as hung.
     """
 
-    def __init__(self, entrypoint: Callable[..., None] | str, arguments: tuple, ranks: int) -> None:
+    def __init__(
+        self,
+        entrypoint: Callable[..., None] | str,
+        arguments: tuple,
+        ranks: int,
+        *,
+        run: Path,
+        restarts: int,
+        hang_seconds: float,
+    ) -> None:
         parameters = RendezvousParameters(
             backend="c10d",
             endpoint="127.0.0.1:0",
@@ -46,36 +78,128 @@ class Agent(LocalElasticAgent):
             entrypoint=entrypoint,
             args=arguments,
             rdzv_handler=registry.get_rendezvous_handler(parameters),
-            max_restarts=0,
+            max_restarts=restarts,
             monitor_interval=_MONITOR_SECONDS,
             local_addr="127.0.0.1",
         )
         start_method = "spawn" if isinstance(entrypoint, str) else "fork"
         super().__init__(spec, logs_specs=DefaultLogsSpecs(), start_method=start_method)
         self._spec = spec
-        self.exit_codes: dict[int, int | None] = {}
+        self._run_folder = run
+        self._restarts = Restarts(restarts)
+        self._hang_seconds = hang_seconds
+        self._attempt = 0
+        self.failure: Failure | None = None
+        """What ended the ranks for good."""
 
     def start(self) -> RunResult:
-        """Run every worker to its end, or to the first failure and the end of the others."""
+        """Run every worker to its end, or to a failure that no restart mends."""
         # Ctrl-C is the launcher's business: it ends this process by a SIGTERM.
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM"
+        signal.signal(signal.SIGUSR1, self._pass_on)
         try:
             return self.run()
         finally:
             self._spec.rdzv_handler.shutdown()
 
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
+        self._since = logs.stamp(datetime.now(UTC).timestamp())
+        self._step_before = self._heartbeat()
+        self._attempt += 1
+        events.record(
+            self._run_folder,
+            events.STARTED,
+            ranks=self._spec.local_world_size,
+            attempt=self._attempt,
+        )
+        return super()._start_workers(worker_group)
+
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        hung = self._hung()
+        if hung is not None:
+            self._end_hung()
         result = super()._monitor_workers(worker_group)
-        if result.is_failed():
-            self.exit_codes = _exit_codes(self._pcontext)
+        if result.is_failed() or hung is not None:
+            result = RunResult(state=WorkerState.FAILED, failures=result.failures)
+            self._failed(hung or cause(self._run_folder / "logs", self._exit_codes(), self._since))
         return result
+
+    def _failed(self, failure: Failure) -> None:
+        step = metrics.last_step(self._run_folder / metrics.FILE_NAME)
+        saved = checkpoint.resumable(self._run_folder / checkpoint.FOLDER)
+        refused = self._restarts.refuse(failure, step=step, saved=saved[0] if saved else 0)
+        events.record(
+            self._run_folder,
+            events.FAILED,
+            reason=failure.words,
+            step=step,
+            restart=refused is None,
+        )
+        # torch starts workers again for as long as some restarts remain.
+        self._remaining_restarts = 1 if refused is None else 0
+        if refused is not None:
+            self.failure = failure
+            if refused:
+                words = f"{failure.words}; not started again: {refused}"
+                self.failure = Failure(words, failure.raised, failure.final)
+
+    def _shutdown(
+        self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = _END_SECONDS
+    ) -> None:
+        super()._shutdown(death_sig, min(timeout, _END_SECONDS))
+
+    # ------------------------------------------------------------------------ hangs
+
+    def _heartbeat(self) -> float:
+        """Return when the last step ended, in seconds since the epoch; 0 if none did."""
+        try:
+            return (self._run_folder / events.HEARTBEAT).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def _hung(self) -> Failure | None:
+        last = self._heartbeat()
+        # Nothing is known of the time until the first step: compiling a large model takes long.
+        if last == self._step_before or time.time() - last < self._hang_seconds:
+            return None
+        if self._pcontext is None or not self._alive():
+            return None
+        return Failure(
+            f"no step in {self._hang_seconds:g} s: ranks hang (stacks are in their logs)"
+        )
+
+    def _end_hung(self) -> None:
+        """Have every rank print where it is, then end them all; a stopped one minds no SIGTERM."""
+        self._signal_all(signal.SIGUSR2)
+        time.sleep(_STACKS_SECONDS)
+        assert self._pcontext is not None
+        self._pcontext.close(signal.SIGKILL)
+
+    # ------------------------------------------------------------------------ processes
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        self._signal_all(signal.Signals(number))
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for process in self._alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def _alive(self) -> list[int]:
+        if self._pcontext is None:
+            return []
+        codes = self._exit_codes()
+        return [pid for rank, pid in self._pcontext.pids().items() if codes.get(rank) is None]
+
+    def _exit_codes(self) -> dict[int, int | None]:
+        return _exit_codes(self._pcontext)
 
 
 def _exit_codes(context: PContext | None) -> dict[int, int | None]:
-    """Return the exit code of each local rank; -N of one that signal N ended."""
+    """Return each local rank's exit code: None of one at work, -N of one that signal N ended."""
     if isinstance(context, MultiprocessContext) and context._pc is not None:
         return {rank: process.exitcode for rank, process in enumerate(context._pc.processes)}
     if isinstance(context, SubprocessContext):
         handlers = context.subprocess_handlers
-        return {rank: handler.proc.returncode for rank, handler in sorted(handlers.items())}
+        return {rank: handler.proc.poll() for rank, handler in sorted(handlers.items())}
     return {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 import traceback
@@ -27,6 +28,11 @@ class Child(Generic[T]):
         self._process = context.Process(target=_answer, args=(sender, function))
         self._process.start()
         sender.close()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the child, if it has not ended."""
+        if self._process.is_alive() and self._process.pid is not None:
+            os.kill(self._process.pid, number)
 
     def working(self) -> bool:
         """Return whether there is no answer yet."""
@@ -79,6 +85,9 @@ def die_with_parent(how: signal.Signals) -> None:
 def _answer(sender: Connection, function: Callable[[], T]) -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A request to stop may come before there is anyone to hear it.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(signal.SIGTERM)
     try:
         answer: tuple[str, object] = ("returned", function())

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 RANK_FAILED = "rank failed"
@@ -16,9 +17,28 @@ _LOST_A_PEER = re.compile(
     r"DistBackendError|DistNetworkError|DistStoreError|NCCL",
 )
 
+_USELESS = re.compile(r"\.(UserError|RunError|HostileCheckpointError): ")
+"""Errors that another try meets again."""
 
-def cause(logs: Path, exit_codes: Mapping[int, int | None], since: str) -> str | None:
-    """Return one sentence on the rank that failed first, or None if nothing tells.
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended the ranks.
+
+    Attributes:
+        words: one sentence.
+        raised: whether a rank raised an exception of its own, which another try may meet again;
+            otherwise it was killed, hung, or lost a peer.
+        final: whether another try is useless.
+    """
+
+    words: str
+    raised: bool = False
+    final: bool = False
+
+
+def cause(logs: Path, exit_codes: Mapping[int, int | None], since: str) -> Failure:
+    """Return what ended the ranks.
 
     Args:
         logs: the folder of the ranks' logs.
@@ -30,7 +50,7 @@ def cause(logs: Path, exit_codes: Mapping[int, int | None], since: str) -> str |
         if code is not None and code < 0 and -code != signal.SIGTERM:
             name = signal.Signals(-code).name
             hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-            return f"rank {rank} failed: killed by {name}{hint}"
+            return Failure(f"rank {rank} failed: killed by {name}{hint}")
     said = []
     for rank, code in exit_codes.items():
         if code and code > 0:
@@ -40,9 +60,14 @@ def cause(logs: Path, exit_codes: Mapping[int, int | None], since: str) -> str |
                 if record["time"] >= since
             ]
     if not said:
-        return None
-    _, _, rank, error = min(said)
-    return f"rank {rank} failed: {error} (see {logs / f'rank_{rank}.jsonl'})"
+        codes = sorted({code for code in exit_codes.values() if code})
+        return Failure(f"a rank failed: exit code {', '.join(map(str, codes))} (see {logs})")
+    lost_a_peer, _, rank, error = min(said)
+    return Failure(
+        f"rank {rank} failed: {error} (see {logs / f'rank_{rank}.jsonl'})",
+        raised=not lost_a_peer,
+        final=bool(_USELESS.search(error)),
+    )
 
 
 def _failures(log: Path) -> list[dict[str, str]]:

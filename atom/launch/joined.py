@@ -16,7 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atom.errors import UserError
+from atom.errors import EX_STOPPED, UserError
+from atom.launch.local import refuse_stopped
 from atom.launch.start import follow
 from atom.screen import Screen
 
@@ -79,8 +80,7 @@ def train(compose: Callable[[], Preflight], *, verbose: bool = False) -> int:
         answer = _wait(store)
         if answer == _REFUSED:
             return 2
-        rank.train(Path(answer))
-        return 0
+        return EX_STOPPED if rank.train(Path(answer)) else 0
     try:
         ready = compose()
     except UserError:
@@ -89,6 +89,7 @@ def train(compose: Callable[[], Preflight], *, verbose: bool = False) -> int:
     store.set(_KEY, str(ready.place.absolute()))
     with _followed(ready, verbose=verbose):
         rank.train(ready.place, verbose=verbose)
+        refuse_stopped(ready.place)
     return 0
 
 
@@ -106,7 +107,7 @@ def _followed(ready: Preflight, *, verbose: bool) -> Iterator[None]:
 
     def draw() -> None:
         with suppress(Exception):  # the rank itself raises it
-            follow(ready, Screen(terminal, verbose=verbose), stop=ended.is_set, result=result)
+            follow(ready, Screen(terminal, verbose=verbose), ended.is_set, result)
 
     thread = threading.Thread(target=draw, name="atom-follow", daemon=True)
     thread.start()

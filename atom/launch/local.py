@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from atom import logs
-from atom.errors import RunError
-from atom.launch import failure
+from atom import events, logs
+from atom.errors import RunError, RunStoppedError
+from atom.run import Launch
 
 
-def start(folder: Path, ranks: int, device: str, *, verbose: bool = False) -> None:
+def start(
+    folder: Path, ranks: int, device: str, launch: Launch | None = None, *, verbose: bool = False
+) -> None:
     """Run every rank of the run in ``folder`` to its end.
 
     On a CPU the ranks are forked from this process, which has imported torchtitan already: sixteen
@@ -20,21 +23,38 @@ def start(folder: Path, ranks: int, device: str, *, verbose: bool = False) -> No
 
     Raises:
         RunError: a rank failed, and the others have been ended.
+        RunStoppedError: the ranks were asked to stop before the last step, and have.
     """
+    launch = launch or Launch()
     from atom.launch.agent import Agent
     from atom.titan import rank
 
-    since = logs.stamp(datetime.now(UTC).timestamp())
-    if device == "cpu":
-        agent = Agent(rank.main, (str(folder), verbose), ranks)
-    else:
-        flags = ("-v",) if verbose else ()
-        agent = Agent(sys.executable, ("-u", "-m", rank.__name__, str(folder), *flags), ranks)
-    result = agent.start()
+    entrypoint: Callable[..., Any] | str = rank.main
+    arguments: tuple[Any, ...] = (str(folder), verbose)
+    if device != "cpu":
+        entrypoint = sys.executable
+        arguments = ("-u", "-m", rank.__name__, str(folder), *(("-v",) if verbose else ()))
+    agent = Agent(
+        entrypoint,
+        arguments,
+        ranks,
+        run=folder,
+        restarts=launch.max_restarts,
+        hang_seconds=launch.hang_seconds,
+    )
+    agent.start()
     logs.remove_if_empty(folder / "logs")
-    if result.is_failed():
-        first = min(result.failures.values(), key=lambda failed: failed.timestamp)
-        raise RunError(
-            failure.cause(folder / "logs", agent.exit_codes, since)
-            or f"a rank failed: exit code {first.exitcode} (see {folder / 'logs'})"
+    if agent.failure is not None:
+        raise RunError(agent.failure.words)
+    refuse_stopped(folder)
+    events.record(folder, events.FINISHED)
+
+
+def refuse_stopped(folder: Path) -> None:
+    """Raise :class:`RunStoppedError` if the ranks of the run have just ended early."""
+    last = events.read(folder)[-1]
+    if last["event"] == events.STOPPED:
+        raise RunStoppedError(
+            f"stopped by {last['reason']} after step {last['step']}, with a checkpoint; the same "
+            f"command with run.dir={folder} goes on from there"
         )

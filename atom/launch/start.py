@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,8 @@ from atom import folder, logs, metrics
 from atom.host import Host
 from atom.launch import local
 from atom.launch.child import Child, call
+from atom.launch.news import News
+from atom.launch.stopper import Stopper
 from atom.prepare import prepare
 from atom.run import Run
 from atom.screen import Header, Screen
@@ -38,27 +41,30 @@ def train(
         RunError: a rank failed.
     """
     ready = prepare_folder(run, host, place, choices)
-    ranks = Child(
-        partial(_start, place, ready.resolved.world_size, ready.resolved.device, verbose=verbose)
-    )
-    try:
-        follow(
-            ready, Screen(verbose=verbose), stop=lambda: not ranks.working(), result=ranks.result
-        )
-    except BaseException:
-        ranks.terminate()
-        raise
+    ranks = Child(partial(_start, place, ready, verbose=verbose))
+    screen = Screen(verbose=verbose)
+    with Stopper(screen, ask=lambda: ranks.signal(signal.SIGUSR1)) as stopper:
+
+        def ended() -> bool:
+            stopper.repeat()
+            return not ranks.working()
+
+        try:
+            follow(ready, screen, ended, ranks.result)
+        except BaseException:
+            ranks.terminate()
+            raise
 
 
 def follow(
-    ready: Preflight, screen: Screen, stop: Callable[[], bool], result: Callable[[], None]
+    ready: Preflight, screen: Screen, ended: Callable[[], bool], result: Callable[[], None]
 ) -> None:
     """Show the progress of a run.
 
     Args:
         ready: the run, its folder written.
         screen: where to.
-        stop: whether the ranks have ended.
+        ended: whether the ranks have.
         result: raises what the ranks failed of; then there is no summary.
     """
     place = ready.place
@@ -66,6 +72,13 @@ def follow(
     ranks = ready.resolved.world_size
     try:
         screen.starting(f"starting {ranks:,} rank{'s' * (ranks > 1)}", steps=ready.steps)
+        news = News(place, screen)
+
+        def stop() -> bool:
+            over = ended()
+            news.tell()
+            return over
+
         for row in metrics.follow(place / metrics.FILE_NAME, stop=stop, from_now=True):
             screen.step(row)
         result()
@@ -93,13 +106,16 @@ def prepare_folder(
     ready = preflight(run, selection, host, place, vocab_size=tokenizer.vocab_size, joined=ranks)
     resumed_from = folder.check_continues(place, ready.run)
     folder.create(place, ready.run, host, tokenizer.files)
+    if ready.explanation:
+        print(ready.explanation, end="\n\n", flush=True)
     Screen().header(_header(ready, choices, resumed_from))
     return ready
 
 
-def _start(place: Path, ranks: int, device: str, *, verbose: bool) -> None:
+def _start(place: Path, ready: Preflight, *, verbose: bool) -> None:
     logs.setup_launcher(place / "logs" / "launcher.jsonl")
-    local.start(place, ranks, device, verbose=verbose)
+    ranks, device = ready.resolved.world_size, ready.resolved.device
+    local.start(place, ranks, device, ready.run.launch, verbose=verbose)
 
 
 def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None) -> Header:
@@ -118,7 +134,7 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         tokenizer=chosen("tokenizer"),
         vocab_size=resolved.vocab_size,
         dataset=chosen("dataset"),
-        device=resolved.device,
+        device=_device(ready),
         ranks=resolved.world_size,
         layout=[
             ("dp_replicate", degrees["data_parallel_replicate_degree"]),
@@ -133,3 +149,13 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         kernels=[(operation, kernel) for operation, (kernel, _) in ready.kernels.items()],
         resumed_from=resumed_from,
     )
+
+
+def _device(ready: Preflight) -> str:
+    """Return the device to show, and why it is no GPU although there are some."""
+    import torch
+
+    device, ranks = ready.resolved.device, ready.resolved.world_size
+    if ready.run.device == "auto" and device == "cpu" and (count := torch.cuda.device_count()):
+        return f"{device} ({count} GPUs are too few for {ranks} ranks)"
+    return device

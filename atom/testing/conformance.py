@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from pydantic import BaseModel
 
 from atom.errors import UserError
-from atom.host import Component, Host
 from atom.plugin import KINDS
-from atom.select import configured
+
+if TYPE_CHECKING:  # pytest imports this module in every session, and few use it
+    from pydantic import BaseModel
+
+    from atom.host import Component, Host
 
 
 class Suite:
@@ -26,25 +28,36 @@ class Suite:
     name: ClassVar[str]
     parameters: ClassVar[dict[str, Any]] = {}
 
-    @pytest.fixture(scope="session")
-    def host(self) -> Host:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def host(cls) -> Host:
+        """What is installed."""
+        from atom.host import Host
+
         return Host.load()
 
-    @pytest.fixture
-    def component(self, host: Host) -> Component:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def component(cls, host: Host) -> Component:
         """The component under test; the test fails with the reason if its plugin is broken."""
         try:
-            return host.find(self.kind, self.name)
+            return host.find(cls.kind, cls.name)
         except UserError as error:
             pytest.fail(error.sentence(), pytrace=False)
 
-    @pytest.fixture
-    def config(self, component: Component) -> BaseModel | None:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls, component: Component) -> BaseModel | None:
         """The component's parameters, validated as a run's are; None if it has none."""
-        return configured(component, self.parameters)
+        from atom.select import configured
+
+        try:
+            return configured(component, cls.parameters)
+        except UserError as error:
+            pytest.fail(error.sentence(), pytrace=False)
 
 
-def conformance(component: str, **parameters: Any) -> type[Suite]:
+def conformance(component: str, **parameters: Any) -> type[Any]:
     """Return the suite of a component's kind, to be given a name that starts with ``Test``.
 
     Args:

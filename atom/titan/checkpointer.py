@@ -122,10 +122,31 @@ class VerifiedCheckpointManager(CheckpointManager):
         self._poll()
         return super()._save(curr_step, last_step)
 
+    def save_now(self, step: int) -> None:
+        """Save everything of ``step`` and return when it is on disk.
+
+        Raises:
+            RunError: it could not be written.
+        """
+        if not self.enable or self.load_only:
+            return
+        self.maybe_wait_for_saving()
+        if step not in checkpoint.steps(self._place):
+            self.dcp_save(
+                self._flattened_model_states_sd(),
+                checkpoint_id=self._create_checkpoint_id(step),
+                async_mode=AsyncMode.DISABLED,
+            )
+            self._check_written(step)
+
     def _save_last_step(self, curr_step: int) -> None:
         super()._save_last_step(curr_step)
-        if not self.last_save_in_hf and curr_step not in checkpoint.steps(self._place):
-            raise RunError(f"the last checkpoint, of step {curr_step}, could not be written")
+        if not self.last_save_in_hf:
+            self._check_written(curr_step)
+
+    def _check_written(self, step: int) -> None:
+        if step not in checkpoint.steps(self._place):
+            raise RunError(f"the checkpoint of step {step}, the last one, could not be written")
 
     def _poll(self) -> None:
         """Take note of a background save that has ended, on the same step on every rank or not:

@@ -8,8 +8,11 @@ from typing import Any
 from torch.distributed.pipelining.schedules import (
     PipelineScheduleMulti,
     PipelineScheduleSingle,
+    Schedule1F1B,
+    ScheduleDualPipeV,
     ScheduleInterleaved1F1B,
     ScheduleInterleavedZeroBubble,
+    ScheduleZBVZeroBubble,
     _PipelineScheduleRuntime,
     get_schedule_class,
 )
@@ -20,6 +23,9 @@ from torchtitan.models.common.attention import FlexAttention
 from torchtitan.trainer import Trainer
 
 from atom.errors import UserError
+
+SPLIT_BACKWARD = (ScheduleInterleavedZeroBubble, ScheduleZBVZeroBubble, ScheduleDualPipeV)
+"""Schedules that compute the gradients of inputs and of weights at different times."""
 
 POSITIVE = ("steps", "seq_len", "local_batch_size", "gc_freq")
 
@@ -40,6 +46,7 @@ def check(training: TrainingConfig, parallelism: ParallelismConfig, model: Any) 
                 "valid: a positive number", key=f"training.{name}", value=getattr(training, name)
             )
     _check_tensor(parallelism, model)
+    _check_experts(parallelism, model)
     _check_sequence(training, parallelism)
     _check_pipeline(training, parallelism, model)
 
@@ -56,6 +63,7 @@ def check_together(config: Trainer.Config) -> None:
         apply_overrides(config.override, config)
     except (ValueError, NotImplementedError) as error:
         raise UserError(" ".join(str(error).split()).rstrip(".")) from None
+    _check_compile(config)
     degree = config.parallelism.context_parallel_degree
     attention = getattr(config.model_spec.model, "first_attention", None)
     inner = getattr(attention, "inner_attention", None)
@@ -68,6 +76,24 @@ def check_together(config: Trainer.Config) -> None:
                 key="training.seq_len",
                 value=config.training.seq_len,
             )
+
+
+def _check_compile(config: Trainer.Config) -> None:
+    """Refuse to compile what a schedule would have to take apart."""
+    parallelism, compilation = config.parallelism, config.compile
+    name = parallelism.pipeline_parallel_schedule
+    if (
+        parallelism.pipeline_parallel_degree > 1
+        and compilation.enable
+        and "model" in compilation.components
+        and issubclass(get_schedule_class(name), SPLIT_BACKWARD)
+    ):
+        raise UserError(
+            f"{name} splits the backward pass in two, which a compiled model cannot; valid: "
+            "compile.enable=false, or another schedule",
+            key="parallelism.pipeline_parallel_schedule",
+            value=name,
+        )
 
 
 def global_batch_size(training: TrainingConfig, dp: int, *, local_given: bool) -> int:
@@ -128,8 +154,44 @@ def _check_tensor(parallelism: ParallelismConfig, model: Any) -> None:
         )
 
 
+def _check_experts(parallelism: ParallelismConfig, model: Any) -> None:
+    """Refuse to divide what does not divide: the experts of a layer, or each one's width.
+
+    With expert parallelism each rank has whole experts; without it, tensor parallelism splits each.
+    """
+    expert, tensor = parallelism.expert_parallel_degree, parallelism.tensor_parallel_degree
+    layers = [
+        layer.moe
+        for layer in getattr(model, "layers", ())
+        if getattr(layer, "moe", None) is not None
+    ]
+    if expert > 1 and not layers:
+        raise UserError(
+            "this model has no experts to share out; valid: 1",
+            key="parallelism.expert_parallel_degree",
+            value=expert,
+        )
+    for layer in layers:
+        width = layer.routed_experts.inner_experts.hidden_dim
+        if layer.num_experts % expert:
+            raise UserError(
+                f"must divide the {layer.num_experts} experts of a layer",
+                key="parallelism.expert_parallel_degree",
+                value=expert,
+            )
+        if expert == 1 and width % tensor:
+            raise UserError(
+                f"must divide the experts' width of {width}; or share whole experts out with "
+                "parallelism.expert_parallel_degree",
+                key="parallelism.tensor_parallel_degree",
+                value=tensor,
+            )
+
+
 def _check_sequence(training: TrainingConfig, parallelism: ParallelismConfig) -> None:
-    tensor = parallelism.tensor_parallel_degree if parallelism.enable_sequence_parallel else 1
+    # Expert parallelism shares tokens out along the sequence, sequence parallelism or not.
+    split = parallelism.enable_sequence_parallel or parallelism.expert_parallel_degree > 1
+    tensor = parallelism.tensor_parallel_degree if split else 1
     context = parallelism.context_parallel_degree
     divisor = tensor * (2 * context if context > 1 else 1)
     if training.seq_len % divisor:
@@ -170,16 +232,6 @@ def _check_pipeline(training: TrainingConfig, parallelism: ParallelismConfig, mo
             key="parallelism.pipeline_parallel_microbatch_size",
             value=size,
         )
-    microbatches = training.local_batch_size // size
-    if schedule in (ScheduleInterleaved1F1B, ScheduleInterleavedZeroBubble) and microbatches % max(
-        microbatches // degree, 1
-    ):
-        raise UserError(
-            f"{name} needs a multiple of {degree} microbatches (the pipeline's degree), and the "
-            f"local batch of {training.local_batch_size} gives {microbatches}",
-            key="parallelism.pipeline_parallel_microbatch_size",
-            value=size,
-        )
     try:
         stages, layers, first, last = pipeline_parallel._get_pipeline_metadata(
             SimpleNamespace(pp=degree),  # all that it reads
@@ -195,6 +247,43 @@ def _check_pipeline(training: TrainingConfig, parallelism: ParallelismConfig, mo
             key="parallelism.pipeline_parallel_degree",
             value=degree,
         ) from None
+    if parallelism.module_fqns_per_model_part is not None:
+        stages = len(parallelism.module_fqns_per_model_part)
+    if schedule in (ScheduleZBVZeroBubble, ScheduleDualPipeV) and stages != 2 * degree:
+        raise UserError(
+            f"{name} needs 2 stages a rank, so {2 * degree}, and the model is split into {stages}",
+            key="parallelism.pipeline_parallel_schedule",
+            value=name,
+        )
+    _check_microbatches(schedule, stages, training, parallelism)
+
+
+def _check_microbatches(
+    schedule: type, stages: int, training: TrainingConfig, parallelism: ParallelismConfig
+) -> None:
+    degree, size = (
+        parallelism.pipeline_parallel_degree,
+        parallelism.pipeline_parallel_microbatch_size,
+    )
+    microbatches = training.local_batch_size // size
+    rounds = max(microbatches // degree, 1)
+    need = None
+    if schedule is Schedule1F1B and microbatches < degree:
+        need = f"at least {degree} microbatches (the pipeline's degree)"
+    elif schedule is ScheduleDualPipeV and microbatches < stages:
+        need = f"at least {stages} microbatches (2 a rank of the pipeline)"
+    elif (
+        schedule in (ScheduleInterleaved1F1B, ScheduleInterleavedZeroBubble)
+        and microbatches % rounds
+    ):
+        need = f"a multiple of {degree} microbatches (the pipeline's degree)"
+    if need is not None:
+        raise UserError(
+            f"{parallelism.pipeline_parallel_schedule} needs {need}, and the local batch of "
+            f"{training.local_batch_size} sequences gives {microbatches}",
+            key="parallelism.pipeline_parallel_microbatch_size",
+            value=size,
+        )
 
 
 def schedules() -> list[str]:

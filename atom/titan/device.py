@@ -1,7 +1,7 @@
 """The device torchtitan trains on; with the CPU among the choices.
 
-torchtitan 0.3.0 knows accelerators only. Six things keep it from training on a CPU over gloo; each
-is mended in one place, by the function named here:
+torchtitan 0.3.0 knows accelerators only. Seven things keep it from training on a CPU over gloo;
+each is mended in one place, by the function named here:
 
 1. its device globals are CUDA's when there is no accelerator      -> :func:`use`
 2. it asks ``torch.cpu`` for memory statistics that it lacks       -> :class:`_CpuModule`
@@ -11,6 +11,8 @@ is mended in one place, by the function named here:
 5. FSDP's gradient divide factor asks gloo for an operation that
    it has not                                                      -> :func:`mend_fsdp`
 6. flex attention has no backward pass on a CPU                    -> a kernel plugin's business
+7. expert parallelism sends tokens by the list form of all-to-all,
+   of which gloo's refuses the uneven sizes that routing makes     -> :class:`_GlooCollectives`
 """
 
 from __future__ import annotations
@@ -19,19 +21,13 @@ import math
 import os
 import resource
 import types
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from atom.plan.device import DeviceDescription, named
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class DeviceDescription:
-    """What a kernel's needs are held against. ``capability`` is CUDA's, None on a CPU."""
-
-    kind: str
-    capability: tuple[int, int] | None = None
 
 
 def pick(wanted: str) -> str:
@@ -60,11 +56,27 @@ def cores() -> int:
 
 
 def describe(kind: str) -> DeviceDescription:
-    """Describe the device at hand, for the choice of kernels."""
+    """Describe the device at hand, for the choice of kernels and for plans.
+
+    What torch can tell is asked of it; the rest is that of the description with the nearest compute
+    capability.
+    """
     import torch
 
-    capability = torch.cuda.get_device_capability() if kind == "cuda" else None
-    return DeviceDescription(kind=kind, capability=capability)
+    if kind == "cpu":
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        # Ranks on a CPU share its memory: one a core, where nothing else is said.
+        return replace(named("cpu"), memory=total // cores())
+    properties = torch.cuda.get_device_properties()
+    hopper = "h200" if properties.total_memory > 100 * 2**30 else "h100"
+    like = {9: hopper, 10: "b200"}.get(properties.major, "b200" if properties.major > 10 else "a100")
+    return replace(
+        named(like),
+        name=properties.name,
+        capability=(properties.major, properties.minor),
+        memory=properties.total_memory,
+        devices_per_node=torch.cuda.device_count(),
+    )
 
 
 def use(device: str) -> None:
@@ -119,18 +131,47 @@ class _CpuModule(types.ModuleType):
         """There is no cache to empty."""
 
 
+class _GlooCollectives(types.ModuleType):
+    """``torch.distributed`` for ``spmd_types``, with an all-to-all of lists of uneven tensors."""
+
+    def __getattr__(self, name: str) -> Any:
+        import torch
+
+        return getattr(torch.distributed, name)
+
+    def all_to_all(
+        self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], group: Any = None
+    ) -> None:
+        """Send ``inputs[r]`` to rank r and fill ``outputs[r]`` from it.
+
+        gloo's form for one tensor takes uneven sizes, so the lists travel as one flat tensor.
+        """
+        import torch
+
+        sent = torch.cat([tensor.flatten() for tensor in inputs])
+        sizes = [tensor.numel() for tensor in outputs]
+        received = sent.new_empty(sum(sizes))
+        torch.distributed.all_to_all_single(
+            received, sent, sizes, [tensor.numel() for tensor in inputs], group=group
+        )
+        for output, part in zip(outputs, received.split(sizes), strict=True):
+            output.copy_(part.view_as(output))
+
+
 def _use_cpu(utils: Any) -> None:
     utils.device_type = "cpu"
     utils.device_module = _CpuModule("atom.titan.device.cpu")
     # An infinite peak makes torchtitan's MFU zero; ATOM leaves out an MFU of an unknown peak.
     utils.get_peak_flops = lambda _device_name: math.inf
 
+    import spmd_types
     from torch.distributed.tensor.experimental._context_parallel import (
         _attention as context_parallel,
     )
     from torch.nn.attention.flex_attention import create_block_mask
     from torchtitan.models.common import attention
 
+    spmd_types.set_dist(_GlooCollectives("atom.titan.device.gloo"))
     attention._compiled_create_block_mask = create_block_mask
     context_parallel._compiled_create_block_mask = create_block_mask  # type: ignore[assignment]
 

@@ -8,17 +8,8 @@ from dataclasses import replace
 from torchtitan.config import ParallelismConfig
 
 from atom.errors import UserError
-from atom.run import Run
+from atom.run import DEGREES, Run
 from atom.titan import sections
-
-DEGREES = (
-    "data_parallel_replicate_degree",
-    "data_parallel_shard_degree",
-    "tensor_parallel_degree",
-    "pipeline_parallel_degree",
-    "context_parallel_degree",
-)
-"""The mesh dimensions that multiply to the number of ranks; expert parallelism borrows theirs."""
 
 
 def resolve(
@@ -74,7 +65,22 @@ def resolve(
             key="launch.ranks" if not joined else None,
             **({} if joined else {"value": ranks}),
         )
+    _check_experts(config)
     return config, ranks
+
+
+def _check_experts(config: ParallelismConfig) -> None:
+    """Refuse a degree of expert parallelism that does not divide the ranks that it borrows."""
+    degree = config.expert_parallel_degree
+    borrowed = ("data_parallel_shard_degree", "context_parallel_degree", "tensor_parallel_degree")
+    ranks = math.prod(getattr(config, name) for name in borrowed)
+    if degree < 1 or ranks % degree:
+        raise UserError(
+            f"must divide the {ranks} ranks that share the experts: "
+            + " x ".join(f"{name} {getattr(config, name)}" for name in borrowed),
+            key="parallelism.expert_parallel_degree",
+            value=degree,
+        )
 
 
 def data_parallel_degree(config: ParallelismConfig) -> int:

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.pipelining.schedules import (
+    ScheduleDualPipeV,
+    ScheduleZBVZeroBubble,
+    get_schedule_class,
+)
 from torchtitan.components.metrics import MetricsProcessor, _get_metrics_rank
 
 from atom.metrics import FILE_NAME, MetricsWriter, StepMetrics
@@ -29,6 +34,9 @@ class StepMetricsProcessor(MetricsProcessor):
     def __init__(
         self, config: Config, *, dump_folder: str, pp_schedule: str = "1F1B", **runtime: Any
     ) -> None:
+        if get_schedule_class(pp_schedule) in (ScheduleDualPipeV, ScheduleZBVZeroBubble):
+            # Both put the last stage on the first rank; torchtitan knows it of one, by this name.
+            pp_schedule = "ZBVZeroBubble"
         super().__init__(config, dump_folder=dump_folder, pp_schedule=pp_schedule, **runtime)
         writes = torch.distributed.get_rank() == _get_metrics_rank(
             parallel_dims=self.parallel_dims, pp_schedule=pp_schedule

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from atom.host import Host
-from atom.run import Resolved, Run
+from atom.plan.device import DeviceDescription
+from atom.run import DEGREES, Resolved, Run
 from atom.select import Selection
 from atom.titan import device
 
@@ -24,6 +26,8 @@ class Preflight:
     schedule: str | None
     kernels: dict[str, tuple[str, str]]
     """operation -> (kernel, package)"""
+    explanation: str = ""
+    """Why the layout is what it is, where the strategy chose it."""
 
     @property
     def resolved(self) -> Resolved:
@@ -39,6 +43,7 @@ def preflight(
     *,
     vocab_size: int,
     joined: int | None,
+    planned: DeviceDescription | None = None,
 ) -> Preflight:
     """Resolve ``run`` and refuse it if it cannot train.
 
@@ -49,18 +54,29 @@ def preflight(
         place: where the run folder will be; nothing is written there.
         vocab_size: of the prepared tokenizer.
         joined: number of ranks that a launcher around ATOM has started, if one has.
+        planned: a device that is not here, for a run that is only looked at.
 
     Raises:
         UserError: for anything that torchtitan or a plugin would refuse.
     """
-    kind = device.pick(run.device)
-    device.use(kind)
+    kind = planned.kind if planned else _device(run, joined)
+    device.use("cpu" if planned else kind)
 
     import torch
 
-    from atom.titan import checks, kernels, layout, trainer_config
+    from atom.titan import checks, kernels, layout, planning, trainer_config
 
+    described = planned or device.describe(kind)
     available = torch.cuda.device_count() if kind == "cuda" else device.cores()
+    training = trainer_config.training_section(run, kind)
+    run, explanation = planning.choose(
+        run,
+        selection,
+        trainer_config.model_parts(selection, vocab_size, training.seq_len),
+        training,
+        described,
+        ranks=joined or run.launch.ranks or available,
+    )
     parallelism, world_size = layout.resolve(run, available=available, joined=joined)
     if kind == "cuda" and joined is None:
         layout.check_gpus(world_size, available)
@@ -73,7 +89,7 @@ def preflight(
     chosen = kernels.choose(
         run.kernels,
         host,
-        device.describe(kind),
+        described,
         context_parallel=parallelism.context_parallel_degree > 1,
     )
     resolved = run.model_copy(
@@ -84,7 +100,7 @@ def preflight(
                 world_size=world_size,
                 vocab_size=vocab_size,
                 global_batch_size=global_batch_size,
-                degrees={name: getattr(parallelism, name) for name in layout.DEGREES},
+                degrees={name: getattr(parallelism, name) for name in DEGREES},
                 kernels={choice.operation: choice.kernel.declaration.name for choice in chosen},
             ),
         }
@@ -106,7 +122,24 @@ def preflight(
             choice.operation: (choice.kernel.declaration.name, choice.kernel.plugin.package)
             for choice in chosen
         },
+        explanation=explanation,
     )
+
+
+def _device(run: Run, joined: int | None) -> str:
+    """Return the kind of device; ``auto`` is a CPU where the layout needs more GPUs than there are.
+
+    So a first run of 16 ranks does what it says on a laptop with one GPU, too.
+    """
+    import torch
+
+    kind = device.pick(run.device)
+    if run.device == "auto" and kind == "cuda" and joined is None:
+        degrees = [run.parallelism.parameters.get(name, 1) for name in DEGREES]
+        known = math.prod(n for n in degrees if isinstance(n, int) and n > 0)
+        if (run.launch.ranks or known) > torch.cuda.device_count():
+            return "cpu"
+    return kind
 
 
 def _parameters(config: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -18,48 +19,69 @@ from atom.launch.failure import RANK_FAILED
 from atom.run import read
 from atom.select import select
 from atom.titan import device
+from atom.trust import Trust
 
 
 def main(folder: str, verbose: bool = False) -> None:
     """Train as a rank that ATOM's own launcher started: it must not outlive the launcher."""
     die_with_parent(signal.SIGKILL)
-    train(Path(folder), verbose=verbose)
+    # Here a SIGTERM is the launcher's, which has lost another rank: nothing can be saved then.
+    train(Path(folder), verbose=verbose, stop_on=(signal.SIGUSR1,))
 
 
-def train(path: Path, *, verbose: bool = False) -> None:
-    """Train as the rank that the environment (``RANK``, ``WORLD_SIZE``, …) says this process is."""
+def train(
+    path: Path,
+    *,
+    verbose: bool = False,
+    stop_on: tuple[signal.Signals, ...] = (signal.SIGUSR1, signal.SIGTERM),
+) -> bool:
+    """Train as the rank that the environment (``RANK``, ``WORLD_SIZE``, …) says this process is.
+
+    Args:
+        path: the run folder.
+        verbose: show torchtitan's own log of rank 0.
+        stop_on: signals that ask for a checkpoint and an early end.
+
+    Returns:
+        Whether it ended early.
+    """
     rank = int(os.environ["RANK"])
     logs.redirect_output(path / "logs", rank)
     logs.setup_rank(path / "logs", rank, verbose=verbose)
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
     try:
-        _train(path)
+        return _train(path, stop_on)
     except BaseException as error:
         words = traceback.format_exception_only(error)[-1].strip()
         structlog.get_logger("atom").exception(RANK_FAILED, error=words)
         raise
 
 
-def _train(path: Path) -> None:
+def _train(path: Path, stop_on: tuple[signal.Signals, ...]) -> bool:
     run = read(path / RUN_FILE)
     assert run.resolved is not None
     device.use(run.resolved.device)
 
     import torch
 
+    from atom.titan.trainer import StopRequest
     from atom.titan.trainer_config import trainer_config
+
+    StopRequest.listen(*stop_on)
 
     if run.resolved.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # Ranks share the cores; more threads than cores only wait for each other.
         local = int(os.environ.get("LOCAL_WORLD_SIZE", run.resolved.world_size))
         torch.set_num_threads(max(len(os.sched_getaffinity(0)) // local, 1))
 
-    host = Host.load()
+    host = Host.load(Trust.of_run(run.plugins))
     trainer = trainer_config(run, select(run, host), host, path).build()
     try:
         trainer.train()
     finally:
         trainer.close()
     torch.distributed.destroy_process_group()
+    return trainer.stopped
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from atom.titan.data import DocumentLoader
 from atom.titan.device import mend_fsdp
 from atom.titan.initial_weights import seed_parameters
 from atom.titan.pipeline import send_contiguous
+from atom.titan.trainer import StoppableTrainer
 
 CPU_DEFAULTS: dict[str, Section] = {
     # Most CPUs emulate bfloat16.
@@ -66,7 +67,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
     degree = parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree
     if "local_batch_size" not in run.training:
         training = replace(training, local_batch_size=resolved.global_batch_size // degree)
-    return Trainer.Config(
+    return StoppableTrainer.Config(
         model_spec=ModelSpec(
             name=run.architecture.name,
             flavor=f"dim{getattr(parts.model, 'dim', '')}",

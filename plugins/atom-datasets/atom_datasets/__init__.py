@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 from atom.plugin import Dataset, hookimpl
 
+ATOM_INTERFACE = 1
+"""The version of :mod:`atom.plugin` that this package is written for."""
+
 
 @hookimpl
 def atom_datasets() -> Iterator[Dataset]:

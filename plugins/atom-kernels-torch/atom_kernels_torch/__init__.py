@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 from atom.plugin import Kernel, Needs, hookimpl
 
+ATOM_INTERFACE = 1
+"""The version of :mod:`atom.plugin` that this package is written for."""
+
 _CUDA = ("cuda",)
 
 

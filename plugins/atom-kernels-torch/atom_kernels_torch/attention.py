@@ -41,18 +41,36 @@ class DenseAttention(FlexAttention):
         out_transform: Callable | None = None,
         **_unused: object,
     ) -> torch.Tensor:
-        """Return attention's output, shaped like ``q_BLNH``."""
-        if score_mod is not None or out_transform is not None:
-            raise ValueError("the reference attention has no score_mod and no out_transform")
+        """Return attention's output, shaped like ``q_BLNH``.
+
+        ``out_transform(out_BLNH, lse_BLN)`` changes it, given the logarithm of the softmax's sum.
+        """
+        if score_mod is not None:
+            raise ValueError("the reference attention has no score_mod")
+        q_BNLH, k_BNLH, v_BNLH = (x.transpose(1, 2) for x in (q_BLNH, k_BLNH, v_BLNH))
+        mask = _dense(attention_masks)
+        if out_transform is not None:
+            out_BNLH, lse_BNL = _with_sum(q_BNLH, k_BNLH, v_BNLH, mask, scale)
+            return out_transform(out_BNLH.transpose(1, 2), lse_BNL.transpose(1, 2))
         out_BNLH = F.scaled_dot_product_attention(
-            q_BLNH.transpose(1, 2),
-            k_BLNH.transpose(1, 2),
-            v_BLNH.transpose(1, 2),
-            attn_mask=_dense(attention_masks),
-            scale=scale,
-            enable_gqa=enable_gqa,
+            q_BNLH, k_BNLH, v_BNLH, attn_mask=mask, scale=scale, enable_gqa=enable_gqa
         )
         return out_BNLH.transpose(1, 2)
+
+
+def _with_sum(
+    q_BNLH: torch.Tensor,
+    k_BNLH: torch.Tensor,
+    v_BNLH: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return attention's output, and the logarithm of its softmax's sum, which torch's keeps."""
+    heads_per_kv = q_BNLH.shape[1] // k_BNLH.shape[1]
+    k_BNLH, v_BNLH = (x.repeat_interleave(heads_per_kv, dim=1) for x in (k_BNLH, v_BNLH))
+    scale = q_BNLH.shape[-1] ** -0.5 if scale is None else scale
+    scores_BNLL = (q_BNLH @ k_BNLH.transpose(-2, -1) * scale).masked_fill(~mask, -torch.inf)
+    return scores_BNLL.softmax(dim=-1) @ v_BNLH, scores_BNLL.logsumexp(dim=-1)
 
 
 def _dense(mask: BlockMask) -> torch.Tensor:

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 from atom.plugin import Parallelism, hookimpl
 
+ATOM_INTERFACE = 1
+"""The version of :mod:`atom.plugin` that this package is written for."""
+
 
 @hookimpl
 def atom_parallelisms() -> Iterator[Parallelism]:
@@ -11,4 +14,10 @@ def atom_parallelisms() -> Iterator[Parallelism]:
         name="mesh",
         summary="torchtitan's device mesh: data (FSDP, HSDP) x tensor x pipeline x context",
         build="atom_parallelism.build:mesh",
+    )
+    yield Parallelism(
+        name="auto",
+        summary="the mesh, with degrees and activation checkpointing chosen for model and device",
+        build="atom_parallelism.build:mesh",
+        choose="atom_parallelism.auto:auto",
     )

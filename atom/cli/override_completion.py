@@ -1,0 +1,169 @@
+"""What a word of ``atom train`` can become: groups, their options, keys and values.
+
+Hydra knows the groups and the files. The models of the run and of the components chosen know the
+keys that no file writes down, and the values that are valid. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from atom import compose
+from atom.errors import UserError, shown
+from atom.guard import guarded
+from atom.host import Host, resolve
+from atom.plugin import Kernel
+from atom.run import COMPONENTS, Component, Run
+from atom.trust import Trust
+
+_PREFIX = re.compile(r"[+~]*")
+
+# What Hydra, OmegaConf and ATOM raise at what the user has typed so far.
+_UNFINISHED = (HydraException, OmegaConfBaseException, UserError)
+
+
+def of_overrides(before: Sequence[str], word: str, config_dir: str | None) -> list[str]:
+    """Return what ``word`` can become.
+
+    Args:
+        before: the words of ``atom train`` in front of it, options of Hydra included.
+        word: the beginning of an override; empty for any.
+        config_dir: the value of ``--config-dir``, if it is given.
+    """
+    host = Host.load(Trust.gather(before))
+    loader = compose.config_loader(host, config_dir)
+    prefix = _PREFIX.match(word)
+    assert prefix is not None
+    bare = word[prefix.end() :]
+    with guarded(before, loader.groups, loader.own):
+        groups = list(_of_groups(loader, bare))
+        if "=" in bare and groups:
+            found = groups
+        else:
+            found = groups + list(_of_keys(_composed(loader, before), host, bare))
+    if "~" in prefix[0]:
+        found = [candidate.removesuffix("=") for candidate in found]  # `~KEY` takes a key away
+    return [prefix[0] + candidate for candidate in dict.fromkeys(found)]
+
+
+def _of_groups(loader: ConfigLoaderImpl, word: str) -> Iterator[str]:
+    """Yield the options after ``GROUP=``, or else the groups at the last ``/``."""
+    group, equals, options = word.partition("=")
+    if equals:
+        # A sweep has several: `tokenizer=bytes,bpe`.
+        given = options.rpartition(",")[0]
+        start = f"{group}={given}," if given else f"{group}="
+        yield from (
+            start + option
+            for option in loader.get_group_options(group, ObjectType.CONFIG)
+            if option not in given.split(",")
+        )
+        return
+    parent = group.rpartition("/")[0]
+    for name in loader.get_group_options(parent, ObjectType.GROUP):
+        path = f"{parent}/{name}" if parent else name
+        if loader.get_group_options(path, ObjectType.CONFIG):
+            yield f"{path}="
+        if loader.get_group_options(path, ObjectType.GROUP):
+            yield f"{path}/"
+
+
+def _composed(loader: ConfigLoaderImpl, before: Sequence[str]) -> dict[str, Any]:
+    """Return the config with the options chosen so far, its interpolations as they are written.
+
+    No other override decides which keys there are. A choice that is wrong is left out.
+    """
+    groups = loader.list_groups("")
+    chosen = [w for w in before if w.lstrip("+~").partition("=")[0] in groups and "," not in w]
+    for overrides in (chosen, []):
+        with suppress(*_UNFINISHED):
+            config = loader.load_configuration(compose.CONFIG_NAME, overrides, RunMode.RUN)
+            container = OmegaConf.to_container(config, resolve=False)
+            return {str(key): value for key, value in dict(container).items()}  # type: ignore[arg-type]
+    return {}
+
+
+def _of_keys(config: Mapping[str, Any], host: Host, word: str) -> Iterator[str]:
+    """Yield the keys at the last ``.``, or the values after ``KEY=``."""
+    key, equals, _ = word.partition("=")
+    path = key.split(".")
+    parent: Any = config
+    for name in path[:-1]:
+        parent = parent.get(name) if isinstance(parent, Mapping) else None
+    parent = parent if isinstance(parent, Mapping) else {}
+    types = _types(config, host, path[:-1])
+    if equals:
+        yield from (f"{key}={value}" for value in _values(types.get(path[-1])))
+        if (value := parent.get(path[-1])) is not None and _is_plain(value):
+            yield f"{key}={shown(value)}"
+        return
+    for name in [*parent, *types]:
+        is_section = isinstance(parent.get(name), Mapping)
+        yield ".".join([*path[:-1], str(name)]) + ("." if is_section else "=")
+
+
+def _types(config: Mapping[str, Any], host: Host, path: Sequence[str]) -> dict[str, Any]:
+    """Return the keys of a section with their types, as far as a model tells."""
+    if not path:
+        fields = Run.model_fields
+        return {name: fields[name].annotation for name in fields if name in config}
+    if list(path) == ["kernels"]:
+        return _kernels(host)
+    section = Run.model_fields[path[0]].annotation if path[0] in Run.model_fields else None
+    model: Any = section if len(path) == 1 else None
+    if section is Component and len(path) == 1:
+        model = _parameters(config, host, path[0])
+    return {name: field.annotation for name, field in getattr(model, "model_fields", {}).items()}
+
+
+def _parameters(config: Mapping[str, Any], host: Host, kind: str) -> Any:
+    """Return the model of the parameters of the component chosen, or None."""
+    section = config.get(kind)
+    name = section.get("name") if isinstance(section, Mapping) else None
+    if kind not in COMPONENTS or not isinstance(name, str):
+        return None
+    with suppress(UserError):
+        component = host.find(kind, name)
+        reference = component.declaration.config
+        return resolve(reference, component) if reference is not None else None
+    return None
+
+
+def _kernels(host: Host) -> dict[str, Any]:
+    """Return the operations that have kernels, with the names of these as their types."""
+    names: dict[str, list[str]] = {"default": []}
+    for component in host.components:
+        if isinstance(component.declaration, Kernel):
+            for key in ("default", component.declaration.operation):
+                names.setdefault(key, []).append(component.declaration.name)
+    return {key: Literal[tuple(dict.fromkeys(["auto", *found]))] for key, found in names.items()}
+
+
+def _values(annotation: Any) -> list[str]:
+    """Return the values of a type that has few; none of a path, which the shell completes."""
+    if Path in get_args(annotation):
+        return []
+    if get_origin(annotation) is Literal:
+        return [shown(value) for value in get_args(annotation)]
+    if get_origin(annotation) in (Union, UnionType):
+        return [value for option in get_args(annotation) for value in _values(option)]
+    return {bool: ["false", "true"], NoneType: ["null"]}.get(annotation, [])
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value can be typed as it is: no interpolation, no ``???``, no list."""
+    if isinstance(value, str):
+        return re.fullmatch(r"[\w./:@%+-]+", value) is not None
+    return isinstance(value, bool | int | float)

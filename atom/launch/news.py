@@ -1,0 +1,40 @@
+"""What a person at the screen is told of a run's events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atom import events
+from atom.screen import Screen
+
+
+class News:
+    """Shows the events that are added to a run's file from now on."""
+
+    def __init__(self, run: Path, screen: Screen) -> None:
+        self._run = run
+        self._screen = screen
+        self._told = len(events.read(run))
+
+    def tell(self) -> None:
+        """Show what has happened since the last call."""
+        happened = events.read(self._run)
+        for event in happened[self._told :]:
+            if (words := _words(event)) is not None:
+                self._screen.note(words)
+        self._told = len(happened)
+
+
+def _words(event: dict) -> str | None:
+    """Return a line on an event, or None if it is nothing to be told."""
+    match event["event"]:
+        case events.FAILED if event["restart"]:
+            return f"{event['reason']}; starting the ranks again"
+        case events.CHECKPOINT_DAMAGED:
+            return (
+                f"checkpoint of step {event['step']} is damaged ({event['reason']}) and set aside "
+                f"as {event['place']}"
+            )
+        case events.CHECKPOINT_FAILED:
+            return f"checkpoint of step {event['step']} could not be written ({event['reason']})"
+    return None

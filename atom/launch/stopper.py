@@ -1,0 +1,57 @@
+"""Turns signals to the launcher into a request to the ranks: stop after this step, and save."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+from atom.screen import Screen
+
+_REPEAT_SECONDS = 1.0
+
+
+class Stopper:
+    """While it is open, SIGTERM, SIGUSR1 (Slurm's warning) and the first Ctrl-C ask the ranks to
+    stop; a second Ctrl-C raises :class:`KeyboardInterrupt`.
+
+    Args:
+        screen: to say so on; before it has shown a step, Ctrl-C stops at once.
+        ask: sends the request.
+    """
+
+    def __init__(self, screen: Screen, ask: Callable[[], None]) -> None:
+        self._screen = screen
+        self._ask = ask
+        self._asked: float | None = None
+
+    def __enter__(self) -> Stopper:
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._hear) for number in numbers}
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def repeat(self) -> None:
+        """Ask again, until the ranks end: they may not have listened yet."""
+        if self._asked is not None and time.monotonic() - self._asked > _REPEAT_SECONDS:
+            self._asked = time.monotonic()
+            self._ask()
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and (self._asked is not None or not self._screen.has_steps):
+            raise KeyboardInterrupt
+        if self._asked is None:
+            again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+            name = signal.Signals(number).name
+            self._screen.note(f"{name}: stopping after the next step, with a checkpoint{again}")
+        self._asked = time.monotonic()
+        self._ask()

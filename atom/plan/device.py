@@ -1,0 +1,81 @@
+"""Devices as data: what kernels are chosen for, and what plans are made for.
+
+A description is a YAML file in ``atom/plan/devices/``, each number with its source beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from atom.errors import UserError, nearest
+
+GIB = 2**30
+
+FOLDER = Path(__file__).parent / "devices"
+
+
+@dataclass(frozen=True)
+class DeviceDescription:
+    """One device of a run, and how it is connected.
+
+    Attributes:
+        kind: ``cpu`` or ``cuda``.
+        capability: CUDA's compute capability; None on a CPU, or where it is not known.
+        name: as in ``device=h100``.
+        memory: bytes that a program can have.
+        flops: peak dense FLOP/s by dtype (``bfloat16``, ``float32``, …).
+        memory_bandwidth: bytes/s.
+        node_bandwidth: bytes/s from one device to the others of its node, in one direction.
+        network_bandwidth: bytes/s from one device to those of other nodes, in one direction.
+        devices_per_node: devices that ``node_bandwidth`` connects.
+        reserve: bytes that the allocator holds for each byte in use at the peak.
+    """
+
+    kind: str
+    capability: tuple[int, int] | None = None
+    name: str = ""
+    memory: int = 0
+    flops: dict[str, float] | None = None
+    memory_bandwidth: float = 0.0
+    node_bandwidth: float = 0.0
+    network_bandwidth: float = 0.0
+    devices_per_node: int = 1
+    reserve: float = 1.0
+
+    def peak(self, dtype: str) -> float:
+        """Return the peak FLOP/s of ``dtype``, or of float32 where it has no unit of its own."""
+        flops = self.flops or {}
+        return flops.get(dtype, flops.get("float32", 1.0))
+
+
+def names() -> list[str]:
+    """Return the names of the devices that ATOM describes."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def named(name: str, *, key: str = "device") -> DeviceDescription:
+    """Return the description of the device ``name``.
+
+    Raises:
+        UserError: there is no such description.
+    """
+    if name not in names():
+        raise UserError(
+            f"there is no description of such a device; {nearest(name, names())}",
+            key=key,
+            value=name,
+        )
+    data: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    capability = data.pop("capability")
+    memory = data.pop("memory_gib")
+    return DeviceDescription(
+        name=name,
+        capability=None if capability is None else (int(capability[0]), int(capability[1])),
+        memory=round(memory * GIB),
+        flops={dtype: float(value) for dtype, value in data.pop("flops").items()},
+        **{field: value for field, value in data.items()},
+    )

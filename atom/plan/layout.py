@@ -1,0 +1,90 @@
+"""A run's layout as plans see it: degrees, batch, precision, checkpointing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atom.plan.model import NONE
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a model is laid over ranks.
+
+    Attributes:
+        dp_replicate … ep: degrees under torchtitan's names. FSDP shards over dp_shard x cp; expert
+            parallelism borrows its ranks from dp_shard, cp and tp.
+        local_batch_size: sequences a data-parallel rank puts through forward and backward at once.
+        accumulation: local batches a step.
+        sequence_parallel: whether TP splits the residual stream along the sequence.
+        reshard: whether FSDP frees gathered parameters after forward.
+        stages: parts of each pipeline stage, in order of the stages; one stage holds all.
+        stages_of: stages of each pipeline rank.
+        in_flight: for each pipeline rank, by its stage, microbatches whose activations are live at
+            the rank's worst moment.
+        checkpointing: mode of activation checkpointing.
+        parameter_dtype: of what the optimizer updates; gradients have it too.
+        compute_dtype: of what FSDP gathers, and of activations.
+        reduce_dtype: in which gradients are reduced.
+        state_bytes: of optimizer states for one element of a parameter.
+        loss_chunks: pieces of the sequence that logits are computed in.
+    """
+
+    dp_replicate: int = 1
+    dp_shard: int = 1
+    tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    ep: int = 1
+    seq_len: int
+    local_batch_size: int = 1
+    microbatch_size: int = 1
+    accumulation: int = 1
+    sequence_parallel: bool = True
+    reshard: bool = True
+    schedule: str = "1F1B"
+    stages: tuple[tuple[str, ...], ...]
+    stages_of: tuple[tuple[int, ...], ...] = ((0,),)
+    in_flight: tuple[dict[int, int], ...] = ({0: 1},)
+    bubble: float = 0.0
+    checkpointing: str = NONE
+    parameter_dtype: str = "float32"
+    compute_dtype: str = "bfloat16"
+    reduce_dtype: str = "float32"
+    state_bytes: int = 8
+    loss_chunks: int = 1
+    offload: bool = False
+
+    @property
+    def ranks(self) -> int:
+        return self.dp_replicate * self.fsdp * self.tp * self.pp
+
+    @property
+    def fsdp(self) -> int:
+        """Return the ranks that share a dense parameter."""
+        return self.dp_shard * self.cp
+
+    @property
+    def expert_fsdp(self) -> int:
+        """Return the ranks that share an expert."""
+        return max(self.fsdp * self.tp // self.ep, 1)
+
+    @property
+    def dp(self) -> int:
+        return self.dp_replicate * self.dp_shard
+
+    @property
+    def sequences(self) -> int:
+        """Return the sequences of one forward pass: of a microbatch under PP."""
+        return self.microbatch_size if self.pp > 1 else self.local_batch_size
+
+    @property
+    def tokens(self) -> float:
+        """Return the tokens of one forward pass on a rank."""
+        return self.sequences * self.seq_len / self.cp
+
+    @property
+    def microbatches(self) -> int:
+        return self.local_batch_size // self.microbatch_size if self.pp > 1 else 1

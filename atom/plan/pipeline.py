@@ -1,0 +1,91 @@
+"""What a pipeline schedule costs: idle time, and microbatches in flight.
+
+Both follow from the order of work, which is torch's own (:mod:`atom.titan.schedule`), for every
+schedule alike. For the schedules of Narayanan et al. (2021, https://arxiv.org/abs/2104.04473,
+section 2.2) that gives their closed forms, such as (p - 1) / (v m + p - 1) of the time idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FORWARD, BACKWARD, INPUT, WEIGHT = "F", "B", "I", "W"
+"""A whole backward pass, or its halves: the gradients of inputs and of weights (Qi et al., 2023,
+zero bubble pipeline parallelism, https://arxiv.org/abs/2401.10241)."""
+
+COST = {FORWARD: 1.0, BACKWARD: 2.0, INPUT: 1.0, WEIGHT: 1.0}
+"""Time of one action on one stage, in forward passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One piece of work of a rank, on one stage and one microbatch."""
+
+    stage: int
+    kind: str
+    microbatch: int
+
+
+Order = Sequence[Sequence[Action]]
+"""The work of each rank, in order."""
+
+
+def bubble(order: Order, stages: int) -> float:
+    """Return the fraction of the step in which ranks wait for each other, averaged over ranks."""
+    finished: dict[Action, float] = {}
+    clock = [0.0] * len(order)
+    position = [0] * len(order)
+    left = sum(len(actions) for actions in order)
+    while left:
+        before = left
+        for rank, actions in enumerate(order):
+            while position[rank] < len(actions):
+                action = actions[position[rank]]
+                ready = _ready(action, finished, stages)
+                if ready is None:
+                    break
+                clock[rank] = max(clock[rank], ready) + COST[action.kind]
+                finished[action] = clock[rank]
+                position[rank] += 1
+                left -= 1
+        if left == before:
+            raise ValueError("the order of work waits for itself")
+    busy = sum(COST[action.kind] for actions in order for action in actions)
+    return 1.0 - busy / (max(clock) * len(order))
+
+
+def _ready(action: Action, finished: dict[Action, float], stages: int) -> float | None:
+    """Return when what ``action`` waits for is done, or None if it is not."""
+    stage, microbatch = action.stage, action.microbatch
+    if action.kind == FORWARD:
+        needs = [Action(stage - 1, FORWARD, microbatch)] if stage > 0 else []
+    elif action.kind == WEIGHT:
+        needs = [Action(stage, INPUT, microbatch)]
+    else:
+        needs = [Action(stage, FORWARD, microbatch)]
+        if stage < stages - 1:
+            whole = Action(stage + 1, BACKWARD, microbatch)
+            half = Action(stage + 1, INPUT, microbatch)
+            needs.append(half if half in finished else whole)
+    times = [finished.get(need) for need in needs]
+    if any(time is None for time in times):
+        return None
+    return max((time for time in times if time is not None), default=0.0)
+
+
+def in_flight(actions: Sequence[Action]) -> dict[int, int]:
+    """Return, stage by stage, the microbatches whose activations a rank holds at its worst moment.
+
+    A microbatch is held from its forward pass until its weights' gradients are done.
+    """
+    held: dict[int, int] = {}
+    worst: dict[int, int] = {}
+    for action in actions:
+        if action.kind == FORWARD:
+            held[action.stage] = held.get(action.stage, 0) + 1
+            if sum(held.values()) > sum(worst.values()):
+                worst = dict(held)
+        elif action.kind in (BACKWARD, WEIGHT):
+            held[action.stage] -= 1
+    return worst

@@ -1,0 +1,91 @@
+"""Run a Triton kernel on the CPU, in Triton's interpreter.
+
+Triton decides at import whether it interprets, so this needs a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from atom.host import Component, Host, resolve
+from atom.plugin import Kernel
+from atom.testing.kernels import Case, Implementation, contract, reference_of
+from atom.testing.kernels import disagreements as compare
+from atom.testing.operations import ODD, REGULAR
+
+CASES = (
+    Case(REGULAR[0], "float32"),
+    Case(ODD[1], "float32"),
+    Case(ODD[1], "float32", "transposed"),
+    Case(ODD[1], "float32", "rows apart"),
+)
+"""Few: the interpreter is slow."""
+
+SECONDS = 300
+
+
+def disagreements(component: Component) -> list[str] | None:
+    """Return how a kernel disagrees with its reference when interpreted.
+
+    None if its package has no Triton kernel, once the override's module is imported.
+    """
+    kernel = component.declaration
+    assert isinstance(kernel, Kernel)
+    if kernel.override is None:
+        return None
+    resolve(kernel.override, component)
+    if not _has_triton(component):
+        return None
+    result = subprocess.run(
+        [sys.executable, "-m", __name__, component.address],
+        env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return [f"the interpreter's process failed: {last}"]
+    found: list[str] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def _main(address: str) -> list[str]:
+    from atom.titan import device
+
+    device.use("cpu")
+    component = Host.load().find("kernel", address)
+    kernel = component.declaration
+    assert isinstance(kernel, Kernel)
+    operation = contract(kernel)
+    assert operation is not None
+    tolerance = {"float32": 1e-4} | dict(kernel.tolerance)
+    return compare(
+        Implementation(operation, component),
+        reference_of(component, operation),
+        iter(CASES),
+        tolerance,
+        "cpu",
+    )
+
+
+def _has_triton(component: Component) -> bool:
+    """Return whether a module of the plugin's package holds a function made by ``triton.jit``."""
+    from triton.runtime import KernelInterface  # type: ignore[import-untyped]
+
+    package = component.plugin.import_package
+    modules: list[Any] = [
+        module
+        for name, module in list(sys.modules.items())
+        if name == package or name.startswith(f"{package}.")
+    ]
+    return any(isinstance(thing, KernelInterface) for m in modules for thing in vars(m).values())
+
+
+if __name__ == "__main__":
+    print(json.dumps(_main(sys.argv[1])))

@@ -1,0 +1,154 @@
+"""An architecture as the trainer builds it, on one rank and in this process.
+
+Shape suffixes: B = sequences, L = tokens a sequence, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atom.host import Host
+from atom.run import parse
+from atom.select import select
+from atom.testing import partners, runs
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Subject:
+    """One architecture with its parameters, ready to be built any number of times.
+
+    Attributes:
+        parts: what the architecture's ``build`` returned.
+        tied: whether the embedding and the output layer are one weight.
+        device: where models are built: a GPU where there is one.
+    """
+
+    def __init__(self, host: Host, architecture: dict[str, Any]) -> None:
+        """Resolve the small run of ``architecture`` on one rank.
+
+        Raises:
+            UserError: as a run with it would be refused.
+        """
+        from atom.titan import device
+        from atom.titan.preflight import preflight
+        from atom.titan.trainer_config import model_parts
+
+        self._host = partners.with_partners(host)
+        self.device = device.pick("auto")
+        run = parse(runs.sections(architecture, device=self.device))
+        self._selection = select(run, self._host)
+        ready = preflight(
+            run,
+            self._selection,
+            self._host,
+            Path("conformance"),  # where the run folder would be; nothing is written
+            vocab_size=partners.VOCAB_SIZE,
+            joined=None,
+        )
+        self._run = ready.run
+        self.parts = model_parts(self._selection, partners.VOCAB_SIZE, runs.SEQ_LEN)
+        self.tied = bool(getattr(self.parts.model, "enable_weight_tying", False))
+
+    def config(self) -> Any:
+        """Return the model's config as the trainer has it: sharding set, kernels in place."""
+        from torchtitan.config.override import apply_overrides
+
+        from atom.titan.trainer_config import trainer_config
+
+        config = trainer_config(self._run, self._selection, self._host, Path("conformance"))
+        config.model_spec.model.update_from_config(config=config)
+        apply_overrides(config.override, config)
+        return config.model_spec.model
+
+    def on_meta(self) -> torch.nn.Module:
+        """Return the model on the meta device."""
+        import torch
+
+        with torch.device("meta"):
+            model: torch.nn.Module = self.config().build()
+        return model
+
+    def model(self, *, filled_with: float | None = None) -> Any:
+        """Return the model with the weights of seed 0.
+
+        ``filled_with`` is what the memory holds before the weights are initialised.
+        """
+        import torch
+
+        from atom.titan.initial_weights import seed_parameters
+
+        model: Any = self.on_meta()
+        seed_parameters(model, seed=0)
+        model.to_empty(device=self.device)
+        with torch.no_grad():
+            if filled_with is not None:
+                for tensor in model.state_dict().values():
+                    if tensor.is_floating_point():
+                        tensor.fill_(filled_with)
+            model.init_weights(buffer_device=None)
+        model.train()
+        return model
+
+    def tokens(self, sequences: int, length: int = runs.SEQ_LEN, seed: int = 0) -> torch.Tensor:
+        """Return random ids of shape (sequences, length)."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        ids_BL = torch.randint(partners.VOCAB_SIZE, (sequences, length), generator=generator)
+        return ids_BL.to(self.device)
+
+
+_subjects: dict[str, Subject] = {}
+
+
+def subject(host: Host, architecture: dict[str, Any]) -> Subject:
+    """Return the :class:`Subject` of an architecture, made once in this process."""
+    key = json.dumps(architecture, sort_keys=True)
+    if key not in _subjects:
+        _subjects[key] = Subject(host, architecture)
+    return _subjects[key]
+
+
+def logits(model: Any, ids_BL: torch.Tensor, documents: tuple[int, ...] = ()) -> torch.Tensor:
+    """Return the model's output of shape (B, L, V), as the trainer asks for it.
+
+    Args:
+        model: the model.
+        ids_BL: the tokens.
+        documents: lengths of the documents in every sequence, or () for one document. Positions
+            count from 0 in each, as :mod:`atom.titan.data` makes them.
+    """
+    import torch
+    from torchtitan.models.common.attention import FlexAttention, VarlenAttention
+    from torchtitan.models.common.decoder import Decoder
+
+    lengths = documents or (ids_BL.shape[1],)
+    positions_L = torch.cat([torch.arange(length) for length in lengths])
+    positions_BL = positions_L.expand(len(ids_BL), -1).contiguous().to(ids_BL.device)
+    arguments: dict[str, Any] = {"positions": positions_BL}
+    # What torchtitan's Trainer.post_dataloading_process does.
+    inner = None
+    if isinstance(model, Decoder):
+        inner = getattr(model.config.first_attention, "inner_attention", None)
+    if isinstance(inner, FlexAttention.Config | VarlenAttention.Config):
+        arguments["attention_masks"] = model.get_attention_masks(positions=positions_BL)
+    output: torch.Tensor = model(ids_BL, **arguments)
+    return output
+
+
+def loss(model: Any, ids_BL: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of each next token."""
+    import torch.nn.functional as F
+
+    logits_BLV = logits(model, ids_BL[:, :-1])
+    return F.cross_entropy(logits_BLV.flatten(0, 1).float(), ids_BL[:, 1:].flatten())
+
+
+def state(model: Any) -> dict[str, torch.Tensor]:
+    """Return a copy of the model's state dict."""
+    return copy.deepcopy({name: tensor.detach() for name, tensor in model.state_dict().items()})

@@ -1,0 +1,338 @@
+"""What each operation of a model is: where its node is, how it is called, and what it computes.
+
+A kernel takes the place of a node in torchtitan's config tree. To compare two kernels of an
+operation, the kit makes the tree of a model of the sizes wanted, lets the kernel's override replace
+the node, and calls what the node builds.
+
+Shape suffixes: B = sequences, L = tokens a sequence, D = width of the model, F = width of the
+feed-forward, N = heads, H = width of a head, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Tensors = dict[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """The sizes of one comparison. ``documents`` are the lengths of the documents in a sequence;
+    () for one document."""
+
+    batch: int = 2
+    length: int = 32
+    n_heads: int = 4
+    n_kv_heads: int = 2
+    head_dim: int = 16
+    hidden_dim: int = 96
+    vocab_size: int = 128
+    documents: tuple[int, ...] = ()
+
+    @property
+    def dim(self) -> int:
+        return self.n_heads * self.head_dim
+
+    def __str__(self) -> str:
+        return (
+            f"B {self.batch} L {self.length} N {self.n_heads}/{self.n_kv_heads} "
+            f"H {self.head_dim} F {self.hidden_dim} V {self.vocab_size}"
+        )
+
+
+REGULAR = (
+    Sizes(),
+    Sizes(batch=1, length=128, n_kv_heads=4, head_dim=32, documents=(27, 80, 21)),
+    Sizes(length=64, n_heads=8, n_kv_heads=1, hidden_dim=256, vocab_size=256, documents=(32, 32)),
+)
+ODD = (
+    Sizes(batch=1, length=1, n_heads=1, n_kv_heads=1, head_dim=2, hidden_dim=1, vocab_size=3),
+    Sizes(batch=3, length=17, n_heads=3, n_kv_heads=3, head_dim=10, hidden_dim=33, vocab_size=101),
+    Sizes(length=131, n_heads=5, n_kv_heads=1, head_dim=26, hidden_dim=67, documents=(1, 129, 1)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """The contract of one operation.
+
+    Attributes:
+        node: the operation's node in the tree of a ``Trainer.Config``.
+        inputs: makes the floating-point inputs of the sizes given, by name.
+        call: calls what the node builds on such inputs. The inputs come in the dtype under test
+            and with any strides; the third argument is the node.
+        formula: what it computes, written out: the measure of the reference kernel. Its arguments
+            are the module's weights by name, the inputs, and the sizes.
+        family: of the kit's model that the node is in, ``llama`` or ``qwen``.
+        float64: whether the reference computes in float64 what it is given in float64. Some of
+            torchtitan's own modules compute in float32 whatever they get.
+    """
+
+    node: Callable[[Any], Any]
+    inputs: Callable[[Sizes, Callable[..., torch.Tensor]], Tensors]
+    call: Callable[[Any, Tensors, Any, Sizes], torch.Tensor]
+    formula: Callable[[Tensors, Tensors, Sizes], torch.Tensor]
+    family: str = "llama"
+    float64: bool = True
+
+
+def ids(sizes: Sizes, device: Any, seed: int = 0) -> torch.Tensor:
+    """Return token ids of shape (B, L)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    shape = (sizes.batch, sizes.length)
+    return torch.randint(sizes.vocab_size, shape, generator=generator).to(device)
+
+
+def positions(sizes: Sizes, device: Any) -> torch.Tensor:
+    """Return positions of shape (B, L), which count from 0 in each document."""
+    import torch
+
+    lengths = sizes.documents or (sizes.length,)
+    positions_L = torch.cat([torch.arange(length) for length in lengths])
+    return positions_L.expand(sizes.batch, -1).contiguous().to(device)
+
+
+def tree(family: str, sizes: Sizes) -> Any:
+    """Return a ``Trainer.Config`` with a model of one layer of ``sizes``, its sharding set.
+
+    ``family`` is one of :data:`atom.testing.partners.model.MODELS`.
+    """
+    from torchtitan.components.checkpointer import CheckpointManager
+    from torchtitan.components.loss import CrossEntropyLoss
+    from torchtitan.config import TrainingConfig
+    from torchtitan.protocols.model_spec import ModelSpec
+    from torchtitan.trainer import Trainer
+
+    from atom.testing.partners.model import MODELS
+
+    built = MODELS[family](
+        vocab_size=sizes.vocab_size,
+        n_heads=sizes.n_heads,
+        n_kv_heads=sizes.n_kv_heads,
+        head_dim=sizes.head_dim,
+        hidden_dim=sizes.hidden_dim,
+        n_layers=1,
+    )
+    config = Trainer.Config(
+        model_spec=ModelSpec(
+            name="conformance",
+            flavor=str(sizes),
+            model=built,
+            parallelize_fn=lambda model, **_: model,
+            pipelining_fn=None,
+            post_optimizer_build_fn=None,
+            state_dict_adapter=None,
+        ),
+        loss=CrossEntropyLoss.Config(global_vocab_size=sizes.vocab_size),
+        checkpoint=CheckpointManager.Config(initial_load_model_only=False),
+        training=TrainingConfig(seq_len=max(sizes.length, 2), disable_cuda_graphs=True),
+    )
+    built.update_from_config(config=config)
+    return config
+
+
+# ---------------------------------------------------------------------------- attention
+
+
+def _qkv(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
+    shape = (sizes.batch, sizes.length)
+    return {
+        "q_BLNH": make(*shape, sizes.n_heads, sizes.head_dim),
+        "k_BLNH": make(*shape, sizes.n_kv_heads, sizes.head_dim),
+        "v_BLNH": make(*shape, sizes.n_kv_heads, sizes.head_dim),
+    }
+
+
+def _attend(module: Any, inputs: Tensors, node: Any, sizes: Sizes) -> torch.Tensor:
+    from torch.nn.attention.flex_attention import and_masks
+    from torchtitan.models.common import attention
+
+    positions_BL = positions(sizes, inputs["q_BLNH"].device)
+    # What torchtitan's Decoder.get_attention_masks does.
+    masks: Any
+    if isinstance(node, attention.VarlenAttention.Config):
+        masks = attention.create_varlen_metadata_for_document(positions_BL)
+    else:
+        masks = attention.create_attention_mask(
+            and_masks(
+                attention.get_causal_mask_mod(),
+                attention.get_efficient_causal_mask_mod_for_packed_document(positions_BL),
+            ),
+            sizes.batch,
+            None,
+            sizes.length,
+            sizes.length,
+            device=positions_BL.device,
+            BLOCK_SIZE=node.block_size,
+        )
+    output: torch.Tensor = module(
+        *inputs.values(),
+        attention_masks=masks,
+        scale=None,
+        enable_gqa=sizes.n_heads != sizes.n_kv_heads,
+    )
+    return output
+
+
+def _attention(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
+    """Each token attends to itself and to the earlier ones of its own document."""
+    import torch
+
+    groups = sizes.n_heads // sizes.n_kv_heads
+    q_BLNH = inputs["q_BLNH"]
+    k_BLNH, v_BLNH = (
+        inputs[name].repeat_interleave(groups, dim=2) for name in ("k_BLNH", "v_BLNH")
+    )
+    scores_BNLL = torch.einsum("blnh,bmnh->bnlm", q_BLNH, k_BLNH) / sizes.head_dim**0.5
+    document_BL = (positions(sizes, q_BLNH.device) == 0).cumsum(dim=1)
+    same_B1LL = (document_BL[:, :, None] == document_BL[:, None, :])[:, None]
+    seen_B1LL = same_B1LL & torch.ones_like(same_B1LL).tril()
+    weights_BNLL = scores_BNLL.masked_fill(~seen_B1LL, float("-inf")).softmax(dim=-1)
+    return torch.einsum("bnlm,bmnh->blnh", weights_BNLL, v_BLNH)
+
+
+# ---------------------------------------------------------------------------- the others
+
+
+def _hidden(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
+    return {"x_BLD": make(sizes.batch, sizes.length, sizes.dim)}
+
+
+def _apply(module: Any, inputs: Tensors, _node: Any, _sizes: Sizes) -> torch.Tensor:
+    output: torch.Tensor = module(inputs["x_BLD"])
+    return output
+
+
+def _rms_norm(weights: Tensors, inputs: Tensors, _sizes: Sizes) -> torch.Tensor:
+    x_BLD = inputs["x_BLD"]
+    mean_BL1 = x_BLD.square().mean(dim=-1, keepdim=True)
+    return x_BLD / (mean_BL1 + 1e-5).sqrt() * weights["weight"]
+
+
+def _linear(weights: Tensors, inputs: Tensors, _sizes: Sizes) -> torch.Tensor:
+    return inputs["x_BLD"] @ weights["weight"].T
+
+
+def _feed_forward(weights: Tensors, inputs: Tensors, _sizes: Sizes) -> torch.Tensor:
+    x_BLD = inputs["x_BLD"]
+    gate_BLF = x_BLD @ weights["w1.weight"].T
+    up_BLF = x_BLD @ weights["w3.weight"].T
+    return (gate_BLF * gate_BLF.sigmoid() * up_BLF) @ weights["w2.weight"].T
+
+
+def _embed(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> torch.Tensor:
+    # The input is no floating-point tensor; a factor of every output stands in for one.
+    embedded_BLD: torch.Tensor = module(ids(sizes, inputs["factor_BLD"].device))
+    return embedded_BLD * inputs["factor_BLD"]
+
+
+def _embedding(weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
+    factor_BLD = inputs["factor_BLD"]
+    return weights["weight"][ids(sizes, factor_BLD.device)] * factor_BLD
+
+
+def _queries_and_keys(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
+    q_and_k = _qkv(sizes, make)
+    del q_and_k["v_BLNH"]
+    return q_and_k
+
+
+def _rotate(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> torch.Tensor:
+    import torch
+
+    q_BLNH, k_BLNH = inputs.values()
+    return torch.cat(module(q_BLNH, k_BLNH, positions(sizes, q_BLNH.device)), dim=2)
+
+
+def _rope(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
+    """Rotate adjacent pairs by position x 10000^(-2i/H)."""
+    import torch
+
+    x_BLNH = torch.cat(list(inputs.values()), dim=2)
+    exponents_P = torch.arange(0, sizes.head_dim, 2, device=x_BLNH.device) / sizes.head_dim
+    angles_BLP = positions(sizes, x_BLNH.device)[..., None] * 10000.0 ** -exponents_P.double()
+    cos_BL1P, sin_BL1P = angles_BLP.cos()[:, :, None], angles_BLP.sin()[:, :, None]
+    even_BLNP, odd_BLNP = x_BLNH[..., 0::2], x_BLNH[..., 1::2]
+    rotated = (
+        even_BLNP * cos_BL1P - odd_BLNP * sin_BL1P,
+        even_BLNP * sin_BL1P + odd_BLNP * cos_BL1P,
+    )
+    return torch.stack(rotated, dim=-1).flatten(-2)
+
+
+def _logits(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
+    return {"logits_BLV": make(sizes.batch, sizes.length, sizes.vocab_size)}
+
+
+def _lose(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> torch.Tensor:
+    logits_BLV = inputs["logits_BLV"]
+    loss: torch.Tensor = module(logits_BLV, ids(sizes, logits_BLV.device))[0]
+    return loss
+
+
+def _cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
+    """The sum of the tokens' losses."""
+    logits_BLV = inputs["logits_BLV"]
+    labels_BL1 = ids(sizes, logits_BLV.device)[..., None]
+    return (logits_BLV.logsumexp(dim=-1, keepdim=True) - logits_BLV.gather(-1, labels_BL1)).sum()
+
+
+def _layer(config: Any) -> Any:
+    return config.model_spec.model.layers[0]
+
+
+OPERATIONS: dict[str, Operation] = {
+    "attention": Operation(
+        node=lambda config: _layer(config).attention.inner_attention,
+        inputs=_qkv,
+        call=_attend,
+        formula=_attention,
+    ),
+    "rms_norm": Operation(
+        node=lambda config: _layer(config).attention_norm,
+        inputs=_hidden,
+        call=_apply,
+        formula=_rms_norm,
+    ),
+    "linear": Operation(
+        node=lambda config: _layer(config).feed_forward.w1,
+        inputs=_hidden,
+        call=_apply,
+        formula=_linear,
+    ),
+    "feed_forward": Operation(
+        node=lambda config: _layer(config).feed_forward,
+        inputs=_hidden,
+        call=_apply,
+        formula=_feed_forward,
+    ),
+    "embedding": Operation(
+        node=lambda config: config.model_spec.model.tok_embeddings,
+        inputs=lambda sizes, make: {"factor_BLD": make(sizes.batch, sizes.length, sizes.dim)},
+        call=_embed,
+        formula=_embedding,
+    ),
+    "rope": Operation(
+        node=lambda config: _layer(config).attention.rope,
+        inputs=_queries_and_keys,
+        call=_rotate,
+        formula=_rope,
+        float64=False,
+    ),
+    "cross_entropy": Operation(
+        node=lambda config: config.loss,
+        inputs=_logits,
+        call=_lose,
+        formula=_cross_entropy,
+        float64=False,
+    ),
+}
+"""The operations that the kit knows. A plugin with another one brings an :class:`Operation` of its
+own: ``conformance(…).having(operation=…)``."""

@@ -1,0 +1,81 @@
+"""The components that a component under test is run with.
+
+A run needs one of each kind, and the kit must not depend on what else is installed. This package
+is a plugin like any other, with one difference: no installed distribution has its entry point, so
+that no user's run can name it. :func:`with_partners` adds it to a host, :func:`write_entry_point`
+to a process's path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from atom.host import Component, Host, Plugin
+from atom.plugin import Architecture, Dataset, Parallelism, Tokenizer, hookimpl
+
+PACKAGE = "atom-conformance"
+VOCAB_SIZE = 256
+
+TOKENIZER = {"name": f"{PACKAGE}:ascii"}
+DATASET = {"name": f"{PACKAGE}:sentences"}
+PARALLELISM = f"{PACKAGE}:torchtitan"
+ARCHITECTURES = ("llama", "qwen")
+
+
+@hookimpl
+def atom_tokenizers() -> Iterator[Tokenizer]:
+    yield Tokenizer(
+        name="ascii",
+        summary="one id a character",
+        prepare="atom.testing.partners.data:prepare",
+        build="atom.testing.partners.tokenizer:build",
+    )
+
+
+@hookimpl
+def atom_datasets() -> Iterator[Dataset]:
+    yield Dataset(
+        name="sentences",
+        summary="random sentences of a few words, the same for the same seed",
+        source="atom.testing.partners.data:source",
+    )
+
+
+@hookimpl
+def atom_parallelisms() -> Iterator[Parallelism]:
+    yield Parallelism(
+        name="torchtitan",
+        summary="torchtitan's generic functions, or the architecture's own",
+        build="atom.testing.partners.model:parallelism",
+    )
+
+
+@hookimpl
+def atom_architectures() -> Iterator[Architecture]:
+    yield Architecture(
+        name="llama",
+        summary="grouped-query attention, interleaved rotary embedding",
+        build="atom.testing.partners.model:llama",
+    )
+    yield Architecture(
+        name="qwen",
+        summary="normalised queries and keys, half-rotated rotary embedding",
+        build="atom.testing.partners.model:qwen",
+    )
+
+
+def with_partners(host: Host) -> Host:
+    """Return ``host`` as if this package were installed."""
+    plugin = Plugin("conformance", PACKAGE, "0", __name__, "atom")
+    hooks = (atom_tokenizers, atom_datasets, atom_parallelisms, atom_architectures)
+    components = tuple(Component(plugin, declared) for hook in hooks for declared in hook())
+    return Host((*host.plugins, plugin), (*host.components, *components))
+
+
+def write_entry_point(folder: Path) -> None:
+    """Make ``folder``, put on a process's ``sys.path``, the place where this package is found."""
+    info = folder / "atom_conformance-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 0\n")
+    (info / "entry_points.txt").write_text(f"[atom]\nconformance = {__name__}\n")

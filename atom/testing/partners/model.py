@@ -1,0 +1,111 @@
+"""Two small models of torchtitan's families, and torchtitan's functions to lay them out.
+
+They differ where kernels and parallelism can go wrong: rotary embeddings of adjacent pairs and of
+halves, and norms inside of attention.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch.nn as nn
+from torchtitan.config import ParallelismConfig
+from torchtitan.distributed.pipeline_parallel import pipeline_llm
+from torchtitan.models.common import ComplexRoPE, CosSinRoPE, Embedding, Linear, RMSNorm
+from torchtitan.models.llama3 import _build_llama3_layers
+from torchtitan.models.llama3.model import Llama3Model
+from torchtitan.models.llama3.parallelize import parallelize_llama
+from torchtitan.models.qwen3 import _build_qwen3_layers
+from torchtitan.models.qwen3.model import Qwen3Model
+from torchtitan.models.qwen3.parallelize import parallelize_qwen3
+
+from atom.plugin import ArchitectureContext, ModelParts, ParallelismContext, Strategy
+
+MAX_SEQ_LEN = 1024
+
+
+def llama(_config: None, context: ArchitectureContext) -> ModelParts:
+    return ModelParts(model=llama_model(vocab_size=context.vocab_size))
+
+
+def qwen(_config: None, context: ArchitectureContext) -> ModelParts:
+    model = qwen_model(vocab_size=context.vocab_size)
+    return ModelParts(model=model, parallelize_fn=parallelize_qwen3)
+
+
+def llama_model(
+    *,
+    vocab_size: int,
+    n_heads: int = 4,
+    n_kv_heads: int = 2,
+    head_dim: int = 16,
+    hidden_dim: int = 96,
+    n_layers: int = 2,
+) -> Llama3Model.Config:
+    """Return a model of the sizes given; its width is that of the heads together."""
+    dim = n_heads * head_dim
+    layers = _build_llama3_layers(
+        n_layers=n_layers,
+        dim=dim,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        hidden_dim=hidden_dim,
+        rope=ComplexRoPE.Config(dim=head_dim, max_seq_len=MAX_SEQ_LEN),
+        attn_backend="flex",
+    )
+    return Llama3Model.Config(layers=layers, **_ends(dim, vocab_size))
+
+
+def qwen_model(
+    *,
+    vocab_size: int,
+    n_heads: int = 4,
+    n_kv_heads: int = 2,
+    head_dim: int = 16,
+    hidden_dim: int = 96,
+    n_layers: int = 2,
+) -> Qwen3Model.Config:
+    """Return a model of the sizes given; its width is that of the heads together."""
+    dim = n_heads * head_dim
+    layers = _build_qwen3_layers(
+        n_layers=n_layers,
+        dim=dim,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        hidden_dim=hidden_dim,
+        attn_backend="flex",
+        rope=CosSinRoPE.Config(dim=head_dim, max_seq_len=MAX_SEQ_LEN),
+    )
+    return Qwen3Model.Config(layers=layers, **_ends(dim, vocab_size))
+
+
+MODELS = {"llama": llama_model, "qwen": qwen_model}
+
+
+def parallelism(config: ParallelismConfig, context: ParallelismContext) -> Strategy:
+    return Strategy(
+        parallelism=config,
+        parallelize_fn=context.parts.parallelize_fn or parallelize_llama,
+        pipelining_fn=context.parts.pipelining_fn or pipeline_llm,
+    )
+
+
+def _ends(dim: int, vocab_size: int) -> dict[str, Any]:
+    """Return what is before and after the layers."""
+    return {
+        "dim": dim,
+        "vocab_size": vocab_size,
+        "tok_embeddings": Embedding.Config(
+            num_embeddings=vocab_size,
+            embedding_dim=dim,
+            param_init={"weight": partial(nn.init.normal_, std=1.0)},
+        ),
+        "norm": RMSNorm.Config(normalized_shape=dim, param_init={"weight": nn.init.ones_}),
+        "lm_head": Linear.Config(
+            in_features=dim,
+            out_features=vocab_size,
+            param_init={"weight": partial(nn.init.normal_, std=dim**-0.5)},
+        ),
+    }

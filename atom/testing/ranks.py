@@ -1,0 +1,157 @@
+"""Run training runs on real ranks over gloo, one after another, from one process that waits.
+
+Importing torchtitan takes longer than a small run. So one process imports it once, and forks for
+each run what ``atom train`` would have been; from there on everything is what a user's run is:
+checks, run folder, forked ranks, trainer, metrics.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from atom import metrics
+from atom.errors import RunError, UserError
+from atom.metrics import StepMetrics
+from atom.testing import partners
+
+Sections = dict[str, Any]
+
+MOST_RANKS = 16
+"""Of one run; each is a process of its own."""
+
+
+@functools.cache
+def shared() -> Ranks:
+    """Return the ranks of this process, which live as long as it."""
+    ranks = Ranks()
+    atexit.register(ranks.close)
+    return ranks
+
+
+class Ranks:
+    """Trains runs; each only once, so that what several checks compare with is computed once."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="atom-conformance-"))
+        self._server: subprocess.Popen[str] | None = None
+
+    def train(self, sections: Sections, *, after: Sections | None = None) -> list[StepMetrics]:
+        """Train a run and return the metrics of its steps.
+
+        Args:
+            sections: of the run, as in :class:`atom.run.Run`.
+            after: another run, of which this one goes on from the last checkpoint; the metrics
+                of both are returned.
+
+        Raises:
+            UserError: the run cannot be.
+            RunError: a rank failed.
+        """
+        folder = self._place(sections, after)
+        if not (folder / "done").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            if after is not None:
+                self.train(after)
+                shutil.copytree(self._place(after, None), folder)
+                (folder / "done").unlink()
+            self._run(sections, folder)
+            (folder / "done").touch()
+        return list(metrics.read(folder / metrics.FILE_NAME))
+
+    def close(self) -> None:
+        """End the waiting process and remove the runs' folders."""
+        if self._server is not None:
+            self._server.communicate()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _place(self, sections: Sections, after: Sections | None) -> Path:
+        text = json.dumps([sections, after], sort_keys=True)
+        return self._folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _run(self, sections: Sections, folder: Path) -> None:
+        if self._server is None:
+            self._server = self._start()
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps([sections, str(folder)]) + "\n")
+        self._server.stdin.flush()
+        answer = self._server.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process of the ranks has ended: {self._log().read_text()}")
+        error, words = json.loads(answer)
+        if error:
+            raise {"UserError": UserError, "RunError": RunError}.get(error, RuntimeError)(words)
+
+    def _start(self) -> subprocess.Popen[str]:
+        packages = self._folder / "packages"
+        partners.write_entry_point(packages)
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK") and not name.startswith("SLURM_")
+        }
+        # Not PYTHONPATH: the folder must not go before what is installed.
+        command = [sys.executable, "-m", __name__, str(packages)]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log().open("w"),
+            env=kept | {"ATOM_CACHE": str(self._folder / "cache")},
+            text=True,
+        )
+
+    def _log(self) -> Path:
+        return self._folder / "ranks.log"
+
+
+# ---------------------------------------------------------------------------- the other process
+
+
+def _serve(packages: str) -> None:
+    """Answer each line ``[sections, folder]`` of stdin with a line ``[error, words]``."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed must not look like an answer
+    sys.path.append(packages)
+
+    from atom.launch.child import call
+    from atom.titan import device
+
+    device.use("cpu")
+    # What every run needs, imported once; nothing here may start a thread.
+    from atom.titan import preflight, rank, trainer_config  # noqa: F401
+
+    for line in sys.stdin:
+        sections, folder = json.loads(line)
+        try:
+            call(partial(_train, sections, Path(folder)))
+            answer = ["", ""]
+        except Exception as error:
+            answer = [type(error).__name__, str(error)]
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _train(sections: Sections, folder: Path) -> None:
+    from atom.host import Host
+    from atom.launch import local
+    from atom.launch.start import prepare_folder
+    from atom.run import parse
+
+    ready = prepare_folder(parse(sections), Host.load(), folder, {})
+    local.start(folder, ready.resolved.world_size, ready.resolved.device)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

@@ -1,0 +1,151 @@
+"""A dataset as a run reads it: documents by lane, and batches through the loader of each rank."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from atom.host import Component, resolve
+from atom.plugin import Dataset, DatasetContext, Document, DocumentSource
+from atom.testing import isolated
+
+Key = tuple[str, str]
+"""What tells a document from the others of a pass: its id, and a hash of its text."""
+
+Rows = list[bytes]
+"""The sequences of a step, sorted: which rank has which is the loader's choice."""
+
+LANES = 8
+"""Sequences of the global batch that ranks read."""
+
+SEQ_LEN = 50
+"""In tokens; a document has 18, so that sequences begin and end within documents."""
+
+
+def source(component: Component, config: BaseModel | None) -> DocumentSource:
+    """Return a source made anew, as each rank makes its own."""
+    made: DocumentSource = resolve(component.declaration.source, component)(config)  # type: ignore[attr-defined]
+    return made
+
+
+def key(document: Document) -> Key:
+    digest = hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()
+    return document.id, f"{digest[:16]} {document.starts:d}{document.ends:d}"
+
+
+def lanes(source: DocumentSource, count: int, *, seed: int = 0, epoch: int = 0) -> list[list[Key]]:
+    """Return the documents of each of ``count`` lanes in one pass."""
+    return [
+        [key(document) for document in source.lane(lane, count, seed=seed, epoch=epoch)]
+        for lane in range(count)
+    ]
+
+
+# ---------------------------------------------------------------------------- batches
+
+
+class Ranks:
+    """The loaders of all data-parallel ranks of a run."""
+
+    def __init__(
+        self, component: Component, config: BaseModel | None, dp: int, *, seed: int = 0
+    ) -> None:
+        from atom.testing.partners.digests import Digests
+
+        self._loaders = [
+            _loader_config(component, config, seed).build(
+                dp_world_size=dp,
+                dp_rank=rank,
+                tokenizer=Digests(),
+                seq_len=SEQ_LEN,
+                local_batch_size=1,
+                snapshot_every_n_steps=None,
+            )
+            for rank in range(dp)
+        ]
+        self._batches = [iter(loader) for loader in self._loaders]
+        self._calls = LANES // dp
+
+    def steps(self, count: int) -> list[Rows]:
+        """Return what the next ``count`` steps train on, on all ranks together."""
+        return [sorted(self._step()) for _ in range(count)]
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint would hold: the states of all ranks by key."""
+        state: dict[str, Any] = {}
+        for loader in self._loaders:
+            state |= loader.state_dict()
+        return state
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Load a checkpoint as torch does: each rank asks for the keys that its own state has.
+
+        Raises:
+            KeyError: the checkpoint has not all of them.
+        """
+        for loader in self._loaders:
+            loader.load_state_dict({key: state[key] for key in loader.state_dict()})
+        self._batches = [iter(loader) for loader in self._loaders]
+
+    def _step(self) -> Iterator[bytes]:
+        import torch
+
+        for batches in self._batches:
+            for inputs, labels in islice(batches, self._calls):
+                tensors = [*(inputs[name] for name in sorted(inputs)), labels]
+                for parts in zip(*tensors, strict=True):
+                    yield b"".join(part.contiguous().view(torch.uint8).numpy() for part in parts)
+
+
+def _loader_config(component: Component, config: BaseModel | None, seed: int) -> Any:
+    # As atom.titan.trainer_config does.
+    declaration = component.declaration
+    assert isinstance(declaration, Dataset)
+    if declaration.build is not None:
+        context = DatasetContext(seed=seed, global_batch_size=LANES)
+        return resolve(declaration.build, component)(config, context)
+    from atom.titan.data import DocumentLoader
+
+    return DocumentLoader.Config(
+        source=source(component, config), seed=seed, global_batch_size=LANES
+    )
+
+
+# ---------------------------------------------------------------------------- other processes
+
+_READING = """
+import importlib
+from atom.testing import reading
+
+def code(reference):
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+config, parameters, source, orders = argument
+config = code(config).model_validate(parameters) if config else None
+source = code(source)(config)
+torch = "torch" in sys.modules
+digest = source.check()
+lanes = [reading.lanes(source, count, seed=seed, epoch=epoch) for count, seed, epoch in orders]
+answer([digest, lanes, torch])
+"""
+
+
+def start(
+    component: Component, config: BaseModel | None, orders: Iterable[tuple[int, int, int]]
+) -> subprocess.Popen[str]:
+    """Read in another process, with another hash seed, that looks like rank 3 of 8.
+
+    :func:`isolated.result` is the digest, the lanes of each of ``orders`` (number of lanes, seed,
+    pass), and whether making the source imported torch.
+    """
+    parameters = TypeAdapter(Any).dump_python(config, mode="json")
+    reference = component.declaration.source  # type: ignore[attr-defined]
+    argument = [component.declaration.config, parameters, reference, list(orders)]
+    environment = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8", "PYTHONHASHSEED": "4711"}
+    return isolated.start(_READING, argument, **environment)

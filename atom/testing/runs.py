@@ -1,0 +1,90 @@
+"""The small run that the kit trains: sections of :class:`atom.run.Run`, and its layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from atom.errors import RunError, UserError
+from atom.metrics import StepMetrics
+from atom.testing import partners, ranks
+
+Sections = dict[str, Any]
+
+STEPS = 3
+SEQ_LEN = 64
+"""Divides by what TP 2 x CP 2 and attention masks in blocks of 16 ask for."""
+
+TOLERANCE = 2e-4
+"""|difference in loss| between two layouts at every step, in float32. Seen: about 1e-5."""
+
+SINGLE = {"data_parallel_shard_degree": 1}
+_TP = {"tensor_parallel_degree": 2}
+_PP = {"pipeline_parallel_degree": 2, "pipeline_parallel_schedule": "1F1B"}
+_CP = {"context_parallel_degree": 2}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "fsdp": {"data_parallel_shard_degree": 2},
+    "tp": SINGLE | _TP,
+    "pp": SINGLE | _PP,
+    "cp": SINGLE | _CP,
+    "4d": {"data_parallel_shard_degree": 2} | _TP | _PP | _CP,
+}
+
+
+def sections(
+    architecture: Sections,
+    parallelism: Sections | None = None,
+    *,
+    steps: int = STEPS,
+    **changed: Any,
+) -> Sections:
+    """Return the small run of an architecture.
+
+    Args:
+        architecture: its name and parameters.
+        parallelism: a strategy's name and parameters, or the parameters of the kit's own.
+        steps: to train for.
+        changed: other sections, whole.
+    """
+    return {
+        "architecture": architecture,
+        "tokenizer": partners.TOKENIZER,
+        "dataset": partners.DATASET,
+        "parallelism": {"name": partners.PARALLELISM} | (parallelism or SINGLE),
+        "device": "cpu",
+        "training": {
+            "steps": steps,
+            "seq_len": SEQ_LEN,
+            "global_batch_size": 4,
+            "disable_cuda_graphs": True,
+        },
+        "optimizer": {"lr": 1e-3},
+        "lr_scheduler": {"warmup_steps": 1, "total_steps": 20},
+        "activation_checkpoint": {"mode": "none"},
+        "checkpoint": {"enable": True, "interval": 500, "last_save_model_only": False},
+        "metrics": {"log_freq": 1, "enable_tensorboard": False},
+        "debug": {"seed": 0},
+    } | changed
+
+
+def train(run: Sections, *, after: Sections | None = None) -> list[StepMetrics]:
+    """Train ``run`` on ranks of this machine; the test fails with the reason if it cannot be."""
+    try:
+        return ranks.shared().train(run, after=after)
+    except (UserError, RunError) as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def assert_same(
+    rows: Sequence[StepMetrics], reference: Sequence[StepMetrics], *, tolerance: float = TOLERANCE
+) -> None:
+    """Assert that two runs are the same training: losses, gradient norms, and tokens."""
+    assert [row.step for row in rows] == [row.step for row in reference]
+    losses, expected = [row.loss for row in rows], [row.loss for row in reference]
+    assert losses == pytest.approx(expected, abs=tolerance), "another loss than on one rank"
+    norms, expected = [row.grad_norm for row in rows], [row.grad_norm for row in reference]
+    assert norms == pytest.approx(expected, rel=1e-3), "another gradient than on one rank"
+    assert [row.tokens_seen for row in rows] == [row.tokens_seen for row in reference]
+    assert rows[-1].loss != rows[0].loss, "the weights do not change"

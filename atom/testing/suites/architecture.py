@@ -1,0 +1,273 @@
+"""The suite of an architecture: a causal language model that any layout trains alike.
+
+Shape suffixes: B = sequences, L = tokens a sequence, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from atom.errors import UserError
+from atom.host import Host
+from atom.testing import models, partners, runs
+from atom.testing.models import Subject
+from atom.testing.options import Options
+from atom.testing.suites.component import ComponentSuite
+
+if TYPE_CHECKING:
+    import torch
+
+NEGLIGIBLE = 1e-5
+"""Change of a logit that rounding explains: the logits themselves are about 1."""
+
+
+class ArchitectureSuite(Options, ComponentSuite):
+    """The promises of an architecture.
+
+    Options, given by ``conformance(…).having(…)``:
+
+    Attributes:
+        parameter_count: the number of parameters that the model is said to have, if it is.
+        unsupported: layout (``fsdp``, ``tp``, ``pp``, ``cp``) -> why this architecture cannot be
+            laid out so. The tests of that layout are skipped with the reason.
+    """
+
+    kind = "architecture"
+    options = ("parameter_count", "unsupported")
+
+    parameter_count: ClassVar[int | None] = None
+    unsupported: ClassVar[Mapping[str, str]] = {}
+
+    @pytest.fixture
+    def subject(self, host: Host) -> Subject:
+        """The architecture in the kit's small run; the test fails with the reason if it is
+        refused."""
+        try:
+            return models.subject(host, self.architecture)
+        except UserError as error:
+            pytest.fail(error.sentence(), pytrace=False)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The section of a run."""
+        return {"name": self.name} | self.parameters
+
+    # ------------------------------------------------------------------------ as built
+
+    def test_builds_on_the_meta_device(self, subject: Subject) -> None:
+        """No parameter or buffer takes memory, and every module is one of torchtitan's kind."""
+        model: Any = subject.on_meta()
+        elsewhere = [
+            name
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+            if tensor.device.type != "meta"
+        ]
+        assert not elsewhere, "tensors made on a device of their own, not where torch.device says"
+        model.verify_module_protocol()
+
+    def test_parameter_count_is_the_declared_one(self, subject: Subject) -> None:
+        """The model has as many parameters as ``get_nparams_and_flops`` of its config tells
+        torchtitan, and as the conformance line says."""
+        model = subject.on_meta()
+        counted = sum(parameter.numel() for parameter in model.parameters())
+        told, flops = subject.config().get_nparams_and_flops(model, runs.SEQ_LEN)
+        assert told == counted, "get_nparams_and_flops counts other parameters than the model has"
+        assert flops > 0
+        if self.parameter_count is not None:
+            assert counted == self.parameter_count
+
+    def test_every_parameter_is_initialised(self, subject: Subject) -> None:
+        """Nothing is left of what the memory held before."""
+        model = subject.model(filled_with=math.nan)
+        left = [name for name, tensor in model.state_dict().items() if tensor.isnan().any()]
+        assert not left, "parameters that init_weights leaves as they are"
+
+    def test_initial_loss_is_that_of_knowing_nothing(self, subject: Subject) -> None:
+        """Random tokens cost about ln(vocabulary); logits of variance 1 add a half to it.
+
+        With tied embeddings, a narrow model starts by repeating its input: no fault of the scale,
+        so the logit of the input token does not count there.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        vocab_size = partners.VOCAB_SIZE
+        inputs_BL = subject.tokens(8)
+        targets_BL = (inputs_BL + subject.tokens(8, seed=1) % (vocab_size - 1) + 1) % vocab_size
+        with torch.no_grad():
+            logits_BLV = models.logits(subject.model(), inputs_BL).float()
+        if subject.tied:
+            logits_BLV.scatter_(-1, inputs_BL[..., None], -math.inf)
+        loss = F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten()).item()
+        expected = math.log(vocab_size)
+        assert expected - 0.5 < loss < expected + 1, (
+            f"loss {loss:.2f} at initialisation, and ln({vocab_size}) is {expected:.2f}"
+        )
+
+    # ------------------------------------------------------------------------ what sees what
+
+    def test_is_causal(self, subject: Subject) -> None:
+        """A changed token changes its own logits and no earlier ones."""
+        import torch
+
+        length = runs.SEQ_LEN
+        changed = [1, 2, length // 3, length // 2, length - 1]
+        ids_BL = subject.tokens(1).repeat(1 + len(changed), 1)
+        for row, position in enumerate(changed, start=1):
+            ids_BL[row, position] = (ids_BL[row, position] + 1) % partners.VOCAB_SIZE
+        with torch.no_grad():
+            logits_BLV = models.logits(subject.model(), ids_BL)
+        difference_BL = (logits_BLV[1:] - logits_BLV[:1]).abs().amax(dim=-1)
+        for difference_L, position in zip(difference_BL, changed, strict=True):
+            seen = difference_L[:position] > NEGLIGIBLE
+            assert not seen.any(), f"token {position} is seen by earlier ones: {_where(seen)}"
+            assert difference_L[position] > NEGLIGIBLE, f"token {position} does not see itself"
+
+    def test_documents_do_not_see_each_other(self, subject: Subject) -> None:
+        """Positions start again at 0 where a document does; what is before that is not seen."""
+        import torch
+
+        lengths = (27, runs.SEQ_LEN - 27 - 8, 8)  # boundaries within the blocks of masks
+        ids_BL = subject.tokens(1).repeat(2, 1)
+        ids_BL[1, : lengths[0]] = subject.tokens(1, lengths[0], seed=1)
+        with torch.no_grad():
+            model = subject.model()
+            apart_BLV = models.logits(model, ids_BL, lengths)
+            together_BLV = models.logits(model, ids_BL)
+        seen = _differ(apart_BLV)[lengths[0] :] > NEGLIGIBLE
+        assert not seen.any(), (
+            f"tokens of the second document see the first: {_where(seen)} after its start"
+        )
+        assert (_differ(together_BLV)[lengths[0] :] > NEGLIGIBLE).any(), (
+            "tokens of one document do not see the earlier ones either"
+        )
+
+    # ------------------------------------------------------------------------ training
+
+    def test_every_parameter_gets_a_gradient(self, subject: Subject) -> None:
+        model = subject.model()
+        models.loss(model, subject.tokens(8)).backward()
+        without = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.grad is None or not parameter.grad.any()
+        ]
+        assert not without, "parameters that the loss does not depend on"
+        infinite = [
+            name
+            for name, parameter in model.named_parameters()
+            if not parameter.grad.isfinite().all()
+        ]
+        assert not infinite, "parameters whose gradient is not finite"
+
+    def test_is_deterministic(self, subject: Subject) -> None:
+        """The same seed gives the same weights, and the same batch the same loss and gradients,
+        to the bit. A model that draws random numbers as it trains depends on the layout."""
+        import torch
+
+        first, second = subject.model(), subject.model()
+        for name, tensor in first.state_dict().items():
+            assert torch.equal(tensor, second.state_dict()[name]), f"{name} at initialisation"
+        ids_BL = subject.tokens(4)
+        losses = []
+        for model in (first, second):
+            loss = models.loss(model, ids_BL)
+            loss.backward()
+            losses.append(loss.item())
+        assert losses[0] == losses[1], "another loss for the same weights and tokens"
+        theirs = dict(second.named_parameters())
+        for name, parameter in first.named_parameters():
+            assert torch.equal(parameter.grad, theirs[name].grad), f"gradient of {name}"
+
+    def test_overfits_one_batch(self, subject: Subject) -> None:
+        """AdamW learns 32 random tokens by heart in at most 100 steps."""
+        import torch
+
+        model, ids_BL = subject.model(), subject.tokens(2, 17)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+        first = loss = models.loss(model, ids_BL)
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss = models.loss(model, ids_BL)
+            if loss.item() < 0.1 * first.item():
+                return
+        pytest.fail(f"the loss went from {first.item():.2f} to {loss.item():.2f} and no further")
+
+    # ------------------------------------------------------------------------ weights
+
+    def test_hugging_face_weights_round_trip(self, subject: Subject) -> None:
+        """To Hugging Face's names and back, every weight is what it was."""
+        import torch
+
+        adapter_class = subject.parts.state_dict_adapter
+        if adapter_class is None:
+            pytest.skip(f"{self.name} declares no state-dict adapter")
+        model = subject.model()
+        before = models.state(model)
+        adapter = adapter_class(subject.config(), None)
+        exported = adapter.to_hf(models.state(model))
+        assert exported, "to_hf returns nothing"
+        back = adapter.from_hf(dict(exported))
+        assert sorted(back) == sorted(before), "names lost or made up on the way"
+        changed = [name for name in before if not torch.equal(before[name], back[name])]
+        assert not changed, "weights that come back changed"
+        again = adapter.to_hf(back)
+        assert sorted(again) == sorted(exported)
+        assert all(torch.equal(exported[name], again[name]) for name in exported)
+
+    # ------------------------------------------------------------------------ layouts
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("layout", runs.LAYOUTS)
+    def test_layouts_train_alike(self, layout: str, subject: Subject) -> None:
+        """Losses and gradient norms of real ranks are those of one rank, step by step."""
+        if reason := self._cannot(layout, subject):
+            pytest.skip(reason)
+        rows = runs.train(runs.sections(self.architecture, runs.LAYOUTS[layout]))
+        runs.assert_same(rows, runs.train(runs.sections(self.architecture)))
+
+    @pytest.mark.slow
+    def test_checkpoints_move_between_layouts(self, subject: Subject) -> None:
+        """A run saved under one layout and loaded under another goes on as on one rank."""
+        supported = [name for name in runs.LAYOUTS if self._cannot(name, subject) is None]
+        if not supported:
+            pytest.skip(f"{self.name} supports no layout but a single rank")
+        # The two that divide the weights most differently.
+        saved = next(name for name in ("pp", "tp", *supported) if name in supported)
+        others = [name for name in ("fsdp", *supported) if name in supported and name != saved]
+        loaded = runs.LAYOUTS[others[0]] if others else runs.SINGLE
+        steps = runs.STEPS + 2
+        rows = runs.train(
+            runs.sections(self.architecture, loaded, steps=steps),
+            after=runs.sections(self.architecture, runs.LAYOUTS[saved]),
+        )
+        runs.assert_same(rows, runs.train(runs.sections(self.architecture, steps=steps)))
+
+    def _cannot(self, layout: str, subject: Subject) -> str | None:
+        """Return why the architecture cannot be laid out so, or None."""
+        parts = ("fsdp", "tp", "pp", "cp") if layout == "4d" else (layout,)
+        for part in parts:
+            if part in self.unsupported:
+                return f"{self.name} does not support {part}: {self.unsupported[part]}"
+        if "pp" in parts and subject.tied:
+            return f"{self.name} ties its embeddings, which torchtitan cannot pipeline"
+        return None
+
+
+def _differ(logits_BLV: torch.Tensor) -> torch.Tensor:
+    """Return the largest difference between two sequences' logits at each token."""
+    return (logits_BLV[0] - logits_BLV[1]).abs().amax(dim=-1)
+
+
+def _where(seen: torch.Tensor) -> str:
+    positions = seen.nonzero().flatten().tolist()
+    return ", ".join(map(str, positions[:8])) + (", …" if len(positions) > 8 else "")
+
+
+CONFORMANCE = ArchitectureSuite

@@ -1,0 +1,281 @@
+"""The suite of every kind: a plugin that costs nothing to list, and parameters that are data."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from atom import yaml_data
+from atom.errors import UserError
+from atom.host import Component, Host, resolve
+from atom.plugin import Declaration, Kernel
+from atom.run import COMPONENTS
+from atom.select import configured
+from atom.testing import isolated
+from atom.testing.conformance import Suite
+
+MOST_CPU_SECONDS = 5.0
+"""For importing the declaring module and calling its hooks. It should take a hundredth of that; a
+bound that a busy machine never meets still finds a model that is built while plugins are listed."""
+
+
+class ComponentSuite(Suite):
+    """The promises of any component. The suites of the kinds add theirs.
+
+    Attributes:
+        group: the config group whose files choose components of the kind.
+        sample: makes what the component reads, in the folder it is given, and returns parameters
+            (a path) to be added to those of the conformance line.
+    """
+
+    group: ClassVar[str]
+    sample: ClassVar[Callable[[Path], Mapping[str, Any]] | None] = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not hasattr(cls, "group") and hasattr(cls, "kind"):
+            cls.group = cls.kind
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _sampled(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        if cls.sample is not None:
+            cls.parameters = cls.parameters | dict(cls.sample(tmp_path_factory.mktemp("sample")))
+
+    def check_section(self, section: Mapping[str, Any], component: Component, host: Host) -> None:
+        """Validate what a config group file composes to.
+
+        A kind whose section is more than a name and its component's parameters overrides this.
+
+        Args:
+            section: of a run, composed. What has no value yet (``???``) is ``"???"``.
+            component: the one under test.
+            host: what is installed.
+
+        Raises:
+            UserError: the section is none that a run can have.
+        """
+        parameters = {str(key): value for key, value in section.items() if key != "name"}
+        name = section.get("name")
+        if not isinstance(name, str):
+            raise UserError("the file names no component", key=f"{self.group}.name", value=name)
+        package = "" if ":" in name else f"{component.plugin.package}:"
+        named = host.find(self.kind, package + name, key=f"{self.group}.name")
+        if named.name == component.name:
+            given = {key: value for key, value in self.parameters.items() if key in parameters}
+            parameters |= {key: given[key] for key in _unset(parameters) if key in given}
+        if unset := _unset(parameters):
+            _check_partly(named, parameters, unset)
+        else:
+            configured(named, parameters)
+
+    # ------------------------------------------------------------------------ the declaration
+
+    def test_declaring_is_cheap(self, component: Component) -> None:
+        """ATOM imports the declaring module whenever it lists plugins, so that imports nothing
+        heavy, and nothing is computed there."""
+        imports, seconds = isolated.declaring(component.plugin.module)
+        assert not imports, (
+            f"importing {component.plugin.module} imports {_listed(imports)}; import it in the "
+            "functions that use it"
+        )
+        assert seconds < MOST_CPU_SECONDS, "declaring takes that many seconds of CPU time"
+
+    def test_name_is_valid_and_unique(self, component: Component, host: Host) -> None:
+        """The name can be written in a run, and no other installed plugin has taken it."""
+        Declaration.__post_init__(component.declaration)
+        if isinstance(component.declaration, Kernel):
+            Kernel.__post_init__(component.declaration)
+        others = [
+            other.plugin.package
+            for other in host.components
+            if other.kind == component.kind and other.name == component.name and other != component
+        ]
+        assert not others, f"{component.kind} {component.name} is offered by these packages too"
+
+    def test_summary_exists(self, component: Component) -> None:
+        """`atom plugins` shows a line that says more than the name does."""
+        summary = component.summary.strip()
+        assert "\n" not in summary, "the summary is one line"
+        assert len(summary.split()) > 1, "the summary says nothing that the name does not say"
+
+    def test_references_resolve(self, component: Component) -> None:
+        """Everything that the declaration points to is there."""
+        for attribute in component.declaration.references:
+            reference = getattr(component.declaration, attribute)
+            if reference is None:
+                continue
+            try:
+                code = resolve(reference, component)
+            except UserError as error:
+                pytest.fail(f"{attribute}: {error.sentence()}", pytrace=False)
+            assert callable(code), f"{attribute} ({reference}) is nothing to call"
+
+    def test_pickles(self, component: Component, config: BaseModel | None) -> None:
+        """Declaration and parameters reach another process as they are."""
+        for thing in (component.declaration, config):
+            try:
+                back = pickle.loads(pickle.dumps(thing))
+            # pickle lets through whatever the object's own code raises.
+            except Exception as error:
+                pytest.fail(f"{type(thing).__name__} cannot be pickled: {error}", pytrace=False)
+            assert back == thing, f"{type(thing).__name__} comes back from pickle changed"
+
+    # ------------------------------------------------------------------------ its parameters
+
+    def test_config_round_trips_through_yaml(
+        self, component: Component, config: BaseModel | None
+    ) -> None:
+        """Every rank reads the parameters from ``run.yaml``, and they are what the user set."""
+        if config is None:
+            pytest.skip(f"{component.name} has no parameters")
+        as_given = configured(component, _through_yaml(TypeAdapter(Any), self.parameters))
+        assert as_given == config, "parameters as given, from the YAML of a run"
+        model = type(config)
+        dumped = _through_yaml(TypeAdapter(model), config)
+        assert model.model_validate(dumped) == config, "the whole config, from its own YAML"
+
+    def test_config_refuses_unknown_parameters(
+        self, component: Component, config: BaseModel | None
+    ) -> None:
+        """A parameter that is misspelt is an error, not a run with the default."""
+        if config is None:
+            pytest.skip(f"{component.name} has no parameters")
+        with pytest.raises(UserError):
+            configured(component, self.parameters | {"no_such_parameter": 1})
+
+    def test_every_field_is_documented(
+        self, component: Component, config: BaseModel | None
+    ) -> None:
+        """Each parameter says what it is, in ``Field(description=…)``."""
+        if config is None:
+            pytest.skip(f"{component.name} has no parameters")
+        silent = [
+            name for name, description in _fields(type(config)) if not (description or "").strip()
+        ]
+        assert not silent, "fields without a description"
+
+    # ------------------------------------------------------------------------ its config group
+
+    def test_config_group_files_validate(self, component: Component, host: Host) -> None:
+        """Each file of the plugin in the kind's group composes as ``atom train`` composes it, to a
+        section that a run can have; and what a file leaves to the user is marked ``???``."""
+        options = _options(component, self.group)
+        if not options:
+            pytest.skip(f"{component.plugin.package} has no files conf/{self.group}/*.yaml")
+        for option in options:
+            section = composed(host, self.group, option)
+            try:
+                self.check_section(section, component, host)
+            except UserError as error:
+                file = f"conf/{self.group}/{option}.yaml"
+                pytest.fail(f"{file}: {error.sentence()}", pytrace=False)
+
+    def test_config_group_files_are_its_own(self, component: Component, host: Host) -> None:
+        """No other installed package ships an option of the same name: a run could have neither."""
+        from atom.groups import Groups
+
+        owners = Groups(host.plugins).owners
+        for option in _options(component, self.group):
+            packages = {plugin.package for plugin in owners[f"{self.group}/{option}"]}
+            assert packages == {component.plugin.package}, f"{self.group}={option}"
+
+    def test_a_config_group_file_chooses_it(self, component: Component, host: Host) -> None:
+        """``KIND=OPTION`` exists as soon as the package is installed."""
+        if self.kind not in COMPONENTS:
+            pytest.skip(f"a run does not name a {self.kind} in a section of its own")
+        sections = [composed(host, self.group, o) for o in _options(component, self.group)]
+        names = {str(section.get("name")).rpartition(":")[2] for section in sections}
+        assert component.name in names, (
+            f"no file conf/{self.group}/*.yaml of {component.plugin.package} has "
+            f"`name: {component.name}`"
+        )
+
+
+@cache
+def composed(host: Host, group: str, option: str) -> dict[str, Any]:
+    """Return the section that ``GROUP=OPTION`` composes to.
+
+    Values that are still missing are ``"???"``. The test fails with the reason where Hydra cannot
+    compose.
+    """
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from atom.compose import CONFIG_NAME, config_loader
+
+    try:
+        config = config_loader(host).load_configuration(
+            CONFIG_NAME, overrides=[f"{group}={option}"], run_mode=RunMode.RUN
+        )
+        section = OmegaConf.to_container(config[group], resolve=True)
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        pytest.fail(f"{group}={option}: {error}", pytrace=False)
+    assert isinstance(section, dict), f"{group}={option} composes to no section"
+    return {str(key): value for key, value in section.items()}
+
+
+def _options(component: Component, group: str) -> list[str]:
+    """Return the options that the plugin's own files give a config group, sorted."""
+    folder = component.plugin.conf
+    if folder is None:
+        return []
+    files = Path(folder, group).rglob("*.yaml")
+    return sorted(file.relative_to(folder / group).with_suffix("").as_posix() for file in files)
+
+
+def _unset(parameters: Mapping[str, Any]) -> list[str]:
+    return [key for key, value in parameters.items() if value == "???"]
+
+
+def _check_partly(component: Component, parameters: dict[str, Any], unset: list[str]) -> None:
+    """Validate parameters of which some have no value yet: only these may be wrong."""
+    reference = component.declaration.config
+    if reference is None:
+        configured(component, parameters)
+        return
+    try:
+        TypeAdapter(resolve(reference, component)).validate_python(parameters)
+    except ValidationError as error:
+        for mistake in error.errors():
+            key = str(mistake["loc"][0]) if mistake["loc"] else ""
+            if key not in unset or mistake["type"] == "extra_forbidden":
+                value = parameters.get(key, ...)
+                raise UserError(
+                    mistake["msg"], key=f"{component.kind}.{key}".rstrip("."), value=value
+                ) from None
+
+
+def _through_yaml(adapter: TypeAdapter[Any], value: Any) -> Any:
+    """Write and read ``value`` as :meth:`atom.run.Run.write` and :func:`atom.run.read` would."""
+    text = yaml.safe_dump(adapter.dump_python(value, mode="json"), sort_keys=False)
+    return yaml_data.load(text, "run.yaml")
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str | None]]:
+    """Yield the name and the description of each field, those of nested models included."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}", field.description
+        for nested in _models(field.annotation):
+            yield from _fields(nested, f"{prefix}{name}.")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models in a type such as ``list[Model] | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models(argument)
+
+
+def _listed(imports: Mapping[str, str]) -> str:
+    return ", ".join(f"{package} ({place})" for package, place in imports.items())

@@ -1,0 +1,278 @@
+"""The suite of a dataset: every document once, in an order that only the seed decides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import BaseModel
+
+from atom.errors import UserError
+from atom.host import Component
+from atom.plugin import Document, DocumentSource
+from atom.select import configured
+from atom.testing import isolated, reading
+from atom.testing.options import Options
+from atom.testing.reading import LANES, Key, Ranks
+from atom.testing.suites.component import ComponentSuite
+
+FEWEST = 2 * LANES
+"""Documents that the sample must have: fewer say nothing of their order."""
+
+STEPS = 12
+"""About 33 documents a lane: a small sample is passed several times."""
+
+STOPS = (1, 5)
+"""Steps after which a run is stopped and goes on."""
+
+Pass = Callable[..., list[list[Key]]]
+
+
+class DatasetSuite(Options, ComponentSuite):
+    """The promises of a dataset.
+
+    It is read whole several times, so the conformance line or ``sample`` should name something
+    small: between 16 documents and a few thousand, in several files if it is read by file.
+
+    Options, given by ``conformance(…).having(…)``:
+
+    Attributes:
+        sample: writes what is to be read into the folder it is given, and returns the parameters to
+            read it with.
+        change: changes what ``sample`` has written into a folder, and returns the parameters to
+            read it with. The digest must be another then. Where nothing of the sample can be
+            changed, other parameters that read other documents will do.
+        bad_sample: writes records into a folder, one of which cannot be read, and returns the
+            parameters to read them with, the name of the bad record's file, and its line.
+    """
+
+    kind = "dataset"
+    options = ("sample", "change", "bad_sample")
+
+    change: ClassVar[Callable[[Path], Mapping[str, Any]] | None] = None
+    bad_sample: ClassVar[Callable[[Path], tuple[Mapping[str, Any], str, int]] | None] = None
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, component: Component, config: BaseModel | None) -> DocumentSource:
+        """The documents, checked."""
+        source = reading.source(component, config)
+        try:
+            source.check()
+        except UserError as error:
+            pytest.fail(error.sentence(), pytrace=False)
+        documents = len(list(islice(source.lane(0, 1, seed=0, epoch=0), FEWEST)))
+        if documents < FEWEST:
+            pytest.fail(
+                f"{documents} documents are too few to see an order in; give the suite a sample of "
+                f"at least {FEWEST}",
+                pytrace=False,
+            )
+        return source
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def elsewhere(
+        cls, component: Component, config: BaseModel | None
+    ) -> Iterator[Callable[[], tuple[str, list[list[list[Key]]], bool]]]:
+        """What another process reads; it works while this one tests."""
+        process = reading.start(component, config, [(LANES, 0, 0), (LANES, 7, 2)])
+        results: list[Any] = []
+
+        def result() -> Any:
+            if not results:
+                results.append(isolated.result(process))
+            return results[0]
+
+        yield result
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def lanes(cls, source: DocumentSource, elsewhere: object) -> Pass:  # noqa: ARG003
+        """Return the documents of each lane of a pass, read once for the whole suite."""
+        read: dict[tuple[int, int, int], list[list[Key]]] = {}
+
+        def lanes(count: int = LANES, *, seed: int = 0, epoch: int = 0) -> list[list[Key]]:
+            if (count, seed, epoch) not in read:
+                read[count, seed, epoch] = reading.lanes(source, count, seed=seed, epoch=epoch)
+            return read[count, seed, epoch]
+
+        return lanes
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def uninterrupted(cls, component: Component, config: BaseModel | None) -> list[reading.Rows]:
+        """What one rank trains on, without a break."""
+        return Ranks(component, config, 1).steps(STEPS)
+
+    # ------------------------------------------------------------------------ documents
+
+    def test_documents_are_text(self, source: DocumentSource) -> None:
+        for document in islice(source.lane(0, 1, seed=0, epoch=0), 1000):
+            assert isinstance(document, Document)
+            assert isinstance(document.text, str)
+            assert document.id, "a document without an id cannot be named to a person"
+
+    @pytest.mark.parametrize("count", [1, 2, 3, LANES])
+    def test_lanes_share_the_documents_out(self, count: int, lanes: Pass) -> None:
+        """Each document is in exactly one lane, whatever the number of lanes."""
+        dealt = lanes(count)
+        found = Counter(chain.from_iterable(dealt))
+        twice = [name for (name, _), times in found.items() if times > 1]
+        assert not twice[:8], "documents that come twice in a pass (a shard read by two lanes?)"
+        assert all(dealt), "lanes with nothing to read"
+        other = Counter(chain.from_iterable(lanes(2 if count == 1 else 1)))
+        assert not _names(other - found), f"documents that are in none of {count} lanes"
+        assert not _names(found - other), f"documents that only {count} lanes have"
+
+    def test_lanes_share_out_every_pass(self, lanes: Pass) -> None:
+        first, second = (Counter(chain.from_iterable(lanes(epoch=epoch))) for epoch in (0, 1))
+        assert not _names(first - second), "documents that the second pass leaves out"
+        assert not _names(second - first), "documents that only the second pass has"
+
+    def test_a_lane_starts_anywhere(self, source: DocumentSource, lanes: Pass) -> None:
+        """``start`` counts the documents of the lane, so that a run can go on from its place."""
+        for lane, whole in enumerate(lanes()):
+            for start in {0, 1, 2, len(whole) // 2, len(whole) - 1, len(whole)}:
+                rest = source.lane(lane, LANES, seed=0, epoch=0, start=start)
+                read = [reading.key(document) for document in islice(rest, 3)]
+                assert read == whole[start : start + 3], f"lane {lane} from document {start}"
+
+    # ------------------------------------------------------------------------ order
+
+    def test_same_order_for_the_same_seed(
+        self, component: Component, config: BaseModel | None, lanes: Pass
+    ) -> None:
+        """A source made anew, whose lanes are read in another order, gives the same documents."""
+        again = reading.source(component, config)
+        again.check()
+        for lane in reversed(range(LANES)):
+            read = [reading.key(d) for d in again.lane(lane, LANES, seed=0, epoch=0)]
+            assert read == lanes()[lane]
+
+    def test_same_order_in_another_process(self, lanes: Pass, elsewhere: Callable[[], Any]) -> None:
+        """Whatever its rank and its hash seed."""
+        _, theirs, _ = elsewhere()
+        for read, expected in zip(theirs, [lanes(), lanes(seed=7, epoch=2)], strict=True):
+            assert [[tuple(key) for key in lane] for lane in read] == expected
+
+    def test_making_the_source_imports_no_torch(self, elsewhere: Callable[[], Any]) -> None:
+        """It is made before the ranks are there, by a process that must stay small."""
+        *_, torch = elsewhere()
+        assert not torch, "import torch where it is used"
+
+    def test_other_order_for_another_seed(self, lanes: Pass) -> None:
+        assert lanes(seed=1) != lanes(seed=0), "the seed changes nothing"
+
+    def test_other_order_in_another_pass(self, lanes: Pass) -> None:
+        assert lanes(epoch=1) != lanes(epoch=0), "every pass has the same order"
+
+    # ------------------------------------------------------------------------ layouts
+
+    @pytest.mark.parametrize("dp", [2, 4])
+    def test_layouts_read_the_same(
+        self,
+        dp: int,
+        component: Component,
+        config: BaseModel | None,
+        source: DocumentSource,  # noqa: ARG002 (checked)
+        uninterrupted: list[reading.Rows],
+    ) -> None:
+        """Data-parallel ranks together train on what one rank would, step by step."""
+        assert Ranks(component, config, dp).steps(STEPS) == uninterrupted
+
+    @pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 4), (4, 2), (2, 1)])
+    def test_a_run_goes_on_where_it_stopped(
+        self,
+        before: int,
+        after: int,
+        component: Component,
+        config: BaseModel | None,
+        source: DocumentSource,  # noqa: ARG002 (checked)
+        uninterrupted: list[reading.Rows],
+    ) -> None:
+        """Nothing is lost or read twice where a run stops in the middle of a pass and goes on, on
+        another number of data-parallel ranks too."""
+        for stop in STOPS:
+            stopped = Ranks(component, config, before)
+            stopped.steps(stop)
+            resumed = Ranks(component, config, after)
+            state = stopped.state()
+            try:
+                resumed.load(state)
+            except KeyError as error:
+                pytest.fail(f"the state of {before} ranks has no {error} for {after}")
+            goes_on = resumed.steps(STEPS - stop)
+            for step, (rows, expected) in enumerate(
+                zip(goes_on, uninterrupted[stop:], strict=True), stop + 1
+            ):
+                assert rows == expected, f"step {step} of a run that was stopped after {stop}"
+
+    # ------------------------------------------------------------------------ digest, mistakes
+
+    def test_digest_is_the_same_for_the_same_documents(
+        self, component: Component, config: BaseModel | None, elsewhere: Callable[[], Any]
+    ) -> None:
+        digest = reading.source(component, config).check()
+        assert isinstance(digest, str)
+        assert digest, "check() returns no digest"
+        assert reading.source(component, config).check() == digest
+        theirs, *_ = elsewhere()
+        assert theirs == digest, "another digest in another process"
+
+    def test_digest_changes_with_the_documents(
+        self, component: Component, config: BaseModel | None, tmp_path: Path
+    ) -> None:
+        """A tokenizer that was trained on other documents is not taken for this one's."""
+        cls = type(self)
+        if cls.change is None:
+            pytest.skip("the conformance line has no `change`, which changes the documents")
+        folder = tmp_path / "sample"
+        folder.mkdir()
+        if cls.sample is not None:
+            config = configured(component, cls.parameters | dict(cls.sample(folder)))
+        before = reading.source(component, config)
+        digest, (documents,) = before.check(), reading.lanes(before, 1)
+        changed = configured(component, cls.parameters | dict(cls.change(folder)))
+        # Another process, as another run is: a source may keep what it has read.
+        other, ((theirs,),), _ = isolated.result(reading.start(component, changed, [(1, 0, 0)]))
+        assert Counter(map(tuple, theirs)) != Counter(documents), "`change` changes no document"
+        assert other != digest, "the digest is that of other documents"
+
+    def test_a_bad_record_is_named(self, component: Component, tmp_path: Path) -> None:
+        """A record that cannot be read is reported in one sentence, by file and line."""
+        cls = type(self)
+        if cls.bad_sample is None:
+            pytest.skip("the conformance line has no `bad_sample`, which writes a bad record")
+        folder = tmp_path / "sample"
+        folder.mkdir()
+        parameters, file, line = cls.bad_sample(folder)
+        config = configured(component, cls.parameters | dict(parameters))
+        with pytest.raises(UserError) as refused:
+            _read_whole(component, config)
+        sentence = refused.value.sentence()
+        assert "\n" not in sentence
+        assert Path(file).name in sentence, "the sentence does not name the file"
+        words = sentence.replace(str(folder), "").replace(":", " ").replace(",", " ").split()
+        assert str(line) in words, "the sentence does not name the line"
+
+
+def _read_whole(component: Component, config: BaseModel | None) -> None:
+    source = reading.source(component, config)
+    source.check()
+    for _ in source.lane(0, 1, seed=0, epoch=0):
+        pass
+
+
+def _names(keys: Counter[Key]) -> list[str]:
+    return sorted(name for name, _ in keys)[:8]
+
+
+CONFORMANCE = DatasetSuite

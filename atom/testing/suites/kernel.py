@@ -1,0 +1,267 @@
+"""The suite of a kernel: as good as the reference of its operation, wherever it says it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import pytest
+
+from atom.errors import UserError
+from atom.host import Component, Host, resolve
+from atom.plugin import Kernel
+from atom.testing import interpreter, kernels, partners, runs
+from atom.testing.kernels import REFERENCE, Case, Implementation
+from atom.testing.operations import OPERATIONS, Operation, Sizes
+from atom.testing.options import Options
+from atom.testing.suites.component import ComponentSuite
+
+SHARDED_TOLERANCE = 1e-3
+"""|difference in loss| in float32 between a sharded run with the kernel and one rank with the
+reference: two kernels may differ a little more than two layouts."""
+
+
+class KernelSuite(Options, ComponentSuite):
+    """The promises of a kernel.
+
+    The kernel named ``reference`` of an operation is compared with the operation written out; any
+    other one with that reference.
+
+    Options, given by ``conformance(…).having(…)``:
+
+    Attributes:
+        operation: the contract of an operation that the kit does not know.
+        benchmark: sizes to time the kernel at.
+    """
+
+    kind = "kernel"
+    group = "kernels"
+    options = ("operation", "benchmark")
+
+    operation: ClassVar[Operation | None] = None
+    benchmark: ClassVar[Sizes] = Sizes(batch=1, length=512, n_heads=8, head_dim=32, hidden_dim=768)
+
+    def check_section(
+        self,
+        section: Mapping[str, Any],
+        component: Component,  # noqa: ARG002
+        host: Host,
+    ) -> None:
+        """Refuse a preference for an operation or a kernel that there is not."""
+        declared = [c.declaration for c in host.components if isinstance(c.declaration, Kernel)]
+        for operation, preference in section.items():
+            offered = {
+                kernel.name for kernel in declared if operation in ("default", kernel.operation)
+            }
+            for name in [preference] if isinstance(preference, str) else preference:
+                if name not in {*offered, "auto"}:
+                    raise UserError(
+                        "there is no such kernel", key=f"kernels.{operation}", value=name
+                    )
+
+    @pytest.fixture
+    def kernel(self, component: Component) -> Kernel:
+        declaration = component.declaration
+        assert isinstance(declaration, Kernel)
+        return declaration
+
+    @pytest.fixture
+    def contract(self, kernel: Kernel) -> Operation:
+        contract = self.operation or OPERATIONS.get(kernel.operation)
+        if contract is None:
+            pytest.skip(
+                f"the kit has no contract of {kernel.operation}; give one with "
+                "conformance(…).having(operation=atom.testing.operations.Operation(…))"
+            )
+        return contract
+
+    @pytest.fixture
+    def device(self) -> str:
+        """The device of this process: a GPU where there is one."""
+        from atom.titan import device
+
+        kind = device.pick("auto")
+        device.use(kind)
+        return kind
+
+    @pytest.fixture
+    def fitting(self, component: Component, device: str) -> str:
+        """The device, if the kernel says that it runs here."""
+        if reason := _refusal(component, device):
+            pytest.skip(reason)
+        return device
+
+    @pytest.fixture
+    def subject(
+        self, component: Component, contract: Operation, fitting: str
+    ) -> Callable[[Iterator[Case]], list[str]]:
+        """A function of cases that returns how the kernel disagrees with its reference."""
+        reference = kernels.reference_of(component, contract)
+        tested = Implementation(contract, component)
+        tolerance = dict(component.declaration.tolerance)  # type: ignore[attr-defined]
+
+        def disagreements(cases: Iterator[Case]) -> list[str]:
+            return kernels.disagreements(tested, reference, cases, tolerance, fitting)
+
+        return disagreements
+
+    # ------------------------------------------------------------------------ what it declares
+
+    def test_tolerance_names_dtypes(self, kernel: Kernel) -> None:
+        import torch
+
+        assert kernel.tolerance, "a kernel that takes no dtype"
+        for name, tolerance in kernel.tolerance.items():
+            assert isinstance(getattr(torch, name, None), torch.dtype), f"no dtype {name}"
+            assert 0 < tolerance < 1, f"tolerance {tolerance} of {name} is no relative error"
+
+    def test_needs_are_a_reason_and_not_a_crash(self, component: Component) -> None:
+        """On every kind of device the kernel is chosen, or refused in one sentence."""
+        from atom.titan.device import DeviceDescription
+
+        capabilities = [(7, 0), (8, 0), (9, 0), (10, 0), None]
+        devices = [DeviceDescription("cpu")]
+        devices += [DeviceDescription("cuda", capability) for capability in capabilities]
+        for described in devices:
+            for context_parallel in (False, True):
+                reason = _misfit(component, described, context_parallel=context_parallel)
+                assert reason is None or "\n" not in reason
+
+    def test_needs_are_honest(
+        self, component: Component, contract: Operation, kernel: Kernel, fitting: str
+    ) -> None:
+        """Where the declared needs are met, the kernel runs: what it needs beside is declared."""
+        case = Case(Sizes(), next(iter(kernel.tolerance)))
+        try:
+            if kernel.override is not None:
+                resolve(kernel.override, component)
+            tested = Implementation(contract, component)
+            kernels.worst(tested, tested, case, fitting)
+        except Exception as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            pytest.fail(
+                f"its declared needs are met by this {fitting}, and it cannot run: {words[:300]}",
+                pytrace=False,
+            )
+
+    def test_takes_the_place_of_the_operation(
+        self, component: Component, contract: Operation, kernel: Kernel, device: str
+    ) -> None:
+        """The override replaces the operation's node, and keeps what torchtitan has set on it."""
+        if kernel.override is None:
+            pytest.skip(f"{component.name} is torchtitan's own node")
+        try:
+            resolve(kernel.override, component)
+        except UserError as error:
+            if reason := _refusal(component, device):
+                pytest.skip(reason)
+            pytest.fail(error.sentence(), pytrace=False)
+        before = Implementation(contract, None).node(Sizes())
+        after = Implementation(contract, component).node(Sizes())
+        assert after != before, f"{kernel.override} leaves the operation's node as it is"
+        if getattr(before, "sharding_config", None) is not None:
+            assert after.sharding_config is not None, "its sharding is lost: tensor parallelism"
+        if getattr(before, "param_init", None) is not None:
+            assert after.param_init is not None, "its initialisation is lost"
+
+    # ------------------------------------------------------------------------ what it computes
+
+    def test_agrees_with_the_reference(self, kernel: Kernel, subject: Callable) -> None:
+        """Forward and backward, in every dtype."""
+        assert not subject(kernels.regular(list(kernel.tolerance)))
+
+    def test_odd_sizes_agree(self, kernel: Kernel, subject: Callable) -> None:
+        """One token; lengths, heads and widths that are no multiple of anything."""
+        assert not subject(kernels.odd(list(kernel.tolerance)))
+
+    def test_strided_inputs_agree(self, kernel: Kernel, subject: Callable) -> None:
+        """Inputs and the output's gradient as transposed and sliced tensors have them."""
+        assert not subject(kernels.strided(list(kernel.tolerance)))
+
+    def test_gradients_of_the_reference(
+        self, component: Component, contract: Operation, fitting: str
+    ) -> None:
+        """Finite differences in float64."""
+        if not contract.float64:
+            pytest.skip("the reference computes in float32 whatever it is given")
+        kernels.gradcheck(
+            kernels.reference_of(component, contract) or Implementation(contract, component),
+            fitting,
+        )
+
+    def test_agrees_in_tritons_interpreter(self, component: Component, contract: Operation) -> None:
+        """A Triton kernel, on the CPU."""
+        if contract is not OPERATIONS.get(component.declaration.operation):  # type: ignore[attr-defined]
+            pytest.skip("the interpreter's process knows the kit's own contracts only")
+        found = interpreter.disagreements(component)
+        if found is None:
+            pytest.skip(f"{component.name} has no Triton kernel")
+        assert not found
+
+    # ------------------------------------------------------------------------ where it runs
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("layout", ["tp", "cp"])
+    def test_computes_sharded(self, layout: str, component: Component, kernel: Kernel) -> None:
+        """Two ranks, each with its part of the heads (or of the sequence), train as one rank does
+        with the reference."""
+        from atom.titan import device
+
+        if reason := _misfit(component, device.describe("cpu"), context_parallel=layout == "cp"):
+            pytest.skip(f"{reason}; the ranks of this test are on the CPU")
+        if kernel.override is None:
+            pytest.skip(f"{component.name} is torchtitan's own node, which every run has")
+        architecture = {"name": f"{partners.PACKAGE}:{partners.ARCHITECTURES[0]}"}
+
+        def chosen(name: str) -> dict[str, Any]:
+            return {"kernels": {"default": "auto", kernel.operation: name}}
+
+        rows = runs.train(runs.sections(architecture, runs.LAYOUTS[layout], **chosen(kernel.name)))
+        reference = runs.train(runs.sections(architecture, **chosen(REFERENCE)))
+        runs.assert_same(rows, reference, tolerance=SHARDED_TOLERANCE)
+
+    def test_benchmark(
+        self,
+        component: Component,
+        contract: Operation,
+        kernel: Kernel,
+        fitting: str,
+        record_property: Callable[[str, object], None],
+    ) -> None:
+        """Time forward and backward together, beside the reference: in the JUnit report."""
+        for dtype in kernel.tolerance:
+            case = Case(self.benchmark, dtype)
+            record_property("case", f"{case}, {fitting}")
+            taken = kernels.timed(Implementation(contract, component), case, fitting)
+            record_property(f"{component.name} {dtype} ms", round(taken, 3))
+            assert taken > 0
+            reference = kernels.reference_of(component, contract)
+            if reference is not None:
+                expected = kernels.timed(reference, case, fitting)
+                record_property(f"{REFERENCE} {dtype} ms", round(expected, 3))
+
+
+def _refusal(component: Component, kind: str) -> str | None:
+    from atom.titan import device
+
+    return _misfit(component, device.describe(kind), context_parallel=False)
+
+
+def _misfit(component: Component, described: Any, *, context_parallel: bool) -> str | None:
+    """Return why ATOM would refuse the kernel on a device, or None if it would not."""
+    from atom.titan.kernels import choose
+
+    declaration = component.declaration
+    assert isinstance(declaration, Kernel)
+    alone = Host((component.plugin,), (component,))
+    preference: dict[str, str | list[str]] = {declaration.operation: declaration.name}
+    try:
+        choose(preference, alone, described, context_parallel=context_parallel)
+    except UserError as error:
+        # "no kernel for X fits: NAME REASON; valid: …"
+        reason = error.problem.partition(": ")[2].rpartition("; valid")[0]
+        return f"{declaration.operation}/{reason}"
+    return None
+
+
+CONFORMANCE = KernelSuite

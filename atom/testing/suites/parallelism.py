@@ -1,0 +1,197 @@
+"""The suite of a parallelism strategy: any number of ranks that fits, and the training of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import BaseModel
+
+from atom.errors import UserError
+from atom.host import Component, Host, resolve
+from atom.plugin import ArchitectureContext, ParallelismContext, Strategy
+from atom.run import DEGREES, Run, parse
+from atom.testing import partners, ranks, runs
+from atom.testing.options import Options
+from atom.testing.suites.component import ComponentSuite
+
+WORLD_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 64, 100, 1024, 10240)
+
+
+class ParallelismSuite(Options, ComponentSuite):
+    """The promises of a parallelism strategy, with the degrees that the conformance line gives.
+
+    Options, given by ``conformance(…).having(…)``:
+
+    Attributes:
+        architectures: sections of a run, each with ``name`` and parameters, that the strategy is
+            tried on; by default two small models of torchtitan's families.
+    """
+
+    kind = "parallelism"
+    options = ("architectures",)
+
+    architectures: ClassVar[tuple[dict[str, Any], ...]] = tuple(
+        {"name": f"{partners.PACKAGE}:{name}"} for name in partners.ARCHITECTURES
+    )
+
+    @pytest.fixture
+    def config(self) -> BaseModel | None:
+        """None: torchtitan's ``ParallelismConfig`` is the schema of the parameters."""
+        return None
+
+    def check_section(self, section: Mapping[str, Any], component: Component, host: Host) -> None:  # noqa: ARG002
+        from torchtitan.config import ParallelismConfig
+
+        from atom.titan import sections
+
+        parameters = {name: value for name, value in section.items() if name != "name"}
+        sections.build(ParallelismConfig, parameters, "parallelism")
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The section of a run."""
+        return {"name": self.name} | self.parameters
+
+    # ------------------------------------------------------------------------ the mesh
+
+    def test_lays_out_every_number_of_ranks_that_fits(self, component: Component) -> None:
+        """Where the degrees divide the ranks, there is a mesh of just these degrees in which every
+        rank has a place; torch's fake process group stands in for up to 10,240 ranks.
+
+        A strategy may refuse some of them, in a sentence, and not all.
+        """
+        refusals, accepted = [], 0
+        for size in filter(self._fits, self._world_sizes()):
+            try:
+                degrees, strategy = self._lay_out(component, size)
+            except UserError as error:
+                refusals.append(error.sentence())
+                continue
+            accepted += 1
+            claimed = {name: getattr(strategy.parallelism, name) for name in DEGREES}
+            assert claimed == degrees, f"{size} ranks: other degrees than the run's"
+            for rank in {0, size - 1}:
+                shape = _mesh(strategy.parallelism, size, rank)
+                assert math.prod(shape.values()) == size, f"{size} ranks: a mesh of {shape}"
+        assert accepted, f"every number of ranks is refused: {refusals[:3]}"
+
+    def test_refuses_what_does_not_fit(self, component: Component) -> None:
+        """A number of ranks that the degrees do not divide is refused in one sentence."""
+        for size in self._world_sizes():
+            if self._fits(size):
+                continue
+            with pytest.raises(UserError) as refused:
+                self._lay_out(component, size)
+            sentence = refused.value.sentence()
+            assert "\n" not in sentence
+            assert str(size) in sentence, f"the sentence does not say that there are {size} ranks"
+
+    # ------------------------------------------------------------------------ training
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("number", [0, 1], ids=["first", "second"])
+    def test_trains_like_one_rank(self, number: int) -> None:
+        """Losses and gradient norms on real ranks are those of one rank, on two architectures."""
+        architecture = self._architecture(number)
+        rows = runs.train(self._run(architecture))
+        runs.assert_same(rows, runs.train(runs.sections(architecture)))
+
+    @pytest.mark.slow
+    def test_checkpoints_load_on_one_rank(self) -> None:
+        """What was saved under the strategy goes on under ``single``."""
+        architecture, steps = self._architecture(0), runs.STEPS + 2
+        rows = runs.train(runs.sections(architecture, steps=steps), after=self._run(architecture))
+        runs.assert_same(rows, runs.train(runs.sections(architecture, steps=steps)))
+
+    def _architecture(self, number: int) -> dict[str, Any]:
+        if number >= len(self.architectures):
+            pytest.skip(f"only {len(self.architectures)} architectures are given")
+        return self.architectures[number]
+
+    def _run(self, architecture: dict[str, Any]) -> dict[str, Any]:
+        """Return the run under the strategy, two ranks where the degrees leave it open."""
+        known, open_ended = self._known()
+        wanted = known * (2 if open_ended else 1)
+        if wanted > ranks.MOST_RANKS:
+            pytest.skip(f"the degrees need {wanted} ranks; at most {ranks.MOST_RANKS} are started")
+        return runs.sections(architecture, self.section, launch={"ranks": wanted})
+
+    # ------------------------------------------------------------------------ laying out
+
+    def _known(self) -> tuple[int, bool]:
+        """Return the product of the degrees that are given, and whether one of them is open."""
+        degrees = [self.parameters.get(name, _default(name)) for name in DEGREES]
+        return math.prod(degree for degree in degrees if degree != -1), -1 in degrees
+
+    def _world_sizes(self) -> list[int]:
+        return sorted({*WORLD_SIZES, self._known()[0]})
+
+    def _fits(self, size: int) -> bool:
+        known, open_ended = self._known()
+        return size % known == 0 if open_ended else size == known
+
+    def _lay_out(self, component: Component, size: int) -> tuple[dict[str, int], Strategy]:
+        """Return the degrees of a run on ``size`` ranks and what the strategy makes of them.
+
+        Raises:
+            UserError: as a run would be refused.
+        """
+        from atom.titan import device, layout
+
+        device.use(device.pick("auto"))
+        run: Run = parse(runs.sections(self.architectures[0], self.section))
+        config, found = layout.resolve(run, available=1, joined=size)
+        assert found == size
+        degrees = {name: getattr(config, name) for name in DEGREES}
+        from atom.testing.partners.model import llama
+
+        parts = llama(
+            None, ArchitectureContext(vocab_size=partners.VOCAB_SIZE, seq_len=runs.SEQ_LEN)
+        )
+        build = resolve(component.declaration.build, component)  # type: ignore[attr-defined]
+        strategy = build(config, ParallelismContext(world_size=size, parts=parts))
+        assert isinstance(strategy, Strategy), "build returns no atom.plugin.Strategy"
+        return degrees, strategy
+
+
+def _default(name: str) -> int:
+    from torchtitan.config import ParallelismConfig
+
+    degree: int = getattr(ParallelismConfig(), name)
+    return degree
+
+
+def _mesh(parallelism: Any, world_size: int, rank: int) -> dict[str, int]:
+    """Return the mesh that torchtitan builds, seen from ``rank``."""
+    from torchtitan.distributed import ParallelDims
+
+    with _fake_ranks(world_size, rank):
+        dims = ParallelDims.from_config(parallelism, world_size)
+        mesh = dims.build_mesh()
+        assert mesh.size() == world_size
+        assert mesh.get_local_rank() == rank
+        axes = ("pp", "batch", "cp", "tp")
+        return {
+            name: found.size() if (found := dims.get_optional_mesh(name)) is not None else 1
+            for name in axes
+        }
+
+
+@contextmanager
+def _fake_ranks(world_size: int, rank: int) -> Iterator[None]:
+    """Make this process one rank of a job that is not there."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+CONFORMANCE = ParallelismSuite

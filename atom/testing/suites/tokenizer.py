@@ -1,0 +1,307 @@
+"""The suite of a tokenizer: every text comes back, and none says what only the trainer may."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from atom.errors import UserError
+from atom.host import Component
+from atom.plugin import PreparedTokenizer
+from atom.testing import isolated, texts, tokenizing
+from atom.testing.options import Options
+from atom.testing.suites.component import ComponentSuite
+from atom.testing.texts import examples
+from atom.testing.tokenizing import Specials, encode
+
+AT_ONCE = 3
+"""Runs that prepare the same tokenizer at the same time."""
+
+
+class Elsewhere:
+    """What other processes make of the tokenizer. They work while this one tests."""
+
+    def __init__(self, encoding: Any, preparing: Any) -> None:
+        self._processes = {"encoding": encoding, "preparing": preparing}
+        self._results: dict[str, Any] = {}
+
+    def result(self, name: str) -> Any:
+        if name not in self._results:
+            self._results[name] = isolated.result(self._processes[name])
+        return self._results[name]
+
+    def end(self) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+
+class TokenizerSuite(Options, ComponentSuite):
+    """The promises of a tokenizer. It is prepared on a few hundred documents of the kit's own.
+
+    Options, given by ``conformance(…).having(…)``:
+
+    Attributes:
+        lossy: why some texts do not come back as they were, where that is so by declaration. The
+            tests that need them to are skipped with the reason.
+        special_tokens: spelling -> id of special tokens beyond BOS, EOS and those that Hugging
+            Face's library knows of. No text may yield their ids.
+        sample: see :class:`atom.testing.suites.component.ComponentSuite`.
+    """
+
+    kind = "tokenizer"
+    options = ("lossy", "special_tokens", "sample")
+
+    lossy: ClassVar[str | None] = None
+    special_tokens: ClassVar[Mapping[str, int]] = {}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def prepared(
+        cls,
+        component: Component,
+        config: BaseModel | None,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> PreparedTokenizer:
+        """The prepared tokenizer, whose files are where ``prepare`` left them."""
+        try:
+            return tokenizing.prepare(component, config, tmp_path_factory.mktemp("cache"))
+        except UserError as error:
+            pytest.fail(error.sentence(), pytrace=False)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, prepared: PreparedTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The folder of a run with the prepared files in it."""
+        return tokenizing.copied(prepared, tmp_path_factory.mktemp("run") / "tokenizer")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def elsewhere(
+        cls,
+        component: Component,
+        config: BaseModel | None,
+        folder: Path,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Iterator[Elsewhere]:
+        cache = tmp_path_factory.mktemp("cache")
+        found = Elsewhere(
+            tokenizing.start_encoding(component, config, folder, cls.sample_texts()),
+            tokenizing.start_preparing(component, config, cache, count=AT_ONCE),
+        )
+        yield found
+        found.end()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tokenizer(
+        cls,
+        component: Component,
+        config: BaseModel | None,
+        folder: Path,
+        request: pytest.FixtureRequest,
+    ) -> Any:
+        """torchtitan's tokenizer."""
+        tests = [item for item in request.session.items if getattr(item, "cls", None) is cls]
+        if any("elsewhere" in getattr(test, "fixturenames", ()) for test in tests):
+            request.getfixturevalue("elsewhere")  # as early as can be: it takes a while
+        return tokenizing.build(component, config, folder)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def specials(cls, tokenizer: Any) -> Specials:
+        return Specials.of(tokenizer, dict(cls.special_tokens))
+
+    @classmethod
+    def sample_texts(cls) -> list[str]:
+        """Return the texts on which two tokenizers are compared."""
+        return texts.samples([*texts.SPELLINGS, *cls.special_tokens])
+
+    def lossless(self) -> None:
+        """Skip the test where a text is not expected to come back."""
+        if self.lossy is not None:
+            pytest.skip(f"{self.name} does not give every text back: {self.lossy}")
+
+    # ------------------------------------------------------------------------ text and back
+
+    def test_any_text_comes_back(self, tokenizer: Any, specials: Specials) -> None:
+        """Encoded and decoded, a text is what it was: all planes, marks, control characters."""
+        self.lossless()
+
+        @examples
+        @given(texts.any_text([*texts.SPELLINGS, *specials.spellings]))
+        def comes_back(text: str) -> None:
+            assert tokenizer.decode(encode(tokenizer, text)) == text
+
+        comes_back()
+
+    def test_every_character_comes_back(self, tokenizer: Any) -> None:
+        self.lossless()
+        for text in texts.every_character():
+            back = tokenizer.decode(encode(tokenizer, text))
+            if back != text:
+                lost = [c for c in text if tokenizer.decode(encode(tokenizer, f"a{c}")) != f"a{c}"]
+                points = ", ".join(f"U+{ord(character):04X}" for character in lost[:8])
+                pytest.fail(f"characters that do not come back: {points or repr(text)}")
+
+    def test_no_text_has_no_ids(self, tokenizer: Any) -> None:
+        assert encode(tokenizer, "") == []
+        assert tokenizer.decode([]) == ""
+
+    @pytest.mark.parametrize("what", ["documents", "one word", "four bytes a character"])
+    def test_a_megabyte_is_a_text_like_any_other(self, what: str, tokenizer: Any) -> None:
+        text = texts.megabytes()[what]
+        ids = encode(tokenizer, text)
+        _check_ids(tokenizer, ids)
+        # Not in one assert: pytest would print both.
+        if self.lossy is None and tokenizer.decode(ids) != text:
+            pytest.fail(f"a megabyte of {what} does not come back")
+
+    def test_half_a_surrogate_pair_is_no_failure(self, tokenizer: Any) -> None:
+        """JSON can spell it, so documents hold it. What it becomes is the tokenizer's choice."""
+        for text in ("\ud800", "a\udfffb", "\ude00\ud83d"):
+            _check_ids(tokenizer, encode(tokenizer, text))
+
+    def test_any_ids_can_be_decoded(self, tokenizer: Any) -> None:
+        """A model says what it wants, also what no text is encoded to."""
+
+        @examples
+        @given(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=20))
+        def is_text(ids: list[int]) -> None:
+            assert isinstance(tokenizer.decode(ids), str)
+
+        is_text()
+
+    # ------------------------------------------------------------------------ ids
+
+    def test_ids_are_in_range(self, tokenizer: Any) -> None:
+        """Every id has a row in the embedding."""
+
+        @examples
+        @given(texts.any_text(texts.SPELLINGS))
+        def in_range(text: str) -> None:
+            _check_ids(tokenizer, encode(tokenizer, text))
+
+        in_range()
+        for text in texts.every_character():
+            _check_ids(tokenizer, encode(tokenizer, text))
+
+    def test_vocabulary_size_is_the_prepared_one(
+        self, tokenizer: Any, prepared: PreparedTokenizer, specials: Specials
+    ) -> None:
+        """The architecture is built with the size that ``prepare`` returns."""
+        assert tokenizer.get_vocab_size() == prepared.vocab_size
+        assert all(0 <= number < prepared.vocab_size for number in specials.ids)
+
+    def test_plain_text_yields_no_special_token(self, tokenizer: Any, specials: Specials) -> None:
+        """A document cannot end itself: what is spelled like a special token is text."""
+        if not specials.ids:
+            pytest.skip(f"{self.name} has no special tokens")
+        spellings = [*texts.SPELLINGS, *specials.spellings]
+
+        def check(text: str) -> None:
+            found = set(encode(tokenizer, text)) & set(specials.ids)
+            assert not found, f"{text!r} yields the id of a special token"
+
+        for spelling in spellings:
+            for text in (spelling, f"a{spelling}b", f" {spelling} ", spelling * 2, f"{spelling}\n"):
+                check(text)
+        examples(given(texts.any_text(spellings))(check))()
+        for text in texts.every_character():
+            check(text)
+
+    def test_bos_and_eos_stand_where_asked_for(self, tokenizer: Any) -> None:
+        """And nowhere else: the second part of a long document does not begin one."""
+        bos = [i for i in [getattr(tokenizer, "bos_id", None)] if i is not None]
+        eos = [i for i in [tokenizer.eos_id] if i is not None]
+        for text in ("", "a", "two words", " é\n", *texts.SPELLINGS):
+            body = encode(tokenizer, text)
+            for add_bos in (False, True):
+                for add_eos in (False, True):
+                    ids = tokenizer.encode(text, add_bos=add_bos, add_eos=add_eos)
+                    assert ids == bos * add_bos + body + eos * add_eos
+
+    def test_batch_equals_single(self, tokenizer: Any) -> None:
+        if not hasattr(tokenizer, "encode_batch"):
+            pytest.skip(f"{self.name} has no encode_batch")
+        sample = self.sample_texts()
+        together = tokenizer.encode_batch(sample, add_bos=False, add_eos=False)
+        for text, ids in zip(sample, together, strict=True):
+            assert list(ids) == encode(tokenizer, text)
+
+    # ------------------------------------------------------------------------ state
+
+    def test_state_survives_save_and_load(
+        self,
+        tokenizer: Any,
+        component: Component,
+        config: BaseModel | None,
+        folder: Path,
+        tmp_path: Path,
+    ) -> None:
+        """The prepared files are all of it: copied elsewhere, they make the same tokenizer, with
+        the cache of whoever prepared it gone."""
+        cache, place = tmp_path / "cache", tmp_path / "elsewhere"
+        prepared = tokenizing.prepare(component, config, cache)
+        wrong = [name for name in prepared.files if Path(name).name != name]
+        assert not wrong, "the names of prepared files are names, not paths"
+        tokenizing.copied(prepared, place)
+        shutil.rmtree(cache, ignore_errors=True)
+        assert _contents(place) == _contents(folder), "preparing again gives other files"
+        # What reads the cache, or the path in it that it was prepared at, fails here.
+        again = tokenizing.build(component, config, place)
+        for text in self.sample_texts():
+            assert encode(again, text) == encode(tokenizer, text)
+
+    def test_same_ids_in_another_process(self, tokenizer: Any, elsewhere: Elsewhere) -> None:
+        """One that has only the files, another hash seed, and the environment of another rank."""
+        ids, _ = elsewhere.result("encoding")
+        _compare(self.sample_texts(), ids, tokenizer)
+
+    def test_same_ids_under_fork(self, tokenizer: Any, elsewhere: Elsewhere) -> None:
+        """In the child of a process that has encoded already."""
+        _, ids = elsewhere.result("encoding")
+        assert ids is not None, "a forked process that encodes dies, or hangs for a minute"
+        _compare(self.sample_texts(), ids, tokenizer)
+
+    def test_preparing_is_the_same_everywhere(
+        self, prepared: PreparedTokenizer, elsewhere: Elsewhere
+    ) -> None:
+        """Runs that start at once on an empty cache get the same files, without torch."""
+        answers = elsewhere.result("preparing")
+        assert None not in answers, "preparing fails where several do it at once"
+        for vocab_size, hashes, torch in answers:
+            assert not torch, "preparing imports torch; import it in what `build` points to"
+            assert vocab_size == prepared.vocab_size
+            assert hashes == {
+                name: hashlib.sha256(path.read_bytes()).hexdigest()
+                for name, path in prepared.files.items()
+            }, "other files than this process has prepared"
+
+
+def _check_ids(tokenizer: Any, ids: Any) -> None:
+    assert isinstance(ids, list)
+    size = tokenizer.get_vocab_size()
+    wrong = [number for number in ids if type(number) is not int or not 0 <= number < size]
+    assert not wrong[:8], f"ids that are no int from 0 to {size - 1}"
+
+
+def _compare(sample: list[str], theirs: list[list[int]], tokenizer: Any) -> None:
+    for text, ids in zip(sample, theirs, strict=True):
+        assert ids == encode(tokenizer, text)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+CONFORMANCE = TokenizerSuite

@@ -1,0 +1,171 @@
+"""A tokenizer as a run gets it: prepared once, its files copied, built from the copies."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from atom.host import Component, resolve
+from atom.plugin import PreparedTokenizer, TokenizerContext
+from atom.testing import corpus, isolated
+
+UNKNOWN = ("<unk>", "[UNK]", "<|unk|>", "UNK")
+"""How the token for what a tokenizer does not know is called. Plain text may yield it."""
+
+
+def prepare(component: Component, config: BaseModel | None, cache: Path) -> PreparedTokenizer:
+    """Prepare on the kit's documents."""
+    context = TokenizerContext(
+        documents=corpus.documents, digest=f"conformance {corpus.digest()}", cache=cache
+    )
+    prepared: PreparedTokenizer = resolve(component.declaration.prepare, component)(config, context)  # type: ignore[attr-defined]
+    return prepared
+
+
+def copied(prepared: PreparedTokenizer, folder: Path) -> Path:
+    """Copy the prepared files into ``folder``, as a run's folder is made."""
+    folder.mkdir(parents=True)
+    for name, source in prepared.files.items():
+        shutil.copyfile(source, folder / name)
+    return folder
+
+
+def build(component: Component, config: BaseModel | None, folder: Path) -> Any:
+    """Return torchtitan's tokenizer, from the files in ``folder``."""
+    described = resolve(component.declaration.build, component)(config)  # type: ignore[attr-defined]
+    return described.build(tokenizer_path=str(folder))
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids of ``text`` alone."""
+    ids: list[int] = tokenizer.encode(text, add_bos=False, add_eos=False)
+    return ids
+
+
+@dataclass(frozen=True)
+class Specials:
+    """The ids that no text may yield, and how they are spelled where that is known."""
+
+    ids: dict[int, str | None]
+
+    @property
+    def spellings(self) -> list[str]:
+        return [spelling for spelling in self.ids.values() if spelling]
+
+    @classmethod
+    def of(cls, tokenizer: Any, named: dict[str, int]) -> Specials:
+        """Return those of ``tokenizer``: BOS, EOS, padding, what its author names, and what a
+        tokenizer of Hugging Face's library marks as special."""
+        ids: dict[int, str | None] = {number: spelling for spelling, number in named.items()}
+        library: Any = getattr(tokenizer, "tokenizer", None)
+        if hasattr(library, "get_added_tokens_decoder"):
+            unknown = {*UNKNOWN, getattr(library.model, "unk_token", None)}
+            for number, token in library.get_added_tokens_decoder().items():
+                if token.special and token.content not in unknown:
+                    ids.setdefault(number, token.content)
+        for name in ("bos_id", "eos_id", "pad_id"):
+            number = getattr(tokenizer, name, None)
+            if number is not None and number not in ids:
+                ids[number] = tokenizer.decode([number]) or None
+        return cls(ids)
+
+
+# ---------------------------------------------------------------------------- other processes
+
+_REFERENCE = """
+import importlib
+
+def code(reference):
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+"""
+
+_ENCODING = (
+    _REFERENCE
+    + """
+import signal
+
+config, parameters, build, folder, texts = argument
+config = code(config).model_validate(parameters) if config else None
+tokenizer = code(build)(config).build(tokenizer_path=folder)
+
+def encoded():
+    return [tokenizer.encode(text, add_bos=False, add_eos=False) for text in texts]
+
+ids = encoded()
+ours, theirs = os.pipe()
+if os.fork() == 0:
+    signal.alarm(60)  # a lock that a thread of the parent held is never let go here
+    with os.fdopen(theirs, "w") as out:
+        json.dump(encoded(), out)
+    os._exit(0)
+os.close(theirs)
+with os.fdopen(ours) as pipe:
+    forked = pipe.read()
+answer([ids, json.loads(forked) if forked else None])
+"""
+)
+
+_PREPARING = (
+    _REFERENCE
+    + """
+import hashlib
+from pathlib import Path
+from atom.plugin import TokenizerContext
+from atom.testing import corpus
+
+config, parameters, prepare, cache, count = argument
+config = code(config).model_validate(parameters) if config else None
+prepare = code(prepare)
+digest = f"conformance {corpus.digest()}"
+pipes = []
+for _ in range(count):  # runs that start at once
+    ours, theirs = os.pipe()
+    if os.fork() == 0:
+        context = TokenizerContext(documents=corpus.documents, digest=digest, cache=Path(cache))
+        with os.fdopen(theirs, "w") as out:
+            prepared = prepare(config, context)
+            hashes = {
+                name: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+                for name, path in prepared.files.items()
+            }
+            json.dump([prepared.vocab_size, hashes, "torch" in sys.modules], out)
+        os._exit(0)
+    os.close(theirs)
+    pipes.append(ours)
+answers = [os.fdopen(pipe).read() for pipe in pipes]
+answer([json.loads(given) if given else None for given in answers])
+"""
+)
+
+
+def start_encoding(
+    component: Component, config: BaseModel | None, folder: Path, texts: Sequence[str]
+) -> subprocess.Popen[str]:
+    """Build in another process, with another hash seed. :func:`isolated.result` is two lists of
+    ids: that process's, and those of one that it forked, or None if that died."""
+    build = component.declaration.build  # type: ignore[attr-defined]
+    argument = [*_described(component, config), build, str(folder), list(texts)]
+    return isolated.start(_ENCODING, argument, PYTHONHASHSEED="4711", RANK="1", LOCAL_RANK="1")
+
+
+def start_preparing(
+    component: Component, config: BaseModel | None, cache: Path, *, count: int
+) -> subprocess.Popen[str]:
+    """Prepare in ``count`` other processes at once, with one cache. :func:`isolated.result` is a
+    list of (vocabulary size, hash of each file, whether torch was imported); None for one that
+    failed."""
+    prepare = component.declaration.prepare  # type: ignore[attr-defined]
+    argument = [*_described(component, config), prepare, str(cache), count]
+    return isolated.start(_PREPARING, argument, PYTHONHASHSEED="4711")
+
+
+def _described(component: Component, config: BaseModel | None) -> list[Any]:
+    parameters = TypeAdapter(Any).dump_python(config, mode="json")
+    return [component.declaration.config, parameters]

@@ -1,0 +1,269 @@
+"""A run of any size, built for a few of its ranks on one machine, and not started.
+
+Everything up to the first step is what the run itself does: composition, kernels, mesh, pipeline
+split, tensor parallelism, checkpointing, FSDP. Only the process group is torch's fake one, and
+tensors are on the meta device. A rank's shards are then counted, not estimated.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from atom.errors import UserError
+from atom.host import Host
+from atom.launch.child import Child
+from atom.plan.device import GIB, DeviceDescription
+from atom.plan.estimate import Estimate
+from atom.plan.layout import BYTES
+from atom.plan.memory import Memory, memory
+from atom.plan.model import ModelDescription
+from atom.run import DEGREES, Run
+from atom.select import Selection
+from atom.titan import device
+from atom.titan.preflight import Preflight, preflight
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One rank as it was built.
+
+    Attributes:
+        rank: its number of all.
+        pipeline_rank: its number in the pipeline.
+        parts: of the model that it holds, in order.
+        numel: elements of its shards.
+        parameters: how many parameters they are of.
+        memory: its shards counted, the rest estimated.
+    """
+
+    rank: int
+    pipeline_rank: int
+    parts: tuple[str, ...]
+    numel: int
+    parameters: int
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a dry run found out."""
+
+    ready: Preflight
+    device: DeviceDescription
+    model: ModelDescription
+    estimate: Estimate
+    ranks: list[Rank]
+
+    @property
+    def worst(self) -> Rank:
+        return max(self.ranks, key=lambda rank: rank.memory.total)
+
+    def check(self) -> None:
+        """Refuse a run that does not fit the device's memory.
+
+        Raises:
+            UserError: names the rank, and what it needs.
+        """
+        worst = self.worst
+        if worst.memory.total <= self.device.memory:
+            return
+        largest = max(
+            ("parameters", "gradients", "optimizer", "gathered", "reduced", "activations", "working"),
+            key=lambda name: getattr(worst.memory, name),
+        )
+        raise UserError(
+            f"rank {worst.rank} needs {worst.memory.total / GIB:.1f} GiB, most of it "
+            f"{LABELS[largest]}, and one {self.device.name} has {self.device.memory / GIB:.1f} GiB; "
+            "valid: more ranks or higher degrees, activation_checkpoint.mode=full, a smaller local "
+            "batch, or parallelism=auto",
+            key="world_size",
+            value=self.ready.resolved.world_size,
+        )
+
+
+LABELS = {
+    "parameters": "parameters",
+    "gradients": "gradients",
+    "optimizer": "optimizer states",
+    "gathered": "gathered parameters",
+    "reduced": "gradients before reduction",
+    "activations": "activations",
+    "working": "recomputation or logits",
+    "reserve": "allocator's reserve",
+}
+
+
+def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> DryRun:
+    """Build ``run`` for a few of its ranks.
+
+    Args:
+        run: as composed.
+        selection: its components.
+        host: the plugins.
+        vocab_size: of the tokenizer.
+
+    Raises:
+        UserError: for anything that a real run would be refused for. Whether it fits is another
+            question: see :meth:`DryRun.check`.
+    """
+    device.use("cpu")
+    from atom.titan import checks, planning, trainer_config
+
+    planned = planning.described(run)
+    place = Path("dry_run")  # where the run folder would be; nothing is written
+    ready = preflight(
+        run,
+        selection,
+        host,
+        place,
+        vocab_size=vocab_size,
+        joined=run.world_size or run.launch.ranks,
+        planned=planned,
+    )
+    config = trainer_config.trainer_config(ready.run, selection, host, place)
+    checks.check_together(config)
+    resolved = ready.resolved
+    parts = trainer_config.model_parts(selection, vocab_size, config.training.seq_len)
+    model = planning.description(
+        parts,
+        config.training,
+        enable_sequence_parallel=config.parallelism.enable_sequence_parallel,
+    )
+    estimate = planning.estimate_of(
+        ready.run,
+        model,
+        parts.model,
+        planned,
+        config.parallelism,
+        config.training,
+        global_batch_size=resolved.global_batch_size,
+    )
+    pp = resolved.degrees[DEGREES[3]]
+    chosen = sorted({0, estimate.rank, pp // 2, pp - 1})
+    each = resolved.world_size // pp
+    # torch keeps meshes for the life of a process: each rank is built in one of its own.
+    children = [
+        Child(partial(_built, config, estimate, model, planned, number, number * each))
+        for number in chosen
+    ]
+    return DryRun(
+        ready=ready,
+        device=planned,
+        model=model,
+        estimate=estimate,
+        ranks=[child.result() for child in children],
+    )
+
+
+def _built(
+    config: Any,
+    estimate: Estimate,
+    model: ModelDescription,
+    planned: DeviceDescription,
+    pipeline_rank: int,
+    rank: int,
+) -> Rank:
+    """Build one rank of the run and count its shards."""
+    with _pretending(rank, estimate.layout.ranks):
+        modules = model_parts(config, estimate.layout.ranks)
+        held = [parameter for module in modules for parameter in module.parameters()]
+        numel = sum(_local_numel(parameter) for parameter in held)
+        names = [name for module in modules for name, _ in module.named_parameters()]
+    plain = memory(model, estimate.layout, rank=pipeline_rank)
+    size = BYTES[estimate.layout.parameter_dtype]
+    counted = replace(
+        plain,
+        parameters=numel * size,
+        gradients=numel * size,
+        optimizer=numel * estimate.layout.state_bytes + 4 * len(held),
+    )
+    counted = replace(counted, reserve=round(counted.total * (planned.reserve - 1)))
+    return Rank(
+        rank=rank,
+        pipeline_rank=pipeline_rank,
+        parts=tuple(dict.fromkeys(_part(name) for name in names)),
+        numel=numel,
+        parameters=len(held),
+        memory=counted,
+    )
+
+
+def model_parts(config: Any, world_size: int) -> list[Any]:
+    """Return the parallelized model parts of this rank, on the meta device, as the trainer has them.
+
+    ``config`` is a ``Trainer.Config`` that :func:`atom.titan.checks.check_together` has put
+    together; the process group is there.
+    """
+    import torch
+    from torchtitan.config import TORCH_DTYPE_MAP
+    from torchtitan.distributed import ParallelDims, utils
+    from torchtitan.tools.utils import set_default_dtype
+
+    dims = ParallelDims.from_config(config.parallelism, world_size)
+    utils.set_spmd_backend(config.parallelism.spmd_backend)
+    dims.build_mesh()
+    spec = config.model_spec
+    with torch.device("meta"), set_default_dtype(TORCH_DTYPE_MAP[config.training.dtype]):
+        model = spec.model.build()
+    common = {
+        "parallel_dims": dims,
+        "training": config.training,
+        "parallelism": config.parallelism,
+        "compile_config": config.compile,
+        "ac_config": config.activation_checkpoint,
+        "dump_folder": config.dump_folder,
+    }
+    if not dims.pp_enabled:
+        return [spec.parallelize_fn(model, **common)]
+    _, parts, _, _ = spec.pipelining_fn(
+        model,
+        device=torch.device("cpu"),
+        model_config=spec.model,
+        parallelize_fn=spec.parallelize_fn,
+        loss_fn=config.loss.build(compile_config=config.compile),
+        **common,
+    )
+    return list(parts)
+
+
+@contextmanager
+def _pretending(rank: int, world_size: int) -> Iterator[None]:
+    """Be rank ``rank`` of ``world_size`` that are not there."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": "0"}
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+        logging.disable(level)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _local_numel(parameter: Any) -> int:
+    from torch.distributed.tensor import DTensor
+
+    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return int(local.numel())
+
+
+def _part(name: str) -> str:
+    words = name.split(".")
+    return ".".join(words[:2]) if words[0] == "layers" else words[0]

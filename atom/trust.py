@@ -1,0 +1,241 @@
+"""Which installed plugins may be loaded, decided before any of them is.
+
+Three places may say so, and each can only be stricter than the others:
+
+- the file ``plugins.yaml`` in the user's configuration folder, ``~/.config/atom``, with the keys
+  ``allow`` and ``block``;
+- the environment: ``ATOM_PLUGINS_ALLOW`` and ``ATOM_PLUGINS_BLOCK``, patterns between commas;
+- the command line: ``plugins.allow=[…]``, ``plugins.block=[…]`` and ``plugins.locked=FILE``.
+
+A package is loaded if every list of allowed packages names it, and no list of blocked ones does.
+The configuration files of a run have no say: they are read after the plugins, some come from
+plugins, and some from strangers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atom.errors import UserError, nearest
+from atom.installed import normalized
+
+if TYPE_CHECKING:
+    from atom.run import Plugins
+
+SECTION = "plugins"
+ALLOW, BLOCK = "ATOM_PLUGINS_ALLOW", "ATOM_PLUGINS_BLOCK"
+
+_LISTS = ("allow", "block")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A list of patterns on distribution names, and where it is written.
+
+    A pattern is :mod:`fnmatch`'s. Capital and small letters are one, and so are ``-``, ``_`` and
+    ``.``, as they are to pip.
+    """
+
+    patterns: tuple[str, ...]
+    origin: str
+
+    def matching(self, package: str) -> str | None:
+        """Return the pattern that names ``package``, if one does."""
+        name = normalized(package)
+        return next((p for p in self.patterns if fnmatchcase(name, normalized(p))), None)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What may be loaded.
+
+    Attributes:
+        allow: lists that must all name a package.
+        block: lists that must not.
+        locked: the file that installed plugins must not differ from.
+        only: the packages that are of use; None for all. The others are passed over in silence.
+    """
+
+    allow: tuple[Rule, ...] = ()
+    block: tuple[Rule, ...] = ()
+    locked: Path | None = None
+    only: frozenset[str] | None = None
+
+    @classmethod
+    def gather(
+        cls, arguments: Sequence[str] = (), environment: Mapping[str, str] = os.environ
+    ) -> Trust:
+        """Return what the user's file, the environment and a command line say together.
+
+        Args:
+            arguments: the words of ``atom train``; others than ``plugins.…`` are passed over.
+            environment: the variables.
+
+        Raises:
+            UserError: one of them cannot be understood. Nothing is loaded then.
+        """
+        given = typed(arguments)
+        locked: str | None = given.pop("locked", None)
+        places = [*_of_user(user_file(environment)), *_of_variables(environment)]
+        places += [(name, p, f"{SECTION}.{name}={_listed(p)}") for name, p in given.items()]
+
+        def rules(wanted: str) -> tuple[Rule, ...]:
+            return tuple(Rule(tuple(p), origin) for name, p, origin in places if name == wanted)
+
+        return cls(rules("allow"), rules("block"), Path(locked).absolute() if locked else None)
+
+    @classmethod
+    def of_run(cls, section: Plugins, origin: str = "run.yaml") -> Trust:
+        """Return what a composed run says: its ranks load what it uses, and nothing else."""
+
+        def rules(name: str, patterns: list[str] | None) -> tuple[Rule, ...]:
+            if patterns is None:
+                return ()
+            return (Rule(tuple(patterns), f"{SECTION}.{name}={_listed(patterns)} ({origin})"),)
+
+        return cls(
+            rules("allow", section.allow),
+            rules("block", section.block),
+            section.locked,
+            None if section.used is None else frozenset(map(normalized, section.used)),
+        )
+
+    def refusal(self, package: str) -> str | None:
+        """Return why ``package`` is blocked, or None if it may be loaded."""
+        for rule in self.block:
+            if rule.matching(package) is not None:
+                return f"by {rule.origin}"
+        for rule in self.allow:
+            if rule.matching(package) is None:
+                return f"it is not in {rule.origin}"
+        return None
+
+    def is_of_use(self, package: str) -> bool:
+        """Return whether a package is among those to load at all."""
+        return self.only is None or normalized(package) in self.only
+
+    def section(self, packages: Iterable[str], used: Iterable[str]) -> dict[str, Any]:
+        """Return the section ``plugins`` of a run, for its ranks.
+
+        Args:
+            packages: those that are loaded.
+            used: those of which the run uses a component.
+        """
+        lists = [list(rule.patterns) for rule in self.allow]
+        return {
+            # Two lists that must both name a package are no list of patterns.
+            "allow": sorted(set(packages)) if len(lists) > 1 else next(iter(lists), None),
+            "block": [pattern for rule in self.block for pattern in rule.patterns],
+            "locked": self.locked,
+            "used": sorted(set(used)),
+        }
+
+
+def user_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the user's own lists are, if there are any."""
+    folder = environment.get("XDG_CONFIG_HOME")
+    return Path(folder or Path.home() / ".config") / "atom" / "plugins.yaml"
+
+
+def is_typed(argument: str) -> bool:
+    """Return whether a word of the command line decides on plugins."""
+    key = argument.lstrip("+~").partition("=")[0]
+    return key == SECTION or key.startswith(f"{SECTION}.")
+
+
+# A place's list: "allow" or "block", the patterns, and the words for where they are written.
+_Place = tuple[str, list[str], str]
+
+
+def _of_variables(environment: Mapping[str, str]) -> list[_Place]:
+    found = []
+    for name, variable in (("allow", ALLOW), ("block", BLOCK)):
+        text = environment.get(variable, "")
+        if patterns := [word.strip() for word in text.split(",") if word.strip()]:
+            found.append((name, patterns, f"{variable}={','.join(patterns)}"))
+    return found
+
+
+def _of_user(path: Path) -> list[_Place]:
+    try:
+        text = path.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    from atom import yaml_data
+
+    section = yaml_data.load(text, str(path))
+    if section is None:
+        return []
+    if not isinstance(section, dict):
+        raise UserError(f"{path} must hold lists of patterns, under allow and block")
+    for name in section:
+        if name not in _LISTS:
+            raise UserError(f"{path}: there is no key {name}; {nearest(str(name), _LISTS)}")
+    return [
+        (name, patterns, f"{name}: {_listed(patterns)} in {path}")
+        for name, value in section.items()
+        if (patterns := _patterns(value, name, str(path))) is not None
+    ]
+
+
+def typed(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the values of ``plugins.…=…`` on a command line, by their names: lists, and a path.
+
+    Raises:
+        UserError: one of them is no list of patterns, or no such key.
+    """
+    found: dict[str, Any] = {}
+    for argument in filter(is_typed, arguments):
+        # Only now: `atom plugins` and the ranks do without Hydra.
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        key, _, text = argument.lstrip("+~").partition("=")
+        name = key.removeprefix(f"{SECTION}.")
+        try:
+            override = OverridesParser.create().parse_override(argument)
+            sound = not override.is_delete() and not override.is_sweep_override()
+        except (HydraException, ValueError):
+            sound = False
+        if not sound or name not in (*_LISTS, "locked"):
+            raise _mistake(
+                "is decided before the run is composed; valid: plugins.allow=[PATTERN,…], "
+                "plugins.block=[PATTERN,…] and plugins.locked=FILE",
+                key,
+                text or ...,
+            )
+        value = override.value()
+        if name != "locked":
+            value = _patterns(value, key, "command line")
+        elif value is not None and (not isinstance(value, str) or not value):
+            raise _mistake("valid: a file that `atom plugins lock` wrote", key, value)
+        found[name] = value
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _patterns(value: object, key: str, origin: str) -> list[str] | None:
+    """Return a value as a list of patterns; None where null takes the list away."""
+    if value is None:
+        return None
+    patterns: list[Any] = value if isinstance(value, list) else [value]
+    if not all(isinstance(pattern, str) and pattern.strip() for pattern in patterns):
+        valid = "valid: patterns of package names, such as [atom-*,my-net]"
+        raise _mistake(valid, key, value, origin)
+    return [pattern.strip() for pattern in patterns]
+
+
+def _mistake(problem: str, key: str, value: object, origin: str = "command line") -> UserError:
+    error = UserError(problem, key=key, value=value)
+    error.origin = origin  # type: ignore[attr-defined]
+    return error
+
+
+def _listed(patterns: Iterable[str]) -> str:
+    return f"[{','.join(patterns)}]"

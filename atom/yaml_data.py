@@ -1,0 +1,134 @@
+"""YAML from anyone, read as data: plain types, of a size that a configuration has.
+
+``yaml.safe_load`` makes no objects, but a page of aliases still becomes more than memory holds, and
+a number of a million digits, or brackets within brackets, end in an error that names no file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from atom.errors import UserError
+
+BYTES = 256 * 1024
+NODES = 10_000
+DEPTH = 40
+SCALAR = 16 * 1024
+"""The most that one file may hold: bytes, values with every alias written out, levels, and
+characters of one value. The largest configuration of ATOM's own has 60 lines."""
+
+INT64 = 2**63
+
+_PLAIN = ("str", "int", "float", "bool", "null", "seq", "map")
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in _PLAIN} | {"!", None}
+_EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def load(text: str, origin: str) -> Any:
+    """Return what ``text`` holds.
+
+    Args:
+        text: a YAML document.
+        origin: the file it is from, for errors.
+
+    Raises:
+        UserError: it is no YAML, or more than plain data of a configuration's size.
+    """
+    check(text, origin)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise unreadable(origin, error) from None
+
+
+def check(text: str, origin: str) -> None:
+    """Refuse a document that is no plain data, without building anything from it.
+
+    Raises:
+        UserError: as for :func:`load`.
+    """
+    if len(text) > BYTES:
+        raise UserError(f"{origin} is larger than the {BYTES // 1024} KiB a configuration may have")
+    try:
+        _walk(text, origin)
+    except yaml.YAMLError as error:
+        raise unreadable(origin, error) from None
+
+
+def _walk(text: str, origin: str) -> None:
+    sizes: dict[str, int] = {}  # of each anchor's node, in values
+    # The anchor and the size so far of each node that is open; the first one is the document's.
+    opened: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(text, Loader=_EVENTS):
+        mark = event.start_mark
+        where = f"{origin}, line {mark.line + 1}" if mark is not None else origin
+        tag = getattr(event, "tag", None)
+        if tag not in _TAGS:
+            raise UserError(f"{where}: the tag {tag} is refused: a configuration is data")
+        if isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, 1))
+            if len(opened) > DEPTH:
+                raise UserError(f"{where}: more than {DEPTH} levels of nesting")
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = opened.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+            if len(event.value) > SCALAR:
+                raise UserError(f"{where}: a value of more than {SCALAR:,} characters")
+        elif isinstance(event, yaml.AliasEvent):
+            # An anchor whose node is still open holds itself.
+            if event.anchor not in sizes:
+                raise UserError(f"{where}: the alias *{event.anchor} stands for nothing before it")
+            anchor, size = None, sizes[event.anchor]
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        outer, total = opened.pop()
+        opened.append((outer, total + size))
+        if total + size > NODES:
+            raise UserError(f"{where}: more than {NODES:,} values, aliases written out")
+
+
+def refuse_objects(data: Any, path: str = "") -> None:
+    """Refuse what is no data for a run: reserved keys, and values of other than plain types.
+
+    Args:
+        data: dictionaries, lists and values, without aliases to themselves.
+        path: the key that holds it.
+
+    Raises:
+        UserError: names the key.
+    """
+    if isinstance(data, dict):
+        for key, value in data.items():
+            name = f"{path}.{key}" if path else str(key)
+            if not isinstance(key, str):
+                raise UserError("a key must be text", key=name)
+            if key.startswith("_") and key.endswith("_") and len(key) > 2:
+                raise UserError(
+                    "a configuration names what plugins have registered and cannot instantiate "
+                    "anything else; remove this key",
+                    key=name,
+                )
+            refuse_objects(value, name)
+    elif isinstance(data, list | tuple):
+        for number, value in enumerate(data):
+            refuse_objects(value, f"{path}.{number}")
+    elif isinstance(data, int) and not -INT64 <= data < INT64:
+        raise UserError("must be a number of at most 64 bits", key=path)
+    elif data is not None and not isinstance(data, str | int | float | bool):
+        raise UserError(f"must be plain data, not {type(data).__name__}", key=path)
+
+
+def unreadable(origin: str, error: Exception) -> UserError:
+    """Return the sentence about a file that a parser has given up on."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark is not None else ""
+    words = getattr(error, "problem", None) or " ".join(str(error).split())
+    if "integer string conversion" in words:  # Python's words, which go on about Python
+        words = "a number has too many digits"
+    return UserError(f"{origin}{where} is no YAML that can be read: {words}")

@@ -1,0 +1,182 @@
+"""``{config-reference}``: every key of a run, from the code that checks it.
+
+Keys of ATOM come from :class:`atom.run.Run`, keys of torchtitan's sections from its dataclasses,
+and parameters of components from the config models of the plugins that are installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from docutils import nodes
+from nodes import definitions, paragraphs, section
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.docutils import SphinxDirective
+
+from atom.errors import shown
+from atom.host import Host, resolve
+from atom.run import COMPONENTS, TORCHTITAN_SECTIONS, Run
+
+Entry = tuple[str, str, str]
+"""Key, type and default, description."""
+
+
+class ConfigReference(SphinxDirective):
+    """The argument names what to list: ``run``, ``torchtitan`` or ``components``."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        sections = {"run": _own, "torchtitan": _torchtitan, "components": _components}
+        return list(sections[self.arguments[0]]())
+
+
+def _own() -> Iterator[nodes.Node]:
+    values = []
+    for name, field in Run.model_fields.items():
+        if name in COMPONENTS or name in TORCHTITAN_SECTIONS or name == "resolved":
+            continue
+        model = _model(field.annotation)
+        if model is None:
+            values.append(_pydantic_entry(name, field))
+            continue
+        found = section(name, f"config-{name}")
+        found += paragraphs(model.__doc__ or "")
+        found += definitions(pydantic_entries(model, name))
+        yield found
+    found = section("device, kernels, …", "config-values")
+    found += definitions(values)
+    yield found
+
+
+def _torchtitan() -> Iterator[nodes.Node]:
+    for key, schemas in torchtitan_schemas().items():
+        found = section(key, f"config-{key}")
+        for mode, schema in schemas.items():
+            if mode:
+                words = f"{key}.mode={mode}"
+                found += nodes.paragraph("", "", nodes.literal(words, words), nodes.Text(" has:"))
+            entries = dataclass_entries(schema, key) if schema is not None else []
+            found += definitions(entries) if entries else nodes.paragraph("", "No keys.")
+        yield found
+
+
+def _components() -> Iterator[nodes.Node]:
+    for component in Host.load().components:
+        reference = component.declaration.config
+        if reference is None:
+            continue
+        title = f"{component.kind}.name={component.name}"
+        found = section(title, f"config-{component.kind}-{component.name}")
+        found += nodes.paragraph(
+            "",
+            f"{component.summary[:1].upper()}{component.summary[1:]} ({component.plugin.package}).",
+        )
+        entries = pydantic_entries(resolve(reference, component), component.kind)
+        found += definitions(entries) if entries else nodes.paragraph("", "No parameters.")
+        yield found
+
+
+def torchtitan_schemas() -> dict[str, dict[str, type | None]]:
+    """Return section -> mode -> dataclass; the mode is ``""`` where a section has one dataclass."""
+    from atom.titan import device
+
+    device.use("cpu")
+    from torchtitan.config import ParallelismConfig
+
+    from atom.titan.sections import ACTIVATION_CHECKPOINT, SCHEMA
+
+    schemas: dict[str, dict[str, type | None]] = {"parallelism": {"": ParallelismConfig}}
+    schemas |= {name: {"": schema} for name, schema in SCHEMA.items()}
+    schemas["activation_checkpoint"] = dict(ACTIVATION_CHECKPOINT)
+    return schemas
+
+
+def pydantic_entries(model: type[BaseModel], prefix: str) -> list[Entry]:
+    """Return the keys of a pydantic model, with their type, default and description."""
+    return [_pydantic_entry(f"{prefix}.{name}", f) for name, f in model.model_fields.items()]
+
+
+def dataclass_entries(schema: type, prefix: str) -> list[Entry]:
+    """Return the keys of a dataclass, with the texts that stand below its fields."""
+    hints = typing.get_type_hints(schema)
+    texts: dict[str, str] = {}
+    for owner in reversed(schema.__mro__):
+        if dataclasses.is_dataclass(owner):
+            found = ModuleAnalyzer.for_module(owner.__module__).find_attr_docs()
+            texts |= {
+                name: "\n".join(lines)
+                for (qualified, name), lines in found.items()
+                if qualified == owner.__qualname__
+            }
+    return [
+        (
+            f"{prefix}.{field.name}",
+            _classified(hints[field.name], _dataclass_default(field)),
+            texts.get(field.name, ""),
+        )
+        for field in dataclasses.fields(schema)
+        if field.init and not field.name.startswith("_")
+    ]
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    options = [annotation, *typing.get_args(annotation)]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+
+
+def _pydantic_entry(key: str, field: Any) -> Entry:
+    default = field.get_default(call_default_factory=True)
+    return (
+        key,
+        _classified(field.annotation, ... if default is PydanticUndefined else default),
+        f"{(field.description or '')}".strip(),
+    )
+
+
+def _dataclass_default(field: dataclasses.Field) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return ...
+
+
+def _classified(annotation: Any, default: Any) -> str:
+    if default is ...:
+        return f"{_spelled(annotation)}, required"
+    value = f"{default:g}" if isinstance(default, float) else shown(default)
+    if isinstance(default, dict | list | tuple):
+        data = list(default) if isinstance(default, tuple) else default
+        value = yaml.safe_dump(data, default_flow_style=True).strip()
+    return f"{_spelled(annotation)}, default {value or 'empty'}"
+
+
+def _spelled(annotation: Any) -> str:
+    """Return a type as it is written: ``int | null``, ``selective | full``, ``list[str]``."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if origin is typing.Annotated:
+        return _spelled(arguments[0])
+    if origin is typing.Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_spelled, arguments))
+    if origin is not None:
+        inner = ", ".join("…" if a is ... else _spelled(a) for a in arguments)
+        return f"{origin.__name__}[{inner}]"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("config-reference", ConfigReference)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,80 @@
+"""``{conformance-checks}`` and ``{suite-reference}``: the conformance kit, from its own tests."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from nodes import definitions
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from atom.plugin import KINDS
+from atom.testing.conformance import Suite
+from atom.testing.suites.component import ComponentSuite
+
+
+class ConformanceChecks(SphinxDirective):
+    """The argument is the kind, or ``every`` for what the suites of all kinds share."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        entries = [
+            (name, "slow" if _is_slow(test) else "", inspect.getdoc(test) or _words(name))
+            for name, test in checks(self.arguments[0])
+        ]
+        return [definitions(entries)]
+
+
+class SuiteReference(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        lines = []
+        for kind in (declaration.kind for declaration in KINDS):
+            suite = _suite(kind)
+            lines += [
+                f".. autoclass:: {suite.__module__}.{suite.__qualname__}",
+                "   :no-members:",
+                "",
+            ]
+        found = nodes.container()
+        self.state.nested_parse(StringList(lines, "suites"), 0, found)
+        return found.children
+
+
+def checks(kind: str) -> Iterator[tuple[str, object]]:
+    """Yield the tests of a kind's suite, less those that every kind has, in the file's order."""
+    shared = _tests(ComponentSuite)
+    suite = ComponentSuite if kind == "every" else _suite(kind)
+    names = shared if kind == "every" else _tests(suite) - shared
+    for owner in suite.__mro__:
+        for name, test in vars(owner).items():
+            if name in names:
+                names.discard(name)
+                yield name, test
+
+
+def _tests(suite: type[Suite]) -> set[str]:
+    return {name for name in dir(suite) if name.startswith("test_")}
+
+
+def _suite(kind: str) -> type[Suite]:
+    suite: type[Suite] = importlib.import_module(f"atom.testing.suites.{kind}").CONFORMANCE
+    return suite
+
+
+def _is_slow(test: object) -> bool:
+    return any(mark.name == "slow" for mark in getattr(test, "pytestmark", ()))
+
+
+def _words(name: str) -> str:
+    return name.removeprefix("test_").replace("_", " ").capitalize() + "."
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("conformance-checks", ConformanceChecks)
+    app.add_directive("suite-reference", SuiteReference)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,59 @@
+"""Pieces of a page that the reference directives are made of."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+from docutils import nodes
+
+
+def section(title: str, name: str) -> nodes.section:
+    """Return a section with a heading in code type, that can be linked to by ``name``."""
+    identifier = nodes.make_id(name)
+    heading = nodes.title("", "", nodes.literal(title, title))
+    return nodes.section("", heading, ids=[identifier], names=[name])
+
+
+def paragraphs(text: str) -> list[nodes.Node]:
+    """Return plain text as paragraphs and lists: nothing in it is taken for markup but ``code``.
+
+    The text is other people's, and no markup of theirs may break the build.
+    """
+    found: list[nodes.Node] = []
+    for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
+        lead, *items = re.split(r"^\s*[-*] ", block, flags=re.MULTILINE)
+        if lead.strip():
+            found.append(nodes.paragraph("", "", *_inline(lead)))
+        if items:
+            paragraphs = [nodes.paragraph("", "", *_inline(item)) for item in items]
+            found.append(nodes.bullet_list("", *[nodes.list_item("", p) for p in paragraphs]))
+    return found
+
+
+def definitions(entries: list[tuple[str, str, str]]) -> nodes.definition_list:
+    """Return a list of terms, each a name, what follows it (a type, a default), and a text."""
+    items = []
+    for name, classifier, text in entries:
+        term = nodes.term("", "", nodes.literal(name, name))
+        term["ids"] = [nodes.make_id(name)]
+        if classifier:
+            term += nodes.Text("  ")
+            term += nodes.emphasis(classifier, classifier)
+        items.append(nodes.definition_list_item("", term, nodes.definition("", *paragraphs(text))))
+    return nodes.definition_list("", *items)
+
+
+def output(text: str, language: str = "text") -> nodes.literal_block:
+    """Return a block of output."""
+    return nodes.literal_block(text, text, language=language)
+
+
+def _inline(text: str) -> list[nodes.Node]:
+    words = " ".join(text.split())
+    parts = re.split(r"(?::[\w:]+:)?`{1,2}~?([^`]+)`{1,2}", words)
+    return [
+        nodes.literal(part, part) if number % 2 else nodes.Text(part)
+        for number, part in enumerate(parts)
+        if part
+    ]

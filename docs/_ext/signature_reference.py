@@ -1,0 +1,78 @@
+"""``{signatures}`` and ``{operations}``: how torchtitan calls the modules, from the modules."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+
+class Signatures(SphinxDirective):
+    """Each line of the content names a module's class; listed is what its ``forward`` takes."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        _use_cpu()
+        rows = []
+        for path in self.content:
+            module, _, name = path.rpartition(".")
+            owner = getattr(importlib.import_module(module), name)
+            rows.append((name, forward(owner)))
+        return [_table(("module", "forward"), rows)]
+
+
+class Operations(SphinxDirective):
+    """The operations that the conformance kit knows, and the nodes that their kernels replace."""
+
+    def run(self) -> list[nodes.Node]:
+        _use_cpu()
+        from atom.testing.operations import OPERATIONS, Sizes, tree
+
+        rows = []
+        for name, operation in OPERATIONS.items():
+            owner = type(operation.node(tree(operation.family, Sizes())))._owner
+            path = f"{owner.__module__}.{owner.__qualname__}.Config"
+            called = "__call__" if not hasattr(owner, "forward") else "forward"
+            rows.append((name, path, forward(owner, called)))
+        return [_table(("operation", "target", "called with"), rows)]
+
+
+def forward(owner: type, method: str = "forward") -> str:
+    """Return the arguments of a module's ``forward``, less their types: ``(x, *, mask=None)``."""
+    signature = inspect.signature(getattr(owner, method))
+    bare = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    return str(inspect.Signature(bare))
+
+
+def _use_cpu() -> None:
+    from atom.titan import device
+
+    device.use("cpu")
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> nodes.table:
+    columns: list[Any] = [nodes.colspec(colwidth=1) for _ in header]
+    head = nodes.row("", *[nodes.entry("", nodes.paragraph("", name)) for name in header])
+    body = [
+        nodes.row("", *[nodes.entry("", nodes.paragraph("", "", nodes.literal(c, c))) for c in row])
+        for row in rows
+    ]
+    group = nodes.tgroup(
+        "", *columns, nodes.thead("", head), nodes.tbody("", *body), cols=len(header)
+    )
+    return nodes.table("", group)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("signatures", Signatures)
+    app.add_directive("operations", Operations)
+    return {"parallel_read_safe": True}

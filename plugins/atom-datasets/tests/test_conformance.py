@@ -1,0 +1,74 @@
+"""The datasets keep the promises of their kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+
+from atom.testing import conformance
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what ``datasets`` caches out of the user's own cache, in other processes too."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        patch.setenv("HF_DATASETS_CACHE", str(folder))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+def texts(folder: Path) -> dict[str, object]:
+    for number in range(30):
+        (folder / f"{number}.txt").write_text(f"line of {number}\n" * (1 + number * 3))
+    return {"path": str(folder), "max_chars": 256}
+
+
+def more_text(folder: Path) -> dict[str, object]:
+    (folder / "3.txt").write_text("line of 4\n" * 10)
+    return {"path": str(folder)}
+
+
+def records(folder: Path) -> dict[str, object]:
+    for shard in range(3):
+        lines = [json.dumps({"text": f"record {n} of {shard}"}) for n in range(20 + shard)]
+        (folder / f"{shard}.jsonl").write_text("\n".join(lines))
+    return {"path": str(folder)}
+
+
+def another_record(folder: Path) -> dict[str, object]:
+    with (folder / "1.jsonl").open("a") as stream:
+        stream.write('\n{"text": "one more"}')
+    return {"path": str(folder)}
+
+
+def bad_record(folder: Path) -> tuple[dict[str, object], str, int]:
+    parameters = records(folder)
+    with (folder / "1.jsonl").open("a") as stream:
+        stream.write('\n{"text": \n{"text": "good"}')
+    return parameters, "1.jsonl", 22
+
+
+def parquet(folder: Path) -> dict[str, object]:
+    for split, rows in (("train", 20), ("test", 10)):
+        for shard in range(5):
+            column = [f"{split} {shard} {row}" for row in range(rows + shard)]
+            pq.write_table(pa.table({"content": column}), folder / f"{split}-{shard}.parquet")
+    return {"path": str(folder), "text_field": "content"}
+
+
+TestStdlib = conformance("dataset:stdlib").having(change=lambda _: {"max_chars": 2000})
+TestLocalText = conformance("dataset:local").having(sample=texts, change=more_text)
+TestLocalRecords = conformance("dataset:local").having(
+    sample=records, change=another_record, bad_sample=bad_record
+)
+TestHuggingFace = conformance("dataset:huggingface").having(
+    sample=parquet, change=lambda folder: {"path": str(folder), "split": "test"}
+)

@@ -1,0 +1,111 @@
+"""Describe DeepSeek-V3 models to torchtitan; initialisation as in its own ``deepseek_v3``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch.nn as nn
+from torchtitan.components.optimizer import register_moe_load_balancing_hook
+from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm
+from torchtitan.models.common.param_init import depth_scaled_std
+from torchtitan.models.deepseek_v3 import (
+    DeepSeekV3Model,
+    build_mla_moe_layers,
+    parallelize_deepseekv3,
+)
+from torchtitan.models.deepseek_v3.state_dict_adapter import DeepSeekV3StateDictAdapter
+
+from atom.architecture import check_reach, vocabulary
+from atom.plugin import ArchitectureContext, ModelParts
+from atom_deepseek.config import DeepSeekV3
+
+Initializers = dict[str, Callable]
+
+NORM: Initializers = {"weight": nn.init.ones_}
+
+
+def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
+    """Return the parts of a DeepSeek-V3 model, without multi-token prediction."""
+    check_reach(config.max_seq_len, context)
+    vocab_size = vocabulary(config.vocab_size, context)
+    output_std = config.dim**-0.5
+    model = DeepSeekV3Model.Config(
+        dim=config.dim,
+        vocab_size=vocab_size,
+        tok_embeddings=Embedding.Config(
+            num_embeddings=vocab_size,
+            embedding_dim=config.dim,
+            param_init={"weight": partial(nn.init.normal_, std=1.0)},
+        ),
+        layers=_layers(config),
+        norm=RMSNorm.Config(normalized_shape=config.dim, param_init=NORM),
+        lm_head=Linear.Config(
+            in_features=config.dim,
+            out_features=vocab_size,
+            param_init=_linear(output_std, a=-3 * output_std, b=3 * output_std),
+        ),
+    )
+    return ModelParts(
+        model=model,
+        state_dict_adapter=DeepSeekV3StateDictAdapter,
+        parallelize_fn=parallelize_deepseekv3,
+        post_optimizer_build_fn=register_moe_load_balancing_hook,
+    )
+
+
+def _layers(config: DeepSeekV3) -> list[Any]:
+    rope = ComplexRoPE.Config(
+        dim=config.qk_rope_head_dim,
+        max_seq_len=config.max_seq_len,
+        theta=config.rope_theta,
+        scaling="yarn" if config.rope_factor > 1 else "none",
+        rope_factor=config.rope_factor,
+        beta_fast=config.rope_beta_fast,
+        beta_slow=config.rope_beta_slow,
+        original_seq_len=config.rope_original_seq_len,
+    )
+    layers: list[Any] = build_mla_moe_layers(
+        n_layers=config.n_layers,
+        n_dense_layers=config.n_dense_layers,
+        dim=config.dim,
+        n_heads=config.n_heads,
+        q_lora_rank=config.q_lora_rank or 0,
+        kv_lora_rank=config.kv_lora_rank,
+        qk_nope_head_dim=config.qk_nope_head_dim,
+        qk_rope_head_dim=config.qk_rope_head_dim,
+        v_head_dim=config.v_head_dim,
+        mscale=config.mscale,
+        dense_hidden_dim=config.dense_hidden_dim,
+        moe_hidden_dim=config.moe_hidden_dim,
+        num_experts=config.num_experts,
+        num_shared_experts=config.num_shared_experts,
+        router_top_k=config.top_k,
+        router_score_func=config.score_func,
+        router_num_expert_groups=config.num_expert_groups,
+        router_num_limited_groups=config.num_limited_groups,
+        router_route_scale=config.route_scale,
+        router_route_norm=config.route_norm,
+        attn_backend="flex",
+        moe_comm_backend="standard",
+        non_blocking_capacity_factor=None,
+        linear_init=_linear(0.02),
+        norm_init=NORM,
+        depth_init=lambda layer: _linear(depth_scaled_std(0.02, layer)),
+        depth_experts_init=_experts,
+        rope=rope,
+    )
+    for layer in layers:
+        if layer.moe is not None:
+            layer.moe.load_balance_coeff = config.load_balance_coeff
+    return layers
+
+
+def _linear(std: float, **cut: float) -> Initializers:
+    return {"weight": partial(nn.init.trunc_normal_, std=std, **cut), "bias": nn.init.zeros_}
+
+
+def _experts(layer: int) -> Initializers:
+    depth = partial(nn.init.trunc_normal_, std=depth_scaled_std(0.02, layer))
+    return {"w1_EFD": partial(nn.init.trunc_normal_, std=0.02), "w2_EDF": depth, "w3_EFD": depth}

@@ -1,0 +1,124 @@
+"""Parameters of DeepSeek-V3 models (DeepSeek-AI, 2024, https://arxiv.org/abs/2412.19437)."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from atom.errors import UserError
+
+
+class DeepSeekV3(BaseModel):
+    """One size of the family. Every field can be overridden: ``architecture.n_layers=12``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dim: int = Field(gt=0, description="width of the residual stream")
+    n_layers: int = Field(gt=0, description="transformer blocks")
+    n_dense_layers: int = Field(
+        ge=0, description="blocks at the start that have a feed-forward layer and no experts"
+    )
+    n_heads: int = Field(gt=0, description="attention heads")
+    vocab_size: int | None = Field(
+        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+    )
+
+    # Multi-head latent attention (section 2.1.1)
+    q_lora_rank: int | None = Field(
+        default=None, gt=0, description="width of the compressed query; null: not compressed"
+    )
+    kv_lora_rank: int = Field(
+        default=512, gt=0, description="width that keys and values are compressed to"
+    )
+    qk_nope_head_dim: int = Field(
+        default=128, gt=0, description="width of a head's query and key that has no position"
+    )
+    qk_rope_head_dim: int = Field(
+        default=64, gt=0, multiple_of=2, description="width of a head's query and key with RoPE"
+    )
+    v_head_dim: int = Field(default=128, gt=0, description="width of a head's value")
+
+    # Experts (section 2.1.2)
+    dense_hidden_dim: int = Field(gt=0, description="width of the dense blocks' feed-forward layer")
+    moe_hidden_dim: int = Field(gt=0, description="width of each expert")
+    num_experts: int = Field(gt=0, description="routed experts of a block")
+    num_shared_experts: int = Field(gt=0, description="experts that every token goes to")
+    top_k: int = Field(gt=0, description="routed experts that a token goes to")
+    score_func: Literal["sigmoid", "softmax"] = Field(
+        default="sigmoid", description="what makes scores of a token's affinities to the experts"
+    )
+    route_norm: bool = Field(
+        default=True, description="make the scores of a token's experts add up to one"
+    )
+    route_scale: float = Field(
+        default=1.0, gt=0, description="factor of the routed experts' outputs"
+    )
+    num_expert_groups: int | None = Field(
+        default=None, gt=0, description="groups (nodes) that experts are in; null: no groups"
+    )
+    num_limited_groups: int | None = Field(
+        default=None, gt=0, description="groups that a token's experts may be in"
+    )
+    load_balance_coeff: float | None = Field(
+        default=1e-3,
+        gt=0,
+        description="step of the routing biases that balance the experts without a loss; null: "
+        "no balancing",
+    )
+
+    # Positions
+    max_seq_len: int = Field(
+        default=16384, gt=0, description="longest sequence that RoPE is made for, in tokens"
+    )
+    rope_theta: float = Field(default=10_000.0, gt=0, description="base of RoPE's frequencies")
+    rope_factor: float = Field(
+        default=1.0, ge=1, description="YaRN's stretching of positions; 1: plain RoPE"
+    )
+    rope_original_seq_len: int = Field(
+        default=4096, gt=0, description="the length, in tokens, that YaRN stretches"
+    )
+    rope_beta_fast: float = Field(
+        default=32.0, gt=0, description="rotations in that length above which YaRN changes nothing"
+    )
+    rope_beta_slow: float = Field(
+        default=1.0, gt=0, description="rotations in that length below which YaRN stretches in full"
+    )
+    mscale: float = Field(
+        default=1.0, gt=0, description="how much YaRN sharpens attention as it stretches"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        groups, limited = self.num_expert_groups, self.num_limited_groups
+        checks = (
+            ("n_dense_layers", self.n_dense_layers <= self.n_layers, f"n_layers={self.n_layers}"),
+            ("top_k", self.top_k <= self.num_experts, f"num_experts={self.num_experts}"),
+            (
+                "num_limited_groups",
+                (groups is None) == (limited is None) and (limited or 0) <= (groups or 0),
+                f"num_expert_groups={groups}, and set where that is",
+            ),
+        )
+        for name, fits, limit in checks:
+            if not fits:
+                raise UserError(
+                    f"must be at most {limit}",
+                    key=f"architecture.{name}",
+                    value=getattr(self, name),
+                )
+        if groups is None or limited is None:
+            return self
+        # A group's score is the sum of its two best experts'.
+        if self.num_experts % groups or self.num_experts < 2 * groups:
+            raise UserError(
+                f"must divide num_experts={self.num_experts} into groups of two or more",
+                key="architecture.num_expert_groups",
+                value=groups,
+            )
+        reachable = self.num_experts // groups * limited
+        if self.top_k > reachable:
+            raise UserError(
+                f"must be at most {reachable}, the experts of num_limited_groups={limited}",
+                key="architecture.top_k",
+                value=self.top_k,
+            )
+        return self

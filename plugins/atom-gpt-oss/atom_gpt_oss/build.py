@@ -1,0 +1,153 @@
+"""Describe a gpt-oss model to torchtitan; initialisation as in torchtitan's own ``gpt_oss``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn as nn
+from torchtitan.components.optimizer import register_moe_load_balancing_hook
+from torchtitan.models.common import CosSinRoPE, Embedding, FlexAttention, Linear, RMSNorm
+from torchtitan.models.common.attention import FusedQKVLinear
+from torchtitan.models.common.config_utils import make_token_dispatcher_config
+from torchtitan.models.common.linear import ScaledBiasRowwiseLinear
+from torchtitan.models.common.moe import RoutedExperts, TokenChoiceTopKRouter
+from torchtitan.models.common.param_init import depth_scaled_std
+from torchtitan.models.gpt_oss.model import Attention, GptOssModel, GptOssTransformerBlock
+from torchtitan.models.gpt_oss.moe import GptOssMoE
+from torchtitan.models.gpt_oss.parallelize import parallelize_gptoss
+
+from atom.architecture import check_reach, vocabulary
+from atom.plugin import ArchitectureContext, ModelParts
+from atom_gpt_oss.config import GptOss
+from atom_gpt_oss.experts import GptOssExperts
+from atom_gpt_oss.state_dict_adapter import GptOssStateDictAdapter
+
+Initializers = dict[str, Callable]
+
+
+def gpt_oss(config: GptOss, context: ArchitectureContext) -> ModelParts:
+    """Return the parts of a gpt-oss model."""
+    check_reach(config.max_seq_len, context)
+    vocab_size = vocabulary(config.vocab_size, context)
+    output_std = config.dim**-0.5
+    model = GptOssModel.Config(
+        dim=config.dim,
+        vocab_size=vocab_size,
+        tok_embeddings=Embedding.Config(
+            num_embeddings=vocab_size,
+            embedding_dim=config.dim,
+            param_init={"weight": partial(nn.init.normal_, std=0.02)},
+        ),
+        layers=[_block(config, layer) for layer in range(config.n_layers)],
+        norm=_norm(config),
+        lm_head=Linear.Config(
+            in_features=config.dim,
+            out_features=vocab_size,
+            param_init={
+                "weight": partial(
+                    nn.init.trunc_normal_, std=output_std, a=-3 * output_std, b=3 * output_std
+                ),
+                "bias": nn.init.zeros_,
+            },
+        ),
+    )
+    return ModelParts(
+        model=model,
+        state_dict_adapter=GptOssStateDictAdapter,
+        parallelize_fn=parallelize_gptoss,
+        post_optimizer_build_fn=register_moe_load_balancing_hook,
+    )
+
+
+def _block(config: GptOss, layer: int) -> GptOssTransformerBlock.Config:
+    return GptOssTransformerBlock.Config(
+        attention_norm=_norm(config),
+        attention=_attention(config, layer),
+        ffn_norm=_norm(config),
+        moe=_experts(config, layer),
+    )
+
+
+def _attention(config: GptOss, layer: int) -> Attention.Config:
+    weights = _weights(layer)
+    return Attention.Config(
+        dim=config.dim,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        head_dim=config.head_dim,
+        qkv_linear=FusedQKVLinear.Config(
+            head_dim=config.head_dim,
+            n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            wqkv=Linear.Config(
+                in_features=config.dim,
+                out_features=(config.n_heads + 2 * config.n_kv_heads) * config.head_dim,
+                bias=True,
+                param_init=weights,
+            ),
+        ),
+        wo=ScaledBiasRowwiseLinear.Config(
+            in_features=config.n_heads * config.head_dim,
+            out_features=config.dim,
+            bias=True,
+            param_init=weights,
+        ),
+        sliding_window_size=config.sliding_window if layer % 2 == 0 else None,
+        inner_attention=FlexAttention.Config(),
+        param_init={"sinks": weights["weight"]},
+        rope=CosSinRoPE.Config(
+            dim=config.head_dim,
+            max_seq_len=config.max_seq_len,
+            theta=config.rope_theta,
+            scaling="yarn" if config.rope_factor > 1 else "none",
+            rope_factor=config.rope_factor,
+            truncate=False,
+            original_seq_len=config.rope_original_seq_len,
+        ),
+    )
+
+
+def _experts(config: GptOss, layer: int) -> GptOssMoE.Config:
+    weight = _weights(layer)["weight"]
+    names = ("mlp1_weight_EGD", "mlp1_bias_EG", "mlp2_weight_EDF", "mlp2_bias_ED")
+    return GptOssMoE.Config(
+        num_experts=config.num_experts,
+        load_balance_coeff=config.load_balance_coeff,
+        router=TokenChoiceTopKRouter.Config(
+            num_experts=config.num_experts,
+            gate=Linear.Config(
+                in_features=config.dim,
+                out_features=config.num_experts,
+                bias=True,
+                param_init=_weights(layer),
+            ),
+            top_k=config.top_k,
+            score_func="softmax",
+            route_norm=True,
+        ),
+        routed_experts=RoutedExperts.Config(
+            inner_experts=GptOssExperts.Config(
+                dim=config.dim,
+                hidden_dim=config.moe_hidden_dim,
+                num_experts=config.num_experts,
+                param_init=dict.fromkeys(names, weight),
+            ),
+            token_dispatcher=make_token_dispatcher_config(
+                num_experts=config.num_experts,
+                top_k=config.top_k,
+                comm_backend="standard",
+                hidden_dim=config.dim,
+            ),
+        ),
+    )
+
+
+def _norm(config: GptOss) -> RMSNorm.Config:
+    return RMSNorm.Config(normalized_shape=config.dim, param_init={"weight": nn.init.ones_})
+
+
+def _weights(layer: int) -> Initializers:
+    """Return what draws a layer's weights: smaller the deeper it is."""
+    std = depth_scaled_std(0.02, layer)
+    return {"weight": partial(nn.init.trunc_normal_, std=std), "bias": nn.init.zeros_}

@@ -1,0 +1,62 @@
+"""Parameters of a gpt-oss model (OpenAI, 2025, https://arxiv.org/abs/2508.10925)."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from atom.errors import UserError
+
+
+class GptOss(BaseModel):
+    """One size of the family. Every field can be overridden: ``architecture.n_layers=12``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dim: int = Field(gt=0, description="width of the residual stream")
+    n_layers: int = Field(gt=0, description="transformer blocks")
+    n_heads: int = Field(default=64, gt=0, description="query heads")
+    n_kv_heads: int = Field(default=8, gt=0, description="key and value heads")
+    head_dim: int = Field(
+        default=64, gt=0, multiple_of=2, description="width of a head, even for RoPE"
+    )
+    sliding_window: int = Field(
+        default=128, gt=0, description="tokens that the first, third, … block's attention sees"
+    )
+    moe_hidden_dim: int = Field(gt=0, description="width of each expert")
+    num_experts: int = Field(gt=0, description="experts of a block")
+    top_k: int = Field(default=4, gt=0, description="experts that a token goes to")
+    load_balance_coeff: float | None = Field(
+        default=1e-3,
+        gt=0,
+        description="step of the routing biases that balance the experts without a loss; null: "
+        "no balancing",
+    )
+    vocab_size: int | None = Field(
+        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+    )
+    max_seq_len: int = Field(
+        default=131072, gt=0, description="longest sequence that RoPE is made for, in tokens"
+    )
+    rope_theta: float = Field(default=150_000.0, gt=0, description="base of RoPE's frequencies")
+    rope_factor: float = Field(
+        default=32.0, ge=1, description="YaRN's stretching of positions; 1: plain RoPE"
+    )
+    rope_original_seq_len: int = Field(
+        default=4096, gt=0, description="the length, in tokens, that YaRN stretches"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.n_heads % self.n_kv_heads:
+            raise UserError(
+                f"must divide n_heads={self.n_heads}",
+                key="architecture.n_kv_heads",
+                value=self.n_kv_heads,
+            )
+        if self.top_k > self.num_experts:
+            raise UserError(
+                f"must be at most num_experts={self.num_experts}",
+                key="architecture.top_k",
+                value=self.top_k,
+            )
+        return self

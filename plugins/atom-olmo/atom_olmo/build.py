@@ -1,0 +1,97 @@
+"""Describe an OLMo 2 model to torchtitan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn as nn
+from torchtitan.models.common import CosSinRoPE, Embedding, FlexAttention, Linear, RMSNorm
+from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
+
+from atom.architecture import check_reach, vocabulary
+from atom.plugin import ArchitectureContext, ModelParts
+from atom_olmo.config import Olmo2
+from atom_olmo.model import HeadsRMSNorm, Olmo2Attention, Olmo2Model, Olmo2TransformerBlock
+from atom_olmo.state_dict_adapter import Olmo2StateDictAdapter
+
+Initializers = dict[str, Callable]
+
+
+def olmo2(config: Olmo2, context: ArchitectureContext) -> ModelParts:
+    """Return the parts of an OLMo 2 model; initialisation as in OLMo-core's ``normal``."""
+    check_reach(config.max_seq_len, context)
+    vocab_size = vocabulary(config.vocab_size, context)
+    weights = _weights(config)
+    model = Olmo2Model.Config(
+        dim=config.dim,
+        vocab_size=vocab_size,
+        tok_embeddings=Embedding.Config(
+            num_embeddings=vocab_size, embedding_dim=config.dim, param_init=weights
+        ),
+        layers=[_block(config) for _ in range(config.n_layers)],
+        norm=_norm(config),
+        lm_head=Linear.Config(in_features=config.dim, out_features=vocab_size, param_init=weights),
+    )
+    return ModelParts(model=model, state_dict_adapter=Olmo2StateDictAdapter)
+
+
+def _block(config: Olmo2) -> Olmo2TransformerBlock.Config:
+    weights = _weights(config)
+    return Olmo2TransformerBlock.Config(
+        attention=_attention(config),
+        attention_norm=_norm(config),
+        feed_forward=make_ffn_config(
+            dim=config.dim,
+            hidden_dim=config.hidden_dim,
+            w1_param_init=weights,
+            w2w3_param_init=weights,
+        ),
+        ffn_norm=_norm(config),
+    )
+
+
+def _attention(config: Olmo2) -> Olmo2Attention.Config:
+    head_dim = config.dim // config.n_heads
+    n_kv_heads = config.n_kv_heads or config.n_heads
+    weights = _weights(config)
+    plain = make_gqa_config(
+        dim=config.dim,
+        n_heads=config.n_heads,
+        n_kv_heads=n_kv_heads,
+        wqkv_param_init=weights,
+        wo_param_init=weights,
+        inner_attention=FlexAttention.Config(),
+        fuse_qkv=True,
+        rope=CosSinRoPE.Config(
+            dim=head_dim, max_seq_len=config.max_seq_len, theta=config.rope_theta
+        ),
+    )
+    return Olmo2Attention.Config(
+        n_heads=config.n_heads,
+        n_kv_heads=n_kv_heads,
+        dim=config.dim,
+        qkv_linear=plain.qkv_linear,
+        q_norm=_heads_norm(config, config.n_heads * head_dim),
+        k_norm=_heads_norm(config, n_kv_heads * head_dim),
+        wo=plain.wo,
+        rope=plain.rope,
+        inner_attention=plain.inner_attention,
+    )
+
+
+def _norm(config: Olmo2) -> RMSNorm.Config:
+    return RMSNorm.Config(
+        normalized_shape=config.dim, eps=config.norm_eps, param_init={"weight": nn.init.ones_}
+    )
+
+
+def _heads_norm(config: Olmo2, width: int) -> HeadsRMSNorm.Config:
+    return HeadsRMSNorm.Config(
+        width=width, eps=config.norm_eps, param_init={"weight": nn.init.ones_}
+    )
+
+
+def _weights(config: Olmo2) -> Initializers:
+    std = config.init_std
+    return {"weight": partial(nn.init.trunc_normal_, std=std, a=-3 * std, b=3 * std)}

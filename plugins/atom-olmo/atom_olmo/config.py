@@ -1,0 +1,51 @@
+"""Parameters of an OLMo 2 model (OLMo Team, 2024, https://arxiv.org/abs/2501.00656, table 3)."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from atom.errors import UserError
+
+
+class Olmo2(BaseModel):
+    """One size of the family. Every field can be overridden: ``architecture.n_layers=12``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dim: int = Field(gt=0, description="width of the residual stream")
+    n_layers: int = Field(gt=0, description="transformer blocks")
+    n_heads: int = Field(gt=0, description="query heads; the head dimension is dim / n_heads")
+    n_kv_heads: int | None = Field(
+        default=None, gt=0, description="key and value heads; null: as many as n_heads"
+    )
+    hidden_dim: int = Field(gt=0, description="width of the feed-forward layer")
+    vocab_size: int | None = Field(
+        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+    )
+    max_seq_len: int = Field(
+        default=4096, gt=0, description="longest sequence that RoPE is made for, in tokens"
+    )
+    rope_theta: float = Field(default=500_000.0, gt=0, description="base of RoPE's frequencies")
+    norm_eps: float = Field(default=1e-6, gt=0, description="added to the mean square in norms")
+    init_std: float = Field(
+        default=0.02,
+        gt=0,
+        description="standard deviation of all weights at the start, the same in every layer; "
+        "drawn from a normal distribution that is cut off at 3 of it",
+    )
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
+            raise UserError(
+                f"must divide dim={self.dim} into heads of an even width, for RoPE",
+                key="architecture.n_heads",
+                value=self.n_heads,
+            )
+        if self.n_heads % (self.n_kv_heads or self.n_heads):
+            raise UserError(
+                f"must divide n_heads={self.n_heads}",
+                key="architecture.n_kv_heads",
+                value=self.n_kv_heads,
+            )
+        return self

@@ -1,0 +1,224 @@
+"""Choose a layout by rule: what fits, and of that the fastest by the core's estimates.
+
+1. The fewest ranks that share one copy of the model beside FSDP (tensor x context x pipeline
+   degree) come first; as soon as something fits, only layouts of up to twice as many are looked at.
+2. Tensor parallelism stays within a node.
+3. Of one layout, the first activation checkpointing that fits is taken: none, selective, full. The
+   less is recomputed, the faster.
+4. Without ``training.local_batch_size``, each that divides the batch is tried, the largest first,
+   until one needs no recomputation; the rest is gradient accumulation.
+5. Of what fits, the shortest estimated step wins.
+
+What the run says already, a degree or a mode, is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from atom.errors import UserError
+from atom.plugin import LayoutChoice, LayoutContext
+
+MODES = ("none", "selective", "full")
+REPLICATE = "data_parallel_replicate_degree"
+SHARD = "data_parallel_shard_degree"
+TENSOR = "tensor_parallel_degree"
+CONTEXT = "context_parallel_degree"
+PIPELINE = "pipeline_parallel_degree"
+
+HEADROOM = 0.9
+"""Of the device's memory that a layout may be estimated to need: estimates are within 10 % of what
+was measured (``benchmarks/results/memory.md``)."""
+
+ROWS = 12
+"""Rows of the explanation."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layout that was looked at: its estimate, or why it cannot be."""
+
+    degrees: Mapping[str, int]
+    local_batch_size: int
+    mode: str
+    estimate: Any = None
+    problem: str = ""
+
+    @property
+    def fits(self) -> bool:
+        if self.estimate is None:
+            return False
+        return bool(self.estimate.memory.total <= HEADROOM * self.estimate.limit)
+
+
+def auto(context: LayoutContext) -> LayoutChoice:
+    """Return the layout of the shortest estimated step of those that fit.
+
+    Raises:
+        UserError: none fits.
+    """
+    seen: list[Candidate] = []
+    smallest: int | None = None
+    for shared in _divisors(context.ranks):
+        if smallest is not None and shared > 2 * smallest:
+            break
+        for degrees in _degrees(context, shared):
+            found = list(_tried(context, degrees))
+            seen += found
+            if smallest is None and any(candidate.fits for candidate in found):
+                smallest = shared
+    fitting = [candidate for candidate in seen if candidate.fits]
+    if not fitting:
+        raise UserError(_nothing(context, seen), key="parallelism", value="auto")
+    best = min(fitting, key=_preference)
+    return _choice(context, best, explanation=_table(context, seen, best))
+
+
+def _preference(candidate: Candidate) -> tuple[float, int, int]:
+    """Return what is less the better: time to three digits, then replicas, then small batches."""
+    seconds = float(f"{candidate.estimate.step.seconds:.3g}")
+    return seconds, candidate.degrees[REPLICATE], -candidate.local_batch_size
+
+
+def _degrees(context: LayoutContext, shared: int) -> Iterator[dict[str, int]]:
+    """Yield the degrees in which ``shared`` ranks share one copy beside FSDP."""
+    node = context.device.devices_per_node
+    data = context.ranks // shared
+    for tensor in _divisors(shared):
+        if tensor > max(node, 1):
+            continue
+        for pipeline in _divisors(shared // tensor):
+            if pipeline > len(context.model.blocks):
+                continue
+            inner = shared // pipeline
+            # A replica of its own for each node, or for each eight, where that is possible.
+            sizes = {data, *(nodes * node // inner for nodes in (1, 8))}
+            for shard in sorted((s for s in sizes if s and data % s == 0), reverse=True):
+                degrees = {
+                    REPLICATE: data // shard,
+                    SHARD: shard,
+                    TENSOR: tensor,
+                    CONTEXT: shared // tensor // pipeline,
+                    PIPELINE: pipeline,
+                }
+                wished = context.parallelism
+                if all(wished.get(name, -1) in (-1, degree) for name, degree in degrees.items()):
+                    yield degrees
+
+
+def _tried(context: LayoutContext, degrees: dict[str, int]) -> Iterator[Candidate]:
+    """Yield what was found out of ``degrees``: for each local batch what fits, or nearly does."""
+    data = degrees[REPLICATE] * degrees[SHARD]
+    batch = context.global_batch_size
+    if batch % data:
+        problem = f"the batch of {batch} does not divide by {data} data-parallel ranks"
+        yield Candidate(degrees, 0, MODES[-1], problem=problem)
+        return
+    wished = context.activation_checkpoint.get("mode")
+    modes = [wished] if wished not in (None, "auto") else list(MODES)
+    given = context.training.get("local_batch_size")
+    each = batch // data
+    # Under PP the local batch is cut into microbatches already.
+    whole = degrees[PIPELINE] > 1
+    local = [given] if given else [each] if whole else [n for n in _divisors(each)][::-1]
+    for size in local:
+        for mode in modes:
+            try:
+                estimate = context.estimate(_choice(context, Candidate(degrees, size, mode)))
+            except UserError as error:
+                yield Candidate(degrees, size, mode, problem=error.sentence())
+                return
+            candidate = Candidate(degrees, size, mode, estimate)
+            if candidate.fits:
+                yield candidate
+                if mode == modes[0]:
+                    return
+                break
+            memory = estimate.memory
+            # Where parameters alone are too large, less is no help.
+            hopeless = memory.total - memory.activations - memory.working > HEADROOM * estimate.limit
+            if hopeless or (size == local[-1] and mode == modes[-1]):
+                yield candidate
+                return
+
+
+def _choice(context: LayoutContext, candidate: Candidate, explanation: str = "") -> LayoutChoice:
+    each = context.global_batch_size // (candidate.degrees[REPLICATE] * candidate.degrees[SHARD])
+    accumulates = candidate.local_batch_size not in (0, each)
+    given = "local_batch_size" in context.training
+    return LayoutChoice(
+        parallelism=candidate.degrees,
+        activation_checkpoint={"mode": candidate.mode},
+        training={"local_batch_size": candidate.local_batch_size}
+        if accumulates and not given
+        else {},
+        explanation=explanation,
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
+    return small + [number // n for n in reversed(small) if n * n != number]
+
+
+def _nothing(context: LayoutContext, seen: list[Candidate]) -> str:
+    measured = [candidate for candidate in seen if candidate.estimate is not None]
+    if measured:
+        closest = min(measured, key=lambda c: c.estimate.memory.total)
+        needs = closest.estimate.memory.total / 2**30
+        return (
+            f"no layout of {context.ranks} ranks fits in {HEADROOM:.0%} of "
+            f"{closest.estimate.limit / 2**30:.1f} GiB each; the closest ({_name(closest)}) needs {needs:.1f} GiB; valid: more ranks, a "
+            "shorter training.seq_len, or a smaller model"
+        )
+    reason = seen[0].problem if seen else "the degrees given leave none"
+    return f"no layout of {context.ranks} ranks is possible: {reason}"
+
+
+def _name(candidate: Candidate) -> str:
+    short = {REPLICATE: "replicate", SHARD: "shard", TENSOR: "tp", CONTEXT: "cp", PIPELINE: "pp"}
+    degrees = [f"{short[name]} {n}" for name, n in candidate.degrees.items() if n > 1]
+    return " x ".join(degrees) or "one rank"
+
+
+def _table(context: LayoutContext, seen: list[Candidate], best: Candidate) -> str:
+    """Return the explanation: what fits, by time; then what does not, by memory."""
+    fitting = sorted(
+        (candidate for candidate in seen if candidate.fits and candidate is not best),
+        key=lambda c: c.estimate.step.seconds,
+    )
+    others = sorted(
+        (candidate for candidate in seen if not candidate.fits),
+        key=lambda c: c.estimate.memory.total if c.estimate is not None else float("inf"),
+    )
+    half = (ROWS - 1) // 2
+    shown = fitting[: max(half, ROWS - 1 - len(others))]
+    shown += others[: ROWS - 1 - len(shown)]
+    rows = [("layout", "checkpointing", "local batch", "GiB a rank", "s a step", "")]
+    for candidate in [best, *shown]:
+        estimate = candidate.estimate
+        verdict = "chosen" if candidate is best else "slower" if candidate.fits else "too large"
+        rows.append(
+            (
+                _name(candidate),
+                candidate.mode if estimate is not None else "-",
+                str(candidate.local_batch_size or "-"),
+                f"{estimate.memory.total / 2**30:.3g}" if estimate is not None else "-",
+                f"{estimate.step.seconds:.3g}" if estimate is not None else "-",
+                verdict if estimate is not None else candidate.problem,
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        + f"  {row[5]}"
+        for row in rows
+    ]
+    limit = best.estimate.limit / 2**30
+    head = (
+        f"parallelism=auto: {context.ranks:,} x {context.device.name}, {limit:.3g} GiB each, of "
+        f"which {HEADROOM:.0%} are planned with; {len(seen)} layouts estimated"
+    )
+    return "\n".join([head, *(f"  {line}".rstrip() for line in lines)])

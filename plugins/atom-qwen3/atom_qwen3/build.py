@@ -1,0 +1,142 @@
+"""Describe Qwen3 models to torchtitan; initialisation as in torchtitan's own ``qwen3``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn as nn
+from torchtitan.components.optimizer import register_moe_load_balancing_hook
+from torchtitan.models.common import CosSinRoPE, Embedding, FlexAttention, Linear, RMSNorm
+from torchtitan.models.common.attention import GQAttention
+from torchtitan.models.common.config_utils import (
+    make_ffn_config,
+    make_gqa_config,
+    make_moe_config,
+    make_routed_experts_config,
+    make_router_config,
+)
+from torchtitan.models.common.moe import MoE
+from torchtitan.models.common.param_init import skip_param_init
+from torchtitan.models.qwen3.model import Qwen3Model, Qwen3TransformerBlock
+from torchtitan.models.qwen3.parallelize import parallelize_qwen3
+from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
+
+from atom.architecture import check_reach, vocabulary
+from atom.plugin import ArchitectureContext, ModelParts
+from atom_qwen3.config import Decoder, Qwen3, Qwen3MoE
+
+Initializers = dict[str, Callable]
+
+NORMAL = partial(nn.init.normal_, std=0.02)
+LINEAR: Initializers = {"weight": NORMAL, "bias": nn.init.zeros_}
+
+
+def qwen3(config: Qwen3, context: ArchitectureContext) -> ModelParts:
+    """Return the parts of a dense model."""
+    feed_forward = partial(
+        make_ffn_config,
+        dim=config.dim,
+        hidden_dim=config.hidden_dim,
+        w1_param_init=LINEAR,
+        w2w3_param_init=LINEAR,
+    )
+    layers = [
+        Qwen3TransformerBlock.Config(
+            attention_norm=_norm(config.dim),
+            ffn_norm=_norm(config.dim),
+            attention=_attention(config, LINEAR),
+            feed_forward=feed_forward(),
+        )
+        for _ in range(config.n_layers)
+    ]
+    return ModelParts(
+        model=_model(config, layers, context),
+        state_dict_adapter=Qwen3StateDictAdapter,
+        parallelize_fn=parallelize_qwen3,
+    )
+
+
+def qwen3_moe(config: Qwen3MoE, context: ArchitectureContext) -> ModelParts:
+    """Return the parts of a mixture of experts."""
+    # What adds to the residual stream starts smaller the more layers do.
+    residual = partial(nn.init.normal_, std=0.02 / (2 * config.n_layers) ** 0.5)
+    layers = [
+        Qwen3TransformerBlock.Config(
+            attention_norm=_norm(config.dim),
+            ffn_norm=_norm(config.dim),
+            attention=_attention(config, LINEAR | {"weight": residual}),
+            moe=_experts(config, residual),
+        )
+        for _ in range(config.n_layers)
+    ]
+    return ModelParts(
+        model=_model(config, layers, context),
+        state_dict_adapter=Qwen3StateDictAdapter,
+        parallelize_fn=parallelize_qwen3,
+        post_optimizer_build_fn=register_moe_load_balancing_hook,
+    )
+
+
+def _model(
+    config: Decoder, layers: list[Qwen3TransformerBlock.Config], context: ArchitectureContext
+) -> Qwen3Model.Config:
+    check_reach(config.max_seq_len, context)
+    vocab_size = vocabulary(config.vocab_size, context)
+    return Qwen3Model.Config(
+        dim=config.dim,
+        vocab_size=vocab_size,
+        enable_weight_tying=config.tie_embeddings,
+        tok_embeddings=Embedding.Config(
+            num_embeddings=vocab_size,
+            embedding_dim=config.dim,
+            param_init={"weight": skip_param_init if config.tie_embeddings else NORMAL},
+        ),
+        layers=layers,
+        norm=_norm(config.dim),
+        lm_head=Linear.Config(in_features=config.dim, out_features=vocab_size, param_init=LINEAR),
+    )
+
+
+def _attention(config: Decoder, output: Initializers) -> GQAttention.Config:
+    return make_gqa_config(
+        dim=config.dim,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        head_dim=config.head_dim,
+        wqkv_param_init=LINEAR,
+        wo_param_init=output,
+        inner_attention=FlexAttention.Config(),
+        fuse_qkv=True,
+        rope=CosSinRoPE.Config(
+            dim=config.head_dim, max_seq_len=config.max_seq_len, theta=config.rope_theta
+        ),
+        qk_norm=_norm(config.head_dim),
+    )
+
+
+def _experts(config: Qwen3MoE, residual: Callable) -> MoE.Config:
+    return make_moe_config(
+        num_experts=config.num_experts,
+        load_balance_coeff=config.load_balance_coeff,
+        router=make_router_config(
+            dim=config.dim,
+            num_experts=config.num_experts,
+            gate_param_init=LINEAR,
+            top_k=config.top_k,
+            score_func="softmax",
+            route_norm=True,
+        ),
+        routed_experts=make_routed_experts_config(
+            dim=config.dim,
+            hidden_dim=config.moe_hidden_dim,
+            num_experts=config.num_experts,
+            top_k=config.top_k,
+            param_init={"w1_EFD": NORMAL, "w2_EDF": residual, "w3_EFD": NORMAL},
+            comm_backend="standard",
+        ),
+    )
+
+
+def _norm(dim: int) -> RMSNorm.Config:
+    return RMSNorm.Config(normalized_shape=dim, eps=1e-6, param_init={"weight": nn.init.ones_})

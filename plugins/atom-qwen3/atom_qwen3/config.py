@@ -1,0 +1,71 @@
+"""Parameters of Qwen3 models (Qwen Team, 2025, https://arxiv.org/abs/2505.09388, section 2)."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from atom.errors import UserError
+
+
+class Decoder(BaseModel):
+    """What the dense models and the mixtures share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dim: int = Field(gt=0, description="width of the residual stream")
+    n_layers: int = Field(gt=0, description="transformer blocks")
+    n_heads: int = Field(gt=0, description="query heads")
+    n_kv_heads: int = Field(gt=0, description="key and value heads")
+    head_dim: int = Field(
+        default=128, gt=0, multiple_of=2, description="width of a head, even for RoPE"
+    )
+    vocab_size: int | None = Field(
+        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+    )
+    tie_embeddings: bool = Field(
+        default=False, description="share one weight between the embedding and the output layer"
+    )
+    max_seq_len: int = Field(
+        default=40960, gt=0, description="longest sequence that RoPE is made for, in tokens"
+    )
+    rope_theta: float = Field(default=1_000_000.0, gt=0, description="base of RoPE's frequencies")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.n_heads % self.n_kv_heads:
+            raise UserError(
+                f"must divide n_heads={self.n_heads}",
+                key="architecture.n_kv_heads",
+                value=self.n_kv_heads,
+            )
+        return self
+
+
+class Qwen3(Decoder):
+    """A dense model. Every field can be overridden: ``architecture.n_layers=12``."""
+
+    hidden_dim: int = Field(gt=0, description="width of the feed-forward layer")
+
+
+class Qwen3MoE(Decoder):
+    """A mixture of experts: every block's feed-forward layer is one."""
+
+    moe_hidden_dim: int = Field(gt=0, description="width of each expert")
+    num_experts: int = Field(gt=0, description="experts of a layer")
+    top_k: int = Field(gt=0, description="experts that a token goes to")
+    load_balance_coeff: float | None = Field(
+        default=1e-3,
+        gt=0,
+        description="step of the routing biases that balance the experts without a loss "
+        "(https://arxiv.org/abs/2408.15664); null: no balancing",
+    )
+
+    @model_validator(mode="after")
+    def _experts_suffice(self) -> Self:
+        if self.top_k > self.num_experts:
+            raise UserError(
+                f"must be at most num_experts={self.num_experts}",
+                key="architecture.top_k",
+                value=self.top_k,
+            )
+        return self

@@ -1,0 +1,84 @@
+"""A plugin of components each of which breaks one promise, beside unbroken twins.
+
+``tests/test_conformance_mutants_model.py`` installs it in a temporary folder and runs the
+conformance kit on it.
+"""
+
+from collections.abc import Iterator
+
+from atom.plugin import Architecture, Kernel, Needs, Parallelism, hookimpl
+
+ARCHITECTURES = (
+    "twin",
+    "leaks_the_future",
+    "averages_the_sequence",
+    "ignores_documents",
+    "detaches_a_parameter",
+    "leaves_a_parameter_uninitialised",
+    "starts_too_loud",
+    "drops_out",
+    "climbs_the_gradient",
+    "miscounts_parameters",
+    "makes_tensors_on_the_cpu",
+    "exports_wrong_weights",
+    "loses_exported_names",
+    "depends_on_local_heads",
+    "keeps_state_out_of_checkpoints",
+)
+PARALLELISMS = ("twin", "other_degrees", "too_few_ranks", "crashes", "forgets_gradients")
+KERNELS = (
+    "twin",
+    "wrong_gradient",
+    "wrong_for_odd_sizes",
+    "ignores_strides",
+    "rounds_too_much",
+    "leaves_the_node",
+    "loses_the_sharding",
+    "triton_twin",
+    "triton_without_mask",
+)
+
+
+@hookimpl
+def atom_architectures() -> Iterator[Architecture]:
+    for name in ARCHITECTURES:
+        yield Architecture(
+            name=name, summary=f"a decoder: {name}", build=f"mutants_model.models:{name}"
+        )
+
+
+@hookimpl
+def atom_parallelisms() -> Iterator[Parallelism]:
+    for name in PARALLELISMS:
+        yield Parallelism(
+            name=name, summary=f"a strategy: {name}", build=f"mutants_model.strategies:{name}"
+        )
+
+
+@hookimpl
+def atom_kernels() -> Iterator[Kernel]:
+    for name in KERNELS:
+        yield Kernel(
+            operation="rms_norm",
+            name=f"mutant_{name}",
+            summary=f"a norm: {name}",
+            override=f"mutants_model.norms:{name}",
+            needs=Needs(devices=("cuda",) if "triton" in name else ("cpu", "cuda")),
+            tolerance={"float32": 1e-5},
+            priority=-1,
+        )
+    yield Kernel(
+        operation="rms_norm",
+        name="mutant_needs_more_than_it_says",
+        summary="a norm that says it runs everywhere",
+        override="mutants_model.norms:cuda_only",
+        priority=-1,
+    )
+    yield Kernel(
+        operation="rms_norm",
+        name="mutant_needs_nonsense",
+        summary="a norm with a requirement that nobody can read",
+        override="mutants_model.norms:twin",
+        needs=Needs(packages=("liger kernel, the new one",)),
+        priority=-1,
+    )

@@ -1,0 +1,160 @@
+"""Each override is an RMSNorm with one fault."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torchtitan.config.override import derive, override
+from torchtitan.models.common.nn_modules import RMSNorm
+
+
+class _Norm(torch.autograd.Function):
+    """y = x / rms(x) * weight, with the fault named by the last argument."""
+
+    @staticmethod
+    def forward(
+        context: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, fault: str
+    ) -> torch.Tensor:
+        if fault == "strides":
+            contiguous = [1]
+            for size in reversed(x.shape[1:]):
+                contiguous.insert(0, contiguous[0] * size)
+            x = torch.as_strided(x, x.shape, contiguous)
+        if fault == "rounding":
+            x = x.half().float()
+        counted = x[..., : x.shape[-1] // 4 * 4] if fault == "odd" else x
+        mean = counted.square().sum(dim=-1, keepdim=True) / x.shape[-1]
+        scale = (mean + eps).rsqrt()
+        context.save_for_backward(x, weight, scale)
+        context.fault = fault
+        return x * scale * weight
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> Any:
+        x, weight, scale = context.saved_tensors
+        normed = x * scale
+        weight_gradient = (gradient * normed).flatten(0, -2).sum(dim=0)
+        inner = gradient * weight
+        projected = (inner * normed).mean(dim=-1, keepdim=True)
+        if context.fault == "gradient":
+            projected = torch.zeros_like(projected)
+        return scale * (inner - normed * projected), weight_gradient, None, None
+
+
+class _FaultyNorm(RMSNorm):
+    @dataclass(kw_only=True, slots=True)
+    class Config(RMSNorm.Config):
+        fault: str = ""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.fault = config.fault
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        assert self.fault != "cuda" or input.is_cuda, "this kernel is for CUDA"
+        return _Norm.apply(input, self.weight, self.eps, self.fault)
+
+
+@override(target=RMSNorm.Config, exact=True)
+def twin(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _FaultyNorm.Config)
+
+
+@override(target=RMSNorm.Config, exact=True)
+def wrong_gradient(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _FaultyNorm.Config, fault="gradient")
+
+
+@override(target=RMSNorm.Config, exact=True)
+def wrong_for_odd_sizes(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _FaultyNorm.Config, fault="odd")
+
+
+@override(target=RMSNorm.Config, exact=True)
+def ignores_strides(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _FaultyNorm.Config, fault="strides")
+
+
+@override(target=RMSNorm.Config, exact=True)
+def rounds_too_much(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _FaultyNorm.Config, fault="rounding")
+
+
+@override(target=RMSNorm.Config, exact=True)
+def cuda_only(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _FaultyNorm.Config, fault="cuda")
+
+
+@override(target=RMSNorm.Config, exact=True, fqns=["blocks.*"])
+def leaves_the_node(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _FaultyNorm.Config)
+
+
+@override(target=RMSNorm.Config, exact=True)
+def loses_the_sharding(node: RMSNorm.Config) -> RMSNorm.Config:
+    return _FaultyNorm.Config(
+        normalized_shape=node.normalized_shape, eps=node.eps, param_init=node.param_init
+    )
+
+
+# ---------------------------------------------------------------------------- Triton
+
+
+@triton.jit
+def _rms_norm_kernel(
+    x, weight, y, row_stride, width, eps, masked: tl.constexpr, block: tl.constexpr
+):
+    row = tl.program_id(0)
+    columns = tl.arange(0, block)
+    inside = columns < width
+    # The fault: without it, what lies after a row is counted as if it were of the row.
+    counted = inside if masked else columns < block
+    values = tl.load(x + row * row_stride + columns, mask=counted, other=0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / width + eps)
+    weights = tl.load(weight + columns, mask=inside, other=0.0)
+    tl.store(y + row * width + columns, values * scale * weights, mask=inside)
+
+
+class _TritonFunction(_Norm):
+    @staticmethod
+    def forward(
+        context: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, masked: bool
+    ) -> torch.Tensor:
+        width, block = x.shape[-1], triton.next_power_of_2(x.shape[-1])
+        # Room after the last row, so that the fault reads other numbers and not beyond memory.
+        rows = torch.cat([x.reshape(-1, width), x.new_ones(block // width + 1, width)])
+        y = x.new_empty(x.shape)
+        _rms_norm_kernel[(rows.shape[0] - block // width - 1,)](
+            rows, weight, y, width, width, eps, masked, block
+        )
+        scale = (x.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
+        context.save_for_backward(x, weight, scale)
+        context.fault = ""
+        return y
+
+
+class _TritonNorm(RMSNorm):
+    @dataclass(kw_only=True, slots=True)
+    class Config(RMSNorm.Config):
+        masked: bool = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.masked = config.masked
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _TritonFunction.apply(input, self.weight, self.eps, self.masked)
+
+
+@override(target=RMSNorm.Config, exact=True)
+def triton_twin(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _TritonNorm.Config)
+
+
+@override(target=RMSNorm.Config, exact=True)
+def triton_without_mask(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _TritonNorm.Config, masked=False)

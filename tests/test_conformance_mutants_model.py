@@ -1,0 +1,194 @@
+"""Whether the conformance kit finds what it promises to find: one deliberate fault a mutant.
+
+The mutants and their unbroken twins are the plugin in ``tests/mutants_model``, installed in a
+temporary folder and tested by a pytest of its own, as an author's would be.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PACKAGE = Path(__file__).with_name("mutants_model")
+
+CAUGHT = {
+    # component -> (the test that finds it, words of its failure)
+    "architecture:leaks_the_future": ("test_is_causal", "is seen by earlier ones"),
+    "architecture:averages_the_sequence": ("test_is_causal", "is seen by earlier ones"),
+    "architecture:ignores_documents": (
+        "test_documents_do_not_see_each_other",
+        "of the second document see the first",
+    ),
+    "architecture:detaches_a_parameter": (
+        "test_every_parameter_gets_a_gradient",
+        "layers.0.attention_norm.weight",
+    ),
+    "architecture:leaves_a_parameter_uninitialised": (
+        "test_every_parameter_is_initialised",
+        "norm.weight",
+    ),
+    "architecture:starts_too_loud": (
+        "test_initial_loss_is_that_of_knowing_nothing",
+        "at initialisation, and ln(256) is 5.55",
+    ),
+    "architecture:drops_out": ("test_is_deterministic", "another loss for the same weights"),
+    "architecture:climbs_the_gradient": ("test_overfits_one_batch", "the loss went from"),
+    "architecture:miscounts_parameters": (
+        "test_parameter_count_is_the_declared_one",
+        "get_nparams_and_flops counts other parameters",
+    ),
+    "architecture:makes_tensors_on_the_cpu": (
+        "test_builds_on_the_meta_device",
+        "layers.0.table",
+    ),
+    "architecture:exports_wrong_weights": (
+        "test_hugging_face_weights_round_trip",
+        "weights that come back changed",
+    ),
+    "architecture:loses_exported_names": (
+        "test_hugging_face_weights_round_trip",
+        "names lost or made up",
+    ),
+    "architecture:depends_on_local_heads": (
+        "test_layouts_train_alike[tp]",
+        "another loss than on one rank",
+    ),
+    "architecture:keeps_state_out_of_checkpoints": (
+        "test_checkpoints_move_between_layouts",
+        "another loss than on one rank",
+    ),
+    "parallelism:other_degrees": (
+        "test_lays_out_every_number_of_ranks_that_fits",
+        "other degrees than the run's",
+    ),
+    "parallelism:too_few_ranks": (
+        "test_lays_out_every_number_of_ranks_that_fits",
+        "other degrees than the run's",
+    ),
+    "parallelism:crashes": ("test_lays_out_every_number_of_ranks_that_fits", "KeyError: 3"),
+    "parallelism:forgets_gradients": (
+        "test_trains_like_one_rank[first]",
+        "than on one rank",
+    ),
+    "kernel:rms_norm/mutant_wrong_gradient": (
+        "test_agrees_with_the_reference",
+        "the gradient of x_BLD is off by",
+    ),
+    "kernel:rms_norm/mutant_rounds_too_much": ("test_agrees_with_the_reference", "is off by"),
+    "kernel:rms_norm/mutant_wrong_for_odd_sizes": ("test_odd_sizes_agree", "is off by"),
+    "kernel:rms_norm/mutant_ignores_strides": ("test_strided_inputs_agree", "transposed: "),
+    "kernel:rms_norm/mutant_leaves_the_node": (
+        "test_takes_the_place_of_the_operation",
+        "leaves the operation's node as it is",
+    ),
+    "kernel:rms_norm/mutant_loses_the_sharding": (
+        "test_takes_the_place_of_the_operation",
+        "its sharding is lost",
+    ),
+    "kernel:rms_norm/mutant_needs_more_than_it_says": (
+        "test_needs_are_honest",
+        "its declared needs are met by this cpu, and it cannot run",
+    ),
+    "kernel:rms_norm/mutant_needs_nonsense": (
+        "test_needs_are_a_reason_and_not_a_crash",
+        "InvalidRequirement",
+    ),
+    "kernel:rms_norm/mutant_triton_without_mask": (
+        "test_agrees_in_tritons_interpreter",
+        "is off by",
+    ),
+}
+TWINS = (
+    "architecture:twin",
+    "parallelism:twin",
+    "kernel:rms_norm/mutant_twin",
+    "kernel:rms_norm/mutant_triton_twin",
+)
+PARAMETERS = {"parallelism": ", data_parallel_shard_degree=-1"}
+
+
+def class_name(component: str) -> str:
+    return "Test_" + component.replace(":", "_").replace("/", "_")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
+    """What became of each test: ``passed``, ``skipped``, or the words of its failure."""
+    folder = tmp_path_factory.mktemp("mutants")
+    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for kind in ("architecture", "parallelism"):
+        group = folder / PACKAGE.name / "conf" / kind
+        group.mkdir(parents=True)
+        (group / "mutant_twin.yaml").write_text("name: twin\n")
+    info = folder / "mutants_model-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mutants-model\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[atom]\nmutants = {PACKAGE.name}\n")
+    module = folder / "test_mutants.py"
+    lines = [
+        f"{class_name(component)} = conformance({component!r}"
+        f"{PARAMETERS.get(component.partition(':')[0], '')})"
+        for component in [*TWINS, *CAUGHT]
+    ]
+    module.write_text("from atom.testing import conformance\n" + "\n".join(lines) + "\n")
+    chosen = [f"{module}::{class_name(twin)}" for twin in TWINS]
+    chosen += [f"{module}::{class_name(mutant)}::{test}" for mutant, (test, _) in CAUGHT.items()]
+    report = folder / "report.xml"
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", f"--rootdir={folder}", "-c", os.devnull),
+            *(f"--junitxml={report}", "-p", "no:cacheprovider", *chosen),
+        ],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert process.returncode == 1, process.stdout + process.stderr
+    return {
+        (case.attrib["classname"].rpartition(".")[2], case.attrib["name"]): _outcome(case)
+        for case in ElementTree.parse(report).iter("testcase")
+    }
+
+
+def _outcome(case: ElementTree.Element) -> str:
+    for child in case:
+        if child.tag in ("failure", "error"):
+            return f"{child.attrib['message']}\n{child.text}"
+        if child.tag == "skipped":
+            return "skipped"
+    return "passed"
+
+
+@pytest.mark.parametrize("mutant", CAUGHT)
+def test_mutants_are_caught(mutant: str, results: dict[tuple[str, str], str]) -> None:
+    test, words = CAUGHT[mutant]
+    assert words in results[class_name(mutant), test]
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_twins_pass(twin: str, results: dict[tuple[str, str], str]) -> None:
+    outcomes = {
+        test: result for (owner, test), result in results.items() if owner == class_name(twin)
+    }
+    assert "passed" in outcomes.values()
+    failed = {test: words for test, words in outcomes.items() if words not in ("passed", "skipped")}
+    assert not failed
+
+
+def test_every_mutant_has_its_tests_twin(results: dict[tuple[str, str], str]) -> None:
+    """The test that finds a fault has passed on a component of the kind without it."""
+    for mutant, (test, _) in CAUGHT.items():
+        kind = mutant.partition(":")[0]
+        twins = [class_name(twin) for twin in TWINS if twin.startswith(kind)]
+        assert "passed" in [results[twin, test] for twin in twins], f"{test} of a {kind}"
