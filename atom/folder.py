@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from atom import checkpoint, lock
-from atom.errors import UserError
+from atom import checkpoint, claim, lock
+from atom.changes import Change, changes
+from atom.errors import UserError, shown
 from atom.host import Host
 from atom.run import Run, read
 
 RUN_FILE = "run.yaml"
 TOKENIZER = "tokenizer"
 
-IDENTITY = (
-    "architecture",
-    "tokenizer",
-    "dataset",
-    "training.seq_len",
-    "debug.seed",
-    "resolved.vocab_size",
-    "resolved.global_batch_size",
-)
-"""What a checkpoint's weights and data position belong to. A change of these is another run."""
+_BEGUN = {"logs", TOKENIZER, claim.FILE_NAME}
+"""What is there before ``run.yaml`` is."""
 
 
 def default() -> Path:
@@ -41,7 +34,9 @@ def check_usable(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError("is a file; valid: a folder", key="run.dir", value=folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RUN_FILE).is_file():
+    claim.check(folder)
+    others = {path.name for path in folder.iterdir()} - _BEGUN if folder.is_dir() else set()
+    if others and not (folder / RUN_FILE).is_file():
         raise UserError(
             "is a folder with other things in it; valid: a new or empty folder, or one of a run",
             key="run.dir",
@@ -50,8 +45,16 @@ def check_usable(folder: Path) -> None:
     _check_writable(folder)
 
 
-def check_continues(folder: Path, run: Run) -> int | None:
-    """Return the step of the newest checkpoint in ``folder``, or None where a run begins anew.
+@dataclass(frozen=True)
+class Resumption:
+    """The checkpoint that a run goes on from, and the settings that have changed since."""
+
+    step: int
+    changes: tuple[Change, ...]
+
+
+def check_continues(folder: Path, run: Run) -> Resumption | None:
+    """Return where the run in ``folder`` goes on, or None if it begins anew.
 
     Raises:
         UserError: the folder's checkpoints belong to a run that this one cannot go on.
@@ -59,23 +62,28 @@ def check_continues(folder: Path, run: Run) -> int | None:
     steps = checkpoint.resumable(folder / checkpoint.FOLDER)
     if not steps:
         return None
-    old, new = read(folder / RUN_FILE).model_dump(mode="json"), run.model_dump(mode="json")
-    for key in IDENTITY:
-        before, after = _first_difference(key, _at(old, key), _at(new, key))
-        if before != after:
+    found = changes(read(folder / RUN_FILE).model_dump(mode="json"), run.model_dump(mode="json"))
+    for change in found:
+        if change.kind == "refused" and not run.resume.force:
             raise UserError(
-                f"{folder} holds checkpoints of a run with {before[0]}={before[1]}; valid: that "
-                "value, or another run.dir",
-                key=after[0],
-                value=after[1],
+                f"{folder} holds checkpoints of a run with {change.key}={shown(change.before)}; "
+                "valid: that value, another run.dir, or resume.force=true",
+                key=change.key,
+                value=change.after,
             )
-    return steps[0]
+    return Resumption(steps[0], tuple(found))
 
 
 def create(folder: Path, run: Run, host: Host, files: Mapping[str, Path]) -> None:
-    """Write what the ranks read: the run, the lock and the tokenizer's files."""
+    """Take the folder for this job, and write what the ranks read: the run, the lock and the
+    tokenizer's files.
+
+    Raises:
+        UserError: another job has taken it meanwhile.
+    """
     assert run.resolved is not None
     (folder / "logs").mkdir(parents=True, exist_ok=True)
+    claim.claim(folder)
     if files:
         (folder / TOKENIZER).mkdir(exist_ok=True)
     for name, source in files.items():
@@ -105,17 +113,3 @@ def _check_writable(folder: Path) -> None:
             key="run.dir",
             value=folder,
         ) from None
-
-
-def _at(sections: Any, key: str) -> Any:
-    for part in key.split("."):
-        sections = (sections or {}).get(part)
-    return sections
-
-
-def _first_difference(key: str, old: Any, new: Any) -> tuple[Any, Any]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*old, *new]:
-            if old.get(name) != new.get(name):
-                return _first_difference(f"{key}.{name}", old.get(name), new.get(name))
-    return (key, old), (key, new)

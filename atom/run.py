@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+)
 
 from atom import yaml_data
 from atom.errors import UserError
@@ -70,6 +78,14 @@ class Launch(_Model):
     )
     hang_seconds: PositiveFloat = Field(
         default=1800, description="seconds without a step until the ranks count as hung"
+    )
+
+
+class Resume(_Model):
+    """How a run goes on from the checkpoints in its folder."""
+
+    force: bool = Field(
+        default=False, description="go on although settings differ that the checkpoint belongs to"
     )
 
 
@@ -140,6 +156,7 @@ class Run(_Model):
     run: Folder = Folder()
     device: Literal["auto", "cpu", "cuda"] | str = "auto"
     launch: Launch = Launch()
+    resume: Resume = Resume()
     dry_run: bool = Field(
         default=False, description="build the run for a few ranks without starting any, and tell"
     )

@@ -7,11 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from atom import metrics
 
 # Small enough for seconds, large enough for every layout: 4 heads, 2 key-value heads, 4 layers.
 SMALL = (
@@ -109,6 +114,81 @@ def forked(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         return subprocess.CompletedProcess(arguments, os.waitstatus_to_exitcode(status), out, err)
 
     return run
+
+
+class Job:
+    """A run in the background, in a process group of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], place: Path) -> None:
+        self.process = process
+        self.place = place
+
+    def members(self) -> dict[int, int]:
+        """Return the processes of the group that are at work, with their parents."""
+        found = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, parent, group, *_ = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(group) == self.process.pid and state != "Z":
+                found[int(stat.parent.name)] = int(parent)
+        return found
+
+    def ranks(self) -> list[int]:
+        """Return the ranks, in order: the launcher's child starts them."""
+        members = self.members()
+        agents = [pid for pid, parent in members.items() if parent == self.process.pid]
+        return sorted(pid for pid, parent in members.items() if parent in agents)
+
+    def step(self) -> int:
+        return metrics.last_step(self.place / metrics.FILE_NAME)
+
+    def wait_for(self, what: Callable[[], bool], seconds: float = 180) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert self.process.poll() is None or what(), self.process.communicate()
+            assert time.monotonic() < deadline, f"waited in vain at step {self.step()}"
+            time.sleep(0.05)
+
+    def wait_for_step(self, step: int) -> None:
+        self.wait_for(lambda: self.step() >= step)
+
+    def end(self, seconds: float = 300) -> tuple[int, str, str]:
+        """Wait for the launcher and all of its processes; return code, output and errors."""
+        shown, said = self.process.communicate(timeout=seconds)
+        deadline = time.monotonic() + 60
+        while members := self.members():
+            assert time.monotonic() < deadline, f"still there: {members}"
+            time.sleep(0.05)
+        return self.process.returncode, shown, said
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """Start ``atom train`` on the small model in the background; ``place`` is the run folder."""
+    jobs: list[Job] = []
+
+    def run(place: str, *overrides: str, **extra: Any) -> Job:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "atom", "train", *SMALL, f"run.dir={place}", *overrides],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            **extra,
+        )
+        jobs.append(Job(process, tmp_path / place))
+        return jobs[-1]
+
+    yield run
+    for job in jobs:
+        for pid in job.members():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        job.process.communicate()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,66 +19,6 @@ from atom import checkpoint
 pytestmark = pytest.mark.slow
 
 FSDP = ("parallelism=fsdp", "launch.ranks=2")
-
-
-@pytest.fixture
-def start(
-    environment: dict[str, str], small: tuple[str, ...], tmp_path: Path
-) -> Iterator[Callable]:
-    """Start ``atom train`` in the background, in a process group of its own."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def run(*overrides: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "atom", "train", *small, *overrides],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        processes.append(process)
-        return process
-
-    yield run
-    for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def members(group: int) -> list[int]:
-    """Return the processes of a group, without those that have ended."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return sorted(found)
-
-
-@pytest.fixture
-def wait_for_step(rows: Callable) -> Callable[[Path, int], None]:
-    def wait(place: Path, step: int) -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if (place / "metrics.jsonl").exists() and len(rows(place)) >= step:
-                return
-            time.sleep(0.1)
-        pytest.fail(f"no step {step} in two minutes")
-
-    return wait
-
-
-def wait_for_end(group: int) -> None:
-    deadline = time.monotonic() + 30
-    while members(group):
-        assert time.monotonic() < deadline, f"still there: {members(group)}"
-        time.sleep(0.1)
 
 
 FAULTY = """
@@ -127,65 +67,49 @@ def test_failed_rank_says_its_own_error_once(
     assert 'raise ValueError("the tape has torn")' in failed["exception"]
 
 
-def test_killed_rank_is_named_and_ends_the_others(
-    start: Callable, wait_for_step: Callable, tmp_path: Path
-) -> None:
-    process = start(*FSDP, "run.dir=run", "training.steps=5000", "launch.max_restarts=0")
-    wait_for_step(tmp_path / "run", 2)
-    # The launcher, the process that starts ranks, and the ranks in order.
-    *_, first, second = members(process.pid)
-    os.kill(second, signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
+def test_killed_rank_is_named_and_ends_the_others(start: Callable) -> None:
+    job = start("run", *FSDP, "training.steps=5000", "launch.max_restarts=0")
+    job.wait_for_step(2)
+    os.kill(job.ranks()[1], signal.SIGKILL)
+    code, _, said = job.end()
+    assert code == 1
     assert said == "atom: rank 1 failed: killed by SIGKILL (out of memory?)\n"
-    wait_for_end(process.pid)
-    assert first != second
 
 
 def test_interrupted_run_can_go_on(
-    start: Callable,
-    atom: Callable,
-    small: tuple[str, ...],
-    wait_for_step: Callable,
-    rows: Callable,
-    tmp_path: Path,
+    start: Callable, atom: Callable, small: tuple[str, ...], rows: Callable, tmp_path: Path
 ) -> None:
-    settings = (*FSDP, "run.dir=run", "checkpoint.interval=3")
-    process = start(*settings, "training.steps=5000")
-    wait_for_step(tmp_path / "run", 8)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    shown, said = process.communicate(timeout=60)
-    assert process.returncode == 75
+    job = start("run", *FSDP, "training.steps=5000")
+    job.wait_for_step(8)
+    os.killpg(job.process.pid, signal.SIGINT)  # as a terminal does
+    code, shown, said = job.end()
+    assert code == 75
     assert "SIGINT: stopping after the next step, with a checkpoint; Ctrl-C again" in shown
-    before = rows(tmp_path / "run")
+    before = rows(job.place)
     assert f"after step {before[-1]['step']}, with a checkpoint; the same command" in said
     assert len(said.splitlines()) == 1
-    wait_for_end(process.pid)
 
     last = before[-1]["step"] + 2
-    result = atom("train", *small, *settings, f"training.steps={last}", cwd=tmp_path)
+    result = atom("train", *small, *FSDP, "run.dir=run", f"training.steps={last}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"resumed after step {before[-1]['step']}" in result.stdout
-    after = rows(tmp_path / "run")
+    after = rows(job.place)
     assert [row["step"] for row in after] == list(range(1, last + 1))
     assert before == after[: len(before)], "a stop on request loses no step"
 
 
-def test_two_interrupts_end_at_once(
-    start: Callable, wait_for_step: Callable, tmp_path: Path
-) -> None:
-    # A stopped rank keeps the others from ending their step.
-    process = start(*FSDP, "run.dir=run", "training.steps=5000", "checkpoint.interval=3")
-    wait_for_step(tmp_path / "run", 5)
-    os.kill(members(process.pid)[-1], signal.SIGSTOP)
-    os.killpg(process.pid, signal.SIGINT)
+def test_two_interrupts_end_at_once(start: Callable) -> None:
+    job = start("run", *FSDP, "training.steps=5000", "checkpoint.interval=3")
+    job.wait_for_step(5)
+    # A rank that stands still keeps the others from ending their step.
+    os.kill(job.ranks()[1], signal.SIGSTOP)
+    os.killpg(job.process.pid, signal.SIGINT)
     time.sleep(1)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
+    os.killpg(job.process.pid, signal.SIGINT)
+    code, _, said = job.end()
+    assert code == 1
     assert said == "atom: interrupted\n"
-    wait_for_end(process.pid)
-    assert checkpoint.resumable(tmp_path / "run/checkpoint")
+    assert checkpoint.resumable(job.place / "checkpoint")
 
 
 def test_ranks_that_torchrun_started_join_one_run(

@@ -16,6 +16,7 @@ from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError, neares
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
+    "status": ("atom.cli.status", "say how a run is doing"),
     "plugins": ("atom.cli.plugins", "list what is installed, and why something is broken"),
     "new": ("atom.cli.new", "make a plugin package of your own"),
     "completion": ("atom.cli.completion", "print a script that completes commands in a shell"),
@@ -81,9 +82,9 @@ def _run(arguments: list[str]) -> int:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise
         if isinstance(error, OSError) and error.errno in _FULL:
-            if error.filename is None:
-                raise
-            return _say(f"{error.filename}: {error.strerror}", code=1)
+            print(end="", flush=True)  # raises if it is the output that finds no space
+            where = f"{error.filename}: " if error.filename is not None else ""
+            return _say(f"{where}{error.strerror}", code=1)
         traceback.print_exc()
         return _say(f"this is a bug ({type(error).__name__}), in ATOM or in a plugin", code=1)
 

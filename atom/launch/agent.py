@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -78,7 +79,8 @@ class Agent(LocalElasticAgent):
             entrypoint=entrypoint,
             args=arguments,
             rdzv_handler=registry.get_rendezvous_handler(parameters),
-            max_restarts=restarts,
+            # torch counts them, for the names under which ranks find each other; we limit them.
+            max_restarts=sys.maxsize,
             monitor_interval=_MONITOR_SECONDS,
             local_addr="127.0.0.1",
         )
@@ -135,9 +137,8 @@ class Agent(LocalElasticAgent):
             step=step,
             restart=refused is None,
         )
-        # torch starts workers again for as long as some restarts remain.
-        self._remaining_restarts = 1 if refused is None else 0
         if refused is not None:
+            self._remaining_restarts = 0
             self.failure = failure
             if refused:
                 words = f"{failure.words}; not started again: {refused}"

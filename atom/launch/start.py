@@ -23,6 +23,9 @@ from atom.select import select
 if TYPE_CHECKING:
     from atom.titan.preflight import Preflight
 
+_OF_NO_INTEREST = ("run.", "resume.", "resolved.", "plugins.used")
+"""Settings that follow from others, or from where the command was given."""
+
 
 def train(
     run: Run, host: Host, place: Path, choices: dict[str, str], *, verbose: bool = False
@@ -104,12 +107,26 @@ def prepare_folder(
     from atom.titan.preflight import preflight
 
     ready = preflight(run, selection, host, place, vocab_size=tokenizer.vocab_size, joined=ranks)
-    resumed_from = folder.check_continues(place, ready.run)
+    resumption = folder.check_continues(place, ready.run)
     folder.create(place, ready.run, host, tokenizer.files)
     if ready.explanation:
         print(ready.explanation, end="\n\n", flush=True)
-    Screen().header(_header(ready, choices, resumed_from))
+    screen = Screen()
+    screen.header(_header(ready, choices, resumption.step if resumption else None))
+    if resumption is not None:
+        _tell_changes(resumption, screen)
     return ready
+
+
+def _tell_changes(resumption: folder.Resumption, screen: Screen) -> None:
+    """Show the settings that differ from the run that is gone on with."""
+    shown = [c for c in resumption.changes if not c.key.startswith(_OF_NO_INTEREST)]
+    for title, kinds in (
+        ("changed, with an effect on the losses:", ("matters", "refused")),
+        ("changed:", ("harmless",)),
+    ):
+        if of_kind := [change for change in shown if change.kind in kinds]:
+            screen.note("\n".join([title, *(f"  {change}" for change in of_kind), ""]))
 
 
 def _start(place: Path, ready: Preflight, *, verbose: bool) -> None:

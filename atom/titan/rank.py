@@ -25,7 +25,9 @@ from atom.trust import Trust
 def main(folder: str, verbose: bool = False) -> None:
     """Train as a rank that ATOM's own launcher started: it must not outlive the launcher."""
     die_with_parent(signal.SIGKILL)
-    # Here a SIGTERM is the launcher's, which has lost another rank: nothing can be saved then.
+    # Here a SIGTERM is the launcher's, which has lost another rank: nothing can be saved then. The
+    # launcher's own handler, which came along with the fork, would wait for the interpreter.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     train(Path(folder), verbose=verbose, stop_on=(signal.SIGUSR1,))
 
 

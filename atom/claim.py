@@ -1,0 +1,81 @@
+"""One job a run folder: who works on it, told by a lock that ends with its holder.
+
+The lock is the kernel's (``flock``), on ``running.json``. The launcher holds it and the processes
+that it has forked; it is gone when the last of them is, however that ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from atom.errors import UserError
+
+FILE_NAME = "running.json"
+
+_held: dict[Path, int] = {}
+"""Folder -> descriptor of the lock, for as long as this process lives."""
+
+
+def claim(run: Path) -> None:
+    """Take the run folder for this process and those that it forks.
+
+    Raises:
+        UserError: another job has it.
+    """
+    place = run.resolve()
+    if place in _held:
+        return
+    file = os.open(place / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    if not _locked(file):
+        os.close(file)
+        check(run)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"{json.dumps(content)}\n".encode(), 0)
+    _held[place] = file
+
+
+def check(run: Path) -> None:
+    """Raise :class:`UserError` if another job has the run folder."""
+    if run.resolve() in _held or (who := holder(run)) is None:
+        return
+    raise UserError(
+        f"a job is at work in it: process {who.get('pid', '?')} on {who.get('host', '?')}, since "
+        f"{who.get('since', '?')}; valid: another folder, or wait for that job",
+        key="run.dir",
+        value=run,
+    )
+
+
+def holder(run: Path) -> dict[str, Any] | None:
+    """Return ``pid``, ``host`` and ``since`` of the job at work in a run folder; None if there is
+    none."""
+    try:
+        file = os.open(run / FILE_NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        if _locked(file, fcntl.LOCK_SH):
+            return None
+        content = json.loads(os.read(file, 4096) or b"{}")
+        return content if isinstance(content, dict) else {}
+    finally:
+        os.close(file)
+
+
+def _locked(file: int, how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        # A filesystem without locks: nobody can be told apart, and nobody is refused.
+    return True

@@ -1,0 +1,54 @@
+"""``atom status``: how a run is doing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from atom import status
+from atom.cli import Parser
+from atom.words import clock
+
+
+def parser() -> Parser:
+    """Return the parser of the command's arguments."""
+    parser = Parser("atom status", "Say how a run is doing, from its folder.")
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("--json", action="store_true", help="print a JSON object, for programs")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``atom status``; return the exit code, which is 0 whatever the state."""
+    options = parser().parse_args(arguments)
+    found = status.status(options.run)
+    if options.json:
+        print(json.dumps(asdict(found), indent=2))
+        return 0
+    for label, words in lines(found):
+        print(f"{label:<11}{words}")
+    return 0
+
+
+def lines(found: status.Status) -> list[tuple[str, str]]:
+    """Return labels and values, without those that are not known."""
+    by = f", process {found.pid} on {found.host}" if found.pid else ""
+    reason = f": {found.reason}" if found.reason else ""
+    total = f" of {found.steps:,}" if found.steps else ""
+    shown = [("state", f"{found.state}{by}{reason}"), ("step", f"{found.step:,}{total}")]
+    if found.loss is not None:
+        shown.append(("loss", f"{found.loss:.4f}"))
+    if found.step_seconds is not None and found.tokens_per_second is not None:
+        pace = f"{found.step_seconds:.2f} s/step, {found.tokens_per_second:,.0f} tokens/s"
+        shown.append(("pace", pace))
+    if found.left is not None:
+        shown.append(("left", clock(found.left)))
+    lost = f", {found.steps_lost:,} steps done again" if found.steps_lost else ""
+    shown.append(("restarts", f"{found.restarts:,}{lost}"))
+    if found.goodput is not None and found.wall is not None:
+        spent = f"{clock(found.productive)} of {clock(found.wall)} spent on steps that count"
+        shown.append(("goodput", f"{found.goodput:.0%} ({spent})"))
+    saved = "none" if found.checkpoint is None else f"step {found.checkpoint:,}"
+    shown.append(("checkpoint", saved))
+    return shown

@@ -1,0 +1,129 @@
+"""How a run is doing, told from its folder alone."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from atom import checkpoint, claim, events, metrics
+from atom.errors import UserError
+from atom.folder import RUN_FILE
+from atom.run import read
+
+State = Literal["new", "running", "finished", "stopped", "failed", "interrupted"]
+
+_RECENT = 20
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a run; times are in seconds, None where nothing is known.
+
+    Attributes:
+        state: ``running`` while a job holds the folder; ``interrupted`` if the last one ended
+            without a word (killed, or its machine was lost).
+        reason: why it failed or stopped.
+        step: the last one done.
+        steps: where the run ends.
+        restarts: times that ranks were started again after a failure.
+        steps_lost: that were done and had to be done again.
+        productive: time spent on the steps that count.
+        wall: time from the first start until now, or until the last sign of life.
+        goodput: ``productive / wall``.
+        checkpoint: the newest step to go on from.
+        left: time until the last step, at the pace of the last steps.
+    """
+
+    state: State
+    reason: str | None
+    step: int
+    steps: int | None
+    loss: float | None
+    step_seconds: float | None
+    tokens_per_second: float | None
+    restarts: int
+    steps_lost: int
+    productive: float
+    wall: float | None
+    goodput: float | None
+    checkpoint: int | None
+    left: float | None
+    pid: int | None
+    host: str | None
+
+
+def status(run: Path) -> Status:
+    """Return how the run in a folder is doing.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    if not (run / RUN_FILE).is_file():
+        raise UserError(f"{run} holds no run; valid: a folder with a {RUN_FILE}")
+    steps = read(run / RUN_FILE).training.get("steps")
+    happened = events.read(run)
+    rows = metrics.read(run / metrics.FILE_NAME)
+    at_work = claim.holder(run)
+    state, reason = _state(happened, at_work is not None)
+    recent = rows[-_RECENT:]
+    pace = statistics.median(row.step_seconds for row in recent) if recent else None
+    step = rows[-1].step if rows else 0
+    productive = sum(row.step_seconds for row in rows)
+    wall = _wall(run, happened, at_work is not None)
+    saved = checkpoint.resumable(run / checkpoint.FOLDER)
+    return Status(
+        state=state,
+        reason=reason,
+        step=step,
+        steps=steps,
+        loss=rows[-1].loss if rows else None,
+        step_seconds=pace,
+        tokens_per_second=statistics.median(r.tokens_per_second for r in recent)
+        if recent
+        else None,
+        restarts=sum(event["event"] == events.FAILED and event["restart"] for event in happened),
+        steps_lost=_steps_lost(run),
+        productive=productive,
+        wall=wall,
+        goodput=min(productive / wall, 1.0) if wall else None,
+        checkpoint=saved[0] if saved else None,
+        left=pace * (steps - step) if pace and steps and state == "running" else None,
+        pid=at_work.get("pid") if at_work else None,
+        host=at_work.get("host") if at_work else None,
+    )
+
+
+def _state(happened: list[dict], at_work: bool) -> tuple[State, str | None]:
+    if at_work:
+        return "running", None
+    ends: dict[str, State] = {
+        events.FINISHED: "finished",
+        events.STOPPED: "stopped",
+        events.FAILED: "failed",
+    }
+    for event in reversed(happened):
+        if event["event"] in ends:
+            return ends[event["event"]], event.get("reason")
+        if event["event"] == events.STARTED:
+            return "interrupted", None
+    return "new", None
+
+
+def _wall(run: Path, happened: list[dict], at_work: bool) -> float | None:
+    begin = next((e["time"] for e in happened if e["event"] == events.STARTED), None)
+    if begin is None:
+        return None
+    signs = [run / metrics.FILE_NAME, run / events.FILE_NAME, run / events.HEARTBEAT]
+    last = max(sign.stat().st_mtime for sign in signs if sign.exists())
+    return (time.time() if at_work else last) - datetime.fromisoformat(begin).timestamp()
+
+
+def _steps_lost(run: Path) -> int:
+    """Count rows that were rolled back: a process had gone further than the next one's start."""
+    aside = run / metrics.FILE_NAME
+    rolled_back = aside.with_name(f"{aside.stem}.rolled_back{aside.suffix}")
+    return len(metrics.read(rolled_back))

@@ -1,0 +1,148 @@
+"""Faults injected into real runs: what is left is what an undisturbed run leaves, bit by bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atom import checkpoint, events
+
+pytestmark = pytest.mark.slow
+
+STEPS = 40
+RUN = ("parallelism=fsdp", "launch.ranks=2", f"training.steps={STEPS}", "checkpoint.interval=4")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    return train(tmp_path_factory.mktemp("undisturbed") / "run", *RUN)
+
+
+@pytest.fixture
+def same(rows: Callable, undisturbed: list[dict]) -> Callable[[Path], None]:
+    """Each step is there once, with the very losses of the run that nothing happened to."""
+
+    def check(place: Path) -> None:
+        found = rows(place)
+        assert [row["step"] for row in found] == [row["step"] for row in undisturbed]
+        for name in ("loss", "grad_norm", "tokens_seen"):
+            assert [row[name] for row in found] == [row[name] for row in undisturbed], name
+
+    return check
+
+
+def happened(place: Path, event: str) -> list[dict]:
+    return [each for each in events.read(place) if each["event"] == event]
+
+
+def test_five_kills_in_one_run(start: Callable, same: Callable) -> None:
+    chance = random.Random(20261124)
+    job = start("run", *RUN)
+    for kill in range(5):
+        job.wait_for_step(5 + 6 * kill + chance.randrange(4))
+        victim = chance.choice(job.ranks())
+        os.kill(victim, signal.SIGKILL)
+        job.wait_for(lambda kill=kill: len(happened(job.place, events.FAILED)) > kill)
+    code, shown, said = job.end()
+    assert code == 0, said
+    assert shown.count("killed by SIGKILL (out of memory?); starting the ranks again") == 5
+    assert all(each["restart"] for each in happened(job.place, events.FAILED))
+    same(job.place)
+
+
+def test_launcher_is_killed(start: Callable, same: Callable) -> None:
+    job = start("run", *RUN)
+    job.wait_for_step(10)
+    os.kill(job.process.pid, signal.SIGKILL)
+    job.end()  # nothing outlives it
+    again = start("run", *RUN)
+    code, _, said = again.end()
+    assert code == 0, said
+    assert happened(job.place, events.RESUMED)
+    same(job.place)
+
+
+def test_rank_that_hangs(start: Callable, same: Callable) -> None:
+    job = start("run", *RUN, "launch.hang_seconds=6")
+    job.wait_for_step(10)
+    os.kill(job.ranks()[1], signal.SIGSTOP)
+    code, _, said = job.end()
+    assert code == 0, said
+    (failed,) = happened(job.place, events.FAILED)
+    assert failed["reason"].startswith("no step in 6 s: ranks hang")
+    stacks = (job.place / "logs/rank_0.txt").read_text()
+    assert re.search(r'File ".*torchtitan/trainer.py", line \d+ in train', stacks)
+    same(job.place)
+
+
+def test_term_and_kill_at_once(start: Callable, same: Callable) -> None:
+    job = start("run", *RUN)
+    job.wait_for_step(6)
+    os.kill(job.ranks()[0], signal.SIGKILL)
+    os.kill(job.process.pid, signal.SIGTERM)
+    code, _, said = job.end()
+    assert code in (1, 75), said
+    code, _, said = start("run", *RUN).end()
+    assert code == 0, said
+    same(job.place)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "bit flip", "missing", "no manifest"])
+def test_newest_checkpoint_is_damaged(damage: str, start: Callable, same: Callable) -> None:
+    job = start("run", *RUN[:-2], "training.steps=12", RUN[-1])
+    assert job.end()[0] == 0
+    newest = job.place / "checkpoint/step-12"
+    data = newest / "__1_0.distcp"
+    if damage == "truncated":
+        os.truncate(data, 1000)
+    elif damage == "bit flip":
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    elif damage == "missing":
+        data.unlink()
+    else:
+        (newest / checkpoint.MANIFEST).unlink()
+    code, shown, said = start("run", *RUN).end()
+    assert code == 0, said
+    (event,) = happened(job.place, events.CHECKPOINT_DAMAGED)
+    assert event["step"] == 12
+    assert (job.place / "checkpoint" / event["place"]).is_dir()
+    assert f"checkpoint of step 12 is damaged ({event['reason']})" in shown
+    assert happened(job.place, events.RESUMED)[-1]["step"] == 8
+    same(job.place)
+
+
+def test_files_cannot_grow(start: Callable, same: Callable) -> None:
+    """As on a full disk or over a quota: saving fails, training goes on, the end says so."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
+
+    job = start("run", *RUN, preexec_fn=limit)
+    code, shown, said = job.end()
+    assert code == 1
+    assert "could not be written" in said
+    assert len(said.splitlines()) == 1
+    assert "checkpoint of step 4 could not be written" in shown
+    assert not checkpoint.steps(job.place / "checkpoint")
+    assert not list((job.place / "checkpoint").glob(".step-*"))
+    same(job.place)
+
+
+def test_two_jobs_on_one_folder(start: Callable, atom: Callable, tmp_path: Path) -> None:
+    job = start("run", *RUN[:-2], "training.steps=5000", RUN[-1])
+    job.wait_for_step(2)
+    result = atom("train", "run.dir=run", "device=cpu", cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"a job is at work in it: process {job.process.pid} on " in result.stderr
+    os.kill(job.process.pid, signal.SIGTERM)
+    assert job.end()[0] == 75
