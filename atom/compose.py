@@ -39,11 +39,12 @@ CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 """ATOM's own groups: inside the package in a wheel, beside it in a checkout."""
 
 # What Hydra's own code raises at a file that it does not expect.
-_MISTAKES = (ValueError, TypeError, AttributeError, AssertionError, OSError, RecursionError)
+_MISTAKES = (ValueError, AssertionError, RecursionError)
 
 # Python's own limit on the digits of a whole number.
 _TOO_LONG = re.compile(rf"\d{{{sys.get_int_max_str_digits() + 1},}}")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?==)")
+_RERUN = "--experimental-rerun"
 
 
 def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -> None:
@@ -52,8 +53,9 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
     Raises:
         UserError: what was asked for cannot be composed, or ``task`` refuses it.
     """
-    if any(argument.startswith("--experimental-rerun") for argument in arguments):
-        raise UserError("--experimental-rerun runs what a pickle holds, and ATOM reads none")
+    # Hydra's parser takes any beginning of an option's name for it.
+    if any(a.startswith("--e") and _RERUN.startswith(a.partition("=")[0]) for a in arguments):
+        raise UserError(f"{_RERUN} runs what a pickle holds, and ATOM reads none")
     groups = Groups(host.plugins)
     for warning in host.warnings:
         print(f"atom: {warning}", file=sys.stderr)
@@ -310,6 +312,8 @@ def _missing(error: MissingConfigException, host: Host) -> UserError:
 def _mistake(error: Exception, arguments: list[str]) -> UserError:
     if isinstance(error, RecursionError):
         return UserError("the defaults lists of the configuration files go round in a circle")
+    if isinstance(error, AssertionError):
+        return UserError("a defaults list of the configuration files holds what Hydra cannot read")
     for argument in arguments:
         if isinstance(error, ValueError) and _TOO_LONG.search(argument):
             key = argument.partition("=")[0]
@@ -319,4 +323,7 @@ def _mistake(error: Exception, arguments: list[str]) -> UserError:
 
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+    words = (lines[0] if lines else type(error).__name__).rstrip(".")
+    if words.endswith(":") and isinstance(error.__cause__, Exception):
+        words = f"{words} {_one_line(error.__cause__)}"
+    return words

@@ -51,7 +51,7 @@ RESOLVERS = (
 )
 """What any file may use. None of them sees anything but the run, Hydra's state and the clock."""
 
-BUDGET = 20_000
+BUDGET = 5_000
 """What all interpolations may come to: evaluations, values, and hundreds of characters."""
 
 _ENV = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([A-Za-z_]\w*)")

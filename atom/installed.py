@@ -71,7 +71,11 @@ def recorded(package: str) -> Iterator[tuple[str, Path, bool]]:
         A file's path relative to the import path, where it is, and whether a hash of it came with
         the distribution. Scripts, which are outside of the import path, are left out.
     """
-    for file in metadata.distribution(package).files or ():
+    try:
+        files = metadata.distribution(package).files or ()
+    except (metadata.PackageNotFoundError, ValueError):  # a name that metadata does not give
+        return
+    for file in files:
         if ".." not in file.parts and not file.is_absolute():
             yield file.as_posix(), Path(str(file.locate())), file.hash is not None
 

@@ -248,8 +248,7 @@ HOOKS: dict[str, type[Declaration]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Deprecation:
-    """A part of this interface that goes: the release of ATOM that said so first, the interface
-    version without it, and what to use instead."""
+    """Since which release of ATOM, until which interface version, and what to use instead."""
 
     since: str
     until: int

@@ -128,7 +128,10 @@ def unreadable(origin: str, error: Exception) -> UserError:
     """Return the sentence about a file that a parser has given up on."""
     mark = getattr(error, "problem_mark", None)
     where = f", line {mark.line + 1}" if mark is not None else ""
-    words = getattr(error, "problem", None) or " ".join(str(error).split())
+    # Below the first line, OmegaConf goes on about its own objects.
+    words = getattr(error, "problem", None) or str(error).strip().partition("\n")[0]
     if "integer string conversion" in words:  # Python's words, which go on about Python
         words = "a number has too many digits"
-    return UserError(f"{origin}{where} is no YAML that can be read: {words}")
+    full_key = getattr(error, "full_key", None)
+    key = f", {full_key}" if full_key else ""
+    return UserError(f"{origin}{where}{key} is no YAML that can be read: {words}")

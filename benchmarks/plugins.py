@@ -30,6 +30,9 @@ from pathlib import Path
 TARGET = 2.0
 """Milliseconds that a plugin may add to the start of a command."""
 
+ENOUGH = 100
+"""Fewer plugins than that cost less than two runs of the same command differ by."""
+
 COMPOSE = """
 import sys
 from atom import compose
@@ -138,11 +141,11 @@ def commands(count: int) -> dict[str, tuple[list[str], dict[str, str]]]:
     choices = ["architecture=llama3_tiny", "tokenizer=bytes"]
     if count:
         choices = [f"architecture=bench_{count // 2:04}", f"dataset=bench_{count - 1:04}"]
-    line = "atom plugins --"
+    line = "atom train architecture="
     completion = {"COMP_LINE": line, "COMP_POINT": str(len(line))}
     return {
         "atom plugins": ([*atom, "plugins"], {}),
-        "completion": ([*atom, "completion", "query"], completion),
+        "atom completion": ([*atom, "completion", "query"], completion),
         "composing a run": ([sys.executable, "-c", COMPOSE, *choices, "parallelism=single"], {}),
     }
 
@@ -168,6 +171,7 @@ def measure(count: int, repeat: int) -> dict[str, Cost]:
         install(Path(scratch), count)
         for name, (command, extra) in commands(count).items():
             environment = os.environ | {"PYTHONPATH": scratch} | extra
+            environment.pop("PYTHONDONTWRITEBYTECODE", None)
             costs = [cost(command, environment) for _ in range(repeat + 1)][1:]
             columns = zip(*map(astuple, costs), strict=True)
             medians[name] = Cost(*map(statistics.median, columns))
@@ -185,7 +189,7 @@ def table(measured: dict[int, dict[str, Cost]]) -> str:
         for count, costs in measured.items():
             cost, first = costs[name], measured[base][name]
             each = memory = "-"
-            if count > base:
+            if count - base >= ENOUGH:
                 each = f"{(cost.cpu - first.cpu) / (count - base) * 1000:.2f}"
                 memory = f"{(cost.memory - first.memory) / (count - base) * 1024:.0f}"
             lines.append(

@@ -16,10 +16,10 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "config_reference",
-    "command_reference",
-    "conformance_reference",
-    "signature_reference",
+    "atom_docs.command_reference",
+    "atom_docs.config_reference",
+    "atom_docs.conformance_reference",
+    "atom_docs.signature_reference",
 ]
 # An example is a package, with files of its own; its README is a page.
 exclude_patterns = ["_ext", "examples/*/[!R]*"]

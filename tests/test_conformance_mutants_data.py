@@ -514,7 +514,7 @@ MUTANTS = [
         SHUFFLED,
         SHUFFLED.replace("[start:]", "[start + (start > 0) :]"),
         "test_a_run_goes_on_where_it_stopped",
-        "of a run that was stopped",
+        "in a run that was stopped",
     ),
     dataset(
         "starts_again",

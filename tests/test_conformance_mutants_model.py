@@ -182,8 +182,7 @@ def test_twins_pass(twin: str, results: dict[tuple[str, str], str]) -> None:
         test: result for (owner, test), result in results.items() if owner == class_name(twin)
     }
     assert "passed" in outcomes.values()
-    failed = {test: words for test, words in outcomes.items() if words not in ("passed", "skipped")}
-    assert not failed
+    assert {*outcomes.values()} <= {"passed", "skipped"}
 
 
 def test_every_mutant_has_its_tests_twin(results: dict[tuple[str, str], str]) -> None:

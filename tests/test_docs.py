@@ -1,32 +1,31 @@
-"""The documentation: its links resolve, its commands compose, its keys exist, its tutorial works.
+"""The documentation: its links resolve, its commands compose, the keys that it names exist.
 
-Two kinds of code blocks are told apart. ``sh`` holds commands: every ``atom …`` line must compose.
-``console`` holds a transcript, commands after ``$`` and what they print: it is run, in order, in an
-environment of its own, and compared; ``…`` stands for anything. A block with a ``:caption:`` is a
-file, which is there when the page's commands run.
+The kinds of code blocks are explained in :mod:`atom_docs.pages`.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import os
 import re
 import shlex
-import subprocess
-import sys
-import sysconfig
-import venv
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from atom_docs import config_reference
+from atom_docs.pages import (
+    DOCS,
+    PAGES,
+    ROOT,
+    anchors,
+    blocks,
+    commands,
+    inline,
+    name_of,
+    write_files,
+)
 
 from atom import compose, plugin
 from atom.cli import COMMANDS
@@ -36,110 +35,12 @@ from atom.run import Run
 from atom.select import select
 from atom.trust import Trust
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 EXAMPLE = DOCS / "examples" / "atom-gated-linear-attention"
-PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("plugins/*/README.md"), *ROOT.glob("[RC]*.md")])
 
-_DIRECTIVE = re.compile(r"\{(?P<name>[\w-]+)\}\s*(?P<argument>.*)")
 _KEY = re.compile(r"[a-z_]+(\.[a-z_]+)+(=\S+)?")
 _FILE_SUFFIXES = ("jsonl", "yaml", "md", "py", "toml", "json")
 
-
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
 every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of code. ``file`` is the caption of one that is a file."""
-
-    line: int
-    language: str
-    text: str
-    file: str | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """A command of a transcript, and what it prints."""
-
-    command: str
-    output: str
-
-    @property
-    def is_mistake(self) -> bool:
-        return self.output.startswith("atom: ")
-
-
-# ---------------------------------------------------------------------------- reading pages
-
-
-def tokens(page: Path) -> list[Token]:
-    return MarkdownIt("commonmark").enable("table").parse(page.read_text())
-
-
-def blocks(page: Path) -> list[Block]:
-    return [_block(token) for token in tokens(page) if token.type == "fence"]
-
-
-def _block(token: Token) -> Block:
-    assert token.map is not None
-    directive = _DIRECTIVE.fullmatch(token.info.strip())
-    if directive is None:
-        return Block(token.map[0] + 1, token.info.strip(), token.content)
-    text, options = token.content, {}
-    while match := re.match(r":([\w-]+):[ ]*(.*)\n", text):
-        options[match[1]] = match[2]
-        text = text[match.end() :]
-    language = directive["argument"] if directive["name"] == "code-block" else token.info
-    return Block(token.map[0] + 1, language, text.lstrip("\n"), options.get("caption"))
-
-
-def inline(page: Path) -> Iterator[Token]:
-    for token in tokens(page):
-        yield from token.children or ()
-
-
-def commands(page: Path) -> list[str]:
-    """Return the ``atom …`` commands of a page that are not part of a transcript to be run."""
-    found = []
-    for block in blocks(page):
-        if block.language in ("sh", "bash"):
-            for line in block.text.replace("\\\n", " ").splitlines():
-                found += atom_commands(line)
-    return found
-
-
-def atom_commands(line: str) -> list[str]:
-    """Return the ``atom …`` commands of a line of shell, also those that torchrun starts."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
-    lexer.whitespace_split = True
-    ended: list[list[str]] = [[]]
-    for word in lexer:
-        if set(word) <= set(";&|"):
-            ended.append([])
-        else:
-            ended[-1].append(word)
-    return [
-        shlex.join(words[words.index("atom") :])
-        for words in ended
-        if "atom" in words and words[0] != "cd"
-    ]
-
-
-def transcript(page: Path) -> list[Step]:
-    """Return the steps of a page's transcripts."""
-    found = []
-    for block in blocks(page):
-        if block.language == "console" or block.text.startswith("$ "):
-            for part in re.split(r"^\$ ", block.text.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
-                command, _, output = part.partition("\n")
-                found.append(Step(command, output.strip()))
-    return found
 
 
 # ---------------------------------------------------------------------------- what is said exists
@@ -158,17 +59,6 @@ def test_relative_links_resolve(page: Path) -> None:
         if not known:
             broken.append(href)
     assert not broken
-
-
-def anchors(page: Path) -> set[str]:
-    """Return the anchors that GitHub and MyST give to headings."""
-    found = set()
-    parsed = tokens(page)
-    for heading, content in pairwise(parsed):
-        if heading.type == "heading_open":
-            words = re.sub(r"[^\w\s-]", "", content.content.lower())
-            found.add(re.sub(r"\s", "-", words.strip()))
-    return found
 
 
 @every_page
@@ -209,15 +99,15 @@ def test_config_keys_exist(page: Path, keys: set[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def keys(reference: Any) -> set[str]:
+def keys() -> set[str]:
     """Every key of a run, with the parameters of all components that are installed here."""
     found: set[str] = set()
-    for section, schemas in reference.torchtitan_schemas().items():
+    for section, schemas in config_reference.torchtitan_schemas().items():
         for schema in schemas.values():
             fields = dataclasses.fields(schema) if schema is not None else ()
             found |= {f"{section}.{field.name}" for field in fields}
     for name, field in Run.model_fields.items():
-        model = reference._model(field.annotation)
+        model = config_reference.model_in(field.annotation)
         found |= {f"{name}.{key}" for key in model.model_fields} if model is not None else set()
     for component in Host.load(Trust()).components:
         if component.kind == "kernel":
@@ -226,16 +116,6 @@ def keys(reference: Any) -> set[str]:
             model = resolve(component.declaration.config, component)
             found |= {f"{component.kind}.{key}" for key in model.model_fields}
     return found | {"activation_checkpoint.mode", "kernels.default"}
-
-
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    """The module that makes the reference of configurations."""
-    sys.path.insert(0, str(DOCS / "_ext"))
-    try:
-        return import_module("config_reference")
-    finally:
-        sys.path.remove(str(DOCS / "_ext"))
 
 
 def test_the_whole_interface_is_in_the_reference() -> None:
@@ -295,15 +175,6 @@ def test_list_names_every_plugin_of_ours() -> None:
 # ---------------------------------------------------------------------------- commands
 
 
-def write_files(page: Path, folder: Path) -> None:
-    """Write the files of a page into ``folder``."""
-    for block in blocks(page):
-        if block.file is not None:
-            place = folder / block.file
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(block.text)
-
-
 def check_command(command: str) -> None:
     """Assert that an ``atom`` command is one: it parses, and a run composes."""
     _, name, *arguments = shlex.split(command)
@@ -350,87 +221,3 @@ def check_sections(run: Run) -> None:
     sections.activation_checkpoint(run.activation_checkpoint)
     for name, schema in sections.SCHEMA.items():
         sections.build(schema, getattr(run, name), name)
-
-
-# ---------------------------------------------------------------------------- as a reader would
-
-Shell = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Shell:
-    """A shell in an environment with ATOM, its plugins and pip, where packages can be installed."""
-    place = tmp_path_factory.mktemp("environment")
-    venv.create(place, with_pip=True)
-    site = next(place.glob("lib/python*/site-packages"))
-    # With what is installed editable here.
-    lent = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
-    (site / "lent.pth").write_text(lent)
-    python = place / "bin" / "python"
-    for name, module, function in (("atom", "atom.cli", "main"), ("pytest", "pytest", "main")):
-        script = place / "bin" / name
-        script.write_text(
-            f"#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
-        )
-        script.chmod(0o755)
-    kept = {k: v for k, v in environment.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-
-    def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["bash", "-c", command],
-            cwd=cwd,
-            env=kept | {"PATH": f"{place / 'bin'}:{kept['PATH']}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-
-    return run
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if transcript(page)], ids=name_of)
-def test_transcripts_are_true(page: Path, shell: Shell, tmp_path: Path) -> None:
-    write_files(page, tmp_path)
-    for step in transcript(page):
-        result = shell(step.command, tmp_path)
-        assert result.returncode == (2 if step.is_mistake else 0), result.stdout
-        if step.output:
-            assert matches(result.stdout, step.output), f"$ {step.command}\n{result.stdout}"
-
-
-def matches(printed: str, expected: str) -> bool:
-    """Return whether a command printed what is expected, but for white space and ``…``."""
-    words = [re.escape(word).replace("…", ".*") for word in expected.split()]
-    pattern = r"\s*" + r"\s+".join(words) + r"\s*"
-    # Nothing, too, may stand for what is left out between two words.
-    pattern = pattern.replace(r"\s+.*\s+", r"\s+(.*\s+)?")
-    return re.fullmatch(pattern, printed, re.DOTALL) is not None
-
-
-@pytest.mark.slow
-def test_example_conforms(shell: Shell, tmp_path: Path) -> None:
-    """A plugin written from this documentation passes the suite of its kind."""
-    installed = shell(f"pip install -q -e {shlex.quote(str(EXAMPLE))}", tmp_path)
-    assert installed.returncode == 0, installed.stdout
-    result = shell(f"pytest -q -rs {shlex.quote(str(EXAMPLE))}", tmp_path)
-    assert result.returncode == 0, result.stdout
-
-
-@pytest.mark.slow
-def test_builds_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-b", "html"]
-    built = tmp_path / "built"
-    result = subprocess.run(
-        [*command, "-d", str(tmp_path / "trees"), str(DOCS), str(built)],
-        env=os.environ | {"NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    said = (built / "reference" / "config.html").read_text()
-    for key in ("training.global_batch_size", "optimizer.lr", "architecture.n_layers"):
-        assert key in said
-    assert "atom_architectures" in (built / "reference" / "plugin.html").read_text()

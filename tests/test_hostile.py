@@ -11,6 +11,7 @@ import yaml
 
 from atom import yaml_data
 from atom.errors import UserError
+from atom.run import COMPONENTS, read
 
 SECRET = "swordfish"
 
@@ -248,6 +249,7 @@ def test_an_option_is_a_name(victim: Victim, tmp_path: Path, option: str) -> Non
     assert f"architecture={option} (command line)" in said or "leads out" in said
 
 
+@pytest.mark.slow
 def test_a_kernel_is_a_name(victim: Victim) -> None:
     """Its name is looked up among those declared when the run is composed, never imported."""
     victim.write("experiment/x.yaml", "# @package _global_\nkernels: {attention: /lib/evil.so}\n")
@@ -273,28 +275,36 @@ def test_resolve_and_print(victim: Victim) -> None:
     assert "may not read the environment" in victim.said(*folder, "--cfg", "job", "--resolve")
 
 
-def test_a_run_yaml(victim: Victim, tmp_path: Path) -> None:
-    """The folder of a stranger's run, to go on with: its run.yaml is data."""
-    place = tmp_path / "run"
-    (place / "checkpoint/step-1").mkdir(parents=True)
-    (place / "checkpoint/step-1/.metadata").touch()
-    small = ("tokenizer=bytes", "device=cpu", f"run.dir={place}")
+def test_a_run_yaml(victim: Victim) -> None:
+    """It is read without Hydra, by the launcher and by every rank."""
     hostile = {
         "debug: !!python/object/apply:os.system ['touch {mark}']": "the tag",
         f"debug: {TOUCH}": "debug._target_",
-        "debug: &a [*a]": "*a",
+        "debug: &a [*a]": "stands for nothing",
         "- x": "no sections",
         "a: [": "is no YAML",
     }
-    from atom.run import read
-
     for text, words in hostile.items():
-        (place / "run.yaml").write_text(text.replace("{mark}", str(victim.mark)))
-        with pytest.raises(UserError, match=words.replace("*", r"\*")):
-            read(place / "run.yaml")
+        victim.write("run.yaml", text)
+        with pytest.raises(UserError, match=words):
+            read(victim.folder / "run.yaml")
         assert not victim.mark.exists()
-    (place / "run.yaml").write_text("debug: !!python/object/apply:os.system ['x']")
-    assert "the tag" in victim.said(*small)
+    victim.write("run.yaml", "architecture: {name: '${oc.env:SECRET}'}\ndebug: {a: b}\n")
+    with pytest.raises(UserError, match="tokenizer"):
+        read(victim.folder / "run.yaml")
+    sections = {kind: {"name": "${oc.env:SECRET}"} for kind in COMPONENTS}
+    victim.write("run.yaml", yaml.safe_dump(sections))
+    assert read(victim.folder / "run.yaml").dataset.name == "${oc.env:SECRET}", "it is text"
+
+
+@pytest.mark.slow
+def test_a_run_to_go_on_with(victim: Victim, tmp_path: Path) -> None:
+    """A stranger's run folder, given as ``run.dir``."""
+    place = tmp_path / "run"
+    (place / "checkpoint/step-1").mkdir(parents=True)
+    (place / "checkpoint/step-1/.metadata").touch()
+    (place / "run.yaml").write_text(f"debug: !!python/object/apply:os.mkdir ['{victim.mark}']")
+    assert "the tag" in victim.said("tokenizer=bytes", "device=cpu", f"run.dir={place}")
 
 
 def test_what_a_configuration_may_do(atom: Callable, tmp_path: Path) -> None:

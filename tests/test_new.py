@@ -301,7 +301,8 @@ def test_our_packages_are_what_the_template_makes(plugin: Path, tmp_path: Path) 
     tests = (plugin / "tests/test_conformance.py").read_text()
     assert "from atom.testing import conformance" in tests
     for component in components:
-        assert f'conformance("{component.kind}:{component.name}"' in tests, component.name
+        line = rf'^Test\w+ = conformance\(\s*"{component.kind}:{component.name}"'
+        assert re.search(line, tests, re.MULTILINE), f"{component.name} has no conformance line"
     declaring = (plugin / package / "__init__.py").read_text()
     assert f"ATOM_INTERFACE = {INTERFACE}" in declaring
     readme, template = ((folder / "README.md").read_text() for folder in (plugin, made))

@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: what follows ``atom`` on the command line; None for this process's own.
 
     Returns:
-        The exit code: 0, 1 after a failed run, an interrupt or a bug, 2 after a user's mistake.
+        The exit code: 0, 1 after a failed run, an interrupt or a bug, 2 after a user's mistake, 75
+        (``EX_STOPPED``) after a run that stopped on request.
     """
     arguments = sys.argv[1:] if argv is None else argv
     _replace_closed_streams()

@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from atom.cli import Parser
@@ -132,11 +133,11 @@ def table(rows: list[Row], columns: int | None) -> str:
         rows: at least one.
         columns: the width to fit, by wrapping the last column; None for a line a row.
     """
-    cells = [_HEADER] + [
-        (row.kind or "-", row.name, row.package, row.version, row.status)  # noqa: RUF005
-        + (row.reason or row.summary or "",)
-        for row in rows
-    ]
+    cells = [_HEADER]
+    for row in rows:
+        text = row.reason or row.summary or ""
+        cells.append((row.kind or "-", row.name, row.package, row.version, row.status, text))
+    wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
     indent = sum(widths) + 2 * len(widths)
     if columns is not None and columns - indent < _NARROWEST:
@@ -147,7 +148,8 @@ def table(rows: list[Row], columns: int | None) -> str:
         if columns is None:
             lines.append(f"{start}  {text}")
             continue
-        wrapped = textwrap.wrap(text, max(columns - indent, 1)) or [""]
+        # Words stay whole: some are to be copied, as in `pip install …`.
+        wrapped = wrap(text, max(columns - indent, 1)) or [""]
         if indent == 4:
             lines.append(start.rstrip())
         else:

@@ -59,7 +59,8 @@ def _main(address: str) -> list[str]:
     from atom.titan import device
 
     device.use("cpu")
-    component = Host.load().find("kernel", address)
+    host = Host.load()
+    component = host.find("kernel", address)
     kernel = component.declaration
     assert isinstance(kernel, Kernel)
     operation = contract(kernel)
@@ -67,7 +68,7 @@ def _main(address: str) -> list[str]:
     tolerance = {"float32": 1e-4} | dict(kernel.tolerance)
     return compare(
         Implementation(operation, component),
-        reference_of(component, operation),
+        reference_of(component, operation, host),
         iter(CASES),
         tolerance,
         "cpu",

@@ -217,7 +217,7 @@ def gradcheck(reference: Implementation, device: str) -> None:
         return operation.call(module, dict(zip(names, values, strict=True)), node, sizes)
 
     leaves = [tensor.detach().requires_grad_() for tensor in inputs.values()]
-    torch.autograd.gradcheck(compute, leaves)
+    torch.autograd.gradcheck(compute, leaves, fast_mode=True)
 
 
 # ---------------------------------------------------------------------------- computing
@@ -310,7 +310,7 @@ def _error(found: torch.Tensor | None, expected: torch.Tensor) -> float:
     return ((found.to(expected.dtype) - expected).abs().max() / scale).item()
 
 
-def reference_of(component: Component, operation: Operation) -> Implementation | None:
+def reference_of(component: Component, operation: Operation, host: Host) -> Implementation | None:
     """Return the kernel named ``reference`` of a kernel's operation; None for that one itself.
 
     Without such a kernel installed, it is torchtitan's own node.
@@ -319,7 +319,7 @@ def reference_of(component: Component, operation: Operation) -> Implementation |
     assert isinstance(kernel, Kernel)
     if kernel.name == REFERENCE:
         return None
-    offered = {found.declaration.name: found for found in Host.load().kernels(kernel.operation)}
+    offered = {found.declaration.name: found for found in host.kernels(kernel.operation)}
     return Implementation(operation, offered.get(REFERENCE))
 
 
@@ -328,7 +328,7 @@ def contract(kernel: Kernel) -> Operation | None:
     return OPERATIONS.get(kernel.operation)
 
 
-def milliseconds(compute: Callable[[], object], device: str, *, repeats: int = 5) -> float:
+def milliseconds(compute: Callable[[], object], device: str, *, repeats: int = 3) -> float:
     """Return the median time of ``compute``."""
     import statistics
     import time

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atom.errors import UserError
 from atom.host import Host
 from atom.run import parse
 from atom.select import select
@@ -53,6 +56,8 @@ class Subject:
         self._run = ready.run
         self.parts = model_parts(self._selection, partners.VOCAB_SIZE, runs.SEQ_LEN)
         self.tied = bool(getattr(self.parts.model, "enable_weight_tying", False))
+        if self.device == "cpu":
+            _check_attention(self.config())
 
     def config(self) -> Any:
         """Return the model's config as the trainer has it: sharding set, kernels in place."""
@@ -101,6 +106,31 @@ class Subject:
         generator = torch.Generator().manual_seed(seed)
         ids_BL = torch.randint(partners.VOCAB_SIZE, (sequences, length), generator=generator)
         return ids_BL.to(self.device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one core."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_attention(config: Any) -> None:
+    from torchtitan.models.common.attention import FlexAttention
+
+    if any(
+        type(node) is FlexAttention.Config for _, node, *_ in config.traverse(FlexAttention.Config)
+    ):
+        raise UserError(
+            "flex attention has no backward pass on a CPU, and no installed package has a kernel "
+            "of attention that runs there; install one that has"
+        )
 
 
 _subjects: dict[str, Subject] = {}

@@ -108,7 +108,8 @@ class Ranks:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log().open("w"),
-            env=kept | {"ATOM_CACHE": str(self._folder / "cache")},
+            # One thread a rank: the models are so small that threads only wait for each other.
+            env=kept | {"ATOM_CACHE": str(self._folder / "cache"), "OMP_NUM_THREADS": "1"},
             text=True,
         )
 

@@ -80,11 +80,10 @@ def train(run: Sections, *, after: Sections | None = None) -> list[StepMetrics]:
 def assert_same(
     rows: Sequence[StepMetrics], reference: Sequence[StepMetrics], *, tolerance: float = TOLERANCE
 ) -> None:
-    """Assert that two runs are the same training: losses, gradient norms, and tokens."""
+    """Assert that two runs are the same training: the same losses and gradient norms."""
     assert [row.step for row in rows] == [row.step for row in reference]
     losses, expected = [row.loss for row in rows], [row.loss for row in reference]
     assert losses == pytest.approx(expected, abs=tolerance), "another loss than on one rank"
     norms, expected = [row.grad_norm for row in rows], [row.grad_norm for row in reference]
     assert norms == pytest.approx(expected, rel=1e-3), "another gradient than on one rank"
-    assert [row.tokens_seen for row in rows] == [row.tokens_seen for row in reference]
     assert rows[-1].loss != rows[0].loss, "the weights do not change"

@@ -27,6 +27,9 @@ from atom.errors import UserError
 SPLIT_BACKWARD = (ScheduleInterleavedZeroBubble, ScheduleZBVZeroBubble, ScheduleDualPipeV)
 """Schedules that compute the gradients of inputs and of weights at different times."""
 
+_GROUPED = 8
+"""torch's grouped matrix product takes rows of a multiple of 16 bytes; 8 numbers of bfloat16."""
+
 POSITIVE = ("steps", "seq_len", "local_batch_size", "gc_freq")
 
 
@@ -186,6 +189,13 @@ def _check_experts(parallelism: ParallelismConfig, model: Any) -> None:
                 key="parallelism.tensor_parallel_degree",
                 value=tensor,
             )
+        local = width if expert > 1 else width // tensor
+        for what, size in (("the model's width", model.dim), ("the experts' width a rank", local)):
+            if size % _GROUPED:
+                raise UserError(
+                    f"{what} is {size} and must be a multiple of {_GROUPED}, for torch's grouped "
+                    "matrix product"
+                )
 
 
 def _check_sequence(training: TrainingConfig, parallelism: ParallelismConfig) -> None:

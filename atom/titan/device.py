@@ -1,6 +1,6 @@
 """The device torchtitan trains on; with the CPU among the choices.
 
-torchtitan 0.3.0 knows accelerators only. Seven things keep it from training on a CPU over gloo;
+torchtitan 0.3.0 knows accelerators only. Eight things keep it from training on a CPU over gloo;
 each is mended in one place, by the function named here:
 
 1. its device globals are CUDA's when there is no accelerator      -> :func:`use`
@@ -12,7 +12,8 @@ each is mended in one place, by the function named here:
    it has not                                                      -> :func:`mend_fsdp`
 6. flex attention has no backward pass on a CPU                    -> a kernel plugin's business
 7. expert parallelism sends tokens by the list form of all-to-all,
-   of which gloo's refuses the uneven sizes that routing makes     -> :class:`_GlooCollectives`
+   of which gloo's refuses the uneven sizes that routing makes     -> :mod:`atom.titan.moe`
+8. experts compute in bfloat16, whatever the run's precision       -> :mod:`atom.titan.moe`
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def describe(kind: str) -> DeviceDescription:
         return replace(named("cpu"), memory=total // cores())
     properties = torch.cuda.get_device_properties()
     hopper = "h200" if properties.total_memory > 100 * 2**30 else "h100"
-    like = {9: hopper, 10: "b200"}.get(properties.major, "b200" if properties.major > 10 else "a100")
+    like = {9: hopper, 10: "b200"}.get(
+        properties.major, "b200" if properties.major > 10 else "a100"
+    )
     return replace(
         named(like),
         name=properties.name,
@@ -131,47 +134,21 @@ class _CpuModule(types.ModuleType):
         """There is no cache to empty."""
 
 
-class _GlooCollectives(types.ModuleType):
-    """``torch.distributed`` for ``spmd_types``, with an all-to-all of lists of uneven tensors."""
-
-    def __getattr__(self, name: str) -> Any:
-        import torch
-
-        return getattr(torch.distributed, name)
-
-    def all_to_all(
-        self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], group: Any = None
-    ) -> None:
-        """Send ``inputs[r]`` to rank r and fill ``outputs[r]`` from it.
-
-        gloo's form for one tensor takes uneven sizes, so the lists travel as one flat tensor.
-        """
-        import torch
-
-        sent = torch.cat([tensor.flatten() for tensor in inputs])
-        sizes = [tensor.numel() for tensor in outputs]
-        received = sent.new_empty(sum(sizes))
-        torch.distributed.all_to_all_single(
-            received, sent, sizes, [tensor.numel() for tensor in inputs], group=group
-        )
-        for output, part in zip(outputs, received.split(sizes), strict=True):
-            output.copy_(part.view_as(output))
-
-
 def _use_cpu(utils: Any) -> None:
     utils.device_type = "cpu"
     utils.device_module = _CpuModule("atom.titan.device.cpu")
     # An infinite peak makes torchtitan's MFU zero; ATOM leaves out an MFU of an unknown peak.
     utils.get_peak_flops = lambda _device_name: math.inf
 
-    import spmd_types
     from torch.distributed.tensor.experimental._context_parallel import (
         _attention as context_parallel,
     )
     from torch.nn.attention.flex_attention import create_block_mask
     from torchtitan.models.common import attention
 
-    spmd_types.set_dist(_GlooCollectives("atom.titan.device.gloo"))
+    from atom.titan import moe
+
+    moe.mend()
     attention._compiled_create_block_mask = create_block_mask
     context_parallel._compiled_create_block_mask = create_block_mask  # type: ignore[assignment]
 

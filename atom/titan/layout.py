@@ -44,7 +44,11 @@ def resolve(
     known = math.prod(degree for degree in degrees.values() if degree != -1)
     wanted = joined or run.launch.ranks
     ranks = wanted or (max(available // known, 1) * known if left else known)
-    source = "the launcher around it started" if joined else "launch.ranks gives"
+    source, key = "launch.ranks gives", "launch.ranks"
+    if run.world_size:
+        source, key = "world_size gives", "world_size"
+    elif joined:
+        source, key = "the launcher around it started", ""
     layout = " x ".join(
         f"{name.removesuffix('_degree')} {'?' if degree == -1 else degree}"
         for name, degree in degrees.items()
@@ -62,8 +66,8 @@ def resolve(
         raise UserError(
             f"the layout ({layout or 'one rank'}) needs {known} ranks, and {source} {ranks}; "
             "set one degree to -1 to take what is left",
-            key="launch.ranks" if not joined else None,
-            **({} if joined else {"value": ranks}),
+            key=key or None,
+            **({"value": ranks} if key else {}),
         )
     _check_experts(config)
     return config, ranks

@@ -105,8 +105,6 @@ class _Block(Llama3TransformerBlock):
         out = h + self.feed_forward(self.ffn_norm(h))
         if self.fault == "dropout":
             out = F.dropout(out, 0.1, training=self.training)
-        if self.fault == "ascent" and out.requires_grad:
-            out.register_hook(torch.neg)
         if self.fault == "state":
             out = out * (1 + 0.1 * self.steps)
             self.steps += 1
@@ -129,10 +127,6 @@ def detaches_a_parameter(_config: None, context: ArchitectureContext) -> ModelPa
 
 def drops_out(_config: None, context: ArchitectureContext) -> ModelParts:
     return _with_blocks(context, "dropout")
-
-
-def climbs_the_gradient(_config: None, context: ArchitectureContext) -> ModelParts:
-    return _with_blocks(context, "ascent")
 
 
 def makes_tensors_on_the_cpu(_config: None, context: ArchitectureContext) -> ModelParts:
@@ -164,6 +158,22 @@ def depends_on_local_heads(_config: None, context: ArchitectureContext) -> Model
     for layer in model.layers:
         layer.feed_forward = derive(layer.feed_forward, _LocalHeads.Config)
     return ModelParts(model=model)
+
+
+class _Ascending(Llama3Model):
+    @dataclass(kw_only=True, slots=True)
+    class Config(Llama3Model.Config):
+        pass
+
+    def forward(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        logits = super().forward(*arguments, **options)
+        if logits.requires_grad:
+            logits.register_hook(torch.neg)
+        return logits
+
+
+def climbs_the_gradient(_config: None, context: ArchitectureContext) -> ModelParts:
+    return ModelParts(model=_model(context, _Ascending))
 
 
 # ---------------------------------------------------------------------------- initialisation

@@ -33,7 +33,7 @@ def crashes(config: ParallelismConfig, context: ParallelismContext) -> Strategy:
     return twin(replace(config, data_parallel_replicate_degree=nodes), context)
 
 
-def forgets_gradients(config: ParallelismConfig, context: ParallelismContext) -> Strategy:
+def forgets_gradients(config: ParallelismConfig, _context: ParallelismContext) -> Strategy:
     """Every rank trains by itself."""
 
     def parallelize(model: Any, **_arguments: Any) -> Any:

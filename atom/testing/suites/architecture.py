@@ -6,7 +6,7 @@ Shape suffixes: B = sequences, L = tokens a sequence, V = vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -41,6 +41,12 @@ class ArchitectureSuite(Options, ComponentSuite):
 
     parameter_count: ClassVar[int | None] = None
     unsupported: ClassVar[Mapping[str, str]] = {}
+
+    @pytest.fixture(autouse=True)
+    def one_thread(self) -> Iterator[None]:
+        """With tensors this small, threads would only wait for each other."""
+        with models.one_thread():
+            yield
 
     @pytest.fixture
     def subject(self, host: Host) -> Subject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -153,15 +153,17 @@ class DatasetSuite(Options, ComponentSuite):
         """A source made anew, whose lanes are read in another order, gives the same documents."""
         again = reading.source(component, config)
         again.check()
-        for lane in reversed(range(LANES)):
-            read = [reading.key(d) for d in again.lane(lane, LANES, seed=0, epoch=0)]
-            assert read == lanes()[lane]
+        read = [
+            [reading.key(document) for document in again.lane(lane, LANES, seed=0, epoch=0)]
+            for lane in reversed(range(LANES))
+        ]
+        _check_same(read[::-1], lanes())
 
     def test_same_order_in_another_process(self, lanes: Pass, elsewhere: Callable[[], Any]) -> None:
         """Whatever its rank and its hash seed."""
         _, theirs, _ = elsewhere()
         for read, expected in zip(theirs, [lanes(), lanes(seed=7, epoch=2)], strict=True):
-            assert [[tuple(key) for key in lane] for lane in read] == expected
+            _check_same([[(name, text) for name, text in lane] for lane in read], expected)
 
     def test_making_the_source_imports_no_torch(self, elsewhere: Callable[[], Any]) -> None:
         """It is made before the ranks are there, by a process that must stay small."""
@@ -169,10 +171,12 @@ class DatasetSuite(Options, ComponentSuite):
         assert not torch, "import torch where it is used"
 
     def test_other_order_for_another_seed(self, lanes: Pass) -> None:
-        assert lanes(seed=1) != lanes(seed=0), "the seed changes nothing"
+        same = lanes(seed=1) == lanes(seed=0)
+        assert not same, "the seed changes nothing"
 
     def test_other_order_in_another_pass(self, lanes: Pass) -> None:
-        assert lanes(epoch=1) != lanes(epoch=0), "every pass has the same order"
+        same = lanes(epoch=1) == lanes(epoch=0)
+        assert not same, "every pass has the same order"
 
     # ------------------------------------------------------------------------ layouts
 
@@ -186,7 +190,8 @@ class DatasetSuite(Options, ComponentSuite):
         uninterrupted: list[reading.Rows],
     ) -> None:
         """Data-parallel ranks together train on what one rank would, step by step."""
-        assert Ranks(component, config, dp).steps(STEPS) == uninterrupted
+        read = Ranks(component, config, dp).steps(STEPS)
+        assert not _differing(read, uninterrupted), "steps that train on other sequences"
 
     @pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 4), (4, 2), (2, 1)])
     def test_a_run_goes_on_where_it_stopped(
@@ -209,11 +214,8 @@ class DatasetSuite(Options, ComponentSuite):
                 resumed.load(state)
             except KeyError as error:
                 pytest.fail(f"the state of {before} ranks has no {error} for {after}")
-            goes_on = resumed.steps(STEPS - stop)
-            for step, (rows, expected) in enumerate(
-                zip(goes_on, uninterrupted[stop:], strict=True), stop + 1
-            ):
-                assert rows == expected, f"step {step} of a run that was stopped after {stop}"
+            other = _differing(resumed.steps(STEPS - stop), uninterrupted[stop:], stop + 1)
+            assert not other, f"steps that differ in a run that was stopped after {stop}"
 
     # ------------------------------------------------------------------------ digest, mistakes
 
@@ -243,7 +245,8 @@ class DatasetSuite(Options, ComponentSuite):
         changed = configured(component, cls.parameters | dict(cls.change(folder)))
         # Another process, as another run is: a source may keep what it has read.
         other, ((theirs,),), _ = isolated.result(reading.start(component, changed, [(1, 0, 0)]))
-        assert Counter(map(tuple, theirs)) != Counter(documents), "`change` changes no document"
+        same = Counter(map(tuple, theirs)) == Counter(documents)
+        assert not same, "`change` changes no document"
         assert other != digest, "the digest is that of other documents"
 
     def test_a_bad_record_is_named(self, component: Component, tmp_path: Path) -> None:
@@ -269,6 +272,19 @@ def _read_whole(component: Component, config: BaseModel | None) -> None:
     source.check()
     for _ in source.lane(0, 1, seed=0, epoch=0):
         pass
+
+
+def _check_same(read: list[list[Key]], expected: list[list[Key]]) -> None:
+    """Assert that the lanes are the same, and say where not: pytest would show them whole."""
+    for lane, (found, wanted) in enumerate(zip(read, expected, strict=True)):
+        for place, (one, other) in enumerate(zip_longest(found, wanted)):
+            assert one == other, f"document {place} of lane {lane} is another"
+
+
+def _differing(read: list[reading.Rows], expected: list[reading.Rows], first: int = 1) -> list[int]:
+    """Return the numbers of the steps that differ."""
+    pairs = zip(read, expected, strict=True)
+    return [step for step, (rows, wanted) in enumerate(pairs, first) if rows != wanted]
 
 
 def _names(keys: Counter[Key]) -> list[str]:

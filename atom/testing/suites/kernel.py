@@ -10,11 +10,24 @@ import pytest
 from atom.errors import UserError
 from atom.host import Component, Host, resolve
 from atom.plugin import Kernel
-from atom.testing import interpreter, kernels, partners, runs
+from atom.testing import interpreter, kernels, models, partners, runs
 from atom.testing.kernels import REFERENCE, Case, Implementation
 from atom.testing.operations import OPERATIONS, Operation, Sizes
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
+
+BENCHMARK = {
+    "cpu": Sizes(batch=1, length=128, n_kv_heads=4, head_dim=32, hidden_dim=256),
+    "cuda": Sizes(
+        batch=1,
+        length=4096,
+        n_heads=32,
+        n_kv_heads=8,
+        head_dim=128,
+        hidden_dim=14336,
+        vocab_size=128256,
+    ),
+}
 
 SHARDED_TOLERANCE = 1e-3
 """|difference in loss| in float32 between a sharded run with the kernel and one rank with the
@@ -31,7 +44,8 @@ class KernelSuite(Options, ComponentSuite):
 
     Attributes:
         operation: the contract of an operation that the kit does not know.
-        benchmark: sizes to time the kernel at.
+        benchmark: sizes to time the kernel at; None for small ones on a CPU, and for those of a
+            model of 8 billion parameters on a GPU.
     """
 
     kind = "kernel"
@@ -39,7 +53,7 @@ class KernelSuite(Options, ComponentSuite):
     options = ("operation", "benchmark")
 
     operation: ClassVar[Operation | None] = None
-    benchmark: ClassVar[Sizes] = Sizes(batch=1, length=512, n_heads=8, head_dim=32, hidden_dim=768)
+    benchmark: ClassVar[Sizes | None] = None
 
     def check_section(
         self,
@@ -58,6 +72,12 @@ class KernelSuite(Options, ComponentSuite):
                     raise UserError(
                         "there is no such kernel", key=f"kernels.{operation}", value=name
                     )
+
+    @pytest.fixture(autouse=True)
+    def one_thread(self) -> Iterator[None]:
+        """With tensors this small, threads would only wait for each other."""
+        with models.one_thread():
+            yield
 
     @pytest.fixture
     def kernel(self, component: Component) -> Kernel:
@@ -93,10 +113,10 @@ class KernelSuite(Options, ComponentSuite):
 
     @pytest.fixture
     def subject(
-        self, component: Component, contract: Operation, fitting: str
+        self, component: Component, contract: Operation, fitting: str, host: Host
     ) -> Callable[[Iterator[Case]], list[str]]:
         """A function of cases that returns how the kernel disagrees with its reference."""
-        reference = kernels.reference_of(component, contract)
+        reference = kernels.reference_of(component, contract, host)
         tested = Implementation(contract, component)
         tolerance = dict(component.declaration.tolerance)  # type: ignore[attr-defined]
 
@@ -179,13 +199,13 @@ class KernelSuite(Options, ComponentSuite):
         assert not subject(kernels.strided(list(kernel.tolerance)))
 
     def test_gradients_of_the_reference(
-        self, component: Component, contract: Operation, fitting: str
+        self, component: Component, contract: Operation, fitting: str, host: Host
     ) -> None:
         """Finite differences in float64."""
         if not contract.float64:
             pytest.skip("the reference computes in float32 whatever it is given")
         kernels.gradcheck(
-            kernels.reference_of(component, contract) or Implementation(contract, component),
+            kernels.reference_of(component, contract, host) or Implementation(contract, component),
             fitting,
         )
 
@@ -226,16 +246,18 @@ class KernelSuite(Options, ComponentSuite):
         contract: Operation,
         kernel: Kernel,
         fitting: str,
+        host: Host,
         record_property: Callable[[str, object], None],
     ) -> None:
         """Time forward and backward together, beside the reference: in the JUnit report."""
+        sizes = self.benchmark or BENCHMARK[fitting]
         for dtype in kernel.tolerance:
-            case = Case(self.benchmark, dtype)
+            case = Case(sizes, dtype)
             record_property("case", f"{case}, {fitting}")
             taken = kernels.timed(Implementation(contract, component), case, fitting)
             record_property(f"{component.name} {dtype} ms", round(taken, 3))
             assert taken > 0
-            reference = kernels.reference_of(component, contract)
+            reference = kernels.reference_of(component, contract, host)
             if reference is not None:
                 expected = kernels.timed(reference, case, fitting)
                 record_property(f"{REFERENCE} {dtype} ms", round(expected, 3))

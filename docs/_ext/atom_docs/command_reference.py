@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 from docutils import nodes
-from nodes import output, section
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from atom.cli import COMMANDS
+from atom_docs.nodes import output, section
 
 
 class CommandReference(SphinxDirective):

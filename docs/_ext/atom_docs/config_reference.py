@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 from docutils import nodes
-from nodes import definitions, paragraphs, section
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
@@ -24,6 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 from atom.errors import shown
 from atom.host import Host, resolve
 from atom.run import COMPONENTS, TORCHTITAN_SECTIONS, Run
+from atom_docs.nodes import definitions, paragraphs, section
 
 Entry = tuple[str, str, str]
 """Key, type and default, description."""
@@ -44,7 +44,7 @@ def _own() -> Iterator[nodes.Node]:
     for name, field in Run.model_fields.items():
         if name in COMPONENTS or name in TORCHTITAN_SECTIONS or name == "resolved":
             continue
-        model = _model(field.annotation)
+        model = model_in(field.annotation)
         if model is None:
             values.append(_pydantic_entry(name, field))
             continue
@@ -128,7 +128,8 @@ def dataclass_entries(schema: type, prefix: str) -> list[Entry]:
     ]
 
 
-def _model(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the pydantic model in a type such as ``Optimizer`` or ``Resolved | None``, if any."""
     options = [annotation, *typing.get_args(annotation)]
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from docutils import nodes
 from docutils.statemachine import StringList
-from nodes import definitions
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from atom.plugin import KINDS
 from atom.testing.conformance import Suite
 from atom.testing.suites.component import ComponentSuite
+from atom_docs.nodes import definitions
 
 
 class ConformanceChecks(SphinxDirective):
@@ -32,7 +32,7 @@ class ConformanceChecks(SphinxDirective):
 
 class SuiteReference(SphinxDirective):
     def run(self) -> list[nodes.Node]:
-        lines = []
+        lines: list[str] = []
         for kind in (declaration.kind for declaration in KINDS):
             suite = _suite(kind)
             lines += [

@@ -18,7 +18,7 @@ class Signatures(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         _use_cpu()
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for path in self.content:
             module, _, name = path.rpartition(".")
             owner = getattr(importlib.import_module(module), name)
@@ -33,7 +33,7 @@ class Operations(SphinxDirective):
         _use_cpu()
         from atom.testing.operations import OPERATIONS, Sizes, tree
 
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for name, operation in OPERATIONS.items():
             owner = type(operation.node(tree(operation.family, Sizes())))._owner
             path = f"{owner.__module__}.{owner.__qualname__}.Config"

@@ -40,7 +40,7 @@ def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
             param_init={"weight": partial(nn.init.normal_, std=1.0)},
         ),
         layers=_layers(config),
-        norm=RMSNorm.Config(normalized_shape=config.dim, param_init=NORM),
+        norm=RMSNorm.Config(normalized_shape=config.dim, eps=config.norm_eps, param_init=NORM),
         lm_head=Linear.Config(
             in_features=config.dim,
             out_features=vocab_size,
@@ -97,6 +97,9 @@ def _layers(config: DeepSeekV3) -> list[Any]:
         rope=rope,
     )
     for layer in layers:
+        attention = layer.attention
+        for norm in (attention.q_norm, attention.kv_norm, layer.attention_norm, layer.ffn_norm):
+            norm.eps = config.norm_eps
         if layer.moe is not None:
             layer.moe.load_balance_coeff = config.load_balance_coeff
     return layers

@@ -22,6 +22,8 @@ class DeepSeekV3(BaseModel):
         default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
     )
 
+    norm_eps: float = Field(default=1e-6, gt=0, description="added to the mean square in norms")
+
     # Multi-head latent attention (section 2.1.1)
     q_lora_rank: int | None = Field(
         default=None, gt=0, description="width of the compressed query; null: not compressed"

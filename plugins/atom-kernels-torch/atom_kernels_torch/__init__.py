@@ -8,6 +8,8 @@ ATOM_INTERFACE = 1
 """The version of :mod:`atom.plugin` that this package is written for."""
 
 _CUDA = ("cuda",)
+_BFLOAT16 = {"bfloat16": 3e-2}
+"""FlashAttention takes no float32."""
 
 
 @hookimpl
@@ -32,6 +34,7 @@ def atom_kernels() -> Iterator[Kernel]:
         override="atom_kernels_torch.attention:flex_flash_attention",
         needs=Needs(devices=_CUDA, capability=(9, 0), packages=("flash-attn-4",)),
         priority=5,
+        tolerance=_BFLOAT16,
     )
     yield Kernel(
         operation="attention",
@@ -40,6 +43,7 @@ def atom_kernels() -> Iterator[Kernel]:
         override="atom_kernels_torch.attention:varlen_attention",
         needs=Needs(devices=_CUDA, capability=(8, 0), context_parallel=False),
         priority=4,
+        tolerance=_BFLOAT16,
     )
     for operation, what in {
         "cross_entropy": "torch's cross_entropy, vocabulary-parallel under TP",

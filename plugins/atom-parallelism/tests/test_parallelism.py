@@ -35,12 +35,6 @@ def test_ranks_follow_from_the_layout(option: str) -> None:
     assert product == ranks
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 7, 64, 1024, 10240])
-def test_fsdp_fills_any_number_of_ranks(world_size: int) -> None:
-    config, ranks = layout.resolve(run("fsdp"), available=1, joined=world_size)
-    assert (ranks, config.data_parallel_shard_degree) == (world_size, world_size)
-
-
 def test_any_degree_can_be_what_is_left() -> None:
     config, ranks = layout.resolve(run("4d", ranks=32, tensor_parallel_degree=-1), available=1)
     assert (ranks, config.tensor_parallel_degree) == (32, 4)
@@ -49,8 +43,6 @@ def test_any_degree_can_be_what_is_left() -> None:
 @pytest.mark.parametrize(
     ("option", "ranks", "overrides", "says"),
     [
-        ("4d", 12, {}, "needs 16 ranks"),
-        ("hsdp", 3, {}, "multiple of 2 ranks"),
         ("tp", None, {"tensor_parallel_degree": 0}, "a positive number"),
         ("tp", None, {"tensor_parallel_degre": 2}, "tensor_parallel_degree"),
         ("fsdp", None, {"context_parallel_degree": -1}, "only one degree"),

@@ -1,0 +1,88 @@
+"""The documentation as a reader meets it: built, typed in, and followed to a plugin."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from atom_docs.pages import DOCS, PAGES, matches, name_of, transcript, write_files
+
+pytestmark = pytest.mark.slow
+
+EXAMPLE = DOCS / "examples" / "atom-gated-linear-attention"
+
+Shell = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Shell:
+    """A shell in an environment with ATOM, its plugins and pip, where packages can be installed."""
+    place = tmp_path_factory.mktemp("environment")
+    venv.create(place, with_pip=True)
+    site = next(place.glob("lib/python*/site-packages"))
+    # With what is installed editable here.
+    lent = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    (site / "lent.pth").write_text(lent)
+    python = place / "bin" / "python"
+    for name, module, function in (("atom", "atom.cli", "main"), ("pytest", "pytest", "main")):
+        script = place / "bin" / name
+        script.write_text(
+            f"#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+        )
+        script.chmod(0o755)
+    kept = {k: v for k, v in environment.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+    def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", command],
+            cwd=cwd,
+            env=kept | {"PATH": f"{place / 'bin'}:{kept['PATH']}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if transcript(page)], ids=name_of)
+def test_transcripts_are_true(page: Path, shell: Shell, tmp_path: Path) -> None:
+    write_files(page, tmp_path)
+    for step in transcript(page):
+        result = shell(step.command, tmp_path)
+        assert result.returncode == (2 if step.is_mistake else 0), result.stdout
+        if step.output:
+            assert matches(result.stdout, step.output), f"$ {step.command}\n{result.stdout}"
+
+
+def test_example_conforms(shell: Shell, tmp_path: Path) -> None:
+    """A plugin written from this documentation passes the suite of its kind."""
+    installed = shell(f"pip install -q -e {shlex.quote(str(EXAMPLE))}", tmp_path)
+    assert installed.returncode == 0, installed.stdout
+    result = shell(f"pytest -q -rs {shlex.quote(str(EXAMPLE))}", tmp_path)
+    assert result.returncode == 0, result.stdout
+
+
+def test_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-b", "html"]
+    built = tmp_path / "built"
+    result = subprocess.run(
+        [*command, "-d", str(tmp_path / "trees"), str(DOCS), str(built)],
+        env=os.environ | {"NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    said = (built / "reference" / "config.html").read_text()
+    for key in ("training.global_batch_size", "optimizer.lr", "architecture.n_layers"):
+        assert key in said
+    assert "atom_architectures" in (built / "reference" / "plugin.html").read_text()

@@ -1,0 +1,185 @@
+"""Dry runs and chosen layouts, through the real command."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from atom.host import Host
+from atom.launch.child import call
+from atom.plan.memory import parts_of
+from atom.run import Run, parse
+from atom.select import select
+
+H100 = ("architecture.vocab_size=128256", "training.seq_len=8192", "device=h100", "tokenizer=bytes")
+
+
+def ranks(text: str, row: str) -> list[str]:
+    """Return the values of ``row`` of the report, a rank each."""
+    (line,) = (line for line in text.splitlines() if line.startswith(row))
+    return line.removeprefix(row).split()
+
+
+def test_llama_405b_on_ten_thousand_gpus(atom: Callable, tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = atom(
+        *("train", "--dry-run", "world_size=10240", "architecture=llama3_405b", *H100),
+        *("parallelism=4d", "parallelism.data_parallel_shard_degree=-1"),
+        *("parallelism.tensor_parallel_degree=8", "parallelism.pipeline_parallel_degree=16"),
+        *("parallelism.context_parallel_degree=1", "training.global_batch_size=1280"),
+        "activation_checkpoint.mode=full",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "405,853,388,800 parameters" in done.stdout
+    assert "data_parallel_shard 80 x tensor_parallel 8 x pipeline_parallel 16" in done.stdout
+    assert "flex: attention" in done.stdout
+    assert "layers 119-125 +norm +lm_head" in done.stdout
+    # 16 bytes a parameter over 640 ranks of a stage, as torch itself has sharded them.
+    (first, *_) = ranks(done.stdout, "elements")
+    assert int(first.replace(",", "")) * 640 == pytest.approx(405_853_388_800 / 16, rel=0.05)
+    assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+    # A minute is promised on two cores that do nothing else; elsewhere in this run they do.
+    assert time.monotonic() - started < 120
+
+
+def test_a_run_that_does_not_fit_is_told_in_one_sentence(atom: Callable, tmp_path: Path) -> None:
+    done = atom(
+        *("train", "dry_run=true", "world_size=8", "architecture=llama3_8b", *H100),
+        *("parallelism=fsdp", "training.global_batch_size=64"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "optimizer states" in done.stdout, "the table is shown nevertheless"
+    (sentence,) = done.stderr.splitlines()
+    assert re.search(r"world_size=8 \(command line\): rank 0 needs \d+\.\d GiB", sentence)
+    assert "79.1 GiB" in sentence
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("device=h100",), ("device=h100", "dry_run=true", "auto, cpu, cuda")),
+        (("world_size=4",), ("world_size=4", "dry_run=true", "launch.ranks")),
+        (("dry_run=true", "device=h1000"), ("device=h1000", "'cpu'", "h100")),
+        (("dry_run=true", "world_size=6", "parallelism=tp"), ("needs 2 ranks", "world_size gives 6")),
+        (("activation_checkpoint.mode=auto",), ("activation_checkpoint.mode=auto", "parallelism=auto")),
+        (
+            ("parallelism=auto", "parallelism.tensor_parallel_degree=3", "launch.ranks=2"),
+            ("parallelism", "2 ranks"),
+        ),
+    ],
+)
+def test_mistakes(
+    atom: Callable, small: tuple[str, ...], tmp_path: Path, overrides: Any, says: Any
+) -> None:
+    done = atom("train", *small[:-1], *overrides, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (sentence,) = done.stderr.splitlines()
+    assert all(word in sentence for word in says), sentence
+    assert not list(tmp_path.iterdir())
+
+
+def test_auto_explains_itself(atom: Callable, tmp_path: Path) -> None:
+    done = atom(
+        *("train", "dry_run=true", "world_size=256", "architecture=llama3_70b", *H100),
+        *("parallelism=auto", "training.global_batch_size=512"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.split("\n\n")[0].splitlines()
+    assert table[0].startswith("parallelism=auto: 256 x h100, 79.1 GiB each")
+    assert table[2].endswith("chosen")
+    assert all(line.endswith(("slower", "too large")) or ":" in line for line in table[3:])
+    assert sum(line.endswith("too large") for line in table) > 0
+    seconds = [float(line.split()[-2]) for line in table[2:] if line.endswith(("chosen", "slower"))]
+    assert seconds == sorted(seconds)
+
+
+def test_auto_keeps_what_is_given(atom: Callable, tmp_path: Path) -> None:
+    done = atom(
+        *("train", "dry_run=true", "world_size=64", "architecture=llama3_8b", *H100),
+        *("parallelism=auto", "training.global_batch_size=128"),
+        *("parallelism.pipeline_parallel_degree=2", "activation_checkpoint.mode=full"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pipeline_parallel 2" in done.stdout
+    assert "activation checkpointing full" in done.stdout
+
+
+@pytest.mark.slow
+def test_auto_trains_on_a_cpu(
+    atom: Callable, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    place = tmp_path / "run"
+    done = atom(
+        *("train", *small, "parallelism=auto", "launch.ranks=2", "training.steps=2"),
+        f"run.dir={place}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.index("chosen") < done.stdout.index("llama3_tiny (llama3)")
+    run = yaml.safe_load((place / "run.yaml").read_text())
+    assert run["parallelism"]["data_parallel_shard_degree"] == 2
+    assert run["activation_checkpoint"]["mode"] == "none"
+    assert run["resolved"]["world_size"] == 2
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        {"data_parallel_shard_degree": 3},
+        {"data_parallel_shard_degree": 2, "tensor_parallel_degree": 2},
+        {"data_parallel_shard_degree": 3, "pipeline_parallel_degree": 2},
+        {"data_parallel_replicate_degree": 2, "context_parallel_degree": 2},
+    ],
+    ids=str,
+)
+def test_counted_shards_are_the_estimated_ones(degrees: dict[str, int]) -> None:
+    """What torch's sharding leaves on the first rank of a stage is what the arithmetic says."""
+    architecture = {
+        "name": "llama3", "dim": 120, "n_layers": 5, "n_heads": 4, "n_kv_heads": 2,
+        "multiple_of": 8, "vocab_size": 332, "rope_scaling": "none",
+    }  # fmt: skip
+    run = parse(
+        {
+            "dry_run": True,
+            "device": "h100",
+            "world_size": math.prod(degrees.values()),
+            "architecture": architecture,
+            "tokenizer": {"name": "bytes"},
+            "dataset": {"name": "stdlib"},
+            "parallelism": {"name": "mesh", "data_parallel_shard_degree": 1} | degrees,
+            "training": {
+                "seq_len": 64, "global_batch_size": 12, "disable_cuda_graphs": True,
+            },  # fmt: skip
+        }
+    )
+    for counted, estimated in call(partial(counted_and_estimated, run)):
+        assert counted == estimated
+
+
+def counted_and_estimated(run: Run) -> list[tuple[int, int]]:
+    """Return the elements of each rank that was built."""
+    from atom.titan.dry_run import dry_run
+
+    host = Host.load()
+    found = dry_run(run, select(run, host), host, vocab_size=320)
+    layout, model = found.estimate.layout, found.model
+    assert [rank.pipeline_rank for rank in found.ranks] == list(range(layout.pp))
+    return [
+        (
+            rank.numel,
+            sum(size.local for size in parts_of(model, layout, rank.pipeline_rank).values()),
+        )
+        for rank in found.ranks
+    ]
