@@ -186,11 +186,14 @@ def check_command(command: str) -> None:
         import_module(COMMANDS[name][0]).parser().parse_args(arguments)
         return
     words = [word for word in arguments if word not in ("--help", "-v")]
+    words = [
+        "dry_run=true" if word == "--dry-run" else word for word in words
+    ]  # as atom train does
     for option, value in (("--cfg", "job"), ("--info", "defaults")):
         if option in words:
-            assert words[words.index(option) + 1] == value, command
-            del words[words.index(option) :][:2]
-            words = [word for word in words if word not in (option, value)]
+            at = words.index(option)
+            assert words[at + 1] == value, command
+            del words[at : at + 2]
     trust = Trust.gather([word for word in words if not word.startswith("plugins.locked=")])
     host = Host.load(trust)
     composed: list[Run] = []
@@ -218,6 +221,7 @@ def check_sections(run: Run) -> None:
     from atom.titan import sections
 
     sections.build(ParallelismConfig, run.parallelism.parameters, "parallelism")
-    sections.activation_checkpoint(run.activation_checkpoint)
+    if run.activation_checkpoint.get("mode") != "auto":  # what a strategy has yet to choose
+        sections.activation_checkpoint(run.activation_checkpoint)
     for name, schema in sections.SCHEMA.items():
         sections.build(schema, getattr(run, name), name)

@@ -74,3 +74,4 @@ def test_resumed_run_goes_on_as_if_it_had_not_stopped(train: Callable, tmp_path:
         moved = train(tmp_path / "moved", other, "checkpoint.interval=3", "training.steps=6")
         for row, reference in zip(moved, whole, strict=True):
             assert row["loss"] == pytest.approx(reference["loss"], abs=TOLERANCE)
+            assert row["tokens_seen"] == reference["tokens_seen"]

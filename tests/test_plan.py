@@ -198,7 +198,10 @@ def test_an_order_that_waits_for_itself_is_told() -> None:
 
 
 def pipelined(rank_flying: tuple[int, int] = (2, 1), **fields: object) -> Layout:
-    stages = (("tok_embeddings", "layers.0", "layers.1"), ("layers.2", "layers.3", "norm", "lm_head"))
+    stages = (
+        ("tok_embeddings", "layers.0", "layers.1"),
+        ("layers.2", "layers.3", "norm", "lm_head"),
+    )
     return layout(
         pp=2, local_batch_size=4, reshard=False, stages=stages, stages_of=((0,), (1,)),
         in_flight=({0: rank_flying[0]}, {1: rank_flying[1]}), **fields,

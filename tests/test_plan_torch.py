@@ -89,8 +89,8 @@ def test_llama_keeps_what_its_formula_says(llama: ModelDescription) -> None:
     """Korthikanti et al. (2022), section 4.1, for SwiGLU, grouped queries and bfloat16.
 
     Of a token, in elements: the input and its sum with attention (2 D), two gathered norms (2 D),
-    rotated q and k and v (D + 2 K), attention's output (D), four of the hidden width F. Of numbers of their own size: a float32 a norm and a head, RoPE's 16 complex ones and
-    the position.
+    rotated q and k and v (D + 2 K), attention's output (D), four of the hidden width F. Of numbers
+    of their own size: a float32 a norm and a head, RoPE's 16 complex ones and the position.
     """
     width, keys, hidden = 128, 64, 384
     found = llama.blocks["layers.0"].saved["none"]

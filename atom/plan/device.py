@@ -77,5 +77,5 @@ def named(name: str, *, key: str = "device") -> DeviceDescription:
         capability=None if capability is None else (int(capability[0]), int(capability[1])),
         memory=round(memory * GIB),
         flops={dtype: float(value) for dtype, value in data.pop("flops").items()},
-        **{field: value for field, value in data.items()},
+        **data,
     )

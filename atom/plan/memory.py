@@ -127,7 +127,9 @@ def activation_bytes(activations: Activations, layout: Layout, tokens: float) ->
     )
 
 
-def memory(model: ModelDescription, layout: Layout, *, rank: int = 0, reserve: float = 1.0) -> Memory:
+def memory(
+    model: ModelDescription, layout: Layout, *, rank: int = 0, reserve: float = 1.0
+) -> Memory:
     """Return the memory of a rank.
 
     Args:
@@ -144,7 +146,7 @@ def memory(model: ModelDescription, layout: Layout, *, rank: int = 0, reserve: f
     optimizer = numel * layout.state_bytes + steps
     gathered, waiting = _fsdp(model, layout, mine)
     kept, block, loss = _activations(model, layout, rank)
-    # Without a pipeline a block's gradients are reduced as soon as they are there, after the loss's.
+    # Without a pipeline a block's gradients are reduced at once, and come after the loss's.
     at_block, at_loss = waiting + block, (waiting if layout.pp > 1 else 0) + loss
     in_block = at_block >= at_loss
     on_device = 0 if layout.offload else 1
@@ -174,9 +176,7 @@ def _fsdp(model: ModelDescription, layout: Layout, mine: dict[str, Size]) -> tup
     """Return the bytes of gathered parameters and of gradients before they are reduced."""
     units = {part: size.gathered for part, size in mine.items()}
     block_units = sorted((units[part] for part in units if part in model.blocks), reverse=True)
-    group_units = {
-        group: sum(units.get(part, 0) for part in group) for group in model.groups
-    }
+    group_units = {group: sum(units.get(part, 0) for part in group) for group in model.groups}
     compute, reduce = BYTES[layout.compute_dtype], BYTES[layout.reduce_dtype]
     if layout.reshard:
         held = sum(n for group, n in group_units.items() if model.groups[group])
@@ -224,9 +224,7 @@ def _activations(model: ModelDescription, layout: Layout, rank: int) -> tuple[in
     if last is not None:
         flying = layout.in_flight[rank].get(last, 1)
         # The final norm's input, and its output, which TP gathers for the output layer.
-        final = activation_bytes(
-            stream + Activations(gathered=stream.residual), layout, tokens
-        )
+        final = activation_bytes(stream + Activations(gathered=stream.residual), layout, tokens)
         kept += flying * final
         logits = tokens * ceil(model.vocab_size / layout.tp) / layout.loss_chunks
         # Log-probabilities, their gradient, and the temporaries of either, all in float32.

@@ -10,8 +10,8 @@ from atom.plan.layout import Layout
 from atom.plan.model import FULL, SELECTIVE, ModelDescription
 
 EFFICIENCY = 0.5
-"""Of the peak FLOP/s while computing. torchtitan's own H100 runs reach 0.33 to 0.45 of a whole step,
-communication and all (``benchmarks/llama3_h100_202412_torchtitan.md`` in its repository)."""
+"""Of the peak FLOP/s while computing. torchtitan's own H100 runs reach 0.33 to 0.39 of a whole
+step, communication and all (``benchmarks/llama3_h100_202412_torchtitan.md`` in its repository)."""
 
 LINK_EFFICIENCY = 0.7
 """Of a link's bandwidth, which large NCCL collectives reach."""

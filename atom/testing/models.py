@@ -27,6 +27,7 @@ class Subject:
 
     Attributes:
         parts: what the architecture's ``build`` returned.
+        has_experts: whether some layer is a mixture of experts.
         tied: whether the embedding and the output layer are one weight.
         device: where models are built: a GPU where there is one.
     """
@@ -38,11 +39,16 @@ class Subject:
             UserError: as a run with it would be refused.
         """
         from atom.titan import device
+
+        self.device = device.pick("auto")
+        device.use(self.device)  # before any other module of torchtitan
+
+        from torchtitan.models.common.moe import MoE
+
         from atom.titan.preflight import preflight
         from atom.titan.trainer_config import model_parts
 
         self._host = partners.with_partners(host)
-        self.device = device.pick("auto")
         run = parse(runs.sections(architecture, device=self.device))
         self._selection = select(run, self._host)
         ready = preflight(
@@ -55,6 +61,7 @@ class Subject:
         )
         self._run = ready.run
         self.parts = model_parts(self._selection, partners.VOCAB_SIZE, runs.SEQ_LEN)
+        self.has_experts = any(True for _ in self.parts.model.traverse(MoE.Config))
         self.tied = bool(getattr(self.parts.model, "enable_weight_tying", False))
         if self.device == "cpu":
             _check_attention(self.config())

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("atom.testing.suites")
+# Where the kit asserts. pytest rewrites these modules as it does tests, and so shows the values.
+pytest.register_assert_rewrite(
+    "atom.testing.suites",
+    "atom.testing.hugging_face",
+    "atom.testing.kernels",
+    "atom.testing.runs",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -151,7 +151,8 @@ def _train(sections: Sections, folder: Path) -> None:
     from atom.run import parse
 
     ready = prepare_folder(parse(sections), Host.load(), folder, {})
-    local.start(folder, ready.resolved.world_size, ready.resolved.device)
+    resolved = ready.resolved
+    local.start(folder, resolved.world_size, resolved.device, ready.run.launch)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp": SINGLE | _TP,
     "pp": SINGLE | _PP,
     "cp": SINGLE | _CP,
+    "ep": {"data_parallel_shard_degree": 2, "expert_parallel_degree": 2},
     "4d": {"data_parallel_shard_degree": 2} | _TP | _PP | _CP,
 }
 
@@ -54,6 +55,7 @@ def sections(
         "dataset": partners.DATASET,
         "parallelism": {"name": partners.PARALLELISM} | (parallelism or SINGLE),
         "device": "cpu",
+        "launch": {"max_restarts": 0},
         "training": {
             "steps": steps,
             "seq_len": SEQ_LEN,

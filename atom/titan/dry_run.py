@@ -75,12 +75,21 @@ class DryRun:
         if worst.memory.total <= self.device.memory:
             return
         largest = max(
-            ("parameters", "gradients", "optimizer", "gathered", "reduced", "activations", "working"),
+            (
+                "parameters",
+                "gradients",
+                "optimizer",
+                "gathered",
+                "reduced",
+                "activations",
+                "working",
+            ),
             key=lambda name: getattr(worst.memory, name),
         )
         raise UserError(
             f"rank {worst.rank} needs {worst.memory.total / GIB:.1f} GiB, most of it "
-            f"{LABELS[largest]}, and one {self.device.name} has {self.device.memory / GIB:.1f} GiB; "
+            f"{LABELS[largest]}, and one {self.device.name or self.device.kind} has "
+            f"{self.device.memory / GIB:.1f} GiB; "
             "valid: more ranks or higher degrees, activation_checkpoint.mode=full, a smaller local "
             "batch, or parallelism=auto",
             key="world_size",
@@ -196,7 +205,7 @@ def _built(
 
 
 def model_parts(config: Any, world_size: int) -> list[Any]:
-    """Return the parallelized model parts of this rank, on the meta device, as the trainer has them.
+    """Return this rank's parallelized model parts, as the trainer has them, on the meta device.
 
     ``config`` is a ``Trainer.Config`` that :func:`atom.titan.checks.check_together` has put
     together; the process group is there.

@@ -16,6 +16,8 @@ def report(found: DryRun) -> str:
         for name in DEGREES
         if resolved.degrees[name] > 1
     ]
+    if layout.ep > 1:
+        degrees.append(f"expert_parallel {layout.ep} (of the ranks above)")
     lines = [ready.explanation, ""] if ready.explanation else []
     lines += [
         f"dry run  {resolved.world_size:,} x {found.device.name or found.device.kind}, "
@@ -58,7 +60,12 @@ def _table(ranks: list[Rank]) -> list[str]:
     columns.append(["total", *(f"{rank.memory.total / GIB:.2f}" for rank in ranks)])
     widths = [max(len(row[column]) for row in columns) for column in range(len(ranks) + 1)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
         for row in columns
     ]
 

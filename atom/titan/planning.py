@@ -29,7 +29,9 @@ def described(run: Run) -> DeviceDescription:
     return named(run.device)
 
 
-def description(parts: ModelParts, training: TrainingConfig, **parallelism: Any) -> ModelDescription:
+def description(
+    parts: ModelParts, training: TrainingConfig, **parallelism: Any
+) -> ModelDescription:
     """Describe the model of ``parts``, which is given the sharding that it declares."""
     runtime = SimpleNamespace(
         parallelism=ParallelismConfig(**parallelism), training=training, debug=DebugConfig()

@@ -60,7 +60,7 @@ def order(name: str, ranks: int, stages: int, microbatches: int) -> Order:
     ]
     if issubclass(schedule, PipelineScheduleSingle):
         ordered = schedule(stand_ins[0], n_microbatches=microbatches).pipeline_order
-        # torch 2.15 misnumbers the last rank's forward passes of 1F1B, where only their order counts.
+        # torch 2.15 misnumbers the last rank's forward passes of 1F1B; their order is right.
         return tuple(_numbered(_flat(ordered[rank])) for rank in range(ranks))
     ordered = schedule(stand_ins, microbatches, loss_fn=lambda *_: 0).pipeline_order
     return tuple(_flat(ordered[rank]) for rank in range(ranks))

@@ -97,7 +97,7 @@ class LiveStorages(TorchDispatchMode):
         return hook
 
     def after(self, role: int) -> Any:
-        """Return a hook that marks a layer's output: a row layer's is whole, before it is summed."""
+        """Return a hook that marks a layer's output: a row layer's is whole until it is summed."""
 
         def hook(_layer: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
             self._kinds[_key(output)] = TENSOR if role == COLUMN else GATHERED
@@ -131,18 +131,16 @@ class LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        for position, tensor in enumerate(tree_leaves(result)):
+        for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
-                self.add(tensor, self._kind(func, inputs, tensor, position))
+                self.add(tensor, self._kind(func, inputs, tensor))
         if self.in_backward:
             live = self.live()
             if sum(live.values()) > sum(self.peak.values()):
                 self.peak = live
         return result
 
-    def _kind(
-        self, func: Any, inputs: list[torch.Tensor], output: torch.Tensor, position: int
-    ) -> str:
+    def _kind(self, func: Any, inputs: list[torch.Tensor], output: torch.Tensor) -> str:
         name = str(func)
         if "attention" in name:
             # Backward gives the gradients of q, k and v; forward the output and one number a row.
@@ -198,13 +196,13 @@ class FusedRMSNorm(nn.Module):
 
 class _FusedNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         inverse_rms = x.new_empty(x.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(x, weight, inverse_rms)
         return torch.empty_like(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, _gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         x, weight, _ = ctx.saved_tensors
         return torch.empty_like(x), None if weight is None else torch.empty_like(weight)
 
@@ -216,11 +214,11 @@ class EvenExperts(nn.Module):
     experts are the model's own.
     """
 
-    def __init__(self, moe: nn.Module) -> None:
+    def __init__(self, moe: Any) -> None:
         super().__init__()
-        self._top_k = int(moe.router.top_k)  # type: ignore[union-attr,arg-type]
-        self.shared = moe.shared_experts
-        for number, experts in enumerate(moe.routed_experts.parameters()):  # type: ignore[union-attr,operator]
+        self._top_k = int(moe.router.top_k)
+        self.shared: nn.Module | None = moe.shared_experts
+        for number, experts in enumerate(moe.routed_experts.parameters()):
             if experts.dim() == 3:  # (expert, out, in)
                 weight = torch.empty(experts.shape[1:], device="meta", dtype=experts.dtype)
                 self.register_parameter(f"weight_{number}", nn.Parameter(weight))

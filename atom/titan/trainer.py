@@ -45,6 +45,21 @@ class StoppableTrainer(Trainer):
         self.stopped = True
         return False
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return torchtitan's state, with the tokens of all ranks in place of this rank's: other
+        ranks may go on from it."""
+        state = super().state_dict()
+        return state | {"ntokens_seen": state["ntokens_seen"] * self._sharers()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        tokens = state_dict["ntokens_seen"]
+        super().load_state_dict(state_dict | {"ntokens_seen": tokens // self._sharers()})
+
+    def _sharers(self) -> int:
+        """Return how many ranks share the tokens of a batch out among themselves."""
+        dims = self.parallel_dims
+        return dims.dp_replicate * dims.dp_shard * dims.cp
+
     def close(self) -> None:
         if hasattr(self, "_stop"):
             self._stop.close()

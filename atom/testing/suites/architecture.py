@@ -32,8 +32,8 @@ class ArchitectureSuite(Options, ComponentSuite):
 
     Attributes:
         parameter_count: the number of parameters that the model is said to have, if it is.
-        unsupported: layout (``fsdp``, ``tp``, ``pp``, ``cp``) -> why this architecture cannot be
-            laid out so. The tests of that layout are skipped with the reason.
+        unsupported: layout (``fsdp``, ``tp``, ``pp``, ``cp``, ``ep``) -> why this architecture
+            cannot be laid out so. The tests of that layout are skipped with the reason.
     """
 
     kind = "architecture"
@@ -257,12 +257,16 @@ class ArchitectureSuite(Options, ComponentSuite):
 
     def _cannot(self, layout: str, subject: Subject) -> str | None:
         """Return why the architecture cannot be laid out so, or None."""
-        parts = ("fsdp", "tp", "pp", "cp") if layout == "4d" else (layout,)
+        unknown = set(self.unsupported) - set(runs.LAYOUTS)
+        assert not unknown, f"unsupported={unknown}; valid: {', '.join(runs.LAYOUTS)}"
+        parts = ("fsdp", "tp", "pp", "cp", "4d") if layout == "4d" else (layout,)
         for part in parts:
             if part in self.unsupported:
                 return f"{self.name} does not support {part}: {self.unsupported[part]}"
         if "pp" in parts and subject.tied:
             return f"{self.name} ties its embeddings, which torchtitan cannot pipeline"
+        if layout == "ep" and not subject.has_experts:
+            return f"{self.name} has no experts"
         return None
 
 

@@ -118,7 +118,9 @@ class ParallelismSuite(Options, ComponentSuite):
         wanted = known * (2 if open_ended else 1)
         if wanted > ranks.MOST_RANKS:
             pytest.skip(f"the degrees need {wanted} ranks; at most {ranks.MOST_RANKS} are started")
-        return runs.sections(architecture, self.section, launch={"ranks": wanted})
+        return runs.sections(
+            architecture, self.section, launch={"ranks": wanted, "max_restarts": 0}
+        )
 
     # ------------------------------------------------------------------------ laying out
 

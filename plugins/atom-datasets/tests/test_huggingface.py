@@ -92,14 +92,6 @@ def test_a_pass_has_every_row_once(lanes: int, folder: Path) -> None:
     assert sum(map(len, read)) == sum(ROWS + shard for shard in range(SHARDS))
 
 
-@pytest.mark.parametrize(("lane", "lanes"), [(0, 1), (1, 2), (3, 8)])
-def test_a_lane_starts_anywhere(lane: int, lanes: int, folder: Path) -> None:
-    source = made(folder)
-    whole = texts(source, lane, lanes)
-    for start in (0, 1, len(whole) // 2, len(whole) - 1, len(whole), len(whole) + 1):
-        assert texts(source, lane, lanes, start=start) == whole[start:]
-
-
 def test_a_lane_opens_its_own_shards_and_no_others(folder: Path) -> None:
     source = made(folder)
     (own,) = huggingface.dealt(SHARDS, 2, SHARDS, seed=0, epoch=0)

@@ -133,15 +133,6 @@ def test_line_ends_stay_as_they_are(tmp_path: Path) -> None:
     assert texts(made(path)) == ["a\r\nb\rc\n"]
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 4])
-def test_lanes_share_the_records_out(lanes: int, tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", *({"text": f"{n:02}"} for n in range(10)))
-    source = made(path)
-    assert [d.text for d in documents(source, lanes)] == [f"{n:02}" for n in range(10)]
-    whole = list(source.lane(1 % lanes, lanes, seed=4, epoch=1))
-    assert list(source.lane(1 % lanes, lanes, seed=4, epoch=1, start=2)) == whole[2:]
-
-
 # ---------------------------------------------------------------------------- which files
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -35,30 +32,6 @@ def test_a_pass_is_the_library_and_nothing_else() -> None:
     assert modules == {name for name in parts if name.endswith(".py") and "/" not in name}
     assert "json/decoder.py" in parts
     assert any(len(texts) > 1 for texts in parts.values())
-
-
-def test_the_digest_is_of_what_is_read() -> None:
-    assert SOURCE.check() == stdlib.source(Stdlib()).check()
-    assert SOURCE.check() != stdlib.source(Stdlib(max_chars=1000)).check()
-
-
-def test_the_same_in_another_process() -> None:
-    script = """
-from atom_datasets.config import Stdlib
-from atom_datasets.stdlib import source
-made = source(Stdlib())
-print(made.check(), *(document.id for document in made.lane(3, 64, seed=5, epoch=2)))
-"""
-    environment = os.environ | {"PYTHONHASHSEED": "4711"}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    ids = [document.id for document in SOURCE.lane(3, 64, seed=5, epoch=2)]
-    assert done.stdout.split() == [SOURCE.check(), *ids]
-
-
-def test_a_lane_starts_anywhere() -> None:
-    whole = list(SOURCE.lane(3, 64, seed=0, epoch=0))
-    assert list(SOURCE.lane(3, 64, seed=0, epoch=0, start=5)) == whole[5:]
 
 
 def test_a_python_without_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

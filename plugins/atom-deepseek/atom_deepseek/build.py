@@ -44,7 +44,7 @@ def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
         lm_head=Linear.Config(
             in_features=config.dim,
             out_features=vocab_size,
-            param_init=_linear(output_std, a=-3 * output_std, b=3 * output_std),
+            param_init=_linear(output_std, cut=3 * output_std),
         ),
     )
     return ModelParts(
@@ -105,8 +105,10 @@ def _layers(config: DeepSeekV3) -> list[Any]:
     return layers
 
 
-def _linear(std: float, **cut: float) -> Initializers:
-    return {"weight": partial(nn.init.trunc_normal_, std=std, **cut), "bias": nn.init.zeros_}
+def _linear(std: float, cut: float = 2.0) -> Initializers:
+    """Return what draws a weight from a normal distribution that is cut off at ``cut``."""
+    weight = partial(nn.init.trunc_normal_, std=std, a=-cut, b=cut)
+    return {"weight": weight, "bias": nn.init.zeros_}
 
 
 def _experts(layer: int) -> Initializers:

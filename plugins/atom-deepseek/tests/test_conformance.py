@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,21 +31,16 @@ TINY = {
 
 TestDeepSeekV3 = conformance("architecture:deepseek_v3", **TINY)
 
-EXPERTS_SHARED_OUT: dict[str, dict[str, Any]] = {
-    "ep": {"data_parallel_shard_degree": 2, "expert_parallel_degree": 2},
-    "ep-tp": {
+
+@pytest.mark.slow
+def test_sharing_experts_out_beside_tensors_changes_nothing() -> None:
+    architecture = {"name": "deepseek_v3"} | TINY
+    layout = {
         "data_parallel_shard_degree": 2,
         "tensor_parallel_degree": 2,
         "expert_parallel_degree": 2,
-    },
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", EXPERTS_SHARED_OUT)
-def test_sharing_experts_out_changes_nothing(layout: str) -> None:
-    architecture = {"name": "deepseek_v3"} | TINY
-    rows = runs.train(runs.sections(architecture, EXPERTS_SHARED_OUT[layout]))
+    }
+    rows = runs.train(runs.sections(architecture, layout))
     runs.assert_same(rows, runs.train(runs.sections(architecture)))
 
 

@@ -2,7 +2,8 @@
 
 1. The fewest ranks that share one copy of the model beside FSDP (tensor x context x pipeline
    degree) come first; as soon as something fits, only layouts of up to twice as many are looked at.
-2. Tensor parallelism stays within a node.
+2. Tensor parallelism stays within a node. Experts, where there are some, stay with their ranks, or
+   are shared out over a node, or as far as possible.
 3. Of one layout, the first activation checkpointing that fits is taken: none, selective, full. The
    less is recomputed, the faster.
 4. Without ``training.local_batch_size``, each that divides the batch is tried, the largest first,
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 from atom.errors import UserError
@@ -27,6 +29,7 @@ SHARD = "data_parallel_shard_degree"
 TENSOR = "tensor_parallel_degree"
 CONTEXT = "context_parallel_degree"
 PIPELINE = "pipeline_parallel_degree"
+EXPERT = "expert_parallel_degree"
 
 HEADROOM = 0.9
 """Of the device's memory that a layout may be estimated to need: estimates are within 10 % of what
@@ -86,6 +89,7 @@ def _degrees(context: LayoutContext, shared: int) -> Iterator[dict[str, int]]:
     """Yield the degrees in which ``shared`` ranks share one copy beside FSDP."""
     node = context.device.devices_per_node
     data = context.ranks // shared
+    experts = gcd(*(p.shape[0] for p in context.model.parameters if p.expert))
     for tensor in _divisors(shared):
         if tensor > max(node, 1):
             continue
@@ -103,9 +107,12 @@ def _degrees(context: LayoutContext, shared: int) -> Iterator[dict[str, int]]:
                     CONTEXT: shared // tensor // pipeline,
                     PIPELINE: pipeline,
                 }
-                wished = context.parallelism
-                if all(wished.get(name, -1) in (-1, degree) for name, degree in degrees.items()):
-                    yield degrees
+                shares = {gcd(experts, n, shard * inner) for n in (node, 0)} if experts else set()
+                for expert in sorted({1, *shares}):
+                    chosen = degrees | ({EXPERT: expert} if experts else {})
+                    wished = context.parallelism
+                    if all(wished.get(name, -1) in (-1, n) for name, n in chosen.items()):
+                        yield chosen
 
 
 def _tried(context: LayoutContext, degrees: dict[str, int]) -> Iterator[Candidate]:
@@ -122,7 +129,7 @@ def _tried(context: LayoutContext, degrees: dict[str, int]) -> Iterator[Candidat
     each = batch // data
     # Under PP the local batch is cut into microbatches already.
     whole = degrees[PIPELINE] > 1
-    local = [given] if given else [each] if whole else [n for n in _divisors(each)][::-1]
+    local = [given] if given else [each] if whole else _divisors(each)[::-1]
     for size in local:
         for mode in modes:
             try:
@@ -138,7 +145,9 @@ def _tried(context: LayoutContext, degrees: dict[str, int]) -> Iterator[Candidat
                 break
             memory = estimate.memory
             # Where parameters alone are too large, less is no help.
-            hopeless = memory.total - memory.activations - memory.working > HEADROOM * estimate.limit
+            hopeless = (
+                memory.total - memory.activations - memory.working > HEADROOM * estimate.limit
+            )
             if hopeless or (size == local[-1] and mode == modes[-1]):
                 yield candidate
                 return
@@ -170,15 +179,22 @@ def _nothing(context: LayoutContext, seen: list[Candidate]) -> str:
         needs = closest.estimate.memory.total / 2**30
         return (
             f"no layout of {context.ranks} ranks fits in {HEADROOM:.0%} of "
-            f"{closest.estimate.limit / 2**30:.1f} GiB each; the closest ({_name(closest)}) needs {needs:.1f} GiB; valid: more ranks, a "
-            "shorter training.seq_len, or a smaller model"
+            f"{closest.estimate.limit / 2**30:.1f} GiB each; the closest ({_name(closest)}) needs "
+            f"{needs:.1f} GiB; valid: more ranks, a shorter training.seq_len, or a smaller model"
         )
     reason = seen[0].problem if seen else "the degrees given leave none"
     return f"no layout of {context.ranks} ranks is possible: {reason}"
 
 
 def _name(candidate: Candidate) -> str:
-    short = {REPLICATE: "replicate", SHARD: "shard", TENSOR: "tp", CONTEXT: "cp", PIPELINE: "pp"}
+    short = {
+        REPLICATE: "replicate",
+        SHARD: "shard",
+        TENSOR: "tp",
+        CONTEXT: "cp",
+        PIPELINE: "pp",
+        EXPERT: "ep",
+    }
     degrees = [f"{short[name]} {n}" for name, n in candidate.degrees.items() if n > 1]
     return " x ".join(degrees) or "one rank"
 

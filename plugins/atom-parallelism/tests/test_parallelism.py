@@ -12,7 +12,8 @@ from atom.run import Run
 from atom.titan import layout
 
 CONF = Path(__file__).parents[1] / "atom_parallelism/conf/parallelism"
-OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
+OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "auto")
+"""Those that give degrees; ``auto`` chooses them."""
 
 
 def run(option: str, ranks: int | None = None, **overrides: object) -> Run:
@@ -25,7 +26,8 @@ def run(option: str, ranks: int | None = None, **overrides: object) -> Run:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_ranks_follow_from_the_layout(option: str) -> None:
-    expected = {"single": 1, "fsdp": 8, "hsdp": 8, "tp": 2, "pp": 2, "cp": 2, "4d": 16}
+    expected = {"single": 1, "fsdp": 8, "ddp": 8, "hsdp": 8, "tp": 2, "pp": 2, "cp": 2, "4d": 16}
+    expected |= {"ep": 2, "ep_tp": 4, "5d": 16}
     config, ranks = layout.resolve(run(option), available=8)
     assert ranks == expected[option]
     product = 1
@@ -46,6 +48,7 @@ def test_any_degree_can_be_what_is_left() -> None:
         ("tp", None, {"tensor_parallel_degree": 0}, "a positive number"),
         ("tp", None, {"tensor_parallel_degre": 2}, "tensor_parallel_degree"),
         ("fsdp", None, {"context_parallel_degree": -1}, "only one degree"),
+        ("ep", None, {"expert_parallel_degree": 4}, "must divide the 2 ranks"),
     ],
 )
 def test_impossible_layouts_are_told(

@@ -19,7 +19,6 @@ TestQwen3 = conformance("architecture:qwen3", **DENSE)
 TestQwen3MoE = conformance("architecture:qwen3_moe", **MOE, load_balance_coeff=None)
 
 EXPERTS_SHARED_OUT: dict[str, dict[str, Any]] = {
-    "ep": {"data_parallel_shard_degree": 2, "expert_parallel_degree": 2},
     "ep-cp": {
         "data_parallel_shard_degree": 1,
         "context_parallel_degree": 2,

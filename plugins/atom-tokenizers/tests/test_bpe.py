@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
@@ -25,23 +23,6 @@ from atom_tokenizers.config import Bpe
 from atom_tokenizers.ranks import PlainTextTokenizer, from_files
 
 CONFIG = Bpe(vocab_size=320)
-
-SPECIALS_AND_ODDITIES = st.sampled_from(
-    [
-        bpe.BOS,
-        bpe.EOS,
-        "<|",
-        "|>",
-        "end_of_text",
-        " ",
-        "\n",
-        "\x00",
-        "e\u0301",
-        "\u202e",
-        "\U0010ffff",
-    ]
-)
-ANY_TEXT = st.lists(st.text() | SPECIALS_AND_ODDITIES).map("".join)
 
 SCRIPT = """
 import sys
@@ -88,17 +69,6 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Pla
 
 
 # -- text and ids
-
-
-@given(text=ANY_TEXT, add_bos=st.booleans(), add_eos=st.booleans())
-def test_every_text_comes_back(
-    tokenizer: PlainTextTokenizer, text: str, add_bos: bool, add_eos: bool
-) -> None:
-    ids = tokenizer.encode(text, add_bos=add_bos, add_eos=add_eos)
-    assert tokenizer.decode(ids) == text
-    body = ids[add_bos : len(ids) - add_eos]
-    assert all(2 <= token_id < 320 for token_id in body)
-    assert ids == [0] * add_bos + body + [1] * add_eos
 
 
 @pytest.mark.parametrize(

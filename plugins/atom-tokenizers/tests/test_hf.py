@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -86,22 +84,6 @@ def load(built: Any, tmp_path: Path) -> Any:
 
 
 # -- ids
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-@given(
-    text=st.lists(st.text() | st.sampled_from([BOS, EOS, " "])).map("".join),
-    add_bos=st.booleans(),
-    add_eos=st.booleans(),
-)
-def test_special_ids_are_those_asked_for(
-    llama: PlainTextTokenizer, text: str, add_bos: bool, add_eos: bool
-) -> None:
-    ids = llama.encode(text, add_bos=add_bos, add_eos=add_eos)
-    body = ids[add_bos : len(ids) - add_eos]
-    assert ids == [llama.bos_id] * add_bos + body + [llama.eos_id] * add_eos
-    assert not {llama.bos_id, llama.eos_id} & set(body)
-    assert llama.decode(body) == text
 
 
 @pytest.fixture
