@@ -16,10 +16,10 @@ train: install ## train a small Llama on real text: 16 ranks, FSDP 2 x TP 2 x PP
 test: lint test-fast test-slow ## lint, types, and all tests
 
 test-fast: install ## the tests that take seconds
-	$(BIN)/pytest -m "not slow and not gpu" $(ARGS)
+	$(BIN)/pytest -n auto -m "not slow and not gpu" $(ARGS)
 
 test-slow: install ## the tests that start many ranks, or install packages
-	$(BIN)/pytest -m "slow and not gpu" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not gpu" $(ARGS)
 
 lint: install ## format and lint checks, and types
 	$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
 """``events.jsonl``: what happened to a run, beside the steps it took.
 
-A line is a JSON object with ``time`` (ISO 8601, UTC), ``event``, ``host`` and the event's own fields.
+A line is a JSON object with ``time`` (ISO 8601, UTC), ``event``, ``host`` and fields of its own.
 One rank or the launcher writes each event, in one write, so that processes may share the file.
 """
 

@@ -35,6 +35,8 @@ from atom.run import Run
 from atom.select import select
 from atom.trust import Trust
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = DOCS / "examples" / "atom-gated-linear-attention"
 
 _KEY = re.compile(r"[a-z_]+(\.[a-z_]+)+(=\S+)?")

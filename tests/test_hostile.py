@@ -13,6 +13,8 @@ from atom import yaml_data
 from atom.errors import UserError
 from atom.run import COMPONENTS, read
 
+pytestmark = pytest.mark.slow
+
 SECRET = "swordfish"
 
 # A plugin that brings a resolver along, as any code may.

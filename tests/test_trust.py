@@ -14,6 +14,8 @@ import yaml
 
 from atom.trust import Trust
 
+pytestmark = pytest.mark.slow
+
 # Whoever imports it leaves a trace.
 MARKED = """
 import os, pathlib

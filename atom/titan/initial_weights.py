@@ -12,7 +12,8 @@ import hashlib
 from collections.abc import Callable
 
 import torch
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.protocols.module import Module
 
@@ -50,12 +51,35 @@ def _seeded(initializer: Initializer, seed: int, name: str) -> Initializer:
             return
         with torch.no_grad():
             if isinstance(parameter, DTensor):
-                mesh = parameter.device_mesh
-                everywhere = DTensor.from_local(
-                    whole, mesh, [Replicate()] * mesh.ndim, run_check=False
-                )
-                parameter.copy_(everywhere)
+                local, part = parameter.to_local(), _part(whole, parameter)
+                assert local.shape == part.shape, "copying would repeat what it has too few of"
+                local.copy_(part)
             else:
                 parameter.copy_(whole)
 
     return initialize
+
+
+def _part(whole: torch.Tensor, parameter: DTensor) -> torch.Tensor:
+    """Return what of ``whole`` is this rank's of ``parameter``.
+
+    DTensor's own copy refuses a dimension that two axes of the mesh divide among more ranks than it
+    has rows, such as a number a head: some ranks then have none.
+    """
+    mesh = parameter.device_mesh
+    coordinate = mesh.get_coordinate()
+    assert coordinate is not None, "the rank is not in the parameter's mesh"
+    # A strided shard is FSDP's, of what the other axes have left of the same dimension.
+    axes = sorted(
+        range(mesh.ndim), key=lambda a: isinstance(parameter.placements[a], _StridedShard)
+    )
+    for axis in axes:
+        placement = parameter.placements[axis]
+        if isinstance(placement, Shard | _StridedShard):
+            chunks = whole.chunk(mesh.size(axis), placement.dim)
+            index = coordinate[axis]
+            empty = whole.narrow(placement.dim, 0, 0)
+            whole = chunks[index] if index < len(chunks) else empty
+        else:
+            assert isinstance(placement, Replicate), f"{placement} of a parameter"
+    return whole

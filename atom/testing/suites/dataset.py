@@ -225,7 +225,8 @@ class DatasetSuite(Options, ComponentSuite):
         digest = reading.source(component, config).check()
         assert isinstance(digest, str)
         assert digest, "check() returns no digest"
-        assert reading.source(component, config).check() == digest
+        again = reading.source(component, config).check()
+        assert again == digest, "another digest of the same documents"
         theirs, *_ = elsewhere()
         assert theirs == digest, "another digest in another process"
 

@@ -12,6 +12,8 @@ import yaml
 
 import atom_datasets
 
+pytestmark = pytest.mark.slow
+
 DECLARED = {dataset.name: dataset for dataset in atom_datasets.atom_datasets()}
 NAMES = ["stdlib", "local", "huggingface"]
 CONF = Path(atom_datasets.__file__).parent / "conf" / "dataset"

@@ -13,7 +13,7 @@ from torchtitan.models.common.config_utils import make_token_dispatcher_config
 from torchtitan.models.common.linear import ScaledBiasRowwiseLinear
 from torchtitan.models.common.moe import RoutedExperts, TokenChoiceTopKRouter
 from torchtitan.models.common.param_init import depth_scaled_std
-from torchtitan.models.gpt_oss.model import Attention, GptOssModel, GptOssTransformerBlock
+from torchtitan.models.gpt_oss.model import Attention, GptOssTransformerBlock
 from torchtitan.models.gpt_oss.moe import GptOssMoE
 from torchtitan.models.gpt_oss.parallelize import parallelize_gptoss
 
@@ -21,6 +21,7 @@ from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
 from atom_gpt_oss.config import GptOss
 from atom_gpt_oss.experts import GptOssExperts
+from atom_gpt_oss.model import GptOssDecoder
 from atom_gpt_oss.state_dict_adapter import GptOssStateDictAdapter
 
 Initializers = dict[str, Callable]
@@ -31,7 +32,7 @@ def gpt_oss(config: GptOss, context: ArchitectureContext) -> ModelParts:
     check_reach(config.max_seq_len, context)
     vocab_size = vocabulary(config.vocab_size, context)
     output_std = config.dim**-0.5
-    model = GptOssModel.Config(
+    model = GptOssDecoder.Config(
         dim=config.dim,
         vocab_size=vocab_size,
         tok_embeddings=Embedding.Config(

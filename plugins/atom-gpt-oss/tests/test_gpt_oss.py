@@ -14,6 +14,7 @@ from atom.errors import UserError
 from atom.plugin import ArchitectureContext
 from atom_gpt_oss.build import gpt_oss
 from atom_gpt_oss.config import GptOss
+from atom_kernels_torch.attention import varlen_attention
 
 CONF = Path(__file__).parents[1] / "atom_gpt_oss/conf/architecture"
 
@@ -38,6 +39,17 @@ def test_tiny_has_the_parameters_it_says() -> None:
     with torch.device("meta"):
         model = gpt_oss(parameters("gpt_oss_tiny"), context).model.build()
     assert sum(p.numel() for p in model.parameters()) == 2_312_880
+
+
+def test_windows_outlive_a_change_of_kernel() -> None:
+    context = ArchitectureContext(vocab_size=256, seq_len=64)
+    config = gpt_oss(parameters("gpt_oss_tiny"), context).model
+    for layer in config.layers:
+        layer.attention.inner_attention = varlen_attention(layer.attention.inner_attention)
+    with torch.device("meta"):
+        model = config.build()
+    windows = [block.attention.inner_attention.window_size for block in model.layers.values()]
+    assert windows == [(31, 0), (-1, 0), (31, 0), (-1, 0)]
 
 
 @pytest.mark.parametrize(

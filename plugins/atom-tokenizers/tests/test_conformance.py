@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -16,6 +17,8 @@ from tokenizers import (
 )
 
 from atom.testing import conformance
+
+pytestmark = pytest.mark.slow
 
 BOS, EOS = "<|bos|>", "<|eos|>"
 
