@@ -136,10 +136,11 @@ class Job:
         return found
 
     def ranks(self) -> list[int]:
-        """Return the ranks, in order: the launcher's child starts them."""
-        members = self.members()
-        agents = [pid for pid, parent in members.items() if parent == self.process.pid]
-        return sorted(pid for pid, parent in members.items() if parent in agents)
+        """Return the ranks, in order: the launcher's child has a child that starts them."""
+        members, parents = self.members(), [self.process.pid]
+        for _ in range(3):
+            parents = sorted(pid for pid, parent in members.items() if parent in parents)
+        return parents
 
     def step(self) -> int:
         return metrics.last_step(self.place / metrics.FILE_NAME)
@@ -173,12 +174,11 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
         process = subprocess.Popen(
             [sys.executable, "-m", "atom", "train", *SMALL, f"run.dir={place}", *overrides],
             cwd=tmp_path,
-            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            **extra,
+            **{"env": environment, **extra},
         )
         jobs.append(Job(process, tmp_path / place))
         return jobs[-1]

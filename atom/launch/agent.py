@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -28,9 +26,8 @@ from torch.distributed.elastic.multiprocessing.api import (
 )
 from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
-from atom import checkpoint, events, logs, metrics
+from atom import events, logs
 from atom.launch.failure import Failure, cause
-from atom.launch.restarts import Restarts
 
 _MONITOR_SECONDS = 0.2
 _END_SECONDS = 5
@@ -41,18 +38,20 @@ _STACKS_SECONDS = 3.0
 
 
 class Agent(LocalElasticAgent):
-    """Starts ``ranks`` workers, finds out what ended them, and starts them again if it may help.
+    """Starts ``ranks`` workers once, and finds out what ended them.
 
     torch's own result names one failed worker, the one that it noticed first. Where that one only
     lost its peer, the exit codes and the logs of all tell who went first.
+
+    It could start them again, but by then this process has threads, and what is forked from it may
+    inherit a lock that nobody will open: see :mod:`atom.launch.local`.
 
     Args:
         entrypoint: a function, run in a forked process a rank; or an executable.
         arguments: of the entrypoint.
         ranks: number of workers.
         run: the run folder.
-        restarts: in a row, without a new checkpoint in between.
-        hang_seconds: without a step, after the first one, until ranks count as hung.
+        hang_seconds: without a step until ranks count as hung.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class Agent(LocalElasticAgent):
         ranks: int,
         *,
         run: Path,
-        restarts: int,
         hang_seconds: float,
     ) -> None:
         parameters = RendezvousParameters(
@@ -79,8 +77,7 @@ class Agent(LocalElasticAgent):
             entrypoint=entrypoint,
             args=arguments,
             rdzv_handler=registry.get_rendezvous_handler(parameters),
-            # torch counts them, for the names under which ranks find each other; we limit them.
-            max_restarts=sys.maxsize,
+            max_restarts=0,
             monitor_interval=_MONITOR_SECONDS,
             local_addr="127.0.0.1",
         )
@@ -88,14 +85,12 @@ class Agent(LocalElasticAgent):
         super().__init__(spec, logs_specs=DefaultLogsSpecs(), start_method=start_method)
         self._spec = spec
         self._run_folder = run
-        self._restarts = Restarts(restarts)
         self._hang_seconds = hang_seconds
-        self._attempt = 0
         self.failure: Failure | None = None
-        """What ended the ranks for good."""
+        """What ended the ranks, if they did not end by themselves."""
 
     def start(self) -> RunResult:
-        """Run every worker to its end, or to a failure that no restart mends."""
+        """Run every worker to its end, or to the first failure and the end of the others."""
         # Ctrl-C is the launcher's business: it ends this process by a SIGTERM.
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM"
         signal.signal(signal.SIGUSR1, self._pass_on)
@@ -105,15 +100,7 @@ class Agent(LocalElasticAgent):
             self._spec.rdzv_handler.shutdown()
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
-        self._since = logs.stamp(datetime.now(UTC).timestamp())
-        self._step_before = self._heartbeat()
-        self._attempt += 1
-        events.record(
-            self._run_folder,
-            events.STARTED,
-            ranks=self._spec.local_world_size,
-            attempt=self._attempt,
-        )
+        self._begin = time.time()
         return super()._start_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -123,26 +110,10 @@ class Agent(LocalElasticAgent):
         result = super()._monitor_workers(worker_group)
         if result.is_failed() or hung is not None:
             result = RunResult(state=WorkerState.FAILED, failures=result.failures)
-            self._failed(hung or cause(self._run_folder / "logs", self._exit_codes(), self._since))
+            self.failure = hung or cause(
+                self._run_folder / "logs", self._exit_codes(), logs.stamp(self._begin)
+            )
         return result
-
-    def _failed(self, failure: Failure) -> None:
-        step = metrics.last_step(self._run_folder / metrics.FILE_NAME)
-        saved = checkpoint.resumable(self._run_folder / checkpoint.FOLDER)
-        refused = self._restarts.refuse(failure, step=step, saved=saved[0] if saved else 0)
-        events.record(
-            self._run_folder,
-            events.FAILED,
-            reason=failure.words,
-            step=step,
-            restart=refused is None,
-        )
-        if refused is not None:
-            self._remaining_restarts = 0
-            self.failure = failure
-            if refused:
-                words = f"{failure.words}; not started again: {refused}"
-                self.failure = Failure(words, failure.raised, failure.final)
 
     def _shutdown(
         self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = _END_SECONDS
@@ -159,9 +130,7 @@ class Agent(LocalElasticAgent):
             return 0.0
 
     def _hung(self) -> Failure | None:
-        last = self._heartbeat()
-        # Nothing is known of the time until the first step: compiling a large model takes long.
-        if last == self._step_before or time.time() - last < self._hang_seconds:
+        if time.time() - max(self._heartbeat(), self._begin) < self._hang_seconds:
             return None
         if self._pcontext is None or not self._alive():
             return None

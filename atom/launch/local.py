@@ -2,30 +2,73 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from atom import events, logs
+from atom import checkpoint, events, logs, metrics
 from atom.errors import RunError, RunStoppedError
+from atom.launch.child import Child
+from atom.launch.failure import Failure
+from atom.launch.restarts import Restarts
 from atom.run import Launch
 
 
 def start(
     folder: Path, ranks: int, device: str, launch: Launch | None = None, *, verbose: bool = False
 ) -> None:
-    """Run every rank of the run in ``folder`` to its end.
+    """Run every rank of the run in ``folder`` to its end, starting them again where it may help.
 
-    On a CPU the ranks are forked from this process, which has imported torchtitan already: sixteen
-    imports on two cores take longer than a short run. With GPUs they are processes of their own,
-    since CUDA does not survive a fork.
+    To be called in a process without threads, other than the main one: each start is a process
+    forked from it.
 
     Raises:
         RunError: a rank failed, and the others have been ended.
         RunStoppedError: the ranks were asked to stop before the last step, and have.
     """
     launch = launch or Launch()
+    restarts = Restarts(launch.max_restarts)
+    attempt = 0
+    while True:
+        attempt += 1
+        events.record(folder, events.STARTED, ranks=ranks, attempt=attempt)
+        child = Child(
+            partial(_start_once, folder, ranks, device, launch.hang_seconds, verbose=verbose)
+        )
+        signal.signal(signal.SIGUSR1, partial(_pass_on, child))
+        failure = child.result()
+        logs.remove_if_empty(folder / "logs")
+        if failure is None:
+            refuse_stopped(folder)
+            events.record(folder, events.FINISHED)
+            return
+        step = metrics.last_step(folder / metrics.FILE_NAME)
+        saved = checkpoint.resumable(folder / checkpoint.FOLDER)
+        refused = restarts.refuse(failure, step=step, saved=saved[0] if saved else 0)
+        again = refused is None
+        events.record(folder, events.FAILED, reason=failure.words, step=step, restart=again)
+        if refused is not None:
+            why = f"; not started again: {refused}" if refused else ""
+            raise RunError(f"{failure.words}{why}")
+
+
+def _pass_on(child: Child[Any], number: int, _frame: FrameType | None) -> None:
+    child.signal(signal.Signals(number))
+
+
+def _start_once(
+    folder: Path, ranks: int, device: str, hang_seconds: float, *, verbose: bool
+) -> Failure | None:
+    """Run every rank to its end; return what ended them too early, if anything did.
+
+    On a CPU the ranks are forked from this process, which has imported torchtitan already: sixteen
+    imports on two cores take longer than a short run. With GPUs they are processes of their own,
+    since CUDA does not survive a fork.
+    """
     from atom.launch.agent import Agent
     from atom.titan import rank
 
@@ -34,20 +77,9 @@ def start(
     if device != "cpu":
         entrypoint = sys.executable
         arguments = ("-u", "-m", rank.__name__, str(folder), *(("-v",) if verbose else ()))
-    agent = Agent(
-        entrypoint,
-        arguments,
-        ranks,
-        run=folder,
-        restarts=launch.max_restarts,
-        hang_seconds=launch.hang_seconds,
-    )
+    agent = Agent(entrypoint, arguments, ranks, run=folder, hang_seconds=hang_seconds)
     agent.start()
-    logs.remove_if_empty(folder / "logs")
-    if agent.failure is not None:
-        raise RunError(agent.failure.words)
-    refuse_stopped(folder)
-    events.record(folder, events.FINISHED)
+    return agent.failure
 
 
 def refuse_stopped(folder: Path) -> None:

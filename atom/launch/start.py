@@ -144,6 +144,8 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
 
     sequences, tokens = resolved.global_batch_size, ready.seq_len
     degrees = resolved.degrees
+    # Not among the degrees that multiply to the number of ranks: it borrows theirs.
+    experts = run.parallelism.parameters.get("expert_parallel_degree", 1)
     return Header(
         run_dir=str(ready.place),
         model=chosen("architecture"),
@@ -159,6 +161,7 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
             ("tp", degrees["tensor_parallel_degree"]),
             ("pp", degrees["pipeline_parallel_degree"]),
             ("cp", degrees["context_parallel_degree"]),
+            *([("ep", experts)] if experts > 1 else []),
         ],
         schedule=ready.schedule,
         batch=f"{sequences} sequences × {tokens} tokens = {sequences * tokens:,} tokens a step",
