@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*)
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help train test test-fast test-slow lint format docs install clean
+.PHONY: help train test test-fast test-slow matrix lint format docs install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ test-fast: install ## the tests that take seconds
 
 test-slow: install ## the tests that start many ranks, or install packages
 	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not gpu" $(ARGS)
+
+matrix: install ## train every architecture under every strategy, and write docs/matrix.md
+	$(BIN)/python -m atom.testing.matrix $(ARGS)
 
 lint: install ## format and lint checks, and types
 	$(BIN)/ruff format --check .

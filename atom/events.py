@@ -33,6 +33,16 @@ STOPPED = "stopped"
 FAILED = "failed"
 """A rank failed and the others were ended. ``reason``, ``step`` (the last one that was logged),
 ``restart`` (whether they are started again)."""
+NUMERICAL_FAULT = "numerical_fault"
+"""The loss or the gradient norm of a step is not to be trusted. ``step``, ``fault`` (non_finite or
+spike), ``reason``, ``loss``, ``grad_norm`` (null if not finite), ``decision`` (skip, rollback or
+stop), ``to_step`` (of a rollback), ``documents`` (of that step, on the lanes of rank 0)."""
+BAD_DOCUMENT = "bad_document"
+"""A document could not be read and was left out, as the dataset puts up with some. ``rank``,
+``step`` that it was met in, ``document``, ``reason``. Of each process of a rank there are a hundred
+at most; the rank's log has all."""
+REPLICAS_DIFFER = "replicas_differ"
+"""Parameters that should be alike are not; the run ends. ``step``, ``reason``."""
 FINISHED = "finished"
 """The last step is done. ``step``."""
 

@@ -266,12 +266,14 @@ uses one works, and is named in a warning of ``atom plugins`` and ``atom train``
 @dataclass(frozen=True, slots=True)
 class Document:
     """A piece of text. ``id`` names it to a person (a path, a row). A long text may come in parts:
-    ``starts`` and ``ends`` say whether this one is the first and the last."""
+    ``starts`` and ``ends`` say whether this one is the first and the last. ``problem`` says why a
+    document that a source puts up with could not be read; it has no text then."""
 
     text: str
     id: str
     starts: bool = True
     ends: bool = True
+    problem: str | None = None
 
 
 class DocumentSource(Protocol):
@@ -333,10 +335,15 @@ class ModelParts:
 
     ``model`` is a torchtitan ``BaseModel.Config``. A family that torchtitan's generic functions do
     not fit brings its own ``parallelize_fn`` and ``pipelining_fn``.
+
+    ``state_dict_adapter`` is a torchtitan ``BaseStateDictAdapter``; its ``to_hf`` takes any part of
+    the state dict, down to one weight. ``hf_config`` is ``config.json`` of the same model there:
+    ``model_type``, ``architectures``, sizes. Without it a run cannot be exported.
     """
 
     model: Any
     state_dict_adapter: type | None = None
+    hf_config: Mapping[str, Any] | None = None
     parallelize_fn: Callable[..., Any] | None = None
     pipelining_fn: Callable[..., Any] | None = None
     post_optimizer_build_fn: Callable[..., None] | None = None

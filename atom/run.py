@@ -89,6 +89,36 @@ class Resume(_Model):
     )
 
 
+class Faults(_Model):
+    """What is done about numerical faults and silent data corruption: see docs/faults.md."""
+
+    non_finite: Literal["skip", "rollback", "stop"] = Field(
+        default="stop", description="when the loss or the gradient norm is not finite"
+    )
+    spike: Literal["none", "skip", "rollback", "stop"] = Field(
+        default="none", description="when the loss or the gradient norm is far above the last ones"
+    )
+    spike_threshold: PositiveFloat = Field(
+        default=10,
+        description="how far above the median is a spike, in robust standard deviations",
+    )
+    window: PositiveInt = Field(
+        default=100, description="steps that spikes are measured by, and that the budget is for"
+    )
+    budget: NonNegativeInt = Field(
+        default=3, description="faults in a window that are skipped or rolled back; then stop"
+    )
+    replica_check_interval: NonNegativeInt = Field(
+        default=0, description="steps between checks that replicas hold the same bits; 0: none"
+    )
+
+
+class Data(_Model):
+    """How the documents of the dataset are read."""
+
+    trace: bool = Field(default=False, description="note every sample in logs/samples_rank_N.jsonl")
+
+
 class Component(BaseModel):
     """The name of a plugin's component and, beside it, the component's own parameters."""
 
@@ -111,6 +141,15 @@ class Optimizer(_Model):
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay")
     implementation: Literal["for-loop", "foreach", "fused", "fused_opt_states_bf16"] = Field(
         default="fused", description="torchtitan's choice of optimizer implementation"
+    )
+
+
+class Batch(_Model):
+    """The batch of one step, where it is not counted in sequences."""
+
+    tokens: PositiveInt | None = Field(
+        default=None,
+        description="tokens of one step; training.global_batch_size is that by training.seq_len",
     )
 
 
@@ -157,6 +196,8 @@ class Run(_Model):
     device: Literal["auto", "cpu", "cuda"] | str = "auto"
     launch: Launch = Launch()
     resume: Resume = Resume()
+    faults: Faults = Faults()
+    data: Data = Data()
     dry_run: bool = Field(
         default=False, description="build the run for a few ranks without starting any, and tell"
     )
@@ -176,6 +217,7 @@ class Run(_Model):
 
     optimizer: Optimizer = Optimizer()
     loss: Loss = Loss()
+    batch: Batch = Batch()
     training: Section = {}
     lr_scheduler: Section = {}
     activation_checkpoint: Section = {}
@@ -207,7 +249,9 @@ def parse(sections: Section) -> Run:
         _check_places(section, sections.get(section))
     run = validated(_RUN, sections, key="", fields=Run.model_fields)
     _check_dry_run(run)
-    return run
+    if run.batch.tokens is None:
+        return run
+    return run.model_copy(update={"training": _in_sequences(run.batch.tokens, run.training)})
 
 
 def read(path: Path) -> Run:
@@ -224,6 +268,34 @@ def read(path: Path) -> Run:
     if not isinstance(sections, dict):
         raise UserError(f"{path} cannot be read as a run: it holds no sections")
     return parse(sections)
+
+
+def _in_sequences(tokens: int, training: Section) -> Section:
+    """Return the section with ``global_batch_size``, the sequences that ``tokens`` make.
+
+    Raises:
+        UserError: they make no whole number, or another than the section says.
+    """
+    length, given = training.get("seq_len"), training.get("global_batch_size")
+    if not isinstance(length, int) or length < 1:
+        raise UserError(
+            "must be given to count the batch in tokens; valid: a positive number",
+            key="training.seq_len",
+            value=length,
+        )
+    if tokens % length:
+        raise UserError(
+            f"must be a multiple of training.seq_len {length}", key="batch.tokens", value=tokens
+        )
+    sequences = tokens // length
+    if given not in (None, sequences):
+        raise UserError(
+            f"batch.tokens {tokens} makes {sequences} sequences of {length}; valid: null "
+            "(which batch=tokens sets), or batch.tokens=null to count in sequences",
+            key="training.global_batch_size",
+            value=given,
+        )
+    return training | {"global_batch_size": sequences}
 
 
 def _check_dry_run(run: Run) -> None:

@@ -17,6 +17,8 @@ from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError, neares
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
     "status": ("atom.cli.status", "say how a run is doing"),
+    "export": ("atom.cli.export", "write a run's weights for others to load"),
+    "generate": ("atom.cli.generate", "continue a text with a run's model"),
     "plugins": ("atom.cli.plugins", "list what is installed, and why something is broken"),
     "new": ("atom.cli.new", "make a plugin package of your own"),
     "completion": ("atom.cli.completion", "print a script that completes commands in a shell"),

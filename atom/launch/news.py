@@ -37,4 +37,12 @@ def _words(event: dict) -> str | None:
             )
         case events.CHECKPOINT_FAILED:
             return f"checkpoint of step {event['step']} could not be written ({event['reason']})"
+        case events.BAD_DOCUMENT:
+            return f"left out a document: {event['reason']}"
+        case events.NUMERICAL_FAULT if event["decision"] == "skip":
+            return f"{event['reason']}; the step is skipped"
+        case events.NUMERICAL_FAULT if event["decision"] == "rollback":
+            return (
+                f"{event['reason']}; going back to step {event['to_step']}, without the data since"
+            )
     return None

@@ -8,6 +8,8 @@ Shape suffixes: B = sequences, L = tokens a sequence, V = vocabulary.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,7 @@ def assert_same_logits(
     Args:
         architecture: its name and parameters, as in a run.
         counterpart: the same model's configuration at Hugging Face: ``model_type`` and so on. The
-            vocabulary is added.
+            vocabulary is added. The architecture's ``hf_config``, if it has one, must say the same.
         folder: an empty one.
         tolerance: the largest difference allowed.
     """
@@ -57,6 +59,9 @@ def assert_same_logits(
     model = _disturbed(subject.model(), seed=1)
     there = folder / "there"
     config.save_pretrained(there)
+    if subject.parts.hf_config is not None:
+        _assert_says(subject.parts.hf_config, settings, config)
+        (there / "config.json").write_text(json.dumps(subject.parts.hf_config))
     exported = {name: x.contiguous() for name, x in adapter.to_hf(models.state(model)).items()}
     save_file(exported, there / "model.safetensors", metadata={"format": "pt"})
     counterpart_model, found = transformers.AutoModelForCausalLM.from_pretrained(
@@ -76,6 +81,15 @@ def assert_same_logits(
     missing = set(loaded.missing_keys) - {name for name, _ in model.named_buffers()}
     assert not missing, "weights that the import leaves as they were"
     _assert_close(model, reference, ids_BL, tolerance)
+
+
+def _assert_says(own: Mapping[str, Any], expected: Mapping[str, Any], config: Any) -> None:
+    """Assert that ``hf_config`` is the configuration ``config``, made from ``expected``."""
+    made = type(config)(**{key: value for key, value in own.items() if key != "model_type"})
+    assert own["model_type"] == config.model_type
+    assert type(config).__name__.removesuffix("Config") in own["architectures"][0]
+    for key in expected:
+        assert key.endswith("_token_id") or getattr(made, key) == getattr(config, key), key
 
 
 def _disturbed(model: Any, seed: int) -> Any:

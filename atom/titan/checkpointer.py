@@ -28,6 +28,12 @@ from atom.titan.dcp import AtomicWriter, SafePlanner, SafeReader
 RANDOM = "random"
 """Key of the random number generators' states, one a rank."""
 
+HUGGING_FACE = "hf:"
+"""What the place of initial weights in Hugging Face's format begins with."""
+
+FAULTS = "faults"
+"""Key of what the run's steps are judged by: see :mod:`atom.titan.anomaly`."""
+
 log = structlog.get_logger("atom")
 
 
@@ -54,7 +60,18 @@ class VerifiedCheckpointManager(CheckpointManager):
         keep_best: int = 0
         """Keep so many checkpoints of the lowest loss (its mean since the one before)."""
 
+        initial_load: str = ""
+        """Weights to start from: hf:FOLDER (Hugging Face's format), a run's folder, or step-N."""
+
         def __post_init__(self) -> None:
+            if self.initial_load:
+                name = self.initial_load.removeprefix(HUGGING_FACE)
+                path = str(Path(name).expanduser().resolve())
+                if self.initial_load_path not in (None, path):  # type: ignore[has-type]
+                    raise ValueError("initial_load and initial_load_path are two places.")
+                # mypy does not look for slots in a base class of another package.
+                self.initial_load_path = path  # type: ignore[misc]
+                self.initial_load_in_hf = name != self.initial_load  # type: ignore[misc]
             CheckpointManager.Config.__post_init__(self)
             if self.keep_every < 0 or self.keep_best < 0:
                 raise ValueError("keep_every and keep_best cannot be negative.")
@@ -267,6 +284,8 @@ class VerifiedCheckpointManager(CheckpointManager):
         if RANDOM in state_dict and f"{RANDOM}.{RandomState.key()}.cpu" not in saved:
             # Saved by fewer ranks, or by another trainer: this rank keeps its own.
             state_dict.pop(RANDOM)
+        if FAULTS in state_dict and f"{FAULTS}.good" not in saved:
+            state_dict.pop(FAULTS)  # saved by an earlier version
         dcp.load(state_dict, storage_reader=reader, planner=SafePlanner())
         if MODEL in self.states:
             self.states[MODEL].load_state_dict(state_dict)

@@ -10,7 +10,7 @@ Shape suffixes: B = sequences a call, L = tokens a sequence, N = tokens of a doc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torchtitan.components.dataloader import BaseDataLoader
@@ -20,6 +20,9 @@ from atom.errors import UserError
 from atom.plugin import Document, DocumentSource
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+Span = tuple[int, str, int, int]
+"""A part of a document: the pass, its id, its first training pair, and how many."""
 
 
 class DocumentLoader(BaseDataLoader):
@@ -75,14 +78,18 @@ class DocumentLoader(BaseDataLoader):
                 value=lanes,
             )
         share = lanes // dp_world_size
+        self.left_out = LeftOut()
+        """Documents that gave nothing to train on."""
         self._lanes = [
-            _Lane(lane, config, tokenizer) for lane in range(dp_rank * share, (dp_rank + 1) * share)
+            _Lane(lane, config, tokenizer, self.left_out)
+            for lane in range(dp_rank * share, (dp_rank + 1) * share)
         ]
         self._global_batch_size = lanes
         self._local_batch_size = local_batch_size
         self._seq_len = seq_len
         self._handed_out = 0
         """Lanes of the current step that have been handed out."""
+        self._samples: dict[int, list[Span]] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -96,8 +103,16 @@ class DocumentLoader(BaseDataLoader):
         first = self._handed_out
         for row, lane in enumerate(self._lanes[first : first + self._local_batch_size]):
             lane.read(inputs_BL[row], labels_BL[row], positions_BL[row])
+        if first == 0:
+            self._samples = {}
+        for lane in self._lanes[first : first + self._local_batch_size]:
+            self._samples[lane.number] = lane.read_last
         self._handed_out = (first + self._local_batch_size) % len(self._lanes)
         return {"input": inputs_BL, "positions": positions_BL}, labels_BL
+
+    def samples(self) -> dict[int, list[Span]]:
+        """Return for each lane of this rank what it has handed out for the last step."""
+        return dict(self._samples)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return where each lane of this rank stands, in tensors of their own."""
@@ -124,6 +139,26 @@ class DocumentLoader(BaseDataLoader):
         self._handed_out = 0
 
 
+@dataclass
+class LeftOut:
+    """What this process has read and left out, since it began.
+
+    Attributes:
+        empty: number of documents without text.
+        bad: those that could not be read, with their problem, until someone takes note of them.
+    """
+
+    empty: int = 0
+    bad: list[Document] = field(default_factory=list)
+
+    def add(self, document: Document) -> None:
+        """Count a document."""
+        if document.problem is None:
+            self.empty += 1
+        else:
+            self.bad.append(document)
+
+
 class _Lane:
     """Packs its documents, one after another, into sequences of training pairs.
 
@@ -132,16 +167,23 @@ class _Lane:
     like a document: it has BOS only if it is the first part and EOS only if it is the last, and the
     pair across two parts is left out, as the next part may be another lane's.
 
-    Documents without text, or of less than two tokens, are skipped.
+    Documents without text, or of less than two tokens, are skipped; the former are counted.
     """
 
     def __init__(
-        self, number: int, config: DocumentLoader.Config, tokenizer: BaseTokenizer
+        self,
+        number: int,
+        config: DocumentLoader.Config,
+        tokenizer: BaseTokenizer,
+        left_out: LeftOut,
     ) -> None:
         self.name = f"lane.{number}"
-        self._number = number
+        self.number = number
         self._config = config
         self._tokenizer = tokenizer
+        self._left_out = left_out
+        self.read_last: list[Span] = []
+        """What the last sequence is made of."""
         self.go_to(0, 0, 0)
 
     @property
@@ -154,6 +196,7 @@ class _Lane:
         self._epoch, self._document, self._pairs = epoch, document, pairs
         self._documents: Iterator[tuple[int, Document]] | None = None
         self._tokens_N = torch.empty(0, dtype=torch.int64)
+        self._id = ""
 
     def read(
         self, inputs_L: torch.Tensor, labels_L: torch.Tensor, positions_L: torch.Tensor
@@ -166,6 +209,7 @@ class _Lane:
         if self._documents is None:
             self._open()
         seq_len, filled = len(inputs_L), 0
+        self.read_last = []
         while filled < seq_len:
             left = len(self._tokens_N) - 1 - self._pairs
             if left <= 0:
@@ -176,6 +220,7 @@ class _Lane:
             inputs_L[here] = self._tokens_N[begin:end]
             labels_L[here] = self._tokens_N[begin + 1 : end + 1]
             torch.arange(count, out=positions_L[here])
+            self.read_last.append((self._epoch, self._id, begin, count))
             self._pairs = end
             filled += count
 
@@ -185,11 +230,11 @@ class _Lane:
             return
         _, document = next(self._documents, (0, None))
         if document is not None:
-            self._tokens_N = self._encoded(document)
+            self._tokens_N, self._id = self._encoded(document), document.id
         if self._pairs >= len(self._tokens_N):
             raise UserError(
                 "the dataset or the tokenizer is not what it was when the checkpoint was saved: "
-                f"document {self._document} of sequence {self._number} has become shorter",
+                f"document {self._document} of sequence {self.number} has become shorter",
                 key="dataset",
             )
 
@@ -198,13 +243,13 @@ class _Lane:
         for _ in range(3):  # what is left of this pass, and two whole ones
             for index, document in self._documents:
                 self._document, self._pairs = index, 0
-                self._tokens_N = self._encoded(document)
+                self._tokens_N, self._id = self._encoded(document), document.id
                 if len(self._tokens_N) >= 2:
                     return
             self._epoch += 1
             self._documents = self._pass(0)
         raise UserError(
-            f"two passes over the documents of sequence {self._number} of the global batch gave "
+            f"two passes over the documents of sequence {self.number} of the global batch gave "
             "nothing to train on; valid: a dataset with text for all "
             f"{self._config.global_batch_size} sequences",
             key="dataset",
@@ -214,7 +259,7 @@ class _Lane:
         config = self._config
         return enumerate(
             config.source.lane(
-                self._number,
+                self.number,
                 config.global_batch_size,
                 seed=config.seed,
                 epoch=self._epoch,
@@ -225,6 +270,7 @@ class _Lane:
 
     def _encoded(self, document: Document) -> torch.Tensor:
         if not document.text:  # BOS and EOS alone would teach that texts are empty
+            self._left_out.add(document)
             return torch.empty(0, dtype=torch.int64)
         ids = self._tokenizer.encode(document.text, add_bos=document.starts, add_eos=document.ends)
         return torch.tensor(ids, dtype=torch.int64)

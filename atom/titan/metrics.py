@@ -53,6 +53,10 @@ class StepMetricsProcessor(MetricsProcessor):
             self._last = (step - 1, time.perf_counter())
         return super().should_log(step)
 
+    def go_back(self, step: int) -> None:
+        """Measure time from now on, where ``step`` is the last one done."""
+        self._last = (step, time.perf_counter())
+
     def log(
         self,
         step: int,

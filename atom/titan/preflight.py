@@ -64,7 +64,15 @@ def preflight(
 
     import torch
 
-    from atom.titan import checks, kernels, layout, planning, trainer_config
+    from atom.titan import (
+        checks,
+        initial_load,
+        kernels,
+        layout,
+        planning,
+        requirements,
+        trainer_config,
+    )
 
     described = planned or device.describe(kind)
     available = torch.cuda.device_count() if kind == "cuda" else device.cores()
@@ -81,6 +89,9 @@ def preflight(
     if kind == "cuda" and joined is None:
         layout.check_gpus(world_size, available)
     training = trainer_config.training_section(run, kind)
+    run = initial_load.resolve(
+        run, trainer_config.model_parts(selection, vocab_size, training.seq_len), training, place
+    )
     parts = trainer_config.model_parts(selection, vocab_size, training.seq_len)
     degree = layout.data_parallel_degree(parallelism)
     global_batch_size = checks.global_batch_size(
@@ -108,8 +119,10 @@ def preflight(
     if "local_batch_size" not in run.training:
         training.local_batch_size = global_batch_size // degree
     checks.check(training, parallelism, parts.model)
+    requirements.check(resolved, training, parallelism, kind)
     config = trainer_config.trainer_config(resolved, selection, host, place)
     checks.check_together(config)
+    requirements.check_load_balancer(parallelism, config.model_spec.model)
     pipelined = parallelism.pipeline_parallel_degree > 1
     return Preflight(
         run=resolved,

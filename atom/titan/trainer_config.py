@@ -13,6 +13,7 @@ from torchtitan.config.override import OverrideConfig
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
 
+from atom.errors import UserError
 from atom.folder import TOKENIZER
 from atom.host import Host
 from atom.plugin import (
@@ -62,6 +63,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
     strategy = selection.parallelism.code("build")(
         parallelism, ParallelismContext(world_size=resolved.world_size, parts=parts)
     )
+    _check_faults(run, selection, parallelism)
     debug: DebugConfig = sections.build(DebugConfig, run.debug, "debug")
     seed = debug.seed or 0
     degree = parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree
@@ -88,6 +90,8 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         activation_checkpoint=sections.activation_checkpoint(run.activation_checkpoint),
         override=OverrideConfig(imports=_overrides(resolved, host)),
         debug=debug,
+        faults=run.faults,
+        trace_samples=run.data.trace,
         **{
             name: sections.build(schema, _section(run, name, resolved.device), name)
             for name, schema in sections.SCHEMA.items()
@@ -127,6 +131,34 @@ def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callab
         return model
 
     return parallelize_and_finish
+
+
+def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig) -> None:
+    """Refuse a remedy for faults that this run cannot have."""
+    copies = parallelism.data_parallel_replicate_degree * parallelism.tensor_parallel_degree
+    if run.faults.replica_check_interval and copies == 1:
+        raise UserError(
+            "no two ranks hold copies of a parameter in this layout; valid: 0, or a layout with "
+            "data_parallel_replicate_degree or tensor_parallel_degree above 1",
+            key="faults.replica_check_interval",
+            value=run.faults.replica_check_interval,
+        )
+    declaration = selection.dataset.component.declaration
+    for name in ("non_finite", "spike"):
+        if getattr(run.faults, name) != "rollback":
+            continue
+        if not run.checkpoint.get("enable", True):
+            raise UserError(
+                "there is nothing to go back to with checkpoint.enable=false; valid: skip, stop",
+                key=f"faults.{name}",
+                value="rollback",
+            )
+        if isinstance(declaration, Dataset) and declaration.build is not None:
+            raise UserError(
+                "the data loader of this dataset cannot leave data out; valid: skip, stop",
+                key=f"faults.{name}",
+                value="rollback",
+            )
 
 
 def _dataloader(selection: Selection, seed: int, resolved: Resolved) -> Any:

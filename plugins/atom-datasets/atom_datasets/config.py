@@ -36,6 +36,13 @@ class Local(_TextFiles):
     text_field: Name = Field(
         default="text", description="the field of a record, or the column, that holds the text"
     )
+    max_bad_fraction: float = Field(
+        default=0,
+        ge=0,
+        lt=1,
+        description="of the documents, how many may be unreadable (no JSON record, no UTF-8) and "
+        "are left out; 0: the first one stops the run",
+    )
 
 
 class HuggingFace(_Parameters):

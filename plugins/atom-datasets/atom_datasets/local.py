@@ -35,7 +35,9 @@ _SNIFFED = 4096
 def source(config: Local) -> LocalSource:
     """Return the source that ``config`` describes. The files are looked for when it is used."""
     paths = (config.path,) if isinstance(config.path, str) else tuple(config.path)
-    return LocalSource(paths, config.format, config.text_field, config.max_chars)
+    return LocalSource(
+        paths, config.format, config.text_field, config.max_chars, config.max_bad_fraction
+    )
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class LocalSource:
     format: Literal["auto", "text", "jsonl", "parquet"]
     text_field: str
     max_chars: int
+    max_bad_fraction: float = 0
 
     def check(self) -> str:
         """Return a digest of the files' paths, sizes and times of change.
@@ -56,7 +59,8 @@ class LocalSource:
             UserError: nothing matches, or what does cannot be read or holds no text.
         """
         files = find(self)
-        if isinstance(_documents(self), TextFiles):
+        # With a tolerance, what is no text is counted when it is read.
+        if isinstance(_documents(self), TextFiles) and self.max_bad_fraction == 0:
             for path in files:
                 _check_is_text(path)
         return _digest(self, files)
@@ -121,17 +125,20 @@ def _documents(source: LocalSource) -> Documents:
 def _opened(source: LocalSource, files: tuple[Path, ...]) -> Documents:
     format = _one_format(files, source) if source.format == "auto" else source.format
     if format == "jsonl":
-        return JsonLines(files, source.text_field, _digest(source, files))
+        return JsonLines(files, source.text_field, _digest(source, files), source.max_bad_fraction)
     copies = tuple(plain(path, _cache()) if path.suffix in SUFFIXES else path for path in files)
     if format == "parquet":
         return Parquet(copies, source.text_field)
     return TextFiles(
-        (
-            TextFile(name=str(path), path=copy, size=copy.stat().st_size)
-            for path, copy in zip(files, copies, strict=True)
-        ),
+        (_text_file(path, copy) for path, copy in zip(files, copies, strict=True)),
         source.max_chars,
+        source.max_bad_fraction,
     )
+
+
+def _text_file(path: Path, copy: Path) -> TextFile:
+    stat = copy.stat()
+    return TextFile(name=str(path), path=copy, size=stat.st_size, mtime=stat.st_mtime_ns)
 
 
 def _format_of(path: Path) -> Format:
@@ -176,7 +183,7 @@ def _check_is_text(path: Path) -> None:
 
 def _digest(source: LocalSource, files: tuple[Path, ...]) -> str:
     stats = [(str(path.absolute()), (s := path.stat()).st_size, s.st_mtime_ns) for path in files]
-    recipe = [source.format, source.text_field, source.max_chars, stats]
+    recipe = [source.format, source.text_field, source.max_chars, source.max_bad_fraction, stats]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 

@@ -13,6 +13,7 @@ from atom.errors import UserError, nearest
 from atom.plugin import Document
 from atom_datasets.compression import explained, opened
 from atom_datasets.quiet import quiet
+from atom_datasets.tolerance import refuse
 
 if TYPE_CHECKING:
     import datasets
@@ -35,24 +36,37 @@ class JsonLines:
     makes timestamps of a text that reads like one, and stops at a blank line.
     """
 
-    def __init__(self, files: tuple[Path, ...], text_field: str, fingerprint: str) -> None:
+    def __init__(
+        self,
+        files: tuple[Path, ...],
+        text_field: str,
+        fingerprint: str,
+        max_bad_fraction: float = 0,
+    ) -> None:
         """Open the table from the cache, or make it.
 
         Args:
             files: one JSON object a line, plain or compressed.
             text_field: the field of an object that holds the text. Objects without it, or with
                 null or no text in it, are left out.
-            fingerprint: the same as long as the files and the field are.
+            fingerprint: the same as long as the files and the other arguments are.
+            max_bad_fraction: of the records, how many may be none; they are empty documents.
 
         Raises:
-            UserError: a line is no JSON object, or the field is in none of them or is no text.
+            UserError: a line is no JSON object, or its field is no text, more often than may be;
+                or the field is in none of them.
             NoTextError: there is nothing in the files.
         """
         from datasets import Dataset, Features, Value
         from datasets.exceptions import DatasetGenerationError
 
         features = Features(
-            {"text": Value("large_string"), "file": Value("int32"), "line": Value("int64")}
+            {
+                "text": Value("large_string"),
+                "file": Value("int32"),
+                "line": Value("int64"),
+                "problem": Value("string"),
+            }
         )
         self._files = files
         try:
@@ -60,7 +74,11 @@ class JsonLines:
                 self._table = Dataset.from_generator(
                     _rows,
                     features=features,
-                    gen_kwargs={"files": files, "text_field": text_field},
+                    gen_kwargs={
+                        "files": files,
+                        "text_field": text_field,
+                        "max_bad_fraction": max_bad_fraction,
+                    },
                     fingerprint=fingerprint,
                 )
         except DatasetGenerationError as error:
@@ -73,27 +91,37 @@ class JsonLines:
 
     def __getitem__(self, index: int) -> Document:
         row = self._table[index]
-        return Document(row["text"], id=f"{self._files[row['file']]}:{row['line']}")
+        id = f"{self._files[row['file']]}:{row['line']}"
+        return Document(row["text"], id, problem=row["problem"])
 
 
-def _rows(files: tuple[Path, ...], text_field: str) -> Iterator[dict[str, str | int]]:
+def _rows(
+    files: tuple[Path, ...], text_field: str, max_bad_fraction: float
+) -> Iterator[dict[str, str | int | None]]:
     fields: set[str] = set()
     empty = True
+    bad, total, last = 0, 0, None
     for number, path in enumerate(files):
-        for line, record in _records(path):
-            text = record.get(text_field)
-            if isinstance(text, str):
-                if text:
-                    empty = False
-                    yield {"text": _encodable(text), "file": number, "line": line}
-            elif text is not None:
-                raise UserError(
-                    f"holds {json.dumps(text)[:40]} and no text in line {line} of {path}",
-                    key="dataset.text_field",
-                    value=text_field,
-                )
+        for line, data in _lines(path):
+            if data.isspace():
+                continue
+            total += 1
+            try:
+                record = _record(path, line, data)
+                text = _text(record, text_field, path, line)
+            except UserError as error:
+                if max_bad_fraction == 0:
+                    raise
+                bad, last = bad + 1, error
+                yield {"text": "", "file": number, "line": line, "problem": error.problem}
+                continue
+            if text:
+                empty = False
+                yield {"text": _encodable(text), "file": number, "line": line, "problem": None}
             if text_field not in fields:
                 fields.update(record)
+    if last is not None:
+        refuse(last.problem, bad, total, max_bad_fraction)
     if fields and text_field not in fields:
         raise UserError(
             f"no record has this field; {nearest(text_field, fields)}",
@@ -104,18 +132,26 @@ def _rows(files: tuple[Path, ...], text_field: str) -> Iterator[dict[str, str | 
         raise NoTextError
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    for line, data in _lines(path):
-        if data.isspace():
-            continue
-        try:
-            record = json.loads(data.rstrip())
-        except ValueError as error:
-            reason = re.sub(r": line 1 column (\d+) \(char \d+\)", r" at column \1", str(error))
-            raise _no_record(path, line, reason) from None
-        if not isinstance(record, dict):
-            raise _no_record(path, line, f"it is a {type(record).__name__}")
-        yield line, record
+def _text(record: dict[str, object], text_field: str, path: Path, line: int) -> str | None:
+    text = record.get(text_field)
+    if text is None or isinstance(text, str):
+        return text
+    raise UserError(
+        f"holds {json.dumps(text)[:40]} and no text in line {line} of {path}",
+        key="dataset.text_field",
+        value=text_field,
+    )
+
+
+def _record(path: Path, line: int, data: bytes) -> dict[str, object]:
+    try:
+        record = json.loads(data.rstrip())
+    except ValueError as error:
+        reason = re.sub(r": line 1 column (\d+) \(char \d+\)", r" at column \1", str(error))
+        raise _no_record(path, line, reason) from None
+    if not isinstance(record, dict):
+        raise _no_record(path, line, f"it is a {type(record).__name__}")
+    return record
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

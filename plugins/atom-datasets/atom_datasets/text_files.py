@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -9,15 +10,19 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
+from atom.errors import UserError
 from atom.plugin import Document
+from atom_datasets.tolerance import Tolerance
 
 
 class TextFile(NamedTuple):
-    """``name`` is for people; ``size`` is in bytes."""
+    """``name`` is for people; ``size`` is in bytes, ``mtime`` (of the last change) in nanoseconds,
+    None where it does not matter."""
 
     name: str
     path: Path
     size: int
+    mtime: int | None = None
 
 
 class TextFiles:
@@ -26,43 +31,107 @@ class TextFiles:
     A file of more than ``max_chars`` bytes is cut about every ``max_chars // 2`` bytes, at the last
     line end before, or within a line that is longer than that. Where the cuts are is seen from the
     bytes around them alone. No part has more than ``max_chars`` characters, and the parts put
-    together are the file to the character. Bytes that are not UTF-8 become U+FFFD; line ends stay
-    as they are. Empty files are left out.
+    together are the file to the character. Line ends stay as they are. Empty files are left out.
+
+    Bytes that are not UTF-8 become U+FFFD; with ``max_bad_fraction`` a document that has some is
+    put up with as far as that says, and is empty.
     """
 
-    def __init__(self, files: Iterable[TextFile], max_chars: int) -> None:
+    def __init__(
+        self, files: Iterable[TextFile], max_chars: int, max_bad_fraction: float | None = None
+    ) -> None:
         self._files = [file for file in files if file.size > 0]
         self._max_chars = max_chars
         self._stride = max_chars // 2
         self._ends = list(accumulate(self._parts(file) for file in self._files))
+        self._tolerance: Tolerance | None = None
+        if max_bad_fraction is not None:
+            self._tolerance = Tolerance(max_bad_fraction, len(self))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Document:
+        """Return a document.
+
+        Raises:
+            UserError: its file is gone or has changed, or too many documents are no text.
+        """
         number = bisect_right(self._ends, index)
         file = self._files[number]
         parts = self._parts(file)
         part = index - self._ends[number] + parts
+        begin, data = self._read(file, part, parts)
         if parts == 1:
-            return Document(_decoded(file.path.read_bytes()), id=file.name)
-        return Document(
-            _decoded(self._read(file, part, last=part == parts - 1)),
-            id=f"{file.name}#{part}",
-            starts=part == 0,
-            ends=part == parts - 1,
-        )
+            return self._document(file, file.name, begin, data)
+        last = part == parts - 1
+        return self._document(file, f"{file.name}#{part}", begin, data, part == 0, last)
+
+    def _document(
+        self,
+        file: TextFile,
+        id: str,
+        begin: int,
+        data: bytes,
+        starts: bool = True,
+        ends: bool = True,
+    ) -> Document:
+        try:
+            return Document(data.decode(), id, starts, ends)
+        except UnicodeDecodeError as error:
+            if self._tolerance is None:
+                return Document(data.decode(errors="replace"), id, starts, ends)
+            where = f"line {_line(file.path, begin + error.start)} of {file.name}"
+            problem = f"byte 0x{data[error.start]:02x} is not UTF-8"
+            self._tolerance.use(id, f"{where}: {problem}")
+            return Document("", id, starts, ends, problem=f"{where}: {problem}")
 
     def _parts(self, file: TextFile) -> int:
         return 1 if file.size <= self._max_chars else -(-file.size // self._stride)
 
-    def _read(self, file: TextFile, part: int, *, last: bool) -> bytes:
-        begin = max(part - 1, 0) * self._stride
-        with file.path.open("rb") as stream:
-            stream.seek(begin)
-            before = stream.read(self._stride) if part > 0 else b""
-            after = stream.read(self._stride)
-        return before[_cut(before) :] + (after if last else after[: _cut(after)])
+    def _read(self, file: TextFile, part: int, parts: int) -> tuple[int, bytes]:
+        """Return where in the file the part begins, and the part."""
+        try:
+            with file.path.open("rb") as stream:
+                _check_unchanged(file, stream)
+                if parts == 1:
+                    return 0, stream.read()
+                begin = max(part - 1, 0) * self._stride
+                stream.seek(begin)
+                before = stream.read(self._stride) if part > 0 else b""
+                after = stream.read(self._stride)
+        except OSError as error:
+            raise UserError(
+                f"{file.name} cannot be read: {error.strerror or error}", key="dataset.path"
+            ) from None
+        cut = _cut(before)
+        last = part == parts - 1
+        return begin + cut, before[cut:] + (after if last else after[: _cut(after)])
+
+
+def _check_unchanged(file: TextFile, stream: io.BufferedReader) -> None:
+    """Refuse a file that is not what it was when the order of the documents was made."""
+    now = os.fstat(stream.fileno())
+    if now.st_size != file.size:
+        change = f"it had {file.size:,} bytes and has {now.st_size:,}"
+    elif file.mtime is not None and now.st_mtime_ns != file.mtime:
+        change = "it has been written to"
+    else:
+        return
+    raise UserError(
+        f"{file.name} has changed under the run ({change}); valid: files that stay as they are",
+        key="dataset.path",
+    )
+
+
+def _line(path: Path, offset: int) -> int:
+    """Return the number of the line that byte ``offset`` of a file is in, from 1."""
+    line = 1
+    with path.open("rb") as stream:
+        while offset > 0 and (part := stream.read(min(offset, 1 << 20))):
+            line += part.count(b"\n")
+            offset -= len(part)
+    return line
 
 
 def walk(folder: Path, without: frozenset[str] = frozenset()) -> list[Path]:
@@ -87,7 +156,3 @@ def _cut(window: bytes) -> int:
         if window[-back] & 0b1100_0000 != 0b1000_0000:  # the first byte of a character
             return len(window) - back if window[-back] >= 0b1100_0000 else len(window)
     return len(window)
-
-
-def _decoded(data: bytes) -> str:
-    return data.decode("utf-8", errors="replace")

@@ -388,3 +388,63 @@ def test_files_that_are_not_compressed_as_they_say(suffix: str, kind: str, tmp_p
 def test_parameters_that_cannot_be(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         Local.model_validate({"path": "a", key: value})
+
+
+# ---------------------------------------------------------------------------- bad documents
+
+
+def test_bad_lines_are_put_up_with_up_to_a_fraction(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [f'{{"text": "record {n}"}}' for n in range(20)]
+    lines[7] = '{"text": "cut'
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"line 8 of .*a\.jsonl is no JSON record"):
+        made(path).check()
+    with pytest.raises(UserError, match=r"1 of 20 documents cannot be read, more than that"):
+        made(path, max_bad_fraction=0.04).check()
+    tolerant = made(path, max_bad_fraction=0.05)
+    tolerant.check()
+    documents = list(tolerant.lane(0, 1, seed=0, epoch=0))
+    assert len(documents) == 20
+    (bad,) = [document for document in documents if document.problem]
+    assert bad.text == ""
+    assert bad.id == f"{path}:8"
+    # The others come as they would if the line were whole.
+    lines[7] = '{"text": "cut no more"}'
+    path.write_text("\n".join(lines))
+    whole = list(made(path).lane(0, 1, seed=0, epoch=0))
+    assert [d.id for d in whole] == [d.id for d in documents]
+
+
+@pytest.mark.parametrize("max_chars", [64, 65536])
+def test_bytes_that_are_no_text_are_named_by_line(tmp_path: Path, max_chars: int) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a line of text\n" * 400 + b"caf\xe9\n" + b"a line of text\n" * 40)
+    strict = made(path, max_chars=max_chars)
+    with pytest.raises(UserError, match=r"line 401 of .*a\.txt: byte 0xe9 is not UTF-8"):
+        list(strict.lane(0, 1, seed=0, epoch=0))
+    other = tmp_path / "b.txt"
+    other.write_text("text\n" * 10)
+    tolerant = made([path, other], max_chars=max_chars, max_bad_fraction=0.6)
+    documents = list(tolerant.lane(0, 1, seed=0, epoch=0))
+    assert [d.problem for d in documents if d.problem] == [
+        f"line 401 of {path}: byte 0xe9 is not UTF-8"
+    ]
+    assert all(not d.text for d in documents if d.problem)
+
+
+def test_a_file_that_changes_or_goes_while_it_is_read(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("text of some length\n")
+    documents = made(tmp_path).lane(0, 1, seed=0, epoch=0)
+    next(documents)
+    for path in tmp_path.iterdir():
+        path.write_text("another text\n")
+    with pytest.raises(UserError, match=r"has changed under the run \(it had 20 bytes and has 13"):
+        next(documents)
+    documents = made(tmp_path, max_chars=100).lane(0, 1, seed=0, epoch=0)
+    next(documents)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        next(documents)

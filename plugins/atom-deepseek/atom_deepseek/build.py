@@ -50,9 +50,58 @@ def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
     return ModelParts(
         model=model,
         state_dict_adapter=DeepSeekV3StateDictAdapter,
+        hf_config=_hugging_face(config, vocab_size),
         parallelize_fn=parallelize_deepseekv3,
         post_optimizer_build_fn=register_moe_load_balancing_hook,
     )
+
+
+def _hugging_face(config: DeepSeekV3, vocab_size: int) -> dict[str, Any] | None:
+    """Return ``config.json``; None for routing that Hugging Face's model does not have."""
+    if config.score_func != "sigmoid":
+        return None
+    positions: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if config.rope_factor > 1:
+        positions |= {
+            "rope_type": "yarn",
+            "factor": config.rope_factor,
+            "original_max_position_embeddings": config.rope_original_seq_len,
+            "beta_fast": config.rope_beta_fast,
+            "beta_slow": config.rope_beta_slow,
+            "mscale": config.mscale,
+            "mscale_all_dim": config.mscale,
+        }
+    return {
+        "model_type": "deepseek_v3",
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "vocab_size": vocab_size,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.n_layers,
+        "first_k_dense_replace": config.n_dense_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_heads,
+        "q_lora_rank": config.q_lora_rank,
+        "kv_lora_rank": config.kv_lora_rank,
+        "qk_nope_head_dim": config.qk_nope_head_dim,
+        "qk_rope_head_dim": config.qk_rope_head_dim,
+        "v_head_dim": config.v_head_dim,
+        "intermediate_size": config.dense_hidden_dim,
+        "moe_intermediate_size": config.moe_hidden_dim,
+        "n_routed_experts": config.num_experts,
+        "n_shared_experts": config.num_shared_experts,
+        "num_experts_per_tok": config.top_k,
+        "n_group": config.num_expert_groups or 1,
+        "topk_group": config.num_limited_groups or 1,
+        "routed_scaling_factor": config.route_scale,
+        "norm_topk_prob": config.route_norm,
+        "max_position_embeddings": config.max_seq_len,
+        "rope_parameters": positions,
+        "rope_interleave": True,
+        "rms_norm_eps": config.norm_eps,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+    }
 
 
 def _layers(config: DeepSeekV3) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch.nn as nn
 from torchtitan.components.optimizer import register_moe_load_balancing_hook
@@ -56,9 +57,46 @@ def gpt_oss(config: GptOss, context: ArchitectureContext) -> ModelParts:
     return ModelParts(
         model=model,
         state_dict_adapter=GptOssStateDictAdapter,
+        hf_config=_hugging_face(config, model),
         parallelize_fn=parallelize_gptoss,
         post_optimizer_build_fn=register_moe_load_balancing_hook,
     )
+
+
+def _hugging_face(config: GptOss, model: GptOssDecoder.Config) -> dict[str, Any]:
+    rope = model.layers[0].attention.rope
+    positions: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if config.rope_factor > 1:
+        positions |= {
+            "rope_type": "yarn",
+            "factor": config.rope_factor,
+            "beta_fast": rope.beta_fast,
+            "beta_slow": rope.beta_slow,
+            "truncate": rope.truncate,
+            "original_max_position_embeddings": config.rope_original_seq_len,
+        }
+    kinds = ("sliding_attention", "full_attention")
+    return {
+        "model_type": "gpt_oss",
+        "architectures": ["GptOssForCausalLM"],
+        "vocab_size": model.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.moe_hidden_dim,
+        "num_hidden_layers": config.n_layers,
+        "layer_types": [kinds[layer % 2] for layer in range(config.n_layers)],
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "sliding_window": config.sliding_window,
+        "num_local_experts": config.num_experts,
+        "num_experts_per_tok": config.top_k,
+        "max_position_embeddings": config.max_seq_len,
+        "rope_parameters": positions,
+        "rms_norm_eps": model.norm.eps,
+        "hidden_act": "silu",
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    }
 
 
 def _block(config: GptOss, layer: int) -> GptOssTransformerBlock.Config:

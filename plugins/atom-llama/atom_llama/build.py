@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch.nn as nn
 from torchtitan.models.common import ComplexRoPE, Embedding, FlexAttention, Linear, RMSNorm
@@ -52,7 +53,11 @@ def llama3(config: Llama3, context: ArchitectureContext) -> ModelParts:
             in_features=config.dim, out_features=vocab_size, param_init=_output(config.dim)
         ),
     )
-    return ModelParts(model=model, state_dict_adapter=Llama3StateDictAdapter)
+    return ModelParts(
+        model=model,
+        state_dict_adapter=Llama3StateDictAdapter,
+        hf_config=_hugging_face(config, model),
+    )
 
 
 def _block(config: Llama3, layer: int) -> Llama3TransformerBlock.Config:
@@ -85,6 +90,38 @@ def _block(config: Llama3, layer: int) -> Llama3TransformerBlock.Config:
             w2w3_param_init=_linear(depth_scaled_std(0.02, layer)),
         ),
     )
+
+
+def _hugging_face(config: Llama3, model: Llama3Model.Config) -> dict[str, Any]:
+    block = model.layers[0]
+    rope = block.attention.rope
+    positions: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if config.rope_scaling == "llama":
+        positions |= {
+            "rope_type": "llama3",
+            "factor": rope.scaling_factor,
+            "low_freq_factor": rope.low_freq_factor,
+            "high_freq_factor": rope.high_freq_factor,
+            "original_max_position_embeddings": rope.original_max_position_embeddings,
+        }
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": model.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": block.feed_forward.w1.out_features,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads or config.n_heads,
+        "head_dim": config.dim // config.n_heads,
+        "max_position_embeddings": config.max_seq_len,
+        "rope_parameters": positions,
+        "rms_norm_eps": model.norm.eps,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
 
 
 def _norm(config: Llama3) -> RMSNorm.Config:

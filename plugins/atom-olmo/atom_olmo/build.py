@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch.nn as nn
 from torchtitan.models.common import CosSinRoPE, Embedding, FlexAttention, Linear, RMSNorm
@@ -33,7 +34,30 @@ def olmo2(config: Olmo2, context: ArchitectureContext) -> ModelParts:
         norm=_norm(config),
         lm_head=Linear.Config(in_features=config.dim, out_features=vocab_size, param_init=weights),
     )
-    return ModelParts(model=model, state_dict_adapter=Olmo2StateDictAdapter)
+    return ModelParts(
+        model=model,
+        state_dict_adapter=Olmo2StateDictAdapter,
+        hf_config=_hugging_face(config, vocab_size),
+    )
+
+
+def _hugging_face(config: Olmo2, vocab_size: int) -> dict[str, Any]:
+    return {
+        "model_type": "olmo2",
+        "architectures": ["Olmo2ForCausalLM"],
+        "vocab_size": vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads or config.n_heads,
+        "max_position_embeddings": config.max_seq_len,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rms_norm_eps": config.norm_eps,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+    }
 
 
 def _block(config: Olmo2) -> Olmo2TransformerBlock.Config:

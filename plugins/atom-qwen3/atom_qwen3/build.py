@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch.nn as nn
 from torchtitan.components.optimizer import register_moe_load_balancing_hook
@@ -50,9 +51,16 @@ def qwen3(config: Qwen3, context: ArchitectureContext) -> ModelParts:
         )
         for _ in range(config.n_layers)
     ]
+    model = _model(config, layers, context)
     return ModelParts(
-        model=_model(config, layers, context),
+        model=model,
         state_dict_adapter=Qwen3StateDictAdapter,
+        hf_config={
+            "model_type": "qwen3",
+            "architectures": ["Qwen3ForCausalLM"],
+            "intermediate_size": config.hidden_dim,
+        }
+        | _hugging_face(config, model),
         parallelize_fn=parallelize_qwen3,
     )
 
@@ -70,9 +78,21 @@ def qwen3_moe(config: Qwen3MoE, context: ArchitectureContext) -> ModelParts:
         )
         for _ in range(config.n_layers)
     ]
+    model = _model(config, layers, context)
     return ModelParts(
-        model=_model(config, layers, context),
+        model=model,
         state_dict_adapter=Qwen3StateDictAdapter,
+        hf_config={
+            "model_type": "qwen3_moe",
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "moe_intermediate_size": config.moe_hidden_dim,
+            "num_experts": config.num_experts,
+            "num_experts_per_tok": config.top_k,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        }
+        | _hugging_face(config, model),
         parallelize_fn=parallelize_qwen3,
         post_optimizer_build_fn=register_moe_load_balancing_hook,
     )
@@ -96,6 +116,24 @@ def _model(
         norm=_norm(config.dim),
         lm_head=Linear.Config(in_features=config.dim, out_features=vocab_size, param_init=LINEAR),
     )
+
+
+def _hugging_face(config: Decoder, model: Qwen3Model.Config) -> dict[str, Any]:
+    """Return what both kinds say in ``config.json``."""
+    return {
+        "vocab_size": model.vocab_size,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_seq_len,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rms_norm_eps": model.norm.eps,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
 
 
 def _attention(config: Decoder, output: Initializers) -> GQAttention.Config:

@@ -1,0 +1,72 @@
+"""``atom export``: a run's weights for others to load."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from atom.cli import Parser
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def parser() -> Parser:
+    """Return the parser of the command's arguments."""
+    parser = Parser("atom export", "Write a run's weights as a folder that transformers loads.")
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("--to", choices=("hf",), required=True, help="hf: Hugging Face's format")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--step", type=int, help="of the checkpoint; left out: the newest")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the weights; left out: that of the checkpoint",
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=size,
+        default=size("5GB"),
+        help="size of a file, such as 500MB; default: 5GB",
+    )
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``atom export``; return the exit code."""
+    options = parser().parse_args(arguments)
+    from atom.titan import device
+
+    device.use("cpu")
+    from atom.titan.export import export
+
+    made = export(
+        options.run,
+        options.out,
+        step=options.step,
+        dtype=options.dtype,
+        shard_size=options.shard_size,
+    )
+    files = f"{made.files} file{'s' * (made.files > 1)}"
+    print(f"step {made.step:,}: {made.size / 10**6:,.1f} MB in {files}, in {options.out}")
+    if made.lost:
+        print(
+            f"atom: warning: {len(made.lost)} weights have no place in Hugging Face's model, such "
+            f"as {made.lost[0]}; it computes something else than the run did",
+            file=sys.stderr,
+        )
+    if not made.tokenizer:
+        print(
+            "atom: warning: the run's tokenizer has no tokenizer.json, so the export has none",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def size(text: str) -> int:
+    """Return the bytes that ``text`` (``500MB``) says."""
+    match = re.fullmatch(r"(\d+) *([KMG]B)?", text.upper())
+    if match is None or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; valid: such as 500MB or 5GB")
+    return int(match[1]) * _UNITS[match[2] or ""]

@@ -1,0 +1,81 @@
+"""``atom generate``: what a run's model makes of the beginning of a text."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from atom.cli import Parser
+
+N = TypeVar("N", int, float)
+
+
+def parser() -> Parser:
+    """Return the parser of the command's arguments."""
+    parser = Parser("atom generate", "Continue a text with a run's model, on one process.")
+    parser.add_argument("run", type=Path, help="the run folder, or an export of it")
+    parser.add_argument("prompt", help="the beginning of the text")
+    parser.add_argument(
+        "--tokens", type=_at_least(1, int), default=100, help="the most to make; default: 100"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=_at_least(0, float),
+        default=1.0,
+        help="0: the likeliest token; default: 1, as the model has learnt",
+    )
+    parser.add_argument(
+        "--top-k", type=_at_least(1, int), help="sample among so many likeliest; left out: all"
+    )
+    parser.add_argument(
+        "--seed", type=_at_least(0, int), default=0, help="of the draws; default: 0"
+    )
+    parser.add_argument("--step", type=int, help="of the checkpoint; left out: the newest")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
+    )
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``atom generate``; return the exit code."""
+    options = parser().parse_args(arguments)
+    logging.getLogger().addHandler(logging.NullHandler())
+    from atom.titan import device
+
+    kind = device.pick(options.device)
+    device.use(kind)
+    from atom.titan.generate import Generator
+
+    generator = Generator(options.run, step=options.step, kind=kind)
+    pieces = generator.text(
+        options.prompt,
+        tokens=options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        seed=options.seed,
+    )
+    first = next(pieces, "")
+    print(options.prompt, first, sep="", end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _at_least(least: N, kind: type[N]) -> Callable[[str], N]:
+    def number(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        # An infinite temperature would be no number at all.
+        if value is None or not least <= value < 2**63:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not valid; valid: {what} from {least}")
+        return value
+
+    return number

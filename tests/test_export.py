@@ -1,0 +1,402 @@
+"""Weights out and in: what ``transformers`` loads, what a run starts from, what a model says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atom import checkpoint, cli
+from atom.errors import UserError
+from atom.host import Host
+from atom.run import DEGREES, Resolved, parse
+from atom.select import select
+from atom.titan import device
+
+device.use("cpu")  # before any other module of torchtitan
+
+import torch  # noqa: E402
+import torch.distributed.checkpoint as dcp  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from atom.titan import initial_load, weights  # noqa: E402
+from atom.titan.dcp import AtomicWriter  # noqa: E402
+from atom.titan.export import export  # noqa: E402
+from atom.titan.generate import Generator, logits  # noqa: E402
+from atom.titan.trainer_config import model_parts, training_section  # noqa: E402
+
+TOLERANCE = 1e-4
+"""|difference in a logit|, in float32."""
+
+VOCABULARY = 320
+SHAPE = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
+MIXTURE = {"moe_hidden_dim": 32, "num_experts": 8, "top_k": 2, "load_balance_coeff": None}
+LATENT = {
+    "dim": 64,
+    "n_layers": 2,
+    "n_dense_layers": 1,
+    "n_heads": 4,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "dense_hidden_dim": 128,
+    "moe_hidden_dim": 32,
+    "num_experts": 8,
+    "num_shared_experts": 1,
+    "top_k": 2,
+}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama3": {"name": "llama3", **SHAPE, "rope_scaling": "none"},
+    "llama3, tied, scaled rope": {"name": "llama3", **SHAPE, "tie_embeddings": True},
+    "qwen3, tied": {
+        "name": "qwen3", **SHAPE, "head_dim": 16, "hidden_dim": 128, "tie_embeddings": True
+    },
+    "qwen3_moe": {"name": "qwen3_moe", **SHAPE, "head_dim": 16, **MIXTURE},
+    "olmo2": {"name": "olmo2", **SHAPE, "hidden_dim": 128},
+    "gpt_oss": {"name": "gpt_oss", **SHAPE, "head_dim": 16, "sliding_window": 8, **MIXTURE},
+    "deepseek_v3": {"name": "deepseek_v3", **LATENT},
+    "deepseek_v3, stretched rope": {
+        "name": "deepseek_v3", **LATENT, "q_lora_rank": 32, "rope_factor": 40.0, "mscale": 0.7
+    },
+}  # fmt: skip
+LLAMA = FAMILIES["llama3"]
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Save:
+    """Write a run's folder with a checkpoint of random weights, as if it had been trained."""
+
+    def save(architecture: dict[str, Any], name: str = "run", noise: float = 0.05) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        described = parse(
+            {
+                "architecture": architecture,
+                "tokenizer": {"name": "bytes"},
+                "dataset": {"name": "stdlib"},
+                "parallelism": {"name": "mesh"},
+            }
+        )
+        resolved = Resolved(
+            device="cpu",
+            world_size=1,
+            vocab_size=VOCABULARY,
+            global_batch_size=8,
+            degrees=dict.fromkeys(DEGREES, 1),
+            kernels={},
+        )
+        described.model_copy(update={"resolved": resolved}).write(folder / "run.yaml")
+        model: Any = weights.on_meta(weights.trained(folder).parts)
+        model.to_empty(device="cpu")
+        torch.manual_seed(0)
+        with torch.no_grad():
+            model.init_weights(buffer_device=None)
+            # Norms of one and biases of zero would hide which is which.
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=noise)
+        state = model.state_dict()
+        place = folder / checkpoint.FOLDER
+        dcp.save(state, storage_writer=AtomicWriter(place, 3, model_only=True), no_dist=True)
+        return folder
+
+    return save
+
+
+# ---------------------------------------------------------------------------- out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_computes_what_the_run_does(family: str, run: Save, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = run(FAMILIES[family])
+    made = export(folder, tmp_path / "hf", shard_size=100_000)
+    assert made.files > 1
+    assert not made.lost
+    there, found = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
+    assert not found["missing_keys"]
+    assert not found["unexpected_keys"]
+    assert there.dtype == torch.float32
+    ids_BL = torch.randint(VOCABULARY, (2, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected_BLV = there(ids_BL).logits
+        assert expected_BLV.std() > 0.1, "logits that say nothing"
+        for source in (folder, tmp_path / "hf"):
+            generator = Generator(source, step=None, kind="cpu")
+            logits_BLV = logits(generator._model, ids_BL)
+            assert (logits_BLV - expected_BLV).abs().max() <= TOLERANCE
+
+
+def test_a_file_holds_no_more_than_asked_for(run: Save, tmp_path: Path) -> None:
+    export(run(LLAMA), tmp_path / "hf", shard_size=100_000)
+    index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
+    held = {path.name: load_file(path) for path in (tmp_path / "hf").glob("*.safetensors")}
+    assert index["weight_map"] == {name: file for file in held for name in held[file]}
+    sizes = [sum(tensor.nbytes for tensor in content.values()) for content in held.values()]
+    assert index["metadata"]["total_size"] == sum(sizes)
+    assert max(sizes) <= 100_000
+    assert all((tmp_path / "hf" / name).stat().st_mode & 0o044 for name in held)
+
+
+def test_dtype(run: Save, tmp_path: Path) -> None:
+    folder = run(LLAMA)
+    made = export(folder, tmp_path / "hf", dtype="bfloat16")
+    assert made.files == 1
+    rounded = load_file(tmp_path / "hf" / "model.safetensors")
+    assert {tensor.dtype for tensor in rounded.values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == "bfloat16"
+    export(folder, tmp_path / "exact")
+    for name, tensor in load_file(tmp_path / "exact" / "model.safetensors").items():
+        assert torch.equal(tensor.bfloat16(), rounded[name])
+
+
+def test_what_has_no_place_is_named(run: Save, tmp_path: Path) -> None:
+    balanced = FAMILIES["qwen3_moe"] | {"load_balance_coeff": 1e-3}
+    folder = run(balanced)
+    assert not export(folder, tmp_path / "balanced").lost, "biases of zero are no loss"
+    model = weights.on_meta(weights.trained(folder).parts)
+    source = weights.Checkpoint(folder / "checkpoint/step-3")
+    state = {name: source.read(name) for name in model.state_dict()}
+    biases = [name for name in state if name.endswith("expert_bias_E")]
+    for name in biases:
+        state[name] += 1
+    writer = AtomicWriter(folder / "checkpoint", 4, model_only=True)
+    dcp.save(state, storage_writer=writer, no_dist=True)
+    assert list(export(folder, tmp_path / "hf").lost) == biases != []
+
+
+# ---------------------------------------------------------------------------- in
+
+
+def resolved(architecture: dict[str, Any], place: Path, **section: Any) -> str:
+    """Return ``checkpoint.initial_load`` as a run of ``architecture`` would have it."""
+    read = weights.read(place / "run.yaml")
+    run = read.model_copy(
+        update={
+            "checkpoint": {"enable": True} | section,
+            "architecture": read.architecture.model_validate(architecture),
+        }
+    )
+    training = training_section(run, "cpu")
+    parts = model_parts(select(run, Host.load()), VOCABULARY, training.seq_len)
+    found = initial_load.resolve(run, parts, training, place / "new")
+    return str(found.checkpoint["initial_load"])
+
+
+def test_places_to_start_from(run: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(LLAMA)
+    export(folder, tmp_path / "hf", shard_size=100_000)
+    monkeypatch.chdir(tmp_path)
+    newest = str(folder / "checkpoint/step-3")
+    assert resolved(LLAMA, folder, initial_load="hf:hf") == f"hf:{tmp_path / 'hf'}"
+    assert resolved(LLAMA, folder, initial_load="run") == newest
+    assert resolved(LLAMA, folder, initial_load="run/checkpoint/step-3") == newest
+
+
+def test_a_run_that_goes_on_needs_its_start_no_more(
+    run: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(LLAMA)
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="no such folder"):
+        resolved(LLAMA, folder, initial_load="hf:gone")
+    writer = AtomicWriter(folder / "new" / checkpoint.FOLDER, 1, model_only=False)
+    dcp.save({"weight": torch.zeros(1)}, storage_writer=writer, no_dist=True)
+    assert resolved(LLAMA, folder, initial_load="hf:gone") == f"hf:{folder / 'gone'}"
+
+
+def _break(path: Path) -> None:
+    path.write_bytes(b"\xff" * 16)
+
+
+def _lack(path: Path) -> None:
+    content = load_file(path)
+    del content["model.norm.weight"]
+    save_file(content, path)
+
+
+BAD_STARTS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
+    "no folder": ({}, {"initial_load": "hf:nowhere"}, ("no such folder", "config.json")),
+    "no weights": ({}, {"initial_load": "hf:run"}, ("holds no .safetensors",)),
+    "other sizes": ({"dim": 128}, {"initial_load": "hf:hf"}, ("hidden_size=64", "128")),
+    "other heads": ({"n_heads": 8}, {"initial_load": "hf:hf"}, ("num_attention_heads=4", "8")),
+    "tied": ({"tie_embeddings": True}, {"initial_load": "hf:hf"}, ("tie_word_embeddings=false",)),
+    "checkpoints off": ({}, {"initial_load": "hf:hf", "enable": False}, ("enable=false",)),
+    "two places": ({}, {"initial_load": "run", "initial_load_path": "/x"}, ("two places",)),
+    "broken file": ({}, {"initial_load": "hf:broken"}, ("model.safetensors", "cannot be read")),
+    "weight missing": ({}, {"initial_load": "hf:lacking"}, ("1 of its 21", "model.norm.weight")),
+    "export as native": ({}, {"initial_load": "hf"}, ("did you mean hf:hf?",)),
+    "no checkpoint": ({}, {"initial_load": "nowhere"}, ("holds no checkpoint", "step-N")),
+    "native of other sizes": ({"n_layers": 3}, {"initial_load": "run"}, ("another model",)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STARTS)
+def test_bad_place_to_start_from(
+    case: str, run: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, section, says = BAD_STARTS[case]
+    folder = run(LLAMA)
+    export(folder, tmp_path / "hf")
+    for name, damage in (("broken", _break), ("lacking", _lack)):
+        shutil.copytree(tmp_path / "hf", tmp_path / name)
+        damage(tmp_path / name / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        resolved(LLAMA | changes, folder, **section)
+    sentence = str(error.value)
+    assert sentence.startswith("checkpoint")
+    assert "\n" not in sentence
+    assert all(words in sentence for words in says), sentence
+
+
+# ---------------------------------------------------------------------------- mistakes
+
+
+BAD_COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "export: no folder": ("export nowhere --to hf --out new", ("nowhere", "no such folder")),
+    "export: no run": ("export empty --to hf --out new", ("empty", "run.yaml")),
+    "export: no step": ("export run --to hf --out new --step 7", ("step 7", "valid: 3")),
+    "export: format": ("export run --to onnx --out new", ("--to", "onnx", "hf")),
+    "export: no out": ("export run --to hf", ("--out",)),
+    "export: out in use": ("export run --to hf --out full", ("full", "not empty")),
+    "export: out is a file": ("export run --to hf --out full/file", ("full/file", "is a file")),
+    "export: dtype": ("export run --to hf --out new --dtype int8", ("int8", "bfloat16")),
+    "export: size": ("export run --to hf --out new --shard-size big", ("big", "500MB")),
+    "export: damaged": ("export damaged --to hf --out new", ("damaged", "bytes instead of")),
+    "export: altered": ("export altered --to hf --out new", ("altered", "other content")),
+    "export: no counterpart": ("export softmax --to hf --out new", ("architecture.name=deepseek",)),
+    "generate: no folder": ("generate nowhere x", ("nowhere", "no such folder")),
+    "generate: no tokens": ("generate run x --tokens 0", ("--tokens", "'0'", "from 1")),
+    "generate: cold": ("generate run x --temperature -1", ("--temperature", "'-1'", "from 0")),
+    "generate: no number": ("generate run x --temperature nan", ("--temperature", "'nan'")),
+    "generate: too long": ("generate run x --tokens 999999999", ("--tokens 999999999", "reaches")),
+    "generate: no step": ("generate run x --step 7", ("step 7", "valid: 3")),
+}
+
+
+@pytest.fixture
+def places(run: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with runs, whole and damaged."""
+    run(LLAMA)
+    run(FAMILIES["deepseek_v3"] | {"score_func": "softmax"}, "softmax")
+    for name in ("damaged", "altered"):
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+        (file,) = (tmp_path / name / "checkpoint/step-3").glob("*.distcp")
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + (b"" if name == "damaged" else bytes([content[-1] ^ 1])))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_mistakes_are_one_sentence(places: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = sorted(places.rglob("*"))
+    for case, (command, says) in BAD_COMMANDS.items():
+        assert cli.main(command.split()) == 2, case
+        out, sentence = capfd.readouterr()
+        assert not out, case
+        assert sentence.startswith("atom: "), case
+        assert sentence.count("\n") == 1, sentence
+        assert all(words in sentence for words in says), f"{case}: {sentence}"
+    assert sorted(places.rglob("*")) == before
+
+
+def test_an_export_that_fails_leaves_nothing(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left")
+
+    monkeypatch.setattr("atom.titan.export.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(places / "run", places / "new")
+    assert not list(places.glob("*new*"))
+
+
+# ---------------------------------------------------------------------------- saying
+
+
+def test_what_is_said_depends_on_the_seed_alone(run: Save) -> None:
+    generator = Generator(run(LLAMA), step=3, kind="cpu")
+
+    def said(**options: Any) -> list[int]:
+        settings = {"tokens": 8, "temperature": 1.0, "top_k": None, "seed": 0} | options
+        return list(generator.ids(generator.encode("abc"), **settings))
+
+    assert said() == said()
+    assert said() != said(seed=1)
+    assert said(temperature=0) == said(temperature=0, seed=1) == said(top_k=1, seed=2)
+    assert said(temperature=1e-12) == said(temperature=0)
+    assert said(temperature=0)[:3] == said(temperature=0, tokens=3)
+
+
+def test_text_comes_in_whole_characters(run: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Generator(run(LLAMA), step=None, kind="cpu")
+    written = "né €!".encode()
+    monkeypatch.setattr(generator, "ids", lambda *_, **__: iter(written))
+    pieces = list(generator.text("", tokens=9, temperature=0, top_k=None, seed=0))
+    assert pieces == ["n", "é", " ", "€", "!", ""]
+
+
+# ---------------------------------------------------------------------------- whole
+
+
+PLAIN = (
+    "tokenizer=bpe",
+    "tokenizer.vocab_size=512",
+    "tokenizer.train_bytes=200000",
+    "architecture.vocab_size=512",
+    "optimizer.lr=1e-2",
+)
+
+
+@pytest.mark.slow
+def test_from_training_to_transformers_and_back(
+    tmp_path: Path, atom: Callable[..., Any], train: Callable[..., list[dict]]
+) -> None:
+    """Two ranks train and save; one file after another goes out; other layouts start from it."""
+    transformers = pytest.importorskip("transformers")
+    train(
+        tmp_path / "run", *PLAIN, "training.steps=3", "parallelism=fsdp",
+        "parallelism.data_parallel_shard_degree=2",
+    )  # fmt: skip
+    arguments = ("--to", "hf", "--out", "hf", "--shard-size", "200KB")
+    made = atom("export", "run", *arguments, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert not made.stderr
+    hf = tmp_path / "hf"
+    assert len(list(hf.glob("*.safetensors"))) > 1
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(hf)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(hf)
+    ids = tokenizer("def main", return_tensors="pt")
+    assert ids.input_ids[0, 0] == tokenizer.bos_token_id == model.config.bos_token_id
+    said = model.generate(**ids, max_new_tokens=20, do_sample=False)[0]
+    expected = tokenizer.decode(said, skip_special_tokens=True)
+    for source in ("run", "hf"):
+        result = atom(
+            "generate", source, "def main", "--tokens", "20", "--temperature", "0", cwd=tmp_path
+        )
+        assert result.stdout == expected + "\n", result.stderr
+
+    layout = (
+        "parallelism=fsdp", "parallelism.data_parallel_shard_degree=2",
+        "parallelism.tensor_parallel_degree=2",
+    )  # fmt: skip
+    once = (*PLAIN, "training.steps=2")
+    fresh = train(tmp_path / "fresh", *once)
+    native = train(tmp_path / "native", *once, f"checkpoint.initial_load={tmp_path / 'run'}")
+    split = train(tmp_path / "split", *once, *layout, f"checkpoint.initial_load=hf:{hf}")
+    assert native[0]["loss"] < fresh[0]["loss"] - 0.1, "nothing was loaded"
+    for row, expected_row in zip(split, native, strict=True):
+        assert abs(row["loss"] - expected_row["loss"]) <= 2e-4
