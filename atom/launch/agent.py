@@ -52,6 +52,7 @@ class Agent(LocalElasticAgent):
         ranks: number of workers.
         run: the run folder.
         hang_seconds: without a step until ranks count as hung.
+        started: called when every worker has been started.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Agent(LocalElasticAgent):
         *,
         run: Path,
         hang_seconds: float,
+        started: Callable[[], None],
     ) -> None:
         parameters = RendezvousParameters(
             backend="c10d",
@@ -86,6 +88,7 @@ class Agent(LocalElasticAgent):
         self._spec = spec
         self._run_folder = run
         self._hang_seconds = hang_seconds
+        self._started = started
         self.failure: Failure | None = None
         """What ended the ranks, if they did not end by themselves."""
 
@@ -101,7 +104,9 @@ class Agent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
         self._begin = time.time()
-        return super()._start_workers(worker_group)
+        workers: dict[int, int] = super()._start_workers(worker_group)
+        self._started()
+        return workers
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         hung = self._hung()

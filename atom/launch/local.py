@@ -14,6 +14,7 @@ from atom import checkpoint, events, logs, metrics
 from atom.errors import RunError, RunStoppedError
 from atom.launch.child import Child
 from atom.launch.failure import Failure
+from atom.launch.gate import Gate
 from atom.launch.restarts import Restarts
 from atom.run import Launch
 
@@ -72,12 +73,15 @@ def _start_once(
     from atom.launch.agent import Agent
     from atom.titan import rank
 
+    gate = Gate()
     entrypoint: Callable[..., Any] | str = rank.main
-    arguments: tuple[Any, ...] = (str(folder), verbose)
+    arguments: tuple[Any, ...] = (str(folder), verbose, gate)
     if device != "cpu":
         entrypoint = sys.executable
         arguments = ("-u", "-m", rank.__name__, str(folder), *(("-v",) if verbose else ()))
-    agent = Agent(entrypoint, arguments, ranks, run=folder, hang_seconds=hang_seconds)
+    agent = Agent(
+        entrypoint, arguments, ranks, run=folder, hang_seconds=hang_seconds, started=gate.open
+    )
     agent.start()
     return agent.failure
 

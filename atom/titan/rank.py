@@ -16,15 +16,18 @@ from atom.folder import RUN_FILE
 from atom.host import Host
 from atom.launch.child import die_with_parent
 from atom.launch.failure import RANK_FAILED
+from atom.launch.gate import Gate
 from atom.run import read
 from atom.select import select
 from atom.titan import device
 from atom.trust import Trust
 
 
-def main(folder: str, verbose: bool = False) -> None:
+def main(folder: str, verbose: bool = False, gate: Gate | None = None) -> None:
     """Train as a rank that ATOM's own launcher started: it must not outlive the launcher."""
     die_with_parent(signal.SIGKILL)
+    if gate is not None:
+        gate.pass_through()
     # Here a SIGTERM is the launcher's, which has lost another rank: nothing can be saved then. The
     # launcher's own handler, which came along with the fork, would wait for the interpreter.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
