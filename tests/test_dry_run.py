@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ import pytest
 import yaml
 
 from atom.host import Host
-from atom.launch.child import call
 from atom.plan.memory import parts_of
-from atom.run import Run, parse
+from atom.run import Run
 from atom.select import select
 
 H100 = ("architecture.vocab_size=128256", "training.seq_len=8192", "device=h100", "tokenizer=bytes")
@@ -178,23 +178,37 @@ def test_counted_shards_are_the_estimated_ones(degrees: dict[str, int]) -> None:
         "vocab_size": 332,
         "rope_scaling": "none",
     }
-    run = parse(
-        {
-            "dry_run": True,
-            "device": "h100",
-            "world_size": math.prod(degrees.values()),
-            "architecture": architecture,
-            "tokenizer": {"name": "bytes"},
-            "dataset": {"name": "stdlib"},
-            "parallelism": {"name": "mesh", "data_parallel_shard_degree": 1} | degrees,
-            "training": {
-                "seq_len": 256,
-                "global_batch_size": 12,
-                "disable_cuda_graphs": True,
-            },
-        }
+    sections = {
+        "dry_run": True,
+        "device": "h100",
+        "world_size": math.prod(degrees.values()),
+        "architecture": architecture,
+        "tokenizer": {"name": "bytes"},
+        "dataset": {"name": "stdlib"},
+        "parallelism": {"name": "mesh", "data_parallel_shard_degree": 1} | degrees,
+        "training": {
+            "seq_len": 256,
+            "global_batch_size": 12,
+            "disable_cuda_graphs": True,
+        },
+    }
+    # In a process of its own, as a dry run is: other tests leave CUDA looking as if it were in use.
+    code = (
+        "import json, runpy, sys\n"
+        "from atom.run import parse\n"
+        "module = runpy.run_path(sys.argv[1])\n"
+        "print(json.dumps(module['counted_and_estimated'](parse(json.loads(sys.argv[2])))))\n"
     )
-    for counted, estimated in call(partial(counted_and_estimated, run)):
+    result = subprocess.run(
+        [sys.executable, "-c", code, __file__, json.dumps(sections)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    pairs = json.loads(result.stdout.splitlines()[-1])
+    assert pairs
+    for counted, estimated in pairs:
         assert counted == estimated
 
 
