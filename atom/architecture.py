@@ -35,3 +35,29 @@ def check_reach(max_seq_len: int, context: ArchitectureContext) -> None:
             key="training.seq_len",
             value=context.seq_len,
         )
+
+
+def check_heads(n_heads: int, n_kv_heads: int) -> None:
+    """Refuse query heads that cannot share the key and value heads evenly.
+
+    Raises:
+        UserError: ``architecture.n_kv_heads`` does not divide ``architecture.n_heads``.
+    """
+    if n_heads % n_kv_heads:
+        raise UserError(
+            f"must divide n_heads={n_heads}", key="architecture.n_kv_heads", value=n_kv_heads
+        )
+
+
+def check_head_dim(dim: int, n_heads: int) -> None:
+    """Refuse a width that heads cannot share, or whose heads RoPE cannot turn in pairs.
+
+    Raises:
+        UserError: ``architecture.n_heads`` does not divide ``architecture.dim`` into even widths.
+    """
+    if dim % n_heads or (dim // n_heads) % 2:
+        raise UserError(
+            f"must divide dim={dim} into heads of an even width, for RoPE",
+            key="architecture.n_heads",
+            value=n_heads,
+        )

@@ -7,13 +7,14 @@ file. A checkpoint whose files differ is renamed to ``step-N.damaged`` and kept 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from atom.files import sha256
 
 FOLDER = "checkpoint"
 MANIFEST = "manifest.json"
@@ -131,9 +132,3 @@ def altered(place: Path, manifest: Manifest, names: Iterable[str]) -> str | None
         if sha256(place / name) != manifest.files[name].sha256:
             return f"{name} has other content than it was saved with"
     return None
-
-
-def sha256(path: Path) -> str:
-    """Return the digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

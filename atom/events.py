@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from atom.files import whole_lines
+
 FILE_NAME = "events.jsonl"
 
 HEARTBEAT = "logs/heartbeat"
@@ -61,7 +63,7 @@ def record(run: Path, event: str, **fields: Any) -> None:
 def read(run: Path) -> list[dict[str, Any]]:
     """Return the events of a run, in the order they happened; a last half line is left out."""
     try:
-        lines = (run / FILE_NAME).read_bytes().split(b"\n")[:-1]
+        lines = whole_lines((run / FILE_NAME).read_bytes())
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines]

@@ -11,6 +11,7 @@ from pathlib import Path
 from atom import checkpoint, claim, lock
 from atom.changes import Change, changes
 from atom.errors import UserError, shown
+from atom.files import write_json
 from atom.host import Host
 from atom.run import Run, read
 
@@ -95,7 +96,7 @@ def create(folder: Path, run: Run, host: Host, files: Mapping[str, Path]) -> Non
         keep = next(p for n in range(1, 10**6) if not (p := folder / f"run.{n}.yaml").exists())
         target.rename(keep)
     run.write(target)
-    lock.write(
+    write_json(
         folder / "lock.json",
         lock.lock(host, seed=run.debug.get("seed"), device=run.resolved.device),
     )

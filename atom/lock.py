@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -65,16 +64,6 @@ def lock(host: Host, *, seed: int | None, device: str) -> dict[str, Any]:
         "device": device,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` to ``path`` as JSON, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def sha256(plugin: Plugin) -> str | None:

@@ -13,10 +13,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 
 from atom.errors import UserError
+from atom.files import whole_lines
+from atom.tail import Tail
 
 FILE_NAME = "metrics.jsonl"
 """The file's name in a run's folder."""
@@ -132,7 +133,7 @@ def read(path: Path) -> list[StepMetrics]:
         UserError: a whole line is not a row.
     """
     try:
-        lines = _whole_lines(path.read_bytes())
+        lines = whole_lines(path.read_bytes())
     except FileNotFoundError:
         return []
     rows = []
@@ -153,7 +154,7 @@ def last_step(path: Path) -> int:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - 8192, 0))
-            lines = _whole_lines(file.read())
+            lines = whole_lines(file.read())
         return StepMetrics.from_json(lines[-1]).step
     except (FileNotFoundError, IndexError, ValueError):
         return 0
@@ -173,13 +174,13 @@ def follow(
             is still yielded.
         from_now: leave out what the file holds at the time of this call (not of the first row).
     """
-    tail = _Tail(path)
+    tail = Tail(path)
     if from_now:
         tail.lines()
     return _follow(tail, stop)
 
 
-def _follow(tail: _Tail, stop: threading.Event | Callable[[], bool]) -> Iterator[StepMetrics]:
+def _follow(tail: Tail, stop: threading.Event | Callable[[], bool]) -> Iterator[StepMetrics]:
     event = stop if isinstance(stop, threading.Event) else threading.Event()
     stopped = stop.is_set if isinstance(stop, threading.Event) else stop
     try:
@@ -198,52 +199,6 @@ def _follow(tail: _Tail, stop: threading.Event | Callable[[], bool]) -> Iterator
         tail.close()
 
 
-class _Tail:
-    """The whole lines that are added to a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: FileIO | None = None
-        self._offset = 0
-
-    def lines(self) -> list[bytes]:
-        """Return the lines added since the last call, those of a replaced file first."""
-        lines = self._added()
-        if self._reopen():
-            lines += self._added()
-        return lines
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def _added(self) -> list[bytes]:
-        if self._file is None:
-            return []
-        if os.fstat(self._file.fileno()).st_size < self._offset:
-            self._offset = 0
-        lines = _whole_lines(_from(self._file, self._offset))
-        self._offset += sum(len(line) + 1 for line in lines)
-        return lines
-
-    def _reopen(self) -> bool:
-        """Open the file if it has appeared or been replaced; return whether it has."""
-        try:
-            file = self._path.open("rb", buffering=0)
-        except FileNotFoundError:
-            return False
-        if self._file is not None:
-            if os.path.samestat(os.fstat(file.fileno()), os.fstat(self._file.fileno())):
-                file.close()
-                return False
-            # The old file lives as long as it is open: what both begin with has been returned.
-            seen = _from(self._file, 0)[: self._offset]
-            self._offset = _common(_whole_lines(seen), _whole_lines(_from(file, 0)))
-            self._file.close()
-        self._file = file
-        return True
-
-
 def _roll_back(path: Path, step: int) -> None:
     """Leave in ``path`` only whole rows of steps before ``step``; move the others beside it.
 
@@ -256,7 +211,7 @@ def _roll_back(path: Path, step: int) -> None:
         return
     kept: list[bytes] = []
     moved: list[bytes] = []
-    for line in _whole_lines(old):
+    for line in whole_lines(old):
         (kept if _is_before(line, step) else moved).append(line + b"\n")
     if moved:
         aside = path.with_name(f"{path.stem}.rolled_back{path.suffix}")
@@ -281,26 +236,6 @@ def _replace(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-
-
-def _from(file: FileIO, offset: int) -> bytes:
-    file.seek(offset)
-    return file.read()
-
-
-def _whole_lines(content: bytes) -> list[bytes]:
-    """Return the lines that end with a newline, without it."""
-    return content.split(b"\n")[:-1]
-
-
-def _common(old: list[bytes], new: list[bytes]) -> int:
-    """Return the length in bytes of the lines that ``old`` and ``new`` both begin with."""
-    length = 0
-    for before, after in zip(old, new, strict=False):
-        if before != after:
-            break
-        length += len(before) + 1
-    return length
 
 
 def _or_null(value: float) -> float | None:

@@ -205,33 +205,28 @@ KINDS: tuple[type[Declaration], ...] = (Tokenizer, Architecture, Parallelism, Ke
 # ---------------------------------------------------------------------------- hooks
 
 
-class Hooks:
+class Hooks(Protocol):
     """The hook specifications: one a kind, each yielding declarations of it."""
 
     @hookspec
     def atom_tokenizers(self) -> Iterable[Tokenizer]:
         """Yield the tokenizers of this plugin."""
-        raise NotImplementedError
 
     @hookspec
     def atom_architectures(self) -> Iterable[Architecture]:
         """Yield the architectures of this plugin."""
-        raise NotImplementedError
 
     @hookspec
     def atom_parallelisms(self) -> Iterable[Parallelism]:
         """Yield the parallelism strategies of this plugin."""
-        raise NotImplementedError
 
     @hookspec
     def atom_kernels(self) -> Iterable[Kernel]:
         """Yield the kernels of this plugin."""
-        raise NotImplementedError
 
     @hookspec
     def atom_datasets(self) -> Iterable[Dataset]:
         """Yield the datasets of this plugin."""
-        raise NotImplementedError
 
 
 HOOKS: dict[str, type[Declaration]] = {

@@ -7,14 +7,14 @@ It is no defence against someone who can write to the machine while the run begi
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from atom.errors import UserError
+from atom.files import sha256 as sha256_of
+from atom.files import write_json
 from atom.installed import Plugin, normalized, recorded
 
 FORMAT = 1
@@ -42,14 +42,10 @@ def write(path: Path, plugins: Iterable[Plugin]) -> dict[str, Any]:
         UserError: the file cannot be written.
     """
     lock = content(plugins)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_text(json.dumps(lock, indent=2) + "\n")
-        unfinished.replace(path)
+        write_json(path, lock)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
     return lock
 
 
@@ -112,8 +108,7 @@ def files(plugin: Plugin) -> Iterator[tuple[str, Path]]:
 def sha256(path: Path) -> str | None:
     """Return the digest of a file's content; None if the file cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return None
 

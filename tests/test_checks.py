@@ -6,21 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torchtitan.config import ParallelismConfig, TrainingConfig
 
 from atom.errors import UserError
+from atom.plugin import ArchitectureContext
 from atom.run import Run
-from atom.titan import device
-
-device.use(device.pick("cpu"))
-
-from torchtitan.config import ParallelismConfig, TrainingConfig  # noqa: E402
-
-from atom.plugin import ArchitectureContext  # noqa: E402
-from atom.titan import checks, layout, schedule  # noqa: E402
-from atom_llama.build import llama3  # noqa: E402
-from atom_llama.config import Llama3  # noqa: E402
-from atom_qwen3.build import qwen3_moe  # noqa: E402
-from atom_qwen3.config import Qwen3MoE  # noqa: E402
+from atom.titan import checks, layout, schedule
+from atom_llama.build import llama3
+from atom_llama.config import Llama3
+from atom_qwen3.build import qwen3_moe
+from atom_qwen3.config import Qwen3MoE
 
 CONTEXT = ArchitectureContext(vocab_size=256, seq_len=64)
 DENSE = llama3(Llama3(dim=64, n_layers=30, n_heads=4), CONTEXT).model

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from atom.errors import UserError  # noqa: E402
-from atom.run import parse  # noqa: E402
-from atom.titan import device, preflight  # noqa: E402
+from atom.errors import UserError
+from atom.run import parse
+from atom.titan import device, preflight
 
 
 def run(wanted: str, ranks: int | None = None, **degrees: int):

@@ -215,9 +215,6 @@ def check_command(command: str) -> None:
 
 def check_sections(run: Run) -> None:
     """Check the sections that torchtitan's dataclasses are the schema of."""
-    from atom.titan import device
-
-    device.use("cpu")
     from torchtitan.config import ParallelismConfig
 
     from atom.titan import sections

@@ -9,25 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file, save_file
 
 from atom import checkpoint, cli
 from atom.errors import UserError
 from atom.host import Host
 from atom.run import DEGREES, Resolved, parse
 from atom.select import select
-from atom.titan import device
-
-device.use("cpu")  # before any other module of torchtitan
-
-import torch  # noqa: E402
-import torch.distributed.checkpoint as dcp  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-from atom.titan import initial_load, weights  # noqa: E402
-from atom.titan.dcp import AtomicWriter  # noqa: E402
-from atom.titan.export import export  # noqa: E402
-from atom.titan.generate import Generator, logits  # noqa: E402
-from atom.titan.trainer_config import model_parts, training_section  # noqa: E402
+from atom.testing.models import logits
+from atom.titan import initial_load, weights
+from atom.titan.dcp import AtomicWriter
+from atom.titan.export import export
+from atom.titan.generate import Generator
+from atom.titan.trainer_config import model_parts, training_section
 
 TOLERANCE = 1e-4
 """|difference in a logit|, in float32."""
@@ -94,7 +90,7 @@ def run(tmp_path: Path) -> Save:
             kernels={},
         )
         described.model_copy(update={"resolved": resolved}).write(folder / "run.yaml")
-        model: Any = weights.on_meta(weights.trained(folder).parts)
+        model: Any = weights.on_meta(weights.trained(folder).parts.model)
         model.to_empty(device="cpu")
         torch.manual_seed(0)
         with torch.no_grad():
@@ -163,7 +159,7 @@ def test_what_has_no_place_is_named(run: Save, tmp_path: Path) -> None:
     balanced = FAMILIES["qwen3_moe"] | {"load_balance_coeff": 1e-3}
     folder = run(balanced)
     assert not export(folder, tmp_path / "balanced").lost, "biases of zero are no loss"
-    model = weights.on_meta(weights.trained(folder).parts)
+    model = weights.on_meta(weights.trained(folder).parts.model)
     source = weights.Checkpoint(folder / "checkpoint/step-3")
     state = {name: source.read(name) for name in model.state_dict()}
     biases = [name for name in state if name.endswith("expert_bias_E")]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig
 
 from atom import compose
 from atom.errors import UserError
@@ -19,13 +20,7 @@ from atom.groups import loaded
 from atom.host import Host
 from atom.run import Run, parse
 from atom.testing import matrix, models, partners, runs
-from atom.titan import device
-
-device.use(device.pick("cpu"))
-
-from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig  # noqa: E402
-
-from atom.titan import requirements, sections  # noqa: E402
+from atom.titan import requirements, sections
 
 GROUPS = ("activation_checkpoint", "compile", "precision", "offload", "batch")
 OPTIONS = [

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import atom as atom_package
-from atom import lock
+from atom import files, lock
 from atom.host import Host
 from atom.installed import Plugin
 
@@ -229,12 +229,12 @@ def test_a_repository_that_git_cannot_read(git: Callable[..., str], host: Host) 
 def test_written_whole_or_not_at_all(host: Host, tmp_path: Path) -> None:
     place = tmp_path / "lock.json"
     content = lock.lock(host, seed=0, device="cpu")
-    lock.write(place, content)
+    files.write_json(place, content)
     assert json.loads(place.read_text()) == content
     assert place.read_text().endswith("}\n")
     with pytest.raises(TypeError):
-        lock.write(place, {"not": object()})
+        files.write_json(place, {"not": object()})
     assert json.loads(place.read_text()) == content
-    lock.write(place, {"new": True})
+    files.write_json(place, {"new": True})
     assert json.loads(place.read_text()) == {"new": True}
     assert list(tmp_path.iterdir()) == [place]

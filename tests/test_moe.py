@@ -9,12 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-
-from atom.titan import device
-
-device.use(device.pick("cpu"))
-
-from torchtitan.models.common.moe import GroupedExperts  # noqa: E402
+from torchtitan.models.common.moe import GroupedExperts
 
 
 @pytest.mark.parametrize("counts", [(3, 0, 5, 4), (0, 0, 0, 12), (12, 0, 0, 0)])

@@ -39,9 +39,7 @@ def tiny() -> dict[str, dict[str, Any]]:
 
 
 def described(architecture: dict[str, Any], **training: Any) -> ModelDescription:
-    from atom.titan import device
 
-    device.use("cpu")
     from atom.titan import planning, trainer_config
 
     run = parse(
@@ -168,9 +166,7 @@ def test_microbatches_in_flight() -> None:
 
 
 def ordered(name: str, ranks: int, microbatches: int) -> tuple[Order, int]:
-    from atom.titan import device
 
-    device.use("cpu")
     from atom.titan import schedule
 
     stages = ranks * SCHEDULES[name]

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from atom import events
 from atom.screen import Screen
+from atom.tail import Tail
 
 
 class News:
     """Shows the events that are added to a run's file from now on."""
 
     def __init__(self, run: Path, screen: Screen) -> None:
-        self._run = run
         self._screen = screen
-        self._told = len(events.read(run))
+        self._tail = Tail(run / events.FILE_NAME)
+        self._tail.lines()
 
     def tell(self) -> None:
         """Show what has happened since the last call."""
-        happened = events.read(self._run)
-        for event in happened[self._told :]:
-            if (words := _words(event)) is not None:
+        for line in self._tail.lines():
+            if (words := _words(json.loads(line))) is not None:
                 self._screen.note(words)
-        self._told = len(happened)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tail.close()
 
 
 def _words(event: dict) -> str | None:

@@ -73,9 +73,9 @@ def follow(
     place = ready.place
     begin = time.monotonic()
     ranks = ready.resolved.world_size
+    news = News(place, screen)
     try:
         screen.starting(f"starting {ranks:,} rank{'s' * (ranks > 1)}", steps=ready.steps)
-        news = News(place, screen)
 
         def stop() -> bool:
             over = ended()
@@ -87,6 +87,7 @@ def follow(
         result()
     finally:
         screen.close()
+        news.close()
     screen.summary(metrics.read(place / metrics.FILE_NAME), str(place), time.monotonic() - begin)
 
 

@@ -79,11 +79,9 @@ class Subject:
 
     def on_meta(self) -> torch.nn.Module:
         """Return the model on the meta device."""
-        import torch
+        from atom.titan.weights import on_meta
 
-        with torch.device("meta"):
-            model: torch.nn.Module = self.config().build()
-        return model
+        return on_meta(self.config())
 
     def model(self, *, filled_with: float | None = None) -> Any:
         """Return the model with the weights of seed 0.
@@ -161,21 +159,13 @@ def logits(model: Any, ids_BL: torch.Tensor, documents: tuple[int, ...] = ()) ->
             count from 0 in each, as :mod:`atom.titan.data` makes them.
     """
     import torch
-    from torchtitan.models.common.attention import FlexAttention, VarlenAttention
-    from torchtitan.models.common.decoder import Decoder
+
+    from atom.titan import forward
 
     lengths = documents or (ids_BL.shape[1],)
     positions_L = torch.cat([torch.arange(length) for length in lengths])
     positions_BL = positions_L.expand(len(ids_BL), -1).contiguous().to(ids_BL.device)
-    arguments: dict[str, Any] = {"positions": positions_BL}
-    # What torchtitan's Trainer.post_dataloading_process does.
-    inner = None
-    if isinstance(model, Decoder):
-        inner = getattr(model.config.first_attention, "inner_attention", None)
-    if isinstance(inner, FlexAttention.Config | VarlenAttention.Config):
-        arguments["attention_masks"] = model.get_attention_masks(positions=positions_BL)
-    output: torch.Tensor = model(ids_BL, **arguments)
-    return output
+    return forward.logits(model, ids_BL, positions_BL)
 
 
 def loss(model: Any, ids_BL: torch.Tensor) -> torch.Tensor:

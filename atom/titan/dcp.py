@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from atom import checkpoint
+from atom.files import sha256
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _ALLOWED = {
@@ -86,7 +87,7 @@ class AtomicWriter(FileSystemWriter):
             name = result.storage_data.relative_path
             if name not in digests:
                 path = self._partial / name
-                digests[name] = (path.stat().st_size, checkpoint.sha256(path))
+                digests[name] = (path.stat().st_size, sha256(path))
             hashed.append(
                 _HashedResult(
                     result.index, result.size_in_bytes, result.storage_data, name, *digests[name]
@@ -109,7 +110,7 @@ class AtomicWriter(FileSystemWriter):
         for name in (".metadata", self._companion.name if self._companion else ".metadata"):
             path = self._partial / name
             if path.is_file():
-                files[name] = checkpoint.File(path.stat().st_size, checkpoint.sha256(path))
+                files[name] = checkpoint.File(path.stat().st_size, sha256(path))
         manifest = self._partial / checkpoint.MANIFEST
         checkpoint.Manifest(self._step, self._model_only, files).write(manifest)
         _sync(manifest)

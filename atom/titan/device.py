@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import os
 import resource
+import sys
 import types
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,11 @@ def use(device: str) -> None:
     """
     from torchtitan.tools import utils
 
+    for name, module in sys.modules.items():
+        if not name.startswith("torchtitan.") or module is utils:
+            continue
+        if getattr(module, "device_type", device) != device:
+            raise RuntimeError(f"{name} was imported for {module.device_type}, not for {device}")
     if device == "cpu":
         if utils.device_type != "cpu":
             _use_cpu(utils)

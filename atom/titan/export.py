@@ -81,7 +81,7 @@ def export(
         )
     number, place = weights.newest(folder, run.run, step)
     _verify(place)
-    model = weights.on_meta(run.parts)
+    model = weights.on_meta(run.parts.model)
     source = Checkpoint(place)
     source.check(model.state_dict())
     writer = _Writer(source, adapter, model, DTYPES[dtype] if dtype else None, shard_size)

@@ -15,12 +15,10 @@ from typing import Any
 import torch
 from torchtitan.components.checkpointer.base import ModelWrapper
 from torchtitan.config.override import OverrideConfig, apply_overrides
-from torchtitan.models.common.attention import FlexAttention, VarlenAttention
-from torchtitan.models.common.decoder import Decoder
 
 from atom.errors import UserError
-from atom.plugin import Kernel
 from atom.titan import device, hf_folder, kernels, weights
+from atom.titan.forward import logits
 from atom.titan.weights import Checkpoint, Trained
 
 
@@ -115,26 +113,14 @@ class Generator:
         for _ in range(tokens):
             ids_BL = torch.tensor([ids], device=self._device)
             # Rows of the embedding beyond the tokenizer's ids are padding.
-            logits_V = logits(self._model, ids_BL)[0, -1, :size].float().cpu()
+            positions_BL = torch.arange(len(ids), device=self._device)[None]
+            logits_BLV = logits(self._model, ids_BL, positions_BL)
+            logits_V = logits_BLV[0, -1, :size].float().cpu()
             token = _drawn(logits_V, temperature, top_k, draws)
             if token == getattr(self._tokenizer, "eos_id", None):
                 return
             yield token
             ids = [*ids, token]
-
-
-def logits(model: Any, ids_BL: torch.Tensor) -> torch.Tensor:
-    """Return the model's output of shape (B, L, V) for one document a sequence."""
-    positions_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
-    arguments: dict[str, Any] = {"positions": positions_BL.contiguous()}
-    # What torchtitan's Trainer.post_dataloading_process does.
-    inner = None
-    if isinstance(model, Decoder):
-        inner = getattr(model.config.first_attention, "inner_attention", None)
-    if isinstance(inner, FlexAttention.Config | VarlenAttention.Config):
-        arguments["attention_masks"] = model.get_attention_masks(positions=arguments["positions"])
-    output: torch.Tensor = model(ids_BL, **arguments)
-    return output
 
 
 def _drawn(
@@ -153,18 +139,13 @@ def _drawn(
 def _use_kernels(run: Trained, kind: str) -> None:
     """Put the kernels of the device at hand, not of the run's, into the model's config."""
     chosen = kernels.choose({}, run.host, device.describe(kind), context_parallel=False)
-    imports: list[Any] = [
-        choice.kernel.declaration.override.replace(":", ".")
-        for choice in chosen
-        if isinstance(choice.kernel.declaration, Kernel)
-        and choice.kernel.declaration.override is not None
-    ]
-    apply_overrides(OverrideConfig(imports=imports), run.parts.model)
+    declared = [choice.kernel.declaration for choice in chosen]
+    apply_overrides(OverrideConfig(imports=kernels.overrides(declared)), run.parts.model)
 
 
 def _empty(run: Trained, kind: str) -> Any:
     """Return the model with its buffers, and any weights."""
-    model: Any = weights.on_meta(run.parts)
+    model: Any = weights.on_meta(run.parts.model)
     model.to_empty(device=kind)
     with torch.no_grad():
         model.init_weights(buffer_device=None)

@@ -61,7 +61,7 @@ def _check_hugging_face(
     try:
         problem = hf_folder.files(folder) and hf_folder.disagreement(folder, parts.hf_config or {})
         if not problem and not quantized:
-            expected = adapter.to_hf(weights.on_meta(parts).state_dict())
+            expected = adapter.to_hf(weights.on_meta(parts.model).state_dict())
             problem = weights.difference(expected, hf_folder.shapes(folder))
     except ValueError as error:
         raise _refusal(
@@ -89,7 +89,7 @@ def _native(parts: ModelParts, folder: Path, wanted: str) -> Path:
             f"{HUGGING_FACE}FOLDER",
         )
     try:
-        weights.Checkpoint(folder).check(weights.on_meta(parts).state_dict())
+        weights.Checkpoint(folder).check(weights.on_meta(parts.model).state_dict())
     except UserError as error:
         raise _refusal(wanted, str(error)) from None
     return folder

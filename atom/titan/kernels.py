@@ -5,14 +5,16 @@ The choice is made once, before ranks start, from a description of the device.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 from packaging.requirements import Requirement
 
 from atom.errors import UserError, nearest
 from atom.host import Component, Host
-from atom.plugin import Kernel
+from atom.plugin import Declaration, Kernel
 from atom.titan.device import DeviceDescription
 
 AUTO = "auto"
@@ -70,6 +72,15 @@ def choose(
         for operation in sorted(offered)
         if operation != DEFAULT
     )
+
+
+def overrides(declarations: Iterable[Declaration]) -> list[Any]:
+    """Return what torchtitan's ``OverrideConfig`` imports for kernels that replace a node."""
+    return [
+        declaration.override.replace(":", ".")
+        for declaration in declarations
+        if isinstance(declaration, Kernel) and declaration.override is not None
+    ]
 
 
 def _choose(

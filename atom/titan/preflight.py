@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from atom.host import Host
 from atom.plan.device import DeviceDescription
@@ -72,6 +71,7 @@ def preflight(
         planning,
         requirements,
         trainer_config,
+        weights,
     )
 
     described = planned or device.describe(kind)
@@ -127,7 +127,7 @@ def preflight(
     return Preflight(
         run=resolved,
         place=place,
-        parameters=_parameters(config),
+        parameters=sum(p.numel() for p in weights.on_meta(config.model_spec.model).parameters()),
         seq_len=config.training.seq_len,
         steps=config.training.steps,
         schedule=parallelism.pipeline_parallel_schedule if pipelined else None,
@@ -153,12 +153,3 @@ def _device(run: Run, joined: int | None) -> str:
         if (run.launch.ranks or known) > torch.cuda.device_count():
             return "cpu"
     return kind
-
-
-def _parameters(config: Any) -> int:
-    """Return the number of parameters, counted on the meta device."""
-    import torch
-
-    with torch.device("meta"):
-        model = config.model_spec.model.build()
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig
 from torchtitan.models.common.attention import FlexAttention
 from torchtitan.models.common.decoder import Decoder
@@ -15,6 +14,7 @@ from torchtitan.models.common.decoder import Decoder
 from atom.errors import UserError
 from atom.run import Run
 from atom.titan import sections
+from atom.titan.weights import on_meta
 
 LOAD_BALANCERS = ("headtail", "ptrr")
 """Those of torchtitan's context parallelism; None is the third choice."""
@@ -104,9 +104,7 @@ def check_load_balancer(parallelism: ParallelismConfig, model: Any) -> None:
 
 def _several_masks(model: Any) -> bool:
     """Return whether the model makes its masks itself; torchtitan's own method makes one."""
-    with torch.device("meta"):
-        built = model.build()
-    method = getattr(type(built), "get_attention_masks", None)
+    method = getattr(type(on_meta(model)), "get_attention_masks", None)
     return method is not Decoder.get_attention_masks
 
 

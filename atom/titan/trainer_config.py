@@ -20,13 +20,12 @@ from atom.plugin import (
     ArchitectureContext,
     Dataset,
     DatasetContext,
-    Kernel,
     ModelParts,
     ParallelismContext,
 )
 from atom.run import Resolved, Run, Section
 from atom.select import Selection
-from atom.titan import sections
+from atom.titan import kernels, sections
 from atom.titan.data import DocumentLoader
 from atom.titan.device import mend_fsdp
 from atom.titan.initial_weights import seed_parameters
@@ -69,6 +68,10 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
     degree = parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree
     if "local_batch_size" not in run.training:
         training = replace(training, local_batch_size=resolved.global_batch_size // degree)
+    chosen = [
+        host.find("kernel", f"{operation}/{name}").declaration
+        for operation, name in resolved.kernels.items()
+    ]
     return StoppableTrainer.Config(
         model_spec=ModelSpec(
             name=run.architecture.name,
@@ -88,7 +91,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         parallelism=strategy.parallelism,
         training=replace(training, global_batch_size=resolved.global_batch_size),
         activation_checkpoint=sections.activation_checkpoint(run.activation_checkpoint),
-        override=OverrideConfig(imports=_overrides(resolved, host)),
+        override=OverrideConfig(imports=kernels.overrides(chosen)),
         debug=debug,
         faults=run.faults,
         trace_samples=run.data.trace,
@@ -181,13 +184,3 @@ def _loss(run: Run, vocab_size: int, parts: ModelParts) -> BaseLoss.Config:
     if run.loss.num_chunks == 1:
         return cross_entropy
     return ChunkedLossWrapper.Config(num_chunks=run.loss.num_chunks, loss_fn=cross_entropy)
-
-
-def _overrides(resolved: Resolved, host: Host) -> list[Any]:
-    imports: list[Any] = []
-    for operation, name in resolved.kernels.items():
-        kernel = host.find("kernel", f"{operation}/{name}").declaration
-        assert isinstance(kernel, Kernel)
-        if kernel.override is not None:
-            imports.append(kernel.override.replace(":", "."))
-    return imports

@@ -111,10 +111,10 @@ def adapter(parts: ModelParts, architecture: str) -> Any:
     return parts.state_dict_adapter(parts.model, None)
 
 
-def on_meta(parts: ModelParts) -> nn.Module:
-    """Return the whole model without values."""
+def on_meta(config: Any) -> nn.Module:
+    """Return the whole model of a torchtitan model config, without values."""
     with torch.device("meta"):
-        model: nn.Module = parts.model.build()
+        model: nn.Module = config.build()
     return model
 
 

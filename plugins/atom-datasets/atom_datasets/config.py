@@ -37,7 +37,7 @@ class Local(_TextFiles):
         default="text", description="the field of a record, or the column, that holds the text"
     )
     max_bad_fraction: float = Field(
-        default=0,
+        default=0.0,
         ge=0,
         lt=1,
         description="of the documents, how many may be unreadable (no JSON record, no UTF-8) and "

@@ -48,7 +48,7 @@ class LocalSource:
     format: Literal["auto", "text", "jsonl", "parquet"]
     text_field: str
     max_chars: int
-    max_bad_fraction: float = 0
+    max_bad_fraction: float = 0.0
 
     def check(self) -> str:
         """Return a digest of the files' paths, sizes and times of change.

@@ -41,7 +41,7 @@ class JsonLines:
         files: tuple[Path, ...],
         text_field: str,
         fingerprint: str,
-        max_bad_fraction: float = 0,
+        max_bad_fraction: float = 0.0,
     ) -> None:
         """Open the table from the cache, or make it.
 

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atom.architecture import check_heads
 from atom.errors import UserError
 
 
@@ -47,12 +48,7 @@ class GptOss(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.n_heads % self.n_kv_heads:
-            raise UserError(
-                f"must divide n_heads={self.n_heads}",
-                key="architecture.n_kv_heads",
-                value=self.n_kv_heads,
-            )
+        check_heads(self.n_heads, self.n_kv_heads)
         if self.top_k > self.num_experts:
             raise UserError(
                 f"must be at most num_experts={self.num_experts}",

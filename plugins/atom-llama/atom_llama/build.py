@@ -14,7 +14,7 @@ from torchtitan.models.common.param_init import depth_scaled_std, skip_param_ini
 from torchtitan.models.llama3.model import Llama3Model, Llama3TransformerBlock
 from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 
-from atom.errors import UserError
+from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
 from atom_llama.config import Llama3
 
@@ -23,20 +23,8 @@ Initializers = dict[str, Callable]
 
 def llama3(config: Llama3, context: ArchitectureContext) -> ModelParts:
     """Return the parts of a Llama 3 model; initialisation as in torchtitan's own ``llama3``."""
-    vocab_size = config.vocab_size or context.vocab_size
-    if vocab_size < context.vocab_size:
-        raise UserError(
-            f"the tokenizer has {context.vocab_size} ids; valid: null (as many as the tokenizer) "
-            f"or at least {context.vocab_size}",
-            key="architecture.vocab_size",
-            value=vocab_size,
-        )
-    if config.max_seq_len < context.seq_len:
-        raise UserError(
-            f"this model's RoPE reaches {config.max_seq_len} tokens (architecture.max_seq_len)",
-            key="training.seq_len",
-            value=context.seq_len,
-        )
+    vocab_size = vocabulary(config.vocab_size, context)
+    check_reach(config.max_seq_len, context)
     tied = config.tie_embeddings
     model = Llama3Model.Config(
         dim=config.dim,

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atom.errors import UserError
+from atom.architecture import check_head_dim, check_heads
 
 
 class Llama3(BaseModel):
@@ -40,16 +40,6 @@ class Llama3(BaseModel):
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "Llama3":
-        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
-            raise UserError(
-                f"must divide dim={self.dim} into heads of an even width, for RoPE",
-                key="architecture.n_heads",
-                value=self.n_heads,
-            )
-        if self.n_heads % (self.n_kv_heads or self.n_heads):
-            raise UserError(
-                f"must divide n_heads={self.n_heads}",
-                key="architecture.n_kv_heads",
-                value=self.n_kv_heads,
-            )
+        check_head_dim(self.dim, self.n_heads)
+        check_heads(self.n_heads, self.n_kv_heads or self.n_heads)
         return self

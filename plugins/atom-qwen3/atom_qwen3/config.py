@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atom.architecture import check_heads
 from atom.errors import UserError
 
 
@@ -32,12 +33,7 @@ class Decoder(BaseModel):
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
-        if self.n_heads % self.n_kv_heads:
-            raise UserError(
-                f"must divide n_heads={self.n_heads}",
-                key="architecture.n_kv_heads",
-                value=self.n_kv_heads,
-            )
+        check_heads(self.n_heads, self.n_kv_heads)
         return self
 
 
