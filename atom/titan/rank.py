@@ -74,10 +74,12 @@ def _train(path: Path, stop_on: tuple[signal.Signals, ...]) -> bool:
 
     StopRequest.listen(*stop_on)
 
-    if run.resolved.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        # Ranks share the cores; more threads than cores only wait for each other.
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", run.resolved.world_size))
-        torch.set_num_threads(max(len(os.sched_getaffinity(0)) // local, 1))
+    if run.resolved.device == "cpu":
+        device.keep_freed_memory()
+        if "OMP_NUM_THREADS" not in os.environ:
+            # Ranks share the cores; more threads than cores only wait for each other.
+            local = int(os.environ.get("LOCAL_WORLD_SIZE", run.resolved.world_size))
+            torch.set_num_threads(max(device.cores() // local, 1))
 
     host = Host.load(Trust.of_run(run.plugins))
     trainer = trainer_config(run, select(run, host), host, path).build()
