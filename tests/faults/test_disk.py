@@ -120,7 +120,8 @@ def test_disk_is_too_small(atom: Callable, mount: Callable, small: tuple, tmp_pa
     assert atom(*given[:-1], f"run.dir={tmp_path / 'roomy'}", "training.steps=3").returncode == 0
     manifest = checkpoint.read_manifest(tmp_path / "roomy/checkpoint/step-3")
     size = sum(file.size for name, file in manifest.files.items() if name.endswith(".distcp"))
-    assert said == pytest.approx(size, rel=0.1)
+    # Each tensor has a header, which matters in a model as small as this.
+    assert said <= size < 1.5 * said
 
 
 @pytest.mark.slow
