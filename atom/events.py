@@ -13,12 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from atom.files import whole_lines
+from atom.files import append, is_full, whole_lines
 
 FILE_NAME = "events.jsonl"
-
-HEARTBEAT = "logs/heartbeat"
-"""A file that rank 0 touches between two steps."""
 
 STARTED = "started"
 """Ranks were started. ``ranks``, ``step`` (the checkpoint's, null for none), ``attempt``."""
@@ -33,8 +30,16 @@ RESUMED = "resumed"
 STOPPED = "stopped"
 """Ranks ended before the last step, as a signal asked them to. ``step``, ``reason``."""
 FAILED = "failed"
-"""A rank failed and the others were ended. ``reason``, ``step`` (the last one that was logged),
-``restart`` (whether they are started again)."""
+"""A rank failed and the others were ended. ``reason``, ``rank`` (null where it is not one, or not
+known), ``step`` (the last one that was logged), ``restart`` (whether they are started again);
+``host`` is where the rank was."""
+INTERRUPTED = "interrupted"
+"""Training goes on where a process ended that was not asked to. ``step`` (the last it did),
+``from_step`` (of the checkpoint, 0 for none), ``reached`` (the last step that any process did),
+``since`` (when that was), ``cause``, ``rank``, ``failed_host``."""
+RECOVERED = "recovered"
+"""The step that had been reached before an interruption is done again. ``step``, ``seconds`` since
+it was first done, which are the time lost; ``cause``, ``rank``, ``failed_host``."""
 NUMERICAL_FAULT = "numerical_fault"
 """The loss or the gradient norm of a step is not to be trusted. ``step``, ``fault`` (non_finite or
 spike), ``reason``, ``loss``, ``grad_norm`` (null if not finite), ``decision`` (skip, rollback or
@@ -45,17 +50,23 @@ BAD_DOCUMENT = "bad_document"
 at most; the rank's log has all."""
 REPLICAS_DIFFER = "replicas_differ"
 """Parameters that should be alike are not; the run ends. ``step``, ``reason``."""
+REPLAY_DIFFERS = "replay_differs"
+"""Computing a step's gradients again gave other bits; the run ends. ``step``, ``reason``."""
 FINISHED = "finished"
 """The last step is done. ``step``."""
 
 
 def record(run: Path, event: str, **fields: Any) -> None:
-    """Append an event to the file in the run folder ``run``."""
+    """Append an event to the file in the run folder ``run``; on a full disk it is lost, as a run
+    outlives that."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = json.dumps({"time": time, "event": event, "host": socket.gethostname(), **fields})
     file = os.open(run / FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        os.write(file, f"{line}\n".encode())
+        append(file, f"{line}\n".encode())
+    except OSError as error:
+        if not is_full(error):
+            raise
     finally:
         os.close(file)
 

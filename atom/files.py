@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,23 @@ def sha256(path: Path) -> str:
     """Return the digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def append(descriptor: int, content: bytes) -> None:
+    """Write ``content`` to a file that was opened to append, whole or not at all.
+
+    Raises:
+        OSError: it could not be written; see :func:`is_full`.
+    """
+    written = os.write(descriptor, content)
+    if written != len(content):
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether a disk is full, or a user's share of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def whole_lines(content: bytes) -> list[bytes]:

@@ -43,7 +43,7 @@ def check_usable(folder: Path) -> None:
             key="run.dir",
             value=folder,
         )
-    _check_writable(folder)
+    check_writable(folder)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,12 @@ def create(folder: Path, run: Run, host: Host, files: Mapping[str, Path]) -> Non
     )
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that nothing can be written to; one that is not there yet may be made.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     probe = existing / ".atom-write-test"
     try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atom.errors import UserError
-from atom.files import whole_lines
+from atom.files import append, is_full, whole_lines
 from atom.tail import Tail
 
 FILE_NAME = "metrics.jsonl"
@@ -94,6 +94,7 @@ class MetricsWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._waiting = b""
         self._descriptor: int | None = None
         self._last_step: int | None = None
 
@@ -104,6 +105,8 @@ class MetricsWriter:
         than the checkpoint that this one resumed from), those rows are moved first to
         ``metrics.rolled_back.jsonl``.
 
+        On a full disk it waits for the next, as a run outlives that; only :meth:`close` insists.
+
         Raises:
             OSError: the row could not be written.
         """
@@ -112,18 +115,34 @@ class MetricsWriter:
             _roll_back(self._path, metrics.step)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
             self._descriptor = os.open(self._path, flags, 0o666)
-        assert self._descriptor is not None
-        # One write, so that a reader meets half a line as seldom as the filesystem allows.
-        line = f"{metrics.to_json()}\n".encode()
-        if os.write(self._descriptor, line) != len(line):
-            raise OSError(f"{self._path} took only a part of a row: is the disk full?")
+        self._waiting += f"{metrics.to_json()}\n".encode()
+        try:
+            self._write()
+        except OSError as error:
+            if not is_full(error):
+                raise
         self._last_step = metrics.step
 
     def close(self) -> None:
-        """Close the file. A later :meth:`append` opens it again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._descriptor = self._last_step = None
+        """Close the file. A later :meth:`append` opens it again.
+
+        Raises:
+            OSError: rows wait that could not be written.
+        """
+        descriptor, self._last_step = self._descriptor, None
+        if descriptor is not None:
+            try:
+                self._write()
+            finally:
+                os.close(descriptor)
+                self._descriptor = None
+
+    def _write(self) -> None:
+        assert self._descriptor is not None
+        if self._waiting:
+            # One write, so that a reader meets half a line as seldom as the filesystem allows.
+            append(self._descriptor, self._waiting)
+            self._waiting = b""
 
 
 def read(path: Path) -> list[StepMetrics]:

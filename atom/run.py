@@ -111,6 +111,9 @@ class Faults(_Model):
     replica_check_interval: NonNegativeInt = Field(
         default=0, description="steps between checks that replicas hold the same bits; 0: none"
     )
+    replay_check_interval: NonNegativeInt = Field(
+        default=0, description="steps between steps that are computed twice, to compare; 0: none"
+    )
 
 
 class Data(_Model):

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from atom import checkpoint, claim, events, metrics
+from atom import checkpoint, claim, events, heartbeat, metrics
 from atom.errors import UserError
 from atom.folder import RUN_FILE
 from atom.run import read
@@ -30,7 +30,8 @@ class Status:
         step: the last one done.
         steps: where the run ends.
         restarts: times that ranks were started again after a failure.
-        steps_lost: that were done and had to be done again.
+        steps_lost: that were done and had to be done again, or were rolled back.
+        lost: time from each interruption until the run was again where it had been.
         productive: time spent on the steps that count.
         wall: time from the first start until now, or until the last sign of life.
         goodput: ``productive / wall``.
@@ -47,6 +48,7 @@ class Status:
     tokens_per_second: float | None
     restarts: int
     steps_lost: int
+    lost: float
     productive: float
     wall: float | None
     goodput: float | None
@@ -72,7 +74,7 @@ def status(run: Path) -> Status:
     recent = rows[-_RECENT:]
     pace = statistics.median(row.step_seconds for row in recent) if recent else None
     step = rows[-1].step if rows else 0
-    productive = sum(row.step_seconds for row in rows)
+    productive = _productive(rows)
     wall = _wall(run, happened, at_work is not None)
     saved = checkpoint.resumable(run / checkpoint.FOLDER)
     return Status(
@@ -86,7 +88,8 @@ def status(run: Path) -> Status:
         if recent
         else None,
         restarts=sum(event["event"] == events.FAILED and event["restart"] for event in happened),
-        steps_lost=_steps_lost(run),
+        steps_lost=_steps_lost(happened),
+        lost=sum(event["seconds"] for event in happened if event["event"] == events.RECOVERED),
         productive=productive,
         wall=wall,
         goodput=min(productive / wall, 1.0) if wall else None,
@@ -117,13 +120,24 @@ def _wall(run: Path, happened: list[dict], at_work: bool) -> float | None:
     begin = next((e["time"] for e in happened if e["event"] == events.STARTED), None)
     if begin is None:
         return None
-    signs = [run / metrics.FILE_NAME, run / events.FILE_NAME, run / events.HEARTBEAT]
+    signs = [run / metrics.FILE_NAME, run / events.FILE_NAME, run / heartbeat.FILE_NAME]
     last = max(sign.stat().st_mtime for sign in signs if sign.exists())
     return (time.time() if at_work else last) - datetime.fromisoformat(begin).timestamp()
 
 
-def _steps_lost(run: Path) -> int:
-    """Count rows that were rolled back: a process had gone further than the next one's start."""
-    aside = run / metrics.FILE_NAME
-    rolled_back = aside.with_name(f"{aside.stem}.rolled_back{aside.suffix}")
-    return len(metrics.read(rolled_back))
+def _productive(rows: list[metrics.StepMetrics]) -> float:
+    """Return the seconds of all steps; a row speaks for those since the row before."""
+    before = [0, *(row.step for row in rows)]
+    return sum(
+        row.step_seconds * (row.step - last) for last, row in zip(before, rows, strict=False)
+    )
+
+
+def _steps_lost(happened: list[dict]) -> int:
+    lost = 0
+    for event in happened:
+        if event["event"] == events.INTERRUPTED:
+            lost += max(event["step"] - event["from_step"], 0)
+        elif event["event"] == events.NUMERICAL_FAULT and event["decision"] == "rollback":
+            lost += event["step"] - 1 - event["to_step"]
+    return lost

@@ -44,8 +44,9 @@ def lines(found: status.Status) -> list[tuple[str, str]]:
         shown.append(("pace", pace))
     if found.left is not None:
         shown.append(("left", clock(found.left)))
-    lost = f", {found.steps_lost:,} steps done again" if found.steps_lost else ""
-    shown.append(("restarts", f"{found.restarts:,}{lost}"))
+    again = f", {found.steps_lost:,} steps done again" if found.steps_lost else ""
+    lost = f", {clock(found.lost)} lost" if found.lost else ""
+    shown.append(("restarts", f"{found.restarts:,}{again}{lost}"))
     if found.goodput is not None and found.wall is not None:
         spent = f"{clock(found.productive)} of {clock(found.wall)} spent on steps that count"
         shown.append(("goodput", f"{found.goodput:.0%} ({spent})"))

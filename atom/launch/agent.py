@@ -26,7 +26,7 @@ from torch.distributed.elastic.multiprocessing.api import (
 )
 from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
-from atom import events, logs
+from atom import heartbeat, logs
 from atom.launch.failure import Failure, cause
 
 _MONITOR_SECONDS = 0.2
@@ -34,7 +34,7 @@ _END_SECONDS = 5
 """How long ranks that a SIGTERM was sent have to end; they have nothing to save any more."""
 
 _STACKS_SECONDS = 3.0
-"""How long hung ranks have to print their stacks."""
+"""How long hung ranks have to print their stacks and to save the flight recorder's trace."""
 
 
 class Agent(LocalElasticAgent):
@@ -129,10 +129,8 @@ class Agent(LocalElasticAgent):
 
     def _heartbeat(self) -> float:
         """Return when the last step ended, in seconds since the epoch; 0 if none did."""
-        try:
-            return (self._run_folder / events.HEARTBEAT).stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
+        last = heartbeat.last(self._run_folder)
+        return last[1] if last else 0.0
 
     def _hung(self) -> Failure | None:
         if time.time() - max(self._heartbeat(), self._begin) < self._hang_seconds:
@@ -144,7 +142,10 @@ class Agent(LocalElasticAgent):
         )
 
     def _end_hung(self) -> None:
-        """Have every rank print where it is, then end them all; a stopped one minds no SIGTERM."""
+        """Have every rank tell where it is (:mod:`atom.titan.hang`), then end them all.
+
+        Not by SIGTERM, which a stopped one does not mind.
+        """
         self._signal_all(signal.SIGUSR2)
         time.sleep(_STACKS_SECONDS)
         assert self._pcontext is not None

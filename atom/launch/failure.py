@@ -27,12 +27,14 @@ class Failure:
 
     Attributes:
         words: one sentence.
+        rank: that went first, if it was one and is known.
         raised: whether a rank raised an exception of its own, which another try may meet again;
             otherwise it was killed, hung, or lost a peer.
         final: whether another try is useless.
     """
 
     words: str
+    rank: int | None = None
     raised: bool = False
     final: bool = False
 
@@ -50,7 +52,7 @@ def cause(logs: Path, exit_codes: Mapping[int, int | None], since: str) -> Failu
         if code is not None and code < 0 and -code != signal.SIGTERM:
             name = signal.Signals(-code).name
             hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-            return Failure(f"rank {rank} failed: killed by {name}{hint}")
+            return Failure(f"rank {rank} failed: killed by {name}{hint}", rank=rank)
     said = []
     for rank, code in exit_codes.items():
         if code and code > 0:
@@ -65,6 +67,7 @@ def cause(logs: Path, exit_codes: Mapping[int, int | None], since: str) -> Failu
     lost_a_peer, _, rank, error = min(said)
     return Failure(
         f"rank {rank} failed: {error} (see {logs / f'rank_{rank}.jsonl'})",
+        rank=rank,
         raised=not lost_a_peer,
         final=bool(_USELESS.search(error)),
     )

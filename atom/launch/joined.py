@@ -16,7 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atom.errors import EX_STOPPED, UserError
+from atom import events, metrics
+from atom.errors import EX_STOPPED, RunStoppedError, UserError
 from atom.launch.local import refuse_stopped
 from atom.launch.start import follow
 from atom.screen import Screen
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _KEY = "atom/run.dir"
 _REFUSED = "\0"
+_RESTARTS = ("RESTART_COUNT", "MAX_RESTARTS")
 _COMPOSING = timedelta(minutes=30)
 """How long rank 0 may take: a tokenizer may have to be trained first."""
 
@@ -87,10 +89,33 @@ def train(compose: Callable[[], Preflight], *, verbose: bool = False) -> int:
         store.set(_KEY, _REFUSED)
         raise
     store.set(_KEY, str(ready.place.absolute()))
-    with _followed(ready, verbose=verbose):
+    with _recorded(ready), _followed(ready, verbose=verbose):
         rank.train(ready.place, verbose=verbose)
         refuse_stopped(ready.place)
     return 0
+
+
+@contextmanager
+def _recorded(ready: Preflight) -> Iterator[None]:
+    """Record the start of the ranks and their end, as far as rank 0 lives to see it."""
+    # torchrun counts its restarts, and says how many there may be.
+    done, limit = (int(os.environ.get(f"TORCHELASTIC_{name}", 0)) for name in _RESTARTS)
+    events.record(ready.place, events.STARTED, ranks=ready.resolved.world_size, attempt=done + 1)
+    try:
+        yield
+    except RunStoppedError:
+        raise
+    except Exception as error:
+        events.record(
+            ready.place,
+            events.FAILED,
+            reason=f"rank 0 failed: {type(error).__name__}: {error}",
+            rank=0,
+            step=metrics.last_step(ready.place / metrics.FILE_NAME),
+            restart=done < limit,
+        )
+        raise
+    events.record(ready.place, events.FINISHED)
 
 
 @contextmanager

@@ -51,7 +51,14 @@ def start(
         saved = checkpoint.resumable(folder / checkpoint.FOLDER)
         refused = restarts.refuse(failure, step=step, saved=saved[0] if saved else 0)
         again = refused is None
-        events.record(folder, events.FAILED, reason=failure.words, step=step, restart=again)
+        events.record(
+            folder,
+            events.FAILED,
+            reason=failure.words,
+            rank=failure.rank,
+            step=step,
+            restart=again,
+        )
         if refused is not None:
             why = f"; not started again: {refused}" if refused else ""
             raise RunError(f"{failure.words}{why}")

@@ -114,6 +114,8 @@ def prepare_folder(
         print(ready.explanation, end="\n\n", flush=True)
     screen = Screen()
     screen.header(_header(ready, choices, resumption.step if resumption else None))
+    if ready.warning:
+        screen.note(ready.warning)
     if resumption is not None:
         _tell_changes(resumption, screen)
     return ready

@@ -159,14 +159,18 @@ class Late:
 
 
 @contextmanager
-def before_optimizer(check: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    """Have torchtitan's train_step call ``check`` with the gradient norm before it uses it.
+def before_optimizer(
+    gradients: Callable[[], None], check: Callable[[torch.Tensor], None]
+) -> Iterator[None]:
+    """Have torchtitan's train_step call ``gradients`` when they are there, before they are clipped,
+    and ``check`` with their norm before it uses it.
 
     torchtitan has no hook there; its module function is replaced for the time of a step.
     """
     clip = dist_utils.clip_grad_norm_
 
     def clip_and_check(*arguments: Any, **options: Any) -> torch.Tensor:
+        gradients()
         norm = clip(*arguments, **options)
         check(norm)
         return norm

@@ -53,6 +53,11 @@ class StepMetricsProcessor(MetricsProcessor):
             self._last = (step - 1, time.perf_counter())
         return super().should_log(step)
 
+    def close(self) -> None:
+        super().close()
+        if self._writer is not None:
+            self._writer.close()
+
     def go_back(self, step: int) -> None:
         """Measure time from now on, where ``step`` is the last one done."""
         self._last = (step, time.perf_counter())

@@ -27,6 +27,8 @@ class Preflight:
     """operation -> (kernel, package)"""
     explanation: str = ""
     """Why the layout is what it is, where the strategy chose it."""
+    warning: str = ""
+    """What the run may run out of."""
 
     @property
     def resolved(self) -> Resolved:
@@ -70,6 +72,7 @@ def preflight(
         layout,
         planning,
         requirements,
+        room,
         trainer_config,
         weights,
     )
@@ -124,10 +127,12 @@ def preflight(
     checks.check_together(config)
     requirements.check_load_balancer(parallelism, config.model_spec.model)
     pipelined = parallelism.pipeline_parallel_degree > 1
+    model = weights.on_meta(config.model_spec.model)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     return Preflight(
         run=resolved,
         place=place,
-        parameters=sum(p.numel() for p in weights.on_meta(config.model_spec.model).parameters()),
+        parameters=parameters,
         seq_len=config.training.seq_len,
         steps=config.training.steps,
         schedule=parallelism.pipeline_parallel_schedule if pipelined else None,
@@ -136,6 +141,7 @@ def preflight(
             for choice in chosen
         },
         explanation=explanation,
+        warning="" if run.dry_run else room.check(config, place, parameters),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import sys
@@ -19,7 +18,7 @@ from atom.launch.failure import RANK_FAILED
 from atom.launch.gate import Gate
 from atom.run import read
 from atom.select import select
-from atom.titan import device
+from atom.titan import device, hang
 from atom.trust import Trust
 
 
@@ -53,7 +52,7 @@ def train(
     rank = int(os.environ["RANK"])
     logs.redirect_output(path / "logs", rank)
     logs.setup_rank(path / "logs", rank, verbose=verbose)
-    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
+    hang.tell_on(signal.SIGUSR2, rank)
     try:
         return _train(path, stop_on)
     except BaseException as error:

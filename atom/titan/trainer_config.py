@@ -35,7 +35,7 @@ from atom.titan.trainer import StoppableTrainer
 CPU_DEFAULTS: dict[str, Section] = {
     # Most CPUs emulate bfloat16.
     "training": {"mixed_precision_param": "float32"},
-    # The flight recorder is NCCL's.
+    # The flight recorder takes a stack of every collective, for hangs that are rare here.
     "comm": {"trace_buf_size": 0},
 }
 """What a CPU needs where the run says nothing; on a GPU torchtitan's defaults stand."""
@@ -146,6 +146,8 @@ def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig
             key="faults.replica_check_interval",
             value=run.faults.replica_check_interval,
         )
+    if run.faults.replay_check_interval:
+        _check_repeatable(run)
     declaration = selection.dataset.component.declaration
     for name in ("non_finite", "spike"):
         if getattr(run.faults, name) != "rollback":
@@ -162,6 +164,26 @@ def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig
                 key=f"faults.{name}",
                 value="rollback",
             )
+
+
+def _check_repeatable(run: Run) -> None:
+    """Refuse to compare what need not be alike, or cannot be computed again."""
+    assert run.resolved is not None
+    interval = run.faults.replay_check_interval
+    if run.resolved.device != "cpu" and not run.debug.get("deterministic"):
+        raise UserError(
+            "a GPU computes a step twice alike only with debug.deterministic=true; valid: that, or "
+            "0",
+            key="faults.replay_check_interval",
+            value=interval,
+        )
+    if not run.training.get("disable_cuda_graphs"):
+        raise UserError(
+            "a step in a CUDA graph is not computed again; valid: 0, or "
+            "training.disable_cuda_graphs=true",
+            key="faults.replay_check_interval",
+            value=interval,
+        )
 
 
 def _dataloader(selection: Selection, seed: int, resolved: Resolved) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import re
 import resource
@@ -70,7 +71,7 @@ def test_launcher_is_killed(start: Callable, same: Callable) -> None:
 
 
 def test_rank_that_hangs(start: Callable, same: Callable) -> None:
-    job = start("run", *RUN, "launch.hang_seconds=6")
+    job = start("run", *RUN, "launch.hang_seconds=6", "comm.trace_buf_size=100")
     job.wait_for_step(10)
     os.kill(job.ranks()[1], signal.SIGSTOP)
     code, _, said = job.end()
@@ -79,6 +80,11 @@ def test_rank_that_hangs(start: Callable, same: Callable) -> None:
     assert failed["reason"].startswith("no step in 6 s: ranks hang")
     stacks = (job.place / "logs/rank_0.txt").read_text()
     assert re.search(r'File ".*torchtitan/trainer.py", line \d+ in train', stacks)
+    trace = pickle.loads((job.place / "comm_traces/rank_0").read_bytes())
+    assert any("all_reduce" in entry["profiling_name"] for entry in trace["entries"])
+    (recovered,) = happened(job.place, events.RECOVERED)
+    assert recovered["seconds"] > 6
+    assert recovered["cause"] == failed["reason"]
     same(job.place)
 
 

@@ -117,3 +117,49 @@ def test_replicas_that_differ(damaged: Callable) -> None:
 def test_replicas_that_agree(train: Callable, tmp_path) -> None:
     layout = ("parallelism=ddp", "launch.ranks=2", "training.steps=4")
     assert len(train(tmp_path / "run", *layout, "faults.replica_check_interval=2")) == 4
+
+
+def test_gradient_is_not_finite_on_one_rank_of_a_pipeline(
+    damaged: Callable, rows: Callable
+) -> None:
+    """The ranks of both stages, and both that share its tensors, skip the same step."""
+    degrees = ("parallelism.tensor_parallel_degree=2", "parallelism.pipeline_parallel_degree=2")
+    # One microbatch a step, so that the third forward pass is that of step 3.
+    sizes = ("training.global_batch_size=2", "parallelism.pipeline_parallel_microbatch_size=2")
+    job = damaged(
+        *("training.steps=6", "faults.non_finite=skip", "launch.ranks=4", *degrees, *sizes),
+        layout="single",
+        forwards=(3,),
+    )
+    code, _, said = job.end()
+    assert code == 0, said
+    (fault,) = found(job)
+    assert (fault["step"], fault["decision"], fault["grad_norm"]) == (3, "skip", None)
+    after = rows(job.place)
+    assert [row["step"] for row in after] == list(range(1, 7))
+    assert after[2]["grad_norm"] is None
+    assert all(math.isfinite(row["loss"] + row["grad_norm"]) for row in after if row["step"] != 3)
+
+
+def test_step_that_gives_other_bits_when_it_is_replayed(damaged: Callable) -> None:
+    # Once, in the third forward pass, which is the third step: too little for anyone to see.
+    job = damaged(*SHORT, "faults.replay_check_interval=3", forwards=(3,), factor=1.0001)
+    code, _, said = job.end()
+    assert code == 1
+    (event,) = found(job, events.REPLAY_DIFFERS)
+    assert event["step"] == 3
+    assert "step 3 computed again gives other bits: rank 0 (" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_replays_change_nothing(train: Callable, tmp_path) -> None:
+    """Of a mixture of experts, whose buffers count tokens, and with gradients accumulated."""
+    given = (
+        "architecture=deepseek_v3_tiny",
+        *("parallelism=fsdp", "launch.ranks=2", "training.steps=4"),
+        *("training.local_batch_size=2",),
+    )
+    plain = train(tmp_path / "plain", *given)
+    checked = train(tmp_path / "checked", *given, "faults.replay_check_interval=2")
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in plain] == [row[name] for row in checked]

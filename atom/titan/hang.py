@@ -1,0 +1,54 @@
+"""What a rank that hangs can still tell: its stacks, and the trace of the flight recorder.
+
+The main thread may be in a call that never returns, where Python runs no handler of a signal.
+faulthandler prints the stacks all the same, and the byte that Python's part in C writes wakes a
+thread, which saves the trace.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+
+import structlog
+
+log = structlog.get_logger("atom")
+
+
+def tell_on(number: signal.Signals, rank: int) -> None:
+    """When this process gets the signal, print the stacks of all threads to the standard error, and
+    save which collectives are under way where torch saves it on a timeout
+    (``comm.save_traces_folder``), unless ``comm.trace_buf_size`` is 0.
+
+    To be called in the main thread.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.signal(number, lambda _number, _frame: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    faulthandler.register(number, file=2, all_threads=True, chain=True)
+    threading.Thread(target=_wait, args=(read, number, rank), name="atom-hang", daemon=True).start()
+
+
+def _wait(read: int, number: signal.Signals, rank: int) -> None:
+    while heard := os.read(read, 1):
+        if heard[0] == number:
+            try:
+                save_trace(rank)
+            except Exception:
+                log.exception("no flight recorder trace")
+
+
+def save_trace(rank: int) -> None:
+    """Save the flight recorder's trace of this process, in the format of ``torchfrtrace``."""
+    if "torch.distributed" not in sys.modules or os.environ.get("TORCH_FR_BUFFER_SIZE", "0") == "0":
+        return
+    import torch.distributed as dist
+    from torch._C import _distributed_c10d as c10d
+
+    if dist.is_initialized():
+        backend = "nccl" if "nccl" in dist.get_backend() else "gloo"
+        c10d._dump_fr_trace_file(rank, backend=backend)
