@@ -49,14 +49,15 @@ def _loss_and_gradient(
             origin = tl.where(above == float("-inf"), 0.0, above)
             total = total * tl.exp(largest - origin) + tl.sum(tl.exp(values - origin), axis=0)
             largest = above
-        log_sum = largest + tl.log(total)
         of_label = tl.load(start + label).to(tl.float32)
-        tl.store(losses + row, (log_sum - of_label) * factor)
+        # Large numbers meet large numbers first: their sum with a logarithm would lose digits.
+        tl.store(losses + row, (largest - of_label + tl.log(total)) * factor)
         if WRITES:
             for first in range(0, width, BLOCK):
                 at = first + columns
                 values = tl.load(start + at, mask=at < width, other=float("-inf")).to(tl.float32)
-                gradient = tl.exp(values - log_sum) - tl.where(at == label, 1.0, 0.0)
+                share = tl.exp(values - largest) / total
+                gradient = share - tl.where(at == label, 1.0, 0.0)
                 gradient = (gradient * factor).to(logits.dtype.element_ty)
                 tl.store(start + at, gradient, mask=at < width)
 
