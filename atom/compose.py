@@ -141,6 +141,17 @@ def run_of(config: DictConfig, host: Host) -> Run:
         raise mistake from None
 
 
+def do(config: DictConfig, *, host: Host, job: Callable[[Run], None]) -> None:
+    """Compose ``config`` and do ``job``; let a mistake say where its value came from."""
+    run = run_of(config, host)
+    origins = Origins(config)
+    try:
+        job(run)
+    except UserError as error:
+        origins.attach(error)
+        raise
+
+
 class Origins:
     """Where the values of a job's config came from. Hydra does not keep it; it can be found."""
 

@@ -98,7 +98,12 @@ def create(folder: Path, run: Run, host: Host, files: Mapping[str, Path]) -> Non
     run.write(target)
     write_json(
         folder / "lock.json",
-        lock.lock(host, seed=run.debug.get("seed"), device=run.resolved.device),
+        lock.lock(
+            host,
+            seed=run.debug.get("seed"),
+            device=run.resolved.device,
+            kernels=run.resolved.kernels,
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,9 @@ PACKAGES = (
 _COMPILED = (".pyc", ".pyo", ".so", ".pyd", ".o")
 
 
-def lock(host: Host, *, seed: int | None, device: str) -> dict[str, Any]:
+def lock(
+    host: Host, *, seed: int | None, device: str, kernels: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return what ``lock.json`` holds.
 
     A package that is not installed has the version None; ``git`` is None outside of a repository.
@@ -41,6 +43,7 @@ def lock(host: Host, *, seed: int | None, device: str) -> dict[str, Any]:
         host: the plugins.
         seed: the run's seed.
         device: where the run will be, as resolved (``cpu`` or ``cuda``).
+        kernels: the kernel chosen for each operation.
     """
     versions = {package: _version(package) for package in PACKAGES}
     return {
@@ -58,6 +61,15 @@ def lock(host: Host, *, seed: int | None, device: str) -> dict[str, Any]:
                 "sha256": sha256(plugin),
             }
             for plugin in host.plugins
+        ],
+        "kernels": [
+            {
+                "operation": operation,
+                "kernel": name,
+                "package": (plugin := host.find("kernel", f"{operation}/{name}").plugin).package,
+                "version": plugin.version,
+            }
+            for operation, name in (kernels or {}).items()
         ],
         "git": _git(),
         "seed": seed,

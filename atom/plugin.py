@@ -142,14 +142,28 @@ class Parallelism(Declaration):
 class Needs:
     """What a kernel cannot do without. What is left out is not needed.
 
-    ``capability`` is the lowest CUDA compute capability; ``packages`` are requirement strings such
-    as ``"liger-kernel>=0.8"``; ``context_parallel=False`` says that it does not work under CP.
+    ``capability`` is the lowest CUDA compute capability, ``capability_below`` the first one that is
+    too new. ``triton=True`` says that it is a Triton kernel: a CPU runs it in Triton's interpreter
+    only, and only where it is named. ``packages`` are requirement strings such as
+    ``"liger-kernel>=0.8"``.
+
+    ``smallest``, ``largest`` and ``multiples`` hold for the sizes of the model: ``head_dim``,
+    ``dim`` (its width), ``hidden_dim`` (of a feed-forward, on one rank) and ``vocab_size``. The
+    dtypes are those of :attr:`Kernel.tolerance`.
+
+    ``context_parallel=False`` and ``tensor_parallel=False`` say that it does not work under CP, TP.
     """
 
     devices: tuple[str, ...] = ("cpu", "cuda")
     capability: tuple[int, int] | None = None
+    capability_below: tuple[int, int] | None = None
+    triton: bool = False
     packages: tuple[str, ...] = ()
+    smallest: Mapping[str, int] = field(default_factory=dict, hash=False)
+    largest: Mapping[str, int] = field(default_factory=dict, hash=False)
+    multiples: Mapping[str, int] = field(default_factory=dict, hash=False)
     context_parallel: bool = True
+    tensor_parallel: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,8 @@ class Header:
     """What is known of a run before its first step.
 
     ``layout`` is (mesh dimension, degree) from the outside in; ``schedule`` is the pipeline's;
-    ``batch`` is told as it is; ``kernels`` is (operation, kernel chosen); ``resumed_from`` is the
+    ``batch`` is told as it is; ``kernels`` is (operation, kernel chosen); ``rejected`` is
+    (operation, a kernel preferred to that one, why it does not fit); ``resumed_from`` is the
     checkpoint's step.
     """
 
@@ -69,6 +70,7 @@ class Header:
     steps: int
     kernels: Sequence[tuple[str, str]]
     resumed_from: int | None
+    rejected: Sequence[tuple[str, str, str]] = ()
 
 
 class Screen:
@@ -117,6 +119,8 @@ class Screen:
         self._row("layout", f"{ranks} on {header.device}")
         self._layout(header)
         self._kernels(header.kernels)
+        for operation, kernel, reason in header.rejected:
+            self._row("", Text(clean(f"{operation}: not {kernel}, {reason}"), "dim"))
         self._print(Text())
 
     def starting(self, text: str, steps: int | None = None) -> None:

@@ -19,6 +19,7 @@ extensions = [
     "atom_docs.command_reference",
     "atom_docs.config_reference",
     "atom_docs.conformance_reference",
+    "atom_docs.kernel_reference",
     "atom_docs.signature_reference",
 ]
 # An example is a package, with files of its own; its README is a page.

@@ -55,8 +55,8 @@ def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 def test_contents(host: Host) -> None:
     content = lock.lock(host, seed=7, device="cuda")
     assert list(content) == [
-        *("python", "platform", "atom", "torch", "torchtitan", "packages", "plugins", "git"),
-        *("seed", "device", "created"),
+        *("python", "platform", "atom", "torch", "torchtitan", "packages", "plugins"),
+        *("kernels", "git", "seed", "device", "created"),
     ]
     assert content["python"] == platform.python_version()
     assert content["platform"] == platform.platform()

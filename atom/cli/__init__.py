@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("atom.cli.status", "say how a run is doing"),
     "export": ("atom.cli.export", "write a run's weights for others to load"),
     "generate": ("atom.cli.generate", "continue a text with a run's model"),
+    "kernels": ("atom.cli.kernels", "list the kernels, and say which a run would have and why"),
     "plugins": ("atom.cli.plugins", "list what is installed, and why something is broken"),
     "new": ("atom.cli.new", "make a plugin package of your own"),
     "completion": ("atom.cli.completion", "print a script that completes commands in a shell"),

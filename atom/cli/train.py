@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from atom import compose, folder
 from atom.errors import UserError
@@ -52,7 +50,7 @@ def main(argv: list[str]) -> int:
         else:
             start.train(run, host, run.run.dir or folder.default(), choices, verbose=verbose)
 
-    compose.main(arguments, partial(_with_origins, host=host, job=job), host)
+    compose.main(arguments, partial(compose.do, host=host, job=job), host)
     return 0
 
 
@@ -86,23 +84,12 @@ def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight:
         place = run.run.dir or folder.default()
         composed.append(start.prepare_folder(run, host, place, _choices(), ranks=ranks))
 
-    compose.main(arguments, partial(_with_origins, host=host, job=job), host)
+    compose.main(arguments, partial(compose.do, host=host, job=job), host)
     if not composed:
         raise UserError(
             "nothing to train: --cfg, --info and --help belong outside torchrun and srun"
         )
     return composed[0]
-
-
-def _with_origins(config: DictConfig, *, host: Host, job: Callable[[Run], None]) -> None:
-    """Compose ``config`` and do ``job``; let a mistake say where its value came from."""
-    run = compose.run_of(config, host)
-    origins = compose.Origins(config)
-    try:
-        job(run)
-    except UserError as error:
-        origins.attach(error)
-        raise
 
 
 def _choices() -> dict[str, str]:

@@ -170,6 +170,13 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         batch=f"{sequences} sequences × {tokens} tokens = {sequences * tokens:,} tokens a step",
         steps=ready.steps,
         kernels=[(operation, kernel) for operation, (kernel, _) in ready.kernels.items()],
+        rejected=[
+            (operation, kernel, reason)
+            for operation, kernels in resolved.kernels_rejected.items()
+            for kernel, reason in kernels.items()
+            # That a CPU runs no CUDA kernels is no news.
+            if not reason.endswith(f"and this is {resolved.device}")
+        ],
         resumed_from=resumed_from,
     )
 

@@ -267,6 +267,23 @@ def _rope(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
     return torch.stack(rotated, dim=-1).flatten(-2)
 
 
+def _rope_halves(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
+    """Rotate element i of the first half with element i of the second."""
+    import torch
+
+    x_BLNH = torch.cat(list(inputs.values()), dim=2)
+    exponents_P = torch.arange(0, sizes.head_dim, 2, device=x_BLNH.device) / sizes.head_dim
+    base = 10000.0
+    angles_BLP = positions(sizes, x_BLNH.device)[..., None] * base ** -exponents_P.double()
+    cos_BL1P, sin_BL1P = angles_BLP.cos()[:, :, None], angles_BLP.sin()[:, :, None]
+    first_BLNP, second_BLNP = x_BLNH.chunk(2, dim=-1)
+    rotated = (
+        first_BLNP * cos_BL1P - second_BLNP * sin_BL1P,
+        second_BLNP * cos_BL1P + first_BLNP * sin_BL1P,
+    )
+    return torch.cat(rotated, dim=-1)
+
+
 def _logits(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
     return {"logits_BLV": make(sizes.batch, sizes.length, sizes.vocab_size)}
 
@@ -324,6 +341,14 @@ OPERATIONS: dict[str, Operation] = {
         inputs=_queries_and_keys,
         call=_rotate,
         formula=_rope,
+        float64=False,
+    ),
+    "rope_halves": Operation(
+        node=lambda config: _layer(config).attention.rope,
+        inputs=_queries_and_keys,
+        call=_rotate,
+        formula=_rope_halves,
+        family="qwen",
         float64=False,
     ),
     "cross_entropy": Operation(

@@ -138,8 +138,8 @@ def _drawn(
 
 def _use_kernels(run: Trained, kind: str) -> None:
     """Put the kernels of the device at hand, not of the run's, into the model's config."""
-    chosen = kernels.choose({}, run.host, device.describe(kind), context_parallel=False)
-    declared = [choice.kernel.declaration for choice in chosen]
+    where = kernels.situation(run.parts.model, run.host, device.describe(kind))
+    declared = [choice.declaration for choice in kernels.choose({}, run.host, where)]
     apply_overrides(OverrideConfig(imports=kernels.overrides(declared)), run.parts.model)
 
 

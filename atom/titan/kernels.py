@@ -1,76 +1,132 @@
-"""Which kernel computes which operation, and why the others do not.
-
-The choice is made once, before ranks start, from a description of the device.
-"""
+"""What kernels are chosen for, read off a model's config; and how torchtitan is told of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from importlib import metadata
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from packaging.requirements import Requirement
+from torchtitan.models.common.attention import GQAttention
+from torchtitan.models.common.feed_forward import FeedForward
+from torchtitan.models.common.moe import GroupedExperts
 
-from atom.errors import UserError, nearest
-from atom.host import Component, Host
+from atom.host import Host
+from atom.kernels import Choice, Preferences, Situation
+from atom.kernels import choose as choose_for
+from atom.operations import OPERATIONS
+from atom.plan.device import DeviceDescription
 from atom.plugin import Declaration, Kernel
-from atom.titan.device import DeviceDescription
 
-AUTO = "auto"
-DEFAULT = "default"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The kernel of one operation, and the reason why each one preferred to it does not fit."""
-
-    operation: str
-    kernel: Component
-    rejected: tuple[tuple[str, str], ...]
+LINEAR_CROSS_ENTROPY = "linear_cross_entropy"
+_LOSSES = frozenset({"cross_entropy", LINEAR_CROSS_ENTROPY})
 
 
-def choose(
-    preferences: dict[str, str | list[str]],
+def situation(
+    model: Any,
     host: Host,
     device: DeviceDescription,
     *,
-    context_parallel: bool,
+    dtype: str | None = None,
+    vocab_size: int | None = None,
+    tensor_parallel: int = 1,
+    context_parallel: int = 1,
+    supposed: Mapping[str, str | None] | None = None,
+) -> Situation:
+    """Return what the kernels of a run of ``model``, a torchtitan config, are chosen for."""
+    offered = [
+        c.declaration.operation for c in host.components if isinstance(c.declaration, Kernel)
+    ]
+    return Situation(
+        device=device,
+        dtype=dtype,
+        sizes=sizes(model, vocab_size=vocab_size, tensor_parallel=tensor_parallel),
+        tensor_parallel=tensor_parallel,
+        context_parallel=context_parallel,
+        operations=operations(model, offered),
+        supposed=supposed or {},
+    )
+
+
+def choose(
+    preferences: Preferences, host: Host, where: Situation, *, loss_chunks: int = 1
 ) -> tuple[Choice, ...]:
-    """Return the choice for every operation that some plugin has a kernel for.
+    """Return the choices for the operations that a run comes to.
 
     Args:
-        preferences: operation -> kernel name, or names in order of preference, or ``auto``;
-            ``default`` is for the operations not named.
+        preferences: the run's ``kernels``.
         host: the plugins.
-        device: where the run will be.
-        context_parallel: whether the sequence is split over ranks.
+        where: see :func:`situation`.
+        loss_chunks: pieces that logits and loss are computed in; 1 for a loss from whole logits.
 
     Raises:
-        UserError: an operation or kernel is unknown, or none of those named fits.
+        UserError: no kernel fits.
     """
-    declared = [c.declaration for c in host.components if isinstance(c.declaration, Kernel)]
-    offered: dict[str, set[str]] = {DEFAULT: {kernel.name for kernel in declared}}
-    for kernel in declared:
-        offered.setdefault(kernel.operation, set()).add(kernel.name)
-    for operation, preference in preferences.items():
-        if operation not in offered:
-            raise UserError(
-                f"there is no kernel for such an operation; {nearest(operation, offered)}",
-                key=f"kernels.{operation}",
-                value=preference,
-            )
-        for name in _listed(preference):
-            if name not in offered[operation] and name != AUTO:
-                raise UserError(
-                    f"there is no such kernel; {nearest(name, [*offered[operation], AUTO])}",
-                    key=f"kernels.{operation}",
-                    value=name,
-                )
-    return tuple(
-        _choose(operation, preferences, host, device, context_parallel)
-        for operation in sorted(offered)
-        if operation != DEFAULT
+    return used(choose_for(preferences, host, where), loss_chunks=loss_chunks)
+
+
+def operations(model: Any, offered: Iterable[str]) -> frozenset[str]:
+    """Return which of the operations ``offered`` a run of ``model`` has.
+
+    The losses are among them: every run has one of the two. So is what ATOM does not know.
+
+    Args:
+        model: a torchtitan model config.
+        offered: operations that there are kernels for.
+    """
+    return frozenset(
+        name
+        for name in offered
+        if name in _LOSSES or name not in OPERATIONS or _has(model, OPERATIONS[name].node)
+    )
+
+
+def sizes(model: Any, *, vocab_size: int | None, tensor_parallel: int = 1) -> dict[str, Any]:
+    """Return the values of each size that the model's kernels see on one rank.
+
+    Args:
+        model: a torchtitan model config.
+        vocab_size: None if it is not known yet.
+        tensor_parallel: ranks that share the width of a feed-forward.
+    """
+    found: dict[str, set[int]] = {"dim": {model.dim}}
+    for attention in _nodes(model, GQAttention.Config):
+        found.setdefault("head_dim", set()).add(
+            attention.head_dim or attention.dim // attention.n_heads
+        )
+    for layer in getattr(model, "layers", ()):  # latent attention has two widths
+        latent = getattr(layer, "attention", None)
+        if hasattr(latent, "qk_nope_head_dim"):
+            widths = {latent.qk_nope_head_dim + latent.qk_rope_head_dim, latent.v_head_dim}
+            found["head_dim"] = found.get("head_dim", set()) | widths
+    hidden = {node.w1.out_features for node in _nodes(model, FeedForward.Config)}
+    hidden |= {node.hidden_dim for node in _nodes(model, GroupedExperts.Config)}
+    if hidden:
+        found["hidden_dim"] = {-(-width // tensor_parallel) for width in hidden}
+    if vocab_size is not None:
+        found["vocab_size"] = {vocab_size}
+    return {name: tuple(sorted(values)) for name, values in found.items()}
+
+
+def used(choices: Iterable[Choice], *, loss_chunks: int) -> tuple[Choice, ...]:
+    """Return the choices less those of operations that the run does not come to.
+
+    Args:
+        choices: of all operations.
+        loss_chunks: pieces that logits and loss are computed in; 1 for a loss from whole logits.
+    """
+    choices = tuple(choices)
+    fused = replaces_loss(choice.declaration for choice in choices)
+    unused = {"cross_entropy"} if fused else set() if loss_chunks > 1 else {LINEAR_CROSS_ENTROPY}
+    return tuple(choice for choice in choices if choice.operation not in unused)
+
+
+def replaces_loss(declarations: Iterable[Declaration]) -> bool:
+    """Return whether one of the kernels computes the output layer and the loss as one."""
+    return any(
+        isinstance(kernel, Kernel)
+        and kernel.operation == LINEAR_CROSS_ENTROPY
+        and kernel.override is not None
+        for kernel in declarations
     )
 
 
@@ -83,59 +139,11 @@ def overrides(declarations: Iterable[Declaration]) -> list[Any]:
     ]
 
 
-def _choose(
-    operation: str,
-    preferences: dict[str, str | list[str]],
-    host: Host,
-    device: DeviceDescription,
-    context_parallel: bool,
-) -> Choice:
-    key = operation if operation in preferences else DEFAULT
-    preference = preferences.get(key, AUTO)
-    kernels = {component.declaration.name: component for component in host.kernels(operation)}
-    order: list[str] = []
-    for name in _listed(preference):
-        order += list(kernels) if name == AUTO else [name]
-    rejected: list[tuple[str, str]] = []
-    for name in dict.fromkeys(order):
-        if name not in kernels:
-            rejected.append((name, "has none"))
-            continue
-        declaration = kernels[name].declaration
-        assert isinstance(declaration, Kernel)
-        reason = _misfit(declaration, device, context_parallel)
-        if reason is None:
-            return Choice(operation, kernels[name], tuple(rejected))
-        rejected.append((name, reason))
-    reasons = "; ".join(f"{name} {reason}" for name, reason in rejected)
-    raise UserError(
-        f"no kernel for {operation} fits: {reasons}; valid: {AUTO}, or one of "
-        + ", ".join(kernels),
-        key=f"kernels.{key}",
-        value=preference,
-    )
+def _has(model: Any, node: str) -> bool:
+    module, _, name = node.partition(":")
+    owner = getattr(importlib.import_module(module), name)
+    return any(True for _ in _nodes(model, owner.Config))
 
 
-def _listed(preference: str | list[str]) -> list[str]:
-    return [preference] if isinstance(preference, str) else preference
-
-
-def _misfit(kernel: Kernel, device: DeviceDescription, context_parallel: bool) -> str | None:
-    """Return why ``kernel`` cannot be used, or None."""
-    needs = kernel.needs
-    if device.kind not in needs.devices:
-        return f"needs {' or '.join(needs.devices)}, and this is {device.kind}"
-    if needs.capability and device.capability and device.capability < needs.capability:
-        wanted, found = (".".join(map(str, c)) for c in (needs.capability, device.capability))
-        return f"needs compute capability {wanted}, and this device has {found}"
-    if context_parallel and not needs.context_parallel:
-        return "does not work under context parallelism"
-    for package in needs.packages:
-        requirement = Requirement(package)
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            return f"needs the package {package}"
-        if not requirement.specifier.contains(version, prereleases=True):
-            return f"needs {package}, and {version} is installed"
-    return None
+def _nodes(model: Any, config: type) -> Iterator[Any]:
+    return (node for _, node, _, _ in model.traverse(config, recurse=True))

@@ -103,8 +103,16 @@ def preflight(
     chosen = kernels.choose(
         run.kernels,
         host,
-        described,
-        context_parallel=parallelism.context_parallel_degree > 1,
+        kernels.situation(
+            parts.model,
+            host,
+            described,
+            dtype=training.mixed_precision_param,
+            vocab_size=vocab_size,
+            tensor_parallel=parallelism.tensor_parallel_degree,
+            context_parallel=parallelism.context_parallel_degree,
+        ),
+        loss_chunks=run.loss.num_chunks,
     )
     resolved = run.model_copy(
         update={
@@ -115,7 +123,10 @@ def preflight(
                 vocab_size=vocab_size,
                 global_batch_size=global_batch_size,
                 degrees={name: getattr(parallelism, name) for name in DEGREES},
-                kernels={choice.operation: choice.kernel.declaration.name for choice in chosen},
+                kernels={choice.operation: choice.name for choice in chosen},
+                kernels_rejected={
+                    choice.operation: dict(choice.rejected) for choice in chosen if choice.rejected
+                },
             ),
         }
     )
@@ -137,8 +148,7 @@ def preflight(
         steps=config.training.steps,
         schedule=parallelism.pipeline_parallel_schedule if pipelined else None,
         kernels={
-            choice.operation: (choice.kernel.declaration.name, choice.kernel.plugin.package)
-            for choice in chosen
+            choice.operation: (choice.name, choice.kernel.plugin.package) for choice in chosen
         },
         explanation=explanation,
         warning="" if run.dry_run else room.check(config, place, parameters),

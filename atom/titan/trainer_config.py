@@ -86,7 +86,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         dump_folder=str(folder),
         tokenizer=selection.tokenizer.code("build")(selection.tokenizer.config),
         dataloader=_dataloader(selection, seed, resolved),
-        loss=_loss(run, resolved.vocab_size, parts),
+        loss=_loss(run, resolved.vocab_size, parts, fused=kernels.replaces_loss(chosen)),
         optimizer=sections.optimizer(run.optimizer),
         parallelism=strategy.parallelism,
         training=replace(training, global_batch_size=resolved.global_batch_size),
@@ -200,9 +200,10 @@ def _dataloader(selection: Selection, seed: int, resolved: Resolved) -> Any:
     )
 
 
-def _loss(run: Run, vocab_size: int, parts: ModelParts) -> BaseLoss.Config:
+def _loss(run: Run, vocab_size: int, parts: ModelParts, *, fused: bool) -> BaseLoss.Config:
+    """Return the loss; ``fused`` if a kernel takes the place of the output layer and the loss."""
     size = getattr(parts.model, "vocab_size", vocab_size)
     cross_entropy = CrossEntropyLoss.Config(global_vocab_size=size)
-    if run.loss.num_chunks == 1:
+    if run.loss.num_chunks == 1 and not fused:
         return cross_entropy
     return ChunkedLossWrapper.Config(num_chunks=run.loss.num_chunks, loss_fn=cross_entropy)

@@ -271,14 +271,14 @@ def _refusal(component: Component, kind: str) -> str | None:
 
 def _misfit(component: Component, described: Any, *, context_parallel: bool) -> str | None:
     """Return why ATOM would refuse the kernel on a device, or None if it would not."""
-    from atom.titan.kernels import choose
+    from atom.kernels import Situation, choose
 
     declaration = component.declaration
     assert isinstance(declaration, Kernel)
     alone = Host((component.plugin,), (component,))
     preference: dict[str, str | list[str]] = {declaration.operation: declaration.name}
     try:
-        choose(preference, alone, described, context_parallel=context_parallel)
+        choose(preference, alone, Situation(described, context_parallel=1 + context_parallel))
     except UserError as error:
         # "no kernel for X fits: NAME REASON; valid: …"
         reason = error.problem.partition(": ")[2].rpartition("; valid")[0]

@@ -24,7 +24,7 @@ def atom_kernels() -> Iterator[Kernel]:
         operation="attention",
         name="flex",
         summary="compiled FlexAttention over the block mask",
-        needs=Needs(devices=_CUDA, capability=(7, 0)),
+        needs=Needs(devices=_CUDA, capability=(7, 0), smallest={"head_dim": 16}),
         priority=10,
     )
     yield Kernel(
@@ -41,7 +41,45 @@ def atom_kernels() -> Iterator[Kernel]:
         name="varlen",
         summary="FlashAttention over packed documents of varying length",
         override="atom_kernels_torch.attention:varlen_attention",
-        needs=Needs(devices=_CUDA, capability=(8, 0), context_parallel=False),
+        needs=Needs(
+            devices=_CUDA,
+            capability=(8, 0),
+            capability_below=(9, 0),
+            largest={"head_dim": 256},
+            context_parallel=False,
+        ),
+        priority=4,
+        tolerance=_BFLOAT16,
+    )
+    # On Hopper and on Blackwell torchtitan asks torch for FlashAttention 3 or 4, whatever is there.
+    yield Kernel(
+        operation="attention",
+        name="varlen_fa3",
+        summary="FlashAttention 3 over packed documents of varying length (Hopper)",
+        override="atom_kernels_torch.attention:varlen_fa3_attention",
+        needs=Needs(
+            devices=_CUDA,
+            capability=(9, 0),
+            capability_below=(10, 0),
+            packages=("flash-attn-3",),
+            largest={"head_dim": 256},
+            context_parallel=False,
+        ),
+        priority=4,
+        tolerance=_BFLOAT16,
+    )
+    yield Kernel(
+        operation="attention",
+        name="varlen_fa4",
+        summary="FlashAttention 4 over packed documents of varying length (Blackwell)",
+        override="atom_kernels_torch.attention:varlen_fa4_attention",
+        needs=Needs(
+            devices=_CUDA,
+            capability=(10, 0),
+            packages=("flash-attn-4",),
+            largest={"head_dim": 128},
+            context_parallel=False,
+        ),
         priority=4,
         tolerance=_BFLOAT16,
     )
@@ -49,8 +87,12 @@ def atom_kernels() -> Iterator[Kernel]:
         "cross_entropy": "torch's cross_entropy, vocabulary-parallel under TP",
         "embedding": "torch's embedding",
         "feed_forward": "SwiGLU from three linear layers",
+        "grouped_mm": "SwiGLU from three of torch's grouped matrix products",
         "linear": "torch's linear",
+        "linear_cross_entropy": "output layer and cross_entropy, in loss.num_chunks pieces",
+        "moe_dispatch": "all-to-all of torch.distributed",
         "rms_norm": "torch's rms_norm",
-        "rope": "rotary embedding in complex arithmetic",
+        "rope": "rotary embedding of adjacent pairs, in complex arithmetic",
+        "rope_halves": "rotary embedding of the two halves",
     }.items():
         yield Kernel(operation=operation, name="reference", summary=what)

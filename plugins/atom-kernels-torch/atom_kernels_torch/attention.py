@@ -104,3 +104,14 @@ def flex_flash_attention(node: FlexAttention.Config) -> FlexAttention.Config:
 @override(target=FlexAttention.Config, exact=True, description="variable-length FlashAttention")
 def varlen_attention(node: FlexAttention.Config) -> VarlenAttention.Config:
     return derive(node, VarlenAttention.Config)
+
+
+# One function an override: torchtitan knows them by their names.
+@override(target=FlexAttention.Config, exact=True, description="FlashAttention 3, varlen")
+def varlen_fa3_attention(node: FlexAttention.Config) -> VarlenAttention.Config:
+    return derive(node, VarlenAttention.Config)
+
+
+@override(target=FlexAttention.Config, exact=True, description="FlashAttention 4, varlen")
+def varlen_fa4_attention(node: FlexAttention.Config) -> VarlenAttention.Config:
+    return derive(node, VarlenAttention.Config)

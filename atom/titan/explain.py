@@ -1,0 +1,54 @@
+"""Which kernels a run would have, without the run: nothing is prepared, started or written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from atom.host import Host
+from atom.kernels import Choice, Situation
+from atom.run import Run
+from atom.select import Selection
+from atom.titan import device
+
+_VOCABULARY = 1 << 15
+"""Stands in for the vocabulary's size, which only a prepared tokenizer knows; no kernel is chosen
+or refused for it."""
+
+
+def explain(
+    run: Run, selection: Selection, host: Host, supposed: Mapping[str, str | None]
+) -> tuple[tuple[Choice, ...], Situation]:
+    """Return the choice for each operation of ``run``, and what it was made for.
+
+    Args:
+        run: as composed; its device may be a description of one that is not here.
+        selection: its components.
+        host: the plugins.
+        supposed: packages to take for installed, with a version or None for any.
+
+    Raises:
+        UserError: no kernel fits, or the device or the model cannot be.
+    """
+    device.use("cpu")
+    from atom.titan import kernels, planning, trainer_config
+
+    described = planning.described(run)
+    training = trainer_config.training_section(run, described.kind)
+    parts = trainer_config.model_parts(selection, _VOCABULARY, training.seq_len)
+    where = kernels.situation(
+        parts.model,
+        host,
+        described,
+        dtype=training.mixed_precision_param,
+        tensor_parallel=_degree(run.parallelism.parameters, "tensor_parallel_degree"),
+        context_parallel=_degree(run.parallelism.parameters, "context_parallel_degree"),
+        supposed=supposed,
+    )
+    return kernels.choose(run.kernels, host, where, loss_chunks=run.loss.num_chunks), where
+
+
+def _degree(section: Mapping[str, Any], name: str) -> int:
+    """Return a degree as far as it is known; -1 is what is left, and more than one rank."""
+    degree = section.get(name, 1)
+    return degree if isinstance(degree, int) and degree > 0 else 2

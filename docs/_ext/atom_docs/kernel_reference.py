@@ -1,0 +1,63 @@
+"""``{kernel-operations}``, ``{kernel-explanation}``: what there are kernels of, and the choice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from atom.operations import OPERATIONS
+from atom_docs.nodes import definitions, output
+
+
+class KernelOperations(SphinxDirective):
+    """Every operation, the node that its kernels replace, and what it computes."""
+
+    def run(self) -> list[nodes.Node]:
+        return [
+            definitions(
+                [
+                    (name, operation.node.replace(":", ".") + ".Config", operation.summary)
+                    for name, operation in OPERATIONS.items()
+                ]
+            )
+        ]
+
+
+class KernelExplanation(SphinxDirective):
+    """The arguments are those of ``atom kernels explain``; shown is what it says."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        command = f"atom kernels explain {self.arguments[0]}"
+        return [output(f"$ {command}\n{explained(self.arguments[0].split())}")]
+
+
+def explained(arguments: list[str]) -> str:
+    """Return what ``atom kernels explain`` says.
+
+    Raises:
+        RuntimeError: it fails.
+    """
+    result = subprocess.run(
+        [sys.executable, "-m", "atom", "kernels", "explain", *arguments],
+        env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise RuntimeError(f"atom kernels explain {arguments}: {result.stderr}")
+    return result.stdout.rstrip()
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("kernel-operations", KernelOperations)
+    app.add_directive("kernel-explanation", KernelExplanation)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,218 @@
+"""Cross-entropy whose gradient takes the place of the logits, and the output layer fused with it.
+
+Losses and gradients are summed over tokens and multiplied by ``scale``: dividing by the number of
+tokens then costs no pass of its own. Suffixes: R rows (tokens), D width, V vocabulary.
+"""
+
+# ruff: noqa: ARG001  a fake implementation takes what its operation takes
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from atom_kernels_triton.tuning import launch
+
+IGNORE_INDEX = -100
+_WIDEST = 8192
+_SMALLEST_PIECE = 128
+"""Rows of a piece, at the least: fewer make the matrix products slow."""
+
+
+@triton.jit
+def _loss_and_gradient(
+    logits, labels, scale, losses, width, stride, ignored,
+    WRITES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One row: its loss, and with ``WRITES`` the gradient over its logits."""
+    row = tl.program_id(0).to(tl.int64)
+    start = logits + row * stride
+    label = tl.load(labels + row)
+    factor = tl.load(scale)
+    columns = tl.arange(0, BLOCK)
+    if label == ignored:
+        tl.store(losses + row, 0.0)
+        if WRITES:
+            for first in range(0, width, BLOCK):
+                at = first + columns
+                zeros = tl.zeros((BLOCK,), logits.dtype.element_ty)
+                tl.store(start + at, zeros, mask=at < width)
+    else:
+        # The largest logit so far, and the sum of the exponentials relative to it.
+        largest = tl.full((), float("-inf"), tl.float32)
+        total = tl.zeros((), tl.float32)
+        for first in range(0, width, BLOCK):
+            at = first + columns
+            values = tl.load(start + at, mask=at < width, other=float("-inf")).to(tl.float32)
+            above = tl.maximum(largest, tl.max(values, axis=0))
+            origin = tl.where(above == float("-inf"), 0.0, above)
+            total = total * tl.exp(largest - origin) + tl.sum(tl.exp(values - origin), axis=0)
+            largest = above
+        of_label = tl.load(start + label).to(tl.float32)
+        # Large numbers meet large numbers first: their sum with a logarithm would lose digits.
+        tl.store(losses + row, (largest - of_label + tl.log(total)) * factor)
+        if WRITES:
+            for first in range(0, width, BLOCK):
+                at = first + columns
+                values = tl.load(start + at, mask=at < width, other=float("-inf")).to(tl.float32)
+                share = tl.exp(values - largest) / total
+                gradient = share - tl.where(at == label, 1.0, 0.0)
+                gradient = (gradient * factor).to(logits.dtype.element_ty)
+                tl.store(start + at, gradient, mask=at < width)
+
+
+@triton.jit
+def _multiply(values, factor, size, BLOCK: tl.constexpr):
+    by = tl.load(factor)
+    if by != 1.0:
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        here = tl.load(values + at, mask=at < size, other=0.0).to(tl.float32) * by
+        tl.store(values + at, here.to(values.dtype.element_ty), mask=at < size)
+
+
+@torch.library.custom_op("atom_triton::cross_entropy_", mutates_args=("logits",))
+def _cross_entropy_(
+    logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor, writes: bool
+) -> torch.Tensor:
+    """Return each row's loss in float32; with ``writes``, logits (R, V) become their gradient."""
+    rows, width = logits.shape
+    losses = logits.new_empty(rows, dtype=torch.float32)
+    if losses.numel():
+        block = min(_WIDEST, triton.next_power_of_2(width))
+        _loss_and_gradient[(rows,)](
+            logits,
+            labels,
+            scale,
+            losses,
+            width,
+            logits.stride(0),
+            IGNORE_INDEX,
+            WRITES=writes,
+            BLOCK=block,
+            num_warps=launch("cross_entropy", block, logits).num_warps,
+        )
+    return losses
+
+
+@_cross_entropy_.register_fake
+def _(logits, labels, scale, writes):  # type: ignore[no-untyped-def]
+    return logits.new_empty(logits.shape[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("atom_triton::multiply_", mutates_args=("values",))
+def _multiply_(values: torch.Tensor, factor: torch.Tensor) -> None:
+    """Multiply contiguous ``values`` in place; by 1.0 that is no pass over them."""
+    if values.numel():
+        block = 4096
+        grid = (triton.cdiv(values.numel(), block),)
+        _multiply[grid](values, factor, values.numel(), BLOCK=block, num_warps=8)
+
+
+@_multiply_.register_fake
+def _(values, factor):  # type: ignore[no-untyped-def]
+    return None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits_RV, labels_R, scale):  # type: ignore[no-untyped-def]
+        writes = logits_RV.requires_grad
+        values_RV = logits_RV.detach()
+        if values_RV.stride(-1) != 1:
+            values_RV = values_RV.contiguous()
+        losses_R = _cross_entropy_(values_RV, labels_R.contiguous(), scale, writes)
+        if writes:
+            # An attribute: what was saved would be checked for not having been written to.
+            ctx.gradient_RV = values_RV
+        return losses_R.sum()
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        gradient_RV = ctx.gradient_RV
+        if gradient_RV is None:
+            raise RuntimeError("the gradient was given away: there is no second backward pass")
+        ctx.gradient_RV = None
+        if gradient_RV.is_contiguous():
+            _multiply_(gradient_RV, grad.float())
+        else:
+            gradient_RV = gradient_RV * grad
+        return gradient_RV, None, None
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_RD, weight_VD, labels_R, scale, rows_a_piece):  # type: ignore[no-untyped-def]
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        writes = needs_x or needs_weight
+        grad_x_RD = torch.empty_like(x_RD) if needs_x else None
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
+        weight = weight_VD.to(x_RD.dtype)
+        total = x_RD.new_zeros((), dtype=torch.float32)
+        for first in range(0, len(x_RD), rows_a_piece):
+            piece = slice(first, first + rows_a_piece)
+            logits = x_RD[piece] @ weight.T
+            labels = labels_R[piece].contiguous()
+            total += _cross_entropy_(logits, labels, scale, writes).sum()
+            if grad_x_RD is not None:
+                torch.mm(logits, weight, out=grad_x_RD[piece])
+            if grad_weight_VD is not None:
+                grad_weight_VD += logits.T @ x_RD[piece]
+        ctx.gradients = (grad_x_RD, grad_weight_VD)
+        ctx.dtype = weight_VD.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients were given away: there is no second backward pass")
+        grad_x_RD, grad_weight_VD = ctx.gradients
+        ctx.gradients = None
+        for each in (grad_x_RD, grad_weight_VD):
+            if each is not None:
+                _multiply_(each, grad.float())
+        if grad_weight_VD is not None:
+            grad_weight_VD = grad_weight_VD.to(ctx.dtype)
+        return grad_x_RD, grad_weight_VD, None, None, None
+
+
+def cross_entropy(
+    logits_RV: torch.Tensor, labels_R: torch.Tensor, scale: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the sum of the rows' losses, times ``scale``, in float32.
+
+    Where a gradient is wanted it is written **over the logits**, which nobody may read after that.
+    Rows labelled -100 count for nothing.
+    """
+    loss: torch.Tensor = _CrossEntropy.apply(logits_RV, labels_R, _scale(scale, logits_RV))
+    return loss
+
+
+def linear_cross_entropy(
+    x_RD: torch.Tensor,
+    weight_VD: torch.Tensor,
+    labels_R: torch.Tensor,
+    scale: torch.Tensor | None = None,
+    *,
+    rows_a_piece: int | None = None,
+) -> torch.Tensor:
+    """Return ``cross_entropy(x Wᵀ)`` and keep the gradients of both instead of logits.
+
+    The computation is in the dtype of ``x``; the weight's gradient is summed over the pieces in
+    float32. ``rows_a_piece`` is chosen so that a piece's logits take about the memory of ``x``.
+    """
+    rows, width = x_RD.shape
+    if rows_a_piece is None:
+        pieces = triton.cdiv(weight_VD.shape[0], width)
+        wanted = triton.next_power_of_2(max(1, triton.cdiv(rows, pieces)))
+        rows_a_piece = max(_SMALLEST_PIECE, wanted)
+    loss: torch.Tensor = _LinearCrossEntropy.apply(
+        x_RD, weight_VD, labels_R, _scale(scale, x_RD), rows_a_piece
+    )
+    return loss
+
+
+def _scale(scale: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    if scale is None:
+        return torch.ones((), dtype=torch.float32, device=like.device)
+    return scale.to(device=like.device, dtype=torch.float32)

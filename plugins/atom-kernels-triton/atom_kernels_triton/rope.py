@@ -1,0 +1,213 @@
+"""Rotary embedding of queries and keys in one launch, in both of torchtitan's conventions.
+
+``ComplexRoPE`` rotates adjacent pairs by a complex cache (positions, H/2); ``CosSinRoPE`` rotates
+element i of the first half with element i of the second by a cache (positions, 2H) of cosines and
+sines. Suffixes: B sequences, L tokens, N heads, H width of a head.
+"""
+
+# ruff: noqa: ARG001  a fake implementation takes what its operation takes
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torchtitan.config.override import derive, override
+from torchtitan.models.common import ComplexRoPE, CosSinRoPE
+
+from atom_kernels_triton.local import local, placed
+
+_HEADS = 16
+"""Heads of one program."""
+
+
+@triton.jit
+def _kernel(
+    q, k, cache, positions, q_out, k_out,
+    length, n_q, n_k, half,
+    q_batch, q_token, q_head, k_batch, k_token, k_head, cache_row, positions_batch,
+    sign,
+    HALVES: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Rotate ``HEADS`` heads of one token, of ``q`` and then of ``k``."""
+    token = tl.program_id(0).to(tl.int64)
+    batch, place = token // length, token % length
+    heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    row = tl.load(positions + batch * positions_batch + place).to(tl.int64) * cache_row
+    pairs = tl.arange(0, BLOCK)
+    # Both elements of each pair, in the last dimension.
+    both = tl.arange(0, 2)
+    if HALVES:
+        elements = pairs[:, None] + both[None, :] * half
+        cos = tl.load(cache + row + pairs, mask=pairs < half, other=0.0)
+        sin = tl.load(cache + row + 2 * half + pairs, mask=pairs < half, other=0.0)
+    else:
+        elements = 2 * pairs[:, None] + both[None, :]
+        cos = tl.load(cache + row + 2 * pairs, mask=pairs < half, other=0.0)
+        sin = tl.load(cache + row + 2 * pairs + 1, mask=pairs < half, other=0.0)
+    cos, sin = cos.to(tl.float32)[None, :], sin.to(tl.float32)[None, :] * sign
+    inside = (pairs < half)[None, :, None]
+    of_q = (heads < n_q)[:, None, None] & inside
+    of_k = ((heads >= n_q) & (heads < n_q + n_k))[:, None, None] & inside
+    k_heads = (heads - n_q)[:, None, None]
+    heads = heads[:, None, None]
+    elements = elements[None, :, :]
+
+    q_place = batch * q_batch + place * q_token
+    k_place = batch * k_batch + place * k_token
+    x_q = tl.load(q + q_place + heads * q_head + elements, mask=of_q, other=0.0).to(tl.float32)
+    x_k = tl.load(k + k_place + k_heads * k_head + elements, mask=of_k, other=0.0).to(tl.float32)
+    first, second = tl.split(x_q + x_k)  # one of the two is 0
+    rotated = tl.join(first * cos - second * sin, second * cos + first * sin)
+    width = 2 * half
+    to_q = q_out + (token * n_q + heads) * width + elements
+    to_k = k_out + (token * n_k + k_heads) * width + elements
+    tl.store(to_q, rotated.to(q_out.dtype.element_ty), mask=of_q)
+    tl.store(to_k, rotated.to(k_out.dtype.element_ty), mask=of_k)
+
+
+@torch.library.custom_op("atom_triton::rope", mutates_args=())
+def _rope(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    cache: torch.Tensor,
+    positions: torch.Tensor,
+    halves: bool,
+    backwards: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``cache`` is real, (positions, columns); ``positions`` is (1 or B, L)."""
+    batch, length, n_q, width = q.shape
+    n_k = k.shape[2]
+    q, k, cache, positions = (_in_rows(x) for x in (q, k, cache, positions))
+    q_out, k_out = q.new_empty(q.shape), k.new_empty(k.shape)
+    if q_out.numel() + k_out.numel():
+        heads = min(_HEADS, triton.next_power_of_2(n_q + n_k))
+        _kernel[(batch * length, triton.cdiv(n_q + n_k, heads))](
+            q,
+            k,
+            cache,
+            positions,
+            q_out,
+            k_out,
+            length,
+            n_q,
+            n_k,
+            width // 2,
+            *q.stride()[:3],
+            *k.stride()[:3],
+            cache.stride(0),
+            positions.stride(0) if positions.shape[0] > 1 else 0,
+            -1.0 if backwards else 1.0,
+            HALVES=halves,
+            HEADS=heads,
+            BLOCK=triton.next_power_of_2(width // 2),
+            num_warps=4,
+        )
+    return q_out, k_out
+
+
+@_rope.register_fake
+def _(q, k, cache, positions, halves, backwards):  # type: ignore[no-untyped-def]
+    return q.new_empty(q.shape), k.new_empty(k.shape)
+
+
+def _in_rows(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    _, _, cache, positions, ctx.halves, ctx.backwards = inputs
+    ctx.save_for_backward(cache, positions)
+
+
+def _differentiate(ctx, grad_q, grad_k):  # type: ignore[no-untyped-def]
+    # The inverse of a rotation is its transpose.
+    cache, positions = ctx.saved_tensors
+    grads = _rope(grad_q, grad_k, cache, positions, ctx.halves, not ctx.backwards)
+    return *grads, None, None, None, None
+
+
+_rope.register_autograd(_differentiate, setup_context=_keep)
+
+
+def rope(
+    q_BLNH: torch.Tensor,
+    k_BLNH: torch.Tensor,
+    cache: torch.Tensor,
+    positions_BL: torch.Tensor | None,
+    *,
+    halves: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return queries and keys, rotated by their positions.
+
+    Args:
+        q_BLNH: queries.
+        k_BLNH: keys, of as many heads as they have.
+        cache: as torchtitan makes it: complex (positions, H/2) for pairs, and real (positions, 2H),
+            cosines before sines, for halves.
+        positions_BL: rows of the cache, (B, L) or (1, L); None for 0, 1, 2, …
+        halves: whether the halves are rotated, or adjacent pairs.
+    """
+    if cache.is_complex():
+        cache = torch.view_as_real(cache).flatten(1)
+    if positions_BL is None:
+        positions_BL = torch.arange(q_BLNH.shape[1], device=q_BLNH.device)[None]
+    elif not torch.compiler.is_compiling():
+        # Without waiting for the device; a row that is not there would be any memory's.
+        torch._assert_async(
+            torch.all((positions_BL >= 0) & (positions_BL < cache.shape[0])),
+            f"a position is not below {cache.shape[0]}",
+        )
+    q, k = _rope(q_BLNH, k_BLNH, cache, positions_BL, halves, False)
+    return q, k
+
+
+class TritonRoPE(ComplexRoPE):
+    """torchtitan's rotary embedding of adjacent pairs, by the kernel."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(ComplexRoPE.Config):
+        pass
+
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return _placed_rope(self.cache, query, key, positions, halves=False)
+
+
+class TritonRoPEHalves(CosSinRoPE):
+    """torchtitan's rotary embedding of halves, by the kernel."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(CosSinRoPE.Config):
+        pass
+
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return _placed_rope(self.cache, query, key, positions, halves=True)
+
+
+def _placed_rope(
+    cache: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    positions: torch.Tensor | None,
+    *,
+    halves: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    where = local(positions) if positions is not None else None
+    q, k = rope(local(query), local(key), local(cache), where, halves=halves)
+    return placed(q, query), placed(k, key)
+
+
+@override(target=ComplexRoPE.Config, exact=True, description="RoPE of pairs in one Triton kernel")
+def triton_rope(node: ComplexRoPE.Config) -> TritonRoPE.Config:
+    return derive(node, TritonRoPE.Config)
+
+
+@override(target=CosSinRoPE.Config, exact=True, description="RoPE of halves in one Triton kernel")
+def triton_rope_halves(node: CosSinRoPE.Config) -> TritonRoPEHalves.Config:
+    return derive(node, TritonRoPEHalves.Config)
