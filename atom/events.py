@@ -34,7 +34,11 @@ STOPPED = "stopped"
 """Ranks ended before the last step, as a signal asked them to. ``step``, ``reason``."""
 FAILED = "failed"
 """A rank failed and the others were ended. ``reason``, ``step`` (the last one that was logged),
-``restart`` (whether they are started again)."""
+``restart`` (whether they are started again); on several machines ``raised``, ``final`` and
+``saved`` (the checkpoint's step), which the next such decision is made by."""
+NODE_FAILED = "node_failed"
+"""The ranks of one of several machines failed, before it is known of what. ``node``, ``reason``,
+``raised`` (an exception of their own), ``final`` (another try is useless)."""
 NUMERICAL_FAULT = "numerical_fault"
 """The loss or the gradient norm of a step is not to be trusted. ``step``, ``fault`` (non_finite or
 spike), ``reason``, ``loss``, ``grad_norm`` (null if not finite), ``decision`` (skip, rollback or

@@ -1,0 +1,86 @@
+#!/bin/bash
+# Made by `atom train launcher=slurm`. `sbatch` of this file goes on with the run where it stopped.
+@options@
+
+# The run was composed when it was submitted: every rank reads $folder/run.yaml.
+@folder@
+nodes=@nodes@
+
+@environment@
+[[ -n ${SLURM_CPUS_PER_TASK:-} ]] && export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+
+# One task a node, on the nodes named first. A task may be told to stop before it listens.
+on_nodes() {
+  local names=$1
+  shift
+  srun --nodes="$(wc -w <<< "$names")" --ntasks="$(wc -w <<< "$names")" --ntasks-per-node=1 \
+    --cpu-bind=none --nodelist="$(tr ' ' , <<< "$names")" @srun@ bash -c "$begin" task "$@"
+}
+begin='trap "" USR1
+@before@
+set -- "$@" --node "$SLURM_PROCID"
+@inside@'
+
+# The nodes of this job that are still there, less those that fail the check: $good. The others
+# are kept in a file, for the jobs to come.
+excluded=$folder/excluded_nodes.txt
+look_at_nodes() {
+  local all found
+  all=$(scontrol show hostnames "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%N)" | xargs)
+  good=$all
+  @check@ || return 0
+  found=$(on_nodes "$all" @python@ -m atom.launch.health --gpus @gpus@ --disk @disk@ \
+    "$folder" /tmp)
+  grep -v ' ok$' <<< "$found"
+  good=$(sed -n 's/^atom-health \(.*\) ok$/\1/p' <<< "$found" | sort -V | xargs)
+  for name in $all; do
+    [[ " $good " == *" $name "* ]] || echo "$name" >> "$excluded"
+  done
+}
+
+# Another job goes on: this one anew, or where Slurm does not requeue, a copy of it.
+next_job() {
+  scontrol requeue "$SLURM_JOB_ID" && exit 75
+  another_job
+}
+another_job() {
+  local options=(--dependency="afterany:$SLURM_JOB_ID")
+  [[ -s $excluded ]] && options+=(--exclude="$(sort -u "$excluded" | paste -sd ,)")
+  [[ -n ${SLURM_ARRAY_TASK_ID:-} ]] && options+=(--array="$SLURM_ARRAY_TASK_ID")
+  sbatch "${options[@]}" @script@ && exit 75
+  exit 1
+}
+
+# What `scancel --batch --signal=USR1` sends to this script is the ranks'.
+step=
+trap '[[ -n $step ]] && kill -USR1 "$step"' USR1
+
+for ((attempt = 1; ; attempt++)); do
+  look_at_nodes
+  if (($(wc -w <<< "$good") < nodes)); then
+    echo "atom: too few nodes of this job are well: another job asks for others"
+    another_job
+  fi
+  names=$(cut -d ' ' -f "-$nodes" <<< "$good")
+  address=$(scontrol --oneliner show node "${names%% *}" | sed 's/.*NodeAddr=\([^ ]*\).*/\1/')
+  port=$((16384 + (SLURM_JOB_ID * 16 + attempt) % 16384))
+  # A node that fails ends the others: they would wait for it.
+  SLURM_KILL_BAD_EXIT=1 on_nodes "$names" @node@ "$folder" --nodes "$nodes" --endpoint "$address:$port" \
+    --attempt "$attempt" &
+  step=$!
+  wait "$step"
+  code=$?
+  # A signal to this script ends the waiting, not the step.
+  while kill -0 "$step" 2> /dev/null; do
+    wait "$step"
+    code=$?
+  done
+  step=
+  on_nodes "${names%% *}" @python@ -m atom.launch.verdict "$folder" "$code"
+  case $? in
+    0) exit 0 ;;
+    75) next_job ;;
+    76) ;;
+    *) exit 1 ;;
+  esac
+done
