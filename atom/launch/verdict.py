@@ -36,6 +36,9 @@ def verdict(run: Path, code: int) -> tuple[int, str]:
     if events.FINISHED in ends:
         return 0, ""
     if events.STOPPED in ends:
+        stops = [event["step"] for event in happened if event["event"] == events.STOPPED]
+        if stops[-1] in stops[:-1]:
+            return 1, f"stopped twice after step {stops[-1]}: its jobs are too short for a step"
         return EX_STOPPED, ""
     failed = [event for event in latest if event["event"] == events.NODE_FAILED]
     failure = _cause(failed) if failed else Failure(f"the nodes ended with exit code {code}")

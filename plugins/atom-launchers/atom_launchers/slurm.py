@@ -26,14 +26,19 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
     job = context.jobs[0]
     if any((other.ranks, other.device) != (job.ranks, job.device) for other in context.jobs):
         raise UserError("the runs of a sweep that is one job array must have as many ranks each")
+    if any(re.search(r"[\n%\\]", str(other.folder)) for other in context.jobs):
+        raise UserError(
+            "Slurm cannot write to a folder with %, \\ or a line break in its name",
+            key="run.dir",
+            value=job.folder,
+        )
     values = {
         "options": "\n".join(f"#SBATCH {option}" for option in _options(config, context, job)),
         "folder": _folder(context),
         "nodes": str(context.resources.nodes),
         "environment": _environment(context),
-        "before": "\n".join(context.resources.before),
         "srun": shlex.join([*_container_options(config, context), *config.srun]),
-        "inside": _inside(config, context, job),
+        "begin": shlex.quote(_begin(config, context, job)),
         "node": shlex.join(job.command),
         "python": shlex.quote(context.python),
         "script": shlex.quote(str(context.place / SCRIPT)),
@@ -41,15 +46,24 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
         "gpus": str(context.resources.gpus_per_node or 0),
         "disk": f"{config.min_disk_gib:g}",
     }
-    text = (files("atom_launchers") / "slurm.sh").read_text()
-    for name, value in values.items():
-        text = text.replace(f"@{name}@", value)
+    template = (files("atom_launchers") / "slurm.sh").read_text()
     return Submission(
-        files={SCRIPT: re.sub(r"\n{3,}", "\n\n", text)},
+        files={SCRIPT: _filled_in(template, values)},
         commands=(("sbatch", SCRIPT),),
         advice=f"output in {context.jobs[0].folder}/logs/slurm-JOB.out; squeue --me lists jobs",
         reason=reason,
     )
+
+
+def _filled_in(template: str, values: dict[str, str]) -> str:
+    """Put values in the places of ``@NAME@``; a line of its own goes where there is nothing."""
+
+    def value(match: re.Match[str]) -> str:
+        if match["line"] is None:
+            return values[match["word"]]
+        return f"{values[match['line']]}\n" if values[match["line"]] else ""
+
+    return re.sub(r"^@(?P<line>\w+)@\n|@(?P<word>\w+)@", value, template, flags=re.MULTILINE)
 
 
 def reason(errors: str) -> str:
@@ -78,9 +92,9 @@ def _options(config: Slurm, context: LaunchContext, job: LaunchJob) -> list[str]
         "qos": config.qos,
         "constraint": config.constraint,
         "exclude": config.exclude,
-        "output": shlex.quote(logs),
+        "output": f'"{logs}"' if " " in logs else logs,
         "open-mode": "append",
-        "signal": f"USR1@{config.signal_seconds}",
+        "signal": f"B:USR1@{config.signal_seconds}",
     }
     if sweep:
         limit = f"%{config.parallel_jobs}" if config.parallel_jobs else ""
@@ -119,8 +133,13 @@ def _container_options(config: Slurm, context: LaunchContext) -> list[str]:
     return [f"--container-image={resources.image}", f"--container-mounts={','.join(mounts)}"]
 
 
-def _inside(config: Slurm, context: LaunchContext, job: LaunchJob) -> str:
+def _begin(config: Slurm, context: LaunchContext, job: LaunchJob) -> str:
     """Return how a task starts its command, which is ``"$@"``."""
+    lines = ['trap "" USR1', *context.resources.before, 'set -- "$@" --node "$SLURM_PROCID"']
+    return "\n".join([*lines, _exec(config, context, job)])
+
+
+def _exec(config: Slurm, context: LaunchContext, job: LaunchJob) -> str:
     resources = context.resources
     if resources.image is None or config.container != "apptainer":
         return 'exec "$@"'

@@ -16,10 +16,7 @@ on_nodes() {
   srun --nodes="$(wc -w <<< "$names")" --ntasks="$(wc -w <<< "$names")" --ntasks-per-node=1 \
     --cpu-bind=none --nodelist="$(tr ' ' , <<< "$names")" @srun@ bash -c "$begin" task "$@"
 }
-begin='trap "" USR1
-@before@
-set -- "$@" --node "$SLURM_PROCID"
-@inside@'
+begin=@begin@
 
 # The nodes of this job that are still there, less those that fail the check: $good. The others
 # are kept in a file, for the jobs to come.
@@ -51,12 +48,15 @@ another_job() {
   exit 1
 }
 
-# What `scancel --batch --signal=USR1` sends to this script is the ranks'.
+# Slurm's warning before the time limit is for the ranks, and comes to this script, for there may
+# be none yet. `scancel --signal=USR1 JOB` goes to the ranks at once.
 step=
-trap '[[ -n $step ]] && kill -USR1 "$step"' USR1
+stop=
+trap 'stop=yes; [[ -n $step ]] && kill -USR1 "$step"' USR1
 
 for ((attempt = 1; ; attempt++)); do
   look_at_nodes
+  [[ -n $stop ]] && next_job
   if (($(wc -w <<< "$good") < nodes)); then
     echo "atom: too few nodes of this job are well: another job asks for others"
     another_job
