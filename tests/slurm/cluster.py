@@ -22,7 +22,7 @@ SlurmctldHost={host}
 SlurmctldPort={port}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={place}/munge/socket,cred_expire=2
+AuthInfo=socket={place}/munge/socket,cred_expire=5
 CryptoType=crypto/munge
 StateSaveLocation={place}/state
 SlurmdSpoolDir={place}/spool-%n

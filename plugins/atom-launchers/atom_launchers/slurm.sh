@@ -9,12 +9,13 @@ nodes=@nodes@
 @environment@
 [[ -n ${SLURM_CPUS_PER_TASK:-} ]] && export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
-# One task a node, on the nodes named first. A task may be told to stop before it listens.
+# $task: one task a node, on the nodes named first. It may be told to stop before it listens.
 on_nodes() {
   local names=$1
   shift
-  srun --nodes="$(wc -w <<< "$names")" --ntasks="$(wc -w <<< "$names")" --ntasks-per-node=1 \
-    --cpu-bind=none --nodelist="$(tr ' ' , <<< "$names")" @srun@ bash -c "$begin" task "$@"
+  task=(srun --nodes="$(wc -w <<< "$names")" --ntasks="$(wc -w <<< "$names")"
+    --ntasks-per-node=1 --cpu-bind=none --nodelist="$(tr ' ' , <<< "$names")" @srun@
+    bash -c "$begin" task "$@")
 }
 begin=@begin@
 
@@ -26,8 +27,8 @@ look_at_nodes() {
   all=$(scontrol show hostnames "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%N)" | xargs)
   good=$all
   @check@ || return 0
-  found=$(on_nodes "$all" @python@ -m atom.launch.health --gpus @gpus@ --disk @disk@ \
-    "$folder" /tmp)
+  on_nodes "$all" @python@ -m atom.launch.health --gpus @gpus@ --disk @disk@ "$folder" /tmp
+  found=$("${task[@]}")
   grep -v ' ok$' <<< "$found"
   good=$(sed -n 's/^atom-health \(.*\) ok$/\1/p' <<< "$found" | sort -V | xargs)
   for name in $all; do
@@ -64,9 +65,10 @@ for ((attempt = 1; ; attempt++)); do
   names=$(cut -d ' ' -f "-$nodes" <<< "$good")
   address=$(scontrol --oneliner show node "${names%% *}" | sed 's/.*NodeAddr=\([^ ]*\).*/\1/')
   port=$((16384 + (SLURM_JOB_ID * 16 + attempt) % 16384))
+  on_nodes "$names" @node@ "$folder" --nodes "$nodes" --endpoint "$address:$port" \
+    --attempt "$attempt"
   # A node that fails ends the others: they would wait for it.
-  SLURM_KILL_BAD_EXIT=1 on_nodes "$names" @node@ "$folder" --nodes "$nodes" --endpoint "$address:$port" \
-    --attempt "$attempt" &
+  SLURM_KILL_BAD_EXIT=1 "${task[@]}" &
   step=$!
   wait "$step"
   code=$?
@@ -77,6 +79,7 @@ for ((attempt = 1; ; attempt++)); do
   done
   step=
   on_nodes "${names%% *}" @python@ -m atom.launch.verdict "$folder" "$code"
+  "${task[@]}"
   case $? in
     0) exit 0 ;;
     75) next_job ;;

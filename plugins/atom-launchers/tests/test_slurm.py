@@ -86,7 +86,7 @@ def test_odd_names_stay_words(tmp_path: Path) -> None:
     """A folder and a variable are data to the shell, whatever is in them."""
     odd = "it's $(touch pwned) \"x\""
     text = script(f"/runs/{odd}", environment={"WORDS": odd})
-    head = text[: text.index("# One task a node")]
+    head = text[: text.index("# $task: one task")]
     shown = subprocess.run(
         ["bash", "-c", f'{head}\nprintf "%s|%s" "$folder" "$WORDS"'],
         cwd=tmp_path,
