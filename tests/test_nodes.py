@@ -115,7 +115,6 @@ def test_two_nodes_train_as_one(
     environment: dict[str, str],
     small: tuple[str, ...],
     rows: Callable,
-    train: Callable,
     tmp_path: Path,
 ) -> None:
     """The command of ``launcher=torchrun`` as printed, and a node each by hand: the same losses."""
@@ -175,7 +174,10 @@ def test_numbers_become_words() -> None:
 
 def test_unknown_launchers_and_parameters_are_told(forked: Callable, tmp_path: Path) -> None:
     for override, words in (
-        ("launcher=slurmm", "launcher=slurmm (command line): there is no such option; did you mean"),
+        (
+            "launcher=slurmm",
+            "launcher=slurmm (command line): there is no such option; did you mean",
+        ),
         ("launcher.nods=2", "launcher.nods=2 (command line): nods is no key here; did you mean"),
         ("launcher.gpus_per_node=8", "launcher.gpu"),
     ):

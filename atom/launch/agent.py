@@ -113,9 +113,7 @@ class Agent(LocalElasticAgent):
         if result.is_failed() or hung is not None:
             result = RunResult(state=WorkerState.FAILED, failures=result.failures)
             codes = {self._first_rank + place: code for place, code in self._exit_codes().items()}
-            self.failure = hung or cause(
-                self._run_folder / "logs", codes, logs.stamp(self._begin)
-            )
+            self.failure = hung or cause(self._run_folder / "logs", codes, logs.stamp(self._begin))
         return result
 
     def _shutdown(

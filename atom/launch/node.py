@@ -16,6 +16,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from atom import claim, events, logs, metrics
 from atom.errors import EX_STOPPED, UserError
@@ -33,8 +34,7 @@ _LOOK_SECONDS = 0.1
 
 def main(arguments: list[str]) -> int:
     """Run one node to its end; return the exit code."""
-    # A request to stop may come before there is anyone to hear it.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    early = _Early()
     options = _parser().parse_args(arguments)
     try:
         run = read(options.run / RUN_FILE)
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"atom: {error.sentence()}", file=sys.stderr, flush=True)
         return 2
-    failure = _start(options.run, run, machine, attempt=options.attempt)
+    failure = _start(options.run, run, machine, early, attempt=options.attempt)
     if failure is not None:
         events.record(
             options.run,
@@ -57,6 +57,23 @@ def main(arguments: list[str]) -> int:
         print(f"atom: {failure.words}", file=sys.stderr, flush=True)
         return 2 if failure.final else 1
     return _ended(options.run) if machine.node == 0 else 0
+
+
+class _Early:
+    """A request to stop that comes before there is anyone to hear it: torch takes a while to import."""
+
+    def __init__(self) -> None:
+        self._asked: signal.Signals | None = None
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        self._asked = signal.Signals(number)
+
+    def repeat(self) -> None:
+        """Send this process the request again, if there was one."""
+        if self._asked is not None:
+            signal.raise_signal(self._asked)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,7 +100,9 @@ def _machine(run: Run, options: argparse.Namespace) -> Machine:
     return Machine(world_size // nodes, nodes, options.node, options.endpoint)
 
 
-def _start(folder: Path, run: Run, machine: Machine, *, attempt: int) -> Failure | None:
+def _start(
+    folder: Path, run: Run, machine: Machine, early: _Early, *, attempt: int
+) -> Failure | None:
     """Run the ranks of this node; draw the run's progress where it is the first."""
     from atom.titan import device
 
@@ -100,6 +119,7 @@ def _start(folder: Path, run: Run, machine: Machine, *, attempt: int) -> Failure
         events.record(folder, events.STARTED, ranks=run.resolved.world_size, attempt=attempt)
     child = Child(partial(_logged, folder, machine, kind, run.launch.hang_seconds))
     with Stopper(screen, ask=partial(child.signal, signal.SIGUSR1)) as stopper:
+        early.repeat()
 
         def ended() -> bool:
             stopper.repeat()

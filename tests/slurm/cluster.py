@@ -155,7 +155,8 @@ class Cluster:
     def states(self) -> dict[str, str]:
         """Return the state of every node."""
         lines = self.call("sinfo", "-h", "-N", "-o", "%N %T", check=False).splitlines()
-        return {name: state for name, state in (line.split() for line in lines)}
+        found = (line.split() for line in lines)
+        return {line[0]: line[1] for line in found}
 
     def call(self, *command: str, check: bool = True) -> str:
         """Run a command of Slurm; return what it prints."""

@@ -1,4 +1,4 @@
-"""The suite of a launcher: what it would submit is text, for every run, and nothing else happens."""
+"""The suite of a launcher: what it would submit is text, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ class LauncherSuite(ComponentSuite):
         missing = [str(job.folder) for job in given.jobs if str(job.folder) not in text]
         assert not missing, "runs that nobody would start"
 
-    def test_planning_writes_nothing(
-        self, component: Component, config: Any, folder: Path
-    ) -> None:
+    def test_planning_writes_nothing(self, component: Component, config: Any, folder: Path) -> None:
         """``launcher.dry_run=true`` is a promise of the declaration's, and not of its care."""
         before = dict(os.environ)
         self.planned(component, config, context(folder))
@@ -115,8 +113,7 @@ def context(folder: Path, *, jobs: int = 1, device: str = "cpu") -> LaunchContex
     places = [folder / "run"] if jobs == 1 else [folder / str(number) for number in range(jobs)]
     return LaunchContext(
         jobs=tuple(
-            LaunchJob(folder=place, ranks=ranks, device=device, command=COMMAND)
-            for place in places
+            LaunchJob(folder=place, ranks=ranks, device=device, command=COMMAND) for place in places
         ),
         place=places[0] if jobs == 1 else folder,
         resources=resources,

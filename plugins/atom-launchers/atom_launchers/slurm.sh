@@ -53,7 +53,13 @@ another_job() {
 # be none yet. `scancel --signal=USR1 JOB` goes to the ranks at once.
 step=
 stop=
-trap 'stop=yes; [[ -n $step ]] && kill -USR1 "$step"' USR1
+ask_to_stop() {
+  stop=yes
+  [[ -n $step ]] || return
+  # Again and again, for a task that has just begun may not listen yet.
+  while kill -USR1 "$step" 2> /dev/null; do sleep 5; done &
+}
+trap ask_to_stop USR1
 
 for ((attempt = 1; ; attempt++)); do
   look_at_nodes

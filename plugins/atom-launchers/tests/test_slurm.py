@@ -43,9 +43,7 @@ def options(text: str) -> list[str]:
 
 def test_resources_become_options() -> None:
     config = Slurm(qos="high", spares=1, arguments=["--comment=mine"], signal_seconds=300)
-    text = script(
-        time="1-00:00:00", queue="gpu", account="lab", cpus_per_node=96, config=config
-    )
+    text = script(time="1-00:00:00", queue="gpu", account="lab", cpus_per_node=96, config=config)
     assert {
         "--nodes=3",
         "--gpus-per-node=8",
@@ -84,7 +82,7 @@ def test_containers() -> None:
 
 def test_odd_names_stay_words(tmp_path: Path) -> None:
     """A folder and a variable are data to the shell, whatever is in them."""
-    odd = "it's $(touch pwned) \"x\""
+    odd = 'it\'s $(touch pwned) "x"'
     text = script(f"/runs/{odd}", environment={"WORDS": odd})
     head = text[: text.index("# $task: one task")]
     shown = subprocess.run(
@@ -109,7 +107,7 @@ def test_pre_commands_with_quotes_reach_the_nodes(tmp_path: Path) -> None:
         check=False,
     )
     assert shown.stdout == "", "an unclosed quote of the user's is the user's own"
-    text = script(before=["echo \"it's\"", "echo '$HOME'"])
+    text = script(before=['echo "it\'s"', "echo '$HOME'"])
     begin = text[text.index("begin=") : text.index("# The nodes of this job")]
     shown = subprocess.run(
         ["bash", "-c", f'{begin}\nSLURM_PROCID=1 HOME=h bash -c "$begin" task echo done'],
