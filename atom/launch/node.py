@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 
 class _Early:
-    """A request to stop that comes before there is anyone to hear it: torch takes a while to import."""
+    """A request to stop that comes while torch is imported, with nobody to hear it yet."""
 
     def __init__(self) -> None:
         self._asked: signal.Signals | None = None
