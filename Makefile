@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*)
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help train test test-fast test-slow matrix lint format docs install clean
+.PHONY: help train test test-fast test-slow test-slurm matrix lint format docs install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -13,13 +13,16 @@ help: ## list the commands
 train: install ## train a small Llama on real text: 16 ranks, FSDP 2 x TP 2 x PP 2 x CP 2
 	$(BIN)/atom train +experiment=first_run $(ARGS)
 
-test: lint test-fast test-slow ## lint, types, and all tests
+test: lint test-fast test-slow test-slurm ## lint, types, and all tests
 
 test-fast: install ## the tests that take seconds
 	$(BIN)/pytest -n auto -m "not slow and not gpu" $(ARGS)
 
 test-slow: install ## the tests that start many ranks, or install packages
-	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not gpu" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not gpu and not slurm" $(ARGS)
+
+test-slurm: install ## the tests on a real Slurm, skipped where there is none
+	$(BIN)/pytest -m slurm -rs $(ARGS) tests/slurm
 
 matrix: install ## train every architecture under every strategy, and write docs/matrix.md
 	$(BIN)/python -m atom.testing.matrix $(ARGS)

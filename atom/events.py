@@ -32,7 +32,8 @@ STOPPED = "stopped"
 FAILED = "failed"
 """A rank failed and the others were ended. ``reason``, ``rank`` (null where it is not one, or not
 known), ``step`` (the last one that was logged), ``restart`` (whether they are started again);
-``host`` is where the rank was."""
+``host`` is where the rank was. On several machines also ``raised``, ``final`` and ``saved`` (the
+checkpoint's step), which the next such decision is made by."""
 INTERRUPTED = "interrupted"
 """Training goes on where a process ended that was not asked to. ``step`` (the last it did),
 ``from_step`` (of the checkpoint, 0 for none), ``reached`` (the last step that any process did),
@@ -40,6 +41,9 @@ INTERRUPTED = "interrupted"
 RECOVERED = "recovered"
 """The step that had been reached before an interruption is done again. ``step``, ``seconds`` since
 it was first done, which are the time lost; ``cause``, ``rank``, ``failed_host``."""
+NODE_FAILED = "node_failed"
+"""The ranks of one of several machines failed, before it is known of what. ``node``, ``reason``,
+``rank``, ``raised`` (an exception of their own), ``final`` (another try is useless)."""
 NUMERICAL_FAULT = "numerical_fault"
 """The loss or the gradient norm of a step is not to be trusted. ``step``, ``fault`` (non_finite or
 spike), ``reason``, ``loss``, ``grad_norm`` (null if not finite), ``decision`` (skip, rollback or

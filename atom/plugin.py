@@ -5,7 +5,7 @@ A plugin is a Python package with an entry point in the group ``atom`` that name
     [project.entry-points.atom]
     my_plugin = "my_plugin"
 
-The module implements one or more of the five hooks below. Each yields *declarations*: names, one
+The module implements one or more of the hooks below. Each yields *declarations*: names, one
 line of summary, and where the code is (``"package.module:attribute"``). ATOM imports the declaring
 module whenever it lists plugins, so it must be cheap: no torch at its top level. The code that a
 declaration points to is imported only by a run that uses it, and may import anything.
@@ -213,7 +213,29 @@ class Dataset(Declaration):
     build: str | None = None
 
 
-KINDS: tuple[type[Declaration], ...] = (Tokenizer, Architecture, Parallelism, Kernel, Dataset)
+@dataclass(frozen=True, kw_only=True)
+class Launcher(Declaration):
+    """A way to have a run's ranks started on other machines.
+
+    ``plan(config, context: LaunchContext) -> Submission`` says what would be submitted, as text. It
+    writes and starts nothing: ATOM shows a submission (``launcher.dry_run=true``), or writes its
+    files and runs its commands. It needs no torch.
+    """
+
+    kind = "launcher"
+    references = ("config", "plan")
+
+    plan: str
+
+
+KINDS: tuple[type[Declaration], ...] = (
+    Tokenizer,
+    Architecture,
+    Parallelism,
+    Kernel,
+    Dataset,
+    Launcher,
+)
 
 
 # ---------------------------------------------------------------------------- hooks
@@ -242,6 +264,10 @@ class Hooks(Protocol):
     def atom_datasets(self) -> Iterable[Dataset]:
         """Yield the datasets of this plugin."""
 
+    @hookspec
+    def atom_launchers(self) -> Iterable[Launcher]:
+        """Yield the launchers of this plugin."""
+
 
 HOOKS: dict[str, type[Declaration]] = {
     "atom_tokenizers": Tokenizer,
@@ -249,6 +275,7 @@ HOOKS: dict[str, type[Declaration]] = {
     "atom_parallelisms": Parallelism,
     "atom_kernels": Kernel,
     "atom_datasets": Dataset,
+    "atom_launchers": Launcher,
 }
 
 
@@ -414,3 +441,58 @@ class DatasetContext:
 
     seed: int
     global_batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchJob:
+    """One run to submit, composed and checked.
+
+    ``folder`` is its run folder, absolute, and the same on all machines: ``run.yaml`` is written
+    there before anything is submitted. ``ranks`` are those of all nodes together. ``command`` is
+    what each node is to run, once: ``python -m atom.launch.node``. It takes the run folder and the
+    options ``--nodes N --node I --endpoint HOST:PORT`` (the number of nodes, which one this is, and
+    where the first one is reached) and ends with
+
+    ==  ===========================================================
+    0   the last step is done
+    75  it stopped on request, with a checkpoint to go on from
+    2   it failed, and would fail again
+    1   it failed; another try may help
+    ==  ===========================================================
+    """
+
+    folder: Path
+    ranks: int
+    device: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchContext:
+    """What is to be submitted: several jobs are those of a sweep.
+
+    ``place`` is the folder that the submission's files are written to. ``resources`` is the run's
+    :class:`atom.run.Launcher`, which all jobs share.
+    ``max_restarts`` and ``python`` are the run's and this machine's.
+    """
+
+    jobs: tuple[LaunchJob, ...]
+    place: Path
+    resources: Any
+    max_restarts: int
+    python: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What a launcher would do.
+
+    ``files`` are written to the context's ``place``, by their names; ``commands`` are then run
+    there, one after the other. ``advice`` is told at the end, with the output of the commands.
+    ``reason(errors)`` makes one sentence of what a command that failed has printed.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    commands: tuple[tuple[str, ...], ...] = ()
+    advice: str = ""
+    reason: Callable[[str], str] | None = None

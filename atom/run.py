@@ -18,12 +18,15 @@ from pydantic import (
 )
 
 from atom import yaml_data
-from atom.errors import UserError
+from atom.errors import UserError, nearest
 from atom.plan.device import names as device_names
 from atom.validation import validated
 
 COMPONENTS = ("architecture", "tokenizer", "dataset", "parallelism")
 """Sections that name one component of a plugin each."""
+
+NAMED = (*COMPONENTS, "launcher")
+"""The same, and the launcher, which a run can do without."""
 
 TORCHTITAN_SECTIONS = (
     "training",
@@ -134,6 +137,41 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
+class Launcher(Component):
+    """Where the ranks are started, and what they are given there: see docs/clusters.md."""
+
+    # `launcher.time=60` and `launcher.environment.LEVEL=1` are numbers to YAML.
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    name: str | None = Field(  # type: ignore[assignment]
+        default=None, description="a plugin's launcher; null: this machine"
+    )
+    dry_run: bool = Field(
+        default=False, description="print what would be submitted, and write nothing"
+    )
+    nodes: PositiveInt = Field(default=1, description="machines of one job")
+    gpus_per_node: PositiveInt | None = Field(
+        default=None, description="GPUs, and ranks, of a node; null: ranks share its CPU"
+    )
+    gpu: str | None = Field(
+        default=None, description="the GPU there, as in device=h100; null: as on this machine"
+    )
+    cpus_per_node: PositiveInt | None = Field(default=None, description="cores of a node")
+    time: str | None = Field(
+        default=None,
+        pattern=r"^(\d+-)?\d+(:\d\d){0,2}$",
+        description="limit of one job: MINUTES, HOURS:MM:SS or DAYS-HH:MM:SS",
+    )
+    queue: str | None = Field(default=None, description="partition or queue")
+    account: str | None = Field(default=None, description="who pays")
+    image: str | None = Field(default=None, description="container image; null: no container")
+    environment: dict[str, str] = Field(default={}, description="variables of the ranks")
+    mounts: list[str] = Field(default=[], description="SOURCE:TARGET, for containers and pods")
+    before: list[str] = Field(
+        default=[], description="shell commands on every node, before the ranks"
+    )
+
+
 class Optimizer(_Model):
     """One optimizer for all parameters, with torch's names."""
 
@@ -201,6 +239,7 @@ class Run(_Model):
     run: Folder = Folder()
     device: Literal["auto", "cpu", "cuda"] | str = "auto"
     launch: Launch = Launch()
+    launcher: Launcher = Launcher()
     resume: Resume = Resume()
     faults: Faults = Faults()
     data: Data = Data()
@@ -255,6 +294,7 @@ def parse(sections: Section) -> Run:
         _check_places(section, sections.get(section))
     run = validated(_RUN, sections, key="", fields=Run.model_fields)
     _check_dry_run(run)
+    _check_launcher(run.launcher)
     if run.batch.tokens is None:
         return run
     return run.model_copy(update={"training": _in_sequences(run.batch.tokens, run.training)})
@@ -327,6 +367,27 @@ def _check_dry_run(run: Run) -> None:
             key="world_size",
             value=run.world_size,
         )
+
+
+def _check_launcher(launcher: Launcher) -> None:
+    """Refuse what this machine, which is no launcher of a plugin's, has no use for."""
+    if launcher.name is not None:
+        return
+    defaults = Launcher().model_dump()
+    for name, value in launcher.model_dump().items():
+        if name not in defaults:
+            raise UserError(
+                f"{name} is no key of launcher=local; {nearest(name, defaults)}",
+                key=f"launcher.{name}",
+                value=value,
+            )
+        if value != defaults[name]:
+            raise UserError(
+                "is for other machines, and launcher=local starts the ranks on this one; choose "
+                "another launcher",
+                key=f"launcher.{name}",
+                value=value,
+            )
 
 
 def _check_places(name: str, section: object) -> None:

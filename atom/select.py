@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,12 @@ def select(run: Run, host: Host) -> Selection:
     )
 
 
-def configured(component: Component, parameters: Mapping[str, Any]) -> BaseModel | None:
+def configured(
+    component: Component, parameters: Mapping[str, Any], *, also: Iterable[str] = ("name",)
+) -> BaseModel | None:
     """Return ``parameters`` as the config model of ``component``, or None if it has no parameters.
+
+    ``also`` are the other keys of the section, to suggest the nearest of.
 
     Raises:
         UserError: a parameter is unknown or wrong.
@@ -71,7 +75,7 @@ def configured(component: Component, parameters: Mapping[str, Any]) -> BaseModel
         return None
     model = resolve(reference, component)
     config: BaseModel = validated(
-        TypeAdapter(model), parameters, key=component.kind, fields=[*model.model_fields, "name"]
+        TypeAdapter(model), parameters, key=component.kind, fields=[*model.model_fields, *also]
     )
     return config
 

@@ -27,7 +27,9 @@ EXACTLY = {
     "atom --v": {"--version"},
     "atom nosuch ": set(),
     "atom plugins ": {"lock", "--help", "--json", "--kind"},
-    "atom plugins --kind ": {"tokenizer", "architecture", "parallelism", "kernel", "dataset"},
+    "atom plugins --kind ": {
+        *("tokenizer", "architecture", "parallelism", "kernel", "dataset", "launcher"),
+    },
     "atom plugins --kind=t": {"--kind=tokenizer"},
     "atom plugins --kind dataset --j": {"--json"},
     "atom plugins lock ": set(),

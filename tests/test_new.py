@@ -29,6 +29,7 @@ CODE = {
     "parallelism": {"build.py", "parallelize.py"},
     "kernel": {"rms_norm.py"},
     "dataset": {"config.py", "source.py", "fables.jsonl"},
+    "launcher": {"config.py", "plan.py"},
 }
 """Kind -> the files of its import package, beside those that every kind has."""
 

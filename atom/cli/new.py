@@ -32,6 +32,7 @@ TRY = {
     "parallelism": "parallelism={} launch.ranks=2",
     "kernel": "kernels={}",
     "dataset": "dataset={}",
+    "launcher": "launcher={}",
 }
 """Kind -> the overrides of ``atom train`` that use the new component."""
 

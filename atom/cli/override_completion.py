@@ -25,7 +25,7 @@ from atom.errors import UserError, shown
 from atom.guard import guarded
 from atom.host import Host, resolve
 from atom.plugin import Kernel
-from atom.run import COMPONENTS, Component, Run
+from atom.run import NAMED, Component, Run
 from atom.trust import Trust
 
 _PREFIX = re.compile(r"[+~]*")
@@ -123,16 +123,18 @@ def _types(config: Mapping[str, Any], host: Host, path: Sequence[str]) -> dict[s
         return _kernels(host)
     section = Run.model_fields[path[0]].annotation if path[0] in Run.model_fields else None
     model: Any = section if len(path) == 1 else None
-    if section is Component and len(path) == 1:
-        model = _parameters(config, host, path[0])
-    return {name: field.annotation for name, field in getattr(model, "model_fields", {}).items()}
+    fields = dict(getattr(model, "model_fields", {}))
+    if isinstance(section, type) and issubclass(section, Component) and len(path) == 1:
+        own = {} if section is Component else fields
+        fields = own | getattr(_parameters(config, host, path[0]), "model_fields", {})
+    return {name: field.annotation for name, field in fields.items()}
 
 
 def _parameters(config: Mapping[str, Any], host: Host, kind: str) -> Any:
     """Return the model of the parameters of the component chosen, or None."""
     section = config.get(kind)
     name = section.get("name") if isinstance(section, Mapping) else None
-    if kind not in COMPONENTS or not isinstance(name, str):
+    if kind not in NAMED or not isinstance(name, str):
         return None
     with suppress(UserError):
         component = host.find(kind, name)

@@ -13,8 +13,9 @@ from hydra.types import RunMode
 from atom import compose, folder
 from atom.errors import UserError
 from atom.host import Host
-from atom.launch import joined, start
+from atom.launch import joined, start, submit
 from atom.launch.child import call
+from atom.plugin import LaunchJob
 from atom.prepare import prepare
 from atom.run import Run
 from atom.select import select
@@ -35,11 +36,16 @@ def main(argv: list[str]) -> int:
     if ranks is not None:
         return joined.train(partial(_compose_for_all, arguments, host, ranks), verbose=verbose)
 
+    submitted = _Submitted(host)
+
     def job(run: Run) -> None:
         choices = _choices()
         if run.dry_run:
             # In a child, for a sweep's sake: torchtitan knows one device a process.
             call(partial(_dry_run, run, host))
+            return
+        if run.launcher.name is not None:
+            submitted.add(run, choices)
             return
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             hydra = HydraConfig.get()
@@ -51,7 +57,38 @@ def main(argv: list[str]) -> int:
             start.train(run, host, run.run.dir or folder.default(), choices, verbose=verbose)
 
     compose.main(arguments, partial(compose.do, host=host, job=job), host)
+    submitted.submit()
     return 0
+
+
+class _Submitted:
+    """The runs that go to a launcher: all those of a sweep in one submission."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._jobs: list[LaunchJob] = []
+        self._run: Run | None = None
+        self._place = Path()
+
+    def add(self, run: Run, choices: dict[str, str]) -> None:
+        """Check a run and write its folder."""
+        submit.check(run, self._host)
+        place = run.run.dir or folder.default()
+        self._place = place
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            hydra = HydraConfig.get()
+            self._place = Path(hydra.sweep.dir)
+            place = Path(hydra.sweep.dir, hydra.sweep.subdir)
+        if self._run is not None and self._run.launcher != run.launcher:
+            raise UserError("a sweep is one submission, so its runs have the same launcher")
+        self._run = run
+        # In a child: the claim of the folder ends with it, and is the job's to take.
+        self._jobs.append(call(partial(submit.prepare, run, self._host, place, choices)))
+
+    def submit(self) -> None:
+        """Submit what was added, if anything was."""
+        if self._run is not None:
+            submit.submit(self._jobs, self._run, self._host, self._place)
 
 
 def _dry_run(run: Run, host: Host) -> None:
@@ -80,6 +117,12 @@ def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight:
         if run.dry_run:
             raise UserError(
                 "starts no ranks: run it outside torchrun and srun", key="dry_run", value=True
+            )
+        if run.launcher.name is not None:
+            raise UserError(
+                "submits a run: use it outside torchrun and srun",
+                key="launcher.name",
+                value=run.launcher.name,
             )
         place = run.run.dir or folder.default()
         composed.append(start.prepare_folder(run, host, place, _choices(), ranks=ranks))

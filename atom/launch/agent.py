@@ -1,4 +1,4 @@
-"""torch's elastic agent: it starts the ranks of this machine, and ends all when one fails."""
+"""torch's elastic agent: it starts the ranks of one machine, and ends all when one fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -24,21 +23,25 @@ from torch.distributed.elastic.multiprocessing.api import (
     PContext,
     SubprocessContext,
 )
-from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
+from torch.distributed.elastic.rendezvous import registry
 
 from atom import heartbeat, logs
 from atom.launch.failure import Failure, cause
+from atom.launch.machine import Machine
 
 _MONITOR_SECONDS = 0.2
 _END_SECONDS = 5
 """How long ranks that a SIGTERM was sent have to end; they have nothing to save any more."""
+
+_LOOK_SECONDS = 30.0
+"""The longest time between two looks at the heartbeat; on a cluster it is a file of all nodes'."""
 
 _STACKS_SECONDS = 3.0
 """How long hung ranks have to print their stacks and to save the flight recorder's trace."""
 
 
 class Agent(LocalElasticAgent):
-    """Starts ``ranks`` workers once, and finds out what ended them.
+    """Starts the workers of a machine once, and finds out what ended them.
 
     torch's own result names one failed worker, the one that it noticed first. Where that one only
     lost its peer, the exit codes and the logs of all tell who went first.
@@ -49,7 +52,7 @@ class Agent(LocalElasticAgent):
     Args:
         entrypoint: a function, run in a forked process a rank; or an executable.
         arguments: of the entrypoint.
-        ranks: number of workers.
+        machine: how many workers, and where those of other machines are.
         run: the run folder.
         hang_seconds: without a step until ranks count as hung.
         started: called when every worker has been started.
@@ -59,33 +62,27 @@ class Agent(LocalElasticAgent):
         self,
         entrypoint: Callable[..., None] | str,
         arguments: tuple,
-        ranks: int,
+        machine: Machine,
         *,
         run: Path,
         hang_seconds: float,
         started: Callable[[], None],
     ) -> None:
-        parameters = RendezvousParameters(
-            backend="c10d",
-            endpoint="127.0.0.1:0",
-            run_id=uuid.uuid4().hex,
-            min_nodes=1,
-            max_nodes=1,
-            local_addr="127.0.0.1",
-        )
         spec = WorkerSpec(
             role="rank",
-            local_world_size=ranks,
+            local_world_size=machine.ranks,
             entrypoint=entrypoint,
             args=arguments,
-            rdzv_handler=registry.get_rendezvous_handler(parameters),
+            rdzv_handler=registry.get_rendezvous_handler(machine.rendezvous()),
             max_restarts=0,
             monitor_interval=_MONITOR_SECONDS,
-            local_addr="127.0.0.1",
+            local_addr=machine.local_address,
         )
         start_method = "spawn" if isinstance(entrypoint, str) else "fork"
         super().__init__(spec, logs_specs=DefaultLogsSpecs(), start_method=start_method)
         self._spec = spec
+        self._first_rank = machine.first_rank
+        self._looked = 0.0
         self._run_folder = run
         self._hang_seconds = hang_seconds
         self._started = started
@@ -115,9 +112,8 @@ class Agent(LocalElasticAgent):
         result = super()._monitor_workers(worker_group)
         if result.is_failed() or hung is not None:
             result = RunResult(state=WorkerState.FAILED, failures=result.failures)
-            self.failure = hung or cause(
-                self._run_folder / "logs", self._exit_codes(), logs.stamp(self._begin)
-            )
+            codes = {self._first_rank + place: code for place, code in self._exit_codes().items()}
+            self.failure = hung or cause(self._run_folder / "logs", codes, logs.stamp(self._begin))
         return result
 
     def _shutdown(
@@ -133,7 +129,10 @@ class Agent(LocalElasticAgent):
         return last[1] if last else 0.0
 
     def _hung(self) -> Failure | None:
-        if time.time() - max(self._heartbeat(), self._begin) < self._hang_seconds:
+        if time.time() - self._looked < min(self._hang_seconds / 10, _LOOK_SECONDS):
+            return None
+        self._looked = time.time()
+        if self._looked - max(self._heartbeat(), self._begin) < self._hang_seconds:
             return None
         if self._pcontext is None or not self._alive():
             return None

@@ -15,6 +15,7 @@ from atom.errors import RunError, RunStoppedError
 from atom.launch.child import Child
 from atom.launch.failure import Failure
 from atom.launch.gate import Gate
+from atom.launch.machine import Machine
 from atom.launch.restarts import Restarts
 from atom.run import Launch
 
@@ -38,7 +39,9 @@ def start(
         attempt += 1
         events.record(folder, events.STARTED, ranks=ranks, attempt=attempt)
         child = Child(
-            partial(_start_once, folder, ranks, device, launch.hang_seconds, verbose=verbose)
+            partial(
+                start_once, folder, Machine(ranks), device, launch.hang_seconds, verbose=verbose
+            )
         )
         signal.signal(signal.SIGUSR1, partial(_pass_on, child))
         failure = child.result()
@@ -68,10 +71,10 @@ def _pass_on(child: Child[Any], number: int, _frame: FrameType | None) -> None:
     child.signal(signal.Signals(number))
 
 
-def _start_once(
-    folder: Path, ranks: int, device: str, hang_seconds: float, *, verbose: bool
+def start_once(
+    folder: Path, machine: Machine, device: str, hang_seconds: float, *, verbose: bool
 ) -> Failure | None:
-    """Run every rank to its end; return what ended them too early, if anything did.
+    """Run every rank of a machine to its end; return what ended them too early, if anything did.
 
     On a CPU the ranks are forked from this process, which has imported torchtitan already: sixteen
     imports on two cores take longer than a short run. With GPUs they are processes of their own,
@@ -87,7 +90,7 @@ def _start_once(
         entrypoint = sys.executable
         arguments = ("-u", "-m", rank.__name__, str(folder), *(("-v",) if verbose else ()))
     agent = Agent(
-        entrypoint, arguments, ranks, run=folder, hang_seconds=hang_seconds, started=gate.open
+        entrypoint, arguments, machine, run=folder, hang_seconds=hang_seconds, started=gate.open
     )
     agent.start()
     return agent.failure

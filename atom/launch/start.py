@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,10 @@ from atom.screen import Header, Screen
 from atom.select import select
 
 if TYPE_CHECKING:
+    from atom.plan.device import DeviceDescription
     from atom.titan.preflight import Preflight
 
-_OF_NO_INTEREST = ("run.", "resume.", "resolved.", "plugins.used")
+_OF_NO_INTEREST = ("run.", "resume.", "resolved.", "plugins.used", "launcher.")
 """Settings that follow from others, or from where the command was given."""
 
 
@@ -91,15 +93,36 @@ def follow(
     screen.summary(metrics.read(place / metrics.FILE_NAME), str(place), time.monotonic() - begin)
 
 
-def prepare_folder(
-    run: Run, host: Host, place: Path, choices: dict[str, str], *, ranks: int | None = None
-) -> Preflight:
-    """Find out all that can be known of ``run`` before there are ranks, and write its folder.
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has been checked, and what its folder is to hold beside it."""
 
-    ``ranks`` is how many a launcher around ATOM has started, if one has.
+    ready: Preflight
+    files: Mapping[str, Path]
+    """Of the tokenizer."""
+
+    resumption: folder.Resumption | None
+
+
+def check(
+    run: Run,
+    host: Host,
+    place: Path,
+    *,
+    ranks: int | None = None,
+    planned: DeviceDescription | None = None,
+) -> Prepared:
+    """Find out all that can be known of ``run`` before there are ranks, and write nothing.
+
+    Args:
+        run: as composed.
+        host: the plugins.
+        place: the run folder.
+        ranks: how many something else than ATOM starts, if it does.
+        planned: the device that they will have, where it is not here.
 
     Raises:
-        UserError: the run cannot be, and nothing has been written.
+        UserError: the run cannot be.
     """
     folder.check_usable(place)
     selection = select(run, host)
@@ -107,9 +130,22 @@ def prepare_folder(
     # Only now is torch needed: what is wrong so far was said within a second.
     from atom.titan.preflight import preflight
 
-    ready = preflight(run, selection, host, place, vocab_size=tokenizer.vocab_size, joined=ranks)
-    resumption = folder.check_continues(place, ready.run)
-    folder.create(place, ready.run, host, tokenizer.files)
+    ready = preflight(
+        run,
+        selection,
+        host,
+        place,
+        vocab_size=tokenizer.vocab_size,
+        joined=ranks,
+        planned=planned,
+    )
+    return Prepared(ready, tokenizer.files, folder.check_continues(place, ready.run))
+
+
+def write(prepared: Prepared, host: Host, choices: dict[str, str]) -> None:
+    """Write the run's folder, and show what it is."""
+    ready, resumption = prepared.ready, prepared.resumption
+    folder.create(ready.place, ready.run, host, prepared.files)
     if ready.explanation:
         print(ready.explanation, end="\n\n", flush=True)
     screen = Screen()
@@ -118,7 +154,19 @@ def prepare_folder(
         screen.note(ready.warning)
     if resumption is not None:
         _tell_changes(resumption, screen)
-    return ready
+
+
+def prepare_folder(
+    run: Run, host: Host, place: Path, choices: dict[str, str], *, ranks: int | None = None
+) -> Preflight:
+    """Check ``run`` and write its folder: :func:`check`, then :func:`write`.
+
+    Raises:
+        UserError: the run cannot be, and nothing has been written.
+    """
+    prepared = check(run, host, place, ranks=ranks)
+    write(prepared, host, choices)
+    return prepared.ready
 
 
 def _tell_changes(resumption: folder.Resumption, screen: Screen) -> None:

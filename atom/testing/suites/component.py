@@ -16,7 +16,7 @@ from atom import yaml_data
 from atom.errors import UserError
 from atom.host import Component, Host, resolve
 from atom.plugin import Declaration, Kernel
-from atom.run import COMPONENTS
+from atom.run import NAMED
 from atom.select import configured
 from atom.testing import isolated
 from atom.testing.conformance import Suite
@@ -191,7 +191,7 @@ class ComponentSuite(Suite):
 
     def test_a_config_group_file_chooses_it(self, component: Component, host: Host) -> None:
         """``KIND=OPTION`` exists as soon as the package is installed."""
-        if self.kind not in COMPONENTS:
+        if self.kind not in NAMED:
             pytest.skip(f"a run does not name a {self.kind} in a section of its own")
         sections = [composed(host, self.group, o) for o in _options(component, self.group)]
         names = {str(section.get("name")).rpartition(":")[2] for section in sections}

@@ -1,0 +1,154 @@
+"""One node of a run on several: start its ranks, watch them, and say how they ended.
+
+``python -m atom.launch.node RUN --nodes N --node I --endpoint HOST:PORT`` is what a launcher has
+every node run, once. It reads ``run.yaml`` and nothing else of the command that the run was
+submitted by. What its exit code means is in :class:`atom.plugin.LaunchJob`.
+
+A node does not start its ranks again: those of the other nodes have to end first, and only what
+surrounds them all (Slurm, Kubernetes, …) can see to that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from atom import claim, events, logs, metrics
+from atom.errors import EX_STOPPED, UserError
+from atom.folder import RUN_FILE
+from atom.launch.child import Child
+from atom.launch.failure import Failure
+from atom.launch.local import start_once
+from atom.launch.machine import Machine
+from atom.launch.stopper import Stopper
+from atom.run import Run, read
+from atom.screen import Screen
+
+_LOOK_SECONDS = 0.1
+
+
+def main(arguments: list[str]) -> int:
+    """Run one node to its end; return the exit code."""
+    early = _Early()
+    options = _parser().parse_args(arguments)
+    try:
+        run = read(options.run / RUN_FILE)
+        machine = _machine(run, options)
+        if machine.node == 0:
+            claim.claim(options.run)
+    except UserError as error:
+        print(f"atom: {error.sentence()}", file=sys.stderr, flush=True)
+        return 2
+    failure = _start(options.run, run, machine, early, attempt=options.attempt)
+    if failure is not None:
+        events.record(
+            options.run,
+            events.NODE_FAILED,
+            node=machine.node,
+            reason=failure.words,
+            rank=failure.rank,
+            raised=failure.raised,
+            final=failure.final,
+        )
+        print(f"atom: {failure.words}", file=sys.stderr, flush=True)
+        return 2 if failure.final else 1
+    return _ended(options.run) if machine.node == 0 else 0
+
+
+class _Early:
+    """A request to stop that comes while torch is imported, with nobody to hear it yet."""
+
+    def __init__(self) -> None:
+        self._asked: signal.Signals | None = None
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        self._asked = signal.Signals(number)
+
+    def repeat(self) -> None:
+        """Send this process the request again, if there was one."""
+        if self._asked is not None:
+            signal.raise_signal(self._asked)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m atom.launch.node", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    parser.add_argument("--nodes", type=int, default=1, help="how many nodes there are")
+    parser.add_argument("--node", type=int, default=0, help="which one this is, from 0")
+    parser.add_argument("--endpoint", help="HOST:PORT, where the first node is reached")
+    parser.add_argument("--attempt", type=int, default=1, help="of this job, for the events")
+    return parser
+
+
+def _machine(run: Run, options: argparse.Namespace) -> Machine:
+    if run.resolved is None:
+        raise UserError(f"{options.run} holds a run that was not prepared; submit it anew")
+    world_size, nodes = run.resolved.world_size, options.nodes
+    if world_size % nodes or not 0 <= options.node < nodes:
+        raise UserError(
+            f"node {options.node} of {nodes} cannot be: {world_size} ranks are to be shared out "
+            "evenly"
+        )
+    if nodes > 1 and options.endpoint is None:
+        raise UserError("--endpoint HOST:PORT is needed, where the first node is reached")
+    return Machine(world_size // nodes, nodes, options.node, options.endpoint)
+
+
+def _start(
+    folder: Path, run: Run, machine: Machine, early: _Early, *, attempt: int
+) -> Failure | None:
+    """Run the ranks of this node; draw the run's progress where it is the first."""
+    from atom.titan import device
+
+    assert run.resolved is not None
+    kind = run.resolved.device
+    device.use(kind)
+    from atom.titan.trainer_config import training_section
+
+    screen, steps = Screen(), training_section(run, kind).steps
+    first = machine.node == 0
+    (folder / "logs").mkdir(exist_ok=True)
+    if first:
+        screen.starting(f"starting {run.resolved.world_size:,} ranks", steps=steps)
+        events.record(folder, events.STARTED, ranks=run.resolved.world_size, attempt=attempt)
+    child = Child(partial(_logged, folder, machine, kind, run.launch.hang_seconds))
+    with Stopper(screen, ask=partial(child.signal, signal.SIGUSR1)) as stopper:
+        early.repeat()
+
+        def ended() -> bool:
+            stopper.repeat()
+            return not child.working()
+
+        if first:
+            for row in metrics.follow(folder / metrics.FILE_NAME, stop=ended, from_now=True):
+                screen.step(row)
+        while not ended():
+            time.sleep(_LOOK_SECONDS)
+        screen.close()
+        return child.result()
+
+
+def _logged(folder: Path, machine: Machine, device: str, hang_seconds: float) -> Failure | None:
+    logs.setup_launcher(folder / "logs" / f"node_{machine.node}.jsonl")
+    return start_once(folder, machine, device, hang_seconds, verbose=False)
+
+
+def _ended(folder: Path) -> int:
+    last = events.read(folder)[-1]
+    if last["event"] == events.STOPPED:
+        words = f"stopped by {last['reason']} after step {last['step']}, with a checkpoint"
+        print(f"atom: {words}", file=sys.stderr, flush=True)
+        return EX_STOPPED
+    events.record(folder, events.FINISHED)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,158 @@
+"""Hand a run to a launcher: checked and written here, started on other machines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from atom import plugin
+from atom.errors import UserError
+from atom.host import Host, resolve
+from atom.launch import start
+from atom.plan.device import DeviceDescription, named
+from atom.plugin import LaunchContext, LaunchJob, Submission
+from atom.run import Launcher, Run
+from atom.select import configured
+
+COMMAND = (sys.executable, "-m", "atom.launch.node")
+"""What each node runs, with the run folder after it."""
+
+
+def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> LaunchJob:
+    """Check ``run`` for the machines that it is to run on, and write its folder.
+
+    With ``launcher.dry_run=true`` nothing is written.
+
+    Raises:
+        UserError: the run cannot be.
+    """
+    place = place.absolute()
+    if run.launcher.gpus_per_node is None and run.device == "auto":
+        run = run.model_copy(update={"device": "cpu"})
+    ranks, planned = _ranks(run), _planned(run)
+    if ranks is not None:
+        run = run.model_copy(update={"launch": run.launch.model_copy(update={"ranks": ranks})})
+    prepared = start.check(run, host, place, ranks=ranks, planned=planned)
+    resolved = prepared.ready.resolved
+    if resolved.world_size % run.launcher.nodes:
+        raise UserError(
+            f"{resolved.world_size} ranks cannot be shared out evenly; valid: a divisor",
+            key="launcher.nodes",
+            value=run.launcher.nodes,
+        )
+    if not run.launcher.dry_run:
+        start.write(prepared, host, choices)
+    return LaunchJob(
+        folder=place, ranks=resolved.world_size, device=resolved.device, command=COMMAND
+    )
+
+
+def submit(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> None:
+    """Submit jobs that :func:`prepare` has prepared, or print what would be submitted.
+
+    Args:
+        jobs: one, or those of a sweep.
+        run: one of them: they have the same launcher.
+        host: the plugins.
+        place: where the submission's files go.
+
+    Raises:
+        UserError: the launcher cannot be used so, or what it submits to refuses.
+    """
+    submission = plan(jobs, run, host, place)
+    if run.launcher.dry_run:
+        for name, text in submission.files.items():
+            print(f"# {place.absolute() / name}\n{text}")
+        for command in submission.commands:
+            print(f"$ {' '.join(command)}")
+        if not submission.commands:
+            print(submission.advice)
+        return
+    for name, text in submission.files.items():
+        (place / name).write_text(text)
+    for command in submission.commands:
+        _run(command, place, submission)
+    if submission.advice:
+        print(submission.advice, flush=True)
+
+
+def plan(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> Submission:
+    """Return what the run's launcher would submit."""
+    assert run.launcher.name is not None
+    component = host.find("launcher", run.launcher.name, key="launcher.name")
+    config = configured(component, run.launcher.parameters, also=Launcher.model_fields)
+    context = LaunchContext(
+        jobs=tuple(jobs),
+        place=place.absolute(),
+        resources=run.launcher,
+        max_restarts=run.launch.max_restarts,
+        python=sys.executable,
+    )
+    declaration = component.declaration
+    assert isinstance(declaration, plugin.Launcher)
+    submission: Submission = resolve(declaration.plan, component)(config, context)
+    return submission
+
+
+def check(run: Run, host: Host) -> None:
+    """Refuse a launcher that there is not, or that has no such parameters, before all else."""
+    assert run.launcher.name is not None
+    component = host.find("launcher", run.launcher.name, key="launcher.name")
+    configured(component, run.launcher.parameters, also=Launcher.model_fields)
+
+
+def _run(command: Sequence[str], place: Path, submission: Submission) -> None:
+    try:
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no command {command[0]} on this machine; valid: launcher.dry_run=true, or a "
+            "machine that has it",
+            key="launcher",
+        ) from None
+    print(done.stdout, end="", flush=True)
+    if done.returncode:
+        said = submission.reason or (lambda errors: f"{command[0]} fails: {errors}")
+        raise UserError(" ".join(said(done.stderr).split()))
+
+
+def _ranks(run: Run) -> int | None:
+    """Return the number of ranks that the resources say; None where the layout says it."""
+    resources = run.launcher
+    if resources.gpus_per_node is None:
+        return run.launch.ranks
+    ranks = resources.nodes * resources.gpus_per_node
+    if run.launch.ranks not in (None, ranks):
+        raise UserError(
+            f"{resources.nodes} nodes of {resources.gpus_per_node} GPUs have {ranks} ranks; valid: "
+            "null",
+            key="launch.ranks",
+            value=run.launch.ranks,
+        )
+    return ranks
+
+
+def _planned(run: Run) -> DeviceDescription | None:
+    """Return the device that the ranks will have, where this machine does not show it."""
+    resources = run.launcher
+    if resources.gpu is not None:
+        if resources.gpus_per_node is None or run.device == "cpu":
+            raise UserError(
+                "is for ranks on GPUs; valid: null, or launcher.gpus_per_node=N with device=auto",
+                key="launcher.gpu",
+                value=resources.gpu,
+            )
+        return named(resources.gpu, key="launcher.gpu")
+    if resources.gpus_per_node is None or run.device == "cpu":
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(
+            "is needed, as there is no GPU on this machine to choose kernels for: a100, b200, h100 "
+            "or h200",
+            key="launcher.gpu",
+        )
+    return None

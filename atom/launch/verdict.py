@@ -1,0 +1,103 @@
+"""After the nodes of a run have ended: what is to be done next, told by an exit code.
+
+``python -m atom.launch.verdict RUN CODE`` reads what the nodes have written down, for CODE is what
+their surroundings made of it: of many nodes one fails, the others lose it or are killed, and the
+highest code of all says nothing of the cause. It ends with 0 (done), 75 (stopped, with a
+checkpoint), 76 (start them again) or 1 (do not).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from atom import checkpoint, events, metrics
+from atom.errors import EX_STOPPED
+from atom.folder import RUN_FILE
+from atom.launch.failure import Failure
+from atom.launch.restarts import Restarts
+from atom.run import read
+
+EX_AGAIN = 76
+
+
+def verdict(run: Path, code: int) -> tuple[int, str]:
+    """Return the exit code, and a sentence; write the failure down, if it was one.
+
+    Args:
+        run: the run folder.
+        code: the highest that a node ended with.
+    """
+    happened = events.read(run)
+    starts = [at for at, event in enumerate(happened) if event["event"] == events.STARTED]
+    latest = happened[starts[-1] :] if starts else []
+    ends = {event["event"]: event for event in latest}
+    if events.FINISHED in ends:
+        return 0, ""
+    if events.STOPPED in ends:
+        stops = [event["step"] for event in happened if event["event"] == events.STOPPED]
+        if stops[-1] in stops[:-1]:
+            return 1, f"stopped twice after step {stops[-1]}: its jobs are too short for a step"
+        return EX_STOPPED, ""
+    failed = [event for event in latest if event["event"] == events.NODE_FAILED]
+    failure = Failure(f"the nodes ended with exit code {code}")
+    where = {}
+    if failed:
+        first = _first(failed)
+        failure, where = _failure(first), {"host": first["host"]}
+    if not starts:
+        # What a node refuses before it starts (exit code 2), it refuses again.
+        failure = Failure(f"the first node did not start (exit code {code})", final=code == 2)
+    step = metrics.last_step(run / metrics.FILE_NAME)
+    saved = checkpoint.resumable(run / checkpoint.FOLDER)
+    facts = {"step": step, "saved": saved[0] if saved else 0}
+    refused = _restarts(run, happened).refuse(failure, **facts)
+    events.record(
+        run,
+        events.FAILED,
+        reason=failure.words,
+        rank=failure.rank,
+        restart=refused is None,
+        raised=failure.raised,
+        final=failure.final,
+        **facts,
+        **where,
+    )
+    if refused is None:
+        return EX_AGAIN, f"{failure.words}; starting the ranks again"
+    return 1, failure.words + (f"; not started again: {refused}" if refused else "")
+
+
+def _first(failed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the failure that the others follow from: the first that is a node's own."""
+    own = [event for event in failed if event["raised"] or event["final"]]
+    return (own or failed)[0]
+
+
+def _failure(event: dict[str, Any]) -> Failure:
+    return Failure(
+        f"{event['reason']} (node {event['node']})",
+        rank=event["rank"],
+        raised=event["raised"],
+        final=event["final"],
+    )
+
+
+def _restarts(run: Path, happened: list[dict[str, Any]]) -> Restarts:
+    """Return the count of restarts, as the failures before have left it."""
+    restarts = Restarts(read(run / RUN_FILE).launch.max_restarts)
+    for event in happened:
+        if event["event"] == events.FAILED and "saved" in event:
+            before = Failure(event["reason"], raised=event["raised"], final=event["final"])
+            restarts.refuse(before, step=event["step"], saved=event["saved"])
+        elif event["event"] in (events.STOPPED, events.FINISHED):
+            restarts = Restarts(restarts.limit)
+    return restarts
+
+
+if __name__ == "__main__":
+    exit_code, words = verdict(Path(sys.argv[1]), int(sys.argv[2]))
+    if words:
+        print(f"atom: {words}", file=sys.stderr)
+    sys.exit(exit_code)

@@ -1,0 +1,131 @@
+"""The suite of a launcher: what it would submit is text, and nothing else happens."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from atom.errors import UserError
+from atom.host import Component, Host, resolve
+from atom.plugin import LaunchContext, LaunchJob, Submission
+from atom.run import Launcher
+from atom.testing.suites.component import ComponentSuite
+
+COMMAND = ("/usr/bin/python3", "-m", "atom.launch.node")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class LauncherSuite(ComponentSuite):
+    """The promises of a launcher. Nothing is submitted: what it would be is looked at."""
+
+    kind = "launcher"
+
+    def check_section(self, section: Mapping[str, Any], component: Component, host: Host) -> None:
+        shared = {key: value for key, value in section.items() if key in Launcher.model_fields}
+        resources = Launcher.model_validate(shared).model_dump()
+        defaults = Launcher(name=resources["name"]).model_dump()
+        for key, value in resources.items():
+            if value != defaults[key]:
+                raise UserError("a file chooses a launcher, not resources", key=key, value=value)
+        own = {key: value for key, value in section.items() if key not in Launcher.model_fields}
+        super().check_section({"name": section.get("name"), **own}, component, host)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """An empty folder, which is the current one too."""
+        place = tmp_path / "empty"
+        place.mkdir()
+        monkeypatch.chdir(place)
+        return place
+
+    def planned(
+        self, component: Component, config: BaseModel | None, context: LaunchContext
+    ) -> Submission:
+        """Return what the launcher would submit."""
+        submission = resolve(component.declaration.plan, component)(config, context)  # type: ignore[attr-defined]
+        assert isinstance(submission, Submission), "plan returns no Submission"
+        return submission
+
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    @pytest.mark.parametrize("jobs", [1, 3])
+    def test_every_run_is_in_what_would_be_submitted(
+        self, device: str, jobs: int, component: Component, config: Any, folder: Path
+    ) -> None:
+        """One run, and the runs of a sweep, on CPUs and on GPUs."""
+        given = context(folder, jobs=jobs, device=device)
+        text = written(self.planned(component, config, given))
+        missing = [str(job.folder) for job in given.jobs if str(job.folder) not in text]
+        assert not missing, "runs that nobody would start"
+
+    def test_planning_writes_nothing(self, component: Component, config: Any, folder: Path) -> None:
+        """``launcher.dry_run=true`` is a promise of the declaration's, and not of its care."""
+        before = dict(os.environ)
+        self.planned(component, config, context(folder))
+        assert not list(folder.iterdir()), "files that ATOM has not written"
+        assert dict(os.environ) == before, "the environment has changed"
+
+    def test_the_same_run_is_the_same_submission(
+        self, component: Component, config: Any, folder: Path
+    ) -> None:
+        first, again = (self.planned(component, config, context(folder)) for _ in range(2))
+        assert (first.files, first.commands, first.advice) == (
+            again.files,
+            again.commands,
+            again.advice,
+        )
+
+    def test_files_and_commands_are_data(
+        self, component: Component, config: Any, folder: Path
+    ) -> None:
+        """File names that stay in their folder, and commands that no shell takes apart."""
+        submission = self.planned(component, config, context(folder, jobs=2))
+        strange = [name for name in submission.files if not _NAME.fullmatch(name)]
+        assert not strange, "names of files"
+        assert all(isinstance(text, str) for text in submission.files.values())
+        for command in submission.commands:
+            assert isinstance(command, tuple)
+            assert command
+            assert all(isinstance(word, str) for word in command)
+
+    def test_resources_are_handed_on(self, component: Component, config: Any, folder: Path) -> None:
+        """The environment and the pre-commands of a run reach its ranks."""
+        text = written(self.planned(component, config, context(folder)))
+        for word in ("ATOM_CONFORMANCE", "level 3", "echo before"):
+            assert word in text, f"{word!r} is lost"
+
+
+def context(folder: Path, *, jobs: int = 1, device: str = "cpu") -> LaunchContext:
+    """Return a request for two nodes, of eight GPUs each where there are any."""
+    resources = Launcher(
+        nodes=2,
+        gpus_per_node=8 if device == "cuda" else None,
+        time="30",
+        environment={"ATOM_CONFORMANCE": "level 3"},
+        before=["echo before"],
+    )
+    ranks = 16 if device == "cuda" else 4
+    places = [folder / "run"] if jobs == 1 else [folder / str(number) for number in range(jobs)]
+    return LaunchContext(
+        jobs=tuple(
+            LaunchJob(folder=place, ranks=ranks, device=device, command=COMMAND) for place in places
+        ),
+        place=places[0] if jobs == 1 else folder,
+        resources=resources,
+        max_restarts=3,
+        python=COMMAND[0],
+    )
+
+
+def written(submission: Submission) -> str:
+    """Return all that a submission says, in one text."""
+    commands = [" ".join(command) for command in submission.commands]
+    return "\n".join([*submission.files.values(), *commands, submission.advice])
+
+
+CONFORMANCE = LauncherSuite

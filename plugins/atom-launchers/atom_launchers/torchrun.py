@@ -1,0 +1,33 @@
+"""``launcher=torchrun``: the commands that a person starts, one on each machine."""
+
+from __future__ import annotations
+
+import shlex
+
+from atom.plugin import LaunchContext, LaunchJob, Submission
+from atom_launchers.config import Torchrun
+
+
+def plan(config: Torchrun, context: LaunchContext) -> Submission:
+    """Return the commands as advice: nothing is submitted."""
+    parts = [_commands(config, context, job) for job in context.jobs]
+    return Submission(advice="\n\n".join(parts))
+
+
+def _commands(config: Torchrun, context: LaunchContext, job: LaunchJob) -> str:
+    resources = context.resources
+    nodes = resources.nodes
+    torchrun = [
+        context.python,
+        *("-m", "torch.distributed.run"),
+        f"--nnodes={nodes}",
+        f"--nproc-per-node={job.ranks // nodes}",
+        f"--max-restarts={context.max_restarts}",
+        f"--rdzv-id={job.folder.name}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={config.host}:{config.port}",
+        *("-m", "atom.titan.rank", str(job.folder)),
+    ]
+    lines = [f"# on each of {nodes} machines" if nodes > 1 else "# on the machine"]
+    lines += [f"export {key}={shlex.quote(text)}" for key, text in resources.environment.items()]
+    return "\n".join([*lines, *resources.before, shlex.join(torchrun)])

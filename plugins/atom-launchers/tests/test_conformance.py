@@ -1,0 +1,6 @@
+"""The launchers keep the promises of their kind."""
+
+from atom.testing import conformance
+
+TestTorchrun = conformance("launcher:torchrun")
+TestSlurm = conformance("launcher:slurm")

@@ -1,0 +1,208 @@
+"""Runs on a real Slurm of three nodes, against the same run on this machine, step by step.
+
+The jobs share two cores, and most of their time is waiting; so those that do not disturb each other
+are at work at the same time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atom import events, metrics
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+LAYOUT = ("parallelism=fsdp", "launch.ranks=2")
+TWO_NODES = ("launcher=slurm", "launcher.nodes=2", "launcher.exclusive=false")
+STEPS = 40
+CHAIN_SECONDS = 70
+"""Of training in the chained jobs, of two minutes each: Slurm warns after half a minute to one."""
+
+Submit = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def reference(train: Callable[..., list[dict]], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The losses of every step on this machine, and the seconds of one."""
+    steps = (f"training.steps={STEPS}", "lr_scheduler.total_steps=1000")
+    rows = train(tmp_path_factory.mktemp("local"), *LAYOUT, *steps)
+    return [row["loss"] for row in rows], statistics.median(row["step_seconds"] for row in rows)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def submit(atom: Callable, cluster: Any, place: Path, small: tuple[str, ...]) -> Submit:
+    """Submit a run by the real command; return the number of the job."""
+
+    def run(folder: str, *overrides: str) -> int:
+        result = atom(
+            *("train", *small, *TWO_NODES, f"run.dir={folder}", f"training.steps={STEPS}"),
+            "lr_scheduler.total_steps=1000",
+            *overrides,
+            cwd=place,
+            **cluster.environment,
+        )
+        assert result.returncode == 0, result.stderr
+        match = re.search(r"Submitted batch job (\d+)", result.stdout)
+        assert match is not None, result.stdout
+        return int(match[1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def jobs(submit: Submit, reference: Any) -> dict[str, int]:
+    """The jobs that are at work together."""
+    _, seconds = reference
+    steps = max(math.ceil(CHAIN_SECONDS / seconds), STEPS)
+    short = ("launcher.time=2", "launcher.signal_seconds=60", f"training.steps={steps}")
+    return {
+        "chained": submit("chained", *LAYOUT, *short),
+        "stopped": submit("stopped", *LAYOUT, "launcher.time=30"),
+    }
+
+
+def wait_for_end(cluster: Any, job: int, place: Path, seconds: float = 400) -> None:
+    """Wait until a job, and those that follow it, have ended."""
+    name = f"atom-{place.name}"
+
+    def ended() -> bool:
+        listed = cluster.call("squeue", "-h", "-o", "%j %i %r").splitlines()
+        ours = [line.split() for line in listed if line.startswith(name)]
+        for _, number, why in ours:
+            if why == "BeginTime":  # Slurm lets two minutes pass before it starts a job again
+                cluster.call("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
+        return not ours
+
+    try:
+        cluster.wait_for(ended, seconds)
+    except AssertionError:
+        raise AssertionError(said(place)) from None
+    assert events.read(place)[-1]["event"] == events.FINISHED, (job, said(place))
+
+
+def said(run: Path) -> str:
+    """Return what the jobs of a run have printed."""
+    return "".join(path.read_text() for path in sorted((run / "logs").glob("slurm-*.out")))
+
+
+def losses(run: Path) -> list[float]:
+    rows = metrics.read(run / metrics.FILE_NAME)
+    assert [row.step for row in rows] == list(range(1, len(rows) + 1))
+    return [row.loss for row in rows]
+
+
+def happened(run: Path) -> list[str]:
+    return [event["event"] for event in events.read(run)]
+
+
+def test_a_signal_leads_to_a_checkpoint_a_requeue_and_the_same_losses(
+    jobs: dict[str, int], cluster: Any, place: Path, reference: Any
+) -> None:
+    run = place / "stopped"
+    cluster.wait_for(lambda: metrics.last_step(run / metrics.FILE_NAME) >= 2, 240)
+    cluster.call("scancel", "--signal=USR1", str(jobs["stopped"]))
+    wait_for_end(cluster, jobs["stopped"], run)
+    assert losses(run) == reference[0]
+    (stopped,) = [event for event in events.read(run) if event["event"] == events.STOPPED]
+    assert stopped["reason"] == "SIGUSR1"
+    assert 2 <= stopped["step"] < STEPS
+    resumed = [event for event in events.read(run) if event["event"] == events.RESUMED]
+    assert [event["step"] for event in resumed] == [stopped["step"]]
+    assert happened(run).count(events.STARTED) == 2
+    # The same job: it was requeued, and both nodes took part.
+    assert {path.name for path in (run / "logs").glob("slurm-*")} == {
+        f"slurm-{jobs['stopped']}.out"
+    }
+    assert {path.name for path in (run / "logs").glob("*_1.jsonl")} == {
+        "rank_1.jsonl",
+        "node_1.jsonl",
+    }
+
+
+def test_jobs_follow_each_other_over_the_time_limit(
+    jobs: dict[str, int], cluster: Any, place: Path, reference: Any
+) -> None:
+    run = place / "chained"
+    wait_for_end(cluster, jobs["chained"], run)
+    assert losses(run)[:STEPS] == reference[0]
+    found = happened(run)
+    assert found.count(events.STOPPED) >= 1, "Slurm has sent no warning"
+    assert found.count(events.STARTED) >= 2
+    assert events.FAILED not in found, "a job was killed at its limit"
+
+
+def test_a_sweep_is_one_array(atom: Callable, small: tuple, cluster: Any, place: Path) -> None:
+    swept = place / "swept"
+    result = atom(
+        *("train", "-m", *small, "launcher=slurm", "launcher.exclusive=false", f"run.dir={swept}"),
+        *("optimizer.lr=1e-3,2e-3,3e-3,4e-3", "training.steps=2", "launcher.check_nodes=false"),
+        **cluster.environment,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Submitted batch job") == 1
+    cluster.wait_for(lambda: "atom-swept" not in cluster.call("squeue", "-h", "-o", "%j"), 240)
+    runs = [swept / str(number) for number in range(4)]
+    assert [happened(run)[-1] for run in runs] == [events.FINISHED] * 4
+    rates = [metrics.read(run / metrics.FILE_NAME)[0].lr for run in runs]
+    assert rates == [1e-3, 2e-3, 3e-3, 4e-3]
+    assert all(len(list((run / "logs").glob("slurm-*.out"))) == 1 for run in runs)
+
+
+def test_a_lost_node_leads_to_a_requeue_on_others(
+    submit: Submit, cluster: Any, place: Path, reference: Any
+) -> None:
+    """The processes of a node vanish with its daemon, as they do when it loses power."""
+    run = place / "lost"
+    job = submit("lost", *LAYOUT, "launcher.time=30", "checkpoint.interval=2")
+    cluster.wait_for(lambda: metrics.last_step(run / metrics.FILE_NAME) >= 3, 240)
+    before = nodes_of(cluster, job)
+    lost = before[1]
+    cluster.kill_node(lost)
+    try:
+        wait_for_end(cluster, job, run)
+    finally:
+        cluster.start_node(lost)
+    assert losses(run) == reference[0]
+    last = [event for event in events.read(run) if event["event"] == events.RESUMED][-1]
+    assert last["step"] >= 2
+    assert happened(run).count(events.STARTED) >= 2
+
+
+def nodes_of(cluster: Any, job: int) -> list[str]:
+    listed = cluster.call("squeue", "-h", "-j", str(job), "-o", "%N").strip()
+    names: str = cluster.call("scontrol", "show", "hostnames", listed)
+    return names.split()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (("launcher.queue=nowhere",), "invalid partition specified: nowhere"),
+        (("launcher.nodes=2", "launcher.spares=7"), "Node count specification invalid"),
+    ],
+)
+def test_a_refusal_is_told_in_slurms_words(
+    override: tuple[str, ...], words: str, atom: Callable, small: tuple, cluster: Any, place: Path
+) -> None:
+    result: subprocess.CompletedProcess[str] = atom(
+        *("train", *small, *TWO_NODES, *LAYOUT, "run.dir=refused", *override),
+        cwd=place,
+        **cluster.environment,
+    )
+    assert result.returncode == 2, result.stdout
+    (sentence,) = result.stderr.splitlines()
+    assert sentence.startswith("atom: Slurm refuses the job: ")
+    assert words in sentence

@@ -1,0 +1,225 @@
+"""A run on several nodes: how they meet, what is decided when they have ended, and their health."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atom import events, metrics
+from atom.errors import EX_STOPPED, UserError
+from atom.launch import health
+from atom.launch.machine import Machine
+from atom.launch.node import main as node
+from atom.launch.verdict import EX_AGAIN, verdict
+from atom.run import parse
+
+SECTIONS = {name: {"name": "any"} for name in ("architecture", "tokenizer", "dataset")}
+SECTIONS["parallelism"] = {"name": "any"}
+
+
+# ---------------------------------------------------------------------------- what is decided
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run that may be started again twice in a row."""
+    parse({**SECTIONS, "launch": {"max_restarts": 2}}).write(tmp_path / "run.yaml")
+    return tmp_path
+
+
+def failed(run: Path, *nodes: tuple[int, str, bool]) -> None:
+    events.record(run, events.STARTED, ranks=4, attempt=1)
+    for number, reason, raised in nodes:
+        events.record(
+            run,
+            events.NODE_FAILED,
+            node=number,
+            reason=reason,
+            rank=None,
+            raised=raised,
+            final=False,
+        )
+
+
+def step(run: Path, number: int) -> None:
+    row = {"step": number, "loss": 1.0, "grad_norm": 1.0, "lr": 1.0, "tokens_seen": 1}
+    row |= {"tokens_per_second": 1.0, "step_seconds": 1.0, "memory_gib": 1.0}
+    with (run / metrics.FILE_NAME).open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def test_the_cause_is_the_node_that_raised(run: Path) -> None:
+    """Whatever the exit code of the whole: others were killed, or lost it."""
+    lost, own = "rank 0 failed: Connection closed by peer", "rank 3 failed: ValueError: torn"
+    step(run, 1)
+    failed(run, (0, lost, False), (1, own, True))
+    assert verdict(run, 137) == (EX_AGAIN, f"{own} (node 1); starting the ranks again")
+    last = events.read(run)[-1]
+    assert (last["event"], last["restart"], last["step"]) == (events.FAILED, True, 1)
+    failed(run, (1, own, True))
+    assert verdict(run, 1) == (1, f"{own} (node 1); not started again: it failed there before")
+
+
+def test_restarts_are_counted_over_jobs(run: Path) -> None:
+    codes = []
+    for _ in range(3):
+        failed(run)
+        codes.append(verdict(run, 143)[0])
+    assert codes == [EX_AGAIN, EX_AGAIN, 1]
+    assert "exit code 143" in events.read(run)[-1]["reason"]
+
+
+def test_ends_that_are_no_failure(run: Path) -> None:
+    events.record(run, events.STARTED, ranks=4, attempt=1)
+    events.record(run, events.STOPPED, step=3, reason="SIGUSR1")
+    assert verdict(run, 75) == (EX_STOPPED, "")
+    events.record(run, events.STARTED, ranks=4, attempt=1)
+    events.record(run, events.FINISHED)
+    assert verdict(run, 0) == (0, "")
+
+
+def test_jobs_without_a_step_do_not_go_on_for_ever(run: Path) -> None:
+    for _ in range(2):
+        events.record(run, events.STARTED, ranks=4, attempt=1)
+        events.record(run, events.STOPPED, step=3, reason="SIGUSR1")
+    code, words = verdict(run, 75)
+    assert code == 1
+    assert words == "stopped twice after step 3: its jobs are too short for a step"
+
+
+def test_what_a_node_refuses_it_refuses_again(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert node([str(run), "--nodes", "2", "--node", "0", "--endpoint", "here:1"]) == 2
+    assert capsys.readouterr().err == (
+        f"atom: {run} holds a run that was not prepared; submit it anew\n"
+    )
+    assert verdict(run, 2) == (1, "the first node did not start (exit code 2)")
+
+
+# ---------------------------------------------------------------------------- how they meet
+
+
+def test_ranks_are_numbered_node_by_node() -> None:
+    machine = Machine(8, nodes=1280, node=1279, endpoint="n0:29500")
+    assert machine.first_rank == 10232
+    found = machine.rendezvous()
+    assert (found.backend, found.endpoint, found.max_nodes) == ("static", "n0:29500", 1280)
+    assert found.config["rank"] == 1279
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one(
+    atom: Callable,
+    environment: dict[str, str],
+    small: tuple[str, ...],
+    rows: Callable,
+    tmp_path: Path,
+) -> None:
+    """The command of ``launcher=torchrun`` as printed, and a node each by hand: the same losses."""
+    layout = ("parallelism=fsdp", "launch.ranks=2")
+    overrides = (*small, *layout, "launcher=torchrun")
+    run, other = tmp_path / "run", tmp_path / "other"
+    result = atom("train", *overrides, "launcher.host=127.0.0.1", f"run.dir={run}")
+    assert result.returncode == 0, result.stderr
+    *_, comment, command = result.stdout.splitlines()
+    assert comment == "# on the machine"
+    done = subprocess.run(
+        shlex.split(command), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = atom("train", *overrides, "launcher.nodes=2", f"run.dir={other}")
+    assert "# on each of 2 machines" in result.stdout
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    nodes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "atom.launch.node", str(other), "--nodes", "2"),
+                *("--node", str(number), "--endpoint", f"127.0.0.1:{port}"),
+            ],
+            env=environment,
+        )
+        for number in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in nodes] == [0, 0]
+    losses = [[row["loss"] for row in rows(place)] for place in (run, other)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 5
+
+
+# ---------------------------------------------------------------------------- the launcher's keys
+
+
+@pytest.mark.parametrize(
+    ("launcher", "words"),
+    [
+        ({"nodes": 2}, "launcher.nodes=2: is for other machines, and launcher=local"),
+        ({"host": "a"}, "launcher.host=a: host is no key of launcher=local"),
+        ({"name": "x", "time": "soon"}, "launcher.time=soon: string should match"),
+        ({"name": "x", "nodes": 0}, "launcher.nodes=0: input should be greater than 0"),
+    ],
+)
+def test_a_wrong_key_is_told(launcher: dict, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse({**SECTIONS, "launcher": launcher})
+    assert refused.value.sentence().startswith(words)
+
+
+def test_numbers_become_words() -> None:
+    found = parse({**SECTIONS, "launcher": {"name": "x", "time": 60, "environment": {"LEVEL": 1}}})
+    assert (found.launcher.time, found.launcher.environment) == ("60", {"LEVEL": "1"})
+
+
+def test_unknown_launchers_and_parameters_are_told(forked: Callable, tmp_path: Path) -> None:
+    for override, words in (
+        (
+            "launcher=slurmm",
+            "launcher=slurmm (command line): there is no such option; did you mean",
+        ),
+        ("launcher.nods=2", "launcher.nods=2 (command line): nods is no key here; did you mean"),
+        ("launcher.gpus_per_node=8", "launcher.gpu"),
+    ):
+        overrides = ["launcher=slurm"] if "=slurm" not in override else []
+        result = forked("train", *overrides, override, "tokenizer=bytes", cwd=tmp_path)
+        assert result.returncode == 2, result.stdout
+        assert result.stderr.startswith(f"atom: {words}"), result.stderr
+        assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------- health
+
+
+def test_gpus_are_judged_by_what_nvidia_smi_says() -> None:
+    well = "0, 81559, 4, 0\n1, 81559, 0, [N/A]\n"
+    assert list(health.judged(well, 2)) == []
+    assert list(health.judged(well, 8)) == ["2 GPUs, 8 wanted"]
+    ill = "0, 81559, 40000, 0\n1, 40536, 0, 3\n"
+    assert list(health.judged(ill, 2)) == [
+        "GPUs of unequal memory: 40536, 81559 MiB",
+        "GPU 0 has 40000 MiB in use",
+        "GPU 1 has 3 uncorrected memory errors",
+    ]
+
+
+def test_a_node_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    assert health.main([str(tmp_path), "--disk", "0.001"]) == 0
+    assert capsys.readouterr().out == "atom-health n7 ok\n"
+    health.main([str(tmp_path / "gone"), str(tmp_path), "--disk", "1e9"])
+    said = capsys.readouterr().out
+    assert said.startswith("atom-health n7 bad: ")
+    assert "gone cannot be written to (No such file or directory)" in said
+    assert "1e+09 wanted" in said
+    monkeypatch.setenv("PATH", str(tmp_path))
+    health.main([str(tmp_path), "--disk", "0.001", "--gpus", "8"])
+    assert "bad: nvidia-smi fails" in capsys.readouterr().out
