@@ -94,6 +94,7 @@ COMBINATIONS = [
         pp=2,
         extra={"parallelism": {"pipeline_parallel_schedule": "Interleaved1F1B"}},
     ),
+    _combination("one rank, tied embeddings", TIED),
     _combination("FSDP 2, tied embeddings", TIED, dp=2),
     _combination(
         "FSDP 2, full checkpointing", DENSE, dp=2, extra={"activation_checkpoint": {"mode": "full"}}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from atom import checkpoint, cli
 from atom.errors import UserError
 from atom.host import Host
+from atom.plugin import TokenizerContext
 from atom.run import DEGREES, Resolved, parse
 from atom.select import select
 from atom.testing.models import logits
@@ -57,6 +61,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo2": {"name": "olmo2", **SHAPE, "hidden_dim": 128},
     "gpt_oss": {"name": "gpt_oss", **SHAPE, "head_dim": 16, "sliding_window": 8, **MIXTURE},
     "deepseek_v3": {"name": "deepseek_v3", **LATENT},
+    "qwen3_5": {
+        "name": "qwen3_5", **SHAPE, "n_layers": 4, "hidden_dim": 128, "head_dim": 16,
+        "rotary_dim": 8, "n_key_heads": 2, "n_value_heads": 4, "key_head_dim": 16,
+        "value_head_dim": 16,
+    },
     "deepseek_v3, stretched rope": {
         "name": "deepseek_v3", **LATENT, "q_lora_rank": 32, "rope_factor": 40.0, "mscale": 0.7
     },
@@ -64,6 +73,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
 LLAMA = FAMILIES["llama3"]
 
 Save = Callable[..., Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def transformers_without_fla() -> None:
+    """Where ``transformers`` finds ``fla``, it takes kernels that need a GPU, on any device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "fla", None)
+        with suppress(ModuleNotFoundError):
+            importlib.import_module("transformers.models.qwen3_5.modeling_qwen3_5")
 
 
 @pytest.fixture
@@ -334,6 +352,30 @@ def test_what_is_said_depends_on_the_seed_alone(run: Save) -> None:
     assert said(temperature=0) == said(temperature=0, seed=1) == said(top_k=1, seed=2)
     assert said(temperature=1e-12) == said(temperature=0)
     assert said(temperature=0)[:3] == said(temperature=0, tokens=3)
+
+
+def test_bytes_say_the_same_in_transformers(run: Save, tmp_path: Path) -> None:
+    """A greedy continuation, by the files of the export alone."""
+    transformers = pytest.importorskip("transformers")
+    folder = run(LLAMA)
+    chosen = weights.trained(folder).selection.tokenizer
+    context = TokenizerContext(documents=lambda: iter(()), digest="", cache=tmp_path / "cache")
+    (folder / "tokenizer").mkdir()
+    for name, path in chosen.code("prepare")(chosen.config, context).files.items():
+        shutil.copyfile(path, folder / "tokenizer" / name)
+    assert export(folder, tmp_path / "hf").tokenizer
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    prompt = tokenizer("né <x>", return_tensors="pt")
+    made = model.generate(**prompt, max_new_tokens=24, do_sample=False)[0]
+    made = made[prompt.input_ids.shape[1] :].tolist()
+    for source in (folder, tmp_path / "hf"):
+        generator = Generator(source, step=None, kind="cpu")
+        ids = generator.encode("né <x>")
+        assert ids == prompt.input_ids[0].tolist()
+        said = list(generator.ids(ids, tokens=24, temperature=0, top_k=None, seed=0))
+        assert said == [token for token in made if token != tokenizer.eos_token_id]
 
 
 def test_text_comes_in_whole_characters(run: Save, monkeypatch: pytest.MonkeyPatch) -> None:

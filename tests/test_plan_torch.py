@@ -120,6 +120,10 @@ def test_a_tied_weight_counts_once() -> None:
     tied = described(options | {"tie_embeddings": True})
     assert described(options).numel - tied.numel == 260 * 128
     assert list(tied.groups.values()) == [True]
+    # Its gradient is reduced for the embedding and for the output layer, into one buffer.
+    layout = Layout(dp_shard=2, seq_len=SEQ_LEN, stages=(tuple(p.part for p in tied.parameters),))
+    found = memory(tied, layout)
+    assert found.gradients - found.parameters == 4 * 260 * 128 // 2
 
 
 def test_activations_are_in_the_compute_dtype() -> None:
@@ -184,7 +188,7 @@ def test_published_memory_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [3, 15], ids=["nothing divides", "3D"])
+@pytest.mark.parametrize("number", [3, 11, 16], ids=["nothing divides", "tied", "3D"])
 def test_measured_memory_is_met(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,11 +99,14 @@ def sizes(model: ModelDescription, layout: Layout) -> dict[str, Size]:
     if key not in model.sizes:
         found: dict[str, Size] = {}
         for parameter in model.parameters:
-            before = found.get(parameter.part, Size(0, 0, 0))
+            before = found.get(parameter.part, Size(0, 0, 0, 0))
+            local = local_numel(parameter, layout)
             found[parameter.part] = Size(
-                before.local + local_numel(parameter, layout),
-                before.gathered + gathered_numel(parameter, layout),
-                before.parameters + 1,
+                local=before.local + local,
+                gathered=before.gathered + gathered_numel(parameter, layout) * parameter.uses,
+                parameters=before.parameters + 1,
+                # FSDP reduces a group into one buffer, which the gradients are views of.
+                gradients=before.gradients + local * parameter.uses,
             )
         model.sizes[key] = found
     return model.sizes[key]
@@ -152,7 +155,7 @@ def memory(
     on_device = 0 if layout.offload else 1
     result = Memory(
         parameters=numel * size * on_device,
-        gradients=numel * size * on_device,
+        gradients=sum(part.gradients for part in mine.values()) * size * on_device,
         optimizer=optimizer * on_device,
         gathered=gathered,
         reduced=waiting if in_block or layout.pp > 1 else 0,

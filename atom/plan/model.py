@@ -20,7 +20,8 @@ class Parameter:
 
     ``part`` is the pipeline's unit that it belongs to (``tok_embeddings``, ``layers.3``, …).
     ``tensor_dim`` is the dimension that tensor parallelism splits, None where it is replicated;
-    ``expert`` says that dimension 0 counts experts, which expert parallelism deals out.
+    ``expert`` says that dimension 0 counts experts, which expert parallelism deals out. ``uses``
+    counts the modules that share it: FSDP gathers and reduces a tied weight once for each.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Parameter:
     shape: tuple[int, ...]
     tensor_dim: int | None = None
     expert: bool = False
+    uses: int = 1
 
     @property
     def numel(self) -> int:
@@ -88,11 +90,12 @@ class Block:
 @dataclass(frozen=True, slots=True)
 class Size:
     """A part on one rank: ``local`` elements in its shards, ``gathered`` ones while FSDP holds it
-    gathered, in ``parameters`` parameters."""
+    gathered, in ``parameters`` parameters; ``gradients`` elements in shards of gradients."""
 
     local: int
     gathered: int
     parameters: int
+    gradients: int
 
 
 @dataclass(frozen=True)

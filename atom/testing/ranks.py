@@ -58,12 +58,12 @@ class Ranks:
             UserError: the run cannot be.
             RunError: a rank failed.
         """
-        folder = self._place(sections, after)
+        folder = self.place(sections, after)
         if not (folder / "done").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             if after is not None:
                 self.train(after)
-                shutil.copytree(self._place(after, None), folder)
+                shutil.copytree(self.place(after), folder)
                 (folder / "done").unlink()
             self._run(sections, folder)
             (folder / "done").touch()
@@ -75,7 +75,8 @@ class Ranks:
             self._server.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _place(self, sections: Sections, after: Sections | None) -> Path:
+    def place(self, sections: Sections, after: Sections | None = None) -> Path:
+        """Return the folder of a run, which :meth:`train` fills."""
         text = json.dumps([sections, after], sort_keys=True)
         return self._folder / hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -6,6 +6,7 @@ declares: no architecture is named, and no formula for one is written down.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,6 +75,11 @@ def describe(config: Any, *, compute_dtype: str = "bfloat16") -> ModelDescriptio
 
 def _parameters(model: nn.Module) -> Iterator[Parameter]:
     seen: set[int] = set()
+    uses = Counter(
+        id(parameter)
+        for module in model.modules()
+        for parameter in module.parameters(recurse=False)
+    )
     for prefix, module in model.named_modules():
         sharding = getattr(module, "_sharding_config", None)
         layouts = sharding.state_shardings if sharding is not None else {}
@@ -92,6 +98,7 @@ def _parameters(model: nn.Module) -> Iterator[Parameter]:
                 shape=tuple(parameter.shape),
                 tensor_dim=split.dim % parameter.dim() if isinstance(split, Shard) else None,
                 expert=bool(experts) and parameter.shape[0] == experts,
+                uses=uses[id(parameter)],
             )
 
 

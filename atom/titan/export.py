@@ -1,7 +1,7 @@
 """Write a run's weights as a folder that ``transformers`` loads with no code of ATOM's.
 
-Weights are read, converted and written one at a time: what is held at once is one file of the
-export and one weight of the run.
+Weights are read, converted and written one at a time, or those of a block together that are one
+weight at Hugging Face: what is held at once is one file of the export and these.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -144,17 +145,23 @@ class _Writer:
         self._adapter = adapter
         self._wanted = dtype
         aliases = _aliases(model)
-        self._names = [name for name in model.state_dict() if name not in aliases]
+        names = [name for name in model.state_dict() if name not in aliases]
         # What training does not learn, such as the biases of balanced experts, stays as it is.
         self._buffers = {name for name, _ in model.named_buffers()}
         self.lost: list[str] = []
         self.size = 0
         self._shards: list[dict[str, torch.Tensor]] = [{}]
         room = shard_size
-        for name in self._names:
-            entry = source.tensors[name]
-            empty = torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
-            for theirs, tensor in self._converted(name, empty):
+        empty = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+            for name, entry in source.tensors.items()
+            if name in names
+        }
+        self._groups = list(
+            _groups(names, lambda some: adapter.to_hf({name: empty[name] for name in some}))
+        )
+        for group in self._groups:
+            for theirs, tensor in self._converted({name: empty[name] for name in group}):
                 size = tensor.numel() * tensor.itemsize
                 if size > room and self._shards[-1]:
                     self._shards.append({})
@@ -163,7 +170,7 @@ class _Writer:
                 room -= size
                 self.size += size
         self.files = len(self._shards)
-        self.dtype = self._wanted or source.tensors[self._names[0]].properties.dtype
+        self.dtype = self._wanted or source.tensors[names[0]].properties.dtype
 
     def write(self, folder: Path) -> None:
         """Write the files of weights, and their index if there are several."""
@@ -190,22 +197,51 @@ class _Writer:
             _write(folder / INDEX, index)
 
     def _values(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name in self._names:
-            tensor = self._source.read(name)
+        for group in self._groups:
+            tensors = {name: self._source.read(name) for name in group}
             found = False
-            for item in self._converted(name, tensor):
+            for item in self._converted(tensors):
                 found = True
                 yield item
-            if not found and tensor.any():
-                self.lost.append(name)
+            if not found:
+                self.lost += [name for name, tensor in tensors.items() if tensor.any()]
 
-    def _converted(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        for theirs, converted in self._adapter.to_hf({name: tensor}).items():
+    def _converted(self, tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        for theirs, converted in self._adapter.to_hf(tensors).items():
             dtype = self._wanted
-            if dtype is None or name in self._buffers or not converted.is_floating_point():
+            kept = not self._buffers.isdisjoint(tensors) or not converted.is_floating_point()
+            if dtype is None or kept:
                 dtype = converted.dtype
             # A part of a tensor would be saved with the whole.
             yield theirs, converted.to(dtype).contiguous().clone()
+
+
+def _groups(
+    names: Iterable[str], converted: Callable[[tuple[str, ...]], Mapping[str, Any]]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the weights to convert together: one, or those of a block that are one weight there.
+
+    Args:
+        names: of the weights, those of a block together.
+        converted: what weights become at Hugging Face; nothing, where parts are missing.
+    """
+    for _, block in groupby(names, lambda name: name.split(".")[:2]):
+        parts: tuple[str, ...] = ()
+        for name in block:
+            if converted((name,)):
+                yield (name,)
+            else:
+                parts += (name,)
+        # What makes no difference has no place there, alone or with others.
+        whole = converted(parts).keys() if len(parts) > 1 else set()
+        needed = tuple(
+            name
+            for name in parts
+            if converted(tuple(other for other in parts if other != name)).keys() != whole
+        )
+        yield from ((name,) for name in parts if name not in needed)
+        if needed:
+            yield needed
 
 
 def _aliases(model: nn.Module) -> set[str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
-from atom.testing import partners, runs
+from atom import checkpoint
+from atom.testing import partners, ranks, runs
+from atom.titan.weights import Checkpoint
 
 LLAMA = {"name": f"{partners.PACKAGE}:llama"}
 MIXTURE = {
@@ -21,6 +24,14 @@ MIXTURE = {
     "top_k": 2,
 }
 """Of the package atom-qwen3."""
+
+FIVE: dict[str, Any] = {
+    "data_parallel_shard_degree": 2,
+    "tensor_parallel_degree": 2,
+    "pipeline_parallel_degree": 2,
+    "pipeline_parallel_schedule": "1F1B",
+    "context_parallel_degree": 2,
+}
 
 SCHEDULES = (
     "GPipe",
@@ -56,13 +67,49 @@ def test_replicas_train_alike() -> None:
 @pytest.mark.parametrize("experts", [2, 8])
 def test_five_dimensions_train_alike(experts: int) -> None:
     """4D and experts shared out, on 16 ranks; by 8 over all ranks of a pipeline stage."""
-    parallelism: dict[str, Any] = {
-        "data_parallel_shard_degree": 2,
+    rows = runs.train(runs.sections(MIXTURE, FIVE | {"expert_parallel_degree": experts}))
+    runs.assert_same(rows, runs.train(runs.sections(MIXTURE)))
+
+
+RESHARDED: dict[str, dict[str, Any]] = {
+    "5d": FIVE | {"expert_parallel_degree": 2},
+    "ep": {"data_parallel_shard_degree": 2, "expert_parallel_degree": 2},
+    "tp-pp": {
+        "data_parallel_shard_degree": 1,
         "tensor_parallel_degree": 2,
         "pipeline_parallel_degree": 2,
         "pipeline_parallel_schedule": "1F1B",
-        "context_parallel_degree": 2,
-        "expert_parallel_degree": experts,
-    }
-    rows = runs.train(runs.sections(MIXTURE, parallelism))
-    runs.assert_same(rows, runs.train(runs.sections(MIXTURE)))
+    },
+    "single": runs.SINGLE,
+}
+"""Each is loaded from a checkpoint of the one before, the first from one of the last."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", RESHARDED)
+def test_a_checkpoint_of_one_layout_goes_on_under_another(layout: str) -> None:
+    """Weights, optimizer and place in the data: the losses are those of a run that never moved.
+
+    A checkpoint says the same under every layout, so whatever loads one loads all.
+    """
+    names = list(RESHARDED)
+    before = runs.sections(MIXTURE, RESHARDED[names[names.index(layout) - 1]])
+    steps = runs.STEPS + 2
+    rows = runs.train(runs.sections(MIXTURE, RESHARDED[layout], steps=steps), after=before)
+    runs.assert_same(rows, runs.train(runs.sections(MIXTURE, steps=steps)))
+
+    single = runs.sections(MIXTURE)
+    runs.train(single)
+    found, expected = saved(before), saved(single)
+    assert found.tensors.keys() == expected.tensors.keys()
+    moments = [name for name in expected.tensors if name.endswith(".exp_avg_sq")]
+    assert moments, "no state of the optimizer is saved"
+    for name in moments:
+        ours, theirs = found.read(name), expected.read(name)
+        assert torch.allclose(ours, theirs, rtol=1e-2, atol=1e-8), name
+
+
+def saved(run: runs.Sections) -> Checkpoint:
+    """Return the last checkpoint of a run that was trained."""
+    place = ranks.shared().place(run) / checkpoint.FOLDER
+    return Checkpoint(checkpoint.step_folder(place, checkpoint.steps(place)[-1]))

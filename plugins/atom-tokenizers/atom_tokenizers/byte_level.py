@@ -1,9 +1,60 @@
-"""``bytes``: a vocabulary that needs no preparation."""
+"""``bytes``: a vocabulary that needs no preparation.
+
+Training needs no files. They are for whoever loads an export of the run: ``tokenizers``' byte-level
+BPE without a merge makes the same ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from atom.plugin import PreparedTokenizer, TokenizerContext
 from atom_tokenizers.config import Bytes
+from atom_tokenizers.files import TOKENIZER, TOKENIZER_CONFIG, write
+
+BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
+"""What 256 and 257 are called in the files."""
+
+_CONFIG_TEXT = json.dumps(
+    {
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    },
+    indent=2,
+)
 
 
-def prepare(config: Bytes, _context: TokenizerContext) -> PreparedTokenizer:
-    """Return the padded size of the vocabulary; there are no files."""
-    return PreparedTokenizer(vocab_size=config.vocab_size)
+def prepare(config: Bytes, context: TokenizerContext) -> PreparedTokenizer:
+    """Return the padded size of the vocabulary, and the files.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    content = {TOKENIZER: described().to_str(), TOKENIZER_CONFIG: _CONFIG_TEXT}
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    folder = context.cache / f"bytes-{digest}"
+    write(folder, content)
+    return PreparedTokenizer(
+        vocab_size=config.vocab_size, files={name: folder / name for name in content}
+    )
+
+
+def described() -> Tokenizer:
+    """Return what the ids are, as the ``tokenizers`` library says it."""
+    # Each byte is a printable character there: these are themselves, the others follow from 256.
+    themselves = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in themselves]
+    characters = {byte: chr(byte) for byte in themselves}
+    characters |= {byte: chr(256 + number) for number, byte in enumerate(others)}
+    vocabulary = {characters[byte]: byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    # Without the expression that cuts words: nothing is merged within them either.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in (BOS, EOS)])
+    return tokenizer

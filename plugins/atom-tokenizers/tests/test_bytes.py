@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from atom.plugin import TokenizerContext
+from atom_tokenizers.byte_level import prepare
 from atom_tokenizers.config import Bytes
 from atom_tokenizers.ranks import ByteTokenizer, byte_level
 
@@ -51,3 +56,38 @@ def test_bad_parameters_are_refused(parameters: dict[str, int]) -> None:
 
 def test_bos_and_eos_are_named(tokenizer: ByteTokenizer) -> None:
     assert (tokenizer.bos_id, tokenizer.eos_id) == (256, 257)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tokenizer as ``transformers`` loads it from the prepared files alone."""
+    transformers = pytest.importorskip("transformers")
+    place = tmp_path_factory.mktemp("bytes")
+    context = TokenizerContext(documents=lambda: iter(()), digest="", cache=place / "cache")
+    prepared = prepare(Bytes(), context)
+    for name, path in prepared.files.items():
+        Path(place, name).write_bytes(path.read_bytes())
+    return transformers.AutoTokenizer.from_pretrained(place)
+
+
+@given(text=st.text())
+def test_transformers_makes_the_same_ids(
+    tokenizer: ByteTokenizer, elsewhere: Any, text: str
+) -> None:
+    ids = tokenizer.encode(text)
+    assert elsewhere.encode(text, add_special_tokens=False) == ids
+    assert elsewhere.decode(ids) == text
+
+
+@given(ids=st.lists(st.integers(0, 257)))
+def test_transformers_makes_the_same_text(
+    tokenizer: ByteTokenizer, elsewhere: Any, ids: list[int]
+) -> None:
+    text = tokenizer.decode(ids)
+    if text.isprintable():  # half a surrogate pair is nothing that UTF-8 can be
+        assert elsewhere.decode(ids, skip_special_tokens=True) == text
+
+
+def test_bos_and_eos_are_the_same_elsewhere(elsewhere: Any) -> None:
+    assert (elsewhere.bos_token_id, elsewhere.eos_token_id) == (256, 257)
+    assert len(elsewhere) == 258

@@ -1,0 +1,196 @@
+"""Describe a Qwen3.5 text model to torchtitan; initialisation as in its own ``qwen3_5``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch.nn as nn
+from torchtitan.models.common import Conv1d, Embedding, FlexAttention, Linear
+from torchtitan.models.common.config_utils import make_ffn_config
+from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
+
+from atom.architecture import check_reach, vocabulary
+from atom.plugin import ArchitectureContext, ModelParts
+from atom_qwen3_5.config import Qwen35
+
+# First: it keeps FLA quiet.
+from atom_qwen3_5.model import DeltaLayer, GatedDeltaRule, Qwen35Text  # isort: skip
+from torchtitan.models.qwen3_5.model import (
+    OffsetRMSNorm,
+    Qwen35Attention,
+    Qwen35TransformerBlock,
+    RMSNormGated,
+)
+from torchtitan.models.qwen3_5.parallelize import parallelize_qwen3_5
+from torchtitan.models.qwen3_5.rope import MRoPE
+
+from atom_qwen3_5.state_dict_adapter import Qwen35TextStateDictAdapter
+
+Initializers = dict[str, Callable]
+
+LINEAR: Initializers = {"weight": partial(nn.init.trunc_normal_, std=0.02)}
+
+
+def qwen3_5(config: Qwen35, context: ArchitectureContext) -> ModelParts:
+    """Return the parts of a dense model."""
+    check_reach(config.max_seq_len, context)
+    vocab_size = vocabulary(config.vocab_size, context)
+    std = config.dim**-0.5
+    output = {"weight": partial(nn.init.trunc_normal_, std=std, a=-3 * std, b=3 * std)}
+    embedding = skip_param_init if config.tie_embeddings else nn.init.normal_
+    model = Qwen35Text.Config(
+        dim=config.dim,
+        vocab_size=vocab_size,
+        enable_weight_tying=config.tie_embeddings,
+        tok_embeddings=Embedding.Config(
+            num_embeddings=vocab_size,
+            embedding_dim=config.dim,
+            param_init={"weight": embedding},
+        ),
+        layers=[_block(config, number) for number in range(config.n_layers)],
+        norm=_norm(config.dim),
+        lm_head=Linear.Config(in_features=config.dim, out_features=vocab_size, param_init=output),
+    )
+    return ModelParts(
+        model=model,
+        state_dict_adapter=Qwen35TextStateDictAdapter,
+        hf_config=_hugging_face(config, vocab_size),
+        parallelize_fn=parallelize_qwen3_5,
+    )
+
+
+def _hugging_face(config: Qwen35, vocab_size: int) -> dict[str, Any]:
+    return {
+        "model_type": "qwen3_5_text",
+        "architectures": ["Qwen3_5ForCausalLM"],
+        "vocab_size": vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "linear_num_key_heads": config.n_key_heads,
+        "linear_num_value_heads": config.n_value_heads,
+        "linear_key_head_dim": config.key_head_dim,
+        "linear_value_head_dim": config.value_head_dim,
+        "linear_conv_kernel_dim": config.conv_kernel_size,
+        "layer_types": [
+            "full_attention" if _is_attention(config, number) else "linear_attention"
+            for number in range(config.n_layers)
+        ],
+        "max_position_embeddings": config.max_seq_len,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": config.rope_theta,
+            "partial_rotary_factor": config.rotary_dim / config.head_dim,
+            "mrope_interleaved": True,
+            "mrope_section": _sections(config),
+        },
+        "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+
+
+def _is_attention(config: Qwen35, number: int) -> bool:
+    return (number + 1) % config.full_attention_interval == 0
+
+
+def _sections(config: Qwen35) -> list[int]:
+    """Return how many frequencies are for time, height and width; text gives all the same place."""
+    pairs = config.rotary_dim // 2
+    return [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]
+
+
+def _block(config: Qwen35, number: int) -> Qwen35TransformerBlock.Config:
+    # What adds to the residual stream starts smaller the deeper the layer is.
+    residual = {"weight": partial(nn.init.trunc_normal_, std=depth_scaled_std(0.02, number))}
+    attends = _is_attention(config, number)
+    return Qwen35TransformerBlock.Config(
+        attention=_attention(config, residual) if attends else None,
+        delta_net=None if attends else _linear_layer(config, residual),
+        feed_forward=make_ffn_config(
+            dim=config.dim,
+            hidden_dim=config.hidden_dim,
+            w1_param_init=LINEAR,
+            w2w3_param_init=residual,
+        ),
+        attention_norm=_norm(config.dim),
+        ffn_norm=_norm(config.dim),
+    )
+
+
+def _attention(config: Qwen35, residual: Initializers) -> Qwen35Attention.Config:
+    heads, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    return Qwen35Attention.Config(
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        head_dim=config.head_dim,
+        rotary_dim=config.rotary_dim,
+        rope=MRoPE.Config(
+            dim=config.rotary_dim,
+            max_seq_len=config.max_seq_len,
+            theta=config.rope_theta,
+            mrope_section=_sections(config),
+        ),
+        wq=_linear(config.dim, 2 * heads),  # queries, and the gates of what attention returns
+        wk=_linear(config.dim, keys),
+        wv=_linear(config.dim, keys),
+        wo=_linear(heads, config.dim, residual),
+        q_norm=_norm(config.head_dim),
+        k_norm=_norm(config.head_dim),
+        inner_attention=FlexAttention.Config(),
+    )
+
+
+def _linear_layer(config: Qwen35, residual: Initializers) -> DeltaLayer.Config:
+    keys = config.n_key_heads * config.key_head_dim
+    values = config.n_value_heads * config.value_head_dim
+    return DeltaLayer.Config(
+        key_head_dim=config.key_head_dim,
+        value_head_dim=config.value_head_dim,
+        conv_kernel_size=config.conv_kernel_size,
+        in_proj_q=_linear(config.dim, keys),
+        in_proj_k=_linear(config.dim, keys),
+        in_proj_v=_linear(config.dim, values),
+        in_proj_z=_linear(config.dim, values),
+        in_proj_a=_linear(config.dim, config.n_value_heads),
+        in_proj_b=_linear(config.dim, config.n_value_heads),
+        conv_q=_conv(config, keys),
+        conv_k=_conv(config, keys),
+        conv_v=_conv(config, values),
+        kernel=GatedDeltaRule.Config(),
+        norm=RMSNormGated.Config(
+            dim=config.value_head_dim, eps=1e-6, param_init={"weight": nn.init.ones_}
+        ),
+        out_proj=_linear(values, config.dim, residual),
+        param_init={"A_log": _decay, "dt_bias": nn.init.ones_},
+    )
+
+
+def _decay(parameter: nn.Parameter) -> None:
+    nn.init.uniform_(parameter, 0.01, 16.0).log_()
+
+
+def _linear(inputs: int, outputs: int, weights: Initializers = LINEAR) -> Linear.Config:
+    return Linear.Config(in_features=inputs, out_features=outputs, param_init=weights)
+
+
+def _conv(config: Qwen35, channels: int) -> Conv1d.Config:
+    bound = config.conv_kernel_size**-0.5  # torch's own for a convolution
+    return Conv1d.Config(
+        in_channels=channels,
+        out_channels=channels,
+        kernel_size=config.conv_kernel_size,
+        groups=channels,
+        bias=False,
+        param_init={"weight": partial(nn.init.uniform_, a=-bound, b=bound)},
+    )
+
+
+def _norm(dim: int) -> OffsetRMSNorm.Config:
+    return OffsetRMSNorm.Config(dim=dim, eps=1e-6, param_init={"weight": nn.init.zeros_})

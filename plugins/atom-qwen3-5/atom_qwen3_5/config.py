@@ -1,0 +1,73 @@
+"""Parameters of Qwen3.5 text models, as ``Qwen3_5TextConfig`` of ``transformers`` has them.
+
+The linear layers are Gated DeltaNet (Yang et al., 2025, https://arxiv.org/abs/2412.06464).
+"""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from atom.architecture import check_heads
+from atom.errors import UserError
+
+
+class Qwen35(BaseModel):
+    """A dense model. Every field can be overridden: ``architecture.n_layers=12``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dim: int = Field(gt=0, description="width of the residual stream")
+    n_layers: int = Field(gt=0, description="blocks")
+    hidden_dim: int = Field(gt=0, description="width of the feed-forward layer")
+    full_attention_interval: int = Field(
+        default=4, gt=0, description="every such layer is attention, the others are linear"
+    )
+    n_heads: int = Field(gt=0, description="query heads of attention")
+    n_kv_heads: int = Field(gt=0, description="key and value heads of attention")
+    head_dim: int = Field(default=256, gt=0, multiple_of=8, description="width of such a head")
+    rotary_dim: int = Field(
+        default=64, gt=0, multiple_of=2, description="of head_dim, what RoPE turns"
+    )
+    n_key_heads: int = Field(default=16, gt=0, description="query and key heads of linear layers")
+    n_value_heads: int = Field(gt=0, description="value heads of linear layers")
+    key_head_dim: int = Field(default=128, gt=0, description="width of a linear layer's key head")
+    value_head_dim: int = Field(
+        default=128, gt=0, description="width of a linear layer's value head"
+    )
+    conv_kernel_size: int = Field(
+        default=4, gt=0, description="tokens that a linear layer's convolution sees"
+    )
+    vocab_size: int | None = Field(
+        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+    )
+    tie_embeddings: bool = Field(
+        default=False, description="share one weight between the embedding and the output layer"
+    )
+    max_seq_len: int = Field(
+        default=262144, gt=0, description="longest sequence that RoPE is made for, in tokens"
+    )
+    rope_theta: float = Field(default=10_000_000.0, gt=0, description="base of RoPE's frequencies")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        check_heads(self.n_heads, self.n_kv_heads)
+        if self.n_value_heads % self.n_key_heads:
+            raise UserError(
+                f"must divide n_value_heads={self.n_value_heads}",
+                key="architecture.n_key_heads",
+                value=self.n_key_heads,
+            )
+        if self.rotary_dim > self.head_dim:
+            raise UserError(
+                f"must be at most head_dim={self.head_dim}",
+                key="architecture.rotary_dim",
+                value=self.rotary_dim,
+            )
+        if self.n_layers < self.full_attention_interval:
+            raise UserError(
+                f"leaves no layer of attention, which every {self.full_attention_interval}. layer "
+                f"is (full_attention_interval); valid: at least {self.full_attention_interval}",
+                key="architecture.n_layers",
+                value=self.n_layers,
+            )
+        return self

@@ -1,0 +1,151 @@
+"""Gated DeltaNet in plain PyTorch, where FLA's kernels cannot run: on a CPU, and on no device.
+
+Yang et al. (2025, https://arxiv.org/abs/2412.06464) give each head a state S of shape (K, V), which
+forgets by g and then learns to answer a key with a value, as much as beta says::
+
+    S = exp(g) S;  S = S + k (beta (v - S^T k))^T;  o = S^T q
+
+Chunks of tokens are computed at once: within one, the updates u of all tokens are the solution of a
+triangular system. What belongs to another document counts as forgotten.
+
+Shape suffixes: B = sequences (one, which holds all of a batch), L = tokens, N = heads, K and V =
+widths of a key and a value head, W = channels, C = tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+import spmd_types as spmd
+import torch
+import torch.nn.functional as F
+
+CHUNK = 64
+"""Tokens that are computed at once."""
+
+
+def documents(length: int, starts: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """Return the number of the document of each token, shape (L,).
+
+    Args:
+        length: L.
+        starts: where documents begin, and L at last; None: it is one document.
+        device: where to.
+    """
+    if starts is None:
+        return torch.zeros(length, dtype=torch.long, device=device)
+    tokens_L = torch.arange(length, device=device)
+    return torch.searchsorted(starts, tokens_L, right=True, out_int32=False) - 1
+
+
+def causal_conv(
+    x_BLW: torch.Tensor, weight_W1T: torch.Tensor, starts: torch.Tensor | None
+) -> torch.Tensor:
+    """Return SiLU of each channel's convolution over the last T tokens of its own document."""
+    length, taps = x_BLW.shape[1], weight_W1T.shape[-1]
+    document_L = documents(length, starts, x_BLW.device)
+    out_BLW = x_BLW * weight_W1T[:, 0, -1]
+    for back in range(1, min(taps, length)):
+        earlier_BLW = F.pad(x_BLW, (0, 0, back, 0))[:, :length]
+        same_L = F.pad(document_L, (back, 0), value=-1)[:length] == document_L
+        out_BLW = out_BLW + earlier_BLW * same_L[:, None] * weight_W1T[:, 0, -1 - back]
+    return F.silu(out_BLW)
+
+
+@spmd.local_map(
+    in_types=(
+        {"dp": spmd.S(1), "tp": spmd.S(2)},
+        {"dp": spmd.R, "tp": spmd.S(0)},
+        {"dp": spmd.V, "tp": spmd.R},
+    ),
+    out_types={"dp": spmd.S(1), "tp": spmd.S(2)},
+)
+def local_causal_conv(
+    x_BLW: torch.Tensor, weight_W1T: torch.Tensor, starts: torch.Tensor
+) -> torch.Tensor:
+    """Return :func:`causal_conv` of a rank's own channels."""
+    return causal_conv(x_BLW, weight_W1T, starts)
+
+
+def gated_delta_rule(
+    q_BLNK: torch.Tensor,
+    k_BLNK: torch.Tensor,
+    v_BLNV: torch.Tensor,
+    g_BLN: torch.Tensor,
+    beta_BLN: torch.Tensor,
+    starts: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return what the states answer, of shape (B, L, N, V).
+
+    Args:
+        q_BLNK: queries; they and the keys are scaled to length 1 here.
+        k_BLNK: keys.
+        v_BLNV: values.
+        g_BLN: logarithm of what is kept of the state, at most 0.
+        beta_BLN: how much of the error is learnt, 0 to 1.
+        starts: where documents begin, and L at last; None: it is one document.
+    """
+    length = q_BLNK.shape[1]
+    document_L = documents(length, starts, q_BLNK.device)
+    q_BNLK, k_BNLK, v_BNLV = (x.float().transpose(1, 2) for x in (q_BLNK, k_BLNK, v_BLNV))
+    g_BNL, beta_BNL = (x.float().transpose(1, 2) for x in (g_BLN, beta_BLN))
+    q_BNLK = _unit(q_BNLK) * q_BLNK.shape[-1] ** -0.5
+    k_BNLK = _unit(k_BNLK)
+    batch, heads, _, width = k_BNLK.shape
+    state_BNKV = v_BNLV.new_zeros(batch, heads, width, v_BNLV.shape[-1])
+    before = document_L[:1]
+    answers = []
+    for begin in range(0, length, CHUNK):
+        chunk = slice(begin, begin + CHUNK)
+        document_C = document_L[chunk]
+        answer_BNCV, state_BNKV = _chunk(
+            q_BNLK[:, :, chunk],
+            k_BNLK[:, :, chunk],
+            v_BNLV[:, :, chunk],
+            g_BNL[:, :, chunk].cumsum(dim=-1),
+            beta_BNL[:, :, chunk, None],
+            document_C,
+            document_C == before,
+            state_BNKV,
+        )
+        before = document_C[-1:]
+        answers.append(answer_BNCV)
+    return torch.cat(answers, dim=2).transpose(1, 2).type_as(v_BLNV)
+
+
+def _chunk(
+    q_BNCK: torch.Tensor,
+    k_BNCK: torch.Tensor,
+    v_BNCV: torch.Tensor,
+    g_BNC: torch.Tensor,
+    beta_BNC1: torch.Tensor,
+    document_C: torch.Tensor,
+    goes_on_C: torch.Tensor,
+    state_BNKV: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the answers of a chunk's tokens, and the state behind it.
+
+    ``g_BNC`` is summed up from the chunk's beginning; ``goes_on_C`` says which tokens are of the
+    document that ``state_BNKV`` is of.
+    """
+    same_CC = (document_C[:, None] == document_C[None, :]).tril()
+    decay_BNCC = _kept(g_BNC[..., :, None] - g_BNC[..., None, :], same_CC)
+    kept_BNC1 = _kept(g_BNC, goes_on_C)[..., None]
+    system_BNCC = (k_BNCK @ k_BNCK.mT * decay_BNCC * beta_BNC1).tril(-1)
+    errors_BNCV = beta_BNC1 * (v_BNCV - kept_BNC1 * (k_BNCK @ state_BNKV))
+    u_BNCV = torch.linalg.solve_triangular(
+        system_BNCC, errors_BNCV, upper=False, unitriangular=True
+    )
+    answer_BNCV = kept_BNC1 * (q_BNCK @ state_BNKV) + (q_BNCK @ k_BNCK.mT * decay_BNCC) @ u_BNCV
+    # The last row of both: what is left at the chunk's end.
+    left_BNC1 = decay_BNCC[..., -1, :, None]
+    state_BNKV = kept_BNC1[..., -1:, :] * state_BNKV + (k_BNCK * left_BNC1).mT @ u_BNCV
+    return answer_BNCV, state_BNKV
+
+
+def _kept(logarithm: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the exponential where it counts, and 0 elsewhere."""
+    # Masked before: what does not count may be infinite, and its gradient no number.
+    return logarithm.masked_fill(~counts, -torch.inf).exp()
+
+
+def _unit(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + 1e-6)

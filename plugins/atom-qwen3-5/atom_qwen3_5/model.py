@@ -1,0 +1,150 @@
+"""torchtitan's Qwen3.5 without its vision encoder, which runs without FLA's kernels too."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torchtitan.models.common import Conv1d
+from torchtitan.models.common.decoder import Decoder
+from torchtitan.models.common.decoder_sharding import (
+    dense_sequence_parallel_placement,
+    set_decoder_sharding_config,
+)
+
+from atom.errors import UserError
+from atom_qwen3_5 import delta
+
+with warnings.catch_warnings():
+    # FLA says on every rank that Triton finds no GPU.
+    warnings.filterwarnings("ignore", message="Triton is not supported")
+    from torchtitan.models.qwen3_5.model import GatedDeltaKernel, GatedDeltaNet, Qwen35Model
+    from torchtitan.models.qwen3_5.sharding import _set_qwen35_layer_sharding
+
+
+class GatedDeltaRule(GatedDeltaKernel):
+    """FLA's kernel on a GPU, plain PyTorch elsewhere."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(GatedDeltaKernel.Config):
+        pass
+
+    def forward(
+        self,
+        xq_BLNK: torch.Tensor,
+        xk_BLNK: torch.Tensor,
+        xv_BLNV: torch.Tensor,
+        g_BLN: torch.Tensor,
+        beta_BLN: torch.Tensor,
+        *,
+        cu_seqlens: torch.Tensor | None = None,
+        cu_seqlens_cpu: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the answers of the states; the arguments are torchtitan's."""
+        if xv_BLNV.is_cuda:
+            result: torch.Tensor = GatedDeltaKernel.forward(
+                self,
+                xq_BLNK,
+                xk_BLNK,
+                xv_BLNV,
+                g_BLN,
+                beta_BLN,
+                cu_seqlens=cu_seqlens,
+                cu_seqlens_cpu=cu_seqlens_cpu,
+            )
+            return result
+        groups = xv_BLNV.shape[2] // xq_BLNK.shape[2]
+        q_BLNK, k_BLNK = (x.repeat_interleave(groups, dim=2) for x in (xq_BLNK, xk_BLNK))
+        return delta.gated_delta_rule(q_BLNK, k_BLNK, xv_BLNV, g_BLN, beta_BLN, cu_seqlens)
+
+
+class DeltaLayer(GatedDeltaNet):
+    """A linear layer, whose convolution is FLA's on a GPU and plain PyTorch elsewhere."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(GatedDeltaNet.Config):
+        pass
+
+    def _causal_conv(
+        self,
+        x_BLD: torch.Tensor,
+        conv: Conv1d,
+        cu_seqlens: torch.Tensor | None = None,
+        cu_seqlens_cpu: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if x_BLD.is_cuda or cu_seqlens is None:
+            whole: torch.Tensor = GatedDeltaNet._causal_conv(
+                self, x_BLD, conv, cu_seqlens, cu_seqlens_cpu
+            )
+            return whole
+        if isinstance(x_BLD, DTensor):
+            mapped: torch.Tensor = self._local_map_conv(x_BLD, conv, delta.causal_conv, cu_seqlens)
+            return mapped
+        result: torch.Tensor = delta.local_causal_conv(x_BLD, conv.weight, cu_seqlens)
+        return result
+
+
+class Qwen35Text(Qwen35Model):
+    """The decoder."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Qwen35Model.Config):
+        vision_encoder: Any = None
+
+        def update_from_config(self, *, config: Any, **arguments: Any) -> None:
+            """Take over what the run decides; called by torchtitan's trainer.
+
+            Raises:
+                UserError: the layout is one that linear layers cannot have.
+            """
+            Decoder.Config.update_from_config(self, config=config, **arguments)
+            _check(self, config.parallelism)
+            # torchtitan's own sharding, less that of the vision encoder. Its linear layers know
+            # sequence parallelism only.
+            set_decoder_sharding_config(self, enable_sp=True)
+            for layer in self.layers:
+                _set_qwen35_layer_sharding(
+                    layer,
+                    attention_input_layout=dense_sequence_parallel_placement(),
+                    enable_ep=config.parallelism.expert_parallel_degree > 1,
+                )
+
+    def __init__(self, config: Config) -> None:
+        Decoder.__init__(self, config)
+        self.vision_encoder = None
+
+    forward = Decoder.forward
+
+
+def _check(model: Qwen35Text.Config, parallelism: Any) -> None:
+    if parallelism.context_parallel_degree > 1:
+        raise UserError(
+            "a linear layer of Qwen3.5 reads the sequence from its beginning, which context "
+            "parallelism splits; valid: 1",
+            key="parallelism.context_parallel_degree",
+            value=parallelism.context_parallel_degree,
+        )
+    degree = parallelism.tensor_parallel_degree
+    if degree == 1:
+        return
+    if not parallelism.enable_sequence_parallel:
+        raise UserError(
+            "torchtitan's Qwen3.5 has tensor parallelism with sequence parallelism only; valid: "
+            "true",
+            key="parallelism.enable_sequence_parallel",
+            value=False,
+        )
+    layer = next(layer.delta_net for layer in model.layers if layer.delta_net is not None)
+    for what, number in (
+        ("key", layer.in_proj_q.out_features // layer.key_head_dim),
+        ("value", layer.in_proj_v.out_features // layer.value_head_dim),
+    ):
+        if number % degree:
+            raise UserError(
+                f"must divide the {number} {what} heads of linear layers",
+                key="parallelism.tensor_parallel_degree",
+                value=degree,
+            )
