@@ -16,7 +16,11 @@ from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError, neares
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
+    "runs": ("atom.cli.runs", "list the runs under a folder, and how they are doing"),
     "status": ("atom.cli.status", "say how a run is doing"),
+    "logs": ("atom.cli.logs", "show what a run has logged"),
+    "stop": ("atom.cli.stop", "end a run early, with a checkpoint"),
+    "compare": ("atom.cli.compare", "show what runs do differently, and what came of it"),
     "export": ("atom.cli.export", "write a run's weights for others to load"),
     "generate": ("atom.cli.generate", "continue a text with a run's model"),
     "plugins": ("atom.cli.plugins", "list what is installed, and why something is broken"),
