@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +149,17 @@ class Origins:
         task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
         self._overrides = [str(override) for override in task or ()]
         self._config = config
+        self._read: list[tuple[str, Any]] = []
 
     def attach(self, error: UserError) -> None:
         """Give ``error`` the ``origin`` of its key, once."""
         if error.key is not None and getattr(error, "origin", None) is None:
             error.origin = self.of(error.key)  # type: ignore[attr-defined]
+
+    def every(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return what :meth:`of` says of each key; the files are read once."""
+        self._read = list(self._files())
+        return {key: self.of(key) for key in keys}
 
     def of(self, key: str) -> str:
         """Return ``command line``, a file, or ``default`` for a value that nobody has set."""
@@ -161,7 +167,7 @@ class Origins:
             name = override.lstrip("+~").partition("=")[0]
             if key == name or (key.startswith(f"{name}.") and not _is_group(name)):
                 return "command line"
-        for path, config in self._files():
+        for path, config in self._read or self._files():
             if _holds(config, key):
                 return path
         group = key.partition(".")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     TypeAdapter,
 )
 
@@ -229,6 +231,22 @@ class Run(_Model):
     debug: Section = {}
 
     resolved: Resolved | None = Field(default=None, description="written by ATOM, not by users")
+
+    _origins: Callable[[], dict[str, str]] = PrivateAttr(default=dict)
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where each setting came from, by its key: ``command line``, a file, or ``default``.
+
+        Known in the job that composed the run; no part of the run, nor of ``run.yaml``.
+        """
+        return self._origins()
+
+    def with_origins(self, origins: Callable[[], dict[str, str]]) -> Run:
+        """Return the same run that can find out where its settings came from."""
+        run = self.model_copy()
+        run._origins = origins
+        return run
 
     def write(self, path: Path) -> None:
         """Write the run as YAML that holds nothing but data."""

@@ -355,6 +355,10 @@ def test_a_run_is_watched_and_stopped(
 ) -> None:
     job = start("watched", "training.steps=5000", "checkpoint.interval=1000")
     job.wait_for_step(2)
+    origins = json.loads((job.place / "origins.json").read_text())
+    assert origins["training.steps"] == "command line"
+    assert origins["architecture.n_heads"].endswith("conf/architecture/llama3_tiny.yaml")
+    assert origins["optimizer.eps"] == "default"
     follower = subprocess.Popen(
         [sys.executable, "-m", "atom", "logs", "-f", str(job.place)],
         stdout=subprocess.PIPE,

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("atom.cli.logs", "show what a run has logged"),
     "stop": ("atom.cli.stop", "end a run early, with a checkpoint"),
     "compare": ("atom.cli.compare", "show what runs do differently, and what came of it"),
+    "report": ("atom.cli.report", "write a page on a run: curves, settings, layout, environment"),
     "export": ("atom.cli.export", "write a run's weights for others to load"),
     "generate": ("atom.cli.generate", "continue a text with a run's model"),
     "plugins": ("atom.cli.plugins", "list what is installed, and why something is broken"),

@@ -21,6 +21,7 @@ from atom.prepare import prepare
 from atom.run import Run
 from atom.select import select
 from atom.trust import Trust
+from atom.watch.settings import leaves
 
 if TYPE_CHECKING:
     from atom.titan.preflight import Preflight
@@ -99,7 +100,8 @@ def _with_origins(config: DictConfig, *, host: Host, job: Callable[[Run], None])
     run = compose.run_of(config, host)
     origins = compose.Origins(config)
     try:
-        job(run)
+        keys = leaves(run.model_dump(mode="json"))
+        job(run.with_origins(partial(origins.every, keys)))
     except UserError as error:
         origins.attach(error)
         raise
