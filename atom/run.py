@@ -17,6 +17,7 @@ from pydantic import (
     PositiveInt,
     PrivateAttr,
     TypeAdapter,
+    field_validator,
 )
 
 from atom import yaml_data
@@ -115,6 +116,34 @@ class Faults(_Model):
     )
 
 
+class Profile(_Model):
+    """A few steps looked at closely, into ``profile/`` of the run folder: see docs/watch.md."""
+
+    steps: int | str | None = Field(
+        default=None, description="a step, or FIRST-LAST, to write a trace and a table of"
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _are_steps(cls, steps: int | str | None) -> int | str | None:
+        first, last = cls._ends(steps) or (1, 1)
+        if not 1 <= first <= last:
+            raise ValueError("must be a step, such as 10, or FIRST-LAST, such as 10-12")
+        return steps
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """The first and the last step to profile."""
+        return self._ends(self.steps)
+
+    @staticmethod
+    def _ends(steps: int | str | None) -> tuple[int, int] | None:
+        if steps is None:
+            return None
+        match = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", str(steps))
+        return (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+
+
 class Data(_Model):
     """How the documents of the dataset are read."""
 
@@ -200,6 +229,7 @@ class Run(_Model):
     resume: Resume = Resume()
     faults: Faults = Faults()
     data: Data = Data()
+    profile: Profile = Profile()
     dry_run: bool = Field(
         default=False, description="build the run for a few ranks without starting any, and tell"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ from atom.titan.checkpointer import FAULTS, VerifiedCheckpointManager
 from atom.titan.data import DocumentLoader
 from atom.titan.metrics import StepMetricsProcessor
 from atom.titan.samples import DataNotes
+from atom.watch.profile import DATA
 
 log = structlog.get_logger("atom")
 
@@ -56,6 +57,13 @@ class StoppableTrainer(Trainer):
             self._notes = DataNotes(self._run, dist.get_rank(), trace=config.trace_samples)
         self.stopped = False
         """Whether training has ended early, as it was asked to."""
+
+    def batch_generator(self, data_iterable: Iterable[Any]) -> Iterator[Any]:
+        batches = super().batch_generator(data_iterable)
+        while True:
+            with torch.profiler.record_function(DATA):
+                batch = next(batches)
+            yield batch
 
     def forward_backward_step(self, **inputs: Any) -> torch.Tensor:
         loss = super().forward_backward_step(**inputs)

@@ -12,6 +12,8 @@ from atom.folder import ORIGINS, RUN_FILE
 from atom.metrics import StepMetrics
 from atom.run import Run, read
 from atom.status import Status, status
+from atom.watch import profile
+from atom.watch.profile import Shares
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Record:
         happened: its events.
         origins: where its settings came from; None for a run of an ATOM that did not keep it.
         lock: what ``lock.json`` holds; empty if there is none.
+        profile: of each rank that profiled, where the time of its steps went.
     """
 
     folder: Path
@@ -34,6 +37,7 @@ class Record:
     happened: list[dict[str, Any]]
     origins: dict[str, str] | None
     lock: dict[str, Any]
+    profile: dict[int, list[Shares]]
 
     @property
     def name(self) -> str:
@@ -58,6 +62,7 @@ def load(folder: Path) -> Record:
         happened=events.read(folder),
         origins=_json(folder / ORIGINS),
         lock=_json(folder / "lock.json") or {},
+        profile=profile.read(folder),
     )
 
 

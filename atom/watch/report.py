@@ -48,6 +48,7 @@ def page(record: Record) -> str:
 def _sections(record: Record) -> Iterator[tuple[str, str, list[Element]]]:
     yield "Curves", "curves", curves.curves(record)
     yield "What happened", "events", tables.happened(record)
+    yield "Where a step's time goes", "profile", tables.profiled(record)
     yield "Layout", "layout", _layout(record)
     yield "Kernels", "kernels", tables.kernels(record)
     yield "Data", "data", tables.data(record)

@@ -11,12 +11,14 @@ from atom import events
 from atom.errors import shown
 from atom.run import Resolved
 from atom.screen import SPLITS
+from atom.watch import profile
 from atom.watch import settings as run_settings
 from atom.watch.markup import Child, element
 from atom.watch.mesh_picture import DIMENSIONS
 from atom.watch.record import Record
 
 _MOST_EVENTS = 200
+_MOST_RANKS = 16
 _KEPT = ("time", "event", "host", "step", "restart")
 
 
@@ -116,6 +118,37 @@ def data(record: Record) -> list[Element]:
     if bad:
         rows.append(("left out", f"{len(bad):,} bad documents", str(bad[-1].get("reason", ""))))
     return [table(("", "", ""), rows)]
+
+
+def profiled(record: Record) -> list[Element]:
+    """Return where the time of the profiled steps went, in parts of a step."""
+    if not any(record.profile.values()):
+        return []
+    ranks = {rank: profile.mean(steps) for rank, steps in record.profile.items() if steps}
+    steps = sorted({one.step for found in record.profile.values() for one in found})
+    dimensions = sorted({name for one in ranks.values() for name in one.communication})
+
+    def row(name: str, one: profile.Shares) -> list[str]:
+        exposed = [one.communication.get(dimension, 0.0) for dimension in dimensions]
+        parts = [one.compute, *exposed, one.bubble, one.data, one.other]
+        whole = one.seconds or 1.0
+        return [name, f"{one.seconds:.3f}", *(f"{part / whole:.1%}" for part in parts)]
+
+    shown = list(ranks.items())[:_MOST_RANKS]
+    rows = [row("mean", profile.mean(list(ranks.values())))] if len(ranks) > 1 else []
+    rows += [row(f"rank {rank}", one) for rank, one in shown]
+    exposed = [f"{name} exposed" for name in dimensions]
+    heads = ["", "s/step", "compute", *exposed, "bubble", "data", "other"]
+    words = (
+        f"Steps {steps[0]} to {steps[-1]}, with the profiler on, which slows them. Exposed: a rank "
+        "communicates over this dimension of the mesh, and computes nothing meanwhile (unknown: "
+        "the trace does not tell over which). Bubble: it waits for a neighbouring pipeline stage. "
+        "Other: Python between operators on a CPU, a device without work on a GPU."
+    )
+    if len(ranks) > len(shown):
+        words += f" The first {len(shown)} of {len(ranks):,} ranks are shown."
+    found = table(heads, rows, numbers=range(1, len(heads)))
+    return [found, element("p", words, class_="faint")]
 
 
 def settings(record: Record) -> list[Element]:
