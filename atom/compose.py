@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from atom.host import Host
 from atom.plugin import Kernel
 from atom.run import COMPONENTS, Plugins, Run, parse
 from atom.trust import SECTION, typed
+from atom.watch.settings import leaves
 
 CONFIG_NAME = "train"
 
@@ -146,7 +148,8 @@ def do(config: DictConfig, *, host: Host, job: Callable[[Run], None]) -> None:
     run = run_of(config, host)
     origins = Origins(config)
     try:
-        job(run)
+        keys = leaves(run.model_dump(mode="json"))
+        job(run.with_origins(partial(origins.every, keys)))
     except UserError as error:
         origins.attach(error)
         raise
@@ -160,11 +163,17 @@ class Origins:
         task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
         self._overrides = [str(override) for override in task or ()]
         self._config = config
+        self._read: list[tuple[str, Any]] = []
 
     def attach(self, error: UserError) -> None:
         """Give ``error`` the ``origin`` of its key, once."""
         if error.key is not None and getattr(error, "origin", None) is None:
             error.origin = self.of(error.key)  # type: ignore[attr-defined]
+
+    def every(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return what :meth:`of` says of each key; the files are read once."""
+        self._read = list(self._files())
+        return {key: self.of(key) for key in keys}
 
     def of(self, key: str) -> str:
         """Return ``command line``, a file, or ``default`` for a value that nobody has set."""
@@ -172,7 +181,7 @@ class Origins:
             name = override.lstrip("+~").partition("=")[0]
             if key == name or (key.startswith(f"{name}.") and not _is_group(name)):
                 return "command line"
-        for path, config in self._files():
+        for path, config in self._read or self._files():
             if _holds(config, key):
                 return path
         group = key.partition(".")[0]

@@ -17,6 +17,8 @@ from atom.run import Run, read
 
 RUN_FILE = "run.yaml"
 TOKENIZER = "tokenizer"
+ORIGINS = "origins.json"
+"""Key -> where its value in ``run.yaml`` came from."""
 
 _BEGUN = {"logs", TOKENIZER, claim.FILE_NAME}
 """What is there before ``run.yaml`` is."""
@@ -92,10 +94,12 @@ def create(folder: Path, run: Run, host: Host, files: Mapping[str, Path]) -> Non
         if not target.exists() or not target.samefile(source):
             shutil.copyfile(source, target)
     target = folder / RUN_FILE
-    if target.exists() and read(target) != run:
+    if target.exists() and read(target).model_dump() != run.model_dump():
         keep = next(p for n in range(1, 10**6) if not (p := folder / f"run.{n}.yaml").exists())
         target.rename(keep)
     run.write(target)
+    if origins := run.origins:
+        write_json(folder / ORIGINS, origins)
     write_json(
         folder / "lock.json",
         lock.lock(

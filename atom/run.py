@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,9 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     TypeAdapter,
+    field_validator,
 )
 
 from atom import yaml_data
@@ -117,6 +120,34 @@ class Faults(_Model):
     replay_check_interval: NonNegativeInt = Field(
         default=0, description="steps between steps that are computed twice, to compare; 0: none"
     )
+
+
+class Profile(_Model):
+    """A few steps looked at closely, into ``profile/`` of the run folder: see docs/watch.md."""
+
+    steps: int | str | None = Field(
+        default=None, description="a step, or FIRST-LAST, to write a trace and a table of"
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _are_steps(cls, steps: int | str | None) -> int | str | None:
+        first, last = cls._ends(steps) or (1, 1)
+        if not 1 <= first <= last:
+            raise ValueError("must be a step, such as 10, or FIRST-LAST, such as 10-12")
+        return steps
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """The first and the last step to profile."""
+        return self._ends(self.steps)
+
+    @staticmethod
+    def _ends(steps: int | str | None) -> tuple[int, int] | None:
+        if steps is None:
+            return None
+        match = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", str(steps))
+        return (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
 
 
 class Data(_Model):
@@ -243,6 +274,7 @@ class Run(_Model):
     resume: Resume = Resume()
     faults: Faults = Faults()
     data: Data = Data()
+    profile: Profile = Profile()
     dry_run: bool = Field(
         default=False, description="build the run for a few ranks without starting any, and tell"
     )
@@ -274,6 +306,22 @@ class Run(_Model):
     debug: Section = {}
 
     resolved: Resolved | None = Field(default=None, description="written by ATOM, not by users")
+
+    _origins: Callable[[], dict[str, str]] = PrivateAttr(default=dict)
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where each setting came from, by its key: ``command line``, a file, or ``default``.
+
+        Known in the job that composed the run; no part of the run, nor of ``run.yaml``.
+        """
+        return self._origins()
+
+    def with_origins(self, origins: Callable[[], dict[str, str]]) -> Run:
+        """Return the same run that can find out where its settings came from."""
+        run = self.model_copy()
+        run._origins = origins
+        return run
 
     def write(self, path: Path) -> None:
         """Write the run as YAML that holds nothing but data."""

@@ -37,6 +37,7 @@ class Status:
         goodput: ``productive / wall``.
         checkpoint: the newest step to go on from.
         left: time until the last step, at the pace of the last steps.
+        started: when ranks were first started, ISO 8601 in UTC.
     """
 
     state: State
@@ -56,6 +57,7 @@ class Status:
     left: float | None
     pid: int | None
     host: str | None
+    started: str | None
 
 
 def status(run: Path) -> Status:
@@ -97,6 +99,7 @@ def status(run: Path) -> Status:
         left=pace * (steps - step) if pace and steps and state == "running" else None,
         pid=at_work.get("pid") if at_work else None,
         host=at_work.get("host") if at_work else None,
+        started=_started(happened),
     )
 
 
@@ -117,12 +120,16 @@ def _state(happened: list[dict], at_work: bool) -> tuple[State, str | None]:
 
 
 def _wall(run: Path, happened: list[dict], at_work: bool) -> float | None:
-    begin = next((e["time"] for e in happened if e["event"] == events.STARTED), None)
+    begin = _started(happened)
     if begin is None:
         return None
     signs = [run / metrics.FILE_NAME, run / events.FILE_NAME, run / heartbeat.FILE_NAME]
     last = max(sign.stat().st_mtime for sign in signs if sign.exists())
     return (time.time() if at_work else last) - datetime.fromisoformat(begin).timestamp()
+
+
+def _started(happened: list[dict]) -> str | None:
+    return next((e["time"] for e in happened if e["event"] == events.STARTED), None)
 
 
 def _productive(rows: list[metrics.StepMetrics]) -> float:

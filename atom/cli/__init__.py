@@ -16,7 +16,12 @@ from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError, neares
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
+    "runs": ("atom.cli.runs", "list the runs under a folder, and how they are doing"),
     "status": ("atom.cli.status", "say how a run is doing"),
+    "logs": ("atom.cli.logs", "show what a run has logged"),
+    "stop": ("atom.cli.stop", "end a run early, with a checkpoint"),
+    "compare": ("atom.cli.compare", "show what runs do differently, and what came of it"),
+    "report": ("atom.cli.report", "write a page on a run: curves, settings, layout, environment"),
     "export": ("atom.cli.export", "write a run's weights for others to load"),
     "generate": ("atom.cli.generate", "continue a text with a run's model"),
     "kernels": ("atom.cli.kernels", "list the kernels, and say which a run would have and why"),

@@ -68,10 +68,13 @@ def _train(path: Path, stop_on: tuple[signal.Signals, ...]) -> bool:
 
     import torch
 
+    from atom.titan import profiling
     from atom.titan.trainer import StopRequest
     from atom.titan.trainer_config import trainer_config
 
     StopRequest.listen(*stop_on)
+    if run.profile.window is not None:
+        profiling.note_groups()
 
     if run.resolved.device == "cpu":
         device.keep_freed_memory()

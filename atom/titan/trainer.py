@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -17,6 +17,7 @@ from atom.titan.data import DocumentLoader
 from atom.titan.judging import JudgingTrainer
 from atom.titan.recovery import Recovery
 from atom.titan.samples import DataNotes
+from atom.watch.profile import DATA
 
 
 class StoppableTrainer(JudgingTrainer):
@@ -35,6 +36,13 @@ class StoppableTrainer(JudgingTrainer):
             self._notes = DataNotes(self._run, dist.get_rank(), trace=config.trace_samples)
         self.stopped = False
         """Whether training has ended early, as it was asked to."""
+
+    def batch_generator(self, data_iterable: Iterable[Any]) -> Iterator[Any]:
+        batches = super().batch_generator(data_iterable)
+        while True:
+            with torch.profiler.record_function(DATA):
+                batch = next(batches)
+            yield batch
 
     def train_step(self, data_iterator: Iterator[Any]) -> None:
         super().train_step(data_iterator)

@@ -25,7 +25,7 @@ from atom.plugin import (
 )
 from atom.run import Resolved, Run, Section
 from atom.select import Selection
-from atom.titan import kernels, sections
+from atom.titan import kernels, profiling, sections
 from atom.titan.data import DocumentLoader
 from atom.titan.device import mend_fsdp
 from atom.titan.initial_weights import seed_parameters
@@ -72,6 +72,14 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         host.find("kernel", f"{operation}/{name}").declaration
         for operation, name in resolved.kernels.items()
     ]
+    built: dict[str, Any] = {
+        name: sections.build(schema, _section(run, name, resolved.device), name)
+        for name, schema in sections.SCHEMA.items()
+        if name not in ("training", "debug")
+    }
+    built["profiler"] = profiling.config(
+        run, built["profiler"], steps=training.steps, device=resolved.device
+    )
     return StoppableTrainer.Config(
         model_spec=ModelSpec(
             name=run.architecture.name,
@@ -95,11 +103,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         debug=debug,
         faults=run.faults,
         trace_samples=run.data.trace,
-        **{
-            name: sections.build(schema, _section(run, name, resolved.device), name)
-            for name, schema in sections.SCHEMA.items()
-            if name not in ("training", "debug")
-        },
+        **built,
     )
 
 

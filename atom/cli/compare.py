@@ -1,0 +1,111 @@
+"""``atom compare``: what runs do differently, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from atom.cli import Parser
+from atom.errors import UserError, shown
+from atom.terminal import Encodable
+from atom.watch import compare
+from atom.watch.compare import Compared
+from atom.watch.markup import svg_file
+from atom.words import clean, decimal, sparkline
+
+_SHOW: dict[str, Callable[[Any], str]] = {
+    "loss": lambda value: decimal(value, 4),
+    "lowest loss": lambda value: decimal(value, 4),
+    "s/step": lambda value: decimal(value, 2),
+    "memory GiB": lambda value: f"{value:.1f}",
+    "goodput": lambda value: f"{value:.0%}",
+    "state": str,
+}
+
+
+def parser() -> Parser:
+    """Return the parser of the command's arguments."""
+    parser = Parser(
+        "atom compare", "Show the settings in which runs differ, their numbers, and their curves."
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="two run folders or more")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.svg", help="draw all curves into this picture"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object, for programs")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``atom compare``; return the exit code."""
+    options = parser().parse_args(arguments)
+    if len(options.runs) < 2:
+        raise UserError(
+            f"{options.runs[0]} alone cannot be compared; valid: two run folders or more"
+        )
+    if options.out is not None and options.out.suffix != ".svg":
+        raise UserError(f"--out {options.out} is no picture that is drawn here; valid: FILE.svg")
+    runs = compare.load(options.runs)
+    if options.out is not None:
+        drawn = svg_file(compare.picture(runs))
+        options.out.write_text(drawn, encoding="utf-8", errors="replace")
+    if options.json:
+        print(json.dumps(_json(runs), indent=2))
+        return 0
+    target = Encodable(sys.stdout)
+    console = Console(file=cast(IO[str], target), markup=False, highlight=False, emoji=False)
+    width = console.width if console.is_terminal else 10_000
+    differing = compare.differing(runs)
+    if differing:
+        settings = _table("setting", runs)
+        for key, values in differing.items():
+            settings.add_row(clean(key), *(clean(shown(value)) for value in values))
+        console.print(settings, width=width, crop=False)
+    else:
+        console.print("no setting differs")
+    console.print()
+    numbers = _table("", runs)
+    found = [run.numbers() for run in runs]
+    for name in found[0]:
+        numbers.add_row(name, *(_number(name, one[name]) for one in found))
+    ascii_only = not target.encoding.lower().startswith("utf")
+    columns = max(12, min(40, (console.width - 14) // len(runs) - 2))
+    numbers.add_row(
+        "loss curve",
+        *(
+            Text(sparkline([row.loss for row in run.rows], columns, ascii_only=ascii_only), "cyan")
+            for run in runs
+        ),
+    )
+    console.print(numbers, width=width, crop=False)
+    if options.out is not None:
+        console.print(f"\ncurves     {clean(str(options.out))}", soft_wrap=True)
+    return 0
+
+
+def _table(head: str, runs: Sequence[Compared]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column(head, style="dim", no_wrap=True)
+    for run in runs:
+        table.add_column(clean(run.name), overflow="fold")
+    return table
+
+
+def _number(name: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    return clean(_SHOW.get(name, lambda number: f"{number:,.0f}")(value))
+
+
+def _json(runs: Sequence[Compared]) -> dict[str, Any]:
+    return {
+        "runs": [{"run": str(run.folder), **run.numbers()} for run in runs],
+        "settings": compare.differing(runs),
+    }

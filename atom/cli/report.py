@@ -1,0 +1,36 @@
+"""``atom report``: one page on a run, to read, print and keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atom.cli import Parser
+from atom.errors import UserError
+from atom.watch import record, report
+
+
+def parser() -> Parser:
+    """Return the parser of the command's arguments."""
+    parser = Parser(
+        "atom report",
+        "Write a report of a run: one HTML page with curves, settings, layout, kernels, data and "
+        "environment, which needs no network.",
+    )
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="report.html in the run folder by default"
+    )
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``atom report``; return the exit code."""
+    options = parser().parse_args(arguments)
+    page = report.page(record.load(options.run))
+    place = options.out or options.run / "report.html"
+    try:
+        place.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{place} cannot be written: {error.strerror}; valid: --out FILE") from None
+    print(place)
+    return 0

@@ -1,0 +1,2 @@
+"""Looking at runs from outside: what runs, its logs, comparing, reporting. Reads run folders, and
+imports no torch."""

@@ -1,0 +1,296 @@
+"""Curves over steps, as SVG that scales, prints, and says in words what it shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from xml.etree.ElementTree import Element
+
+from atom.watch.markup import element
+
+Point = tuple[float, float]
+
+WIDTH, HEIGHT = 460, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 12, 24
+_PLOT_WIDTH, _PLOT_HEIGHT = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+
+_MOST_MARKS = 120
+_LOG_FROM = 1000.0
+"""A curve whose values are all positive and span more than this factor gets a logarithmic axis."""
+
+COLORS = 6
+STYLE = """
+.chart { --ink: #1f2328; --faint: #6b7280; --grid: #e3e6ea; --alarm: #b42318; --calm: #6b7280;
+  --c0: #0b62c4; --c1: #b45309; --c2: #0f7b5f; --c3: #a21caf; --c4: #4d5a00; --c5: #b4234a;
+  font: 11px system-ui, sans-serif; }
+@media (prefers-color-scheme: dark) { .chart { --ink: #e6e8eb; --faint: #9aa4b2; --grid: #333a45;
+  --alarm: #ff8a80; --calm: #9aa4b2; --c0: #6cb2ff; --c1: #f5b05c; --c2: #4fd1ae; --c3: #e58cf0;
+  --c4: #c9d65c; --c5: #ff8fae; } }
+@media print { .chart { --ink: #000; --faint: #444; --grid: #ccc; --alarm: #a00; --calm: #444;
+  --c0: #0b62c4; --c1: #b45309; --c2: #0f7b5f; --c3: #a21caf; --c4: #4d5a00; --c5: #b4234a; } }
+.chart text { fill: var(--faint); }
+.chart .strong { fill: var(--ink); font-weight: 600; }
+.chart .grid { stroke: var(--grid); stroke-width: 1; }
+.chart .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; stroke-linecap: round; }
+.chart .s0 { stroke: var(--c0); } .chart .s1 { stroke: var(--c1); stroke-dasharray: 7 3; }
+.chart .s2 { stroke: var(--c2); stroke-dasharray: 2 3; }
+.chart .s3 { stroke: var(--c3); stroke-dasharray: 9 3 2 3; }
+.chart .s4 { stroke: var(--c4); stroke-dasharray: 4 2; }
+.chart .s5 { stroke: var(--c5); stroke-dasharray: 12 4; }
+.chart .old { stroke: var(--calm); stroke-width: 1.2; stroke-dasharray: 3 3; }
+.chart .restart { stroke: var(--alarm); stroke-width: 1; stroke-dasharray: 4 3; }
+.chart .restart-head, .chart .fault { fill: var(--alarm); }
+.chart .checkpoint { fill: var(--calm); }
+.chart .gap { stroke: var(--alarm); stroke-width: 1.4; }
+"""
+"""What a page or a file with charts needs, once. Colors differ in brightness and in their dashes,
+for those who see no difference in hue."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve: points (step, value) by step; one whose value is not finite is a gap with a cross.
+
+    ``old`` curves are those of steps that were done again.
+    """
+
+    name: str
+    points: Sequence[Point]
+    old: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened at a step."""
+
+    step: float
+    kind: Literal["restart", "checkpoint", "fault"]
+    words: str
+
+
+def chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    marks: Sequence[Mark] = (),
+    show: Callable[[float], str] = lambda value: f"{value:.4g}",
+    steps: tuple[float, float] | None = None,
+) -> Element:
+    """Return a picture of curves.
+
+    Args:
+        title: what is drawn, with its unit.
+        series: the curves; they share both axes.
+        marks: what else is drawn at its step.
+        show: a value in words, for the description.
+        steps: the first and the last step of the axis; by default those of the points.
+    """
+    finite = [p for one in series for p in one.points if math.isfinite(p[1])]
+    across = steps or _extent([x for one in series for x, _ in one.points], (0.0, 1.0))
+    x_axis = _Axis(*across, log=False, begin=_LEFT, end=WIDTH - _RIGHT)
+    values = [y for _, y in finite]
+    y_axis = _value_axis(values)
+    kinds = {mark.kind for mark in marks}
+    words = "; ".join(filter(None, [_told(one, show) for one in series if not one.old]))
+    told = f"{words or 'no values'}." + (
+        f" Marked: {', '.join(f'{kind}s' for kind in sorted(kinds))}." if kinds else ""
+    )
+    picture = element(
+        "svg",
+        element("title", title),
+        element("desc", told),
+        class_="chart",
+        role="img",
+        aria_label=f"{title}. {told}",
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+    )
+    picture.extend(_grid(x_axis, y_axis))
+    for mark in _thinned(marks):
+        if x_axis.low <= mark.step <= x_axis.high:
+            picture.append(_mark(mark, x_axis.place(mark.step)))
+    colored = 0
+    for one in sorted(series, key=lambda one: not one.old):
+        style = "old" if one.old else f"s{colored % COLORS}"
+        colored += not one.old
+        picture.extend(_curve(one, style, x_axis, y_axis))
+    if not finite:
+        middle = {"x": _LEFT + _PLOT_WIDTH / 2, "y": _TOP + _PLOT_HEIGHT / 2}
+        picture.append(element("text", "no finite values", text_anchor="middle", **middle))
+    return picture
+
+
+# ---------------------------------------------------------------------------- axes
+
+
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+    log: bool
+    begin: float
+    end: float
+
+    def place(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = (math.log10(v) for v in (low, high, max(value, low)))
+        # Halves, so that no difference overflows.
+        span = high / 2 - low / 2
+        part = 0.5 if span == 0 else (value / 2 - low / 2) / span
+        return self.begin + part * (self.end - self.begin)
+
+    def ticks(self, count: int, *, whole: bool = False) -> list[float]:
+        if self.log:
+            return _powers(self.low, self.high)
+        return _round_numbers(self.low, self.high, count, whole=whole)
+
+
+def _value_axis(values: Sequence[float]) -> _Axis:
+    low, high = _extent(values, (0.0, 1.0))
+    log = low > 0 and high / low > _LOG_FROM
+    if not log:
+        room = (high / 2 - low / 2) * 0.1 or abs(high) * 0.1 or 1.0
+        low, high = low - room, high + room
+        if not math.isfinite(low) or not math.isfinite(high):
+            low, high = max(low, -1.7e308), min(high, 1.7e308)
+        if low < 0 <= min(values, default=0.0):
+            low = 0.0
+    return _Axis(low, high, log, begin=HEIGHT - _BOTTOM, end=_TOP)
+
+
+def _extent(values: Sequence[float], otherwise: tuple[float, float]) -> tuple[float, float]:
+    return (min(values), max(values)) if values else otherwise
+
+
+def _round_numbers(low: float, high: float, count: int, *, whole: bool) -> list[float]:
+    """Return about ``count`` round numbers within an axis."""
+    rough = (high / 2 - low / 2) / count * 2
+    if rough <= 0 or not math.isfinite(rough):
+        return [low]
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next((m * power for m in (1, 2, 5, 10) if m * power >= rough), 10 * power)
+    if whole:
+        step = max(round(step), 1)
+    first = math.ceil(low / step)
+    found = [number * step for number in range(first, first + 3 * count)]
+    return [value for value in found if low <= value <= high * (1 + 1e-12)]
+
+
+def _powers(low: float, high: float) -> list[float]:
+    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
+    stride = max((last - first) // 4, 1)
+    return [10.0**power for power in range(first, last + 1, stride)]
+
+
+def tick(value: float) -> str:
+    """Return a round number in few characters: ``0.002``, ``1e-05``, ``2.5k``, ``40M``."""
+    if value == 0:
+        return "0"
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if limit <= abs(value) < 1e15:
+            return f"{value / limit:.4g}{unit}"
+    return f"{value:.3g}"
+
+
+def _grid(x_axis: _Axis, y_axis: _Axis) -> Iterator[Element]:
+    for value in y_axis.ticks(4):
+        y = _px(y_axis.place(value))
+        yield element("line", class_="grid", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y)
+        yield element("text", tick(value), x=_LEFT - 6, y=_px(float(y) + 4), text_anchor="end")
+    for value in x_axis.ticks(5, whole=True):
+        x = _px(x_axis.place(value))
+        yield element("text", tick(value), x=x, y=HEIGHT - 8, text_anchor="middle")
+    base = HEIGHT - _BOTTOM
+    yield element("line", class_="grid", x1=_LEFT, x2=WIDTH - _RIGHT, y1=base, y2=base)
+
+
+# ---------------------------------------------------------------------------- curves
+
+
+def _curve(one: Series, style: str, x_axis: _Axis, y_axis: _Axis) -> Iterator[Element]:
+    parts: list[str] = []
+    for piece in _pieces(one.points):
+        placed = [f"{_px(x_axis.place(x))} {_px(y_axis.place(y))}" for x, y in _reduced(piece)]
+        if len(placed) == 1:
+            placed *= 2  # a point: a line of no length, with round ends
+        parts.append("M" + "L".join(placed))
+    if parts:
+        yield element("path", element("title", one.name), class_=f"line {style}", d="".join(parts))
+    crosses = [x for x, y in one.points if not math.isfinite(y)]
+    for x in crosses[:: len(crosses) // _MOST_MARKS + 1]:
+        place, y = x_axis.place(x), _TOP + 5
+        yield element(
+            "path",
+            element("title", f"{one.name}: not finite at step {x:g}"),
+            class_="gap",
+            d=f"M{_px(place - 3)} {y - 3}l6 6m0 -6l-6 6",
+        )
+
+
+def _pieces(points: Sequence[Point]) -> Iterator[list[Point]]:
+    """Yield the stretches of finite values that go on in steps."""
+    piece: list[Point] = []
+    for x, y in points:
+        if piece and (not math.isfinite(y) or x <= piece[-1][0]):
+            yield piece
+            piece = []
+        if math.isfinite(y):
+            piece.append((x, y))
+    if piece:
+        yield piece
+
+
+def _reduced(points: list[Point]) -> list[Point]:
+    """Return the points that are seen: first, lowest, highest, last a column of pixels."""
+    if len(points) <= 2 * _PLOT_WIDTH:
+        return points
+    found: list[Point] = []
+    for column in range(_PLOT_WIDTH):
+        begin, end = (n * len(points) // _PLOT_WIDTH for n in (column, column + 1))
+        part = points[begin:end]
+        ends = (part[0], min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1]), part[-1])
+        found += sorted(set(ends))
+    return found
+
+
+# ---------------------------------------------------------------------------- marks
+
+
+def _thinned(marks: Sequence[Mark]) -> list[Mark]:
+    """Return the marks to draw: all but checkpoints, and of these no more than are seen."""
+    saved = [mark for mark in marks if mark.kind == "checkpoint"]
+    others = [mark for mark in marks if mark.kind != "checkpoint"]
+    return saved[:: len(saved) // _MOST_MARKS + 1] + others[: 4 * _MOST_MARKS]
+
+
+def _mark(mark: Mark, x: float) -> Element:
+    title = element("title", mark.words)
+    base = HEIGHT - _BOTTOM
+    if mark.kind == "checkpoint":
+        return element("path", title, class_="checkpoint", d=f"M{_px(x)} {base}l-3.5 6h7z")
+    if mark.kind == "fault":
+        return element("circle", title, class_="fault", cx=_px(x), cy=_TOP + 5, r=3)
+    line = element("line", class_="restart", x1=_px(x), x2=_px(x), y1=_TOP, y2=base)
+    head = element("path", class_="restart-head", d=f"M{_px(x)} {_TOP}l-4 -7h8z")
+    return element("g", title, line, head)
+
+
+def _told(one: Series, show: Callable[[float], str]) -> str:
+    """Return a curve in words."""
+    finite = [p for p in one.points if math.isfinite(p[1])]
+    lost = len(one.points) - len(finite)
+    if not finite:
+        return f"{one.name}: no finite values" if one.points else ""
+    (x0, y0), (x1, y1) = finite[0], finite[-1]
+    low, high = min(y for _, y in finite), max(y for _, y in finite)
+    gaps = f", not finite at {lost} steps" if lost else ""
+    return (
+        f"{one.name}: {show(y0)} at step {x0:g}, {show(y1)} at step {x1:g}, "
+        f"between {show(low)} and {show(high)}{gaps}"
+    )
+
+
+def _px(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")

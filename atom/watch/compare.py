@@ -1,0 +1,135 @@
+"""How runs differ: in their settings, in their numbers, in their curves."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from atom import metrics
+from atom.folder import RUN_FILE
+from atom.metrics import StepMetrics
+from atom.run import read
+from atom.status import Status, status
+from atom.watch import chart, settings
+from atom.watch.chart import Series
+from atom.watch.markup import element
+
+CURVES: tuple[tuple[str, str, Callable[[StepMetrics], float]], ...] = (
+    ("loss", "loss, nats per token", lambda row: row.loss),
+    ("grad_norm", "gradient norm", lambda row: row.grad_norm),
+    ("lr", "learning rate", lambda row: row.lr),
+    ("tokens_per_second", "tokens per second", lambda row: row.tokens_per_second),
+    ("memory_gib", "peak memory, GiB", lambda row: row.memory_gib),
+)
+"""Field, title, value."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the runs that are compared; ``name`` tells it from the others."""
+
+    name: str
+    folder: Path
+    status: Status
+    settings: dict[str, Any]
+    rows: list[StepMetrics]
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what came out; None where nothing is known."""
+        finite = [row for row in self.rows if math.isfinite(row.loss)]
+        best = min(finite, key=lambda row: row.loss, default=None)
+        return {
+            "state": self.status.state,
+            "step": self.status.step,
+            "loss": _finite(self.status.loss),
+            "lowest loss": best.loss if best else None,
+            "at step": best.step if best else None,
+            "tokens seen": self.rows[-1].tokens_seen if self.rows else None,
+            "tokens/s": _median([row.tokens_per_second for row in self.rows]),
+            "s/step": _median([row.step_seconds for row in self.rows]),
+            "memory GiB": max((row.memory_gib for row in self.rows), default=None),
+            "restarts": self.status.restarts,
+            "goodput": self.status.goodput,
+        }
+
+
+def load(folders: Sequence[Path]) -> list[Compared]:
+    """Read the runs.
+
+    Raises:
+        UserError: a folder holds no run, or what cannot be read.
+    """
+    found = []
+    for name, folder in zip(names(folders), folders, strict=True):
+        state = status(folder)
+        rows = metrics.read(folder / metrics.FILE_NAME)
+        found.append(Compared(name, folder, state, settings.flat(read(folder / RUN_FILE)), rows))
+    return found
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the paths that differ."""
+    parts = [folder.absolute().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(part[-length:]) for part in parts]
+        if len(set(found)) == len(set(parts)):
+            return found
+    return [str(folder) for folder in folders]
+
+
+def differing(runs: Sequence[Compared]) -> dict[str, list[Any]]:
+    """Return the settings that are not the same in all runs: key -> a value, or None, a run."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    found = {key: [run.settings.get(key) for run in runs] for key in keys}
+    return {key: values for key, values in found.items() if any(v != values[0] for v in values)}
+
+
+def picture(runs: Sequence[Compared]) -> Element:
+    """Return all curves as one picture, a panel a measurement, a color and dashes a run."""
+    row_height, head, gap = 18, 20, 26
+    legend_height = row_height * len(runs) + 10
+    panel_height = chart.HEIGHT + gap
+    height = legend_height + panel_height * len(CURVES)
+    found = element(
+        "svg",
+        element("title", f"{len(runs)} runs compared"),
+        element(
+            "style",
+            chart.STYLE,
+            ".chart .paper { fill: #fff; } @media "
+            "(prefers-color-scheme: dark) { .chart .paper { fill: #15181d; } }",
+        ),
+        element("rect", class_="paper", width=chart.WIDTH, height=height),
+        class_="chart",
+        viewBox=f"0 0 {chart.WIDTH} {height}",
+        width=chart.WIDTH * 2,
+        height=height * 2,
+    )
+    for number, run in enumerate(runs):
+        y = 16 + number * row_height
+        style = f"line s{number % chart.COLORS}"
+        found.append(element("path", class_=style, d=f"M12 {y - 4}h30"))
+        found.append(element("text", run.name, x=50, y=y))
+    for number, (_, title, value) in enumerate(CURVES):
+        y = legend_height + number * panel_height
+        curves = [Series(run.name, [(row.step, value(row)) for row in run.rows]) for run in runs]
+        found.append(element("text", title, class_="strong", x=12, y=y + head - 6))
+        panel = chart.chart(title, curves)
+        for name, place in (("y", y + head), ("width", chart.WIDTH), ("height", chart.HEIGHT)):
+            panel.set(name, str(place))
+        found.append(panel)
+    return found
+
+
+def _median(values: Sequence[float]) -> float | None:
+    finite = [value for value in values if math.isfinite(value)]
+    return statistics.median(finite) if finite else None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,125 @@
+"""The lines of a run's logs: of the launcher and of ranks, in the order of time.
+
+``logs/launcher.jsonl`` and ``logs/rank_N.jsonl`` hold JSON lines (:mod:`atom.logs`);
+``logs/rank_N.txt`` holds what the rank and its libraries printed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atom.errors import UserError
+from atom.folder import RUN_FILE
+from atom.tail import Tail
+
+LAUNCHER = "launcher"
+ALL = "all"
+
+_RANK = re.compile(r"rank_(\d+)\.(jsonl|txt)")
+_OWN = ("time", "level", "event", "rank", "logger", "exception", "stack")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a log.
+
+    Attributes:
+        source: ``launcher``, or the rank's number.
+        raw: the line as it stands there, without the newline.
+        fields: what it holds; empty if it is no JSON object.
+    """
+
+    source: str
+    raw: bytes
+    fields: dict[str, Any]
+
+    @property
+    def time(self) -> str:
+        """ISO 8601 in UTC, which sorts as text; empty where there is none."""
+        time = self.fields.get("time")
+        return time if isinstance(time, str) else ""
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The record's own fields."""
+        return {name: value for name, value in self.fields.items() if name not in _OWN}
+
+
+class Logs:
+    """The logs of a run.
+
+    Args:
+        run: its folder.
+        sources: numbers of ranks, ``launcher``, or ``all``.
+        printed: read what ranks printed, in place of what they logged.
+
+    Raises:
+        UserError: there is no run in the folder, or it has no such log.
+    """
+
+    def __init__(self, run: Path, sources: list[str], *, printed: bool = False) -> None:
+        if not (run / RUN_FILE).is_file():
+            raise UserError(f"{run} holds no run; valid: a folder with a {RUN_FILE}")
+        self._folder = run / "logs"
+        self._ending = "txt" if printed else "jsonl"
+        self._sources = sources
+        self._tails: dict[str, Tail] = {}
+        there = self._there()
+        if missing := [source for source in sources if source not in (ALL, *there)]:
+            name = LAUNCHER if missing[0] == LAUNCHER else f"rank_{missing[0]}"
+            raise UserError(
+                f"{self._folder} holds no {name}.{self._ending}; valid: {_named(there)}"
+            )
+
+    def lines(self) -> list[Line]:
+        """Return the lines that were added since the last call, of all sources by time."""
+        found: list[tuple[str, Line]] = []
+        there = self._there()
+        for source in there if ALL in self._sources else self._sources:
+            tail = self._tails.setdefault(source, Tail(there[source]))
+            found += _timed(_line(source, raw) for raw in tail.lines())
+        return [line for _, line in sorted(found, key=lambda timed: timed[0])]
+
+    def close(self) -> None:
+        """Close the files."""
+        for tail in self._tails.values():
+            tail.close()
+
+    def _there(self) -> dict[str, Path]:
+        """Return the logs that there are by their source, the launcher's first."""
+        launcher = self._folder / f"{LAUNCHER}.{self._ending}"
+        ranks = []
+        for path in self._folder.glob(f"rank_*.{self._ending}"):
+            if (match := _RANK.fullmatch(path.name)) is not None:
+                ranks.append((int(match[1]), path))
+        first = {LAUNCHER: launcher} if launcher.is_file() else {}
+        return first | {str(rank): path for rank, path in sorted(ranks)}
+
+
+def _line(source: str, raw: bytes) -> Line:
+    try:
+        fields = json.loads(raw)
+    except (ValueError, RecursionError):
+        fields = {}
+    return Line(source, raw, fields if isinstance(fields, dict) else {})
+
+
+def _timed(lines: Iterator[Line]) -> Iterator[tuple[str, Line]]:
+    """Yield lines with the time to sort them by: one that has none stays behind the one before."""
+    latest = ""
+    for line in lines:
+        latest = max(latest, line.time)
+        yield latest, line
+
+
+def _named(there: dict[str, Path]) -> str:
+    names = list(there)
+    if not names:
+        return "none, there are no logs yet"
+    shown = names if len(names) <= 8 else [*names[:6], "…", names[-1]]
+    return ", ".join([ALL, *shown])

@@ -1,0 +1,74 @@
+"""All that a run folder holds on a run, read once, for a report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atom import events, metrics
+from atom.folder import ORIGINS, RUN_FILE
+from atom.metrics import StepMetrics
+from atom.run import Run, read
+from atom.status import Status, status
+from atom.watch import profile
+from atom.watch.profile import Shares
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as its folder tells it.
+
+    Attributes:
+        rows: the steps that count.
+        done_again: rows of steps that a restart did again, as they were first.
+        happened: its events.
+        origins: where its settings came from; None for a run of an ATOM that did not keep it.
+        lock: what ``lock.json`` holds; empty if there is none.
+        profile: of each rank that profiled, where the time of its steps went.
+    """
+
+    folder: Path
+    run: Run
+    status: Status
+    rows: list[StepMetrics]
+    done_again: list[StepMetrics]
+    happened: list[dict[str, Any]]
+    origins: dict[str, str] | None
+    lock: dict[str, Any]
+    profile: dict[int, list[Shares]]
+
+    @property
+    def name(self) -> str:
+        """The run folder's name, with the one above it."""
+        return "/".join(self.folder.absolute().parts[-2:])
+
+
+def load(folder: Path) -> Record:
+    """Read a run folder.
+
+    Raises:
+        UserError: it holds no run, or what cannot be read.
+    """
+    found = status(folder)
+    rows = folder / metrics.FILE_NAME
+    return Record(
+        folder=folder,
+        run=read(folder / RUN_FILE),
+        status=found,
+        rows=metrics.read(rows),
+        done_again=metrics.read(rows.with_name(f"{rows.stem}.rolled_back{rows.suffix}")),
+        happened=events.read(folder),
+        origins=_json(folder / ORIGINS),
+        lock=_json(folder / "lock.json") or {},
+        profile=profile.read(folder),
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

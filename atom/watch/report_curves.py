@@ -1,0 +1,76 @@
+"""The curves of a report, with what happened marked on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from xml.etree.ElementTree import Element
+
+from atom import events
+from atom.metrics import StepMetrics
+from atom.watch.chart import Mark, Series, chart
+from atom.watch.compare import CURVES
+from atom.watch.markup import element
+from atom.watch.record import Record
+from atom.words import decimal
+
+Value = Callable[[StepMetrics], float]
+
+_MFU = ("mfu", "model FLOPS utilization", lambda row: math.nan if row.mfu is None else row.mfu)
+
+
+def curves(record: Record) -> list[Element]:
+    """Return a figure a measurement, and how to read them."""
+    if not record.rows:
+        return [element("p", "No step has been logged yet.", class_="faint")]
+    drawn = [*CURVES, *([_MFU] if any(row.mfu is not None for row in record.rows) else [])]
+    marks = list(_marks(record))
+    last = max([record.rows[-1].step, *(row.step for row in record.done_again)])
+    figures = []
+    for _, title, value in drawn:
+        series = [Series("these steps", [(row.step, value(row)) for row in record.rows])]
+        if record.done_again:
+            points = [(row.step, value(row)) for row in record.done_again]
+            series.append(Series("steps that were done again", points, old=True))
+        picture = chart(
+            title,
+            series,
+            marks=marks,
+            show=lambda number: decimal(number, 4),
+            steps=(record.rows[0].step, last),
+        )
+        figures.append(element("figure", element("figcaption", title), picture))
+    rows = [*record.rows, *record.done_again]
+    gaps = any(not math.isfinite(value(row)) for _, _, value in CURVES for row in rows)
+    words = _legend(marks, again=bool(record.done_again), gaps=gaps)
+    return [element("div", *figures, class_="curves"), element("p", words, class_="faint")]
+
+
+def _legend(marks: list[Mark], *, again: bool, gaps: bool) -> str:
+    kinds = {mark.kind for mark in marks}
+    words = ["Across: steps."]
+    if "restart" in kinds:
+        words.append("Red dashed lines: ranks were started again.")
+    if again:
+        words.append("Grey dashes: what steps measured that were done again later.")
+    if "checkpoint" in kinds:
+        words.append("Triangles below: checkpoints.")
+    if "fault" in kinds:
+        words.append("Red dots: numerical faults.")
+    if gaps:
+        words.append("Red crosses: a value that is not finite.")
+    return " ".join(words)
+
+
+def _marks(record: Record) -> Iterator[Mark]:
+    for event in record.happened:
+        step = event.get("step")
+        if not isinstance(step, int | float):
+            continue
+        match event.get("event"):
+            case events.FAILED if event.get("restart"):
+                yield Mark(step, "restart", f"restarted after step {step}: {event.get('reason')}")
+            case events.CHECKPOINT_SAVED:
+                yield Mark(step, "checkpoint", f"checkpoint of step {step}")
+            case events.NUMERICAL_FAULT:
+                yield Mark(step, "fault", f"step {step}: {event.get('reason')}")

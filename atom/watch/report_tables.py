@@ -1,0 +1,228 @@
+"""The tables of a report: what happened, what was chosen, where it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from atom import events
+from atom.errors import shown
+from atom.run import Resolved
+from atom.screen import SPLITS
+from atom.watch import profile
+from atom.watch import settings as run_settings
+from atom.watch.markup import Child, element
+from atom.watch.mesh_picture import DIMENSIONS
+from atom.watch.record import Record
+
+_MOST_EVENTS = 200
+_MOST_RANKS = 16
+_KEPT = ("time", "event", "host", "step", "restart")
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[Child]], numbers: Sequence[int] = ()
+) -> Element:
+    """Return a table that scrolls on a narrow screen; ``numbers`` are columns set to the right."""
+
+    def cells(tag: str, row: Sequence[Child], **more: str) -> Iterable[Element]:
+        for column, cell in enumerate(row):
+            kind = "number" if column in numbers else None
+            yield element(tag, cell, class_=kind, **more)
+
+    named = any(heads)
+    head = element("thead", element("tr", *cells("th", heads, scope="col"))) if named else None
+    body = element("tbody", *(element("tr", *cells("td", row)) for row in rows))
+    return element("div", element("table", head, body), class_="scroll")
+
+
+def happened(record: Record) -> list[Element]:
+    """Return the events; of checkpoints that were saved, only their number."""
+    saved = [event for event in record.happened if event.get("event") == events.CHECKPOINT_SAVED]
+    others = [event for event in record.happened if event not in saved]
+    rows = [
+        (
+            str(event.get("time", ""))[:19].replace("T", " "),
+            str(event.get("event", "")).replace("_", " "),
+            shown(event.get("step", "")),
+            _words(event),
+        )
+        for event in others[:_MOST_EVENTS]
+    ]
+    found = [table(("time (UTC)", "event", "step", ""), rows, numbers=(2,))]
+    if len(others) > _MOST_EVENTS:
+        left = f"{len(others) - _MOST_EVENTS:,} more are in {events.FILE_NAME}."
+        found.append(element("p", left, class_="faint"))
+    if saved:
+        steps = [str(event.get("step")) for event in saved]
+        listed = ", ".join(steps if len(steps) <= 12 else [*steps[:5], "…", *steps[-5:]])
+        found.append(element("p", f"Checkpoints saved: {len(saved):,}, of steps {listed}."))
+    return found
+
+
+def degrees(record: Record, resolved: Resolved) -> Element:
+    """Return the dimensions of the mesh."""
+    rows: list[Sequence[Child]] = []
+    stride = resolved.world_size
+    for name, key in DIMENSIONS:
+        degree = resolved.degrees.get(key, 1)
+        stride //= max(degree, 1)
+        apart = f"ranks {stride} apart" if degree > 1 else "not split"
+        rows.append((element("code", name), str(degree), SPLITS[name] if degree > 1 else "", apart))
+    experts = record.run.parallelism.parameters.get("expert_parallel_degree", 1)
+    if experts != 1:
+        words = (SPLITS["ep"], "ranks of the dimensions above")
+        rows.append((element("code", "ep"), shown(experts), *words))
+    return table(("dimension", "degree", "splits", ""), rows, numbers=(1,))
+
+
+def kernels(record: Record) -> list[Element]:
+    """Return the kernel of each operation, and the wish that it came from."""
+    if record.run.resolved is None:
+        return []
+    wished = record.run.kernels
+    rows = []
+    for operation, kernel in sorted(record.run.resolved.kernels.items()):
+        key = operation if operation in wished else "default"
+        wish = wished.get(key, "auto")
+        words = ", ".join(wish) if isinstance(wish, list) else wish
+        rows.append((operation, element("code", kernel), element("code", f"kernels.{key}={words}")))
+    why = (
+        "The first kernel that fits the device, the layout and the packages, in the order wished "
+        f"for, on {record.run.resolved.device}."
+    )
+    return [table(("operation", "kernel", "wished"), rows), element("p", why, class_="faint")]
+
+
+def data(record: Record) -> list[Element]:
+    """Return what was read."""
+    run, rows = record.run, []
+    for kind in ("dataset", "tokenizer"):
+        component = getattr(run, kind)
+        told = ", ".join(f"{name}={shown(value)}" for name, value in component.parameters.items())
+        rows.append((kind, component.name, told))
+    length = run.training.get("seq_len")
+    if run.resolved is not None and isinstance(length, int):
+        batch = run.resolved.global_batch_size
+        rows.append(("vocabulary", f"{run.resolved.vocab_size:,} ids", ""))
+        rows.append(
+            ("batch of a step", f"{batch * length:,} tokens", f"{batch:,} sequences of {length:,}")
+        )
+    if record.rows:
+        rows.append(
+            ("seen", f"{record.rows[-1].tokens_seen:,} tokens", f"{record.rows[-1].step:,} steps")
+        )
+    bad = [event for event in record.happened if event.get("event") == events.BAD_DOCUMENT]
+    if bad:
+        rows.append(("left out", f"{len(bad):,} bad documents", str(bad[-1].get("reason", ""))))
+    return [table(("", "", ""), rows)]
+
+
+def profiled(record: Record) -> list[Element]:
+    """Return where the time of the profiled steps went, in parts of a step."""
+    if not any(record.profile.values()):
+        return []
+    ranks = {rank: profile.mean(steps) for rank, steps in record.profile.items() if steps}
+    steps = sorted({one.step for found in record.profile.values() for one in found})
+    dimensions = sorted({name for one in ranks.values() for name in one.communication})
+
+    def row(name: str, one: profile.Shares) -> list[str]:
+        exposed = [one.communication.get(dimension, 0.0) for dimension in dimensions]
+        parts = [one.compute, *exposed, one.bubble, one.data, one.other]
+        whole = one.seconds or 1.0
+        return [name, f"{one.seconds:.3f}", *(f"{part / whole:.1%}" for part in parts)]
+
+    shown = list(ranks.items())[:_MOST_RANKS]
+    rows = [row("mean", profile.mean(list(ranks.values())))] if len(ranks) > 1 else []
+    rows += [row(f"rank {rank}", one) for rank, one in shown]
+    exposed = [f"{name} exposed" for name in dimensions]
+    heads = ["", "s/step", "compute", *exposed, "bubble", "data", "other"]
+    words = (
+        f"Steps {steps[0]} to {steps[-1]}, with the profiler on, which slows them. Exposed: a rank "
+        "communicates over this dimension of the mesh, and computes nothing meanwhile (unknown: "
+        "the trace does not tell over which). Bubble: it waits for a neighbouring pipeline stage. "
+        "Other: Python between operators on a CPU, a device without work on a GPU."
+    )
+    if len(ranks) > len(shown):
+        words += f" The first {len(shown)} of {len(ranks):,} ranks are shown."
+    found = table(heads, rows, numbers=range(1, len(heads)))
+    return [found, element("p", words, class_="faint")]
+
+
+def settings(record: Record) -> list[Element]:
+    """Return the settings with their origins: what was chosen first, defaults behind a fold."""
+    values = run_settings.flat(record.run)
+    origins = record.origins
+    if origins is None:
+        rows = [(element("code", key), element("code", shown(v))) for key, v in values.items()]
+        words = (
+            "Where each came from was not kept: this run was composed before ATOM wrote "
+            "origins.json, or not by atom train. Going on with it writes the file."
+        )
+        return [element("p", words, class_="faint"), table(("setting", "value"), rows)]
+    rank = {"command line": 0, "default": 2}
+    groups: dict[int, list[Sequence[Child]]] = {0: [], 1: [], 2: []}
+    for key, value in values.items():
+        origin = str(origins.get(key, "default"))
+        row = (element("code", key), element("code", shown(value)), _place(origin))
+        groups[rank.get(origin, 1)].append(row)
+    heads = ("setting", "value", "from")
+    found = [table(heads, groups[0])] if groups[0] else []
+    for title, of_kind in (
+        ("from configuration files", groups[1]),
+        ("left at their defaults", groups[2]),
+    ):
+        if of_kind:
+            summary = element("summary", f"{len(of_kind)} settings {title}")
+            found.append(element("details", summary, table(heads, of_kind)))
+    return found
+
+
+def environment(record: Record) -> list[Element]:
+    """Return what ``lock.json`` holds."""
+    lock = record.lock
+    if not lock:
+        return []
+    rows: list[Sequence[Child]] = [
+        (name, shown(lock[name]), "")
+        for name in ("platform", "python", "device", "seed")
+        if name in lock
+    ]
+    git = lock.get("git")
+    if isinstance(git, dict):
+        changed = "with changes" if git.get("dirty") else "without changes"
+        rows.append(("git commit", element("code", str(git.get("commit"))), changed))
+    packages = lock.get("packages")
+    if isinstance(packages, dict):
+        rows += [(str(name), shown(version), "") for name, version in packages.items()]
+    for plugin in lock.get("plugins", []):
+        if isinstance(plugin, dict):
+            digest = element("code", str(plugin.get("sha256"))[:16])
+            rows.append((str(plugin.get("package")), str(plugin.get("version")), digest))
+    return [table(("", "", "sha256 of files"), rows)]
+
+
+def _words(event: dict[str, Any]) -> str:
+    """Return what an event holds beside time, name and step."""
+    reason = [str(event["reason"])] if event.get("reason") else []
+    others = [
+        f"{name} {shown(value)}"
+        for name, value in event.items()
+        if name not in (*_KEPT, "reason", "documents") and value is not None
+    ]
+    again = ["ranks started again"] if event.get("restart") else []
+    return "; ".join([*reason, *again, *others])
+
+
+def _place(origin: str) -> str:
+    """Return a file as seen from its package, which says whose it is."""
+    path = Path(origin)
+    if not path.is_absolute():
+        return origin
+    parts = path.parts
+    if "conf" in parts:
+        at = len(parts) - 1 - parts[::-1].index("conf")
+        return str(Path(*parts[max(at - 1, 1) :]))
+    return origin

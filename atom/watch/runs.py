@@ -1,0 +1,98 @@
+"""The runs under a folder, and how each is doing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from atom import events, metrics
+from atom.errors import UserError
+from atom.folder import RUN_FILE
+from atom.status import Status, status
+
+_SIGNS = (RUN_FILE, metrics.FILE_NAME, events.FILE_NAME)
+"""The files that change when a run that no job works on does."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run folder, and its status or why that cannot be told."""
+
+    folder: Path
+    status: Status | None
+    problem: str | None = None
+
+
+class Runs:
+    """The runs under a folder, looked at as often as one likes: what has ended is read once.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; valid: one that holds run folders")
+        self._folder = folder
+        self._known: dict[Path, tuple[tuple, Found]] = {}
+
+    def look(self) -> list[Found]:
+        """Return every run, the one started last first."""
+        found = [self._of(place) for place in folders(self._folder)]
+        return sorted(found, key=_started, reverse=True)
+
+    def _of(self, place: Path) -> Found:
+        signs = tuple(_sign(place / name) for name in _SIGNS)
+        known = self._known.get(place)
+        if known and known[0] == signs and not _runs(known[1]):
+            again = known[1]
+            # A job may have begun that has written nothing yet.
+            if not (place / "running.json").exists() or not _at_work(place):
+                return again
+        try:
+            found = Found(place, status(place))
+        except (UserError, OSError, ValueError, KeyError) as error:
+            found = Found(place, None, " ".join(str(error).split()))
+        self._known[place] = (signs, found)
+        return found
+
+
+def folders(folder: Path) -> Iterator[Path]:
+    """Yield the run folders in a folder, itself included; a run holds no other runs."""
+    if (folder / RUN_FILE).is_file():
+        yield folder
+        return
+    try:
+        below = sorted(entry.name for entry in os.scandir(folder) if _is_folder(entry))
+    except OSError:  # not ours to read, or gone meanwhile
+        return
+    for name in below:
+        yield from folders(folder / name)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    return entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+
+
+def _sign(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _runs(found: Found) -> bool:
+    return found.status is not None and found.status.state == "running"
+
+
+def _at_work(place: Path) -> bool:
+    from atom import claim
+
+    return claim.holder(place) is not None
+
+
+def _started(found: Found) -> str:
+    return (found.status.started if found.status else None) or ""

@@ -1,0 +1,89 @@
+"""Trackers of others, fed by a run: what was written is read back with their own readers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def tracked(train: Callable[..., list[dict]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run that both trackers follow, with what metrics.jsonl says of it."""
+    place = tmp_path_factory.mktemp("tracked") / "run"
+    rows = train(
+        place,
+        "metrics=wandb_offline",
+        "metrics.enable_tensorboard=true",
+        f"training.steps={STEPS}",
+        "checkpoint.enable=false",
+    )
+    (place / "rows.json").write_text(json.dumps(rows))
+    return place
+
+
+@pytest.mark.slow
+def test_tensorboard_has_every_step(tracked: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (file,) = tracked.glob("tb/*/events.out.tfevents.*")
+    found = EventAccumulator(str(file))
+    found.Reload()
+    losses = [(event.step, event.value) for event in found.Scalars("loss_metrics/global_avg_loss")]
+    rows = json.loads((tracked / "rows.json").read_text())
+    assert [step for step, _ in losses] == [1, 2, 3]
+    assert [loss for _, loss in losses] == pytest.approx([row["loss"] for row in rows], rel=1e-6)
+
+
+def leveldb_records(log: bytes, block: int = 32768) -> Iterator[bytes]:
+    """Yield the records of a LevelDB log, in whose format W&B keeps a run; its package no longer
+    brings a reader. The header counts as part of the first block."""
+    at, whole = 0, b""
+    while at + 7 <= len(log):
+        left = block - (at + 7) % block
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", log, at + 4)
+        whole += log[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield whole
+            whole = b""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+def test_wandb_keeps_every_step_without_a_network(tracked: Path) -> None:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = tracked.glob("tb/*/wandb/offline-run-*/run-*.wandb")
+    losses = {}
+    for data in leveldb_records(file.read_bytes()[7:]):  # behind W&B's own header
+        record = Record.FromString(data)
+        if record.WhichOneof("record_type") == "history":
+            values = {item.nested_key[0] if item.nested_key else item.key: item.value_json
+                      for item in record.history.item}  # fmt: skip
+            losses[int(values["_step"])] = float(values["loss_metrics/global_avg_loss"])
+    rows = json.loads((tracked / "rows.json").read_text())
+    assert losses == pytest.approx({row["step"]: row["loss"] for row in rows})
+
+
+@pytest.mark.slow
+def test_a_tracker_that_cannot_start_ends_the_run(
+    atom: Callable, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    """No key and no network: torchtitan would log an error and train without it."""
+    result = atom(
+        "train", *small, "metrics=wandb", "launch.max_restarts=0", f"run.dir={tmp_path / 'run'}",
+        WANDB_API_KEY="", WANDB_MODE="online", HOME=str(tmp_path), NETRC=str(tmp_path / "netrc"),
+        WANDB_CONFIG_DIR=str(tmp_path), WANDB_BASE_URL="http://127.0.0.1:9",
+    )  # fmt: skip
+    assert result.returncode == 1, result.stdout
+    assert "metrics.wandb_mode=offline" in result.stderr
