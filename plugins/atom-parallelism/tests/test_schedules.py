@@ -101,7 +101,11 @@ def test_a_checkpoint_of_one_layout_goes_on_under_another(layout: str) -> None:
     single = runs.sections(MIXTURE)
     runs.train(single)
     found, expected = saved(before), saved(single)
-    assert found.tensors.keys() == expected.tensors.keys()
+    # Each rank has its own random state; all else is the same.
+    names_of = [
+        {n for n in each.tensors if not n.startswith("random.")} for each in (found, expected)
+    ]
+    assert names_of[0] == names_of[1]
     moments = [name for name in expected.tensors if name.endswith(".exp_avg_sq")]
     assert moments, "no state of the optimizer is saved"
     for name in moments:

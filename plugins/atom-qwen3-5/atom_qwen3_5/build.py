@@ -108,7 +108,8 @@ def _sections(config: Qwen35) -> list[int]:
 
 def _block(config: Qwen35, number: int) -> Qwen35TransformerBlock.Config:
     # What adds to the residual stream starts smaller the deeper the layer is.
-    residual = {"weight": partial(nn.init.trunc_normal_, std=depth_scaled_std(0.02, number))}
+    std = depth_scaled_std(0.02, number)
+    residual: Initializers = {"weight": partial(nn.init.trunc_normal_, std=std)}
     attends = _is_attention(config, number)
     return Qwen35TransformerBlock.Config(
         attention=_attention(config, residual) if attends else None,
