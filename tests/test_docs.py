@@ -185,7 +185,12 @@ def check_command(command: str) -> None:
         return
     assert name in COMMANDS, command
     if name != "train":
-        import_module(COMMANDS[name][0]).parser().parse_args(arguments)
+        module = import_module(COMMANDS[name][0])
+        below = getattr(module, "SUBCOMMANDS", {})
+        if arguments and arguments[0] in below:
+            below[arguments[0]]().parse_args(arguments[1:])
+        else:
+            module.parser().parse_args(arguments)
         return
     words = [word for word in arguments if word not in ("--help", "-v")]
     words = [

@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps([_as_data(component) for component in listed], indent=2))
         return 0
-    rows = [
+    rows: list[Row] = [
         (
             kernel.operation,
             kernel.name,

@@ -77,7 +77,7 @@ def _main(address: str) -> list[str]:
 
 def _has_triton(component: Component) -> bool:
     """Return whether a module of the plugin's package holds a function made by ``triton.jit``."""
-    from triton.runtime import KernelInterface  # type: ignore[import-untyped]
+    from triton.runtime import KernelInterface
 
     package = component.plugin.import_package
     modules: list[Any] = [

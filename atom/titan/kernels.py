@@ -94,7 +94,7 @@ def sizes(model: Any, *, vocab_size: int | None, tensor_parallel: int = 1) -> di
             attention.head_dim or attention.dim // attention.n_heads
         )
     for layer in getattr(model, "layers", ()):  # latent attention has two widths
-        latent = getattr(layer, "attention", None)
+        latent: Any = getattr(layer, "attention", None)
         if hasattr(latent, "qk_nope_head_dim"):
             widths = {latent.qk_nope_head_dim + latent.qk_rope_head_dim, latent.v_head_dim}
             found["head_dim"] = found.get("head_dim", set()) | widths

@@ -21,7 +21,7 @@ _SMALLEST_PIECE = 128
 
 
 @triton.jit
-def _loss_and_gradient(
+def _loss_and_gradient(  # type: ignore[no-untyped-def]
     logits, labels, scale, losses, width, stride, ignored,
     WRITES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -63,7 +63,7 @@ def _loss_and_gradient(
 
 
 @triton.jit
-def _multiply(values, factor, size, BLOCK: tl.constexpr):
+def _multiply(values, factor, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     by = tl.load(factor)
     if by != 1.0:
         at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -23,7 +23,7 @@ _WIDEST = 2048
 
 
 @triton.jit
-def _forward(
+def _forward(  # type: ignore[no-untyped-def]
     gate, up, out, n_rows, width, gate_stride, up_stride,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -39,7 +39,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _backward(  # type: ignore[no-untyped-def]
     grad, gate, up, grad_gate, grad_up, n_rows, width, grad_stride, gate_stride, up_stride,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

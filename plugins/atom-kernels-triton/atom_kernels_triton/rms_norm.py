@@ -22,7 +22,7 @@ _PROGRAMS_PER_SM = 4
 
 
 @triton.jit
-def _forward(
+def _forward(  # type: ignore[no-untyped-def]
     x, residual, weight, y, total, rstd,
     n_rows, width, x_stride, residual_stride, eps,
     HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr,
@@ -50,7 +50,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _backward(  # type: ignore[no-untyped-def]
     grad, x, weight, rstd, grad_total, grad_x, grad_weight,
     n_rows, width, tiles, grad_stride, x_stride, total_stride,
     HAS_TOTAL: tl.constexpr, HAS_WEIGHT: tl.constexpr,

@@ -24,7 +24,7 @@ _HEADS = 16
 
 
 @triton.jit
-def _kernel(
+def _kernel(  # type: ignore[no-untyped-def]
     q, k, cache, positions, q_out, k_out,
     length, n_q, n_k, half,
     q_batch, q_token, q_head, k_batch, k_token, k_head, cache_row, positions_batch,
