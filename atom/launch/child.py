@@ -94,5 +94,7 @@ def _answer(sender: Connection, function: Callable[[], T]) -> None:
     except Exception as error:
         error.add_note(traceback.format_exc())
         answer = ("raised", error)
+    # Python takes its own handlers away as it ends; a request that comes late must not kill.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     sender.send(answer)
     sender.close()

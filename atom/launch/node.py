@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
         print(f"atom: {error.sentence()}", file=sys.stderr, flush=True)
         return 2
     failure = _start(options.run, run, machine, early, attempt=options.attempt)
+    # What is asked again and again is done; it would end the interpreter as it shuts down.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if failure is not None:
         events.record(
             options.run,

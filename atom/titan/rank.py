@@ -89,6 +89,8 @@ def _train(path: Path, stop_on: tuple[signal.Signals, ...]) -> bool:
         trainer.train()
     finally:
         trainer.close()
+    # Python takes its own handlers away as it ends; a request that comes late must not kill.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.distributed.destroy_process_group()
     return trainer.stopped
 
