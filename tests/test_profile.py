@@ -128,7 +128,8 @@ def test_steps_of_a_run_are_profiled(train: Callable[..., list[dict]], tmp_path:
         assert [one.step for one in shares] == [2, 3]
         for one in shares:
             assert one.compute > 0
-            assert one.communication["tp"] > 0
+            # Tensor parallelism over all ranks uses the group of all ranks.
+            assert one.communication["world"] > 0
             assert one.data > 0
             assert one.bubble == 0
             # The step as the run itself has timed it, on the same clock.
@@ -140,5 +141,5 @@ def test_steps_of_a_run_are_profiled(train: Callable[..., list[dict]], tmp_path:
     assert {"aten::mm", profile.DATA, "gloo:all_reduce"} <= names
     assert main(["report", str(place)]) == 0
     page = (place / "report.html").read_text()
-    assert "tp exposed" in page
+    assert "world exposed" in page
     assert "Steps 2 to 3" in page
