@@ -57,6 +57,9 @@ def shown(value: object) -> str:
     return str(value)
 
 
+_MOST_LISTED = 20
+
+
 def nearest(word: str, valid: Iterable[str]) -> str:
     """Return a hint at the nearest spelling of ``word`` among ``valid``, or all of them if few."""
     valid = sorted(set(valid))
@@ -64,5 +67,5 @@ def nearest(word: str, valid: Iterable[str]) -> str:
         return f"did you mean {' or '.join(close)}?"
     if not valid:
         return "there are none"
-    listed = ", ".join(valid[:12]) + (", …" if len(valid) > 12 else "")
+    listed = ", ".join(valid[:_MOST_LISTED]) + (", …" if len(valid) > _MOST_LISTED else "")
     return f"valid: {listed}"

@@ -99,7 +99,8 @@ BROKEN = {
     ),
     "unknown_hook": Broken(
         hook(f"yield {net('x')}", "atom_architecture"),
-        "there is no hook atom_architecture; did you mean atom_architectures or atom_datasets?",
+        "there is no hook atom_architecture; did you mean atom_architectures or "
+        "atom_launchers or atom_datasets?",
     ),
     "wrong_arguments": Broken(
         f"from atom.plugin import *\nfrom atom.plugin import hookimpl\n@hookimpl\n"

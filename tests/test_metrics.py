@@ -229,18 +229,29 @@ def test_a_kill_between_the_two_files_moves_no_row_twice(
     assert steps(path.with_name("metrics.rolled_back.jsonl")) == [2, 3]
 
 
-def test_a_full_disk_is_an_error_and_the_next_process_repairs_the_row(path: Path) -> None:
+def test_a_full_disk_holds_back_whole_rows_and_only_the_end_insists(path: Path) -> None:
     write(path, 1, 2)
-    limit = path.stat().st_size + 10
+    size = path.stat().st_size
+    limit = size + 10
+    appended = "print('appended')\n"
     script = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
     child = subprocess.run(
-        [sys.executable, "-c", script + WRITER, str(path), "3", "3", "0"],
+        [
+            sys.executable,
+            "-c",
+            script + WRITER + appended + "writer.close()",
+            str(path),
+            "3",
+            "3",
+            "0",
+        ],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "is the disk full?" in child.stderr
-    assert path.stat().st_size == limit
+    assert child.stdout == "appended\n"
+    assert "No space left on device" in child.stderr
+    assert path.stat().st_size == size
     write(path, 3)
     assert steps(path) == [1, 2, 3]
 

@@ -164,7 +164,7 @@ def test_no_plugins_at_all(
         (
             ["--kind", "kernels"],
             "argument --kind: invalid choice: 'kernels' (choose from 'tokenizer', "
-            "'architecture', 'parallelism', 'kernel', 'dataset')",
+            "'architecture', 'parallelism', 'kernel', 'dataset', 'launcher')",
         ),
         (["--js"], "unrecognized arguments: --js; did you mean --json?"),
         (["lock"], "the following arguments are required: FILE"),
