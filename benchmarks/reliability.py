@@ -39,7 +39,8 @@ MODEL = (
 )
 INTERVAL = 5
 SAVING = 10
-HANG_SECONDS = 8
+HANG_SECONDS = 30
+"""More than ranks need to start, on a machine with other work too."""
 PATIENCE = 600
 
 

@@ -124,12 +124,12 @@ def test_gradient_is_not_finite_on_one_rank_of_a_pipeline(
 ) -> None:
     """The ranks of both stages, and both that share its tensors, skip the same step."""
     degrees = ("parallelism.tensor_parallel_degree=2", "parallelism.pipeline_parallel_degree=2")
-    # One microbatch a step, so that the third forward pass is that of step 3.
-    sizes = ("training.global_batch_size=2", "parallelism.pipeline_parallel_microbatch_size=2")
+    # One forward pass finds the shapes out, then there are two a step: the sixth is of step 3.
+    sizes = ("training.global_batch_size=2", "parallelism.pipeline_parallel_microbatch_size=1")
     job = damaged(
         *("training.steps=6", "faults.non_finite=skip", "launch.ranks=4", *degrees, *sizes),
         layout="single",
-        forwards=(3,),
+        forwards=(6,),
     )
     code, _, said = job.end()
     assert code == 0, said
