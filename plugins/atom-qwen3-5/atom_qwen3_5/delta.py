@@ -85,8 +85,9 @@ def gated_delta_rule(
     """
     length = q_BLNK.shape[1]
     document_L = documents(length, starts, q_BLNK.device)
-    q_BNLK, k_BNLK, v_BNLV = (x.float().transpose(1, 2) for x in (q_BLNK, k_BLNK, v_BLNV))
-    g_BNL, beta_BNL = (x.float().transpose(1, 2) for x in (g_BLN, beta_BLN))
+    wide = torch.promote_types(v_BLNV.dtype, torch.float32)
+    q_BNLK, k_BNLK, v_BNLV = (x.to(wide).transpose(1, 2) for x in (q_BLNK, k_BLNK, v_BLNV))
+    g_BNL, beta_BNL = (x.to(wide).transpose(1, 2) for x in (g_BLN, beta_BLN))
     q_BNLK = _unit(q_BNLK) * q_BLNK.shape[-1] ** -0.5
     k_BNLK = _unit(k_BNLK)
     batch, heads, _, width = k_BNLK.shape
