@@ -40,8 +40,7 @@ class Subject:
         """
         from atom.titan import device
 
-        self.device = device.pick("auto")
-        device.use(self.device)  # before any other module of torchtitan
+        self.device = device.settled()  # before any other module of torchtitan
 
         from torchtitan.models.common.moe import MoE
 

@@ -106,6 +106,15 @@ def use(device: str) -> None:
         raise RuntimeError(f"torchtitan is set up for {utils.device_type}, not for {device}")
 
 
+def settled() -> str:
+    """Return the device that torchtitan is set up for in this process: the best there is, if
+    nobody has said so before."""
+    utils = sys.modules.get("torchtitan.tools.utils")
+    kind = "cpu" if utils is not None and utils.device_type == "cpu" else pick("auto")
+    use(kind)
+    return kind
+
+
 class _CpuModule(types.ModuleType):
     """``torch.cpu`` with what torchtitan asks of a device module. Memory is the process's own."""
 

@@ -76,6 +76,14 @@ class ComponentSuite(Suite):
         else:
             configured(named, parameters)
 
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def settled_device(cls) -> None:
+        """Decide what torchtitan computes on, before anything that a test resolves imports it."""
+        from atom.titan import device
+
+        device.settled()
+
     # ------------------------------------------------------------------------ the declaration
 
     def test_declaring_is_cheap(self, component: Component) -> None:

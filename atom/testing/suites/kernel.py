@@ -100,9 +100,7 @@ class KernelSuite(Options, ComponentSuite):
         """The device of this process: a GPU where there is one."""
         from atom.titan import device
 
-        kind = device.pick("auto")
-        device.use(kind)
-        return kind
+        return device.settled()
 
     @pytest.fixture
     def fitting(self, component: Component, device: str) -> str:

@@ -144,7 +144,7 @@ class ParallelismSuite(Options, ComponentSuite):
         """
         from atom.titan import device, layout
 
-        device.use(device.pick("auto"))
+        device.settled()
         run: Run = parse(runs.sections(self.architectures[0], self.section))
         config, found = layout.resolve(run, available=1, joined=size)
         assert found == size
