@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 from atom.errors import UserError, nearest
 from atom.host import Component, Host
@@ -270,7 +270,11 @@ def _of_numbers(kernel: Kernel, situation: Situation) -> str | None:
 
 def _of_packages(needs: Needs, supposed: Mapping[str, str | None]) -> str | None:
     for package in needs.packages:
-        requirement = Requirement(package)
+        try:
+            requirement = Requirement(package)
+        except InvalidRequirement:
+            # A plugin's mistake, which must not end the runs that have no need of it.
+            return f"needs {package!r}, which is no requirement that pip can read"
         if requirement.name in supposed and supposed[requirement.name] is None:
             continue
         version = supposed.get(requirement.name) or _installed(requirement.name)

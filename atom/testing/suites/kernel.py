@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import pytest
+from packaging.requirements import Requirement
 
 from atom.errors import UserError
 from atom.host import Component, Host, resolve
@@ -133,10 +134,12 @@ class KernelSuite(Options, ComponentSuite):
             assert isinstance(getattr(torch, name, None), torch.dtype), f"no dtype {name}"
             assert 0 < tolerance < 1, f"tolerance {tolerance} of {name} is no relative error"
 
-    def test_needs_are_a_reason_and_not_a_crash(self, component: Component) -> None:
+    def test_needs_are_a_reason_and_not_a_crash(self, component: Component, kernel: Kernel) -> None:
         """On every kind of device the kernel is chosen, or refused in one sentence."""
         from atom.titan.device import DeviceDescription
 
+        for package in kernel.needs.packages:
+            Requirement(package)  # raises InvalidRequirement
         capabilities = [(7, 0), (8, 0), (9, 0), (10, 0), None]
         devices = [DeviceDescription("cpu")]
         devices += [DeviceDescription("cuda", capability) for capability in capabilities]
