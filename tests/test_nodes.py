@@ -115,6 +115,7 @@ def test_ranks_are_numbered_node_by_node() -> None:
     assert found.config["rank"] == 1279
 
 
+@pytest.mark.unproven
 @pytest.mark.slow
 def test_two_nodes_train_as_one(
     atom: Callable,

@@ -58,6 +58,7 @@ def leveldb_records(log: bytes, block: int = 32768) -> Iterator[bytes]:
             whole = b""
 
 
+@pytest.mark.unproven
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 def test_wandb_keeps_every_step_without_a_network(tracked: Path) -> None:

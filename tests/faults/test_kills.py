@@ -53,6 +53,7 @@ def kill_while(job, chance: random.Random, now: Callable[[], bool]) -> None:
     job.wait_for(lambda: len(happened(job.place, events.FAILED)) > failures)
 
 
+@pytest.mark.unproven
 def test_kills_during_saves_and_loads(start: Callable, train: Callable, tmp_path: Path) -> None:
     chance = random.Random(20261126)
     job = start("run", *RUN)
@@ -97,6 +98,7 @@ def test_kills_during_saves_and_loads(start: Callable, train: Callable, tmp_path
     assert found.goodput == pytest.approx(found.productive / found.wall)
 
 
+@pytest.mark.unproven
 def test_two_of_eight_ranks_are_killed_and_one_is_stopped(start: Callable, rows: Callable) -> None:
     chance = random.Random(8)
     layout = ("parallelism=fsdp", "launch.ranks=8", "launch.hang_seconds=60")

@@ -132,6 +132,7 @@ def test_a_signal_leads_to_a_checkpoint_a_requeue_and_the_same_losses(
     }
 
 
+@pytest.mark.unproven
 def test_jobs_follow_each_other_over_the_time_limit(
     jobs: dict[str, int], cluster: Any, place: Path, reference: Any
 ) -> None:
@@ -144,6 +145,7 @@ def test_jobs_follow_each_other_over_the_time_limit(
     assert events.FAILED not in found, "a job was killed at its limit"
 
 
+@pytest.mark.unproven
 def test_a_sweep_is_one_array(atom: Callable, small: tuple, cluster: Any, place: Path) -> None:
     swept = place / "swept"
     result = atom(
@@ -161,6 +163,7 @@ def test_a_sweep_is_one_array(atom: Callable, small: tuple, cluster: Any, place:
     assert all(len(list((run / "logs").glob("slurm-*.out"))) == 1 for run in runs)
 
 
+@pytest.mark.unproven
 def test_a_lost_node_leads_to_a_requeue_on_others(
     submit: Submit, cluster: Any, place: Path, reference: Any
 ) -> None:
@@ -187,6 +190,7 @@ def nodes_of(cluster: Any, job: int) -> list[str]:
     return names.split()
 
 
+@pytest.mark.unproven
 @pytest.mark.parametrize(
     ("override", "words"),
     [
