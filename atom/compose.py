@@ -9,7 +9,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +147,7 @@ def do(config: DictConfig, *, host: Host, job: Callable[[Run], None]) -> None:
     run = run_of(config, host)
     origins = Origins(config)
     try:
-        keys = leaves(run.model_dump(mode="json"))
-        job(run.with_origins(partial(origins.every, keys)))
+        job(run.with_origins(lambda: origins.every(leaves(run.model_dump(mode="json")))))
     except UserError as error:
         origins.attach(error)
         raise

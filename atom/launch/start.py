@@ -20,13 +20,13 @@ from atom.prepare import prepare
 from atom.run import Run
 from atom.screen import Header, Screen
 from atom.select import select
+from atom.watch.settings import FOLLOW
 
 if TYPE_CHECKING:
     from atom.plan.device import DeviceDescription
     from atom.titan.preflight import Preflight
 
-_OF_NO_INTEREST = ("run.", "resume.", "resolved.", "plugins.used", "launcher.")
-"""Settings that follow from others, or from where the command was given."""
+_OF_NO_INTEREST = (*FOLLOW, "launcher.")
 
 
 def train(

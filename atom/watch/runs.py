@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from atom import events, metrics
+from atom import claim, events, metrics
 from atom.errors import UserError
 from atom.folder import RUN_FILE
 from atom.status import Status, status
@@ -49,7 +49,7 @@ class Runs:
         if known and known[0] == signs and not _runs(known[1]):
             again = known[1]
             # A job may have begun that has written nothing yet.
-            if not (place / "running.json").exists() or not _at_work(place):
+            if not (place / claim.FILE_NAME).exists() or not _at_work(place):
                 return again
         try:
             found = Found(place, status(place))
@@ -89,8 +89,6 @@ def _runs(found: Found) -> bool:
 
 
 def _at_work(place: Path) -> bool:
-    from atom import claim
-
     return claim.holder(place) is not None
 
 

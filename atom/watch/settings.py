@@ -6,7 +6,7 @@ from typing import Any
 
 from atom.run import Run
 
-_FOLLOW = ("run.", "resume.", "resolved.", "plugins.used")
+FOLLOW = ("run.", "resume.", "resolved.", "plugins.used")
 """Settings that follow from others, or from where the command was given."""
 
 
@@ -15,7 +15,7 @@ def flat(run: Run) -> dict[str, Any]:
     return {
         key: value
         for key, value in leaves(run.model_dump(mode="json")).items()
-        if not key.startswith(_FOLLOW) and key != "resolved"
+        if not key.startswith(FOLLOW) and key != "resolved"
     }
 
 

@@ -16,21 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from atom.errors import UserError
 from atom.plugin import Document, PreparedTokenizer, TokenizerContext
 from atom_tokenizers.config import Bpe
-from atom_tokenizers.files import TOKENIZER, TOKENIZER_CONFIG, locked, write
+from atom_tokenizers.files import BOS, CONFIG_TEXT, EOS, TOKENIZER, TOKENIZER_CONFIG, locked, write
 from atom_tokenizers.text import well_formed
-
-BOS = "<|begin_of_text|>"
-EOS = "<|end_of_text|>"
-
-_CONFIG_TEXT = json.dumps(
-    {
-        "bos_token": BOS,
-        "eos_token": EOS,
-        "clean_up_tokenization_spaces": False,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    },
-    indent=2,
-)
 
 
 def prepare(config: Bpe, context: TokenizerContext) -> PreparedTokenizer:
@@ -46,7 +33,7 @@ def prepare(config: Bpe, context: TokenizerContext) -> PreparedTokenizer:
         with locked(folder):
             if not _is_whole(folder, config.vocab_size):
                 tokenizer = train(config, context.documents())
-                write(folder, {TOKENIZER_CONFIG: _CONFIG_TEXT, TOKENIZER: tokenizer.to_str()})
+                write(folder, {TOKENIZER_CONFIG: CONFIG_TEXT, TOKENIZER: tokenizer.to_str()})
     return PreparedTokenizer(
         vocab_size=config.vocab_size,
         files={name: folder / name for name in (TOKENIZER, TOKENIZER_CONFIG)},
@@ -107,14 +94,14 @@ def _key(config: Bpe, digest: str) -> str:
         config.model_dump(),
         tokenizers.__version__,
         _untrained().to_str(),
-        _CONFIG_TEXT,
+        CONFIG_TEXT,
     ]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 
 def _is_whole(folder: Path, vocab_size: int) -> bool:
     try:
-        if (folder / TOKENIZER_CONFIG).read_text(encoding="utf-8") != _CONFIG_TEXT:
+        if (folder / TOKENIZER_CONFIG).read_text(encoding="utf-8") != CONFIG_TEXT:
             return False
         return Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab_size() == vocab_size
     except Exception:  # the library raises a bare Exception for a file it cannot read

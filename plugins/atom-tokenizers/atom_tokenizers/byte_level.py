@@ -1,7 +1,7 @@
 """``bytes``: a vocabulary that needs no preparation.
 
 Training needs no files. They are for whoever loads an export of the run: ``tokenizers``' byte-level
-BPE without a merge makes the same ids.
+BPE without a merge makes the same ids. There 256 and 257 are called BOS and EOS.
 """
 
 from __future__ import annotations
@@ -13,20 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from atom.plugin import PreparedTokenizer, TokenizerContext
 from atom_tokenizers.config import Bytes
-from atom_tokenizers.files import TOKENIZER, TOKENIZER_CONFIG, write
-
-BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
-"""What 256 and 257 are called in the files."""
-
-_CONFIG_TEXT = json.dumps(
-    {
-        "bos_token": BOS,
-        "eos_token": EOS,
-        "clean_up_tokenization_spaces": False,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    },
-    indent=2,
-)
+from atom_tokenizers.files import BOS, CONFIG_TEXT, EOS, TOKENIZER, TOKENIZER_CONFIG, write
 
 
 def prepare(config: Bytes, context: TokenizerContext) -> PreparedTokenizer:
@@ -35,7 +22,7 @@ def prepare(config: Bytes, context: TokenizerContext) -> PreparedTokenizer:
     Raises:
         UserError: the cache cannot be written.
     """
-    content = {TOKENIZER: described().to_str(), TOKENIZER_CONFIG: _CONFIG_TEXT}
+    content = {TOKENIZER: described().to_str(), TOKENIZER_CONFIG: CONFIG_TEXT}
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     folder = context.cache / f"bytes-{digest}"
     write(folder, content)

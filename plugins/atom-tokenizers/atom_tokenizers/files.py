@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,20 @@ from atom.errors import UserError
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+
+BOS = "<|begin_of_text|>"
+EOS = "<|end_of_text|>"
+
+CONFIG_TEXT = json.dumps(
+    {
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    },
+    indent=2,
+)
+"""Content of :data:`TOKENIZER_CONFIG` for a tokenizer that ATOM has made."""
 
 
 @contextmanager
