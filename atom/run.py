@@ -82,8 +82,13 @@ class Launch(_Model):
         description="times to start the ranks again after a failure, counted anew with every "
         "checkpoint",
     )
+    start_seconds: PositiveFloat = Field(
+        default=1800,
+        description="seconds until the first step is done after which the ranks count as hung",
+    )
     hang_seconds: PositiveFloat = Field(
-        default=1800, description="seconds without a step until the ranks count as hung"
+        default=1800,
+        description="seconds from one step to the next after which the ranks count as hung",
     )
 
 

@@ -28,6 +28,7 @@ from torch.distributed.elastic.rendezvous import registry
 from atom import heartbeat, logs
 from atom.launch.failure import Failure, cause
 from atom.launch.machine import Machine
+from atom.launch.patience import Patience, Watch
 
 _MONITOR_SECONDS = 0.2
 _END_SECONDS = 5
@@ -54,7 +55,7 @@ class Agent(LocalElasticAgent):
         arguments: of the entrypoint.
         machine: how many workers, and where those of other machines are.
         run: the run folder.
-        hang_seconds: without a step until ranks count as hung.
+        patience: until ranks without a step count as hung.
         started: called when every worker has been started.
     """
 
@@ -65,7 +66,7 @@ class Agent(LocalElasticAgent):
         machine: Machine,
         *,
         run: Path,
-        hang_seconds: float,
+        patience: Patience,
         started: Callable[[], None],
     ) -> None:
         spec = WorkerSpec(
@@ -84,7 +85,7 @@ class Agent(LocalElasticAgent):
         self._first_rank = machine.first_rank
         self._looked = 0.0
         self._run_folder = run
-        self._hang_seconds = hang_seconds
+        self._patience = patience
         self._started = started
         self.failure: Failure | None = None
         """What ended the ranks, if they did not end by themselves."""
@@ -101,6 +102,7 @@ class Agent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
         self._begin = time.time()
+        self._watch = Watch(self._patience, self._begin)
         workers: dict[int, int] = super()._start_workers(worker_group)
         self._started()
         return workers
@@ -123,22 +125,14 @@ class Agent(LocalElasticAgent):
 
     # ------------------------------------------------------------------------ hangs
 
-    def _heartbeat(self) -> float:
-        """Return when the last step ended, in seconds since the epoch; 0 if none did."""
-        last = heartbeat.last(self._run_folder)
-        return last[1] if last else 0.0
-
     def _hung(self) -> Failure | None:
-        if time.time() - self._looked < min(self._hang_seconds / 10, _LOOK_SECONDS):
+        if time.time() - self._looked < min(self._patience.step / 10, _LOOK_SECONDS):
             return None
         self._looked = time.time()
-        if self._looked - max(self._heartbeat(), self._begin) < self._hang_seconds:
+        complaint = self._watch.complaint(heartbeat.last(self._run_folder), self._looked)
+        if complaint is None or self._pcontext is None or not self._alive():
             return None
-        if self._pcontext is None or not self._alive():
-            return None
-        return Failure(
-            f"no step in {self._hang_seconds:g} s: ranks hang (stacks are in their logs)"
-        )
+        return Failure(complaint)
 
     def _end_hung(self) -> None:
         """Have every rank tell where it is (:mod:`atom.titan.hang`), then end them all.

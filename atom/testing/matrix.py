@@ -91,7 +91,7 @@ def run_cell(architecture: str, strategy: str, sections: tuple[Sections, Section
     """Train one cell, and the run on one rank that it is compared with unless that was done."""
     model, layout = sections
     size = world_size(layout)
-    launch = {"ranks": size, "max_restarts": 0, "hang_seconds": HANG_SECONDS}
+    launch = {"ranks": size, "max_restarts": 0, "start_seconds": HANG_SECONDS}
     run = runs.sections(model, layout, launch=launch)
     known: Sections = {
         "architecture": architecture,
