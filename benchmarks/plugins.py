@@ -3,7 +3,7 @@
     python benchmarks/plugins.py [--plugins 0 10 100 1000] [--repeat 5] [--write FILE.md]
 
 For each number, that many packages are written into a temporary folder, each with an entry point,
-five components (one of each kind) and a config group file for each of them, and the folder is put
+six components (one of each kind) and a config group file for each of them, and the folder is put
 on the import path beside what is installed. Then each command below runs in a process of its own;
 the median of the repetitions counts; for what a plugin adds, of the seconds on a CPU, since other
 work may share the machine. The first run of each number, which compiles the packages to
@@ -44,7 +44,7 @@ compose.main(sys.argv[1:], lambda config: print(compose.run_of(config, host).arc
 DECLARATIONS = '''
 """A plugin of the benchmark."""
 
-from atom.plugin import Architecture, Dataset, Kernel, Parallelism, Tokenizer, hookimpl
+from atom.plugin import Architecture, Dataset, Kernel, Launcher, Parallelism, Tokenizer, hookimpl
 
 
 @hookimpl
@@ -92,6 +92,11 @@ def atom_datasets():
         config="{name}.config:Parameters",
         source="{name}.build:documents",
     )
+
+
+@hookimpl
+def atom_launchers():
+    yield Launcher(name="{name}_queue", summary="a queue", plan="{name}.build:plan")
 '''
 
 GROUPS = {
@@ -100,6 +105,7 @@ GROUPS = {
     "parallelism": "name: {name}_mesh\ndata_parallel_shard_degree: 2\n",
     "kernels": "rms_norm: {name}_norm\n",
     "dataset": "name: {name}_data\nwidth: 64\n",
+    "launcher": "name: {name}_queue\n",
 }
 
 
@@ -224,7 +230,7 @@ def main() -> int:
         options.write.parent.mkdir(parents=True, exist_ok=True)
         options.write.write_text(
             "# What installed plugins cost\n\n"
-            "Each plugin is a package with five components and five config group files. Made by\n"
+            "Each plugin is a package with six components and six config group files. Made by\n"
             f"`python benchmarks/plugins.py`, the median of {options.repeat} runs.\n\n"
             f"{date.today()}, {machine}, {platform.python_implementation()} "
             f"{'.'.join(platform.python_version_tuple()[:2])}, {versions}.\n\n{results}\n\n"

@@ -39,8 +39,7 @@ MODEL = (
 )
 INTERVAL = 5
 SAVING = 10
-HANG_SECONDS = 30
-"""More than ranks need to start, on a machine with other work too."""
+HANG_SECONDS = 10
 PATIENCE = 600
 
 
