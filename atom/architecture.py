@@ -49,6 +49,18 @@ def check_heads(n_heads: int, n_kv_heads: int) -> None:
         )
 
 
+def check_experts(top_k: int, num_experts: int) -> None:
+    """Refuse a token that is to go to more experts than there are.
+
+    Raises:
+        UserError: ``architecture.top_k`` is above ``architecture.num_experts``.
+    """
+    if top_k > num_experts:
+        raise UserError(
+            f"must be at most num_experts={num_experts}", key="architecture.top_k", value=top_k
+        )
+
+
 def check_head_dim(dim: int, n_heads: int) -> None:
     """Refuse a width that heads cannot share, or whose heads RoPE cannot turn in pairs.
 

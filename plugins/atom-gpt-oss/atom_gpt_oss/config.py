@@ -4,8 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atom.architecture import check_heads
-from atom.errors import UserError
+from atom.architecture import check_experts, check_heads
 
 
 class GptOss(BaseModel):
@@ -49,10 +48,5 @@ class GptOss(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         check_heads(self.n_heads, self.n_kv_heads)
-        if self.top_k > self.num_experts:
-            raise UserError(
-                f"must be at most num_experts={self.num_experts}",
-                key="architecture.top_k",
-                value=self.top_k,
-            )
+        check_experts(self.top_k, self.num_experts)
         return self

@@ -16,3 +16,9 @@ def atom_architectures() -> Iterator[Architecture]:
         config="atom_qwen3_5.config:Qwen35",
         build="atom_qwen3_5.build:qwen3_5",
     )
+    yield Architecture(
+        name="qwen3_5_moe",
+        summary="Qwen3.5 mixture of experts: the same layers, with experts and a shared one",
+        config="atom_qwen3_5.config:Qwen35MoE",
+        build="atom_qwen3_5.build:qwen3_5_moe",
+    )

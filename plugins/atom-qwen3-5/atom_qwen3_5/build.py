@@ -7,13 +7,27 @@ from functools import partial
 from typing import Any
 
 import torch.nn as nn
-from torchtitan.models.common import Conv1d, Embedding, FlexAttention, Linear
-from torchtitan.models.common.config_utils import make_ffn_config
+from torchtitan.components.optimizer import register_moe_load_balancing_hook
+from torchtitan.models.common import (
+    Conv1d,
+    Embedding,
+    FlexAttention,
+    Linear,
+    SigmoidGatedFeedForward,
+)
+from torchtitan.models.common.config_utils import (
+    make_ffn_config,
+    make_moe_config,
+    make_routed_experts_config,
+    make_router_config,
+)
+from torchtitan.models.common.feed_forward import FeedForward
+from torchtitan.models.common.moe import MoE
 from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
 
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
-from atom_qwen3_5.config import Qwen35
+from atom_qwen3_5.config import Decoder, Qwen35, Qwen35MoE
 
 # First: it keeps FLA quiet.
 from atom_qwen3_5.model import DeltaLayer, GatedDeltaRule, Qwen35Text  # isort: skip
@@ -26,21 +40,69 @@ from torchtitan.models.qwen3_5.model import (
 from torchtitan.models.qwen3_5.parallelize import parallelize_qwen3_5
 from torchtitan.models.qwen3_5.rope import MRoPE
 
-from atom_qwen3_5.state_dict_adapter import Qwen35TextStateDictAdapter
+from atom_qwen3_5.state_dict_adapter import (
+    Qwen35MixtureStateDictAdapter,
+    Qwen35TextStateDictAdapter,
+)
 
 Initializers = dict[str, Callable]
 
-LINEAR: Initializers = {"weight": partial(nn.init.trunc_normal_, std=0.02)}
+TRUNCATED = partial(nn.init.trunc_normal_, std=0.02)
+LINEAR: Initializers = {"weight": TRUNCATED}
 
 
 def qwen3_5(config: Qwen35, context: ArchitectureContext) -> ModelParts:
     """Return the parts of a dense model."""
+    layers = [
+        _block(config, number, feed_forward=_feed_forward(config.dim, config.hidden_dim, number))
+        for number in range(config.n_layers)
+    ]
+    model = _model(config, layers, context)
+    return ModelParts(
+        model=model,
+        state_dict_adapter=Qwen35TextStateDictAdapter,
+        hf_config={
+            "model_type": "qwen3_5_text",
+            "architectures": ["Qwen3_5ForCausalLM"],
+            "intermediate_size": config.hidden_dim,
+        }
+        | _hugging_face(config, model.vocab_size),
+        parallelize_fn=parallelize_qwen3_5,
+    )
+
+
+def qwen3_5_moe(config: Qwen35MoE, context: ArchitectureContext) -> ModelParts:
+    """Return the parts of a mixture of experts."""
+    layers = [
+        _block(config, number, moe=_experts(config, number)) for number in range(config.n_layers)
+    ]
+    model = _model(config, layers, context)
+    return ModelParts(
+        model=model,
+        state_dict_adapter=Qwen35MixtureStateDictAdapter,
+        hf_config={
+            "model_type": "qwen3_5_moe_text",
+            "architectures": ["Qwen3_5MoeForCausalLM"],
+            "moe_intermediate_size": config.moe_hidden_dim,
+            "shared_expert_intermediate_size": config.shared_hidden_dim,
+            "num_experts": config.num_experts,
+            "num_experts_per_tok": config.top_k,
+        }
+        | _hugging_face(config, model.vocab_size),
+        parallelize_fn=parallelize_qwen3_5,
+        post_optimizer_build_fn=register_moe_load_balancing_hook,
+    )
+
+
+def _model(
+    config: Decoder, layers: list[Qwen35TransformerBlock.Config], context: ArchitectureContext
+) -> Qwen35Text.Config:
     check_reach(config.max_seq_len, context)
     vocab_size = vocabulary(config.vocab_size, context)
     std = config.dim**-0.5
     output = {"weight": partial(nn.init.trunc_normal_, std=std, a=-3 * std, b=3 * std)}
     embedding = skip_param_init if config.tie_embeddings else nn.init.normal_
-    model = Qwen35Text.Config(
+    return Qwen35Text.Config(
         dim=config.dim,
         vocab_size=vocab_size,
         enable_weight_tying=config.tie_embeddings,
@@ -49,25 +111,17 @@ def qwen3_5(config: Qwen35, context: ArchitectureContext) -> ModelParts:
             embedding_dim=config.dim,
             param_init={"weight": embedding},
         ),
-        layers=[_block(config, number) for number in range(config.n_layers)],
+        layers=layers,
         norm=_norm(config.dim),
         lm_head=Linear.Config(in_features=config.dim, out_features=vocab_size, param_init=output),
     )
-    return ModelParts(
-        model=model,
-        state_dict_adapter=Qwen35TextStateDictAdapter,
-        hf_config=_hugging_face(config, vocab_size),
-        parallelize_fn=parallelize_qwen3_5,
-    )
 
 
-def _hugging_face(config: Qwen35, vocab_size: int) -> dict[str, Any]:
+def _hugging_face(config: Decoder, vocab_size: int) -> dict[str, Any]:
+    """Return what both kinds say in ``config.json``."""
     return {
-        "model_type": "qwen3_5_text",
-        "architectures": ["Qwen3_5ForCausalLM"],
         "vocab_size": vocab_size,
         "hidden_size": config.dim,
-        "intermediate_size": config.hidden_dim,
         "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads,
         "num_key_value_heads": config.n_kv_heads,
@@ -96,36 +150,74 @@ def _hugging_face(config: Qwen35, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def _is_attention(config: Qwen35, number: int) -> bool:
+def _is_attention(config: Decoder, number: int) -> bool:
     return (number + 1) % config.full_attention_interval == 0
 
 
-def _sections(config: Qwen35) -> list[int]:
+def _sections(config: Decoder) -> list[int]:
     """Return how many frequencies are for time, height and width; text gives all the same place."""
     pairs = config.rotary_dim // 2
     return [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]
 
 
-def _block(config: Qwen35, number: int) -> Qwen35TransformerBlock.Config:
-    # What adds to the residual stream starts smaller the deeper the layer is.
-    std = depth_scaled_std(0.02, number)
-    residual: Initializers = {"weight": partial(nn.init.trunc_normal_, std=std)}
+def _residual(number: int) -> Callable:
+    """Return how what adds to the residual stream starts: smaller the deeper the layer is."""
+    return partial(nn.init.trunc_normal_, std=depth_scaled_std(0.02, number))
+
+
+def _feed_forward(dim: int, hidden_dim: int, number: int) -> FeedForward.Config:
+    return make_ffn_config(
+        dim=dim,
+        hidden_dim=hidden_dim,
+        w1_param_init=LINEAR,
+        w2w3_param_init={"weight": _residual(number)},
+    )
+
+
+def _experts(config: Qwen35MoE, number: int) -> MoE.Config:
+    shared = _feed_forward(config.dim, config.shared_hidden_dim, number)
+    return make_moe_config(
+        num_experts=config.num_experts,
+        load_balance_coeff=config.load_balance_coeff,
+        router=make_router_config(
+            dim=config.dim,
+            num_experts=config.num_experts,
+            gate_param_init={"weight": _residual(number)},
+            top_k=config.top_k,
+            score_func="softmax",
+            route_norm=True,
+        ),
+        routed_experts=make_routed_experts_config(
+            dim=config.dim,
+            hidden_dim=config.moe_hidden_dim,
+            num_experts=config.num_experts,
+            top_k=config.top_k,
+            param_init={
+                "w1_EFD": TRUNCATED,
+                "w2_EDF": _residual(number),
+                "w3_EFD": _residual(number),
+            },
+            comm_backend="standard",
+        ),
+        shared_experts=SigmoidGatedFeedForward.Config(
+            w1=shared.w1, w2=shared.w2, w3=shared.w3, gate=_linear(config.dim, 1)
+        ),
+    )
+
+
+def _block(config: Decoder, number: int, **feed_forward: Any) -> Qwen35TransformerBlock.Config:
+    residual: Initializers = {"weight": _residual(number)}
     attends = _is_attention(config, number)
     return Qwen35TransformerBlock.Config(
         attention=_attention(config, residual) if attends else None,
         delta_net=None if attends else _linear_layer(config, residual),
-        feed_forward=make_ffn_config(
-            dim=config.dim,
-            hidden_dim=config.hidden_dim,
-            w1_param_init=LINEAR,
-            w2w3_param_init=residual,
-        ),
         attention_norm=_norm(config.dim),
         ffn_norm=_norm(config.dim),
+        **feed_forward,
     )
 
 
-def _attention(config: Qwen35, residual: Initializers) -> Qwen35Attention.Config:
+def _attention(config: Decoder, residual: Initializers) -> Qwen35Attention.Config:
     heads, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     return Qwen35Attention.Config(
         n_heads=config.n_heads,
@@ -148,7 +240,7 @@ def _attention(config: Qwen35, residual: Initializers) -> Qwen35Attention.Config
     )
 
 
-def _linear_layer(config: Qwen35, residual: Initializers) -> DeltaLayer.Config:
+def _linear_layer(config: Decoder, residual: Initializers) -> DeltaLayer.Config:
     keys = config.n_key_heads * config.key_head_dim
     values = config.n_value_heads * config.value_head_dim
     return DeltaLayer.Config(
@@ -181,7 +273,7 @@ def _linear(inputs: int, outputs: int, weights: Initializers = LINEAR) -> Linear
     return Linear.Config(in_features=inputs, out_features=outputs, param_init=weights)
 
 
-def _conv(config: Qwen35, channels: int) -> Conv1d.Config:
+def _conv(config: Decoder, channels: int) -> Conv1d.Config:
     bound = config.conv_kernel_size**-0.5  # torch's own for a convolution
     return Conv1d.Config(
         in_channels=channels,

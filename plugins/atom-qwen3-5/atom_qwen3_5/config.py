@@ -7,18 +7,17 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atom.architecture import check_heads
+from atom.architecture import check_experts, check_heads
 from atom.errors import UserError
 
 
-class Qwen35(BaseModel):
-    """A dense model. Every field can be overridden: ``architecture.n_layers=12``."""
+class Decoder(BaseModel):
+    """What the dense models and the mixtures share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dim: int = Field(gt=0, description="width of the residual stream")
     n_layers: int = Field(gt=0, description="blocks")
-    hidden_dim: int = Field(gt=0, description="width of the feed-forward layer")
     full_attention_interval: int = Field(
         default=4, gt=0, description="every such layer is attention, the others are linear"
     )
@@ -70,4 +69,32 @@ class Qwen35(BaseModel):
                 key="architecture.n_layers",
                 value=self.n_layers,
             )
+        return self
+
+
+class Qwen35(Decoder):
+    """A dense model. Every field can be overridden: ``architecture.n_layers=12``."""
+
+    hidden_dim: int = Field(gt=0, description="width of the feed-forward layer")
+
+
+class Qwen35MoE(Decoder):
+    """A mixture of experts: every block's feed-forward layer is one, beside an expert for all."""
+
+    moe_hidden_dim: int = Field(gt=0, description="width of each expert")
+    shared_hidden_dim: int = Field(
+        gt=0, description="width of the expert that every token goes to, behind a gate"
+    )
+    num_experts: int = Field(gt=0, description="experts of a layer")
+    top_k: int = Field(gt=0, description="experts that a token goes to")
+    load_balance_coeff: float | None = Field(
+        default=1e-3,
+        gt=0,
+        description="step of the routing biases that balance the experts without a loss "
+        "(https://arxiv.org/abs/2408.15664); null: no balancing",
+    )
+
+    @model_validator(mode="after")
+    def _experts_suffice(self) -> Self:
+        check_experts(self.top_k, self.num_experts)
         return self

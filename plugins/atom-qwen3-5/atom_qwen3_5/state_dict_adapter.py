@@ -1,5 +1,8 @@
 """Names of Qwen3.5's weights, here and at Hugging Face, for a model of text alone.
 
+``transformers`` writes the experts of a text model one by one, as those of Qwen3, though published
+files hold each layer's as one.
+
 There, queries, keys and values of a linear layer are one weight: it is made when all three are
 given.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 from torchtitan.models.qwen3_5.state_dict_adapter import Qwen35StateDictAdapter
 
 PREFIX, THEIR_PREFIX = "model.", "model.language_model."
@@ -34,3 +38,34 @@ class Qwen35TextStateDictAdapter(Qwen35StateDictAdapter):
             }
         )
         return found
+
+
+class _Experts(Qwen3StateDictAdapter):
+    """torchtitan's for the experts of Qwen3, whose names these have."""
+
+    def _validate_hf_rope_config(self, expected_rope_cls: type) -> None:
+        """Experts know no positions."""
+
+
+class Qwen35MixtureStateDictAdapter(Qwen35TextStateDictAdapter):
+    """That of a mixture, with the names of ``Qwen3_5MoeForCausalLM``."""
+
+    def __init__(self, model_config: Any, hf_assets_path: str | None) -> None:
+        super().__init__(model_config, hf_assets_path)
+        self._experts = _Experts(model_config, hf_assets_path)
+
+    def to_hf(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        experts, others = _split(state_dict, ".routed_experts.inner_experts.")
+        found: dict[str, Any] = super().to_hf(others) | self._experts.to_hf(experts)
+        return found
+
+    def from_hf(self, hf_state_dict: dict[str, Any]) -> dict[str, Any]:
+        experts, others = _split(hf_state_dict, ".mlp.experts.")
+        found: dict[str, Any] = super().from_hf(others) | self._experts.from_hf(experts)
+        return found
+
+
+def _split(weights: dict[str, Any], part: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the weights whose names hold ``part``, and the others."""
+    chosen = {name: weight for name, weight in weights.items() if part in name}
+    return chosen, {name: weight for name, weight in weights.items() if name not in chosen}

@@ -15,6 +15,7 @@ def transformers_without_fla() -> None:
         patch.setitem(sys.modules, "fla", None)
         try:
             importlib.import_module("transformers.models.qwen3_5.modeling_qwen3_5")
+            importlib.import_module("transformers.models.qwen3_5_moe.modeling_qwen3_5_moe")
         except ModuleNotFoundError as error:
             if error.name != "transformers":
                 raise

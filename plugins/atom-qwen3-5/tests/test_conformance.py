@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from atom.testing import conformance
+from atom.testing import conformance, runs
 from atom.testing.hugging_face import assert_same_logits
 
 SHAPE: dict[str, Any] = {
     "dim": 64,
     "n_layers": 4,
-    "hidden_dim": 128,
     "n_heads": 4,
     "n_kv_heads": 2,
     "head_dim": 16,
@@ -24,37 +23,74 @@ SHAPE: dict[str, Any] = {
     "value_head_dim": 16,
 }
 
-TestQwen35 = conformance("architecture:qwen3_5", **SHAPE).having(
-    unsupported={"cp": "a linear layer reads the sequence from its beginning"}
+DENSE = SHAPE | {"hidden_dim": 128}
+MOE = SHAPE | {"moe_hidden_dim": 32, "shared_hidden_dim": 32, "num_experts": 8, "top_k": 2}
+
+NO_CP = {"cp": "a linear layer reads the sequence from its beginning"}
+
+TestQwen35 = conformance("architecture:qwen3_5", **DENSE).having(unsupported=NO_CP)
+# Without balancing: Hugging Face's model has no place for the biases that balance experts.
+TestQwen35MoE = conformance("architecture:qwen3_5_moe", **MOE, load_balance_coeff=None).having(
+    unsupported=NO_CP
 )
 
 
+@pytest.mark.slow
+def test_sharing_experts_out_changes_nothing() -> None:
+    layout = {
+        "data_parallel_shard_degree": 2,
+        "tensor_parallel_degree": 2,
+        "expert_parallel_degree": 4,
+    }
+    architecture = {"name": "qwen3_5_moe"} | MOE
+    rows = runs.train(runs.sections(architecture, layout))
+    runs.assert_same(rows, runs.train(runs.sections(architecture)))
+
+
 @pytest.mark.parametrize("tied", [False, True])
-def test_logits_are_those_of_transformers(tied: bool, tmp_path: Path) -> None:
+def test_dense_logits_are_those_of_transformers(tied: bool, tmp_path: Path) -> None:
     assert_same_logits(
-        {"name": "qwen3_5"} | SHAPE | {"tie_embeddings": tied},
-        {
-            "model_type": "qwen3_5_text",
-            "hidden_size": 64,
-            "num_hidden_layers": 4,
-            "intermediate_size": 128,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_key_head_dim": 16,
-            "linear_value_head_dim": 16,
-            "max_position_embeddings": 262144,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10_000_000.0,
-                "partial_rotary_factor": 0.5,
-                "mrope_interleaved": True,
-                "mrope_section": [2, 1, 1],
-            },
-            "tie_word_embeddings": tied,
+        {"name": "qwen3_5"} | DENSE | {"tie_embeddings": tied},
+        counterpart("qwen3_5_text") | {"intermediate_size": 128, "tie_word_embeddings": tied},
+        tmp_path,
+    )
+
+
+def test_mixture_logits_are_those_of_transformers(tmp_path: Path) -> None:
+    assert_same_logits(
+        {"name": "qwen3_5_moe"} | MOE,
+        counterpart("qwen3_5_moe_text")
+        | {
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 32,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "tie_word_embeddings": False,
         },
         tmp_path,
     )
+
+
+def counterpart(model_type: str) -> dict[str, Any]:
+    """Return ``SHAPE`` in Hugging Face's names."""
+    return {
+        "model_type": model_type,
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "max_position_embeddings": 262144,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10_000_000.0,
+            "partial_rotary_factor": 0.5,
+            "mrope_interleaved": True,
+            "mrope_section": [2, 1, 1],
+        },
+    }

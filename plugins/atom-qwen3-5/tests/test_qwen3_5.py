@@ -15,8 +15,8 @@ from torchtitan.config import DebugConfig, ParallelismConfig
 from atom.errors import UserError
 from atom.plugin import ArchitectureContext
 from atom_qwen3_5 import delta
-from atom_qwen3_5.build import qwen3_5
-from atom_qwen3_5.config import Qwen35
+from atom_qwen3_5.build import qwen3_5, qwen3_5_moe
+from atom_qwen3_5.config import Decoder, Qwen35, Qwen35MoE
 
 CONF = Path(__file__).parents[1] / "atom_qwen3_5/conf/architecture"
 SIZES = {
@@ -25,13 +25,17 @@ SIZES = {
     "qwen3_5_4b": "4B",
     "qwen3_5_9b": "9B",
     "qwen3_5_27b": "27B",
+    "qwen3_5_35b_a3b": "35B-A3B",
+    "qwen3_5_122b_a10b": "122B-A10B",
+    "qwen3_5_397b_a17b": "397B-A17B",
 }
+KINDS = {"qwen3_5": (Qwen35, qwen3_5), "qwen3_5_moe": (Qwen35MoE, qwen3_5_moe)}
 
 
-def parameters(option: str) -> Qwen35:
+def parameters(option: str) -> Decoder:
     section = yaml.safe_load((CONF / f"{option}.yaml").read_text())
-    assert section.pop("name") == "qwen3_5"
-    return Qwen35.model_validate(section)
+    config, _ = KINDS[section.pop("name")]
+    return config.model_validate(section)
 
 
 def shapes(config: Any) -> dict[str, tuple[int, ...]]:
@@ -46,17 +50,22 @@ def test_size_is_torchtitans(option: str) -> None:
 
     context = ArchitectureContext(vocab_size=248320, seq_len=262144)
     ours = parameters(option)
+    build = dict(KINDS.values())[type(ours)]
     theirs = shapes(qwen3_5_configs[SIZES[option]](attn_backend="flex"))
     text = {name: shape for name, shape in theirs.items() if not name.startswith("vision_encoder.")}
     if ours.tie_embeddings:  # torchtitan's are not, and Qwen's are
         del text["lm_head.weight"]
-    assert shapes(qwen3_5(ours, context).model) == text
+    assert shapes(build(ours, context).model) == text
 
 
-def test_tiny_has_the_parameters_it_says() -> None:
+@pytest.mark.parametrize(
+    ("option", "number"), [("qwen3_5_tiny", 1_383_736), ("qwen3_5_tiny_moe", 2_567_992)]
+)
+def test_tiny_has_the_parameters_it_says(option: str, number: int) -> None:
     context = ArchitectureContext(vocab_size=2048, seq_len=256)
-    found = shapes(qwen3_5(parameters("qwen3_5_tiny"), context).model)
-    assert sum(torch.Size(shape).numel() for shape in found.values()) == 1_383_736
+    config = parameters(option)
+    found = shapes(dict(KINDS.values())[type(config)](config, context).model)
+    assert sum(torch.Size(shape).numel() for shape in found.values()) == number
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atom.architecture import check_heads
-from atom.errors import UserError
+from atom.architecture import check_experts, check_heads
 
 
 class Decoder(BaseModel):
@@ -58,10 +57,5 @@ class Qwen3MoE(Decoder):
 
     @model_validator(mode="after")
     def _experts_suffice(self) -> Self:
-        if self.top_k > self.num_experts:
-            raise UserError(
-                f"must be at most num_experts={self.num_experts}",
-                key="architecture.top_k",
-                value=self.top_k,
-            )
+        check_experts(self.top_k, self.num_experts)
         return self
