@@ -30,8 +30,8 @@ from atom.guard import Loader, guarded, hide_hydra_plugins, is_name, refusal
 from atom.host import Host
 from atom.plugin import Kernel
 from atom.run import COMPONENTS, Plugins, Run, parse
+from atom.settings import leaves
 from atom.trust import SECTION, typed
-from atom.watch.settings import leaves
 
 CONFIG_NAME = "train"
 

@@ -20,7 +20,7 @@ from atom.prepare import prepare
 from atom.run import Run
 from atom.screen import Header, Screen
 from atom.select import select
-from atom.watch.settings import FOLLOW
+from atom.settings import FOLLOW
 
 if TYPE_CHECKING:
     from atom.plan.device import DeviceDescription

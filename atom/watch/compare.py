@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from atom import metrics
+from atom import metrics, settings
 from atom.folder import RUN_FILE
 from atom.metrics import StepMetrics
 from atom.run import read
 from atom.status import Status, status
-from atom.watch import chart, settings
+from atom.watch import chart
 from atom.watch.chart import Series
 from atom.watch.markup import element
 

@@ -8,11 +8,11 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from atom import events
+from atom import settings as run_settings
 from atom.errors import shown
 from atom.run import Resolved
 from atom.screen import SPLITS
 from atom.watch import profile
-from atom.watch import settings as run_settings
 from atom.watch.markup import Child, element
 from atom.watch.mesh_picture import DIMENSIONS
 from atom.watch.record import Record
