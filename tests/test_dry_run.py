@@ -142,6 +142,25 @@ def test_auto_keeps_what_is_given(atom: Callable, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_auto_asks_the_architecture(atom: Callable, tmp_path: Path) -> None:
+    """Qwen3.5 cannot have its sequence split, and says so."""
+    done = atom(
+        *("train", "dry_run=true", "world_size=8", "architecture=qwen3_5_tiny", *H100[1:]),
+        *("parallelism=auto", "parallelism.context_parallel_degree=2"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "parallelism.context_parallel_degree=2: a linear layer" in done.stderr
+    done = atom(
+        *("train", "dry_run=true", "world_size=8", "architecture=qwen3_5_tiny", *H100[1:]),
+        *("parallelism=auto", "training.global_batch_size=4"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert " cp 2" not in done.stdout.split("chosen")[0]
+
+
+@pytest.mark.slow
 def test_auto_trains_on_a_cpu(atom: Callable, small: tuple[str, ...], tmp_path: Path) -> None:
     place = tmp_path / "run"
     done = atom(

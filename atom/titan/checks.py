@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +19,7 @@ from torch.distributed.pipelining.schedules import (
     _PipelineScheduleRuntime,
     get_schedule_class,
 )
-from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.config.override import apply_overrides
 from torchtitan.distributed import pipeline_parallel
 from torchtitan.models.common.attention import FlexAttention
@@ -60,12 +63,9 @@ def check_together(config: Trainer.Config) -> None:
     Raises:
         UserError: parts of it do not go together.
     """
-    model = config.model_spec.model
-    try:
-        model.update_from_config(config=config)
+    with _refused():
+        config.model_spec.model.update_from_config(config=config)
         apply_overrides(config.override, config)
-    except (ValueError, NotImplementedError) as error:
-        raise UserError(" ".join(str(error).split()).rstrip(".")) from None
     _check_compile(config)
     degree = config.parallelism.context_parallel_degree
     attention = getattr(config.model_spec.model, "first_attention", None)
@@ -79,6 +79,26 @@ def check_together(config: Trainer.Config) -> None:
                 key="training.seq_len",
                 value=config.training.seq_len,
             )
+
+
+def check_sharding(model: Any, training: TrainingConfig, parallelism: ParallelismConfig) -> None:
+    """Refuse a layout that the architecture itself cannot have. ``model`` stays as it is.
+
+    Raises:
+        UserError: in the architecture's words.
+    """
+    runtime = SimpleNamespace(parallelism=parallelism, training=training, debug=DebugConfig())
+    with _refused():
+        deepcopy(model).update_from_config(config=runtime)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Turn what torchtitan and architectures raise for a configuration into a user's mistake."""
+    try:
+        yield
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(" ".join(str(error).split()).rstrip(".")) from None
 
 
 def _check_compile(config: Trainer.Config) -> None:

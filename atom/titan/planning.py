@@ -118,6 +118,20 @@ def choose(
             value=sequences,
         )
 
+    known: set[tuple[Any, ...]] = set()
+
+    def check_sharding(parallelism: ParallelismConfig) -> None:
+        """Ask the architecture, once for all layouts that look the same to it."""
+        given = (
+            parallelism.tensor_parallel_degree,
+            parallelism.context_parallel_degree,
+            parallelism.expert_parallel_degree,
+            parallelism.enable_sequence_parallel,
+        )
+        if given not in known:
+            checks.check_sharding(parts.model, training, parallelism)
+            known.add(given)
+
     def estimated(choice: LayoutChoice) -> Estimate:
         tried = applied(run, choice)
         parallelism, _ = layout.resolve(tried, available=ranks, joined=ranks)
@@ -128,6 +142,7 @@ def choose(
         if not given:
             section.local_batch_size = sequences // dp
         checks.check(section, parallelism, parts.model)
+        check_sharding(parallelism)
         mode = tried.activation_checkpoint.get("mode")
         return estimate_of(
             tried,
