@@ -19,6 +19,9 @@ FILE_NAME = "events.jsonl"
 
 STARTED = "started"
 """Ranks were started. ``ranks``, ``step`` (the checkpoint's, null for none), ``attempt``."""
+UNDER_WAY = "under_way"
+"""The first step of ranks that were started is done. ``step``; ``seconds`` of each phase of rank
+0's start, and ``slowest``, those of the slowest rank in each: :mod:`atom.titan.startup`."""
 CHECKPOINT_SAVED = "checkpoint_saved"
 """A checkpoint is whole. ``step``, ``seconds`` from the step's end until it was."""
 CHECKPOINT_FAILED = "checkpoint_failed"

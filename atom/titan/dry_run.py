@@ -180,7 +180,7 @@ def _built(
     rank: int,
 ) -> Rank:
     """Build one rank of the run and count its shards."""
-    with _pretending(rank, estimate.layout.ranks):
+    with pretending(rank, estimate.layout.ranks):
         modules = model_parts(config, estimate.layout.ranks)
         held = [parameter for module in modules for parameter in module.parameters()]
         numel = sum(_local_numel(parameter) for parameter in held)
@@ -243,7 +243,7 @@ def model_parts(config: Any, world_size: int) -> list[Any]:
 
 
 @contextmanager
-def _pretending(rank: int, world_size: int) -> Iterator[None]:
+def pretending(rank: int, world_size: int) -> Iterator[None]:
     """Be rank ``rank`` of ``world_size`` that are not there."""
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore

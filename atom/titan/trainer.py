@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torchtitan.distributed import ParallelDims
 
 from atom import events
 from atom.titan.checkpointer import VerifiedCheckpointManager
@@ -17,6 +18,7 @@ from atom.titan.data import DocumentLoader
 from atom.titan.judging import JudgingTrainer
 from atom.titan.recovery import Recovery
 from atom.titan.samples import DataNotes
+from atom.titan.startup import StartUp
 from atom.watch.profile import DATA
 
 
@@ -29,6 +31,7 @@ class StoppableTrainer(JudgingTrainer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self._startup.reached("build")
         self._notes: DataNotes | None = None
         self._stop = StopRequest()
         self._recovery = Recovery(self._run) if dist.get_rank() == 0 else None
@@ -37,19 +40,33 @@ class StoppableTrainer(JudgingTrainer):
         self.stopped = False
         """Whether training has ended early, as it was asked to."""
 
+    def init_distributed(self) -> ParallelDims:
+        self._startup = StartUp()
+        self._startup.reached("imports")
+        dims: ParallelDims = super().init_distributed()
+        self._startup.reached("rendezvous")
+        dims.build_mesh()  # torchtitan would, when it first asks for a part of it
+        self._startup.reached("mesh")
+        return dims
+
     def batch_generator(self, data_iterable: Iterable[Any]) -> Iterator[Any]:
         batches = super().batch_generator(data_iterable)
         while True:
             with torch.profiler.record_function(DATA):
                 batch = next(batches)
+            self._startup.reached("first_batch")
             yield batch
 
     def train_step(self, data_iterator: Iterator[Any]) -> None:
         super().train_step(data_iterator)
+        if "first_step" not in self._startup.seconds:
+            self._startup.reached("first_step")
+            self._startup.tell(self._run, step=self.step, group=self._stop.group)
         if self._notes is not None:
             self._notes.write(self.step, self.dataloader)
 
     def should_continue_training(self) -> bool:
+        self._startup.reached("load")
         if self._recovery is not None:
             self._recovery.between_steps(self.step)
         if not super().should_continue_training():
@@ -103,7 +120,8 @@ class StopRequest:
     def __init__(self) -> None:
         # On GPUs the default group's tensors are on the device, where reading one means waiting.
         gloo = dist.get_backend() == "gloo"
-        self._group: Any = None if gloo else dist.new_group(backend="gloo")
+        self.group: Any = None if gloo else dist.new_group(backend="gloo")
+        """Of all ranks, for tensors on a CPU."""
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
 
     @classmethod
@@ -120,7 +138,7 @@ class StopRequest:
         """Return the name of the signal that all ranks know of by now, or None."""
         result = self._result()
         asked = torch.tensor(self._asked, dtype=torch.int32)
-        work = dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        work = dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.group, async_op=True)
         assert work is not None
         self._pending = (asked, work)
         return signal.Signals(result).name if result else None

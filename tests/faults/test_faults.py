@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from atom import checkpoint, events
+from atom.titan.startup import PHASES
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +67,11 @@ def test_launcher_is_killed(start: Callable, same: Callable) -> None:
     again = start("run", *RUN)
     code, _, said = again.end()
     assert code == 0, said
-    assert happened(job.place, events.RESUMED)
+    (resumed,) = happened(job.place, events.RESUMED)
+    first, second = happened(job.place, events.UNDER_WAY)
+    assert (first["step"], second["step"]) == (1, resumed["step"] + 1)
+    assert tuple(second["seconds"]) == tuple(second["slowest"]) == PHASES
+    assert all(0 <= second["seconds"][phase] <= second["slowest"][phase] for phase in PHASES)
     same(job.place)
 
 

@@ -1,0 +1,158 @@
+"""What starting costs as a function of the number of ranks.
+
+    python benchmarks/startup.py [--ranks 16 128 1024 10240] [--repeat 3] [--write FILE.md]
+
+For each number of ranks a run of Llama 3 70B in 4D is composed and checked, once, and then rank 0
+of it does what every rank does alone: it reads ``run.yaml`` and puts its configuration together,
+and makes the device mesh, on torch's fake process group, which makes all groups and sends nothing.
+Each in a process of its own; medians of processor seconds. What ranks do together (meeting, making
+NCCL's communicators) needs the ranks: their run's ``events.jsonl`` says how long it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from datetime import date
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from atom.folder import RUN_FILE
+from atom.launch.child import call
+from atom.run import read
+
+MODEL = (
+    *("architecture=llama3_70b", "architecture.vocab_size=128256", "tokenizer=bytes"),
+    *("dataset=stdlib", "training.seq_len=8192", "device=cpu", "kernels=reference"),
+    "checkpoint.enable=false",
+)
+
+
+def layout(ranks: int) -> dict[str, int]:
+    """Return the degrees of 4D on so many ranks: what belongs to one copy first."""
+    tensor, pipeline, context = (2, 2, 2) if ranks < 128 else (8, 4, 2)
+    return {
+        "data_parallel_shard_degree": ranks // (tensor * pipeline * context),
+        "tensor_parallel_degree": tensor,
+        "pipeline_parallel_degree": pipeline,
+        "context_parallel_degree": context,
+    }
+
+
+def overrides(ranks: int) -> list[str]:
+    degrees = [f"parallelism.{name}={degree}" for name, degree in layout(ranks).items()]
+    batch = f"training.global_batch_size={ranks}"
+    return [*MODEL, "parallelism=4d", f"launch.ranks={ranks}", batch, *degrees]
+
+
+def launcher(ranks: int, place: Path) -> dict[str, float]:
+    """Compose the run, check all of it, and write ``run.yaml``: what is done once."""
+    from atom import compose
+    from atom.host import Host
+    from atom.select import select
+
+    begin = time.process_time()
+    host = Host.load()
+    found: list[Any] = []
+    compose.main(overrides(ranks), lambda config: found.append(compose.run_of(config, host)), host)
+    composed = time.process_time() - begin
+
+    from atom.titan.preflight import preflight
+
+    begin = time.process_time()
+    ready = preflight(
+        found[0], select(found[0], host), host, place, vocab_size=128256, joined=ranks
+    )
+    checked = time.process_time() - begin
+    ready.run.write(place / RUN_FILE)
+    return {"compose": composed, "check": checked}
+
+
+def rank(ranks: int, place: Path) -> dict[str, float]:
+    """Do what a rank does alone: read its run, and make its mesh."""
+    from atom.titan import device
+
+    device.use("cpu")
+    from torch.distributed.distributed_c10d import _world
+    from torchtitan.config import ParallelismConfig
+    from torchtitan.distributed import ParallelDims
+
+    from atom.host import Host
+    from atom.select import select
+    from atom.titan.dry_run import pretending
+    from atom.titan.trainer_config import trainer_config
+    from atom.trust import Trust
+
+    begin = time.process_time()
+    run = read(place / RUN_FILE)
+    host = Host.load(Trust.of_run(run.plugins))
+    trainer_config(run, select(run, host), host, place)
+    settings = time.process_time() - begin
+    with pretending(0, ranks):
+        begin, memory = time.process_time(), _resident()
+        ParallelDims.from_config(ParallelismConfig(**layout(ranks)), ranks).build_mesh()
+        mesh = time.process_time() - begin
+        groups, grown = len(_world.pg_map), _resident() - memory
+    return {"settings": settings, "mesh": mesh, "groups": groups, "memory": grown / 2**20}
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure(ranks: int, repeat: int) -> dict[str, float]:
+    """Return the median of each figure."""
+    rows = []
+    for _ in range(repeat):
+        with tempfile.TemporaryDirectory() as place:
+            row = call(partial(launcher, ranks, Path(place)))
+            rows.append(row | call(partial(rank, ranks, Path(place))))
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[16, 128, 1024, 10240])
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--write", type=Path, help="a Markdown file for the results")
+    options = parser.parse_args()
+    lines = [
+        "| ranks | once: composing | once: checking | a rank: reading | a rank: mesh | its groups "
+        "| their memory |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for ranks in options.ranks:
+        row = measure(ranks, options.repeat)
+        lines.append(
+            f"| {ranks:,} | {row['compose']:.2f} s | {row['check']:.2f} s "
+            f"| {row['settings']:.2f} s | {row['mesh']:.3f} s | {row['groups']:.0f} "
+            f"| {row['memory']:.1f} MiB |"
+        )
+        print(json.dumps({"ranks": ranks, **row}), flush=True)
+    versions = ", ".join(
+        f"{p} {metadata.version(p)}" for p in ("atom-train", "torch", "torchtitan")
+    )
+    about = f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, {versions}."
+    table = "\n".join(lines)
+    print(f"\n{about}\n\n{table}")
+    if options.write:
+        options.write.write_text(
+            "# What starting costs\n\n"
+            f"`python benchmarks/startup.py`: medians of {options.repeat}, processor seconds, "
+            "Llama 3 70B in 4D. The mesh is made\non torch's fake process group: all groups, and "
+            f"no messages.\n\n{about}\n\n{table}\n"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
