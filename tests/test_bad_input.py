@@ -196,8 +196,8 @@ def check(mistake: Mistake, atom: Callable, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mistake", AT_ONCE.values(), ids=AT_ONCE.keys())
-def test_said_at_once(mistake: Mistake, atom: Callable, tmp_path: Path) -> None:
-    check(mistake, atom, tmp_path)
+def test_said_at_once(mistake: Mistake, forked: Callable, tmp_path: Path) -> None:
+    check(mistake, forked, tmp_path)
 
 
 @pytest.mark.slow

@@ -152,6 +152,7 @@ IN_BASH = {
 }
 
 
+@pytest.mark.slow
 def test_the_function_in_bash(tmp_path: Path) -> None:
     script = tmp_path / "completion.bash"
     script.write_text(_printed("bash"))
@@ -186,6 +187,7 @@ SHELLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_key_is_pressed_in_a_terminal(shell: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:

@@ -39,6 +39,7 @@ def test_it():
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_pytest_finds_the_plugin_by_itself(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(): pass")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--markers"]
@@ -57,6 +58,7 @@ def test_an_option_that_the_kind_has_not() -> None:
         conformance("dataset:local").having(lossy="no dataset is")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "says"),
     [

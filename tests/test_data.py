@@ -335,6 +335,7 @@ def test_a_loader_saves_itself(tmp_path: Path) -> None:
     assert torch.equal(steps(fresh, 4), steps(made, 4))
 
 
+@pytest.mark.slow
 def test_the_same_in_another_process() -> None:
     script = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); import test_data; "

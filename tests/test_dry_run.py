@@ -175,6 +175,7 @@ def test_auto_trains_on_a_cpu(atom: Callable, small: tuple[str, ...], tmp_path: 
     assert run["resolved"]["world_size"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "degrees",
     [

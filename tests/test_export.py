@@ -127,6 +127,7 @@ def run(tmp_path: Path) -> Save:
 # ---------------------------------------------------------------------------- out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_computes_what_the_run_does(family: str, run: Save, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")

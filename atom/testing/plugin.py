@@ -14,4 +14,4 @@ pytest.register_assert_rewrite(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: starts several ranks (minutes on two cores)")
+    config.addinivalue_line("markers", "slow: starts several ranks, or takes seconds")

@@ -210,6 +210,7 @@ class KernelSuite(Options, ComponentSuite):
             fitting,
         )
 
+    @pytest.mark.slow
     def test_agrees_in_tritons_interpreter(self, component: Component, contract: Operation) -> None:
         """A Triton kernel, on the CPU."""
         if contract is not OPERATIONS.get(component.declaration.operation):  # type: ignore[attr-defined]

@@ -44,6 +44,7 @@ def test_sharing_experts_out_beside_tensors_changes_nothing() -> None:
     runs.assert_same(rows, runs.train(runs.sections(architecture)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compressed", [True, False])
 def test_logits_are_those_of_transformers(compressed: bool, tmp_path: Path) -> None:
     q_lora_rank = 32 if compressed else None

@@ -37,6 +37,7 @@ def test_sharing_experts_out_beside_tensors_changes_nothing() -> None:
     runs.assert_same(rows, runs.train(runs.sections(architecture)))
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_transformers(tmp_path: Path) -> None:
     """Sinks, windows shorter than the sequence, YaRN, biases and all."""
     assert_same_logits(

@@ -17,6 +17,7 @@ TestLlama3 = conformance("architecture:llama3", **SIZES, rope_theta=10_000.0).ha
 TestTied = conformance("architecture:llama3", **SIZES, tie_embeddings=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_logits_are_those_of_transformers(tied: bool, tmp_path: Path) -> None:
     assert_same_logits(

@@ -14,6 +14,7 @@ TINY = {"dim": 64, "n_layers": 4, "n_heads": 4, "hidden_dim": 128}
 TestOlmo2 = conformance("architecture:olmo2", **TINY, n_kv_heads=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_logits_are_those_of_transformers(kv_heads: int, tmp_path: Path) -> None:
     assert_same_logits(

@@ -47,6 +47,7 @@ def test_sharing_experts_out_changes_nothing() -> None:
     runs.assert_same(rows, runs.train(runs.sections(architecture)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_dense_logits_are_those_of_transformers(tied: bool, tmp_path: Path) -> None:
     assert_same_logits(
@@ -56,6 +57,7 @@ def test_dense_logits_are_those_of_transformers(tied: bool, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_mixture_logits_are_those_of_transformers(tmp_path: Path) -> None:
     assert_same_logits(
         {"name": "qwen3_5_moe"} | MOE,

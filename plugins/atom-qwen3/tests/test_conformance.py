@@ -40,6 +40,7 @@ def test_sharing_experts_out_changes_nothing(layout: str) -> None:
     runs.assert_same(rows, runs.train(runs.sections(architecture)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_dense_logits_are_those_of_transformers(tied: bool, tmp_path: Path) -> None:
     assert_same_logits(
@@ -49,6 +50,7 @@ def test_dense_logits_are_those_of_transformers(tied: bool, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.slow
 def test_mixture_logits_are_those_of_transformers(tmp_path: Path) -> None:
     assert_same_logits(
         {"name": "qwen3_moe"} | MOE,
