@@ -253,6 +253,7 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Site], 
     return enter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_run_that_needs_it_stops_with_the_reason(
     name: str, broken: Site, beside: Callable, capsys: pytest.CaptureFixture[str]

@@ -61,6 +61,7 @@ def llama() -> ModelDescription:
     return described(tiny()["llama3_tiny"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny())
 def test_any_architecture_can_be_described(name: str) -> None:
     """Nothing in the core knows these; each is read off its own model."""
@@ -178,6 +179,7 @@ def ordered(name: str, ranks: int, microbatches: int) -> tuple[Order, int]:
     return schedule.order(name, ranks, stages, microbatches), stages
 
 
+@pytest.mark.slow
 def test_published_memory_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchtitan's H100 tables 1 and 4, within 10 %: the fast half of the benchmark."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
