@@ -47,7 +47,7 @@ ALL_RESOURCES = {
     **GPUS,
     "cpus_per_node": 96,
     "mounts": ["shared:/runs", "/lustre:/data"],
-    "environment": {"LEVEL": "1e3", "WORDS": "it's $(date) \"x\": y"},
+    "environment": {"LEVEL": "1e3", "WORDS": 'it\'s $(date) "x": y'},
     "before": ["module load cuda", "echo $$ $(date)"],
 }
 CONFIGURATIONS = {
@@ -95,7 +95,9 @@ def pod(jobset: dict) -> dict:
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_schema_of_jobset_knows_every_field(name: str) -> None:
     """The models that Kubeflow generates from JobSet's OpenAPI: what they do not know gets lost."""
-    models = pytest.importorskip("kubeflow_trainer_api.models")
+    models = pytest.importorskip(
+        "kubeflow_trainer_api.models", reason="pip install kubeflow-trainer-api"
+    )
     resources, config = CONFIGURATIONS[name]
     _, [jobset] = planned(config=config, **resources)
     assert models.JobsetV1alpha2JobSet.from_dict(jobset).to_dict() == jobset
@@ -107,7 +109,9 @@ def test_the_schema_of_jobset_knows_every_field(name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_job_in_it_is_one_of_kubernetes(name: str, version: str) -> None:
     """The strict JSON schemas of these versions; JobSet makes this Job of its template."""
-    validate = pytest.importorskip("kubernetes_validate")
+    validate = pytest.importorskip(
+        "kubernetes_validate", reason="pip install kubernetes-validate"
+    )
     resources, config = CONFIGURATIONS[name]
     _, [jobset] = planned(config=config, **resources)
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": jobset["metadata"]}

@@ -1,4 +1,4 @@
-"""What manifests have in common: names that every system takes, and YAML that says what was meant."""
+"""What manifests have in common: names that every system takes, and YAML for any parser."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ def test_yaml_holds_any_text(document: dict) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["1e3", "0o17", "0x1F", "1_000", "12:30:00", "2026-11-26", ".5", "on", "NO", "y", "Null", "~"]
-    + ["", "=", "<<", "- a", "a: b", "#x", "+1", ".inf", "true"],
+    [
+        *("1e3", "0o17", "0x1F", "1_000", "12:30:00", "2026-11-26", ".5", "+1", ".inf"),
+        *("on", "NO", "y", "true", "Null", "~", "", "=", "<<", "- a", "a: b", "#x"),
+    ],
 )
 def test_what_a_parser_may_take_for_something_else_is_quoted(text: str) -> None:
     """Kubernetes reads YAML with a parser of Go's, which knows more numbers than PyYAML."""

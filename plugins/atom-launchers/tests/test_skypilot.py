@@ -39,7 +39,7 @@ ALL_RESOURCES = {
     "time": "1-00:00:00",
     "image": "ghcr.io/lab/atom:1",
     "mounts": ["shared:{runs}", "s3://lab-texts/openwebtext:/data"],
-    "environment": {"LEVEL": "1e3", "WORDS": "it's $(date) \"x\": y"},
+    "environment": {"LEVEL": "1e3", "WORDS": 'it\'s $(date) "x": y'},
     "before": ["ulimit -l unlimited"],
 }
 CONFIGURATIONS = {
