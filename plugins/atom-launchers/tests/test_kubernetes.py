@@ -109,9 +109,7 @@ def test_the_schema_of_jobset_knows_every_field(name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_job_in_it_is_one_of_kubernetes(name: str, version: str) -> None:
     """The strict JSON schemas of these versions; JobSet makes this Job of its template."""
-    validate = pytest.importorskip(
-        "kubernetes_validate", reason="pip install kubernetes-validate"
-    )
+    validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
     resources, config = CONFIGURATIONS[name]
     _, [jobset] = planned(config=config, **resources)
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": jobset["metadata"]}
