@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*)
+# An environment of its own: it wants an older click than huggingface_hub does.
+SKYPILOT := $(VENV)/skypilot
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help train test test-fast test-slow test-slurm test-unproven matrix lint format docs install clean
+.PHONY: help train test test-fast test-slow test-slurm test-skypilot test-unproven matrix lint format docs install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -13,7 +15,7 @@ help: ## list the commands
 train: install ## train a small Llama on real text: 16 ranks, FSDP 2 x TP 2 x PP 2 x CP 2
 	$(BIN)/atom train +experiment=first_run $(ARGS)
 
-test: lint test-fast test-slow test-slurm ## lint, types, and all tests
+test: lint test-fast test-slow test-slurm test-skypilot ## lint, types, and all tests
 
 test-fast: install ## the tests that take seconds
 	$(BIN)/pytest -n auto -m "not slow and not gpu" $(ARGS)
@@ -23,6 +25,12 @@ test-slow: install ## the tests that start many ranks, or install packages
 
 test-slurm: install ## the tests on a real Slurm, skipped where there is none
 	$(BIN)/pytest -m "slurm and not unproven" -rs $(ARGS) tests/slurm
+
+test-skypilot: install ## tasks for SkyPilot by its own parser, skipped where it cannot be installed
+	test -x $(SKYPILOT)/bin/sky || { $(PYTHON) -m venv $(SKYPILOT) && $(SKYPILOT)/bin/pip install \
+		--disable-pip-version-check -q skypilot==0.14.1; } || echo "SkyPilot could not be installed"
+	test ! -x $(SKYPILOT)/bin/sky || export SKYPILOT_PYTHON=$(abspath $(SKYPILOT))/bin/python; \
+	$(BIN)/pytest -rs -k parser $(ARGS) plugins/atom-launchers/tests/test_skypilot.py
 
 test-unproven: install ## tests that are written and have not been seen to pass yet
 	$(BIN)/pytest -m unproven $(ARGS)

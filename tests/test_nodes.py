@@ -94,6 +94,22 @@ def test_jobs_without_a_step_do_not_go_on_for_ever(run: Path) -> None:
     assert words == "stopped twice after step 3: its jobs are too short for a step"
 
 
+def test_nodes_that_were_lost_count_as_no_failure(run: Path) -> None:
+    """Asked before the next start: where nodes wrote down no end, their machines are gone."""
+    assert verdict(run) == (EX_AGAIN, "")
+    for _ in range(5):
+        failed(run)
+        assert verdict(run) == (EX_AGAIN, "")
+    step(run, 1)
+    failed(run, (1, "rank 3 failed: ValueError: torn", True))
+    assert verdict(run)[0] == EX_AGAIN
+    assert verdict(run) == (EX_AGAIN, ""), "judged twice, if the next start was lost as well"
+    failed(run, (1, "rank 3 failed: ValueError: torn", True))
+    code, words = verdict(run)
+    assert code == 1
+    assert words.endswith("not started again: it failed there before")
+
+
 def test_what_a_node_refuses_it_refuses_again(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
     With ``launcher.dry_run=true`` nothing is written.
 
     Raises:
-        UserError: the run cannot be.
+        UserError: the run cannot be, or not so on that launcher; nothing has been written.
     """
     place = place.absolute()
     if run.launcher.gpus_per_node is None and run.device == "auto":
@@ -42,11 +42,14 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
             key="launcher.nodes",
             value=run.launcher.nodes,
         )
-    if not run.launcher.dry_run:
-        start.write(prepared, host, choices)
-    return LaunchJob(
+    job = LaunchJob(
         folder=place, ranks=resolved.world_size, device=resolved.device, command=COMMAND
     )
+    # What the launcher cannot do, it says now: the plan itself is made of all jobs together.
+    plan([job], run, host, place)
+    if not run.launcher.dry_run:
+        start.write(prepared, host, choices)
+    return job
 
 
 def submit(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> None:

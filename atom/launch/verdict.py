@@ -4,6 +4,10 @@
 their surroundings made of it: of many nodes one fails, the others lose it or are killed, and the
 highest code of all says nothing of the cause. It ends with 0 (done), 75 (stopped, with a
 checkpoint), 76 (start them again) or 1 (do not).
+
+Without CODE it is asked before nodes are started once more, where nobody was left to ask when they
+had ended. Nodes that have written down no end were lost with their machines, which counts as no
+failure.
 """
 
 from __future__ import annotations
@@ -22,12 +26,12 @@ from atom.run import read
 EX_AGAIN = 76
 
 
-def verdict(run: Path, code: int) -> tuple[int, str]:
+def verdict(run: Path, code: int | None = None) -> tuple[int, str]:
     """Return the exit code, and a sentence; write the failure down, if it was one.
 
     Args:
         run: the run folder.
-        code: the highest that a node ended with.
+        code: the highest that a node ended with; None if that is not known.
     """
     happened = events.read(run)
     starts = [at for at, event in enumerate(happened) if event["event"] == events.STARTED]
@@ -41,6 +45,8 @@ def verdict(run: Path, code: int) -> tuple[int, str]:
             return 1, f"stopped twice after step {stops[-1]}: its jobs are too short for a step"
         return EX_STOPPED, ""
     failed = [event for event in latest if event["event"] == events.NODE_FAILED]
+    if code is None and (not failed or events.FAILED in ends):
+        return EX_AGAIN, ""  # lost, or judged before
     failure = Failure(f"the nodes ended with exit code {code}")
     where = {}
     if failed:
@@ -97,7 +103,7 @@ def _restarts(run: Path, happened: list[dict[str, Any]]) -> Restarts:
 
 
 if __name__ == "__main__":
-    exit_code, words = verdict(Path(sys.argv[1]), int(sys.argv[2]))
+    exit_code, words = verdict(Path(sys.argv[1]), *map(int, sys.argv[2:]))
     if words:
         print(f"atom: {words}", file=sys.stderr)
     sys.exit(exit_code)

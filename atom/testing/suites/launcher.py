@@ -101,11 +101,17 @@ class LauncherSuite(ComponentSuite):
 
 
 def context(folder: Path, *, jobs: int = 1, device: str = "cpu") -> LaunchContext:
-    """Return a request for two nodes, of eight GPUs each where there are any."""
+    """Return a request for two nodes, of eight GPUs each where there are any.
+
+    There is an image, and a volume ``shared`` that holds the runs.
+    """
     resources = Launcher(
         nodes=2,
         gpus_per_node=8 if device == "cuda" else None,
+        gpu="h100" if device == "cuda" else None,
         time="30",
+        image="ghcr.io/lab/atom:1",
+        mounts=[f"shared:{folder}"],
         environment={"ATOM_CONFORMANCE": "level 3"},
         before=["echo before"],
     )

@@ -1,4 +1,4 @@
-"""Ranks on other machines: torchrun by hand, and Slurm."""
+"""Ranks on other machines: torchrun by hand, Slurm, Kubernetes, and SkyPilot."""
 
 from collections.abc import Iterator
 
@@ -21,4 +21,16 @@ def atom_launchers() -> Iterator[Launcher]:
         summary="a batch job, with health checks, restarts, requeueing and arrays",
         config="atom_launchers.config:Slurm",
         plan="atom_launchers.slurm:plan",
+    )
+    yield Launcher(
+        name="kubernetes",
+        summary="a JobSet, one pod a node, with restarts; not run on a cluster yet",
+        config="atom_launchers.config:Kubernetes",
+        plan="atom_launchers.kubernetes:plan",
+    )
+    yield Launcher(
+        name="skypilot",
+        summary="a managed job on any cloud, which outlives spot machines; not run on a cloud yet",
+        config="atom_launchers.config:SkyPilot",
+        plan="atom_launchers.skypilot:plan",
     )

@@ -1,11 +1,17 @@
 """Parameters of the launchers, beside the resources that all launchers share."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 Line = Annotated[str, Field(pattern=r"^[^\r\n]+$")]
 """What becomes a line of a script."""
+
+_PYTHON = Field(default="python", description="the interpreter there, which has ATOM")
+_PORT = Field(default=29500, gt=0, lt=65536, description="a free port of the first machine")
+_RESTARTS = Field(
+    default=100, description="starts after the first, whatever for; ATOM ends a crash loop sooner"
+)
 
 
 class _Parameters(BaseModel):
@@ -16,7 +22,7 @@ class Torchrun(_Parameters):
     """Commands to be started by hand, one a machine."""
 
     host: Line = Field(default="HOST", description="name or address of the first machine")
-    port: int = Field(default=29500, gt=0, lt=65536, description="a free port there")
+    port: int = _PORT
 
 
 class Slurm(_Parameters):
@@ -44,3 +50,63 @@ class Slurm(_Parameters):
     min_disk_gib: PositiveFloat = Field(
         default=1.0, description="free space that the check wants in the run folder and in /tmp"
     )
+
+
+_DNS = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+Quantity = Annotated[
+    str, Field(pattern=r"^\d+(\.\d+)?([KMGTP]i|[kMGTP])?$", coerce_numbers_to_str=True)
+]
+"""An amount, as Kubernetes writes it: ``64Gi``."""
+
+
+class Kubernetes(_Parameters):
+    """A JobSet."""
+
+    namespace: str | None = Field(
+        default=None, pattern=_DNS, max_length=63, description="null: that of kubectl's context"
+    )
+    python: Line = _PYTHON
+    port: int = _PORT
+    memory: Quantity | None = Field(default=None, description="of a pod; null: no limit")
+    shared_memory: Quantity | None = Field(
+        default=None, description="the most that /dev/shm may hold; null: as much as the node's"
+    )
+    extended_resources: dict[str, PositiveInt] = Field(
+        default={}, description="devices of a pod beside GPUs, such as rdma/ib: 1"
+    )
+    restarts: NonNegativeInt = _RESTARTS
+    grace_seconds: PositiveInt = Field(
+        default=120, description="from SIGTERM to SIGKILL: for a step and a checkpoint"
+    )
+    pod: dict[str, Any] = Field(default={}, description="further fields of the pods' spec")
+    container: dict[str, Any] = Field(default={}, description="further fields of the container")
+    arguments: list[Line] = Field(default=[], description="further options of kubectl create")
+
+
+class SkyPilot(_Parameters):
+    """A managed job."""
+
+    infra: Line | None = Field(
+        default=None, description="CLOUD, CLOUD/REGION or CLOUD/REGION/ZONE; null: the cheapest"
+    )
+    accelerator: Line | None = Field(
+        default=None, description="SkyPilot's name of the GPU; null: that of launcher.gpu"
+    )
+    use_spot: bool = Field(default=False, description="machines that may be taken away")
+    memory: Line | None = Field(default=None, description="GiB of a machine: 64, or 64+ for more")
+    python: Line = _PYTHON
+    port: int = _PORT
+    setup: list[str] = Field(default=[], description="shell commands that make a machine ready")
+    bucket: str | None = Field(
+        default=None,
+        pattern=_DNS,
+        min_length=3,
+        max_length=54,
+        description="keeps the run, one machine's alone; null: a volume of launcher.mounts does",
+    )
+    store: Line | None = Field(
+        default=None, description="kind of the bucket: s3, gcs, azure, r2, …; null: the cloud's own"
+    )
+    restarts: NonNegativeInt = _RESTARTS
+    resources: dict[str, Any] = Field(default={}, description="further fields of resources")
+    arguments: list[Line] = Field(default=[], description="further options of sky jobs launch")

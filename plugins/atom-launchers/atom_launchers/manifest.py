@@ -1,0 +1,144 @@
+"""What the manifests of several systems have in common: names, volumes, durations, and YAML."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from atom.errors import UserError
+from atom.plugin import LaunchContext
+
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z/~][\w./@+-]*", re.ASCII)
+_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
+_LONGEST_WORDS = 24
+
+
+def name(folder: Path) -> str:
+    """Return a run's name for systems that take few: a DNS label (RFC 1035), of at most 38
+    characters, and another for another folder."""
+    words = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")[:_LONGEST_WORDS].strip("-")
+    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+    return "-".join(word for word in ("atom", words, digest) if word)
+
+
+def mounts(context: LaunchContext) -> list[tuple[str, str]]:
+    """Return source and target of each of ``launcher.mounts``.
+
+    Raises:
+        UserError: one is not both.
+    """
+    found = []
+    for mount in context.resources.mounts:
+        source, _, target = mount.rpartition(":")
+        if not source or not target.startswith("/"):
+            raise UserError(
+                "is no volume and where it is mounted; valid: SOURCE:/TARGET",
+                key="launcher.mounts",
+                value=mount,
+            )
+        found.append((source, target))
+    return found
+
+
+def holds(target: str, folder: Path) -> bool:
+    """Return whether ``folder`` is in what is mounted at ``target``."""
+    return PurePosixPath(folder).is_relative_to(target)
+
+
+def environment(context: LaunchContext) -> dict[str, str]:
+    """Return the variables of the ranks.
+
+    Raises:
+        UserError: a name is none that a shell knows.
+    """
+    variables: dict[str, str] = context.resources.environment
+    for variable in variables:
+        if not _VARIABLE.fullmatch(variable):
+            raise UserError(
+                f"{variable!r} is no name of a variable; valid: letters, digits and _",
+                key="launcher.environment",
+            )
+    return variables
+
+
+def refuse(context: LaunchContext, system: str, *keys: str) -> None:
+    """Refuse shared resources that a system does not know.
+
+    Raises:
+        UserError: one of ``keys`` is asked for.
+    """
+    for key in keys:
+        if (value := getattr(context.resources, key)) is not None:
+            raise UserError(
+                f"{system} knows nothing like it; valid: null", key=f"launcher.{key}", value=value
+            )
+
+
+def seconds(limit: str) -> int:
+    """Return ``launcher.time``: MINUTES, MINUTES:SECONDS, HOURS:MM:SS, DAYS-HH, … in seconds."""
+    days, dash, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, rest_seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 3:
+        hours, minutes, rest_seconds = parts
+    else:
+        hours, minutes, rest_seconds = 0, *[*parts, 0][:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest_seconds
+
+
+def added(own: dict[str, Any], further: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return ``own`` with the user's ``further`` fields; lists and mappings of both are joined.
+
+    Raises:
+        UserError: a field is ATOM's to set.
+    """
+    result = dict(own)
+    for field, value in further.items():
+        present = own.get(field)
+        if isinstance(present, list) and isinstance(value, list):
+            result[field] = [*present, *value]
+        elif isinstance(present, dict) and isinstance(value, dict):
+            result[field] = added(present, value, f"{key}.{field}")
+        elif field in own:
+            raise UserError("is set by ATOM; valid: other fields", key=f"{key}.{field}")
+        else:
+            result[field] = value
+    return result
+
+
+def dump(comment: str, *documents: dict[str, Any]) -> str:
+    """Return documents as YAML that a parser of YAML 1.1 or 1.2 reads as they are."""
+    text = yaml.dump_all(
+        documents,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=float("inf"),
+    )
+    return f"# {comment}\n{text}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what another parser may take for a number, such as ``1e3``, which PyYAML does not."""
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = None if _PLAIN.fullmatch(text) and text.lower() not in _WORDS else '"'
+    if "\n" in text:
+        style = "|"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)

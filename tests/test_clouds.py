@@ -1,0 +1,110 @@
+"""Kubernetes and SkyPilot, without their machines: what is submitted, and what they would run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from atom import events
+
+POD = (
+    "launcher=kubernetes",
+    "launcher.image=ghcr.io/lab/atom:1",
+    f"launcher.python={sys.executable}",
+)
+TASK = ("launcher=skypilot", f"launcher.python={sys.executable}")
+
+
+@pytest.mark.slow
+def test_a_refusal_writes_nothing(atom: Callable, small: tuple[str, ...], tmp_path: Path) -> None:
+    """The launcher's own, which it makes of the run as it has been checked."""
+    run = tmp_path / "run"
+    result = atom("train", *small, "launcher=kubernetes", f"run.dir={run}")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "atom: launcher.image (command line): is needed, for pods run images; valid: one that has "
+        "ATOM and its plugins\n",
+    )
+    assert not run.exists()
+
+
+@pytest.mark.slow
+def test_a_pod_trains(
+    atom: Callable,
+    environment: dict[str, str],
+    small: tuple[str, ...],
+    rows: Callable,
+    tmp_path: Path,
+) -> None:
+    """The command of the only pod, with the variables that Kubernetes and JobSet set."""
+    run = tmp_path / "run"
+    overrides = (*small, *POD, f"launcher.mounts=[shared:{tmp_path}]", "training.steps=2")
+    result = atom("train", *overrides, f"run.dir={run}", PATH=str(tmp_path))
+    assert result.returncode == 2, "there is nobody to submit it to"
+    assert "atom: launcher" in result.stderr
+    assert "there is no command kubectl on this machine" in result.stderr
+    jobset = yaml.safe_load((run / "jobset.yaml").read_text())
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    *bash, script = job["template"]["spec"]["containers"][0]["command"]
+    host = f"{jobset['metadata']['name']}-node-0-0.{jobset['metadata']['name']}"
+    assert script.count(host) == 1
+    done = subprocess.run(
+        [*bash, script.replace(host, "127.0.0.1")],
+        env=environment | {"JOB_COMPLETION_INDEX": "0", "RESTARTS": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in rows(run)] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_machine_of_skypilot_trains_and_is_started_again(
+    atom: Callable,
+    environment: dict[str, str],
+    small: tuple[str, ...],
+    rows: Callable,
+    tmp_path: Path,
+) -> None:
+    """The task's script: it takes the run from what was uploaded, and then goes on with it."""
+    run = tmp_path / "volume" / "run"
+    overrides = (*small, *TASK, f"launcher.mounts=[shared:{run.parent}]", "training.steps=2")
+    result = atom("train", *overrides, f"run.dir={run}", PATH=str(tmp_path))
+    assert result.returncode == 2
+    assert "there is no command sky on this machine" in result.stderr
+    task = yaml.safe_load((run / "skypilot.yaml").read_text())
+    uploaded = tmp_path / ".atom" / task["name"]
+    assert task["file_mounts"] == {f"~/.atom/{task['name']}": str(run)}
+    shutil.copytree(run, uploaded)
+    shutil.rmtree(run.parent)
+
+    def start() -> None:
+        done = subprocess.run(
+            ["bash", "-c", task["run"]],
+            env=environment
+            | {
+                "HOME": str(tmp_path),
+                "SKYPILOT_NODE_RANK": "0",
+                "SKYPILOT_NUM_NODES": "1",
+                "SKYPILOT_NODE_IPS": "127.0.0.1",
+                "SKYPILOT_TASK_ID": "sky-managed-1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    start()
+    assert [row["step"] for row in rows(run)] == [1, 2]
+    start()
+    assert [row["step"] for row in rows(run)] == [1, 2], "all was done: its machines were lost late"
+    starts = [event for event in events.read(run) if event["event"] == events.STARTED]
+    assert [event["attempt"] for event in starts] == [1, 2]
