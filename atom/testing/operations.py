@@ -141,7 +141,7 @@ def tree(family: str, sizes: Sizes) -> Any:
 # ---------------------------------------------------------------------------- attention
 
 
-def _qkv(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
+def queries_keys_values(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
     shape = (sizes.batch, sizes.length)
     return {
         "q_BLNH": make(*shape, sizes.n_heads, sizes.head_dim),
@@ -238,8 +238,8 @@ def _embedding(weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
     return weights["weight"][ids(sizes, factor_BLD.device)] * factor_BLD
 
 
-def _queries_and_keys(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
-    q_and_k = _qkv(sizes, make)
+def queries_and_keys(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
+    q_and_k = queries_keys_values(sizes, make)
     del q_and_k["v_BLNH"]
     return q_and_k
 
@@ -308,7 +308,7 @@ def _layer(config: Any) -> Any:
 OPERATIONS: dict[str, Operation] = {
     "attention": Operation(
         node=lambda config: _layer(config).attention.inner_attention,
-        inputs=_qkv,
+        inputs=queries_keys_values,
         call=_attend,
         formula=_attention,
     ),
@@ -338,14 +338,14 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "rope": Operation(
         node=lambda config: _layer(config).attention.rope,
-        inputs=_queries_and_keys,
+        inputs=queries_and_keys,
         call=_rotate,
         formula=_rope,
         float64=False,
     ),
     "rope_halves": Operation(
         node=lambda config: _layer(config).attention.rope,
-        inputs=_queries_and_keys,
+        inputs=queries_and_keys,
         call=_rotate,
         formula=_rope_halves,
         family="qwen",
