@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 
 
 def prepared(
-    contract: Function, sizes: Sizes, dtype: torch.dtype, device: Any
+    contract: Function,
+    sizes: Sizes,
+    dtype: torch.dtype,
+    device: Any,
+    make: Callable[..., torch.Tensor] | None = None,
 ) -> tuple[Tensors, tuple[Any, ...]]:
-    """Return a function's inputs, which want gradients, and its other arguments."""
-    made = contract.inputs(sizes, maker(device))
+    """Return a function's inputs, which want gradients, and its other arguments.
+
+    ``make`` makes a tensor of a shape; by default one whose numbers are the same on every device.
+    """
+    made = contract.inputs(sizes, make or maker(device))
     inputs = {name: tensor.to(dtype).requires_grad_() for name, tensor in made.items()}
     return inputs, contract.others(sizes, device)
 

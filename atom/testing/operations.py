@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -150,28 +151,36 @@ def queries_keys_values(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tens
     }
 
 
-def _attend(module: Any, inputs: Tensors, node: Any, sizes: Sizes) -> torch.Tensor:
+@lru_cache(maxsize=8)
+def _masks(sizes: Sizes, device: Any, block_size: Any, varlen: bool) -> Any:
+    """Return what torchtitan's ``Decoder.get_attention_masks`` does."""
     from torch.nn.attention.flex_attention import and_masks
     from torchtitan.models.common import attention
 
-    positions_BL = positions(sizes, inputs["q_BLNH"].device)
-    # What torchtitan's Decoder.get_attention_masks does.
-    masks: Any
-    if isinstance(node, attention.VarlenAttention.Config):
-        masks = attention.create_varlen_metadata_for_document(positions_BL)
-    else:
-        masks = attention.create_attention_mask(
-            and_masks(
-                attention.get_causal_mask_mod(),
-                attention.get_efficient_causal_mask_mod_for_packed_document(positions_BL),
-            ),
-            sizes.batch,
-            None,
-            sizes.length,
-            sizes.length,
-            device=positions_BL.device,
-            BLOCK_SIZE=node.block_size,
-        )
+    positions_BL = positions(sizes, device)
+    if varlen:
+        return attention.create_varlen_metadata_for_document(positions_BL)
+    return attention.create_attention_mask(
+        and_masks(
+            attention.get_causal_mask_mod(),
+            attention.get_efficient_causal_mask_mod_for_packed_document(positions_BL),
+        ),
+        sizes.batch,
+        None,
+        sizes.length,
+        sizes.length,
+        device=positions_BL.device,
+        BLOCK_SIZE=block_size,
+    )
+
+
+def _attend(module: Any, inputs: Tensors, node: Any, sizes: Sizes) -> torch.Tensor:
+    from torchtitan.models.common.attention import VarlenAttention
+
+    varlen = isinstance(node, VarlenAttention.Config)
+    block_size = None if varlen else node.block_size
+    # Made once: a model makes them for all of its layers.
+    masks = _masks(sizes, inputs["q_BLNH"].device, block_size, varlen)
     output: torch.Tensor = module(
         *inputs.values(),
         attention_masks=masks,
