@@ -8,7 +8,7 @@ from functools import partial
 
 from atom.bench.timing import timed
 
-MATRIX = {"cpu": 1024, "cuda": 8192}
+MATRIX = {"cpu": 512, "cuda": 8192}
 """Rows and columns of the matrices that are multiplied."""
 
 COPIED = {"cpu": 2**26, "cuda": 2**30}

@@ -139,8 +139,8 @@ class Bench:
     def _measured(self, row: Row, sizes: Sizes, make: Callable[[], _Callable]) -> Row:
         import torch
 
-        gc.collect()
         if self.device.kind == "cuda":
+            gc.collect()  # graphs hold memory
             torch.cuda.empty_cache()
         try:
             return self._timed(row, sizes, make())

@@ -1,4 +1,8 @@
-"""A roofline: what each kernel reaches, under what the device allows at its FLOPs a byte."""
+"""A roofline: what each kernel reaches, under what the device allows at its FLOPs a byte.
+
+Below it the same as parts of the ceiling, a line an operation: most operations have few FLOPs a
+byte, and stand close together under the roof.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,10 @@ _PLOT = 300
 """Height of a plot, in units of the picture."""
 
 _LINE = 15
+_ROW = 30
+_NAMES = 236
+"""Width of the names of operations, beside the parts of the ceiling."""
+
 _MARKERS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
     "M-3.5 -3.5h7v7h-7z",
@@ -52,7 +60,7 @@ class _Point:
 def picture(report: Report) -> Element:
     """Return a plot for each dtype; each operation at the largest of the sizes that were timed.
 
-    What multiplies and adds nothing, such as looking up embeddings, has no place in it.
+    What multiplies and adds nothing, such as looking up embeddings, has no place under the roof.
     """
     dtypes = [dtype for dtype in report.ceiling.flops if _points(report, dtype)]
     height = sum(_height(report, dtype) for dtype in dtypes) or _PLOT
@@ -93,12 +101,13 @@ def _points(report: Report, dtype: str) -> list[_Point]:
         _Point(row, direction, row.passes[direction])
         for row in largest.values()
         for direction in (FORWARD, BACKWARD)
-        if direction in row.passes and row.passes[direction].flops
+        if direction in row.passes
     ]
 
 
 def _panel(report: Report, dtype: str) -> Iterator[Element]:
-    points = _points(report, dtype)
+    every = _points(report, dtype)
+    points = [point for point in every if point.one.flops]
     bandwidth, peak = report.ceiling.bandwidth, report.ceiling.flops[dtype]
     ridge = peak / bandwidth
     wide = [point.intensity for point in points] + [ridge]
@@ -107,12 +116,16 @@ def _panel(report: Report, dtype: str) -> Iterator[Element]:
     y_axis = Axis(min(tall) / 2, max(tall) * 3, log=True, begin=_TOP + _PLOT, end=_TOP)
     yield from _grid(x_axis, y_axis)
     yield from _roof(x_axis, y_axis, bandwidth, peak)
-    kernels = list(dict.fromkeys(point.row.kernel for point in points))
-    functions = list(dict.fromkeys(point.row.function for point in points))
+    kernels = list(dict.fromkeys(point.row.kernel for point in every))
+    functions = list(dict.fromkeys(point.row.function for point in every))
     for point in points:
-        yield _marker(point, kernels.index(point.row.kernel), x_axis, y_axis)
+        place = x_axis.place(point.intensity), y_axis.place(point.one.flops_per_second)
+        yield _marker(point, kernels.index(point.row.kernel), place)
     yield from _numbers(points, functions, x_axis, y_axis)
-    yield from _legend(kernels, functions, {p.row.function: p.row.shape for p in points})
+    yield from _legend(kernels)
+    below = element("g", transform=f"translate(0 {_TOP + _PLOT + _BOTTOM})")
+    below.extend(_parts(every, kernels, functions))
+    yield below
 
 
 def _grid(x_axis: Axis, y_axis: Axis) -> Iterator[Element]:
@@ -140,14 +153,13 @@ def _roof(x_axis: Axis, y_axis: Axis, bandwidth: float, peak: float) -> Iterator
     yield element("text", words, x=_LEFT + 8, y=_TOP + 16)
 
 
-def _marker(point: _Point, number: int, x_axis: Axis, y_axis: Axis) -> Element:
-    x, y = x_axis.place(point.intensity), y_axis.place(point.one.flops_per_second)
+def _marker(point: _Point, number: int, place: tuple[float, float]) -> Element:
     hollow = " hollow" if point.direction == BACKWARD else ""
     return element(
         "path",
         element("title", _words(point)),
         class_=f"k{number % chart.COLORS}{hollow}",
-        transform=f"translate({px(x)} {px(y)})",
+        transform=f"translate({px(place[0])} {px(place[1])})",
         d=_MARKERS[number % len(_MARKERS)],
     )
 
@@ -155,7 +167,7 @@ def _marker(point: _Point, number: int, x_axis: Axis, y_axis: Axis) -> Element:
 def _numbers(
     points: list[_Point], functions: list[str], x_axis: Axis, y_axis: Axis
 ) -> Iterator[Element]:
-    """Write each operation's number over the highest of its kernels, beside numbers there are."""
+    """Write each operation's number over the highest of its kernels, where there is room."""
     highest: dict[tuple[str, str], tuple[float, float]] = {}
     taken: list[tuple[float, float]] = []
     for point in points:
@@ -164,15 +176,45 @@ def _numbers(
         highest[key] = min(highest.get(key, (x, y)), (x, y), key=lambda place: place[1])
         taken.append((x, y + 4))  # as if it were a number: those stand on their baseline
     for (function, _), (x, y) in sorted(highest.items(), key=lambda entry: -entry[1][1]):
-        y -= 7
-        while any(abs(x - other_x) < 12 and abs(y - other_y) < 9 for other_x, other_y in taken):
-            y -= 5
-        taken.append((x, y))
-        number = str(functions.index(function) + 1)
-        yield element("text", number, class_="strong", x=px(x), y=px(y), text_anchor="middle")
+        for above in (7, 11, 15):
+            free = y - above
+            if all(abs(x - other) > 12 or abs(free - beside) > 9 for other, beside in taken):
+                taken.append((x, free))
+                number = str(functions.index(function) + 1)
+                place = {"x": px(x), "y": px(free)}
+                yield element("text", number, class_="strong", text_anchor="middle", **place)
+                break
 
 
-def _legend(kernels: list[str], functions: list[str], shapes: dict[str, str]) -> Iterator[Element]:
+def _parts(points: list[_Point], kernels: list[str], functions: list[str]) -> Iterator[Element]:
+    """Draw the parts of the ceiling: a row an operation, forward above backward."""
+    most = max(1.0, *(point.one.fraction for point in points))
+    axis = Axis(0.0, most * 1.05, log=False, begin=_NAMES, end=WIDTH - 20)
+    bottom = _ROW * len(functions) + 12
+    yield element("text", "part of the ceiling", class_="strong", x=_LEFT, y=4)
+    for value in axis.ticks(5):
+        x = px(axis.place(value))
+        yield element("line", class_="grid", x1=x, x2=x, y1=12, y2=bottom)
+        yield element("text", f"{100 * value:.0f} %", x=x, y=bottom + 14, text_anchor="middle")
+    whole = px(axis.place(1.0))
+    yield element("line", class_="roof", x1=whole, x2=whole, y1=12, y2=bottom)
+    shapes = {point.row.function: point.row.shape for point in points}
+    for row in range(1, len(functions)):
+        y = 12 + _ROW * row
+        yield element("line", class_="grid", x1=_LEFT, x2=axis.end, y1=y, y2=y)
+    for number, function in enumerate(functions, 1):
+        y = 12 + _ROW * (number - 0.5)
+        yield element("text", f"{number}", class_="strong", x=_LEFT - 6, y=y, text_anchor="end")
+        yield element("text", function, class_="strong", x=_LEFT, y=y)
+        yield element("text", shapes[function], x=_LEFT, y=y + 12)
+    for point in points:
+        y = 12 + _ROW * (functions.index(point.row.function) + 0.5)
+        y += 5 if point.direction == BACKWARD else -5
+        place = axis.place(point.one.fraction), y
+        yield _marker(point, kernels.index(point.row.kernel), place)
+
+
+def _legend(kernels: list[str]) -> Iterator[Element]:
     x, y = WIDTH - _RIGHT + 16, _TOP + 8
     for number, kernel in enumerate(kernels):
         style = f"k{number % chart.COLORS}"
@@ -183,20 +225,11 @@ def _legend(kernels: list[str], functions: list[str], shapes: dict[str, str]) ->
         yield element("text", kernel, x=x + 26, y=y)
         y += _LINE
     yield element("text", "filled: forward, hollow: backward", x=x - 4, y=y)
-    y += _LINE + 6
-    for number, function in enumerate(functions, 1):
-        yield element("text", f"{number}", class_="strong", x=x + 8, y=y, text_anchor="end")
-        yield element("text", function, class_="strong", x=x + 14, y=y)
-        yield element("text", shapes[function], x=x + 14, y=y + 12)
-        y += _LINE + 12
 
 
 def _height(report: Report, dtype: str) -> int:
-    points = _points(report, dtype)
-    kernels = len({point.row.kernel for point in points})
-    functions = len({point.row.function for point in points})
-    legend = _TOP + _LINE * (kernels + 2) + (_LINE + 12) * functions
-    return max(_TOP + _PLOT + _BOTTOM, legend)
+    functions = len({point.row.function for point in _points(report, dtype)})
+    return _TOP + _PLOT + _BOTTOM + _ROW * functions + 40
 
 
 def _told(report: Report, dtypes: list[str]) -> Iterator[str]:
