@@ -89,6 +89,7 @@ class KernelSuite(Options, ComponentSuite):
 
     @pytest.fixture
     def contract(self, kernel: Kernel) -> Operation:
+        pytest.importorskip("torchtitan", reason="its module is torchtitan's")
         contract = self.operation or OPERATIONS.get(kernel.operation)
         if contract is None:
             pytest.skip(
@@ -242,6 +243,7 @@ class KernelSuite(Options, ComponentSuite):
         with the reference."""
         from atom.titan import device
 
+        pytest.importorskip("torchtitan")
         if reason := _misfit(component, device.describe("cpu"), context_parallel=layout == "cp"):
             pytest.skip(f"{reason}; the ranks of this test are on the CPU")
         if kernel.override is None:
