@@ -196,12 +196,12 @@ def _parts(points: list[_Point], kernels: list[str], functions: list[str]) -> It
         x = px(axis.place(value))
         yield element("line", class_="grid", x1=x, x2=x, y1=12, y2=bottom)
         yield element("text", f"{100 * value:.0f} %", x=x, y=bottom + 14, text_anchor="middle")
-    whole = px(axis.place(1.0))
-    yield element("line", class_="roof", x1=whole, x2=whole, y1=12, y2=bottom)
     shapes = {point.row.function: point.row.shape for point in points}
     for row in range(1, len(functions)):
         y = 12 + _ROW * row
         yield element("line", class_="grid", x1=_LEFT, x2=axis.end, y1=y, y2=y)
+    whole = px(axis.place(1.0))
+    yield element("line", class_="roof", x1=whole, x2=whole, y1=12, y2=bottom)
     for number, function in enumerate(functions, 1):
         y = 12 + _ROW * (number - 0.5)
         yield element("text", f"{number}", class_="strong", x=_LEFT - 6, y=y, text_anchor="end")

@@ -35,14 +35,16 @@ class KernelFunctions(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         from atom.testing.functions import FUNCTIONS
 
-        return [
-            definitions(
-                [
-                    (name, f"of {function.operation}", function.signature)
-                    for name, function in FUNCTIONS.items()
-                ]
-            )
-        ]
+        found = definitions(
+            [
+                (name, f"of {function.operation}", function.signature)
+                for name, function in FUNCTIONS.items()
+            ]
+        )
+        for term in found.findall(nodes.term):
+            # Operations have the same names, and may stand on the same page.
+            term["ids"] = [f"function-{identifier}" for identifier in term["ids"]]
+        return [found]
 
 
 class KernelExplanation(SphinxDirective):
