@@ -198,8 +198,8 @@ def _parts(points: list[_Point], kernels: list[str], functions: list[str]) -> It
         yield element("text", f"{100 * value:.0f} %", x=x, y=bottom + 14, text_anchor="middle")
     shapes = {point.row.function: point.row.shape for point in points}
     for row in range(1, len(functions)):
-        y = 12 + _ROW * row
-        yield element("line", class_="grid", x1=_LEFT, x2=axis.end, y1=y, y2=y)
+        line = 12 + _ROW * row
+        yield element("line", class_="grid", x1=_LEFT, x2=axis.end, y1=line, y2=line)
     whole = px(axis.place(1.0))
     yield element("line", class_="roof", x1=whole, x2=whole, y1=12, y2=bottom)
     for number, function in enumerate(functions, 1):
