@@ -106,7 +106,7 @@ def tree(family: str, sizes: Sizes) -> Any:
     ``family`` is one of :data:`atom.testing.partners.model.MODELS`.
     """
     from torchtitan.components.checkpointer import CheckpointManager
-    from torchtitan.components.loss import CrossEntropyLoss
+    from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
     from torchtitan.config import TrainingConfig
     from torchtitan.protocols.model_spec import ModelSpec
     from torchtitan.trainer import Trainer
@@ -131,7 +131,10 @@ def tree(family: str, sizes: Sizes) -> Any:
             post_optimizer_build_fn=None,
             state_dict_adapter=None,
         ),
-        loss=CrossEntropyLoss.Config(global_vocab_size=sizes.vocab_size),
+        loss=ChunkedLossWrapper.Config(
+            num_chunks=1 if sizes.length % 2 else 2,
+            loss_fn=CrossEntropyLoss.Config(global_vocab_size=sizes.vocab_size),
+        ),
         checkpoint=CheckpointManager.Config(initial_load_model_only=False),
         training=TrainingConfig(seq_len=max(sizes.length, 2), disable_cuda_graphs=True),
     )
@@ -310,6 +313,42 @@ def _cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Te
     return (logits_BLV.logsumexp(dim=-1, keepdim=True) - logits_BLV.gather(-1, labels_BL1)).sum()
 
 
+def _hidden_and_head(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
+    return _hidden(sizes, make) | {"weight_VD": make(sizes.vocab_size, sizes.dim)}
+
+
+def _lose_from_hidden(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> torch.Tensor:
+    """As torchtitan's trainer does: the loss is given the output layer, and may take gradients
+    while it is computed. So its own backward pass is run at once, and the results handed on."""
+    import torch
+
+    class Trained(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x_BLD: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
+            head = torch.nn.Linear(*weight_VD.shape[::-1], bias=False, device="meta")
+            head.weight = torch.nn.Parameter(weight_VD.detach())
+            leaf_BLD = x_BLD.detach().requires_grad_()
+            module.set_lm_head(head)
+            with torch.enable_grad():
+                loss: torch.Tensor = module(leaf_BLD, ids(sizes, x_BLD.device))[0]
+                loss.backward()
+            ctx.gradients = (leaf_BLD.grad, head.weight.grad)
+            return loss.detach()
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple((gradient * grad).to(gradient.dtype) for gradient in ctx.gradients)
+
+    found: torch.Tensor = Trained.apply(inputs["x_BLD"], inputs["weight_VD"])
+    return found
+
+
+def _linear_cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
+    """The sum of the tokens' losses."""
+    logits_BLV = inputs["x_BLD"] @ inputs["weight_VD"].T
+    return _cross_entropy({}, {"logits_BLV": logits_BLV}, sizes)
+
+
 def _layer(config: Any) -> Any:
     return config.model_spec.model.layers[0]
 
@@ -361,10 +400,17 @@ OPERATIONS: dict[str, Operation] = {
         float64=False,
     ),
     "cross_entropy": Operation(
-        node=lambda config: config.loss,
+        node=lambda config: config.loss.loss_fn,
         inputs=_logits,
         call=_lose,
         formula=_cross_entropy,
+        float64=False,
+    ),
+    "linear_cross_entropy": Operation(
+        node=lambda config: config.loss,
+        inputs=_hidden_and_head,
+        call=_lose_from_hidden,
+        formula=_linear_cross_entropy,
         float64=False,
     ),
 }
