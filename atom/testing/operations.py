@@ -325,7 +325,8 @@ def _lose_from_hidden(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) ->
     class Trained(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x_BLD: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
-            head = torch.nn.Linear(*weight_VD.shape[::-1], bias=False, device="meta")
+            vocabulary, width = weight_VD.shape
+            head = torch.nn.Linear(width, vocabulary, bias=False, device="meta")
             head.weight = torch.nn.Parameter(weight_VD.detach())
             leaf_BLD = x_BLD.detach().requires_grad_()
             module.set_lm_head(head)

@@ -6,6 +6,8 @@ feed-forward, N heads, H width of a head, V vocabulary.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 
@@ -80,8 +82,12 @@ def linear_cross_entropy(
 def attention(q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor) -> torch.Tensor:
     """Causal, of one document, under a dense mask as the module has it."""
     q, k, v = (x.transpose(1, 2) for x in (q_BLNH, k_BLNH, v_BLNH))
-    length = q.shape[2]
-    seen = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+    seen_LL = _seen(q.shape[2], q.device)
     enable_gqa = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=enable_gqa)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen_LL, enable_gqa=enable_gqa)
     return out.transpose(1, 2)
+
+
+@lru_cache(maxsize=2)  # a model makes it once for all of its layers
+def _seen(length: int, device: torch.device) -> torch.Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
