@@ -1,13 +1,46 @@
 """What holds for every test, of the core and of the plugins."""
 
+import os
 import signal
+from importlib.util import find_spec
+
+import pytest
 
 from atom.titan import device
-
-# torchtitan asks for its device as it is imported, and any test module may be the first to do so.
-# Tests in this process compute on the CPU; those that need a GPU start processes of their own.
-device.use("cpu")
 
 # A shell has its background jobs ignore Ctrl-C, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+KIND = pytest.StashKey[str]()
+"""The device of this process."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # torchtitan asks for its device as it is imported, and any test module may be the first to do
+    # so (no conftest.py may). Tests in this process compute on the CPU; those that need a GPU start
+    # processes of their own. But under `pytest -m gpu` kernels are compared here, on the GPU.
+    kind = os.environ.get("ATOM_TEST_DEVICE", "cuda" if _selects_gpu(config) else "cpu")
+    if kind not in ("cpu", "cuda"):
+        raise pytest.UsageError(f"ATOM_TEST_DEVICE={kind}: is no device; valid: cpu, cuda")
+    if kind == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise pytest.UsageError("torch finds no CUDA device here, which -m gpu needs")
+    config.stash[KIND] = kind
+    if find_spec("torchtitan") is not None:
+        device.use(kind)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.stash[KIND] == "cuda":
+        for item in items:
+            # The kit's tests of a kernel that fits the device of this process.
+            if "fitting" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.gpu)
+
+
+def _selects_gpu(config: pytest.Config) -> bool:
+    return config.getoption("markexpr").strip() == "gpu"

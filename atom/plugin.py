@@ -176,6 +176,10 @@ class Kernel(Declaration):
 
     ``tolerance`` names the dtypes that the kernel takes and for each the largest error, of its
     output and of every gradient, relative to the largest value of the operation's reference.
+
+    ``functions`` are the kernel as functions of tensors, for tests and benches where there is no
+    torchtitan: name in :data:`atom.testing.functions.FUNCTIONS` -> ``"package.module:attribute"``,
+    a module that imports no torchtitan.
     """
 
     kind = "kernel"
@@ -188,11 +192,18 @@ class Kernel(Declaration):
     tolerance: Mapping[str, float] = field(
         default_factory=lambda: {"float32": 1e-5, "bfloat16": 3e-2}, hash=False
     )
+    functions: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not _NAME.fullmatch(self.operation):
             raise ValueError(f"operation {self.operation!r} of kernel {self.name!r} is not a name")
+        for name, reference in self.functions.items():
+            if not _REFERENCE.fullmatch(reference):
+                raise ValueError(
+                    f"function {name} of {self.name!r} is {reference!r}, "
+                    "not 'package.module:attribute'"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

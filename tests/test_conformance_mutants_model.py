@@ -85,6 +85,14 @@ CAUGHT = {
     "kernel:rms_norm/mutant_rounds_too_much": ("test_agrees_with_the_reference", "is off by"),
     "kernel:rms_norm/mutant_wrong_for_odd_sizes": ("test_odd_sizes_agree", "is off by"),
     "kernel:rms_norm/mutant_ignores_strides": ("test_strided_inputs_agree", "transposed: "),
+    "kernel:rms_norm/mutant_wrong_function": (
+        "test_functions_agree",
+        "the gradient of x is off by",
+    ),
+    "kernel:rms_norm/mutant_unknown_function": (
+        "test_functions_agree",
+        "there is no contract rmsnorm; did you mean rms_norm",
+    ),
     "kernel:rms_norm/mutant_leaves_the_node": (
         "test_takes_the_place_of_the_operation",
         "leaves the operation's node as it is",

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("atom.cli.export", "write a run's weights for others to load"),
     "generate": ("atom.cli.generate", "continue a text with a run's model"),
     "kernels": ("atom.cli.kernels", "list the kernels, and say which a run would have and why"),
+    "bench": ("atom.cli.bench", "time the installed kernels on this device"),
     "plugins": ("atom.cli.plugins", "list what is installed, and why something is broken"),
     "new": ("atom.cli.new", "make a plugin package of your own"),
     "completion": ("atom.cli.completion", "print a script that completes commands in a shell"),

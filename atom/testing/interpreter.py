@@ -13,6 +13,8 @@ from typing import Any
 
 from atom.host import Component, Host, resolve
 from atom.plugin import Kernel
+from atom.testing import comparing
+from atom.testing.functions import FUNCTIONS
 from atom.testing.kernels import Case, Implementation, contract, reference_of
 from atom.testing.kernels import disagreements as compare
 from atom.testing.operations import ODD, REGULAR
@@ -66,13 +68,17 @@ def _main(address: str) -> list[str]:
     operation = contract(kernel)
     assert operation is not None
     tolerance = {"float32": 1e-4} | dict(kernel.tolerance)
-    return compare(
+    found = compare(
         Implementation(operation, component),
         reference_of(component, operation, host),
         iter(CASES),
         tolerance,
         "cpu",
     )
+    for name, reference in kernel.functions.items():
+        function, case = resolve(reference, component), (ODD[1], "float32")
+        found += comparing.disagreements(function, FUNCTIONS[name], [case], tolerance, "cpu")
+    return found
 
 
 def _has_triton(component: Component) -> bool:

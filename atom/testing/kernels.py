@@ -142,12 +142,12 @@ def worst(
     measure_module = measure.module(measure_node, device, exact)
     # Both see the same numbers: those that the dtype under test can hold.
     weights = {
-        name: _random(*tensor.shape, name=name, device=device).to(dtype).to(exact)
+        name: numbers(*tensor.shape, name=name, device=device).to(dtype).to(exact)
         for name, tensor in _state(measure_module).items()
     }
     inputs = {
         name: tensor.to(dtype).to(exact)
-        for name, tensor in operation.inputs(sizes, _make(device)).items()
+        for name, tensor in operation.inputs(sizes, maker(device)).items()
     }
     _fill(module, {name: tensor.to(dtype) for name, tensor in weights.items()})
     if reference is None:
@@ -160,9 +160,9 @@ def worst(
     given = {name: change(tensor.to(dtype)) for name, tensor in inputs.items()}
     found = _of_module(kernel, module, node, given, sizes, change)
 
-    errors = {"the output": _error(found.output, expected.output)}
+    errors = {"the output": relative_error(found.output, expected.output)}
     for name, gradient in expected.gradients.items():
-        errors[f"the gradient of {name}"] = _error(found.gradients.get(name), gradient)
+        errors[f"the gradient of {name}"] = relative_error(found.gradients.get(name), gradient)
     name = max(errors, key=lambda name: errors[name])
     return name, errors[name]
 
@@ -206,11 +206,11 @@ def gradcheck(reference: Implementation, device: str) -> None:
     node = reference.node(sizes)
     module = reference.module(node, device, torch.float64)
     weights = {
-        name: _random(*tensor.shape, name=name, device=device)
+        name: numbers(*tensor.shape, name=name, device=device)
         for name, tensor in _state(module).items()
     }
     _fill(module, weights)
-    inputs = operation.inputs(sizes, _make(device))
+    inputs = operation.inputs(sizes, maker(device))
     names = list(inputs)
 
     def compute(*values: torch.Tensor) -> torch.Tensor:
@@ -237,7 +237,7 @@ def _of_module(
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in inputs.items()}
     output = kernel.operation.call(module, leaves, node, sizes)
     parameters = _parameters(module)
-    weight = _random(*output.shape, name="output", device=output.device).to(output.dtype)
+    weight = numbers(*output.shape, name="output", device=output.device).to(output.dtype)
     if output.dim() > 1:
         weight = change(weight)
     gradients = torch.autograd.grad(
@@ -265,7 +265,7 @@ def _of_formula(operation: Operation, weights: Tensors, inputs: Tensors, sizes: 
     output = operation.formula(
         {name: leaves[name] for name in weights}, {name: leaves[name] for name in inputs}, sizes
     )
-    weight = _random(*output.shape, name="output", device=output.device).to(output.dtype)
+    weight = numbers(*output.shape, name="output", device=output.device).to(output.dtype)
     gradients = torch.autograd.grad(output, list(leaves.values()), weight)
     return Result(output.detach(), dict(zip(leaves, gradients, strict=True)))
 
@@ -284,7 +284,7 @@ def _fill(module: Any, weights: Tensors) -> None:
         module.load_state_dict(weights)
 
 
-def _random(*shape: int, name: str, device: Any) -> torch.Tensor:
+def numbers(*shape: int, name: str, device: Any) -> torch.Tensor:
     """Return normal numbers in float64, the same for the same name and shape."""
     import torch
 
@@ -292,18 +292,18 @@ def _random(*shape: int, name: str, device: Any) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
 
 
-def _make(device: str) -> Callable[..., torch.Tensor]:
+def maker(device: str) -> Callable[..., torch.Tensor]:
     """Return a function of a shape, each of whose results has other numbers."""
     made: list[int] = []
 
     def make(*shape: int) -> torch.Tensor:
         made.append(len(made))
-        return _random(*shape, name=f"input {len(made)}", device=device)
+        return numbers(*shape, name=f"input {len(made)}", device=device)
 
     return make
 
 
-def _error(found: torch.Tensor | None, expected: torch.Tensor) -> float:
+def relative_error(found: torch.Tensor | None, expected: torch.Tensor) -> float:
     if found is None:
         return float("inf")
     scale = expected.abs().max().clamp(min=1e-30)
@@ -353,6 +353,6 @@ def timed(kernel: Implementation, case: Case, device: str) -> float:
     dtype = getattr(torch, case.dtype)
     node = kernel.node(case.sizes)
     module = kernel.module(node, device, dtype)
-    inputs = kernel.operation.inputs(case.sizes, _make(device))
+    inputs = kernel.operation.inputs(case.sizes, maker(device))
     given = {name: tensor.to(dtype) for name, tensor in inputs.items()}
     return milliseconds(partial(_of_module, kernel, module, node, given, case.sizes), device)

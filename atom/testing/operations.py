@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def tree(family: str, sizes: Sizes) -> Any:
     ``family`` is one of :data:`atom.testing.partners.model.MODELS`.
     """
     from torchtitan.components.checkpointer import CheckpointManager
-    from torchtitan.components.loss import CrossEntropyLoss
+    from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
     from torchtitan.config import TrainingConfig
     from torchtitan.protocols.model_spec import ModelSpec
     from torchtitan.trainer import Trainer
@@ -130,7 +131,10 @@ def tree(family: str, sizes: Sizes) -> Any:
             post_optimizer_build_fn=None,
             state_dict_adapter=None,
         ),
-        loss=CrossEntropyLoss.Config(global_vocab_size=sizes.vocab_size),
+        loss=ChunkedLossWrapper.Config(
+            num_chunks=1 if sizes.length % 2 else 2,
+            loss_fn=CrossEntropyLoss.Config(global_vocab_size=sizes.vocab_size),
+        ),
         checkpoint=CheckpointManager.Config(initial_load_model_only=False),
         training=TrainingConfig(seq_len=max(sizes.length, 2), disable_cuda_graphs=True),
     )
@@ -141,7 +145,7 @@ def tree(family: str, sizes: Sizes) -> Any:
 # ---------------------------------------------------------------------------- attention
 
 
-def _qkv(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
+def queries_keys_values(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
     shape = (sizes.batch, sizes.length)
     return {
         "q_BLNH": make(*shape, sizes.n_heads, sizes.head_dim),
@@ -150,28 +154,36 @@ def _qkv(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
     }
 
 
-def _attend(module: Any, inputs: Tensors, node: Any, sizes: Sizes) -> torch.Tensor:
+@lru_cache(maxsize=8)
+def _masks(sizes: Sizes, device: Any, block_size: Any, varlen: bool) -> Any:
+    """Return what torchtitan's ``Decoder.get_attention_masks`` does."""
     from torch.nn.attention.flex_attention import and_masks
     from torchtitan.models.common import attention
 
-    positions_BL = positions(sizes, inputs["q_BLNH"].device)
-    # What torchtitan's Decoder.get_attention_masks does.
-    masks: Any
-    if isinstance(node, attention.VarlenAttention.Config):
-        masks = attention.create_varlen_metadata_for_document(positions_BL)
-    else:
-        masks = attention.create_attention_mask(
-            and_masks(
-                attention.get_causal_mask_mod(),
-                attention.get_efficient_causal_mask_mod_for_packed_document(positions_BL),
-            ),
-            sizes.batch,
-            None,
-            sizes.length,
-            sizes.length,
-            device=positions_BL.device,
-            BLOCK_SIZE=node.block_size,
-        )
+    positions_BL = positions(sizes, device)
+    if varlen:
+        return attention.create_varlen_metadata_for_document(positions_BL)
+    return attention.create_attention_mask(
+        and_masks(
+            attention.get_causal_mask_mod(),
+            attention.get_efficient_causal_mask_mod_for_packed_document(positions_BL),
+        ),
+        sizes.batch,
+        None,
+        sizes.length,
+        sizes.length,
+        device=positions_BL.device,
+        BLOCK_SIZE=block_size,
+    )
+
+
+def _attend(module: Any, inputs: Tensors, node: Any, sizes: Sizes) -> torch.Tensor:
+    from torchtitan.models.common.attention import VarlenAttention
+
+    varlen = isinstance(node, VarlenAttention.Config)
+    block_size = None if varlen else node.block_size
+    # Made once: a model makes them for all of its layers.
+    masks = _masks(sizes, inputs["q_BLNH"].device, block_size, varlen)
     output: torch.Tensor = module(
         *inputs.values(),
         attention_masks=masks,
@@ -238,8 +250,8 @@ def _embedding(weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
     return weights["weight"][ids(sizes, factor_BLD.device)] * factor_BLD
 
 
-def _queries_and_keys(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
-    q_and_k = _qkv(sizes, make)
+def queries_and_keys(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
+    q_and_k = queries_keys_values(sizes, make)
     del q_and_k["v_BLNH"]
     return q_and_k
 
@@ -301,6 +313,43 @@ def _cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Te
     return (logits_BLV.logsumexp(dim=-1, keepdim=True) - logits_BLV.gather(-1, labels_BL1)).sum()
 
 
+def _hidden_and_head(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
+    return _hidden(sizes, make) | {"weight_VD": make(sizes.vocab_size, sizes.dim)}
+
+
+def _lose_from_hidden(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> torch.Tensor:
+    """As torchtitan's trainer does: the loss is given the output layer, and may take gradients
+    while it is computed. So its own backward pass is run at once, and the results handed on."""
+    import torch
+
+    class Trained(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x_BLD: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
+            vocabulary, width = weight_VD.shape
+            head = torch.nn.Linear(width, vocabulary, bias=False, device="meta")
+            head.weight = torch.nn.Parameter(weight_VD.detach())
+            leaf_BLD = x_BLD.detach().requires_grad_()
+            module.set_lm_head(head)
+            with torch.enable_grad():
+                loss: torch.Tensor = module(leaf_BLD, ids(sizes, x_BLD.device))[0]
+                loss.backward()
+            ctx.gradients = (leaf_BLD.grad, head.weight.grad)
+            return loss.detach()
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple((gradient * grad).to(gradient.dtype) for gradient in ctx.gradients)
+
+    found: torch.Tensor = Trained.apply(inputs["x_BLD"], inputs["weight_VD"])
+    return found
+
+
+def _linear_cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
+    """The sum of the tokens' losses."""
+    logits_BLV = inputs["x_BLD"] @ inputs["weight_VD"].T
+    return _cross_entropy({}, {"logits_BLV": logits_BLV}, sizes)
+
+
 def _layer(config: Any) -> Any:
     return config.model_spec.model.layers[0]
 
@@ -308,7 +357,7 @@ def _layer(config: Any) -> Any:
 OPERATIONS: dict[str, Operation] = {
     "attention": Operation(
         node=lambda config: _layer(config).attention.inner_attention,
-        inputs=_qkv,
+        inputs=queries_keys_values,
         call=_attend,
         formula=_attention,
     ),
@@ -338,24 +387,31 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "rope": Operation(
         node=lambda config: _layer(config).attention.rope,
-        inputs=_queries_and_keys,
+        inputs=queries_and_keys,
         call=_rotate,
         formula=_rope,
         float64=False,
     ),
     "rope_halves": Operation(
         node=lambda config: _layer(config).attention.rope,
-        inputs=_queries_and_keys,
+        inputs=queries_and_keys,
         call=_rotate,
         formula=_rope_halves,
         family="qwen",
         float64=False,
     ),
     "cross_entropy": Operation(
-        node=lambda config: config.loss,
+        node=lambda config: config.loss.loss_fn,
         inputs=_logits,
         call=_lose,
         formula=_cross_entropy,
+        float64=False,
+    ),
+    "linear_cross_entropy": Operation(
+        node=lambda config: config.loss,
+        inputs=_hidden_and_head,
+        call=_lose_from_hidden,
+        formula=_linear_cross_entropy,
         float64=False,
     ),
 }

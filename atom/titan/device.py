@@ -25,6 +25,7 @@ import resource
 import sys
 import types
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from atom.plan.device import DeviceDescription, named
@@ -108,10 +109,11 @@ def use(device: str) -> None:
 
 def settled() -> str:
     """Return the device that torchtitan is set up for in this process: the best there is, if
-    nobody has said so before."""
+    nobody has said so before. Kernels can be compared where there is no torchtitan to set up."""
     utils = sys.modules.get("torchtitan.tools.utils")
     kind = "cpu" if utils is not None and utils.device_type == "cpu" else pick("auto")
-    use(kind)
+    if find_spec("torchtitan") is not None:
+        use(kind)
     return kind
 
 

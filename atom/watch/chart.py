@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 from xml.etree.ElementTree import Element
 
+from atom.watch.axis import Axis, px, tick
 from atom.watch.markup import element
 
 Point = tuple[float, float]
@@ -89,7 +90,7 @@ def chart(
     """
     finite = [p for one in series for p in one.points if math.isfinite(p[1])]
     across = steps or _extent([x for one in series for x, _ in one.points], (0.0, 1.0))
-    x_axis = _Axis(*across, log=False, begin=_LEFT, end=WIDTH - _RIGHT)
+    x_axis = Axis(*across, log=False, begin=_LEFT, end=WIDTH - _RIGHT)
     values = [y for _, y in finite]
     y_axis = _value_axis(values)
     kinds = {mark.kind for mark in marks}
@@ -124,30 +125,7 @@ def chart(
 # ---------------------------------------------------------------------------- axes
 
 
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    log: bool
-    begin: float
-    end: float
-
-    def place(self, value: float) -> float:
-        low, high = self.low, self.high
-        if self.log:
-            low, high, value = (math.log10(v) for v in (low, high, max(value, low)))
-        # Halves, so that no difference overflows.
-        span = high / 2 - low / 2
-        part = 0.5 if span == 0 else (value / 2 - low / 2) / span
-        return self.begin + part * (self.end - self.begin)
-
-    def ticks(self, count: int, *, whole: bool = False) -> list[float]:
-        if self.log:
-            return _powers(self.low, self.high)
-        return _round_numbers(self.low, self.high, count, whole=whole)
-
-
-def _value_axis(values: Sequence[float]) -> _Axis:
+def _value_axis(values: Sequence[float]) -> Axis:
     low, high = _extent(values, (0.0, 1.0))
     log = low > 0 and high / low > _LOG_FROM
     if not log:
@@ -157,50 +135,20 @@ def _value_axis(values: Sequence[float]) -> _Axis:
             low, high = max(low, -1.7e308), min(high, 1.7e308)
         if low < 0 <= min(values, default=0.0):
             low = 0.0
-    return _Axis(low, high, log, begin=HEIGHT - _BOTTOM, end=_TOP)
+    return Axis(low, high, log, begin=HEIGHT - _BOTTOM, end=_TOP)
 
 
 def _extent(values: Sequence[float], otherwise: tuple[float, float]) -> tuple[float, float]:
     return (min(values), max(values)) if values else otherwise
 
 
-def _round_numbers(low: float, high: float, count: int, *, whole: bool) -> list[float]:
-    """Return about ``count`` round numbers within an axis."""
-    rough = (high / 2 - low / 2) / count * 2
-    if rough <= 0 or not math.isfinite(rough):
-        return [low]
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next((m * power for m in (1, 2, 5, 10) if m * power >= rough), 10 * power)
-    if whole:
-        step = max(round(step), 1)
-    first = math.ceil(low / step)
-    found = [number * step for number in range(first, first + 3 * count)]
-    return [value for value in found if low <= value <= high * (1 + 1e-12)]
-
-
-def _powers(low: float, high: float) -> list[float]:
-    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
-    stride = max((last - first) // 4, 1)
-    return [10.0**power for power in range(first, last + 1, stride)]
-
-
-def tick(value: float) -> str:
-    """Return a round number in few characters: ``0.002``, ``1e-05``, ``2.5k``, ``40M``."""
-    if value == 0:
-        return "0"
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if limit <= abs(value) < 1e15:
-            return f"{value / limit:.4g}{unit}"
-    return f"{value:.3g}"
-
-
-def _grid(x_axis: _Axis, y_axis: _Axis) -> Iterator[Element]:
+def _grid(x_axis: Axis, y_axis: Axis) -> Iterator[Element]:
     for value in y_axis.ticks(4):
-        y = _px(y_axis.place(value))
+        y = px(y_axis.place(value))
         yield element("line", class_="grid", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y)
-        yield element("text", tick(value), x=_LEFT - 6, y=_px(float(y) + 4), text_anchor="end")
+        yield element("text", tick(value), x=_LEFT - 6, y=px(float(y) + 4), text_anchor="end")
     for value in x_axis.ticks(5, whole=True):
-        x = _px(x_axis.place(value))
+        x = px(x_axis.place(value))
         yield element("text", tick(value), x=x, y=HEIGHT - 8, text_anchor="middle")
     base = HEIGHT - _BOTTOM
     yield element("line", class_="grid", x1=_LEFT, x2=WIDTH - _RIGHT, y1=base, y2=base)
@@ -209,10 +157,10 @@ def _grid(x_axis: _Axis, y_axis: _Axis) -> Iterator[Element]:
 # ---------------------------------------------------------------------------- curves
 
 
-def _curve(one: Series, style: str, x_axis: _Axis, y_axis: _Axis) -> Iterator[Element]:
+def _curve(one: Series, style: str, x_axis: Axis, y_axis: Axis) -> Iterator[Element]:
     parts: list[str] = []
     for piece in _pieces(one.points):
-        placed = [f"{_px(x_axis.place(x))} {_px(y_axis.place(y))}" for x, y in _reduced(piece)]
+        placed = [f"{px(x_axis.place(x))} {px(y_axis.place(y))}" for x, y in _reduced(piece)]
         if len(placed) == 1:
             placed *= 2  # a point: a line of no length, with round ends
         parts.append("M" + "L".join(placed))
@@ -225,7 +173,7 @@ def _curve(one: Series, style: str, x_axis: _Axis, y_axis: _Axis) -> Iterator[El
             "path",
             element("title", f"{one.name}: not finite at step {x:g}"),
             class_="gap",
-            d=f"M{_px(place - 3)} {y - 3}l6 6m0 -6l-6 6",
+            d=f"M{px(place - 3)} {y - 3}l6 6m0 -6l-6 6",
         )
 
 
@@ -269,11 +217,11 @@ def _mark(mark: Mark, x: float) -> Element:
     title = element("title", mark.words)
     base = HEIGHT - _BOTTOM
     if mark.kind == "checkpoint":
-        return element("path", title, class_="checkpoint", d=f"M{_px(x)} {base}l-3.5 6h7z")
+        return element("path", title, class_="checkpoint", d=f"M{px(x)} {base}l-3.5 6h7z")
     if mark.kind == "fault":
-        return element("circle", title, class_="fault", cx=_px(x), cy=_TOP + 5, r=3)
-    line = element("line", class_="restart", x1=_px(x), x2=_px(x), y1=_TOP, y2=base)
-    head = element("path", class_="restart-head", d=f"M{_px(x)} {_TOP}l-4 -7h8z")
+        return element("circle", title, class_="fault", cx=px(x), cy=_TOP + 5, r=3)
+    line = element("line", class_="restart", x1=px(x), x2=px(x), y1=_TOP, y2=base)
+    head = element("path", class_="restart-head", d=f"M{px(x)} {_TOP}l-4 -7h8z")
     return element("g", title, line, head)
 
 
@@ -290,7 +238,3 @@ def _told(one: Series, show: Callable[[float], str]) -> str:
         f"{one.name}: {show(y0)} at step {x0:g}, {show(y1)} at step {x1:g}, "
         f"between {show(low)} and {show(high)}{gaps}"
     )
-
-
-def _px(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")

@@ -66,6 +66,20 @@ def atom_kernels() -> Iterator[Kernel]:
             needs=Needs(devices=("cuda",) if "triton" in name else ("cpu", "cuda")),
             tolerance={"float32": 1e-5},
             priority=-1,
+            functions={"rms_norm": "mutants_model.norms:function"} if name == "twin" else {},
+        )
+    for name, functions in {
+        "wrong_function": {"rms_norm": "mutants_model.norms:wrong_function"},
+        "unknown_function": {"rmsnorm": "mutants_model.norms:function"},
+    }.items():
+        yield Kernel(
+            operation="rms_norm",
+            name=f"mutant_{name}",
+            summary=f"a norm: {name}",
+            override="mutants_model.norms:twin",
+            tolerance={"float32": 1e-5},
+            priority=-1,
+            functions=functions,
         )
     yield Kernel(
         operation="rms_norm",

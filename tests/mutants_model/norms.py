@@ -45,6 +45,14 @@ class _Norm(torch.autograd.Function):
         return scale * (inner - normed * projected), weight_gradient, None, None
 
 
+def function(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return _Norm.apply(x, weight, eps, "")
+
+
+def wrong_function(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return _Norm.apply(x, weight, eps, "gradient")
+
+
 class _FaultyNorm(RMSNorm):
     @dataclass(kw_only=True, slots=True)
     class Config(RMSNorm.Config):

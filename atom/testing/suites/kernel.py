@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import pytest
 from packaging.requirements import Requirement
 
-from atom.errors import UserError
+from atom.errors import UserError, nearest
 from atom.host import Component, Host, resolve
 from atom.plugin import Kernel
-from atom.testing import interpreter, kernels, models, partners, runs
+from atom.testing import comparing, interpreter, kernels, models, operations, partners, runs
+from atom.testing.functions import FUNCTIONS
 from atom.testing.kernels import REFERENCE, Case, Implementation
 from atom.testing.operations import OPERATIONS, Operation, Sizes
 from atom.testing.options import Options
@@ -88,6 +89,7 @@ class KernelSuite(Options, ComponentSuite):
 
     @pytest.fixture
     def contract(self, kernel: Kernel) -> Operation:
+        pytest.importorskip("torchtitan", reason="its module is torchtitan's")
         contract = self.operation or OPERATIONS.get(kernel.operation)
         if contract is None:
             pytest.skip(
@@ -199,6 +201,19 @@ class KernelSuite(Options, ComponentSuite):
         """Inputs and the output's gradient as transposed and sliced tensors have them."""
         assert not subject(kernels.strided(list(kernel.tolerance)))
 
+    def test_functions_agree(self, component: Component, kernel: Kernel, fitting: str) -> None:
+        """Its functions compute what their contracts say, in every dtype; without torchtitan."""
+        if not kernel.functions:
+            pytest.skip("it declares no functions")
+        sizes = (operations.REGULAR[0], operations.ODD[1])
+        cases = [(each, dtype) for each in sizes for dtype in kernel.tolerance]
+        for name, reference in kernel.functions.items():
+            assert name in FUNCTIONS, f"there is no contract {name}; {nearest(name, FUNCTIONS)}"
+            function = resolve(reference, component)
+            assert not comparing.disagreements(
+                function, FUNCTIONS[name], cases, dict(kernel.tolerance), fitting
+            )
+
     def test_gradients_of_the_reference(
         self, component: Component, contract: Operation, fitting: str, host: Host
     ) -> None:
@@ -229,6 +244,7 @@ class KernelSuite(Options, ComponentSuite):
         with the reference."""
         from atom.titan import device
 
+        pytest.importorskip("torchtitan")
         if reason := _misfit(component, device.describe("cpu"), context_parallel=layout == "cp"):
             pytest.skip(f"{reason}; the ranks of this test are on the CPU")
         if kernel.override is None:

@@ -1,4 +1,5 @@
-"""``{kernel-operations}``, ``{kernel-explanation}``: what there are kernels of, and the choice."""
+"""``{kernel-operations}``, ``{kernel-functions}``, ``{kernel-explanation}``: what there are kernels
+of, as modules and as functions, and the choice."""
 
 from __future__ import annotations
 
@@ -26,6 +27,24 @@ class KernelOperations(SphinxDirective):
                 ]
             )
         ]
+
+
+class KernelFunctions(SphinxDirective):
+    """Every contract of a function: the operation that it is of, and how it is called."""
+
+    def run(self) -> list[nodes.Node]:
+        from atom.testing.functions import FUNCTIONS
+
+        found = definitions(
+            [
+                (name, f"of {function.operation}", function.signature)
+                for name, function in FUNCTIONS.items()
+            ]
+        )
+        for term in found.findall(nodes.term):
+            # Operations have the same names, and may stand on the same page.
+            term["ids"] = [f"function-{identifier}" for identifier in term["ids"]]
+        return [found]
 
 
 class KernelExplanation(SphinxDirective):
@@ -59,5 +78,6 @@ def explained(arguments: list[str]) -> str:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("kernel-operations", KernelOperations)
+    app.add_directive("kernel-functions", KernelFunctions)
     app.add_directive("kernel-explanation", KernelExplanation)
     return {"parallel_read_safe": True}

@@ -11,6 +11,14 @@ _CUDA = ("cuda",)
 _BFLOAT16 = {"bfloat16": 3e-2}
 """FlashAttention takes no float32."""
 
+_WITHOUT_TORCHTITAN: dict[str, tuple[str, ...]] = {
+    "feed_forward": ("feed_forward", "silu_mul"),
+    "grouped_mm": (),
+    "moe_dispatch": (),
+    "rms_norm": ("rms_norm", "add_rms_norm"),
+}
+"""The functions of references; one of the operation's own name where nothing is said."""
+
 
 @hookimpl
 def atom_kernels() -> Iterator[Kernel]:
@@ -19,6 +27,7 @@ def atom_kernels() -> Iterator[Kernel]:
         name="reference",
         summary="torch's scaled_dot_product_attention under the dense document mask",
         override="atom_kernels_torch.attention:dense_attention",
+        functions=_functions("attention"),
     )
     yield Kernel(
         operation="attention",
@@ -95,4 +104,13 @@ def atom_kernels() -> Iterator[Kernel]:
         "rope": "rotary embedding of adjacent pairs, in complex arithmetic",
         "rope_halves": "rotary embedding of the two halves",
     }.items():
-        yield Kernel(operation=operation, name="reference", summary=what)
+        yield Kernel(
+            operation=operation,
+            name="reference",
+            summary=what,
+            functions=_functions(*_WITHOUT_TORCHTITAN.get(operation, (operation,))),
+        )
+
+
+def _functions(*names: str) -> dict[str, str]:
+    return {name: f"{__name__}.functions:{name}" for name in names}

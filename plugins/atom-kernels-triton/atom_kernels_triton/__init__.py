@@ -23,36 +23,45 @@ def atom_kernels() -> Iterator[Kernel]:
     yield _kernel(
         "rms_norm",
         "one pass over each row, forward and backward",
-        "rms_norm:triton_rms_norm",
+        "modules:triton_rms_norm",
+        functions={"rms_norm": "rms_norm:rms_norm", "add_rms_norm": "rms_norm:add_rms_norm"},
         largest={"dim": 65536},
     )
     yield _kernel(
         "rope",
         "adjacent pairs; positions gathered in the kernel, q and k in one launch",
-        "rope:triton_rope",
+        "modules:triton_rope",
+        functions={"rope": "rope:rope_pairs"},
         largest={"head_dim": 1024},
     )
     yield _kernel(
         "rope_halves",
         "the two halves; positions gathered in the kernel, q and k in one launch",
-        "rope:triton_rope_halves",
+        "modules:triton_rope_halves",
+        functions={"rope_halves": "rope:rope_halves"},
         largest={"head_dim": 1024},
     )
     yield _kernel(
         "feed_forward",
         "silu(gate) · up in one kernel; the three products are torch's",
-        "feed_forward:triton_feed_forward",
+        "modules:triton_feed_forward",
+        functions={
+            "feed_forward": "feed_forward:feed_forward",
+            "silu_mul": "feed_forward:silu_mul",
+        },
     )
     yield _kernel(
         "cross_entropy",
         "the gradient takes the place of the logits",
         "loss:triton_cross_entropy",
+        functions={"cross_entropy": "cross_entropy:cross_entropy"},
         tensor_parallel=False,
     )
     yield _kernel(
         "linear_cross_entropy",
         "output layer and loss in pieces: the logits are never there as a whole",
         "loss:triton_linear_cross_entropy",
+        functions={"linear_cross_entropy": "cross_entropy:linear_cross_entropy"},
         tensor_parallel=False,
     )
 
@@ -62,6 +71,7 @@ def _kernel(
     summary: str,
     override: str,
     *,
+    functions: Mapping[str, str],
     largest: Mapping[str, int] | None = None,
     tensor_parallel: bool = True,
 ) -> Kernel:
@@ -79,4 +89,5 @@ def _kernel(
         ),
         priority=_UNMEASURED,
         tolerance=_ALL,
+        functions={name: f"{__name__}.{function}" for name, function in functions.items()},
     )

@@ -7,15 +7,11 @@ Suffixes: R rows (tokens), F width of the feed-forward.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
-from torchtitan.config.override import derive, override
-from torchtitan.models.common import FeedForward
 
-from atom_kernels_triton.local import local, placed, rows_of
+from atom_kernels_triton.local import rows_of
 from atom_kernels_triton.tuning import Launch, launch
 
 _WIDEST = 2048
@@ -146,19 +142,9 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return out
 
 
-class TritonFeedForward(FeedForward):
-    """torchtitan's SwiGLU with one kernel between the products."""
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(FeedForward.Config):
-        pass
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = self.w1(x), self.w3(x)
-        out: torch.Tensor = self.w2(placed(silu_mul(local(gate), local(up)), gate))
-        return out
-
-
-@override(target=FeedForward.Config, exact=True, description="silu(gate) · up in one Triton kernel")
-def triton_feed_forward(node: FeedForward.Config) -> TritonFeedForward.Config:
-    return derive(node, TritonFeedForward.Config)
+def feed_forward(
+    x_RD: torch.Tensor, w1_FD: torch.Tensor, w2_DF: torch.Tensor, w3_FD: torch.Tensor
+) -> torch.Tensor:
+    """Return ``silu_mul(x W1ᵀ, x W3ᵀ) W2ᵀ``."""
+    gate_RF, up_RF = (torch.nn.functional.linear(x_RD, each) for each in (w1_FD, w3_FD))
+    return torch.nn.functional.linear(silu_mul(gate_RF, up_RF), w2_DF)

@@ -7,15 +7,11 @@ Suffixes: R rows (tokens), D width of a row. Sums are in float32 whatever the dt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
-from torchtitan.config.override import derive, override
-from torchtitan.models.common import RMSNorm
 
-from atom_kernels_triton.local import local, local_weight, placed, rows_of
+from atom_kernels_triton.local import rows_of
 from atom_kernels_triton.tuning import Launch, launch
 
 _PROGRAMS_PER_SM = 4
@@ -258,21 +254,3 @@ def add_rms_norm(
     """
     y, total, _ = _add_rms_norm(x, residual, weight_D, eps)
     return y, total
-
-
-class TritonRMSNorm(RMSNorm):
-    """torchtitan's RMSNorm with the kernel in its forward."""
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(RMSNorm.Config):
-        pass
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        eps = self.eps if self.eps is not None else torch.finfo(x.dtype).eps
-        weight = local_weight(self.weight, x) if self.weight is not None else None
-        return placed(rms_norm(local(x), weight, eps), x)
-
-
-@override(target=RMSNorm.Config, exact=True, description="RMSNorm in one Triton kernel")
-def triton_rms_norm(node: RMSNorm.Config) -> TritonRMSNorm.Config:
-    return derive(node, TritonRMSNorm.Config)

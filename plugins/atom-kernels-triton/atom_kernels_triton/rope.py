@@ -9,15 +9,9 @@ sines. Suffixes: B sequences, L tokens, N heads, H width of a head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
-from torchtitan.config.override import derive, override
-from torchtitan.models.common import ComplexRoPE, CosSinRoPE
-
-from atom_kernels_triton.local import local, placed
 
 _HEADS = 16
 """Heads of one program."""
@@ -164,50 +158,15 @@ def rope(
     return q, k
 
 
-class TritonRoPE(ComplexRoPE):
-    """torchtitan's rotary embedding of adjacent pairs, by the kernel."""
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(ComplexRoPE.Config):
-        pass
-
-    def forward(
-        self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return _placed_rope(self.cache, query, key, positions, halves=False)
-
-
-class TritonRoPEHalves(CosSinRoPE):
-    """torchtitan's rotary embedding of halves, by the kernel."""
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(CosSinRoPE.Config):
-        pass
-
-    def forward(
-        self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return _placed_rope(self.cache, query, key, positions, halves=True)
-
-
-def _placed_rope(
-    cache: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    positions: torch.Tensor | None,
-    *,
-    halves: bool,
+def rope_pairs(
+    q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, cache: torch.Tensor, positions_BL: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    where = local(positions) if positions is not None else None
-    q, k = rope(local(query), local(key), local(cache), where, halves=halves)
-    return placed(q, query), placed(k, key)
+    """Return :func:`rope` of adjacent pairs."""
+    return rope(q_BLNH, k_BLNH, cache, positions_BL, halves=False)
 
 
-@override(target=ComplexRoPE.Config, exact=True, description="RoPE of pairs in one Triton kernel")
-def triton_rope(node: ComplexRoPE.Config) -> TritonRoPE.Config:
-    return derive(node, TritonRoPE.Config)
-
-
-@override(target=CosSinRoPE.Config, exact=True, description="RoPE of halves in one Triton kernel")
-def triton_rope_halves(node: CosSinRoPE.Config) -> TritonRoPEHalves.Config:
-    return derive(node, TritonRoPEHalves.Config)
+def rope_halves(
+    q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, cache: torch.Tensor, positions_BL: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return :func:`rope` of the two halves."""
+    return rope(q_BLNH, k_BLNH, cache, positions_BL, halves=True)

@@ -1,4 +1,4 @@
-"""Run ``interpreted.py`` in Triton's interpreter; look at the launch table."""
+"""Run ``interpreted.py`` in Triton's interpreter and on a GPU; look at the launch table."""
 
 from __future__ import annotations
 
@@ -12,12 +12,25 @@ import torch
 
 from atom_kernels_triton import tuning
 
+WHERE = {
+    "interpreter": {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
+    "cuda": {"TRITON_INTERPRET": "0", "ATOM_TEST_DEVICE": "cuda"},
+}
 
-@pytest.mark.slow
-def test_functions_agree_in_tritons_interpreter() -> None:
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param("interpreter", marks=pytest.mark.slow),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ],
+)
+def test_functions_agree(where: str) -> None:
+    if where == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device here")
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", Path(__file__).with_name("interpreted.py")],
-        env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={n: v for n, v in os.environ.items() if n != "ATOM_TEST_DEVICE"} | WHERE[where],
         capture_output=True,
         text=True,
         check=False,

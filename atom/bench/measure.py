@@ -1,0 +1,278 @@
+"""Time each kernel, forward and backward, and hold it against the device and its reference.
+
+Inputs want gradients, as in training: a kernel that computes gradients in its forward pass does so
+here. ``forward`` and ``both`` (the forward and then the backward pass) are timed; ``backward`` is
+the difference of their medians, and so has no quartiles of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from atom.bench.ceiling import Ceiling
+from atom.bench.subjects import REFERENCE, Subject, refusal, situation
+from atom.bench.timing import Timing, peak_memory, timed
+from atom.host import resolve
+from atom.plan.device import DeviceDescription
+from atom.testing import operations
+from atom.testing.comparing import outputs, prepared
+from atom.testing.functions import FUNCTIONS, Work
+from atom.testing.kernels import Implementation
+from atom.testing.operations import Sizes
+
+if TYPE_CHECKING:
+    import torch
+
+COMPILED = "reference, compiled"
+
+FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass. ``fraction`` is the least time that the ceilings allow, divided by ``seconds``;
+    ``bound`` says which ceiling that is. ``speedup`` is over the reference and the compiled one."""
+
+    seconds: float
+    low: float | None
+    high: float | None
+    flops: float
+    bytes: float
+    flops_per_second: float
+    bytes_per_second: float
+    bound: str
+    fraction: float
+    speedup: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel's function at one size in one dtype: its passes, or the reason why there are none.
+
+    ``peak_memory`` is what both passes allocate at the most beside inputs, in bytes; ``launch`` is
+    how the device was given its work; ``failed`` says that the kernel should have run.
+    """
+
+    operation: str
+    function: str
+    kernel: str
+    package: str
+    version: str
+    dtype: str
+    shape: str
+    passes: dict[str, Pass] = field(default_factory=dict)
+    peak_memory: int | None = None
+    launch: str | None = None
+    reason: str | None = None
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class _Callable:
+    """A kernel with its inputs: ``forward`` returns what gradients are taken of."""
+
+    forward: Callable[[], list[torch.Tensor]]
+    leaves: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how kernels are timed.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``, described.
+        ceiling: of the device, in each dtype.
+        seconds: about how long each pass is repeated.
+        compiles: whether the reference is also timed compiled.
+    """
+
+    device: DeviceDescription
+    ceiling: Ceiling
+    seconds: float
+    compiles: bool
+
+    def rows(
+        self, subjects: Sequence[Subject], shapes: Iterable[Sizes], dtypes: Iterable[str]
+    ) -> Iterator[Row]:
+        """Yield a row for each subject, size and dtype, with its speed-up.
+
+        ``subjects`` come with the reference of each function first. A size that is the same as an
+        earlier one for a function is left out.
+        """
+        shapes = list(shapes)
+        for dtype in dtypes:
+            for function in dict.fromkeys(s.function for s in subjects):
+                these = [s for s in subjects if s.function == function]
+                for sizes in _different(function, shapes):
+                    beside: dict[str, Row] = {}
+                    for subject in these:
+                        for row in self._of(subject, sizes, dtype):
+                            beside.setdefault(row.kernel, row)
+                            yield _compared(row, beside)
+
+    def _of(self, subject: Subject, sizes: Sizes, dtype: str) -> Iterator[Row]:
+        contract = FUNCTIONS.get(subject.function)
+        row = Row(
+            operation=subject.kernel.operation,
+            function=subject.function,
+            kernel=subject.kernel.name,
+            package=subject.component.plugin.package,
+            version=subject.component.plugin.version,
+            dtype=dtype,
+            shape=contract.shown(sizes) if contract else "",
+        )
+        if reason := refusal(subject, situation(self.device, dtype, sizes)):
+            yield replace(row, reason=reason)
+            return
+        kind = self.device.kind
+        make = _of_function if subject.reference else _of_module
+        yield self._measured(row, sizes, lambda: make(subject, sizes, dtype, kind))
+        if row.kernel == REFERENCE and subject.reference and self.compiles:
+            compiled = replace(row, kernel=COMPILED)
+            yield self._measured(
+                compiled, sizes, lambda: _of_function(subject, sizes, dtype, kind, compiled=True)
+            )
+
+    def _measured(self, row: Row, sizes: Sizes, make: Callable[[], _Callable]) -> Row:
+        import torch
+
+        if self.device.kind == "cuda":
+            gc.collect()  # graphs hold memory
+            torch.cuda.empty_cache()
+        try:
+            return self._timed(row, sizes, make())
+        except torch.OutOfMemoryError:
+            return replace(row, reason="out of memory")
+        except Exception as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            return replace(row, reason=f"failed: {words[:300]}", failed=True)
+
+    def _timed(self, row: Row, sizes: Sizes, call: _Callable) -> Row:
+        import torch
+
+        kind, contract = self.device.kind, FUNCTIONS[row.function]
+        weights = [_weight(one) for one in call.forward()]
+
+        def both() -> object:
+            return torch.autograd.grad(call.forward(), call.leaves, weights, allow_unused=True)
+
+        both()  # compiles and tunes, which is no part of the peak
+        peak = peak_memory(both, kind)
+        forward, together = (timed(each, kind, self.seconds) for each in (call.forward, both))
+        works = {FORWARD: contract.forward(sizes), BACKWARD: contract.backward(sizes)}
+        works[BOTH] = _sum(works[FORWARD], works[BACKWARD])
+        passes = {
+            FORWARD: self._pass(forward, works[FORWARD], row.dtype),
+            BOTH: self._pass(together, works[BOTH], row.dtype),
+        }
+        if (difference := together.median - forward.median) > 0:
+            backward = Timing(difference, difference, difference, together.by)
+            found = self._pass(backward, works[BACKWARD], row.dtype)
+            passes[BACKWARD] = replace(found, low=None, high=None)
+        return replace(row, passes=passes, peak_memory=peak, launch=together.by)
+
+    def _pass(self, timing: Timing, work: Work, dtype: str) -> Pass:
+        import torch
+
+        moved = work.bytes(getattr(torch, dtype).itemsize)
+        return Pass(
+            seconds=timing.median,
+            low=timing.low,
+            high=timing.high,
+            flops=work.flops,
+            bytes=moved,
+            flops_per_second=work.flops / timing.median,
+            bytes_per_second=moved / timing.median,
+            bound=self.ceiling.bound(work.flops, moved, dtype),
+            fraction=self.ceiling.seconds(work.flops, moved, dtype) / timing.median,
+        )
+
+
+def _of_function(
+    subject: Subject, sizes: Sizes, dtype: str, device: str, *, compiled: bool = False
+) -> _Callable:
+    """The kernel as a function: without torchtitan."""
+    import torch
+
+    assert subject.reference is not None
+    function = resolve(subject.reference, subject.component)
+    if compiled:
+        torch._dynamo.reset()
+        function = torch.compile(function, dynamic=False)
+    contract = FUNCTIONS[subject.function]
+    inputs, others = prepared(contract, sizes, getattr(torch, dtype), device, _maker(dtype, device))
+    leaves = list(inputs.values())
+    return _Callable(lambda: outputs(function(*leaves, *others)), leaves)
+
+
+def _of_module(subject: Subject, sizes: Sizes, dtype: str, device: str) -> _Callable:
+    """The kernel as the module that takes the place of torchtitan's."""
+    import torch
+
+    from atom.titan import device as titan_device
+
+    titan_device.use(device)
+    operation = operations.OPERATIONS[subject.kernel.operation]
+    implementation = Implementation(operation, subject.component)
+    node = implementation.node(sizes)
+    module = implementation.module(node, device, getattr(torch, dtype))
+    make = _maker(dtype, device)
+    inputs = {
+        name: tensor.requires_grad_() for name, tensor in operation.inputs(sizes, make).items()
+    }
+    parameters = list(module.parameters()) if hasattr(module, "parameters") else []
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(make(*parameter.shape))
+    return _Callable(
+        lambda: [operation.call(module, inputs, node, sizes)], [*inputs.values(), *parameters]
+    )
+
+
+def _maker(dtype: str, device: str) -> Callable[..., torch.Tensor]:
+    """Return a function of a shape that makes random numbers, on the device: some are large."""
+    import torch
+
+    return lambda *shape: torch.randn(shape, device=device, dtype=getattr(torch, dtype))
+
+
+def _weight(output: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of an output; a loss's is 1, as in training."""
+    import torch
+
+    if output.dim() == 0:
+        return torch.ones_like(output)
+    return torch.randn_like(output)
+
+
+def _sum(one: Work, other: Work) -> Work:
+    return Work(one.flops + other.flops, one.elements + other.elements, one.other + other.other)
+
+
+def _different(function: str, shapes: list[Sizes]) -> list[Sizes]:
+    contract = FUNCTIONS.get(function)
+    if contract is None:
+        return shapes[:1]
+    found: dict[str, Sizes] = {}
+    for sizes in shapes:
+        found.setdefault(contract.shown(sizes), sizes)
+    return list(found.values())
+
+
+def _compared(row: Row, beside: dict[str, Row]) -> Row:
+    """Return ``row`` with the speed-up over those timed before it."""
+    passes = {
+        name: replace(
+            one,
+            speedup={
+                other: beside[other].passes[name].seconds / one.seconds
+                for other in (REFERENCE, COMPILED)
+                if other in beside and name in beside[other].passes
+            },
+        )
+        for name, one in row.passes.items()
+    }
+    return replace(row, passes=passes)

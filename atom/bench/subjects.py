@@ -1,0 +1,147 @@
+"""What is timed: the installed kernels, as their declarations have them; and at which sizes.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+from atom.errors import UserError, nearest
+from atom.host import Component, Host
+from atom.kernels import Situation, misfit
+from atom.plan.device import DeviceDescription
+from atom.plugin import Kernel
+from atom.testing import operations
+from atom.testing.functions import FUNCTIONS
+from atom.testing.operations import Sizes
+
+REFERENCE = "reference"
+
+_REAL = Sizes(
+    batch=2,
+    length=4096,
+    n_heads=32,
+    n_kv_heads=8,
+    head_dim=128,
+    hidden_dim=14336,
+    vocab_size=128256,
+)
+
+SHAPES: dict[str, tuple[Sizes, ...]] = {
+    "tiny": (Sizes(),),
+    "small": (
+        Sizes(length=128, n_heads=8, head_dim=32, hidden_dim=1024, vocab_size=4096),
+        Sizes(length=512, n_heads=8, head_dim=64, hidden_dim=2048, vocab_size=8192),
+    ),
+    "real": (
+        _REAL,
+        replace(_REAL, batch=4),
+        replace(_REAL, batch=8),
+        replace(_REAL, batch=4, n_heads=64, hidden_dim=28672),
+    ),
+}
+"""``tiny`` is to try it out, ``small`` for a CPU, ``real`` what models of 8 and 70 billion
+parameters have."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kernel as one of its functions, or as the module that its override makes.
+
+    Attributes:
+        component: the kernel.
+        function: its contract's name in :data:`FUNCTIONS`.
+        reference: ``module:attribute`` of the function; None for the module.
+    """
+
+    component: Component
+    function: str
+    reference: str | None
+
+    @property
+    def kernel(self) -> Kernel:
+        assert isinstance(self.component.declaration, Kernel)
+        return self.component.declaration
+
+
+def chosen(host: Host, wanted: Sequence[str], kernels: Sequence[str]) -> list[Subject]:
+    """Return what is timed, the reference of each function first.
+
+    Args:
+        host: the plugins.
+        wanted: names of operations or functions; none for all.
+        kernels: names of kernels; none for all. References are timed in any case.
+
+    Raises:
+        UserError: there is no such operation or kernel.
+    """
+    subjects = list(_all(host))
+    offered = {s.function for s in subjects} | {s.kernel.operation for s in subjects}
+    for name in wanted:
+        if name not in offered:
+            raise UserError(f"--operation {name}: no kernel has it; {nearest(name, offered)}")
+    subjects = [s for s in subjects if not wanted or {s.function, s.kernel.operation} & set(wanted)]
+    names = {s.kernel.name for s in subjects}
+    for name in kernels:
+        if name not in names:
+            of = f" of {', '.join(wanted)}" if wanted else ""
+            raise UserError(f"--kernel {name}: there is no such kernel{of}; {nearest(name, names)}")
+    timed = {s.function for s in subjects if not kernels or s.kernel.name in kernels}
+    return sorted(
+        (
+            s
+            for s in subjects
+            if s.function in timed and (s.kernel.name in kernels or not kernels or _is_reference(s))
+        ),
+        key=lambda s: (s.kernel.operation, s.function, not _is_reference(s), s.kernel.name),
+    )
+
+
+def refusal(subject: Subject, where: Situation) -> str | None:
+    """Return why ``subject`` is not timed, or None."""
+    kernel = subject.kernel
+    if kernel.needs.triton and where.device.kind == "cpu":
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            return "not timed: interpreter"
+        return "needs cuda: Triton's interpreter on a CPU is not timed"
+    if reason := misfit(kernel, where):
+        return reason
+    if subject.function not in FUNCTIONS:
+        return f"there is no contract of {subject.function} that says how it is called"
+    if subject.reference is None:
+        if subject.function not in operations.OPERATIONS:
+            return f"declares no function, and the kit has no contract of {kernel.operation}"
+        if find_spec("torchtitan") is None:
+            return "declares no function, and its module needs torchtitan, which is not installed"
+    return None
+
+
+def situation(described: DeviceDescription, dtype: str, sizes: Sizes) -> Situation:
+    """Return what a kernel's needs are held against."""
+    return Situation(
+        described,
+        dtype=dtype,
+        sizes={
+            name: (getattr(sizes, name),)
+            for name in ("dim", "head_dim", "hidden_dim", "vocab_size")
+        },
+    )
+
+
+def _is_reference(subject: Subject) -> bool:
+    return subject.kernel.name == REFERENCE
+
+
+def _all(host: Host) -> Iterator[Subject]:
+    for component in host.components:
+        kernel = component.declaration
+        if not isinstance(kernel, Kernel):
+            continue
+        for name, reference in kernel.functions.items():
+            yield Subject(component, name, reference)
+        if not kernel.functions:
+            yield Subject(component, kernel.operation, None)

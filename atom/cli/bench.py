@@ -1,0 +1,169 @@
+"""``atom bench kernels``: what the installed kernels reach on the device at hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atom.cli import Parser
+from atom.errors import UserError
+from atom.host import Host
+
+if TYPE_CHECKING:
+    from atom.bench.measure import Row
+    from atom.bench.report import Report
+    from atom.bench.subjects import Subject
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_SHAPES = ("tiny", "small", "real")
+
+
+def parser() -> Parser:
+    """Return the parser of the command's arguments."""
+    return Parser(
+        "atom bench", "Measure. `atom bench kernels` times the installed kernels on this device."
+    )
+
+
+def kernels_parser() -> Parser:
+    """Return the parser of the arguments of ``atom bench kernels``."""
+    parser = Parser(
+        "atom bench kernels",
+        "Time each installed kernel, forward and backward, beside the reference of its operation, "
+        "the same compiled, and what the device can do; print a table in Markdown.",
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="a GPU if there is one"
+    )
+    parser.add_argument(
+        "--operation",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an operation or a part of one, such as silu_mul; may be repeated; all by default",
+    )
+    parser.add_argument(
+        "--kernel",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a kernel beside the references; may be repeated; all by default",
+    )
+    parser.add_argument(
+        "--dtype",
+        action="append",
+        choices=_DTYPES,
+        help="may be repeated; bfloat16 on a GPU, float32 on a CPU by default",
+    )
+    parser.add_argument(
+        "--shapes",
+        choices=_SHAPES,
+        help="real (of models of 8 and 70 billion parameters) on a GPU, small on a CPU by default",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=0.2,
+        help="about how long each pass is repeated; 0.2 by default",
+    )
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave out the references compiled: faster"
+    )
+    for name, what in (("json", "the results as data"), ("markdown", "the table")):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {what}")
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw a roofline")
+    return parser
+
+
+SUBCOMMANDS = {"kernels": kernels_parser}
+"""Name -> the parser of its arguments, for completion."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``atom bench``; return the exit code: 1 if a kernel failed that should have run."""
+    if arguments[:1] != ["kernels"]:
+        parser().parse_args(arguments)
+        raise UserError("atom bench: say what is measured; valid: kernels")
+    options = kernels_parser().parse_args(arguments[1:])
+    for place in (options.json, options.markdown, options.picture):
+        _check(place)
+    if options.picture is not None and options.picture.suffix != ".svg":
+        raise UserError(
+            f"--picture {options.picture} is no picture that is drawn here; valid: FILE.svg"
+        )
+    from atom.bench import subjects
+
+    found = subjects.chosen(Host.load(), options.operation, options.kernel)
+    command = f"atom bench {shlex.join(arguments)}"
+    # What compilers and kernels print is no part of the table.
+    with redirect_stdout(sys.stderr):
+        result = _measured(options, found, command)
+    from atom.bench import report, roofline
+    from atom.watch.markup import svg_file
+
+    table = report.markdown(result)
+    print(table, end="")
+    _write(options.json, json.dumps(result.data(), indent=2) + "\n")
+    _write(options.markdown, table)
+    if options.picture is not None:
+        _write(options.picture, svg_file(roofline.picture(result)))
+    return 1 if any(row.failed for row in result.rows) else 0
+
+
+def _measured(options: Namespace, found: list[Subject], command: str) -> Report:
+    from atom.bench import ceiling, report, subjects
+    from atom.bench.measure import Bench
+    from atom.titan import device
+
+    kind = device.pick(options.device)
+    described = device.describe(kind)
+    dtypes = options.dtype or ["bfloat16" if kind == "cuda" else "float32"]
+    shapes = subjects.SHAPES[options.shapes or ("real" if kind == "cuda" else "small")]
+    limits = ceiling.measured(kind, dtypes, options.seconds)
+    bench = Bench(described, limits, options.seconds, compiles=not options.no_compile)
+    rows = _told(bench.rows(found, shapes, dtypes))
+    return report.made(command, described, limits, rows)
+
+
+def _told(rows: Iterable[Row]) -> Iterator[Row]:
+    """Say on the way what has been done."""
+    for row in rows:
+        words = f"{row.function} {row.dtype} {row.shape}: {row.kernel}"
+        print(f"atom: {words}" + (f": {row.reason}" if row.reason else ""), file=sys.stderr)
+        yield row
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 60:
+        raise ArgumentTypeError(f"{text!r} is no time; valid: above 0, at most 60")
+    return value
+
+
+def _check(place: Path | None) -> None:
+    """Refuse a file that could not be written before an hour is spent."""
+    if place is None:
+        return
+    if place.is_dir():
+        raise UserError(f"{place} cannot be written: it is a folder")
+    if not place.parent.is_dir():
+        raise UserError(f"{place} cannot be written: there is no folder {place.parent}")
+
+
+def _write(place: Path | None, text: str) -> None:
+    if place is None:
+        return
+    try:
+        place.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{place} cannot be written: {error.strerror}") from None

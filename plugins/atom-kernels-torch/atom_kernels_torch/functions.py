@@ -1,0 +1,93 @@
+"""The reference kernels as functions of tensors: what torchtitan's own modules compute, without it.
+
+Shape suffixes: B sequences, L tokens, R = B L rows, D width of the model, F width of the
+feed-forward, N heads, H width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+
+def rms_norm(x_RD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+    return F.rms_norm(x_RD, weight_D.shape, weight_D, eps)
+
+
+def add_rms_norm(
+    x_RD: torch.Tensor, residual_RD: torch.Tensor, weight_D: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    total_RD = x_RD + residual_RD
+    return rms_norm(total_RD, weight_D, eps), total_RD
+
+
+def rope(
+    q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, cache: torch.Tensor, positions_BL: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotate adjacent pairs by a complex cache of shape (positions, H / 2)."""
+    turn = cache[positions_BL][:, :, None]
+
+    def rotated(x_BLNH: torch.Tensor) -> torch.Tensor:
+        pairs = torch.view_as_complex(x_BLNH.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * turn).flatten(-2).type_as(x_BLNH)
+
+    return rotated(q_BLNH), rotated(k_BLNH)
+
+
+def rope_halves(
+    q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, cache: torch.Tensor, positions_BL: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotate halves by a cache of shape (positions, 2 H), cosines before sines."""
+    cos, sin = cache[positions_BL][:, :, None].chunk(2, dim=-1)
+
+    def rotated(x_BLNH: torch.Tensor) -> torch.Tensor:
+        x = x_BLNH.float()
+        first, second = x.chunk(2, dim=-1)
+        return (x * cos + torch.cat((-second, first), dim=-1) * sin).type_as(x_BLNH)
+
+    return rotated(q_BLNH), rotated(k_BLNH)
+
+
+def silu_mul(gate_RF: torch.Tensor, up_RF: torch.Tensor) -> torch.Tensor:
+    return F.silu(gate_RF) * up_RF
+
+
+def feed_forward(
+    x_RD: torch.Tensor, w1_FD: torch.Tensor, w2_DF: torch.Tensor, w3_FD: torch.Tensor
+) -> torch.Tensor:
+    return F.linear(silu_mul(F.linear(x_RD, w1_FD), F.linear(x_RD, w3_FD)), w2_DF)
+
+
+def linear(x_RD: torch.Tensor, weight_FD: torch.Tensor) -> torch.Tensor:
+    return F.linear(x_RD, weight_FD)
+
+
+def embedding(weight_VD: torch.Tensor, ids_BL: torch.Tensor) -> torch.Tensor:
+    return F.embedding(ids_BL, weight_VD)
+
+
+def cross_entropy(logits_RV: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits_RV.float(), labels_R, reduction="sum")
+
+
+def linear_cross_entropy(
+    x_RD: torch.Tensor, weight_VD: torch.Tensor, labels_R: torch.Tensor
+) -> torch.Tensor:
+    """In one piece: ``loss.num_chunks=1``."""
+    return cross_entropy(F.linear(x_RD, weight_VD), labels_R)
+
+
+def attention(q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor) -> torch.Tensor:
+    """Causal, of one document, under a dense mask as the module has it."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BLNH, k_BLNH, v_BLNH))
+    seen_LL = _seen(q.shape[2], q.device)
+    enable_gqa = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen_LL, enable_gqa=enable_gqa)
+    return out.transpose(1, 2)
+
+
+@lru_cache(maxsize=2)  # a model makes it once for all of its layers
+def _seen(length: int, device: torch.device) -> torch.Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
