@@ -3,7 +3,8 @@
 Liger writes over what it is given wherever it can: backward passes over the gradient that comes in,
 RoPE over q and k. What torchtitan, or activation checkpointing, may need again is copied here.
 
-Suffixes: B sequences, L tokens a sequence, N heads, H width of a head, R rows, D width, V vocabulary.
+Suffixes: B sequences, L tokens a sequence, N heads, H width of a head; R rows (tokens), D width of
+the model, V vocabulary.
 """
 
 from __future__ import annotations
