@@ -59,9 +59,11 @@ class DenseAttention(FlexAttention):
         )
         return out_BNLH.transpose(1, 2)
 
-    def attend(self, *qkv_BNLH: torch.Tensor, **arguments: Any) -> torch.Tensor:
+    def attend(
+        self, q_BNLH: torch.Tensor, k_BNLH: torch.Tensor, v_BNLH: torch.Tensor, **arguments: Any
+    ) -> torch.Tensor:
         """Return torch's attention, by whichever of its backends torch prefers."""
-        return F.scaled_dot_product_attention(*qkv_BNLH, **arguments)
+        return F.scaled_dot_product_attention(q_BNLH, k_BNLH, v_BNLH, **arguments)
 
 
 class CudnnAttention(DenseAttention):
@@ -71,9 +73,11 @@ class CudnnAttention(DenseAttention):
     class Config(DenseAttention.Config):
         pass
 
-    def attend(self, *qkv_BNLH: torch.Tensor, **arguments: Any) -> torch.Tensor:
+    def attend(
+        self, q_BNLH: torch.Tensor, k_BNLH: torch.Tensor, v_BNLH: torch.Tensor, **arguments: Any
+    ) -> torch.Tensor:
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-            return super().attend(*qkv_BNLH, **arguments)
+            return super().attend(q_BNLH, k_BNLH, v_BNLH, **arguments)
 
 
 def _with_sum(
