@@ -124,7 +124,7 @@ class KernelSuite(Options, ComponentSuite):
         assert isinstance(kernel, Kernel)
 
         def disagreements(cases: Iterator[Case]) -> list[str]:
-            taken = [case for case in cases if _takes(kernel, case)]
+            taken = [case for case in cases if takes(kernel, case)]
             if not taken:
                 pytest.skip(f"{component.name} says that it takes none of these sizes")
             return kernels.disagreements(
@@ -288,7 +288,7 @@ class KernelSuite(Options, ComponentSuite):
                 record_property(f"{REFERENCE} {dtype} ms", round(expected, 3))
 
 
-def _takes(kernel: Kernel, case: Case) -> bool:
+def takes(kernel: Kernel, case: Case) -> bool:
     """Return whether the sizes are within the kernel's needs: a run would not choose it else."""
     names = ("head_dim", "dim", "hidden_dim", "vocab_size")
     sizes = {name: (getattr(case.sizes, name),) for name in names}
