@@ -48,9 +48,9 @@ class LigerRoPEHalves(CosSinRoPE):
     def forward(
         self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        # (1 or B, L, 1, 2H) in float32: cosines before sines
-        table = local(self._reshape_cache(query, positions)).squeeze(2)
-        cos, sin = table.chunk(2, dim=-1)
+        cache = local(self.cache)  # (positions, 2H) in float32: cosines before sines
+        rows = cache[None, : query.shape[1]] if positions is None else cache[local(positions)]
+        cos, sin = rows.chunk(2, dim=-1)  # (1 or B, L, H)
         # Copies: activation checkpointing may keep q and k, and rotate them again.
         q_BNLH, k_BNLH = (
             local(each).clone(memory_format=torch.contiguous_format).transpose(1, 2)

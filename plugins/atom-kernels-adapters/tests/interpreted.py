@@ -146,3 +146,14 @@ def test_a_norm_of_a_split_sequence_is_that_of_its_parts(two_ranks: dist.DeviceM
     expected.sum().backward()
     assert norm.weight.grad.placements == (Partial(),)  # each rank has a summand
     torch.testing.assert_close(norm.weight.grad.to_local(), whole.grad)
+
+
+def test_heads_that_are_split_are_rotated_where_they_are(two_ranks: dist.DeviceMesh) -> None:
+    rope = liger.liger_rope_halves(CosSinRoPE.Config(dim=6, max_seq_len=9)).build()
+    q, k = torch.randn(2, 5, 3, 6), torch.randn(2, 5, 1, 6)
+    positions = torch.arange(5).expand(2, -1) + 2
+    whole = rope(q, k, positions)
+    split = rope(*(DTensor.from_local(x, two_ranks, [Shard(2)]) for x in (q, k)), positions)
+    for one, other in zip(split, whole, strict=True):
+        assert one.placements == (Shard(2),)
+        assert torch.equal(one.to_local(), other)
