@@ -101,9 +101,47 @@ def misfit(kernel: Kernel, situation: Situation) -> str | None:
     return (
         _of_device(needs, situation.device)
         or _of_layout(needs, situation)
-        or _of_numbers(kernel, situation)
-        or _of_packages(needs, situation.supposed)
+        or misfit_of_numbers(kernel, situation)
+        or missing(needs, situation.supposed)
     )
+
+
+def misfit_of_numbers(kernel: Kernel, situation: Situation) -> str | None:
+    """Return why ``kernel`` does not take the dtype or the sizes, or None."""
+    needs = kernel.needs
+    if situation.dtype is not None and situation.dtype not in kernel.tolerance:
+        return f"takes {' or '.join(kernel.tolerance)}, and the run computes in {situation.dtype}"
+    for size, unit in needs.multiples.items():
+        for value in situation.sizes.get(size, ()):
+            if value % unit:
+                return f"needs {size} to be a multiple of {unit}, and it is {value}"
+    for size, most in needs.largest.items():
+        for value in situation.sizes.get(size, ()):
+            if value > most:
+                return f"needs {size} to be at most {most}, and it is {value}"
+    for size, least in needs.smallest.items():
+        for value in situation.sizes.get(size, ()):
+            if value < least:
+                return f"needs {size} to be at least {least}, and it is {value}"
+    return None
+
+
+def missing(needs: Needs, supposed: Mapping[str, str | None]) -> str | None:
+    """Return which package is not there, or None. ``supposed`` ones are taken for installed."""
+    for package in needs.packages:
+        try:
+            requirement = Requirement(package)
+        except InvalidRequirement:
+            # A plugin's mistake, which must not end the runs that have no need of it.
+            return f"needs {package!r}, which is no requirement that pip can read"
+        if requirement.name in supposed and supposed[requirement.name] is None:
+            continue
+        version = supposed.get(requirement.name) or _installed(requirement.name)
+        if version is None:
+            return f"needs the package {package}"
+        if not requirement.specifier.contains(version, prereleases=True):
+            return f"needs {package}, and {version} is installed"
+    return None
 
 
 def described(needs: Needs, dtypes: Iterable[str]) -> str:
@@ -246,42 +284,6 @@ def _of_layout(needs: Needs, situation: Situation) -> str | None:
         return "does not work under context parallelism"
     if situation.tensor_parallel > 1 and not needs.tensor_parallel:
         return "does not work under tensor parallelism"
-    return None
-
-
-def _of_numbers(kernel: Kernel, situation: Situation) -> str | None:
-    needs = kernel.needs
-    if situation.dtype is not None and situation.dtype not in kernel.tolerance:
-        return f"takes {' or '.join(kernel.tolerance)}, and the run computes in {situation.dtype}"
-    for size, unit in needs.multiples.items():
-        for value in situation.sizes.get(size, ()):
-            if value % unit:
-                return f"needs {size} to be a multiple of {unit}, and it is {value}"
-    for size, most in needs.largest.items():
-        for value in situation.sizes.get(size, ()):
-            if value > most:
-                return f"needs {size} to be at most {most}, and it is {value}"
-    for size, least in needs.smallest.items():
-        for value in situation.sizes.get(size, ()):
-            if value < least:
-                return f"needs {size} to be at least {least}, and it is {value}"
-    return None
-
-
-def _of_packages(needs: Needs, supposed: Mapping[str, str | None]) -> str | None:
-    for package in needs.packages:
-        try:
-            requirement = Requirement(package)
-        except InvalidRequirement:
-            # A plugin's mistake, which must not end the runs that have no need of it.
-            return f"needs {package!r}, which is no requirement that pip can read"
-        if requirement.name in supposed and supposed[requirement.name] is None:
-            continue
-        version = supposed.get(requirement.name) or _installed(requirement.name)
-        if version is None:
-            return f"needs the package {package}"
-        if not requirement.specifier.contains(version, prereleases=True):
-            return f"needs {package}, and {version} is installed"
     return None
 
 

@@ -14,6 +14,9 @@ from atom.installed import Plugin
 from atom.kernels import Situation, choose
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import Kernel, Needs
+from atom.testing.kernels import Case
+from atom.testing.operations import ODD, REGULAR
+from atom.testing.suites.kernel import takes
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -133,6 +136,13 @@ def test_a_dtype_that_a_kernel_has_no_tolerance_for_is_not_taken() -> None:
     host = offering(kernel("half", tolerance={"bfloat16": 1e-2}, priority=1), kernel("reference"))
     (choice,) = choose({}, host, Situation(CPU, dtype="float32"))
     assert choice.rejected == (("half", "takes bfloat16, and the run computes in float32"),)
+
+
+def test_the_kit_compares_at_sizes_that_a_kernel_takes() -> None:
+    in_eights = kernel("eights", needs=Needs(multiples={"head_dim": 8}, smallest={"dim": 64}))
+    assert takes(in_eights, Case(REGULAR[0], "float32"))
+    assert not any(takes(in_eights, Case(sizes, "float32")) for sizes in ODD)
+    assert all(takes(kernel("any"), Case(sizes, "float32")) for sizes in ODD)
 
 
 def test_triton_on_a_cpu_is_interpreted_and_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

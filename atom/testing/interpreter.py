@@ -33,14 +33,15 @@ SECONDS = 300
 def disagreements(component: Component) -> list[str] | None:
     """Return how a kernel disagrees with its reference when interpreted.
 
-    None if its package has no Triton kernel, once the override's module is imported.
+    None if it is no Triton kernel: it does not say so in its needs, and its package has none once
+    the override's module is imported.
     """
     kernel = component.declaration
     assert isinstance(kernel, Kernel)
     if kernel.override is None:
         return None
     resolve(kernel.override, component)
-    if not _has_triton(component):
+    if not kernel.needs.triton and not _has_triton(component):
         return None
     result = subprocess.run(
         [sys.executable, "-m", __name__, component.address],

@@ -8,6 +8,8 @@ ATOM_INTERFACE = 1
 """The version of :mod:`atom.plugin` that this package is written for."""
 
 _CUDA = ("cuda",)
+_BY_NAME = -20
+"""Below the reference's: ``kernels=auto`` does not come to it."""
 _BFLOAT16 = {"bfloat16": 3e-2}
 """FlashAttention takes no float32."""
 
@@ -28,6 +30,21 @@ def atom_kernels() -> Iterator[Kernel]:
         summary="torch's scaled_dot_product_attention under the dense document mask",
         override="atom_kernels_torch.attention:dense_attention",
         functions=_functions("attention"),
+    )
+    # Not run on a GPU yet. The limits are those of torch's own check, for the oldest cuDNN.
+    yield Kernel(
+        operation="attention",
+        name="cudnn",
+        summary="torch's scaled_dot_product_attention by cuDNN, under the dense document mask",
+        override="atom_kernels_torch.attention:cudnn_attention",
+        needs=Needs(
+            devices=_CUDA,
+            capability=(8, 0),
+            largest={"head_dim": 128},
+            multiples={"head_dim": 8},
+        ),
+        priority=_BY_NAME,
+        tolerance=_BFLOAT16 | {"float16": 5e-3},
     )
     yield Kernel(
         operation="attention",

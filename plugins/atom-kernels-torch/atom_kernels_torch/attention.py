@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 from torchtitan.config.override import derive, override
 from torchtitan.models.common.attention import FlexAttention, VarlenAttention
@@ -52,10 +54,30 @@ class DenseAttention(FlexAttention):
         if out_transform is not None:
             out_BNLH, lse_BNL = _with_sum(q_BNLH, k_BNLH, v_BNLH, mask, scale)
             return out_transform(out_BNLH.transpose(1, 2), lse_BNL.transpose(1, 2))
-        out_BNLH = F.scaled_dot_product_attention(
+        out_BNLH = self.attend(
             q_BNLH, k_BNLH, v_BNLH, attn_mask=mask, scale=scale, enable_gqa=enable_gqa
         )
         return out_BNLH.transpose(1, 2)
+
+    def attend(
+        self, q_BNLH: torch.Tensor, k_BNLH: torch.Tensor, v_BNLH: torch.Tensor, **arguments: Any
+    ) -> torch.Tensor:
+        """Return torch's attention, by whichever of its backends torch prefers."""
+        return F.scaled_dot_product_attention(q_BNLH, k_BNLH, v_BNLH, **arguments)
+
+
+class CudnnAttention(DenseAttention):
+    """The same by cuDNN. torch adds the mask to the scores there, as 0 or -inf in their dtype."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(DenseAttention.Config):
+        pass
+
+    def attend(
+        self, q_BNLH: torch.Tensor, k_BNLH: torch.Tensor, v_BNLH: torch.Tensor, **arguments: Any
+    ) -> torch.Tensor:
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return super().attend(q_BNLH, k_BNLH, v_BNLH, **arguments)
 
 
 def _with_sum(
@@ -88,6 +110,11 @@ def _dense(mask: BlockMask) -> torch.Tensor:
 def dense_attention(node: FlexAttention.Config) -> DenseAttention.Config:
     # Context parallelism splits a block mask by whole blocks; small ones allow short sequences.
     return derive(node, DenseAttention.Config, block_size=16)
+
+
+@override(target=FlexAttention.Config, exact=True, description="dense attention by cuDNN")
+def cudnn_attention(node: FlexAttention.Config) -> CudnnAttention.Config:
+    return derive(node, CudnnAttention.Config, block_size=16)
 
 
 @override(target=FlexAttention.Config, exact=True, description="FlexAttention, FLASH backend")

@@ -8,7 +8,9 @@ from torch.nn.attention.flex_attention import create_block_mask
 from torchtitan.models.common.attention import FlexAttention, VarlenAttention, get_causal_mask_mod
 
 from atom_kernels_torch.attention import (
+    CudnnAttention,
     DenseAttention,
+    cudnn_attention,
     dense_attention,
     flex_flash_attention,
     varlen_attention,
@@ -19,12 +21,24 @@ def test_overrides_carry_over_what_torchtitan_has_set() -> None:
     node = FlexAttention.Config(param_init={"weight": None}, kernel_options={"BLOCK_M": 64})
     dense = dense_attention(node)
     assert isinstance(dense, DenseAttention.Config)
+    cudnn = cudnn_attention(node)
+    assert isinstance(cudnn, CudnnAttention.Config)
     flash = flex_flash_attention(node)
     assert flash.kernel_options == {"BLOCK_M": 64, "BACKEND": "FLASH"}
     varlen = varlen_attention(node)
     assert isinstance(varlen, VarlenAttention.Config)
-    for replacement in (dense, flash, varlen):
+    for replacement in (dense, cudnn, flash, varlen):
         assert replacement.param_init is node.param_init
+
+
+def test_cudnn_attention_is_cudnns_or_none() -> None:
+    """On a CPU there is no cuDNN, and nothing else takes its place."""
+    mask = create_block_mask(get_causal_mask_mod(), 1, None, 16, 16, device="cpu", BLOCK_SIZE=16)
+    q_BLNH = torch.randn(1, 16, 2, 8)
+    with pytest.raises(RuntimeError, match="No viable backend"):
+        cudnn_attention(FlexAttention.Config()).build()(
+            q_BLNH, q_BLNH, q_BLNH, attention_masks=mask
+        )
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])

@@ -3,6 +3,7 @@
 from atom.testing import conformance
 
 TestReferenceAttention = conformance("kernel:attention/reference")
+TestCudnnAttention = conformance("kernel:attention/cudnn")
 TestFlexAttention = conformance("kernel:attention/flex")
 TestFlexFlashAttention = conformance("kernel:attention/flex_flash")
 TestVarlenAttention = conformance("kernel:attention/varlen")

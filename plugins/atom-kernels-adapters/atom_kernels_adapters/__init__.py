@@ -1,0 +1,181 @@
+"""Kernels of other packages, each optional: Liger-Kernel, QuACK, cut-cross-entropy, torchao, and
+the overrides that torchtitan ships, one of them in Helion.
+
+None of them has been run on a GPU by ATOM. So their priority is below that of the references:
+``kernels=auto`` takes none, names do. What each needs is what its own package says, or checks.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from atom.plugin import Kernel, Needs, hookimpl
+
+ATOM_INTERFACE = 1
+"""The version of :mod:`atom.plugin` that this package is written for."""
+
+_UNMEASURED = -20
+"""Below ATOM's own Triton kernels, which are not measured either."""
+
+_CUDA = ("cuda",)
+_TRITON = "triton>=3"
+_ALL = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
+_HALF = {"bfloat16": 2e-2, "float16": 3e-3}
+_BFLOAT16 = {"bfloat16": 3e-2}
+_FLOAT8 = {"bfloat16": 0.1}
+_FLOAT8_TENSORWISE = {"bfloat16": 0.15}
+"""Its gradients are in e5m2, which has two bits of mantissa; e4m3 has three."""
+
+
+@hookimpl
+def atom_kernels() -> Iterator[Kernel]:
+    yield from _liger()
+    yield from _quack()
+    yield _kernel(
+        "linear_cross_entropy",
+        "cut_cross_entropy",
+        "output layer and loss in tiles; gradients too small for the dtype are skipped",
+        "cut_cross_entropy:cut_linear_cross_entropy",
+        Needs(
+            devices=_CUDA,
+            capability=(8, 0),
+            packages=("cut-cross-entropy>=25.1.1,<26", _TRITON),
+            tensor_parallel=False,
+        ),
+        _HALF,
+    )
+    yield from _titan()
+    yield from _float8()
+
+
+def _liger() -> Iterator[Kernel]:
+    packages = ("liger-kernel>=0.8.5,<0.9", _TRITON)
+    # Two of the kernels use what Triton's interpreter lacks: numbers that are no integers as
+    # arguments, and CUDA's own reciprocal square root.
+    on_cuda = Needs(devices=_CUDA, capability=(8, 0), packages=packages)
+    anywhere = Needs(triton=True, capability=(8, 0), packages=packages)
+    loss = Needs(triton=True, capability=(8, 0), packages=packages, tensor_parallel=False)
+
+    def kernel(operation: str, summary: str, name: str, needs: Needs) -> Kernel:
+        return _kernel(operation, "liger", f"Liger-Kernel: {summary}", f"liger:{name}", needs, _ALL)
+
+    yield kernel(
+        "rms_norm", "one pass over each row, all of it in float32", "liger_rms_norm", on_cuda
+    )
+    yield kernel(
+        "rope_halves", "the two halves, q and k in one launch", "liger_rope_halves", anywhere
+    )
+    yield kernel("feed_forward", "silu(gate) · up in one kernel", "liger_feed_forward", on_cuda)
+    yield kernel(
+        "cross_entropy", "the gradient takes the place of the logits", "liger_cross_entropy", loss
+    )
+    yield kernel(
+        "linear_cross_entropy",
+        "output layer and loss in pieces of rows",
+        "liger_linear_cross_entropy",
+        loss,
+    )
+
+
+def _quack() -> Iterator[Kernel]:
+    def kernel(
+        operation: str,
+        summary: str,
+        *,
+        multiples: Mapping[str, int] | None = None,
+        tensor_parallel: bool = True,
+        tolerance: Mapping[str, float] = _ALL,
+    ) -> Kernel:
+        needs = Needs(
+            devices=_CUDA,
+            capability=(9, 0),
+            packages=("quack-kernels>=0.6.5,<0.7",),
+            multiples=multiples or {},
+            tensor_parallel=tensor_parallel,
+        )
+        override = f"quack:quack_{operation}"
+        return _kernel(operation, "quack", f"QuACK: {summary}", override, needs, tolerance)
+
+    yield kernel("rms_norm", "one pass over each row, by clusters of thread blocks")
+    yield kernel("cross_entropy", "one pass over each row of logits", tensor_parallel=False)
+    yield kernel(
+        "linear_cross_entropy",
+        "output layer and loss in pieces of rows, sums in float32",
+        multiples={"dim": 8, "vocab_size": 8},
+        tensor_parallel=False,
+        tolerance=_HALF,
+    )
+
+
+def _titan() -> Iterator[Kernel]:
+    """The overrides are torchtitan's own: there is no code for them here."""
+    swiglu, rope = "torchtitan.overrides.fused_swiglu", "torchtitan.overrides.helion_rope"
+    triton = Needs(devices=_CUDA, capability=(8, 0), packages=(_TRITON,))
+    helion = Needs(devices=_CUDA, capability=(8, 0), packages=("helion>=1.5,<2",))
+    yield _kernel(
+        "feed_forward",
+        "titan_fused",
+        "torchtitan: gate and up as one weight and one product, silu · mul in Triton",
+        f"{swiglu}:fused_swiglu",
+        triton,
+        _ALL,
+    )
+    yield _kernel(
+        "grouped_mm",
+        "titan_fused",
+        "torchtitan: gate and up of the experts as one grouped product, silu · mul in Triton",
+        f"{swiglu}:fused_grouped_experts",
+        triton,
+        _BFLOAT16,
+    )
+    for operation, function, what in (
+        ("rope", "helion_complex_rope", "adjacent pairs"),
+        ("rope_halves", "helion_cos_sin_rope", "the two halves"),
+    ):
+        yield _kernel(
+            operation,
+            "helion",
+            f"torchtitan, in Helion: {what}, positions gathered in the kernel",
+            f"{rope}:{function}",
+            helion,
+            _ALL,
+        )
+
+
+def _float8() -> Iterator[Kernel]:
+    for name, what in (
+        ("float8_rowwise", "a scale for each row and column"),
+        ("float8_rowwise_gw_hp", "a scale for each row and column, weights' gradients in bfloat16"),
+        ("float8_tensorwise", "a scale for each tensor"),
+    ):
+        yield _kernel(
+            "linear",
+            name,
+            f"torchao: products in float8, {what}",
+            f"float8:{name}",
+            Needs(
+                devices=_CUDA,
+                capability=(8, 9),
+                packages=("torchao>=0.18,<0.19",),
+                # Of each rank's part, too; a layer that has another size stays as it is.
+                multiples={"dim": 16, "head_dim": 16, "hidden_dim": 16},
+            ),
+            _FLOAT8_TENSORWISE if name == "float8_tensorwise" else _FLOAT8,
+        )
+
+
+def _kernel(
+    operation: str,
+    name: str,
+    summary: str,
+    override: str,
+    needs: Needs,
+    tolerance: Mapping[str, float],
+) -> Kernel:
+    return Kernel(
+        operation=operation,
+        name=name,
+        summary=summary,
+        override=override if override.startswith("torchtitan.") else f"{__name__}.{override}",
+        needs=needs,
+        priority=_UNMEASURED,
+        tolerance=tolerance,
+    )
