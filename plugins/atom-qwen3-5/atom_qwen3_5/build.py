@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.nn as nn
 from torchtitan.components.optimizer import register_moe_load_balancing_hook
+from torchtitan.config import derive
 from torchtitan.models.common import (
     Conv1d,
     Embedding,
@@ -22,7 +23,6 @@ from torchtitan.models.common.config_utils import (
     make_router_config,
 )
 from torchtitan.models.common.feed_forward import FeedForward
-from torchtitan.models.common.moe import MoE
 from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
 
 from atom.architecture import check_reach, vocabulary
@@ -30,7 +30,7 @@ from atom.plugin import ArchitectureContext, ModelParts
 from atom_qwen3_5.config import Decoder, Qwen35, Qwen35MoE
 
 # First: it keeps FLA quiet.
-from atom_qwen3_5.model import DeltaLayer, GatedDeltaRule, Qwen35Text  # isort: skip
+from atom_qwen3_5.model import DeltaLayer, GatedDeltaRule, Mixture, Qwen35Text  # isort: skip
 from torchtitan.models.qwen3_5.model import (
     OffsetRMSNorm,
     Qwen35Attention,
@@ -174,9 +174,9 @@ def _feed_forward(dim: int, hidden_dim: int, number: int) -> FeedForward.Config:
     )
 
 
-def _experts(config: Qwen35MoE, number: int) -> MoE.Config:
+def _experts(config: Qwen35MoE, number: int) -> Mixture.Config:
     shared = _feed_forward(config.dim, config.shared_hidden_dim, number)
-    return make_moe_config(
+    experts = make_moe_config(
         num_experts=config.num_experts,
         load_balance_coeff=config.load_balance_coeff,
         router=make_router_config(
@@ -203,6 +203,7 @@ def _experts(config: Qwen35MoE, number: int) -> MoE.Config:
             w1=shared.w1, w2=shared.w2, w3=shared.w3, gate=_linear(config.dim, 1)
         ),
     )
+    return derive(experts, Mixture.Config)
 
 
 def _block(config: Decoder, number: int, **feed_forward: Any) -> Qwen35TransformerBlock.Config:

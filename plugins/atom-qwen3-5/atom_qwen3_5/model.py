@@ -14,6 +14,7 @@ from torchtitan.models.common.decoder_sharding import (
     dense_sequence_parallel_placement,
     set_decoder_sharding_config,
 )
+from torchtitan.models.common.moe import MoE
 
 from atom.errors import UserError
 from atom_qwen3_5 import delta
@@ -85,6 +86,22 @@ class DeltaLayer(GatedDeltaNet):
             return mapped
         result: torch.Tensor = delta.local_causal_conv(x_BLD, conv.weight, cu_seqlens)
         return result
+
+
+class Mixture(MoE):
+    """Experts, for tokens that lie in memory as the rank's share of a sequence does.
+
+    torchtitan's take views of neighbours. Its other norms make those; this model's keeps the
+    strides that sequence parallelism leaves.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(MoE.Config):
+        pass
+
+    def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
+        out_BLD: torch.Tensor = MoE.forward(self, x_BLD.contiguous())
+        return out_BLD
 
 
 class Qwen35Text(Qwen35Model):
