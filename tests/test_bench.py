@@ -129,8 +129,8 @@ def test_the_picture_is_one(found: Path) -> None:
         (["--operation", "rmsnorm"], "--operation rmsnorm: no kernel has it; did you mean rms_nor"),
         (["--kernel", "tritn"], "--kernel tritn: there is no such kernel; did you mean triton?"),
         (
-            ["--operation", "linear", "--kernel", "triton"],
-            "--kernel triton: there is no such kernel of linear; valid: reference",
+            ["--operation", "embedding", "--kernel", "triton"],
+            "--kernel triton: there is no such kernel of embedding; valid: reference",
         ),
         (["--seconds", "0"], "'0' is no time; valid: above 0, at most 60"),
         (["--dtype", "int8"], "invalid choice: 'int8'"),
