@@ -21,7 +21,7 @@ from torchtitan.components.loss import IGNORE_INDEX, ChunkedLossWrapper, CrossEn
 from torchtitan.config.override import derive, override
 from torchtitan.models.common import CosSinRoPE, FeedForward, RMSNorm
 
-from atom_kernels_adapters.local import local, local_weight, placed
+from atom.sharded import local, local_weight, placed
 from atom_kernels_adapters.losses import LossOfHidden, LossOfLogits
 
 _IN_FLOAT32 = "gemma"

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from atom_kernels_triton.local import rows_of
+from atom_kernels_triton.rows import rows_of
 from atom_kernels_triton.tuning import Launch, launch
 
 _PROGRAMS_PER_SM = 4

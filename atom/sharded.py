@@ -1,4 +1,7 @@
-"""DTensors around kernels, which see local tensors only."""
+"""Tensors that are split over ranks, around kernels that see this rank's part only.
+
+For the modules of kernel plugins; the only such help that imports torch.
+"""
 
 from __future__ import annotations
 
