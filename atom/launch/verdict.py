@@ -103,7 +103,8 @@ def _restarts(run: Path, happened: list[dict[str, Any]]) -> Restarts:
 
 
 if __name__ == "__main__":
-    exit_code, words = verdict(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    # A launcher may give every task of a node more, such as which node it is.
+    exit_code, words = verdict(Path(sys.argv[1]), *map(int, sys.argv[2:3]))
     if words:
         print(f"atom: {words}", file=sys.stderr)
     sys.exit(exit_code)
