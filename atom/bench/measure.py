@@ -19,9 +19,10 @@ from atom.host import resolve
 from atom.plan.device import DeviceDescription
 from atom.testing import operations
 from atom.testing.comparing import outputs, prepared
-from atom.testing.functions import FUNCTIONS, Work
+from atom.testing.functions import FUNCTIONS
 from atom.testing.kernels import Implementation
 from atom.testing.operations import Sizes
+from atom.testing.work import Work
 
 if TYPE_CHECKING:
     import torch

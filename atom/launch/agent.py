@@ -28,7 +28,8 @@ from torch.distributed.elastic.rendezvous import registry
 from atom import heartbeat, logs
 from atom.launch.failure import Failure, cause
 from atom.launch.machine import Machine
-from atom.launch.patience import Patience, Watch
+from atom.launch.patience import Patience
+from atom.run import Launch
 
 _MONITOR_SECONDS = 0.2
 _END_SECONDS = 5
@@ -55,7 +56,7 @@ class Agent(LocalElasticAgent):
         arguments: of the entrypoint.
         machine: how many workers, and where those of other machines are.
         run: the run folder.
-        patience: until ranks without a step count as hung.
+        launch: how long ranks may be without a step until they count as hung.
         started: called when every worker has been started.
     """
 
@@ -66,7 +67,7 @@ class Agent(LocalElasticAgent):
         machine: Machine,
         *,
         run: Path,
-        patience: Patience,
+        launch: Launch,
         started: Callable[[], None],
     ) -> None:
         spec = WorkerSpec(
@@ -85,7 +86,7 @@ class Agent(LocalElasticAgent):
         self._first_rank = machine.first_rank
         self._looked = 0.0
         self._run_folder = run
-        self._patience = patience
+        self._launch = launch
         self._started = started
         self.failure: Failure | None = None
         """What ended the ranks, if they did not end by themselves."""
@@ -102,7 +103,7 @@ class Agent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
         self._begin = time.time()
-        self._watch = Watch(self._patience, self._begin)
+        self._patience = Patience(self._launch, self._begin)
         workers: dict[int, int] = super()._start_workers(worker_group)
         self._started()
         return workers
@@ -126,10 +127,10 @@ class Agent(LocalElasticAgent):
     # ------------------------------------------------------------------------ hangs
 
     def _hung(self) -> Failure | None:
-        if time.time() - self._looked < min(self._patience.step / 10, _LOOK_SECONDS):
+        if time.time() - self._looked < min(self._launch.hang_seconds / 10, _LOOK_SECONDS):
             return None
         self._looked = time.time()
-        complaint = self._watch.complaint(heartbeat.last(self._run_folder), self._looked)
+        complaint = self._patience.complaint(heartbeat.last(self._run_folder), self._looked)
         if complaint is None or self._pcontext is None or not self._alive():
             return None
         return Failure(complaint)

@@ -16,7 +16,6 @@ from atom.launch.child import Child
 from atom.launch.failure import Failure
 from atom.launch.gate import Gate
 from atom.launch.machine import Machine
-from atom.launch.patience import Patience
 from atom.launch.restarts import Restarts
 from atom.run import Launch
 
@@ -35,14 +34,11 @@ def start(
     """
     launch = launch or Launch()
     restarts = Restarts(launch.max_restarts)
-    patience = Patience(launch.start_seconds, launch.hang_seconds)
     attempt = 0
     while True:
         attempt += 1
         events.record(folder, events.STARTED, ranks=ranks, attempt=attempt)
-        child = Child(
-            partial(start_once, folder, Machine(ranks), device, patience, verbose=verbose)
-        )
+        child = Child(partial(start_once, folder, Machine(ranks), device, launch, verbose=verbose))
         signal.signal(signal.SIGUSR1, partial(_pass_on, child))
         failure = child.result()
         logs.remove_if_empty(folder / "logs")
@@ -72,7 +68,7 @@ def _pass_on(child: Child[Any], number: int, _frame: FrameType | None) -> None:
 
 
 def start_once(
-    folder: Path, machine: Machine, device: str, patience: Patience, *, verbose: bool
+    folder: Path, machine: Machine, device: str, launch: Launch, *, verbose: bool
 ) -> Failure | None:
     """Run every rank of a machine to its end; return what ended them too early, if anything did.
 
@@ -89,7 +85,7 @@ def start_once(
     if device != "cpu":
         entrypoint = sys.executable
         arguments = ("-u", "-m", rank.__name__, str(folder), *(("-v",) if verbose else ()))
-    agent = Agent(entrypoint, arguments, machine, run=folder, patience=patience, started=gate.open)
+    agent = Agent(entrypoint, arguments, machine, run=folder, launch=launch, started=gate.open)
     agent.start()
     return agent.failure
 

@@ -25,9 +25,8 @@ from atom.launch.child import Child
 from atom.launch.failure import Failure
 from atom.launch.local import start_once
 from atom.launch.machine import Machine
-from atom.launch.patience import Patience
 from atom.launch.stopper import Stopper
-from atom.run import Run, read
+from atom.run import Launch, Run, read
 from atom.screen import Screen
 
 _LOOK_SECONDS = 0.1
@@ -121,8 +120,7 @@ def _start(
     if first:
         screen.starting(f"starting {run.resolved.world_size:,} ranks", steps=steps)
         events.record(folder, events.STARTED, ranks=run.resolved.world_size, attempt=attempt)
-    patience = Patience(run.launch.start_seconds, run.launch.hang_seconds)
-    child = Child(partial(_logged, folder, machine, kind, patience))
+    child = Child(partial(_logged, folder, machine, kind, run.launch))
     with Stopper(screen, ask=partial(child.signal, signal.SIGUSR1)) as stopper:
         early.repeat()
 
@@ -139,9 +137,9 @@ def _start(
         return child.result()
 
 
-def _logged(folder: Path, machine: Machine, device: str, patience: Patience) -> Failure | None:
+def _logged(folder: Path, machine: Machine, device: str, launch: Launch) -> Failure | None:
     logs.setup_launcher(folder / "logs" / f"node_{machine.node}.jsonl")
-    return start_once(folder, machine, device, patience, verbose=False)
+    return start_once(folder, machine, device, launch, verbose=False)
 
 
 def _ended(folder: Path) -> int:

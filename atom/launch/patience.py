@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from atom.run import Launch
 
 
-@dataclass(frozen=True)
 class Patience:
-    """Seconds until ranks without a step count as hung.
-
-    Starting takes longer than a step: ranks import, meet, build, load, and compile.
-    """
-
-    start: float
-    """From the start of the ranks until their first step is done."""
-    step: float
-    """From one step to the next."""
-
-
-class Watch:
     """Tells from the heartbeats of ranks whether they hang.
 
+    Starting takes longer than a step: ranks import, meet, build, load, and compile.
+
     Args:
+        launch: how long the first step and those after it may take.
         begin: when the ranks were started, in seconds since the epoch.
     """
 
-    def __init__(self, patience: Patience, begin: float) -> None:
-        self._patience = patience
+    def __init__(self, launch: Launch, begin: float) -> None:
+        self._launch = launch
         self._begin = begin
         self._loaded: int | None = None
         self._stepped = False
@@ -46,9 +36,9 @@ class Watch:
                 self._loaded = step
             self._stepped = self._stepped or step != self._loaded
         if self._stepped:
-            limit, what = self._patience.step, "no step"
+            limit, what = self._launch.hang_seconds, "no step"
         else:
-            limit, what, moved = self._patience.start, "no first step", self._begin
+            limit, what, moved = self._launch.start_seconds, "no first step", self._begin
         if now - moved < limit:
             return None
         return f"{what} in {limit:g} s: ranks hang (stacks are in their logs)"

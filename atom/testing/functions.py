@@ -1,10 +1,8 @@
 """Operations as functions of tensors: how each is called, what it computes, and how much that is.
 
 A kernel that needs no torchtitan declares such functions (:attr:`atom.plugin.Kernel.functions`), so
-that it can be compared and timed where there is none. What is counted of each is the least: every
-input is read once and every output written once, nothing between them is; a gradient reads the
-inputs and the output's gradient and writes the gradients of all floating-point inputs. Additions,
-products, comparisons, exponentials and the like count as one FLOP each.
+that it can be compared and timed where there is none. How much is counted is in
+:mod:`atom.testing.work`.
 
 Shape suffixes as in :mod:`atom.testing.operations`; R = B L rows, P = H / 2 pairs.
 """
@@ -15,25 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from atom.testing import operations
+from atom.testing import operations, work
 from atom.testing.operations import Sizes, Tensors, ids, positions
+from atom.testing.work import Work
 
 if TYPE_CHECKING:
     import torch
 
 Make = Callable[..., "torch.Tensor"]
-
-
-@dataclass(frozen=True)
-class Work:
-    """FLOPs, elements of the dtype that are moved at least, and other bytes that are."""
-
-    flops: float
-    elements: float
-    other: float = 0.0
-
-    def bytes(self, itemsize: int) -> float:
-        return self.elements * itemsize + self.other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +48,8 @@ class Function:
     others: Callable[[Sizes, Any], tuple[Any, ...]] = lambda _sizes, _device: ()
 
 
-def _rows(sizes: Sizes) -> int:
-    return sizes.batch * sizes.length
-
-
 def _wide(sizes: Sizes) -> str:
-    return f"{_rows(sizes)} × {sizes.dim}"
+    return f"{sizes.rows} × {sizes.dim}"
 
 
 EPS = 1e-5
@@ -84,14 +67,6 @@ def _add_rms_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     total_RD = x_RD + residual_RD
     return _rms_norm(total_RD, weight_D, eps), total_RD
-
-
-def _of_norm(passes: int, flops: int, weights: int) -> Callable[[Sizes], Work]:
-    def work(sizes: Sizes) -> Work:
-        values = _rows(sizes) * sizes.dim
-        return Work(flops * values, passes * values + weights * sizes.dim)
-
-    return work
 
 
 # ---------------------------------------------------------------------------- RoPE
@@ -148,18 +123,8 @@ def _rope_halves(
     return rotated
 
 
-def _of_rope(cache_columns: Callable[[Sizes], int]) -> Callable[[Sizes], Work]:
-    """Three FLOPs an element; the cache, in float32, is read once for all sequences."""
-
-    def work(sizes: Sizes) -> Work:
-        values = _rows(sizes) * (sizes.n_heads + sizes.n_kv_heads) * sizes.head_dim
-        return Work(3 * values, 2 * values, 4 * sizes.length * cache_columns(sizes))
-
-    return work
-
-
 def _heads(sizes: Sizes) -> str:
-    return f"{_rows(sizes)} × {sizes.n_heads}+{sizes.n_kv_heads} × {sizes.head_dim}"
+    return f"{sizes.rows} × {sizes.n_heads}+{sizes.n_kv_heads} × {sizes.head_dim}"
 
 
 # ---------------------------------------------------------------------------- feed-forward
@@ -175,50 +140,7 @@ def _feed_forward(
     return _silu_mul(x_RD @ w1_FD.T, x_RD @ w3_FD.T) @ w2_DF.T
 
 
-def _of_silu_mul(passes: int, flops: int) -> Callable[[Sizes], Work]:
-    def work(sizes: Sizes) -> Work:
-        values = _rows(sizes) * sizes.hidden_dim
-        return Work(flops * values, passes * values)
-
-    return work
-
-
-def _of_feed_forward(products: int, flops: int, passes: int, weights: int) -> Callable:
-    """The values of width F between the products need not be moved."""
-
-    def work(sizes: Sizes) -> Work:
-        rows, dim, hidden = _rows(sizes), sizes.dim, sizes.hidden_dim
-        return Work(
-            2 * products * rows * dim * hidden + flops * rows * hidden,
-            passes * rows * dim + weights * dim * hidden,
-        )
-
-    return work
-
-
-def _of_linear(products: int, inputs: int, outputs: int, weights: int) -> Callable[[Sizes], Work]:
-    def work(sizes: Sizes) -> Work:
-        rows, dim, hidden = _rows(sizes), sizes.dim, sizes.hidden_dim
-        return Work(
-            2 * products * rows * dim * hidden,
-            inputs * rows * dim + outputs * rows * hidden + weights * dim * hidden,
-        )
-
-    return work
-
-
 # ---------------------------------------------------------------------------- the ends
-
-
-def _of_embedding(sizes: Sizes) -> Work:
-    rows = _rows(sizes)
-    return Work(0, 2 * rows * sizes.dim, 8 * rows)
-
-
-def _of_embedding_backward(sizes: Sizes) -> Work:
-    """The gradient of the table is dense."""
-    rows = _rows(sizes)
-    return Work(rows * sizes.dim, (rows + sizes.vocab_size) * sizes.dim, 8 * rows)
 
 
 def _cross_entropy(logits_RV: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
@@ -229,27 +151,6 @@ def _linear_cross_entropy(
     x_RD: torch.Tensor, weight_VD: torch.Tensor, labels_R: torch.Tensor
 ) -> torch.Tensor:
     return _cross_entropy(x_RD @ weight_VD.T, labels_R)
-
-
-def _of_cross_entropy(passes: int) -> Callable[[Sizes], Work]:
-    """Four FLOPs a logit: the largest, the difference from it, its exponential, and their sum."""
-
-    def work(sizes: Sizes) -> Work:
-        rows = _rows(sizes)
-        return Work(4 * rows * sizes.vocab_size, passes * rows * sizes.vocab_size, 8 * rows)
-
-    return work
-
-
-def _of_linear_cross_entropy(products: int, copies: int) -> Callable[[Sizes], Work]:
-    """The logits need not be moved."""
-
-    def work(sizes: Sizes) -> Work:
-        rows, vocabulary = _rows(sizes), sizes.vocab_size
-        flops = (2 * products * sizes.dim + 4) * rows * vocabulary
-        return Work(flops, copies * (rows + vocabulary) * sizes.dim, 8 * rows)
-
-    return work
 
 
 def _labels(sizes: Sizes, device: Any) -> tuple[torch.Tensor]:
@@ -268,45 +169,33 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tenso
     return contract.formula({}, {"q_BLNH": q, "k_BLNH": k, "v_BLNH": v}, sizes)
 
 
-def _of_attention(products: int, of_q: int, of_kv: int) -> Callable[[Sizes], Work]:
-    """Each token meets itself and the earlier ones. The usual count: two products forward, five
-    backward, of which one makes the scores again."""
-
-    def work(sizes: Sizes) -> Work:
-        met = sizes.batch * sizes.n_heads * sizes.length * (sizes.length + 1) // 2
-        heads = of_q * sizes.n_heads + of_kv * sizes.n_kv_heads
-        return Work(2 * products * met * sizes.head_dim, _rows(sizes) * heads * sizes.head_dim)
-
-    return work
-
-
 FUNCTIONS: dict[str, Function] = {
     "rms_norm": Function(
         operation="rms_norm",
         signature="(x_RD, weight_D, eps) -> y_RD",
         inputs=lambda sizes, make: {
-            "x": make(_rows(sizes), sizes.dim),
+            "x": make(sizes.rows, sizes.dim),
             "weight": make(sizes.dim),
         },
         others=lambda _sizes, _device: (EPS,),
         formula=_rms_norm,
-        forward=_of_norm(passes=2, flops=4, weights=1),
-        backward=_of_norm(passes=3, flops=8, weights=2),
+        forward=work.of_norm(passes=2, flops=4, weights=1),
+        backward=work.of_norm(passes=3, flops=8, weights=2),
         shown=_wide,
     ),
     "add_rms_norm": Function(
         operation="rms_norm",
         signature="(x_RD, residual_RD, weight_D, eps) -> rms_norm(x + residual), x + residual",
         inputs=lambda sizes, make: {
-            "x": make(_rows(sizes), sizes.dim),
-            "residual": make(_rows(sizes), sizes.dim),
+            "x": make(sizes.rows, sizes.dim),
+            "residual": make(sizes.rows, sizes.dim),
             "weight": make(sizes.dim),
         },
         others=lambda _sizes, _device: (EPS,),
         formula=_add_rms_norm,
-        forward=_of_norm(passes=4, flops=5, weights=1),
+        forward=work.of_norm(passes=4, flops=5, weights=1),
         # Both inputs have the same gradient, which is written once for each.
-        backward=_of_norm(passes=5, flops=9, weights=2),
+        backward=work.of_norm(passes=5, flops=9, weights=2),
         shown=_wide,
     ),
     "rope": Function(
@@ -315,8 +204,8 @@ FUNCTIONS: dict[str, Function] = {
         inputs=operations.queries_and_keys,
         others=_complex_cache,
         formula=_rope,
-        forward=_of_rope(lambda sizes: sizes.head_dim),
-        backward=_of_rope(lambda sizes: sizes.head_dim),
+        forward=work.of_rope(lambda sizes: sizes.head_dim),
+        backward=work.of_rope(lambda sizes: sizes.head_dim),
         shown=_heads,
     ),
     "rope_halves": Function(
@@ -325,46 +214,46 @@ FUNCTIONS: dict[str, Function] = {
         inputs=operations.queries_and_keys,
         others=_real_cache,
         formula=_rope_halves,
-        forward=_of_rope(lambda sizes: 2 * sizes.head_dim),
-        backward=_of_rope(lambda sizes: 2 * sizes.head_dim),
+        forward=work.of_rope(lambda sizes: 2 * sizes.head_dim),
+        backward=work.of_rope(lambda sizes: 2 * sizes.head_dim),
         shown=_heads,
     ),
     "silu_mul": Function(
         operation="feed_forward",
         signature="(gate_RF, up_RF) -> silu(gate) · up",
         inputs=lambda sizes, make: {
-            "gate": make(_rows(sizes), sizes.hidden_dim),
-            "up": make(_rows(sizes), sizes.hidden_dim),
+            "gate": make(sizes.rows, sizes.hidden_dim),
+            "up": make(sizes.rows, sizes.hidden_dim),
         },
         formula=_silu_mul,
-        forward=_of_silu_mul(passes=3, flops=5),
-        backward=_of_silu_mul(passes=5, flops=10),
-        shown=lambda sizes: f"{_rows(sizes)} × {sizes.hidden_dim}",
+        forward=work.of_silu_mul(passes=3, flops=5),
+        backward=work.of_silu_mul(passes=5, flops=10),
+        shown=lambda sizes: f"{sizes.rows} × {sizes.hidden_dim}",
     ),
     "feed_forward": Function(
         operation="feed_forward",
         signature="(x_RD, w1_FD, w2_DF, w3_FD) -> y_RD",
         inputs=lambda sizes, make: {
-            "x": make(_rows(sizes), sizes.dim),
+            "x": make(sizes.rows, sizes.dim),
             "w1": make(sizes.hidden_dim, sizes.dim),
             "w2": make(sizes.dim, sizes.hidden_dim),
             "w3": make(sizes.hidden_dim, sizes.dim),
         },
         formula=_feed_forward,
-        forward=_of_feed_forward(products=3, flops=5, passes=2, weights=3),
-        backward=_of_feed_forward(products=6, flops=10, passes=3, weights=6),
+        forward=work.of_feed_forward(products=3, flops=5, passes=2, weights=3),
+        backward=work.of_feed_forward(products=6, flops=10, passes=3, weights=6),
         shown=lambda sizes: f"{_wide(sizes)} × {sizes.hidden_dim}",
     ),
     "linear": Function(
         operation="linear",
         signature="(x_RD, weight_FD) -> x Wᵀ",
         inputs=lambda sizes, make: {
-            "x": make(_rows(sizes), sizes.dim),
+            "x": make(sizes.rows, sizes.dim),
             "weight": make(sizes.hidden_dim, sizes.dim),
         },
         formula=lambda x_RD, weight_FD: x_RD @ weight_FD.T,
-        forward=_of_linear(products=1, inputs=1, outputs=1, weights=1),
-        backward=_of_linear(products=2, inputs=2, outputs=1, weights=2),
+        forward=work.of_linear(products=1, inputs=1, outputs=1, weights=1),
+        backward=work.of_linear(products=2, inputs=2, outputs=1, weights=2),
         shown=lambda sizes: f"{_wide(sizes)} × {sizes.hidden_dim}",
     ),
     "embedding": Function(
@@ -373,31 +262,31 @@ FUNCTIONS: dict[str, Function] = {
         inputs=lambda sizes, make: {"weight": make(sizes.vocab_size, sizes.dim)},
         others=lambda sizes, device: (ids(sizes, device),),
         formula=lambda weight_VD, ids_BL: weight_VD[ids_BL],
-        forward=_of_embedding,
-        backward=_of_embedding_backward,
-        shown=lambda sizes: f"{_rows(sizes)} of {sizes.vocab_size} × {sizes.dim}",
+        forward=work.of_embedding,
+        backward=work.of_embedding_backward,
+        shown=lambda sizes: f"{sizes.rows} of {sizes.vocab_size} × {sizes.dim}",
     ),
     "cross_entropy": Function(
         operation="cross_entropy",
         signature="(logits_RV, labels_R) -> the sum of the rows' losses",
-        inputs=lambda sizes, make: {"logits": make(_rows(sizes), sizes.vocab_size)},
+        inputs=lambda sizes, make: {"logits": make(sizes.rows, sizes.vocab_size)},
         others=_labels,
         formula=_cross_entropy,
-        forward=_of_cross_entropy(passes=1),
-        backward=_of_cross_entropy(passes=2),
-        shown=lambda sizes: f"{_rows(sizes)} × {sizes.vocab_size}",
+        forward=work.of_cross_entropy(passes=1),
+        backward=work.of_cross_entropy(passes=2),
+        shown=lambda sizes: f"{sizes.rows} × {sizes.vocab_size}",
     ),
     "linear_cross_entropy": Function(
         operation="linear_cross_entropy",
         signature="(x_RD, weight_VD, labels_R) -> the sum of the rows' losses",
         inputs=lambda sizes, make: {
-            "x": make(_rows(sizes), sizes.dim),
+            "x": make(sizes.rows, sizes.dim),
             "weight": make(sizes.vocab_size, sizes.dim),
         },
         others=_labels,
         formula=_linear_cross_entropy,
-        forward=_of_linear_cross_entropy(products=1, copies=1),
-        backward=_of_linear_cross_entropy(products=2, copies=2),
+        forward=work.of_linear_cross_entropy(products=1, copies=1),
+        backward=work.of_linear_cross_entropy(products=2, copies=2),
         shown=lambda sizes: f"{_wide(sizes)} × {sizes.vocab_size}",
     ),
     "attention": Function(
@@ -405,8 +294,8 @@ FUNCTIONS: dict[str, Function] = {
         signature="(q_BLNH, k_BLNH, v_BLNH) -> out_BLNH, causal, one document",
         inputs=operations.queries_keys_values,
         formula=_attention,
-        forward=_of_attention(products=2, of_q=2, of_kv=2),
-        backward=_of_attention(products=5, of_q=4, of_kv=4),
+        forward=work.of_attention(products=2, of_q=2, of_kv=2),
+        backward=work.of_attention(products=5, of_q=4, of_kv=4),
         shown=lambda sizes: (
             f"{sizes.batch} × {sizes.length} × {sizes.n_heads}/{sizes.n_kv_heads} "
             f"× {sizes.head_dim}"

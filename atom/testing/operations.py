@@ -39,6 +39,20 @@ class Sizes:
     def dim(self) -> int:
         return self.n_heads * self.head_dim
 
+    @property
+    def rows(self) -> int:
+        return self.batch * self.length
+
+    @property
+    def needed(self) -> dict[str, tuple[int]]:
+        """Those that a kernel's needs may bound, as :class:`atom.kernels.Situation` has them."""
+        return {
+            "dim": (self.dim,),
+            "head_dim": (self.head_dim,),
+            "hidden_dim": (self.hidden_dim,),
+            "vocab_size": (self.vocab_size,),
+        }
+
     def __str__(self) -> str:
         return (
             f"B {self.batch} L {self.length} N {self.n_heads}/{self.n_kv_heads} "

@@ -19,13 +19,14 @@ from torch.distributed.pipelining.schedules import (
     _PipelineScheduleRuntime,
     get_schedule_class,
 )
-from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
+from torchtitan.config import ParallelismConfig, TrainingConfig
 from torchtitan.config.override import apply_overrides
 from torchtitan.distributed import pipeline_parallel
 from torchtitan.models.common.attention import FlexAttention
 from torchtitan.trainer import Trainer
 
 from atom.errors import UserError
+from atom.titan.trainer_config import set_sharding
 
 SPLIT_BACKWARD = (ScheduleInterleavedZeroBubble, ScheduleZBVZeroBubble, ScheduleDualPipeV)
 """Schedules that compute the gradients of inputs and of weights at different times."""
@@ -87,9 +88,8 @@ def check_sharding(model: Any, training: TrainingConfig, parallelism: Parallelis
     Raises:
         UserError: in the architecture's words.
     """
-    runtime = SimpleNamespace(parallelism=parallelism, training=training, debug=DebugConfig())
     with _refused():
-        deepcopy(model).update_from_config(config=runtime)
+        set_sharding(deepcopy(model), training, parallelism)
 
 
 @contextmanager

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
-from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
+from torchtitan.config import ParallelismConfig, TrainingConfig
 
 from atom.errors import UserError
 from atom.plan.device import DeviceDescription, named
@@ -18,6 +17,7 @@ from atom.select import Selection
 from atom.titan import checks, device, layout, sections
 from atom.titan.describe import describe
 from atom.titan.plan_layout import checkpointing_of, layout_of
+from atom.titan.trainer_config import set_sharding
 
 AUTO = "auto"
 
@@ -33,10 +33,7 @@ def description(
     parts: ModelParts, training: TrainingConfig, **parallelism: Any
 ) -> ModelDescription:
     """Describe the model of ``parts``, which is given the sharding that it declares."""
-    runtime = SimpleNamespace(
-        parallelism=ParallelismConfig(**parallelism), training=training, debug=DebugConfig()
-    )
-    parts.model.update_from_config(config=runtime)
+    set_sharding(parts.model, training, ParallelismConfig(**parallelism))
     return describe(parts.model, compute_dtype=training.mixed_precision_param)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
@@ -116,6 +117,12 @@ def _section(run: Run, name: str, device: str) -> Section:
     defaults = CPU_DEFAULTS.get(name, {}) if device == "cpu" else {}
     section: Section = defaults | getattr(run, name)
     return section
+
+
+def set_sharding(model: Any, training: TrainingConfig, parallelism: ParallelismConfig) -> None:
+    """Give a model's config the sharding that it declares for a layout, without a trainer."""
+    runtime = SimpleNamespace(parallelism=parallelism, training=training, debug=DebugConfig())
+    model.update_from_config(config=runtime)
 
 
 def model_parts(selection: Selection, vocab_size: int, seq_len: int) -> ModelParts:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlanner
 from torch.distributed.checkpoint.storage import StorageReader
-from torchtitan.config import DebugConfig, ParallelismConfig
+from torchtitan.config import ParallelismConfig
 
 from atom import checkpoint
 from atom.errors import UserError
@@ -30,7 +29,7 @@ from atom.plugin import ModelParts
 from atom.run import Run, read
 from atom.select import Selection, select
 from atom.titan.dcp import HostileCheckpointError, SafePlanner, SafeReader
-from atom.titan.trainer_config import model_parts, training_section
+from atom.titan.trainer_config import model_parts, set_sharding, training_section
 from atom.trust import Trust
 
 
@@ -90,10 +89,7 @@ def trained(folder: Path) -> Trained:
 
 def on_one_rank(parts: ModelParts, training: Any) -> None:
     """Set the sharding of a model's config, which may need it to be built."""
-    runtime = SimpleNamespace(
-        parallelism=ParallelismConfig(), training=training, debug=DebugConfig()
-    )
-    parts.model.update_from_config(config=runtime)
+    set_sharding(parts.model, training, ParallelismConfig())
 
 
 def adapter(parts: ModelParts, architecture: str) -> Any:

@@ -307,9 +307,8 @@ class KernelSuite(Options, ComponentSuite):
 
 def takes(kernel: Kernel, case: Case) -> bool:
     """Return whether the sizes are within the kernel's needs: a run would not choose it else."""
-    names = ("head_dim", "dim", "hidden_dim", "vocab_size")
-    sizes = {name: (getattr(case.sizes, name),) for name in names}
-    return misfit_of_numbers(kernel, Situation(DeviceDescription("cpu"), sizes=sizes)) is None
+    where = Situation(DeviceDescription("cpu"), sizes=case.sizes.needed)
+    return misfit_of_numbers(kernel, where) is None
 
 
 def _missing(kernel: Kernel) -> str | None:
