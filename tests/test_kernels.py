@@ -15,7 +15,7 @@ from atom.kernels import Situation, choose
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import Kernel, Needs
 from atom.testing.kernels import Case
-from atom.testing.operations import ODD, REGULAR
+from atom.testing.operation import ODD, REGULAR
 from atom.testing.suites.kernel import takes
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

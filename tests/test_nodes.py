@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import socket
 import subprocess
@@ -11,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from atom import events, metrics
 from atom.errors import EX_STOPPED, UserError
-from atom.launch import health
+from atom.launch import health, links
 from atom.launch.machine import Machine
 from atom.launch.node import main as node
 from atom.launch.verdict import EX_AGAIN, verdict
@@ -131,7 +134,6 @@ def test_ranks_are_numbered_node_by_node() -> None:
     assert found.config["rank"] == 1279
 
 
-@pytest.mark.unproven
 @pytest.mark.slow
 def test_two_nodes_train_as_one(
     atom: Callable,
@@ -240,3 +242,54 @@ def test_a_node_says_what_is_wrong(
     monkeypatch.setenv("PATH", str(tmp_path))
     health.main([str(tmp_path), "--disk", "0.001", "--gpus", "8"])
     assert "bad: nvidia-smi fails" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------- links between nodes
+
+
+@given(st.integers(2, 1280))
+def test_every_node_meets_others_that_agree_on_it(nodes: int) -> None:
+    met: dict[int, set[int]] = {number: set() for number in range(nodes)}
+    for turn in range(links.turns(nodes)):
+        pairs = [links.pair_of(number, nodes, turn) for number in range(nodes)]
+        for number, pair in enumerate(pairs):
+            if pair is not None:
+                assert number in pair
+                other = sum(pair) - number
+                assert other != number
+                assert pairs[other] == pair
+                met[number].add(other)
+    assert min(map(len, met.values())) >= min(2, nodes - 1)
+
+
+def look_at_links(environment: dict[str, str], *options: str, silent: str = "") -> dict[str, str]:
+    """Run the check on three nodes that are this machine; return what each says."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = min(free.getsockname()[1], 65535 - 1536)
+    command = [sys.executable, "-m", "atom.launch.links", "--port", str(port), *options]
+    command += [f"n{number}=127.0.0.1" for number in range(3)]
+    nodes = {
+        name: subprocess.Popen(
+            command, env=environment | {"SLURMD_NODENAME": name}, stdout=subprocess.PIPE, text=True
+        )
+        for name in ("n0", "n1", "n2")
+        if name != silent
+    }
+    said = {name: process.communicate(timeout=300)[0] for name, process in nodes.items()}
+    assert all(line.startswith(f"atom-links {name} ") for name, line in said.items())
+    return {name: line.removeprefix(f"atom-links {name} ") for name, line in said.items()}
+
+
+@pytest.mark.slow
+def test_a_node_that_reaches_no_neighbour_is_found(environment: dict[str, str]) -> None:
+    assert look_at_links(environment) == dict.fromkeys(("n0", "n1", "n2"), "ok\n")
+    said = look_at_links(environment, "--seconds", "40", silent="n2")
+    # Each of the others fails with n2, and agrees with the other.
+    assert said == dict.fromkeys(("n0", "n1"), "ok\n")
+
+
+@pytest.mark.slow
+def test_links_that_are_slow_are_told(environment: dict[str, str]) -> None:
+    said = look_at_links(environment, "--least", "1e6")
+    for line in said.values():
+        assert re.match(r"bad: all-reduce with n\d runs at [\d.]+ GB/s, 1e\+06 wanted; all", line)

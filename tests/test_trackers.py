@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,12 +18,13 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def tracked(train: Callable[..., list[dict]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One run that both trackers follow, with what metrics.jsonl says of it."""
+    """One run that all trackers follow, with what metrics.jsonl says of it."""
     place = tmp_path_factory.mktemp("tracked") / "run"
     rows = train(
         place,
         "metrics=wandb_offline",
         "metrics.enable_tensorboard=true",
+        *(["metrics.enable_trackio=true"] if importlib.util.find_spec("trackio") else []),
         f"training.steps={STEPS}",
         "checkpoint.enable=false",
     )
@@ -58,7 +62,6 @@ def leveldb_records(log: bytes, block: int = 32768) -> Iterator[bytes]:
             whole = b""
 
 
-@pytest.mark.unproven
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 def test_wandb_keeps_every_step_without_a_network(tracked: Path) -> None:
@@ -72,6 +75,32 @@ def test_wandb_keeps_every_step_without_a_network(tracked: Path) -> None:
             values = {item.nested_key[0] if item.nested_key else item.key: item.value_json
                       for item in record.history.item}  # fmt: skip
             losses[int(values["_step"])] = float(values["loss_metrics/global_avg_loss"])
+    rows = json.loads((tracked / "rows.json").read_text())
+    assert losses == pytest.approx({row["step"]: row["loss"] for row in rows})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="Trackio is not installed")
+def test_trackio_has_every_step_beside_the_settings(tracked: Path) -> None:
+    reader = (
+        "import json\n"
+        "from trackio import Api\n"
+        "from trackio.sqlite_storage import SQLiteStorage\n"
+        "(run,) = Api().runs('atom')\n"
+        "rows = SQLiteStorage.get_logs('atom', run.name)\n"
+        "print(json.dumps([run.name, run.config, rows], default=str))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", reader],
+        env=os.environ | {"TRACKIO_DIR": str(tracked / "trackio")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    name, config, history = json.loads(done.stdout)
+    assert name == "run"
+    assert config["training"]["steps"] == STEPS
+    losses = {row["step"]: row["loss_metrics/global_avg_loss"] for row in history}
     rows = json.loads((tracked / "rows.json").read_text())
     assert losses == pytest.approx({row["step"]: row["loss"] for row in rows})
 

@@ -21,7 +21,7 @@ from atom.testing import operations
 from atom.testing.comparing import outputs, prepared
 from atom.testing.functions import FUNCTIONS
 from atom.testing.kernels import Implementation
-from atom.testing.operations import Sizes
+from atom.testing.operation import Sizes
 from atom.testing.work import Work
 
 if TYPE_CHECKING:

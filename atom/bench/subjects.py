@@ -17,7 +17,7 @@ from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
 from atom.testing import operations
 from atom.testing.functions import FUNCTIONS
-from atom.testing.operations import Sizes
+from atom.testing.operation import Sizes
 
 REFERENCE = "reference"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from atom.testing.functions import Function
 from atom.testing.kernels import maker, numbers, relative_error
-from atom.testing.operations import Sizes, Tensors
+from atom.testing.operation import Sizes, Tensors
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from atom.testing import operations, work
-from atom.testing.operations import Sizes, Tensors, ids, positions
+from atom.testing.mixture_operations import EXPERTS, grouped_mm, rows_per_expert
+from atom.testing.operation import Sizes, Tensors, ids, positions
 from atom.testing.work import Work
 
 if TYPE_CHECKING:
@@ -243,6 +244,21 @@ FUNCTIONS: dict[str, Function] = {
         forward=work.of_feed_forward(products=3, flops=5, passes=2, weights=3),
         backward=work.of_feed_forward(products=6, flops=10, passes=3, weights=6),
         shown=lambda sizes: f"{_wide(sizes)} × {sizes.hidden_dim}",
+    ),
+    "grouped_mm": Function(
+        operation="grouped_mm",
+        signature="(x_RD, w1_EFD, w2_EDF, w3_EFD, rows_E) -> y_RD, rows sorted by expert",
+        inputs=lambda sizes, make: {
+            "x": make(sizes.rows, sizes.dim),
+            "w1": make(EXPERTS, sizes.hidden_dim, sizes.dim),
+            "w2": make(EXPERTS, sizes.dim, sizes.hidden_dim),
+            "w3": make(EXPERTS, sizes.hidden_dim, sizes.dim),
+        },
+        others=lambda sizes, device: (rows_per_expert(sizes, device),),
+        formula=grouped_mm,
+        forward=work.of_feed_forward(products=3, flops=5, passes=2, weights=3 * EXPERTS),
+        backward=work.of_feed_forward(products=6, flops=10, passes=3, weights=6 * EXPERTS),
+        shown=lambda sizes: f"{EXPERTS} experts: {_wide(sizes)} × {sizes.hidden_dim}",
     ),
     "linear": Function(
         operation="linear",

@@ -17,7 +17,7 @@ from atom.testing import comparing
 from atom.testing.functions import FUNCTIONS
 from atom.testing.kernels import Case, Implementation, contract, reference_of
 from atom.testing.kernels import disagreements as compare
-from atom.testing.operations import ODD, REGULAR
+from atom.testing.operation import ODD, REGULAR
 
 CASES = (
     Case(REGULAR[0], "float32"),

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from atom.host import Component, Host
 from atom.plugin import Kernel
-from atom.testing.operations import ODD, OPERATIONS, REGULAR, Operation, Sizes, Tensors, tree
+from atom.testing.operation import ODD, REGULAR, Operation, Sizes, Tensors, tree
+from atom.testing.operations import OPERATIONS
 
 if TYPE_CHECKING:
     import torch

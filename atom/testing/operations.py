@@ -1,8 +1,4 @@
-"""What each operation of a model is: where its node is, how it is called, and what it computes.
-
-A kernel takes the place of a node in torchtitan's config tree. To compare two kernels of an
-operation, the kit makes the tree of a model of the sizes wanted, lets the kernel's override replace
-the node, and calls what the node builds.
+"""The contracts of the operations of a model: where the node is, and what it computes.
 
 Shape suffixes: B = sequences, L = tokens a sequence, D = width of the model, F = width of the
 feed-forward, N = heads, H = width of a head, V = vocabulary.
@@ -11,150 +7,14 @@ feed-forward, N = heads, H = width of a head, V = vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from atom.testing.mixture_operations import MIXTURE_OPERATIONS
+from atom.testing.operation import Operation, Sizes, Tensors, ids, layer, positions
+
 if TYPE_CHECKING:
     import torch
-
-Tensors = dict[str, "torch.Tensor"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """The sizes of one comparison. ``documents`` are the lengths of the documents in a sequence;
-    () for one document."""
-
-    batch: int = 2
-    length: int = 32
-    n_heads: int = 4
-    n_kv_heads: int = 2
-    head_dim: int = 16
-    hidden_dim: int = 96
-    vocab_size: int = 128
-    documents: tuple[int, ...] = ()
-
-    @property
-    def dim(self) -> int:
-        return self.n_heads * self.head_dim
-
-    @property
-    def rows(self) -> int:
-        return self.batch * self.length
-
-    @property
-    def needed(self) -> dict[str, tuple[int]]:
-        """Those that a kernel's needs may bound, as :class:`atom.kernels.Situation` has them."""
-        return {
-            "dim": (self.dim,),
-            "head_dim": (self.head_dim,),
-            "hidden_dim": (self.hidden_dim,),
-            "vocab_size": (self.vocab_size,),
-        }
-
-    def __str__(self) -> str:
-        return (
-            f"B {self.batch} L {self.length} N {self.n_heads}/{self.n_kv_heads} "
-            f"H {self.head_dim} F {self.hidden_dim} V {self.vocab_size}"
-        )
-
-
-REGULAR = (
-    Sizes(),
-    Sizes(batch=1, length=128, n_kv_heads=4, head_dim=32, documents=(27, 80, 21)),
-    Sizes(length=64, n_heads=8, n_kv_heads=1, hidden_dim=256, vocab_size=256, documents=(32, 32)),
-)
-ODD = (
-    Sizes(batch=1, length=1, n_heads=1, n_kv_heads=1, head_dim=2, hidden_dim=1, vocab_size=3),
-    Sizes(batch=3, length=17, n_heads=3, n_kv_heads=3, head_dim=10, hidden_dim=33, vocab_size=101),
-    Sizes(length=131, n_heads=5, n_kv_heads=1, head_dim=26, hidden_dim=67, documents=(1, 129, 1)),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operation:
-    """The contract of one operation.
-
-    Attributes:
-        node: the operation's node in the tree of a ``Trainer.Config``.
-        inputs: makes the floating-point inputs of the sizes given, by name.
-        call: calls what the node builds on such inputs. The inputs come in the dtype under test
-            and with any strides; the third argument is the node.
-        formula: what it computes, written out: the measure of the reference kernel. Its arguments
-            are the module's weights by name, the inputs, and the sizes.
-        family: of the kit's model that the node is in, ``llama`` or ``qwen``.
-        float64: whether the reference computes in float64 what it is given in float64. Some of
-            torchtitan's own modules compute in float32 whatever they get.
-    """
-
-    node: Callable[[Any], Any]
-    inputs: Callable[[Sizes, Callable[..., torch.Tensor]], Tensors]
-    call: Callable[[Any, Tensors, Any, Sizes], torch.Tensor]
-    formula: Callable[[Tensors, Tensors, Sizes], torch.Tensor]
-    family: str = "llama"
-    float64: bool = True
-
-
-def ids(sizes: Sizes, device: Any, seed: int = 0) -> torch.Tensor:
-    """Return token ids of shape (B, L)."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    shape = (sizes.batch, sizes.length)
-    return torch.randint(sizes.vocab_size, shape, generator=generator).to(device)
-
-
-def positions(sizes: Sizes, device: Any) -> torch.Tensor:
-    """Return positions of shape (B, L), which count from 0 in each document."""
-    import torch
-
-    lengths = sizes.documents or (sizes.length,)
-    positions_L = torch.cat([torch.arange(length) for length in lengths])
-    return positions_L.expand(sizes.batch, -1).contiguous().to(device)
-
-
-def tree(family: str, sizes: Sizes) -> Any:
-    """Return a ``Trainer.Config`` with a model of one layer of ``sizes``, its sharding set.
-
-    ``family`` is one of :data:`atom.testing.partners.model.MODELS`.
-    """
-    from torchtitan.components.checkpointer import CheckpointManager
-    from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
-    from torchtitan.config import TrainingConfig
-    from torchtitan.protocols.model_spec import ModelSpec
-    from torchtitan.trainer import Trainer
-
-    from atom.testing.partners.model import MODELS
-
-    built = MODELS[family](
-        vocab_size=sizes.vocab_size,
-        n_heads=sizes.n_heads,
-        n_kv_heads=sizes.n_kv_heads,
-        head_dim=sizes.head_dim,
-        hidden_dim=sizes.hidden_dim,
-        n_layers=1,
-    )
-    config = Trainer.Config(
-        model_spec=ModelSpec(
-            name="conformance",
-            flavor=str(sizes),
-            model=built,
-            parallelize_fn=lambda model, **_: model,
-            pipelining_fn=None,
-            post_optimizer_build_fn=None,
-            state_dict_adapter=None,
-        ),
-        loss=ChunkedLossWrapper.Config(
-            num_chunks=1 if sizes.length % 2 else 2,
-            loss_fn=CrossEntropyLoss.Config(global_vocab_size=sizes.vocab_size),
-        ),
-        checkpoint=CheckpointManager.Config(initial_load_model_only=False),
-        training=TrainingConfig(seq_len=max(sizes.length, 2), disable_cuda_graphs=True),
-    )
-    built.update_from_config(config=config)
-    return config
-
 
 # ---------------------------------------------------------------------------- attention
 
@@ -364,31 +224,27 @@ def _linear_cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> t
     return _cross_entropy({}, {"logits_BLV": logits_BLV}, sizes)
 
 
-def _layer(config: Any) -> Any:
-    return config.model_spec.model.layers[0]
-
-
-OPERATIONS: dict[str, Operation] = {
+OPERATIONS: dict[str, Operation] = MIXTURE_OPERATIONS | {
     "attention": Operation(
-        node=lambda config: _layer(config).attention.inner_attention,
+        node=lambda config: layer(config).attention.inner_attention,
         inputs=queries_keys_values,
         call=_attend,
         formula=_attention,
     ),
     "rms_norm": Operation(
-        node=lambda config: _layer(config).attention_norm,
+        node=lambda config: layer(config).attention_norm,
         inputs=_hidden,
         call=_apply,
         formula=_rms_norm,
     ),
     "linear": Operation(
-        node=lambda config: _layer(config).feed_forward.w1,
+        node=lambda config: layer(config).feed_forward.w1,
         inputs=_hidden,
         call=_apply,
         formula=_linear,
     ),
     "feed_forward": Operation(
-        node=lambda config: _layer(config).feed_forward,
+        node=lambda config: layer(config).feed_forward,
         inputs=_hidden,
         call=_apply,
         formula=_feed_forward,
@@ -400,14 +256,14 @@ OPERATIONS: dict[str, Operation] = {
         formula=_embedding,
     ),
     "rope": Operation(
-        node=lambda config: _layer(config).attention.rope,
+        node=lambda config: layer(config).attention.rope,
         inputs=queries_and_keys,
         call=_rotate,
         formula=_rope,
         float64=False,
     ),
     "rope_halves": Operation(
-        node=lambda config: _layer(config).attention.rope,
+        node=lambda config: layer(config).attention.rope,
         inputs=queries_and_keys,
         call=_rotate,
         formula=_rope_halves,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from atom.testing.operations import Sizes
+from atom.testing.operation import Sizes
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.distributed.pipelining.schedules import (
@@ -16,15 +15,10 @@ from torch.distributed.pipelining.schedules import (
     ScheduleZBVZeroBubble,
     get_schedule_class,
 )
-from torchtitan.components.metrics import (
-    LoggerContainer,
-    MetricsProcessor,
-    WandBLogger,
-    _get_metrics_rank,
-)
+from torchtitan.components.metrics import MetricsProcessor, _get_metrics_rank
 
-from atom.errors import RunError
 from atom.metrics import FILE_NAME, MetricsWriter, StepMetrics
+from atom.titan import trackers
 
 
 class StepMetricsProcessor(MetricsProcessor):
@@ -35,9 +29,8 @@ class StepMetricsProcessor(MetricsProcessor):
     """
 
     @dataclass(kw_only=True, slots=True)
-    class Config(MetricsProcessor.Config):
-        wandb_mode: Literal["online", "offline"] = "online"
-        """Whether Weights & Biases sends what is logged, or keeps it for `wandb sync`"""
+    class Config(trackers.Trackers):
+        pass
 
     def __init__(
         self, config: Config, *, dump_folder: str, pp_schedule: str = "1F1B", **runtime: Any
@@ -45,33 +38,19 @@ class StepMetricsProcessor(MetricsProcessor):
         if get_schedule_class(pp_schedule) in (ScheduleDualPipeV, ScheduleZBVZeroBubble):
             # Both put the last stage on the first rank; torchtitan knows it of one, by this name.
             pp_schedule = "ZBVZeroBubble"
-        if config.enable_wandb and config.wandb_mode == "offline":
-            os.environ["WANDB_MODE"] = "offline"
+        trackers.prepare(config)
         super().__init__(config, dump_folder=dump_folder, pp_schedule=pp_schedule, **runtime)
-        self._check_wandb(config)
         writes = torch.distributed.get_rank() == _get_metrics_rank(
             parallel_dims=self.parallel_dims, pp_schedule=pp_schedule
         )
-        self._writer = MetricsWriter(Path(dump_folder) / FILE_NAME) if writes else None
+        place = Path(dump_folder)
+        settings = runtime.get("config_dict")
+        self.logger = trackers.complete(self.logger, config, place, settings, here=writes)
+        self._writer = MetricsWriter(place / FILE_NAME) if writes else None
         self._last: tuple[int, float] | None = None
         if torch.distributed.get_rank() != 0:
             # A line a step on each of thousands of ranks, all alike, would fill disks.
             logging.getLogger().addFilter(_is_no_step_line)
-
-    def _check_wandb(self, config: Config) -> None:
-        """Refuse to train without the tracker that was asked for: torchtitan would only log it.
-
-        Raises:
-            RunError: it could not be started.
-        """
-        loggers = self.logger._loggers if isinstance(self.logger, LoggerContainer) else None
-        if not config.enable_wandb or loggers is None:
-            return  # not wished for, or not on this rank
-        if not any(isinstance(logger, WandBLogger) for logger in loggers):
-            raise RunError(
-                "Weights & Biases could not be started, and the log of this rank says why; valid: "
-                "`wandb login`, metrics.wandb_mode=offline, or metrics.enable_wandb=false"
-            )
 
     def should_log(self, step: int) -> bool:
         if self._last is None:

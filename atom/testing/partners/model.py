@@ -1,4 +1,4 @@
-"""Two small models of torchtitan's families, and torchtitan's functions to lay them out.
+"""Small models of torchtitan's families, and torchtitan's functions to lay them out.
 
 They differ where kernels and parallelism can go wrong: rotary embeddings of adjacent pairs and of
 halves, and norms inside of attention.
@@ -16,11 +16,12 @@ from torchtitan.models.common import ComplexRoPE, CosSinRoPE, Embedding, Linear,
 from torchtitan.models.llama3 import _build_llama3_layers
 from torchtitan.models.llama3.model import Llama3Model
 from torchtitan.models.llama3.parallelize import parallelize_llama
-from torchtitan.models.qwen3 import _build_qwen3_layers
+from torchtitan.models.qwen3 import _build_qwen3_layers, _build_qwen3_moe_layers
 from torchtitan.models.qwen3.model import Qwen3Model
 from torchtitan.models.qwen3.parallelize import parallelize_qwen3
 
 from atom.plugin import ArchitectureContext, ModelParts, ParallelismContext, Strategy
+from atom.testing.mixture_operations import EXPERTS, TOP_K
 
 MAX_SEQ_LEN = 1024
 
@@ -81,7 +82,34 @@ def qwen_model(
     return Qwen3Model.Config(layers=layers, **_ends(dim, vocab_size))
 
 
-MODELS = {"llama": llama_model, "qwen": qwen_model}
+def mixture_model(
+    *,
+    vocab_size: int,
+    n_heads: int = 4,
+    n_kv_heads: int = 2,
+    head_dim: int = 16,
+    hidden_dim: int = 96,
+    n_layers: int = 2,
+) -> Qwen3Model.Config:
+    """Return a mixture of experts of the sizes given; ``hidden_dim`` is that of an expert."""
+    dim = n_heads * head_dim
+    layers = _build_qwen3_moe_layers(
+        n_layers=n_layers,
+        dim=dim,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        moe_hidden_dim=hidden_dim,
+        num_experts=EXPERTS,
+        top_k=TOP_K,
+        attn_backend="flex",
+        moe_comm_backend="standard",
+        rope=CosSinRoPE.Config(dim=head_dim, max_seq_len=MAX_SEQ_LEN),
+    )
+    return Qwen3Model.Config(layers=layers, **_ends(dim, vocab_size))
+
+
+MODELS = {"llama": llama_model, "qwen": qwen_model, "mixture": mixture_model}
 
 
 def parallelism(config: ParallelismConfig, context: ParallelismContext) -> Strategy:

@@ -14,10 +14,11 @@ from atom.host import Component, Host, resolve
 from atom.kernels import Situation, misfit_of_numbers, missing
 from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
-from atom.testing import comparing, interpreter, kernels, models, operations, partners, runs
+from atom.testing import comparing, interpreter, kernels, models, partners, runs
 from atom.testing.functions import FUNCTIONS
 from atom.testing.kernels import REFERENCE, Case, Implementation
-from atom.testing.operations import OPERATIONS, Operation, Sizes
+from atom.testing.operation import ODD, REGULAR, Operation, Sizes
+from atom.testing.operations import OPERATIONS
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
 
@@ -97,7 +98,7 @@ class KernelSuite(Options, ComponentSuite):
         if contract is None:
             pytest.skip(
                 f"the kit has no contract of {kernel.operation}; give one with "
-                "conformance(…).having(operation=atom.testing.operations.Operation(…))"
+                "conformance(…).having(operation=atom.testing.operation.Operation(…))"
             )
         return contract
 
@@ -227,8 +228,13 @@ class KernelSuite(Options, ComponentSuite):
         """Its functions compute what their contracts say, in every dtype; without torchtitan."""
         if not kernel.functions:
             pytest.skip("it declares no functions")
-        sizes = (operations.REGULAR[0], operations.ODD[1])
-        cases = [(each, dtype) for each in sizes for dtype in kernel.tolerance]
+        sizes = (REGULAR[0], ODD[1])
+        cases = [
+            (each, dtype)
+            for each in sizes
+            for dtype in kernel.tolerance
+            if takes(kernel, Case(each, dtype))
+        ]
         for name, reference in kernel.functions.items():
             assert name in FUNCTIONS, f"there is no contract {name}; {nearest(name, FUNCTIONS)}"
             function = resolve(reference, component)

@@ -31,7 +31,8 @@ class Operations(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         _use_cpu()
-        from atom.testing.operations import OPERATIONS, Sizes, tree
+        from atom.testing.operation import Sizes, tree
+        from atom.testing.operations import OPERATIONS
 
         rows: list[tuple[str, ...]] = []
         for name, operation in OPERATIONS.items():

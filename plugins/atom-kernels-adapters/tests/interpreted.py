@@ -26,7 +26,8 @@ from atom.host import Host
 from atom.testing import kernels
 from atom.testing.interpreter import CASES
 from atom.testing.kernels import Case, Implementation
-from atom.testing.operations import ODD, OPERATIONS
+from atom.testing.operation import ODD
+from atom.testing.operations import OPERATIONS
 from atom_kernels_adapters import liger
 
 

@@ -13,7 +13,7 @@ from torchtitan.models.common import Linear
 
 from atom.host import Host
 from atom.plugin import Kernel
-from atom.testing.operations import REGULAR, Sizes, tree
+from atom.testing.operation import REGULAR, Sizes, tree
 
 pytestmark = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
 

@@ -10,7 +10,8 @@ from torchtitan.models.common.moe import GroupedExperts
 
 from atom.host import Host, resolve
 from atom.plugin import Kernel
-from atom.testing.operations import OPERATIONS, Sizes, tree
+from atom.testing.operation import Sizes, tree
+from atom.testing.operations import OPERATIONS
 
 NODES = {
     "feed_forward": OPERATIONS["feed_forward"].node(tree("llama", Sizes())),

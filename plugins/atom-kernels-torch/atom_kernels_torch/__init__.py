@@ -13,9 +13,11 @@ _BY_NAME = -20
 _BFLOAT16 = {"bfloat16": 3e-2}
 """FlashAttention takes no float32."""
 
+# torch's grouped product wants rows that begin at multiples of 16 bytes.
+_NEEDS = {"grouped_mm": Needs(multiples={"dim": 8, "hidden_dim": 8})}
+
 _WITHOUT_TORCHTITAN: dict[str, tuple[str, ...]] = {
     "feed_forward": ("feed_forward", "silu_mul"),
-    "grouped_mm": (),
     "moe_dispatch": (),
     "rms_norm": ("rms_norm", "add_rms_norm"),
 }
@@ -125,6 +127,7 @@ def atom_kernels() -> Iterator[Kernel]:
             operation=operation,
             name="reference",
             summary=what,
+            needs=_NEEDS.get(operation, Needs()),
             functions=_functions(*_WITHOUT_TORCHTITAN.get(operation, (operation,))),
         )
 

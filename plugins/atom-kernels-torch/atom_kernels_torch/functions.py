@@ -60,6 +60,22 @@ def feed_forward(
     return F.linear(silu_mul(F.linear(x_RD, w1_FD), F.linear(x_RD, w3_FD)), w2_DF)
 
 
+def grouped_mm(
+    x_RD: torch.Tensor,
+    w1_EFD: torch.Tensor,
+    w2_EDF: torch.Tensor,
+    w3_EFD: torch.Tensor,
+    rows_E: torch.Tensor,
+) -> torch.Tensor:
+    ends_E = rows_E.cumsum(dim=0, dtype=torch.int32)
+    gate_RF, up_RF = (
+        torch._grouped_mm(x_RD, weight_EFD.transpose(-2, -1), offs=ends_E)
+        for weight_EFD in (w1_EFD, w3_EFD)
+    )
+    h_RF = silu_mul(gate_RF, up_RF)
+    return torch._grouped_mm(h_RF, w2_EDF.transpose(-2, -1), offs=ends_E)
+
+
 def linear(x_RD: torch.Tensor, weight_FD: torch.Tensor) -> torch.Tensor:
     return F.linear(x_RD, weight_FD)
 

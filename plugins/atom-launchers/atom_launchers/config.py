@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 Line = Annotated[str, Field(pattern=r"^[^\r\n]+$")]
 """What becomes a line of a script."""
@@ -47,6 +55,13 @@ class Slurm(_Parameters):
         default="pyxis", description="what runs launcher.image"
     )
     check_nodes: bool = Field(default=True, description="check every node before the ranks start")
+    check_links: bool | None = Field(
+        default=None,
+        description="check_nodes computes an all-reduce between neighbours too; null: with GPUs",
+    )
+    min_link_gb_per_second: NonNegativeFloat = Field(
+        default=0.0, description="bus bandwidth that check_links wants of each GPU"
+    )
     min_disk_gib: PositiveFloat = Field(
         default=1.0, description="free space that the check wants in the run folder and in /tmp"
     )

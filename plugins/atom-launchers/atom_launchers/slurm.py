@@ -43,6 +43,8 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
         "python": shlex.quote(context.python),
         "script": shlex.quote(str(context.place / SCRIPT)),
         "check": "true" if config.check_nodes else "false",
+        "links": "true" if _check_links(config, context) else "false",
+        "least": f"{config.min_link_gb_per_second:g}",
         "gpus": str(context.resources.gpus_per_node or 0),
         "disk": f"{config.min_disk_gib:g}",
     }
@@ -73,6 +75,12 @@ def reason(errors: str) -> str:
     others = [line for line in lines if not line.startswith(_BATCH_FAILED)]
     words = ": ".join([*said, *others]) or "it does not say why"
     return f"Slurm refuses the job: {words}"
+
+
+def _check_links(config: Slurm, context: LaunchContext) -> bool:
+    if config.check_links is not None:
+        return config.check_links
+    return bool(context.resources.gpus_per_node)
 
 
 def _options(config: Slurm, context: LaunchContext, job: LaunchJob) -> list[str]:

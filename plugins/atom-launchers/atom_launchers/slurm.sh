@@ -19,21 +19,29 @@ on_nodes() {
 }
 begin=@begin@
 
-# The nodes of this job that are still there, less those that fail the check: $good. The others
-# are kept in a file, for the jobs to come.
+# The nodes of this job that are still there, less those that fail a check: $good. The others are
+# kept in a file, for the jobs to come.
 excluded=$folder/excluded_nodes.txt
 look_at_nodes() {
-  local all found
-  all=$(scontrol show hostnames "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%N)" | xargs)
-  good=$all
+  good=$(scontrol show hostnames "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%N)" | xargs)
   @check@ || return 0
-  on_nodes "$all" @python@ -m atom.launch.health --gpus @gpus@ --disk @disk@ "$folder" /tmp
+  look @python@ -m atom.launch.health --gpus @gpus@ --disk @disk@ "$folder" /tmp
+  @links@ && (($(wc -w <<< "$good") > 1)) || return 0
+  look @python@ -m atom.launch.links --gpus @gpus@ --least @least@ $(addresses "$good")
+}
+look() {
+  local all=$good found
+  on_nodes "$all" "$@"
   found=$("${task[@]}")
   grep -v ' ok$' <<< "$found"
-  good=$(sed -n 's/^atom-health \(.*\) ok$/\1/p' <<< "$found" | sort -V | xargs)
+  good=$(sed -n 's/^atom-[a-z]* \(.*\) ok$/\1/p' <<< "$found" | sort -V | xargs)
   for name in $all; do
     [[ " $good " == *" $name "* ]] || echo "$name" >> "$excluded"
   done
+}
+addresses() {
+  scontrol --oneliner show node "$(tr ' ' , <<< "$1")" |
+    sed 's/.*NodeName=\([^ ]*\).*NodeAddr=\([^ ]*\).*/\1=\2/'
 }
 
 # Another job goes on: this one anew, or where Slurm does not requeue, a copy of it.
@@ -69,7 +77,7 @@ for ((attempt = 1; ; attempt++)); do
     another_job
   fi
   names=$(cut -d ' ' -f "-$nodes" <<< "$good")
-  address=$(scontrol --oneliner show node "${names%% *}" | sed 's/.*NodeAddr=\([^ ]*\).*/\1/')
+  address=$(addresses "${names%% *}" | sed 's/.*=//')
   port=$((16384 + (SLURM_JOB_ID * 16 + attempt) % 16384))
   on_nodes "$names" @node@ "$folder" --nodes "$nodes" --endpoint "$address:$port" \
     --attempt "$attempt"

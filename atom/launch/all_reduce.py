@@ -1,0 +1,44 @@
+"""One rank of an all-reduce over two nodes, for :mod:`atom.launch.links`.
+
+``python -m atom.launch.all_reduce HOST:PORT RANK RANKS DEVICE`` prints the bus bandwidth in GB/s
+(2 (n - 1) / n × bytes / seconds, as NCCL's own tests count it), the median of a few; it fails if a
+sum is not what it must be.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+_TIMES = 5
+_BYTES = {"cpu": 2**22, "cuda": 2**28}
+"""Of the message: on a GPU, enough for the full speed of its links."""
+
+
+def main(endpoint: str, rank: int, ranks: int, device: str) -> None:
+    """Join the other ranks and compute."""
+    backend = "nccl" if device == "cuda" else "gloo"
+    where = torch.device(device, rank % (ranks // 2)) if device == "cuda" else torch.device("cpu")
+    dist.init_process_group(backend, f"tcp://{endpoint}", rank=rank, world_size=ranks)
+    numbers = torch.empty(_BYTES[device] // 4, device=where)
+    seconds = []
+    for _ in range(_TIMES + 1):
+        numbers.fill_(rank + 1)
+        dist.barrier()
+        begin = time.perf_counter()
+        dist.all_reduce(numbers)
+        numbers[0].item()  # waits for the GPU
+        seconds.append(time.perf_counter() - begin)
+        if (numbers != ranks * (ranks + 1) / 2).any():
+            raise ArithmeticError("a sum over the ranks is wrong")
+    moved = 2 * (ranks - 1) / ranks * _BYTES[device]
+    print(moved / statistics.median(seconds[1:]) / 1e9)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -1,0 +1,118 @@
+"""Whether nodes reach each other at full speed, told in a line a node before the ranks start.
+
+``python -m atom.launch.links [--gpus N] NAME=ADDRESS …`` runs on every node named, at the same
+time. Each computes an all-reduce with one neighbour and then with the other, on every GPU (NCCL)
+or, where there is none, in one process (gloo). It prints ``atom-links NODE ok``, or what is wrong
+if it failed with both: with one alone, it is the neighbour that is suspected. How long that takes
+does not grow with the number of nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+_PORTS = 512
+"""Pairs of one round have ports of their own, in case several nodes are one host."""
+
+
+class Pair(NamedTuple):
+    """Two nodes that compute together; the store is at the first."""
+
+    first: int
+    second: int
+
+
+def pair_of(node: int, nodes: int, turn: int) -> Pair | None:
+    """Return the pair that ``node`` belongs to; None where it is left over.
+
+    First these are 0-1, 2-3, …; then 1-2, 3-4, … and the last with 0. Of an odd number of nodes one
+    is left over each time, and always another.
+    """
+    shifted = (node - turn) % nodes
+    first, second = shifted & ~1, shifted | 1
+    if second >= nodes:
+        return None
+    return Pair((first + turn) % nodes, (second + turn) % nodes)
+
+
+def turns(nodes: int) -> int:
+    """Return how often pairs are formed, until every node was in pairs with two others."""
+    return 1 if nodes == 2 else 2 + nodes % 2
+
+
+def main(arguments: list[str]) -> int:
+    """Print one line about this node; return 0 whatever it says."""
+    options = _parser().parse_args(arguments)
+    names, addresses = zip(*(text.rsplit("=", 1) for text in options.nodes), strict=True)
+    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    begin, complaints, met = time.monotonic(), [], 0
+    for turn in range(turns(len(names))):
+        pair = pair_of(names.index(name), len(names), turn)
+        if pair is None:
+            continue
+        met += 1
+        place = pair.index(names.index(name))
+        endpoint = f"{addresses[pair.first]}:{options.port + turn * _PORTS + pair.first % _PORTS}"
+        # Those who are early wait for those whose partner has let them wait.
+        deadline = begin + (turn + 1) * options.seconds
+        wrong = _meet(endpoint, place, options.gpus, options.least, deadline)
+        if wrong is not None:
+            complaints.append(f"all-reduce with {names[pair[1 - place]]} {wrong}")
+    bad = "; ".join(complaints) if len(complaints) == met else ""
+    print(f"atom-links {name} {f'bad: {bad}' if bad else 'ok'}", flush=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m atom.launch.links", description=__doc__)
+    parser.add_argument("nodes", nargs="+", metavar="NAME=ADDRESS", help="the same on every node")
+    parser.add_argument("--gpus", type=int, default=0, help="of a node; 0: on the CPU")
+    parser.add_argument("--port", type=int, default=26000, help="the first of 1,536")
+    parser.add_argument("--seconds", type=float, default=120, help="for a pair, imports included")
+    parser.add_argument("--least", type=float, default=0, help="GB/s of each GPU that it must be")
+    parser.add_argument("--node", help="of no interest here")
+    return parser
+
+
+def _meet(endpoint: str, place: int, gpus: int, least: float, deadline: float) -> str | None:
+    """Compute with the other node of a pair, in a process a GPU; return what is wrong."""
+    local, device = max(gpus, 1), "cuda" if gpus else "cpu"
+    module = "atom.launch.all_reduce"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, endpoint, str(rank), str(2 * local), device],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(place * local, (place + 1) * local)
+    ]
+    found = [_outcome(process, least, deadline) for process in processes]
+    return next(filter(None, found), None)
+
+
+def _outcome(process: subprocess.Popen[str], least: float, deadline: float) -> str | None:
+    try:
+        said, errors = process.communicate(timeout=max(deadline - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return "does not return"
+    if process.returncode:
+        last = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        return f"fails ({last})"
+    with suppress(IndexError, ValueError):
+        rate = float(said.split()[-1])
+        return f"runs at {rate:.2f} GB/s, {least:g} wanted" if rate < least else None
+    return f"says nothing of its speed ({said.strip()})"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
