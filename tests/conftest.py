@@ -7,16 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from atom import metrics
+
+sys.path.append(str(Path(__file__).parent))
+
+from warm import Process, Warm
 
 # Small enough for seconds, large enough for every layout: 4 heads, 2 key-value heads, 4 layers.
 SMALL = (
@@ -53,21 +57,29 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def atom(environment: dict[str, str]) -> Command:
-    """Run ``atom …`` as a user would; the result's text is in stdout and stderr."""
+def warm(environment: dict[str, str]) -> Iterator[Warm]:
+    with tempfile.TemporaryDirectory() as place:
+        process = Warm(Path(place), environment)
+        yield process
+        process.close()
+
+
+@pytest.fixture(scope="session")
+def atom(warm: Warm, environment: dict[str, str]) -> Command:
+    """Run ``atom …`` as a user would, but for the imports, which take longest; the result's text is
+    in stdout and stderr."""
 
     def run(
         *arguments: str, cwd: Path | None = None, timeout: float = 600, **extra: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "atom", *arguments],
-            cwd=cwd,
-            env=environment | extra,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
+        process = warm.start(
+            list(arguments), cwd=cwd or Path.cwd(), environment=environment | extra
         )
+        try:
+            said = process.communicate(timeout)
+        finally:
+            process.end()
+        return subprocess.CompletedProcess(arguments, process.wait(), *said)
 
     return run
 
@@ -119,7 +131,7 @@ def forked(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 class Job:
     """A run in the background, in a process group of its own."""
 
-    def __init__(self, process: subprocess.Popen[str], place: Path) -> None:
+    def __init__(self, process: Process, place: Path) -> None:
         self.process = process
         self.place = place
 
@@ -166,19 +178,15 @@ class Job:
 
 
 @pytest.fixture
-def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Job]]:
+def start(warm: Warm, environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Job]]:
     """Start ``atom train`` on the small model in the background; ``place`` is the run folder."""
     jobs: list[Job] = []
 
-    def run(place: str, *overrides: str, **extra: Any) -> Job:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "atom", "train", *SMALL, f"run.dir={place}", *overrides],
+    def run(place: str, *overrides: str, env: Mapping[str, str] | None = None) -> Job:
+        process = warm.start(
+            ["train", *SMALL, f"run.dir={place}", *overrides],
             cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            **{"env": environment, **extra},
+            environment=env or environment,
         )
         jobs.append(Job(process, tmp_path / place))
         return jobs[-1]

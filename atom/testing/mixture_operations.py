@@ -63,8 +63,8 @@ def grouped_mm(
 
 def _grouped_mm(weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
     x_RD = inputs["x_RD"]
-    named = (weights[name] for name in ("w1_EFD", "w2_EDF", "w3_EFD"))
-    return grouped_mm(x_RD, *named, rows_per_expert(sizes, x_RD.device))
+    rows_E = rows_per_expert(sizes, x_RD.device)
+    return grouped_mm(x_RD, weights["w1_EFD"], weights["w2_EDF"], weights["w3_EFD"], rows_E)
 
 
 # ---------------------------------------------------------------------------- to them and back

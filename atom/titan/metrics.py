@@ -15,7 +15,7 @@ from torch.distributed.pipelining.schedules import (
     ScheduleZBVZeroBubble,
     get_schedule_class,
 )
-from torchtitan.components.metrics import MetricsProcessor, _get_metrics_rank
+from torchtitan.components.metrics import BaseLogger, MetricsProcessor, _get_metrics_rank
 
 from atom.metrics import FILE_NAME, MetricsWriter, StepMetrics
 from atom.titan import trackers
@@ -45,7 +45,9 @@ class StepMetricsProcessor(MetricsProcessor):
         )
         place = Path(dump_folder)
         settings = runtime.get("config_dict")
-        self.logger = trackers.complete(self.logger, config, place, settings, here=writes)
+        self.logger: BaseLogger = trackers.complete(
+            self.logger, config, place, settings, here=writes
+        )
         self._writer = MetricsWriter(place / FILE_NAME) if writes else None
         self._last: tuple[int, float] | None = None
         if torch.distributed.get_rank() != 0:

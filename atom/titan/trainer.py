@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+import time
+import types
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torchtitan.trainer
 from torchtitan.distributed import ParallelDims
 
 from atom import events
@@ -48,6 +52,11 @@ class StoppableTrainer(JudgingTrainer):
         dims.build_mesh()  # torchtitan would, when it first asks for a part of it
         self._startup.reached("mesh")
         return dims
+
+    def train(self) -> None:
+        with _no_sleep():
+            super().train()
+        dist.barrier()
 
     def batch_generator(self, data_iterable: Iterable[Any]) -> Iterator[Any]:
         batches = super().batch_generator(data_iterable)
@@ -104,6 +113,27 @@ class StoppableTrainer(JudgingTrainer):
                 self._notes.close(self.dataloader)
                 self._notes = None
         super().close()
+
+
+class _Sleepless(types.ModuleType):
+    """The module ``time`` without its sleep."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def sleep(self, seconds: float) -> None:
+        """Return at once."""
+
+
+@contextmanager
+def _no_sleep() -> Iterator[None]:
+    """Keep torchtitan's first rank from sleeping for 2 s at the end, until the others may have
+    ended, too: a barrier makes sure of it, and takes no longer than they do."""
+    torchtitan.trainer.time = _Sleepless("time")
+    try:
+        yield
+    finally:
+        torchtitan.trainer.time = time
 
 
 class StopRequest:

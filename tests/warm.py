@@ -1,0 +1,165 @@
+"""``atom …`` from a process that has imported torchtitan, which takes longer than a small run.
+
+The process listens on a socket and forks for each command: a process that waits, and the command
+itself, in a session of its own, with the environment, folder and pipes of whoever asks. From there
+on everything is what it is for a user; only the imports are done.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+_LOOK_SECONDS = 0.01
+
+
+class Warm:
+    """The process that has everything imported.
+
+    Args:
+        place: an empty folder, whose path is short enough for a socket's.
+        environment: what the imports may look at.
+    """
+
+    def __init__(self, place: Path, environment: Mapping[str, str]) -> None:
+        self._path = place / "warm"
+        self._server = subprocess.Popen(
+            [sys.executable, __file__, str(self._path)], env=environment, stdin=subprocess.DEVNULL
+        )
+
+    def start(self, arguments: list[str], *, cwd: Path, environment: Mapping[str, str]) -> Process:
+        """Start a command."""
+        while not self._path.exists():
+            assert self._server.poll() is None, "the process with the imports has ended"
+            time.sleep(_LOOK_SECONDS)
+        out, err = os.pipe(), os.pipe()
+        asked = socket.socket(socket.AF_UNIX)
+        asked.connect(str(self._path))
+        request = json.dumps([arguments, str(cwd), dict(environment)]).encode()
+        socket.send_fds(asked, [len(request).to_bytes(4, "big")], [out[1], err[1]])
+        asked.sendall(request)
+        os.close(out[1])
+        os.close(err[1])
+        answers = asked.makefile()
+        return Process(int(answers.readline()), answers, os.fdopen(out[0]), os.fdopen(err[0]))
+
+    def close(self) -> None:
+        self._server.terminate()
+        self._server.wait()
+
+
+class Process:
+    """A command at work, as :class:`subprocess.Popen` has it; its parent is not this process."""
+
+    def __init__(self, pid: int, answers: IO[str], out: IO[str], err: IO[str]) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._answers = answers
+        self._pipes = (out, err)
+        # Read all the time, so that the command never waits.
+        self._reading = ThreadPoolExecutor(2)
+        self._said = [self._reading.submit(pipe.read) for pipe in self._pipes]
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None of a command at work."""
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; return the exit code, -N after signal N."""
+        if self.returncode is None:
+            if not select.select([self._answers], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("atom", timeout or 0)
+            self.returncode = int(self._answers.readline())
+        return self.returncode
+
+    def end(self) -> None:
+        """End it, and all in its session, if it is at work."""
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end, and for that of all that write to its pipes; return what was said."""
+        try:
+            out, err = (said.result(timeout) for said in self._said)
+        except FutureTimeout:
+            raise subprocess.TimeoutExpired("atom", timeout or 0) from None
+        self.wait(timeout)
+        self._reading.shutdown()
+        self._answers.close()
+        for pipe in self._pipes:
+            pipe.close()
+        return out, err
+
+
+# ---------------------------------------------------------------------------- the other process
+
+
+def _serve(path: str) -> int:
+    """Answer requests for ever; return, in the process of a command, with its exit code."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path + ".new")
+    from atom.titan import device
+
+    device.use("cpu")
+    # What a run needs; nothing here may start a thread.
+    from atom.titan import preflight, rank, trainer_config  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listener.listen(64)
+    Path(path + ".new").rename(path)
+    while True:
+        connection, _ = listener.accept()
+        if os.fork():
+            connection.close()
+            continue
+        listener.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        length, pipes, _, _ = socket.recv_fds(connection, 4, 2)
+        request = connection.makefile("rb").read(int.from_bytes(length, "big"))
+        command = os.fork()
+        if command == 0:
+            connection.close()
+            return _run(*json.loads(request), *pipes)
+        for pipe in pipes:
+            os.close(pipe)
+        connection.sendall(f"{command}\n".encode())
+        _, status = os.waitpid(command, 0)
+        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os._exit(0)
+
+
+def _run(arguments: list[str], cwd: str, environment: dict[str, str], out: int, err: int) -> int:
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for number, name, pipe in ((1, "stdout", out), (2, "stderr", err)):
+        os.dup2(pipe, number)
+        os.close(pipe)
+        setattr(sys, name, os.fdopen(number, "w", closefd=False))
+    sys.argv = ["atom", *arguments]
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    importlib.invalidate_caches()
+    import atom.cli
+
+    return atom.cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder
+    sys.exit(_serve(sys.argv[1]))
