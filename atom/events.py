@@ -85,3 +85,11 @@ def read(run: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines]
+
+
+def stopped(run: Path) -> str | None:
+    """Return how the ranks of a run have just ended early, in words; None if they have not."""
+    last = read(run)[-1]
+    if last["event"] != STOPPED:
+        return None
+    return f"stopped by {last['reason']} after step {last['step']}, with a checkpoint"

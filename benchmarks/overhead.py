@@ -71,11 +71,12 @@ def measure(command: list[str], rows: Path) -> Timing:
         while process.poll() is None and not (rows.exists() and rows.stat().st_size):
             time.sleep(0.005)
         first = time.perf_counter() - begin
-        at_first, at_last = processor_seconds(process.pid), 0.0
+        at_first, at_last, size = processor_seconds(process.pid), 0.0, 0
         while process.poll() is None:
-            # Ended processes are not counted: what stands when the last one is still there counts.
-            at_last = max(at_last, processor_seconds(process.pid))
-            time.sleep(0.25)
+            # What comes after the last step does not count.
+            if (now := rows.stat().st_size) > size:
+                at_last, size = processor_seconds(process.pid), now
+            time.sleep(0.05)
         if process.returncode:
             sys.exit(f"{' '.join(command)}\nfailed:\n{log.read_text()[-3000:]}")
     table = [json.loads(line) for line in rows.read_text().splitlines()]
@@ -153,6 +154,9 @@ def main() -> None:
                 flush=True,
             )
 
+    def pooled(whose: int) -> float:
+        return statistics.median(second for pair in pairs for second in pair[whose].steps)
+
     def ratio(name: str) -> str:
         ratios = sorted(getattr(ours, name) / getattr(theirs, name) for ours, theirs in pairs)
         return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
@@ -165,6 +169,7 @@ def main() -> None:
     print(f"layout: {options.layout}")
     print(f"time to first step, atom / torchtitan: {ratio('first_step')}")
     print(f"time of a step, atom / torchtitan: {ratio('step')}")
+    print(f"the same, of the medians of all runs' steps: {pooled(0) / pooled(1):.3f}")
     print(f"processor time of a step, atom / torchtitan: {ratio('processor')}")
 
 

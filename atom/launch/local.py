@@ -92,9 +92,5 @@ def start_once(
 
 def refuse_stopped(folder: Path) -> None:
     """Raise :class:`RunStoppedError` if the ranks of the run have just ended early."""
-    last = events.read(folder)[-1]
-    if last["event"] == events.STOPPED:
-        raise RunStoppedError(
-            f"stopped by {last['reason']} after step {last['step']}, with a checkpoint; the same "
-            f"command with run.dir={folder} goes on from there"
-        )
+    if words := events.stopped(folder):
+        raise RunStoppedError(f"{words}; the same command with run.dir={folder} goes on from there")

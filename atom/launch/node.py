@@ -143,9 +143,7 @@ def _logged(folder: Path, machine: Machine, device: str, launch: Launch) -> Fail
 
 
 def _ended(folder: Path) -> int:
-    last = events.read(folder)[-1]
-    if last["event"] == events.STOPPED:
-        words = f"stopped by {last['reason']} after step {last['step']}, with a checkpoint"
+    if words := events.stopped(folder):
         print(f"atom: {words}", file=sys.stderr, flush=True)
         return EX_STOPPED
     events.record(folder, events.FINISHED)
