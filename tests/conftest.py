@@ -182,11 +182,17 @@ def start(warm: Warm, environment: dict[str, str], tmp_path: Path) -> Iterator[C
     """Start ``atom train`` on the small model in the background; ``place`` is the run folder."""
     jobs: list[Job] = []
 
-    def run(place: str, *overrides: str, env: Mapping[str, str] | None = None) -> Job:
+    def run(
+        place: str,
+        *overrides: str,
+        env: Mapping[str, str] | None = None,
+        file_size: int | None = None,
+    ) -> Job:
         process = warm.start(
             ["train", *SMALL, f"run.dir={place}", *overrides],
             cwd=tmp_path,
             environment=env or environment,
+            file_size=file_size,
         )
         jobs.append(Job(process, tmp_path / place))
         return jobs[-1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -40,15 +41,22 @@ class Warm:
             [sys.executable, __file__, str(self._path)], env=environment, stdin=subprocess.DEVNULL
         )
 
-    def start(self, arguments: list[str], *, cwd: Path, environment: Mapping[str, str]) -> Process:
-        """Start a command."""
+    def start(
+        self,
+        arguments: list[str],
+        *,
+        cwd: Path,
+        environment: Mapping[str, str],
+        file_size: int | None = None,
+    ) -> Process:
+        """Start a command; ``file_size`` is the most bytes that a file of its may have."""
         while not self._path.exists():
             assert self._server.poll() is None, "the process with the imports has ended"
             time.sleep(_LOOK_SECONDS)
         out, err = os.pipe(), os.pipe()
         asked = socket.socket(socket.AF_UNIX)
         asked.connect(str(self._path))
-        request = json.dumps([arguments, str(cwd), dict(environment)]).encode()
+        request = json.dumps([arguments, str(cwd), dict(environment), file_size]).encode()
         socket.send_fds(asked, [len(request).to_bytes(4, "big")], [out[1], err[1]])
         asked.sendall(request)
         os.close(out[1])
@@ -143,8 +151,18 @@ def _serve(path: str) -> int:
         os._exit(0)
 
 
-def _run(arguments: list[str], cwd: str, environment: dict[str, str], out: int, err: int) -> int:
+def _run(
+    arguments: list[str],
+    cwd: str,
+    environment: dict[str, str],
+    file_size: int | None,
+    out: int,
+    err: int,
+) -> int:
     os.setsid()
+    if file_size is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

@@ -6,7 +6,6 @@ import os
 import pickle
 import random
 import re
-import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -135,11 +134,7 @@ def test_newest_checkpoint_is_damaged(damage: str, start: Callable, same: Callab
 def test_files_cannot_grow(start: Callable, same: Callable) -> None:
     """As on a full disk or over a quota: saving fails, training goes on, the end says so."""
 
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
-
-    job = start("run", *RUN, preexec_fn=limit)
+    job = start("run", *RUN, file_size=600_000)
     code, shown, said = job.end()
     assert code == 1
     assert "could not be written" in said
