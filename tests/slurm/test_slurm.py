@@ -132,7 +132,6 @@ def test_a_signal_leads_to_a_checkpoint_a_requeue_and_the_same_losses(
     }
 
 
-@pytest.mark.unproven
 def test_jobs_follow_each_other_over_the_time_limit(
     jobs: dict[str, int], cluster: Any, place: Path, reference: Any
 ) -> None:
@@ -145,7 +144,6 @@ def test_jobs_follow_each_other_over_the_time_limit(
     assert events.FAILED not in found, "a job was killed at its limit"
 
 
-@pytest.mark.unproven
 def test_a_sweep_is_one_array(atom: Callable, small: tuple, cluster: Any, place: Path) -> None:
     swept = place / "swept"
     result = atom(
