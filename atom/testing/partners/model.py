@@ -6,6 +6,7 @@ halves, and norms inside of attention.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -58,55 +59,45 @@ def llama_model(
     return Llama3Model.Config(layers=layers, **_ends(dim, vocab_size))
 
 
-def qwen_model(
-    *,
-    vocab_size: int,
-    n_heads: int = 4,
-    n_kv_heads: int = 2,
-    head_dim: int = 16,
-    hidden_dim: int = 96,
-    n_layers: int = 2,
-) -> Qwen3Model.Config:
+def qwen_model(*, vocab_size: int, hidden_dim: int = 96, **sizes: int) -> Qwen3Model.Config:
     """Return a model of the sizes given; its width is that of the heads together."""
-    dim = n_heads * head_dim
-    layers = _build_qwen3_layers(
-        n_layers=n_layers,
-        dim=dim,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        head_dim=head_dim,
-        hidden_dim=hidden_dim,
-        attn_backend="flex",
-        rope=CosSinRoPE.Config(dim=head_dim, max_seq_len=MAX_SEQ_LEN),
-    )
-    return Qwen3Model.Config(layers=layers, **_ends(dim, vocab_size))
+    return _qwen(partial(_build_qwen3_layers, hidden_dim=hidden_dim), vocab_size, **sizes)
 
 
-def mixture_model(
-    *,
-    vocab_size: int,
-    n_heads: int = 4,
-    n_kv_heads: int = 2,
-    head_dim: int = 16,
-    hidden_dim: int = 96,
-    n_layers: int = 2,
-) -> Qwen3Model.Config:
+def mixture_model(*, vocab_size: int, hidden_dim: int = 96, **sizes: int) -> Qwen3Model.Config:
     """Return a mixture of experts of the sizes given; ``hidden_dim`` is that of an expert."""
-    dim = n_heads * head_dim
-    layers = _build_qwen3_moe_layers(
-        n_layers=n_layers,
-        dim=dim,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        head_dim=head_dim,
+    layers = partial(
+        _build_qwen3_moe_layers,
         moe_hidden_dim=hidden_dim,
         num_experts=EXPERTS,
         top_k=TOP_K,
-        attn_backend="flex",
         moe_comm_backend="standard",
-        rope=CosSinRoPE.Config(dim=head_dim, max_seq_len=MAX_SEQ_LEN),
     )
-    return Qwen3Model.Config(layers=layers, **_ends(dim, vocab_size))
+    return _qwen(layers, vocab_size, **sizes)
+
+
+def _qwen(
+    layers: Callable[..., list[Any]],
+    vocab_size: int,
+    *,
+    n_heads: int = 4,
+    n_kv_heads: int = 2,
+    head_dim: int = 16,
+    n_layers: int = 2,
+) -> Qwen3Model.Config:
+    dim = n_heads * head_dim
+    return Qwen3Model.Config(
+        layers=layers(
+            n_layers=n_layers,
+            dim=dim,
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            head_dim=head_dim,
+            attn_backend="flex",
+            rope=CosSinRoPE.Config(dim=head_dim, max_seq_len=MAX_SEQ_LEN),
+        ),
+        **_ends(dim, vocab_size),
+    )
 
 
 MODELS = {"llama": llama_model, "qwen": qwen_model, "mixture": mixture_model}
