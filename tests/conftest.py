@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,14 @@ def environment(cache: Path) -> dict[str, str]:
         if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK") and not name.startswith("SLURM_")
     }
     return kept | {"ATOM_CACHE": str(cache), "COLUMNS": "100"}
+
+
+@pytest.fixture
+def port() -> int:
+    """A free one: launchers' own is one for all, and other tests run at the same time."""
+    with socket.create_server(("", 0)) as free:
+        number: int = free.getsockname()[1]
+        return number
 
 
 @pytest.fixture(scope="session")

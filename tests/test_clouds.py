@@ -36,6 +36,7 @@ def test_a_refusal_writes_nothing(atom: Callable, small: tuple[str, ...], tmp_pa
 
 @pytest.mark.slow
 def test_a_pod_trains(
+    port: int,
     atom: Callable,
     environment: dict[str, str],
     small: tuple[str, ...],
@@ -44,7 +45,8 @@ def test_a_pod_trains(
 ) -> None:
     """The command of the only pod, with the variables that Kubernetes and JobSet set."""
     run = tmp_path / "run"
-    overrides = (*small, *POD, f"launcher.mounts=[shared:{tmp_path}]", "training.steps=2")
+    overrides = (*small, *POD, f"launcher.port={port}", f"launcher.mounts=[shared:{tmp_path}]")
+    overrides += ("training.steps=2",)
     result = atom("train", *overrides, f"run.dir={run}", PATH=str(tmp_path))
     assert result.returncode == 2, "there is nobody to submit it to"
     assert "atom: launcher" in result.stderr
@@ -67,6 +69,7 @@ def test_a_pod_trains(
 
 @pytest.mark.slow
 def test_a_machine_of_skypilot_trains_and_is_started_again(
+    port: int,
     atom: Callable,
     environment: dict[str, str],
     small: tuple[str, ...],
@@ -75,7 +78,8 @@ def test_a_machine_of_skypilot_trains_and_is_started_again(
 ) -> None:
     """The task's script: it takes the run from what was uploaded, and then goes on with it."""
     run = tmp_path / "volume" / "run"
-    overrides = (*small, *TASK, f"launcher.mounts=[shared:{run.parent}]", "training.steps=2")
+    overrides = (*small, *TASK, f"launcher.port={port}", f"launcher.mounts=[shared:{run.parent}]")
+    overrides += ("training.steps=2",)
     result = atom("train", *overrides, f"run.dir={run}", PATH=str(tmp_path))
     assert result.returncode == 2
     assert "there is no command sky on this machine" in result.stderr

@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,8 +135,26 @@ def test_ranks_are_numbered_node_by_node() -> None:
     assert found.config["rank"] == 1279
 
 
+def test_a_port_in_use_is_told(port: int) -> None:
+    """By the machine that is to listen there; what listens may be about to end."""
+    Machine(1, endpoint=f"127.0.0.1:{port}").wait_for_port(0)
+    for address in "127.0.0.1", "":
+        with socket.create_server((address, port)) as taken:
+            Machine(1, nodes=2, node=1, endpoint=f"127.0.0.1:{port}").wait_for_port(0)
+            first = Machine(1, endpoint=f"n0:{port}")
+            with pytest.raises(UserError) as refused:
+                first.wait_for_port(0)
+            assert refused.value.sentence() == (
+                f"--endpoint n0:{port}: port {port} of this machine is in use; valid: a free one "
+                "(launcher.port)"
+            )
+            threading.Timer(0.2, taken.close).start()
+            first.wait_for_port(30)
+
+
 @pytest.mark.slow
 def test_two_nodes_train_as_one(
+    port: int,
     atom: Callable,
     environment: dict[str, str],
     small: tuple[str, ...],
@@ -144,7 +163,7 @@ def test_two_nodes_train_as_one(
 ) -> None:
     """The command of ``launcher=torchrun`` as printed, and a node each by hand: the same losses."""
     layout = ("parallelism=fsdp", "launch.ranks=2")
-    overrides = (*small, *layout, "launcher=torchrun")
+    overrides = (*small, *layout, "launcher=torchrun", f"launcher.port={port}")
     run, other = tmp_path / "run", tmp_path / "other"
     result = atom("train", *overrides, "launcher.host=127.0.0.1", f"run.dir={run}")
     assert result.returncode == 0, result.stderr
@@ -156,8 +175,6 @@ def test_two_nodes_train_as_one(
     assert done.returncode == 0, done.stderr
     result = atom("train", *overrides, "launcher.nodes=2", f"run.dir={other}")
     assert "# on each of 2 machines" in result.stdout
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     nodes = [
         subprocess.Popen(
             [

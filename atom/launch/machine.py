@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from atom.errors import UserError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 _MEETING_SECONDS = 900
 """How long machines wait for each other: some read their environment from a slow disk."""
+
+_PORT_SECONDS = 30
+"""How long the first one waits for its port: ranks of an attempt before may be about to end."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,24 @@ class Machine:
     def local_address(self) -> str | None:
         """The address that its ranks are to use; None to let torch find it."""
         return "127.0.0.1" if self.endpoint is None else None
+
+    def wait_for_port(self, seconds: float = _PORT_SECONDS) -> None:
+        """Wait until the port of the endpoint is free, on the machine that listens at it.
+
+        Raises:
+            UserError: it is not by then.
+        """
+        if self.node != 0 or self.endpoint is None:
+            return
+        port = int(self.endpoint.rpartition(":")[2])
+        until = time.monotonic() + seconds
+        while _taken(port):
+            if time.monotonic() > until:
+                raise UserError(
+                    f"--endpoint {self.endpoint}: port {port} of this machine is in use; valid: "
+                    "a free one (launcher.port)"
+                )
+            time.sleep(0.5)
 
     def rendezvous(self) -> RendezvousParameters:
         """Return how the agents of all machines meet.
@@ -65,3 +91,15 @@ class Machine:
             rank=self.node,
             timeout=_MEETING_SECONDS,
         )
+
+
+def _taken(port: int) -> bool:
+    """Return whether something listens at ``port``, at whatever address of this machine."""
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    try:
+        with socket.create_server(
+            ("", port), family=family, dualstack_ipv6=family == socket.AF_INET6
+        ):
+            return False
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE

@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
     try:
         run = read(options.run / RUN_FILE)
         machine = _machine(run, options)
+        machine.wait_for_port()
         if machine.node == 0:
             claim.claim(options.run)
     except UserError as error:
