@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -19,6 +20,7 @@ from atom.launch.gate import Gate
 from atom.run import read
 from atom.select import select
 from atom.titan import device, hang
+from atom.titan.frames import call_with_room
 from atom.trust import Trust
 
 
@@ -54,7 +56,7 @@ def train(
     logs.setup_rank(path / "logs", rank, verbose=verbose)
     hang.tell_on(signal.SIGUSR2, rank)
     try:
-        return _train(path, stop_on)
+        return call_with_room(partial(_train, path, stop_on))
     except BaseException as error:
         words = traceback.format_exception_only(error)[-1].strip()
         structlog.get_logger("atom").exception(RANK_FAILED, error=words)
