@@ -71,11 +71,12 @@ def measure(command: list[str], rows: Path) -> Timing:
         while process.poll() is None and not (rows.exists() and rows.stat().st_size):
             time.sleep(0.005)
         first = time.perf_counter() - begin
-        at_first, at_last, size = processor_seconds(process.pid), 0.0, 0
+        begun = ended = (1, processor_seconds(process.pid))
         while process.poll() is None:
-            # What comes after the last step does not count.
-            if (now := rows.stat().st_size) > size:
-                at_last, size = processor_seconds(process.pid), now
+            # Ranks that have ended after the last step are in no sum any more.
+            now = (len(rows.read_text().splitlines()), processor_seconds(process.pid))
+            if now[0] > ended[0] and now[1] > ended[1]:
+                ended = now
             time.sleep(0.05)
         if process.returncode:
             sys.exit(f"{' '.join(command)}\nfailed:\n{log.read_text()[-3000:]}")
@@ -83,7 +84,7 @@ def measure(command: list[str], rows: Path) -> Timing:
     return Timing(
         first,
         [row["step_seconds"] for row in table[2:]],
-        (at_last - at_first) / (len(table) - 1),
+        (ended[1] - begun[1]) / (ended[0] - begun[0]),
         [row["loss"] for row in table],
     )
 

@@ -17,7 +17,10 @@ from atom.titan import device
 
 device.use("cpu")
 
+# As torchtitan does by itself; ATOM's repairs put them off.
+import datasets  # noqa: E402, F401
 import torch  # noqa: E402
+import torch._inductor.compile_fx  # noqa: E402
 from torchtitan.components.loss import CrossEntropyLoss  # noqa: E402
 from torchtitan.components.metrics import MetricsProcessor, _get_metrics_rank  # noqa: E402
 from torchtitan.components.optimizer import LRSchedulersContainer, default_adamw  # noqa: E402

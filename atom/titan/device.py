@@ -7,7 +7,7 @@ each is mended in one place, by the function named here:
 2. it asks ``torch.cpu`` for memory statistics that it lacks       -> :class:`_CpuModule`
 3. peak FLOPS default to an A100's, so that MFU would be a fiction -> :func:`_use_cpu`
 4. attention masks are built by ``torch.compile``, which needs a
-   C++ compiler on every machine and seconds on every rank         -> :func:`_use_cpu`
+   C++ compiler on every machine and seconds on every rank         -> :mod:`atom.titan.put_off`
 5. FSDP's gradient divide factor asks gloo for an operation that
    it has not                                                      -> :func:`mend_fsdp`
 6. flex attention has no backward pass on a CPU                    -> a kernel plugin's business
@@ -95,6 +95,8 @@ def use(device: str) -> None:
     """
     from torchtitan.tools import utils
 
+    from atom.titan import put_off
+
     for name, module in sys.modules.items():
         if not name.startswith("torchtitan.") or module is utils:
             continue
@@ -105,6 +107,7 @@ def use(device: str) -> None:
             _use_cpu(utils)
     elif utils.device_type != device:
         raise RuntimeError(f"torchtitan is set up for {utils.device_type}, not for {device}")
+    put_off.datasets()
 
 
 def settled() -> str:
@@ -160,15 +163,20 @@ def _use_cpu(utils: Any) -> None:
     # An infinite peak makes torchtitan's MFU zero; ATOM leaves out an MFU of an unknown peak.
     utils.get_peak_flops = lambda _device_name: math.inf
 
-    from torch.distributed.tensor.experimental._context_parallel import (
-        _attention as context_parallel,
-    )
     from torch.nn.attention.flex_attention import create_block_mask
-    from torchtitan.models.common import attention
+
+    from atom.titan import put_off
+
+    with put_off.compilation():
+        from torch.distributed.tensor.experimental._context_parallel import (
+            _attention as context_parallel,
+        )
+        from torchtitan.models.common import attention
 
     from atom.titan import moe
 
     moe.mend()
+    # Whether or not they had been imported before.
     attention._compiled_create_block_mask = create_block_mask
     context_parallel._compiled_create_block_mask = create_block_mask  # type: ignore[assignment]
 
