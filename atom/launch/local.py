@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -85,6 +86,9 @@ def start_once(
     if device != "cpu":
         entrypoint = sys.executable
         arguments = ("-u", "-m", rank.__name__, str(folder), *(("-v",) if verbose else ()))
+    else:
+        # A collection would write to all that the ranks share, so that each gets its own copy.
+        gc.freeze()
     agent = Agent(entrypoint, arguments, machine, run=folder, launch=launch, started=gate.open)
     agent.start()
     return agent.failure
