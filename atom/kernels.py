@@ -38,6 +38,7 @@ class Situation:
             ``vocab_size``.
         tensor_parallel: ranks that share a layer.
         context_parallel: ranks that share a sequence.
+        expert_parallel: ranks that share the experts.
         operations: that the model has.
         supposed: packages to take for installed, with a version or None for any.
     """
@@ -47,6 +48,7 @@ class Situation:
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tensor_parallel: int = 1
     context_parallel: int = 1
+    expert_parallel: int = 1
     operations: frozenset[str] | None = None
     supposed: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -163,6 +165,8 @@ def described(needs: Needs, dtypes: Iterable[str]) -> str:
         words.append("no tensor parallelism")
     if not needs.context_parallel:
         words.append("no context parallelism")
+    if needs.expert_parallel:
+        words.append("expert parallelism")
     return ", ".join([*words, f"takes {', '.join(dtypes)}"])
 
 
@@ -284,6 +288,8 @@ def _of_layout(needs: Needs, situation: Situation) -> str | None:
         return "does not work under context parallelism"
     if situation.tensor_parallel > 1 and not needs.tensor_parallel:
         return "does not work under tensor parallelism"
+    if situation.expert_parallel == 1 and needs.expert_parallel:
+        return "is for experts on several ranks (expert parallelism)"
     return None
 
 

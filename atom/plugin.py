@@ -151,7 +151,8 @@ class Needs:
     ``dim`` (its width), ``hidden_dim`` (of a feed-forward, on one rank) and ``vocab_size``. The
     dtypes are those of :attr:`Kernel.tolerance`.
 
-    ``context_parallel=False`` and ``tensor_parallel=False`` say that it does not work under CP, TP.
+    ``context_parallel=False`` and ``tensor_parallel=False`` say that it does not work under CP, TP;
+    ``expert_parallel=True`` that it works under EP only.
     """
 
     devices: tuple[str, ...] = ("cpu", "cuda")
@@ -164,6 +165,7 @@ class Needs:
     multiples: Mapping[str, int] = field(default_factory=dict, hash=False)
     context_parallel: bool = True
     tensor_parallel: bool = True
+    expert_parallel: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ def explain(
         dtype=training.mixed_precision_param,
         tensor_parallel=_degree(run.parallelism.parameters, "tensor_parallel_degree"),
         context_parallel=_degree(run.parallelism.parameters, "context_parallel_degree"),
+        expert_parallel=_degree(run.parallelism.parameters, "expert_parallel_degree"),
         supposed=supposed,
     )
     return kernels.choose(run.kernels, host, where, loss_chunks=run.loss.num_chunks), where

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torchtitan.components.checkpointer.base import ModelWrapper
-from torchtitan.config.override import OverrideConfig, apply_overrides
 
 from atom.errors import UserError
 from atom.titan import device, hf_folder, kernels, weights
@@ -140,7 +139,7 @@ def _use_kernels(run: Trained, kind: str) -> None:
     """Put the kernels of the device at hand, not of the run's, into the model's config."""
     where = kernels.situation(run.parts.model, run.host, device.describe(kind))
     declared = [choice.declaration for choice in kernels.choose({}, run.host, where)]
-    apply_overrides(OverrideConfig(imports=kernels.overrides(declared)), run.parts.model)
+    kernels.replace(run.parts.model, declared)
 
 
 def _empty(run: Trained, kind: str) -> Any:

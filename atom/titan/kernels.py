@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from torchtitan.config.override import OverrideConfig, apply_overrides
 from torchtitan.models.common.attention import GQAttention
 from torchtitan.models.common.feed_forward import FeedForward
 from torchtitan.models.common.moe import GroupedExperts
@@ -18,6 +19,9 @@ from atom.plan.device import DeviceDescription
 from atom.plugin import Declaration, Kernel
 
 LINEAR_CROSS_ENTROPY = "linear_cross_entropy"
+_FILLED_IN = frozenset({"moe_dispatch"})
+"""Operations whose nodes torchtitan fills in with the run's sizes, before it applies overrides."""
+
 _LOSSES = frozenset({"cross_entropy", LINEAR_CROSS_ENTROPY})
 
 
@@ -30,6 +34,7 @@ def situation(
     vocab_size: int | None = None,
     tensor_parallel: int = 1,
     context_parallel: int = 1,
+    expert_parallel: int = 1,
     supposed: Mapping[str, str | None] | None = None,
 ) -> Situation:
     """Return what the kernels of a run of ``model``, a torchtitan config, are chosen for."""
@@ -42,6 +47,7 @@ def situation(
         sizes=sizes(model, vocab_size=vocab_size, tensor_parallel=tensor_parallel),
         tensor_parallel=tensor_parallel,
         context_parallel=context_parallel,
+        expert_parallel=expert_parallel,
         operations=operations(model, offered),
         supposed=supposed or {},
     )
@@ -130,8 +136,23 @@ def replaces_loss(declarations: Iterable[Declaration]) -> bool:
     )
 
 
-def overrides(declarations: Iterable[Declaration]) -> list[Any]:
-    """Return what torchtitan's ``OverrideConfig`` imports for kernels that replace a node."""
+def replace(model: Any, declarations: Iterable[Declaration]) -> None:
+    """Put the kernels that replace a node into ``model``, a torchtitan config."""
+    apply_overrides(OverrideConfig(imports=_targets(declarations)), model)
+
+
+def overrides(model: Any, declarations: Iterable[Declaration]) -> OverrideConfig:
+    """Return what torchtitan's trainer is to replace, when it has given ``model`` the sharding.
+
+    What it fills in with the run's sizes as it does so is in ``model`` afterwards.
+    """
+    kernels = [each for each in declarations if isinstance(each, Kernel)]
+    replace(model, (kernel for kernel in kernels if kernel.operation in _FILLED_IN))
+    others = (kernel for kernel in kernels if kernel.operation not in _FILLED_IN)
+    return OverrideConfig(imports=_targets(others))
+
+
+def _targets(declarations: Iterable[Declaration]) -> list[Any]:
     return [
         declaration.override.replace(":", ".")
         for declaration in declarations

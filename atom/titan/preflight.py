@@ -111,6 +111,7 @@ def preflight(
             vocab_size=vocab_size,
             tensor_parallel=parallelism.tensor_parallel_degree,
             context_parallel=parallelism.context_parallel_degree,
+            expert_parallel=parallelism.expert_parallel_degree,
         ),
         loss_chunks=run.loss.num_chunks,
     )

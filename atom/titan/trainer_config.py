@@ -10,7 +10,6 @@ from typing import Any
 
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
-from torchtitan.config.override import OverrideConfig
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
 
@@ -100,7 +99,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         parallelism=strategy.parallelism,
         training=replace(training, global_batch_size=resolved.global_batch_size),
         activation_checkpoint=sections.activation_checkpoint(run.activation_checkpoint),
-        override=OverrideConfig(imports=kernels.overrides(chosen)),
+        override=kernels.overrides(parts.model, chosen),
         debug=debug,
         faults=run.faults,
         trace_samples=run.data.trace,

@@ -1,5 +1,5 @@
-"""Kernels of other packages, each optional: Liger-Kernel, QuACK, cut-cross-entropy, torchao, and
-the overrides that torchtitan ships, one of them in Helion.
+"""Kernels of other packages, each optional: Liger-Kernel, QuACK, cut-cross-entropy, torchao,
+DeepEP, and the overrides that torchtitan ships, one of them in Helion.
 
 None of them has been run on a GPU by ATOM. So their priority is below that of the references:
 ``kernels=auto`` takes none, names do. What each needs is what its own package says, or checks.
@@ -44,6 +44,7 @@ def atom_kernels() -> Iterator[Kernel]:
     )
     yield from _titan()
     yield from _float8()
+    yield from _deepep()
 
 
 def _liger() -> Iterator[Kernel]:
@@ -159,6 +160,21 @@ def _float8() -> Iterator[Kernel]:
                 multiples={"dim": 16, "head_dim": 16, "hidden_dim": 16},
             ),
             _FLOAT8_TENSORWISE if name == "float8_tensorwise" else _FLOAT8,
+        )
+
+
+def _deepep() -> Iterator[Kernel]:
+    for name, package, what in (
+        ("deepep", "deep_ep>=2", "one buffer for NVLink and RDMA"),
+        ("hybridep", "deep_ep>=1.2", "its branch hybrid-ep, for NVLink of a whole rack"),
+    ):
+        yield _kernel(
+            "moe_dispatch",
+            name,
+            f"DeepEP: {what}",
+            f"deepep:{name}",
+            Needs(devices=_CUDA, capability=(9, 0), packages=(package,), expert_parallel=True),
+            _BFLOAT16,
         )
 
 

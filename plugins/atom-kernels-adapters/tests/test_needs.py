@@ -39,7 +39,7 @@ def installed(package: Requirement) -> bool:
 @each
 def test_a_package_that_is_missing_is_named(kernel: Kernel) -> None:
     package = theirs(kernel)
-    reason = misfit(kernel, Situation(H100, dtype="bfloat16", sizes=SIZES))
+    reason = misfit(kernel, Situation(H100, dtype="bfloat16", sizes=SIZES, expert_parallel=8))
     assert reason == (
         None if installed(package) else f"needs the package {kernel.needs.packages[0]}"
     )
@@ -50,7 +50,8 @@ def test_with_its_package_it_fits_an_h100_and_with_an_old_one_not(kernel: Kernel
     package = theirs(kernel)
 
     def reason(version: str | None) -> str | None:
-        where = Situation(H100, dtype="bfloat16", sizes=SIZES, supposed={package.name: version})
+        supposed = {package.name: version}
+        where = Situation(H100, dtype="bfloat16", sizes=SIZES, expert_parallel=8, supposed=supposed)
         return misfit(kernel, where)
 
     assert reason(None) is None
@@ -64,8 +65,9 @@ def test_a_device_that_cannot_is_told_so(kernel: Kernel, monkeypatch: pytest.Mon
     assert "needs cuda" in str(misfit(kernel, Situation(CPU, supposed=supposed)))
     old = misfit(kernel, Situation(DeviceDescription("cuda", (7, 5)), supposed=supposed))
     assert "and this device has 7.5" in str(old)
-    of_a100 = misfit(kernel, Situation(A100, dtype="bfloat16", sizes=SIZES, supposed=supposed))
-    is_for_hopper = kernel.name == "quack" or kernel.name.startswith("float8")
+    a100 = Situation(A100, "bfloat16", SIZES, expert_parallel=8, supposed=supposed)
+    of_a100 = misfit(kernel, a100)
+    is_for_hopper = kernel.name.startswith(("quack", "float8", "deepep", "hybridep"))
     assert (of_a100 is not None) == is_for_hopper
 
 
@@ -76,6 +78,7 @@ def test_a_device_that_cannot_is_told_so(kernel: Kernel, monkeypatch: pytest.Mon
         ("linear_cross_entropy/quack", "needs vocab_size to be a multiple of 8, and it is 50257"),
         ("linear_cross_entropy/cut_cross_entropy", "does not work under tensor parallelism"),
         ("cross_entropy/liger", "does not work under tensor parallelism"),
+        ("moe_dispatch/deepep", "is for experts on several ranks (expert parallelism)"),
     ],
 )
 def test_sizes_and_layouts_that_do_not_fit(kernel: str, reason: str) -> None:
