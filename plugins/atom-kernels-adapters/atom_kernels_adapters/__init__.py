@@ -142,10 +142,12 @@ def _titan() -> Iterator[Kernel]:
 
 
 def _float8() -> Iterator[Kernel]:
+    tensorwise = "a scale for each tensor"
     for name, what in (
         ("float8_rowwise", "a scale for each row and column"),
         ("float8_rowwise_gw_hp", "a scale for each row and column, weights' gradients in bfloat16"),
-        ("float8_tensorwise", "a scale for each tensor"),
+        ("float8_tensorwise", tensorwise),
+        ("float8_tensorwise_gathered", f"{tensorwise}; FSDP gathers the weights so, too"),
     ):
         yield _kernel(
             "linear",
@@ -158,8 +160,10 @@ def _float8() -> Iterator[Kernel]:
                 packages=("torchao>=0.18,<0.19",),
                 # Of each rank's part, too; a layer that has another size stays as it is.
                 multiples={"dim": 16, "head_dim": 16, "hidden_dim": 16},
+                # torchtitan makes a DTensor of what is in the weight, without its wrapping.
+                tensor_parallel=name != "float8_tensorwise_gathered",
             ),
-            _FLOAT8_TENSORWISE if name == "float8_tensorwise" else _FLOAT8,
+            _FLOAT8_TENSORWISE if tensorwise in what else _FLOAT8,
         )
 
 

@@ -7,8 +7,14 @@ output layer and what routes tokens to experts stay in the run's own dtype.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
 import torch._inductor.config
+from torch.distributed.tensor import DTensor
 from torchao.float8 import Float8LinearConfig
+from torchao.float8.fsdp_utils import WeightWithDynamicFloat8CastTensor
 from torchtitan.components.quantization.float8 import Float8Linear
 from torchtitan.config.override import derive, override
 from torchtitan.models.common import Linear
@@ -18,14 +24,61 @@ _UNIT = 16
 """Float8 products take matrices whose sizes are multiples of this."""
 
 
-def _in_float8(node: Linear.Config, recipe: str) -> Linear.Config:
+class GatheredLinear(Float8Linear):
+    """A float8 layer whose weight FSDP gathers in float8: half the bytes of bfloat16.
+
+    Each rank casts its shard with the scale of the whole weight, which one small all-reduce a
+    weight makes known. torchao's ``from_float`` wraps the weight of a layer that exists; torchtitan
+    builds the layer itself.
+    """
+
+    weight: torch.nn.Parameter
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Float8Linear.Config):
+        pass
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.weight = torch.nn.Parameter(
+            WeightWithDynamicFloat8CastTensor(
+                self.weight.detach(),
+                self.linear_mm_config,
+                self.config.cast_config_weight.target_dtype,
+            )
+        )
+        self.register_state_dict_post_hook(_unwrap)
+
+
+def _unwrap(_layer: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    """Put the weight itself into a state dict: a checkpoint holds no trace of its gathering."""
+    weight = state[f"{prefix}weight"]
+    if not isinstance(weight, DTensor):
+        state[f"{prefix}weight"] = weight._tensor
+        return
+    local: Any = weight.to_local()
+    state[f"{prefix}weight"] = DTensor.from_local(
+        local._tensor,
+        weight.device_mesh,
+        weight.placements,
+        run_check=False,
+        shape=weight.shape,
+        stride=weight.stride(),
+    )
+
+
+def _in_float8(
+    node: Linear.Config, recipe: str, layer: type[Float8Linear.Config] = Float8Linear.Config
+) -> Linear.Config:
     if node.in_features % _UNIT or node.out_features % _UNIT:
         return node
     if recipe == "rowwise":
         # As torchtitan's converter has it: torch's issue 150859.
         torch._inductor.config.emulate_precision_casts = True
     config = Float8LinearConfig.from_recipe_name(recipe)
-    found: Linear.Config = derive(node, Float8Linear.Config, _torchao_config=config)
+    if layer is GatheredLinear.Config:
+        config = replace(config, enable_fsdp_float8_all_gather=True)
+    found: Linear.Config = derive(node, layer, _torchao_config=config)
     return found
 
 
@@ -43,3 +96,8 @@ def float8_rowwise_gw_hp(node: Linear.Config) -> Linear.Config:
 @override(target=Linear.Config, exact=True, fqns=_LAYERS, description="float8, tensorwise")
 def float8_tensorwise(node: Linear.Config) -> Linear.Config:
     return _in_float8(node, "tensorwise")
+
+
+@override(target=Linear.Config, exact=True, fqns=_LAYERS, description="float8, gathered so")
+def float8_tensorwise_gathered(node: Linear.Config) -> Linear.Config:
+    return _in_float8(node, "tensorwise", GatheredLinear.Config)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ import torch
 from torchtitan.config.override import OverrideConfig, apply_overrides
 from torchtitan.models.common import Linear
 
+from atom import metrics
 from atom.host import Host
 from atom.plugin import Kernel
 from atom.testing.operation import REGULAR, Sizes, tree
@@ -20,6 +25,43 @@ pytestmark = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is
 each = pytest.mark.parametrize(
     "name", ["float8_rowwise", "float8_rowwise_gw_hp", "float8_tensorwise"]
 )
+
+PLUGIN = """
+from atom.plugin import Kernel, hookimpl
+
+ATOM_INTERFACE = 1
+
+@hookimpl
+def atom_kernels():
+    for name in ("plain", "gathered"):
+        override, tolerance = f"emulated_overrides:{name}", {"float32": 0.2}
+        yield Kernel(
+            operation="linear", name=name, summary="emulated", override=override,
+            tolerance=tolerance, priority=-100,
+        )
+"""
+OVERRIDES = """
+from dataclasses import replace
+
+from torchtitan.config.override import override
+from torchtitan.models.common import Linear
+
+from atom_kernels_adapters import float8
+
+def emulated(node):
+    if hasattr(node, "_torchao_config"):
+        node._torchao_config = replace(node._torchao_config, emulate=True)
+    return node
+
+@override(target=Linear.Config, exact=True, fqns=float8._LAYERS, description="")
+def plain(node):
+    return emulated(float8.float8_tensorwise(node))
+
+@override(target=Linear.Config, exact=True, fqns=float8._LAYERS, description="")
+def gathered(node):
+    return emulated(float8.float8_tensorwise_gathered(node))
+"""
+"""The two tensorwise kernels for a CPU, where torchao emulates them."""
 
 
 def replaced(kernel: Kernel, sizes: Sizes) -> tuple[Any, dict[str, Any]]:
@@ -77,3 +119,44 @@ def test_the_emulated_product_is_within_the_tolerance(name: str) -> None:
     ]
     assert max(errors) <= tolerance
     assert errors[0] > 1e-3  # it is float8, and not what it replaces
+
+
+@pytest.fixture
+def losses(tmp_path: Path) -> Any:
+    """Train as a user would, with the emulated kernels installed."""
+    (tmp_path / "emulated.py").write_text(PLUGIN)
+    (tmp_path / "emulated_overrides.py").write_text(OVERRIDES)
+    package = tmp_path / "emulated-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: emulated\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[atom]\nemulated = emulated\n")
+
+    def train(folder: str, steps: int, *overrides: str) -> list[float]:
+        run = tmp_path / folder
+        command = [
+            *(sys.executable, "-m", "atom", "train", "device=cpu", "architecture=llama3_tiny"),
+            *("architecture.dim=64", "architecture.n_layers=2", "tokenizer=bytes"),
+            *("training.seq_len=64", "lr_scheduler.total_steps=10", "checkpoint.interval=3"),
+            *("metrics.enable_tensorboard=false", f"training.steps={steps}", f"run.dir={run}"),
+        ]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(
+            [*command, *overrides], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return [row.loss for row in metrics.read(run / metrics.FILE_NAME)]
+
+    return train
+
+
+@pytest.mark.slow
+def test_weights_gathered_in_float8_train_alike(losses: Any) -> None:
+    """The scale is that of the whole weight either way; and checkpoints hold weights, no more."""
+    layout = ("parallelism=fsdp", "launch.ranks=2")
+    plain = losses("plain", 8, *layout, "kernels.linear=plain")
+    losses("gathered", 5, *layout, "kernels.linear=gathered")
+    gathered = losses("gathered", 8, *layout, "kernels.linear=gathered")
+    assert gathered == pytest.approx(plain, abs=1e-5)
+    reference = losses("reference", 8, *layout)
+    assert plain != pytest.approx(reference, abs=1e-5), "float8 makes no difference"
+    assert len(losses("gathered", 9, "parallelism=single")) == 9

@@ -78,6 +78,7 @@ def test_a_device_that_cannot_is_told_so(kernel: Kernel, monkeypatch: pytest.Mon
         ("linear_cross_entropy/quack", "needs vocab_size to be a multiple of 8, and it is 50257"),
         ("linear_cross_entropy/cut_cross_entropy", "does not work under tensor parallelism"),
         ("cross_entropy/liger", "does not work under tensor parallelism"),
+        ("linear/float8_tensorwise_gathered", "does not work under tensor parallelism"),
         ("moe_dispatch/deepep", "is for experts on several ranks (expert parallelism)"),
     ],
 )
