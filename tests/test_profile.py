@@ -115,7 +115,6 @@ def test_steps_become_the_profiler_of_torchtitan() -> None:
         profiling.config(asked(2), Profiler.Config(enable_profiling=True), steps=11, device="cpu")
 
 
-@pytest.mark.unproven
 @pytest.mark.slow
 def test_steps_of_a_run_are_profiled(train: Callable[..., list[dict]], tmp_path: Path) -> None:
     place = tmp_path / "run"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys
 
@@ -27,6 +29,7 @@ assert "datasets" in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_a_rank_imports_no_datasets_and_no_inductor() -> None:
     """And who asks for them gets them: torchtitan's own validation, a compiled model."""
     done = subprocess.run(

@@ -51,7 +51,6 @@ def fill(disk: Path) -> Path:
     return stuffing
 
 
-@pytest.mark.unproven
 @pytest.mark.slow
 def test_disk_is_full_during_saves(
     start: Callable, mount: Callable, train: Callable, rows: Callable, tmp_path: Path
@@ -105,7 +104,6 @@ def test_rows_wait_for_room(mount: Callable) -> None:
         writer.close()
 
 
-@pytest.mark.unproven
 @pytest.mark.slow
 def test_disk_is_too_small(atom: Callable, mount: Callable, small: tuple, tmp_path: Path) -> None:
     """It is told before ranks start, from the size of the model."""
@@ -126,7 +124,6 @@ def test_disk_is_too_small(atom: Callable, mount: Callable, small: tuple, tmp_pa
     assert said <= size < 1.5 * said
 
 
-@pytest.mark.unproven
 @pytest.mark.slow
 def test_checkpoint_folder_is_read_only(
     atom: Callable, mount: Callable, small: tuple, tmp_path: Path
@@ -140,5 +137,5 @@ def test_checkpoint_folder_is_read_only(
         mount("run/checkpoint", "ro")
     result = atom("train", *small, f"run.dir={run}", "training.steps=2")
     assert result.returncode == 2
-    assert f"run.dir={run}/checkpoint: cannot be written to (" in result.stderr
+    assert f"run.dir={run}/checkpoint (command line): cannot be written to (" in result.stderr
     assert len(result.stderr.splitlines()) == 1

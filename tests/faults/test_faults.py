@@ -74,7 +74,6 @@ def test_launcher_is_killed(start: Callable, same: Callable) -> None:
     same(job.place)
 
 
-@pytest.mark.unproven
 def test_rank_that_hangs(start: Callable, same: Callable) -> None:
     job = start("run", *RUN, "launch.hang_seconds=6", "comm.trace_buf_size=100")
     job.wait_for_step(10)

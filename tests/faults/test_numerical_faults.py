@@ -119,7 +119,6 @@ def test_replicas_that_agree(train: Callable, tmp_path) -> None:
     assert len(train(tmp_path / "run", *layout, "faults.replica_check_interval=2")) == 4
 
 
-@pytest.mark.unproven
 def test_gradient_is_not_finite_on_one_rank_of_a_pipeline(
     damaged: Callable, rows: Callable
 ) -> None:
@@ -153,7 +152,6 @@ def test_step_that_gives_other_bits_when_it_is_replayed(damaged: Callable) -> No
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.unproven
 def test_replays_change_nothing(train: Callable, tmp_path) -> None:
     """Of a mixture of experts, whose buffers count tokens, and with gradients accumulated."""
     given = (

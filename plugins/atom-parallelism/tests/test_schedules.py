@@ -85,7 +85,6 @@ RESHARDED: dict[str, dict[str, Any]] = {
 """Each is loaded from a checkpoint of the one before, the first from one of the last."""
 
 
-@pytest.mark.unproven
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", RESHARDED)
 def test_a_checkpoint_of_one_layout_goes_on_under_another(layout: str) -> None:
