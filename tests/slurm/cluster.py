@@ -44,6 +44,7 @@ ReturnToService=2
 SlurmdTimeout=6
 KillWait=4
 OverTimeLimit=0
+EnforcePartLimits=ALL
 MailProg=/bin/true
 {nodes}
 PartitionName=main Nodes=n[1-3] Default=YES MaxTime=60 State=UP OverSubscribe=FORCE:4

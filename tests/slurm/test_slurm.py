@@ -70,7 +70,7 @@ def jobs(submit: Submit, reference: Any) -> dict[str, int]:
     short = ("launcher.time=2", "launcher.signal_seconds=60", f"training.steps={steps}")
     return {
         "chained": submit("chained", *LAYOUT, *short),
-        "stopped": submit("stopped", *LAYOUT, "launcher.time=30"),
+        "stopped": submit("stopped", *LAYOUT, "launcher.time=30", "launcher.check_links=true"),
     }
 
 
@@ -161,7 +161,6 @@ def test_a_sweep_is_one_array(atom: Callable, small: tuple, cluster: Any, place:
     assert all(len(list((run / "logs").glob("slurm-*.out"))) == 1 for run in runs)
 
 
-@pytest.mark.unproven
 def test_a_lost_node_leads_to_a_requeue_on_others(
     submit: Submit, cluster: Any, place: Path, reference: Any
 ) -> None:
@@ -182,13 +181,29 @@ def test_a_lost_node_leads_to_a_requeue_on_others(
     assert happened(run).count(events.STARTED) >= 2
 
 
+def test_nodes_with_slow_links_are_left_out(submit: Submit, cluster: Any, place: Path) -> None:
+    """The two of the job are, and a job on other two cannot be: there are three in all."""
+    run = place / "slow"
+    speed = ("launcher.check_links=true", "launcher.min_link_gb_per_second=1e6")
+    job = submit("slow", *LAYOUT, "launcher.time=30", *speed)
+    nodes = nodes_of(cluster, job) if cluster.call("squeue", "-h", "-j", str(job)) else []
+    cluster.wait_for(lambda: "atom-slow" not in cluster.call("squeue", "-h", "-o", "%j"), 240)
+    lines = [line for line in said(run).splitlines() if line.startswith("atom-links")]
+    assert len(lines) == 2, said(run)
+    assert all(" bad: all-reduce with n" in line for line in lines)
+    excluded = (run / "excluded_nodes.txt").read_text().split()
+    assert len(excluded) == 2
+    assert set(nodes) <= set(excluded)
+    assert "too few nodes of this job are well" in said(run)
+    assert not (run / "events.jsonl").exists(), "ranks were started"
+
+
 def nodes_of(cluster: Any, job: int) -> list[str]:
     listed = cluster.call("squeue", "-h", "-j", str(job), "-o", "%N").strip()
     names: str = cluster.call("scontrol", "show", "hostnames", listed)
     return names.split()
 
 
-@pytest.mark.unproven
 @pytest.mark.parametrize(
     ("override", "words"),
     [
