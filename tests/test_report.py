@@ -65,6 +65,8 @@ def run(tmp_path: Path) -> Path:
     (place / FILE_NAME).write_text("".join(f"{line}\n" for line in lines))
     (place / "metrics.rolled_back.jsonl").write_text(row(3, 2.9).to_json() + "\n")
     events.record(place, events.STARTED, ranks=12, attempt=1)
+    phases = {"imports": 0.25, "first_batch": 1.5}
+    events.record(place, events.UNDER_WAY, step=1, seconds=phases, slowest={"imports": HOSTILE})
     events.record(place, events.CHECKPOINT_SAVED, step=2, seconds=0.5)
     events.record(place, events.FAILED, step=3, reason=HOSTILE, restart=True)
     events.record(place, events.STARTED, ranks=12, attempt=2)
@@ -103,7 +105,8 @@ def test_what_a_report_tells(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     for words in ("runs/<b>bold", "6 of 6", "0.125", "command line", "my_pkg/conf/train.yaml",
                   "2.15.0", "kernels.default=auto", "3,072 tokens", "The first 4 of dp_shard 6",
-                  "Checkpoints saved: 1, of steps 2"):  # fmt: skip
+                  "Checkpoints saved: 1, of steps 2",
+                  "seconds imports 0.25, first batch 1.5; "):  # fmt: skip
         assert words in page.words, words
     told = {attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg"}
     (loss,) = [words for words in told if words and words.startswith("loss")]

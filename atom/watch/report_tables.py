@@ -208,12 +208,20 @@ def _words(event: dict[str, Any]) -> str:
     """Return what an event holds beside time, name and step."""
     reason = [str(event["reason"])] if event.get("reason") else []
     others = [
-        f"{name} {shown(value)}"
+        f"{name.replace('_', ' ')} {_told(value)}"
         for name, value in event.items()
         if name not in (*_KEPT, "reason", "documents") and value is not None
     ]
     again = ["ranks started again"] if event.get("restart") else []
     return "; ".join([*reason, *again, *others])
+
+
+def _told(value: object) -> str:
+    """Return a value of an event in words: of several by name, each with its name."""
+    if isinstance(value, dict):
+        pairs = (f"{name.replace('_', ' ')} {_told(each)}" for name, each in value.items())
+        return ", ".join(pairs)
+    return shown(value)
 
 
 def _place(origin: str) -> str:
