@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.stateful import Stateful
 from torchtitan.components.checkpointer.base import MODEL
 from torchtitan.components.checkpointer.dcp import AsyncMode, CheckpointManager
@@ -84,6 +85,9 @@ class VerifiedCheckpointManager(CheckpointManager):
         self._place = Path(self.folder)
         self._keep_every = config.keep_every
         self._keep_best = config.keep_best
+        self._copier = DefaultStager(StagingOptions(False, False, False, False))
+        """Copies what is saved in the background, into memory that it keeps for the next save: to
+        get it anew, page by page, takes longer than to copy."""
         self._saving: tuple[int, float] | None = None
         """The step being saved in the background, and when that began."""
         self.states[RANDOM] = RandomState()
@@ -120,13 +124,14 @@ class VerifiedCheckpointManager(CheckpointManager):
             else:
                 self._saved(None)
         else:
-            pinned = async_mode is AsyncMode.ASYNC_WITH_PINNED_MEM
-            options: dict[str, Any] = {}
-            if pinned:
-                process = dcp.state_dict_saver.AsyncCheckpointerType.PROCESS
-                options = {"async_checkpointer_type": process, "async_stager": self.stager}
+            process = dcp.state_dict_saver.AsyncCheckpointerType
+            kind = process.PROCESS if self.stager is not None else process.THREAD
             future = dcp.async_save(
-                state_dict, storage_writer=writer, process_group=self.pg, **options
+                state_dict,
+                storage_writer=writer,
+                process_group=self.pg,
+                async_checkpointer_type=kind,
+                async_stager=self.stager or self._copier,
             )
         if enable_garbage_collection:
             GarbageCollection.collect("GC collection invoked by checkpointer.")

@@ -23,6 +23,10 @@ from atom.titan import device, hang
 from atom.titan.frames import call_with_room
 from atom.trust import Trust
 
+_SWITCH_SECONDS = 5e-4
+"""How long a thread that saves in the background may keep the one that trains from running Python:
+each time that one comes back from a kernel. Python's own is ten times as long."""
+
 
 def main(folder: str, verbose: bool = False, gate: Gate | None = None) -> None:
     """Train as a rank that ATOM's own launcher started: it must not outlive the launcher."""
@@ -64,6 +68,7 @@ def train(
 
 
 def _train(path: Path, stop_on: tuple[signal.Signals, ...]) -> bool:
+    sys.setswitchinterval(_SWITCH_SECONDS)
     run = read(path / RUN_FILE)
     assert run.resolved is not None
     device.use(run.resolved.device)
