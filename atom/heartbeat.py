@@ -9,27 +9,37 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 FILE_NAME = "logs/heartbeat"
 
 _WIDTH = 20
 
 
-def beat(run: Path, step: int) -> None:
-    """Write that ``step`` is done, now."""
+class Beat(NamedTuple):
+    """The last sign of life: a step, when it was done in seconds since the epoch, and how many such
+    signs its process had given, of which the first comes before any step of its own."""
+
+    step: int
+    time: float
+    number: int
+
+
+def beat(run: Path, step: int, number: int) -> None:
+    """Write that ``step`` is done, now, as the ``number``-th sign of this process."""
     with suppress(OSError):
         file = os.open(run / FILE_NAME, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
-            os.pwrite(file, f"{step:<{_WIDTH}}\n".encode(), 0)
+            os.pwrite(file, f"{step:<{_WIDTH}}{number:<{_WIDTH}}\n".encode(), 0)
         finally:
             os.close(file)
 
 
-def last(run: Path) -> tuple[int, float] | None:
-    """Return the last step that was done and when, in seconds since the epoch; None if no process
-    has come so far as to begin one."""
+def last(run: Path) -> Beat | None:
+    """Return the last sign of life; None if no process has come so far as to begin a step."""
     try:
         path = run / FILE_NAME
-        return int(path.read_text()), path.stat().st_mtime
+        step, number = path.read_text().split()
+        return Beat(int(step), path.stat().st_mtime, int(number))
     except (OSError, ValueError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atom.heartbeat import Beat
 from atom.run import Launch
 
 
@@ -18,25 +19,17 @@ class Patience:
     def __init__(self, launch: Launch, begin: float) -> None:
         self._launch = launch
         self._begin = begin
-        self._loaded: int | None = None
-        self._stepped = False
 
-    def complaint(self, last: tuple[int, float] | None, now: float) -> str | None:
+    def complaint(self, last: Beat | None, now: float) -> str | None:
         """Return what is wrong, or None if ranks have time left.
 
         Args:
-            last: the newest heartbeat (:func:`atom.heartbeat.last`); the first of these ranks tells
-                the step that they go on from.
+            last: the newest heartbeat (:func:`atom.heartbeat.last`), of these ranks or of others
+                before them.
             now: in seconds since the epoch.
         """
-        moved = self._begin
-        if last is not None and last[1] > self._begin:
-            step, moved = last
-            if self._loaded is None:
-                self._loaded = step
-            self._stepped = self._stepped or step != self._loaded
-        if self._stepped:
-            limit, what = self._launch.hang_seconds, "no step"
+        if last is not None and last.time > self._begin and last.number > 1:
+            limit, what, moved = self._launch.hang_seconds, "no step", last.time
         else:
             limit, what, moved = self._launch.start_seconds, "no first step", self._begin
         if now - moved < limit:

@@ -21,15 +21,15 @@ class Recovery:
 
     def __init__(self, run: Path) -> None:
         self._run = run
-        self._begun = False
+        self._beats = 0
         self._open: dict[str, Any] | None = None
 
     def between_steps(self, step: int) -> None:
         """Note that ``step`` is done, or loaded, and that the process lives."""
-        if not self._begun:
-            self._begun = True
+        if not self._beats:
             self._begin(step)
-        heartbeat.beat(self._run, step)
+        self._beats += 1
+        heartbeat.beat(self._run, step, self._beats)
         if self._open is None or step < self._open["reached"]:
             return
         begin = datetime.fromisoformat(self._open["since"])
@@ -50,9 +50,8 @@ class Recovery:
         ended = _ended(happened)
         if before is None or ended is None:
             return
-        done, when = before
-        earlier = unfinished(happened)
-        reached, since = done, logs.stamp(when)
+        earlier, done = unfinished(happened), before.step
+        reached, since = done, logs.stamp(before.time)
         if earlier is not None:
             reached, since = max(done, earlier["reached"]), earlier["since"]
         self._open = {
