@@ -19,6 +19,7 @@ each is mended in one place, by the function named here:
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import os
 import resource
@@ -93,6 +94,9 @@ def use(device: str) -> None:
     Raises:
         RuntimeError: torchtitan was imported for another device before.
     """
+    # torchtitan imports torchao where it is installed, and torch tells its users what torchao's
+    # developers should know.
+    logging.getLogger("torch.utils._pytree").addFilter(_is_for_users)
     from torchtitan.tools import utils
 
     from atom.titan import put_off
@@ -108,6 +112,10 @@ def use(device: str) -> None:
     elif utils.device_type != device:
         raise RuntimeError(f"torchtitan is set up for {utils.device_type}, not for {device}")
     put_off.datasets()
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    return "Calling register_constant() on Enum subclasses is deprecated" not in record.getMessage()
 
 
 def settled() -> str:
