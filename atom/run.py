@@ -209,13 +209,17 @@ class Launcher(Component):
 
 
 class Optimizer(_Model):
-    """One optimizer for all parameters, with torch's names."""
+    """The optimizer, with torch's names."""
 
-    name: str = Field(default="AdamW", description="an optimizer that torchtitan knows")
+    name: str = Field(
+        default="AdamW",
+        description="Adam, AdamW, or Muon: for the matrices of layers, and AdamW for all else",
+    )
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="decay of the moments")
     eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay")
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")
     implementation: Literal["for-loop", "foreach", "fused", "fused_opt_states_bf16"] = Field(
         default="fused", description="torchtitan's choice of optimizer implementation"
     )

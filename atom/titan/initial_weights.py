@@ -51,7 +51,7 @@ def _seeded(initializer: Initializer, seed: int, name: str) -> Initializer:
             return
         with torch.no_grad():
             if isinstance(parameter, DTensor):
-                local, part = parameter.to_local(), _part(whole, parameter)
+                local, part = parameter.to_local(), part_of(whole, parameter)
                 assert local.shape == part.shape, "copying would repeat what it has too few of"
                 local.copy_(part)
             else:
@@ -60,7 +60,7 @@ def _seeded(initializer: Initializer, seed: int, name: str) -> Initializer:
     return initialize
 
 
-def _part(whole: torch.Tensor, parameter: DTensor) -> torch.Tensor:
+def part_of(whole: torch.Tensor, parameter: DTensor) -> torch.Tensor:
     """Return what of ``whole`` is this rank's of ``parameter``.
 
     DTensor's own copy refuses a dimension that two axes of the mesh divide among more ranks than it

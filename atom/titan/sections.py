@@ -23,9 +23,12 @@ from atom.errors import UserError, nearest
 from atom.run import Optimizer, Section
 from atom.titan.checkpointer import VerifiedCheckpointManager
 from atom.titan.metrics import StepMetricsProcessor
+from atom.titan.muon import MUON, with_muon
 from atom.validation import validated
 
 T = TypeVar("T")
+
+_OPTIMIZERS = ("Adam", "AdamW", MUON)
 
 SCHEMA: dict[str, type] = {
     "training": TrainingConfig,
@@ -76,22 +79,21 @@ def activation_checkpoint(section: Section) -> Any:
 
 
 def optimizer(section: Optimizer) -> OptimizersContainer.Config:
-    """Return torchtitan's optimizer config: one group of all parameters."""
+    """Return torchtitan's optimizer config: one group of all parameters, or Muon's and AdamW's."""
+    if section.name not in _OPTIMIZERS:
+        raise UserError(
+            f"there is no such optimizer; {nearest(section.name, _OPTIMIZERS)}",
+            key="optimizer.name",
+            value=section.name,
+        )
     config = default_adamw(
         lr=section.lr,
         betas=tuple(section.betas),
         eps=section.eps,
         weight_decay=section.weight_decay,
     )
-    group = config.param_groups[0]
-    group.optimizer_name = section.name
     config.implementation = section.implementation
-    try:
-        OptimizersContainer._resolve_optimizer_factory(section.name)
-    except NotImplementedError:
-        raise UserError(
-            "torchtitan has no such optimizer; valid: Adam, AdamW",
-            key="optimizer.name",
-            value=section.name,
-        ) from None
+    if section.name == MUON:
+        return with_muon(config, section.momentum)
+    config.param_groups[0].optimizer_name = section.name
     return config

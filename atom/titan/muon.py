@@ -1,0 +1,102 @@
+"""Muon for a model that is split over ranks: matrices of layers by Muon, all else by AdamW.
+
+Muon ("Muon is Scalable for LLM Training", arXiv:2502.16982) makes the momentum of a matrix
+orthogonal by five Newton-Schulz iterations. They need the whole matrix. So each rank gathers it,
+computes the same, and keeps its part: the update is the same under every layout, and what it costs
+a rank does not shrink with the number of ranks.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
+from torchtitan.components.checkpointer.utils import canonical_fqn
+from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
+
+from atom.titan.initial_weights import part_of
+
+MUON = "Muon"
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon, for parameters that may be DTensors."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Change every parameter that has a gradient, both of shape (rows, columns)."""
+        assert closure is None, "torchtitan's containers support none"
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+        gradient, state = parameter.grad, self.state[parameter]
+        assert gradient is not None
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        if group["nesterov"]:
+            momentum = gradient.lerp(momentum, group["momentum"])
+        whole = momentum.full_tensor() if isinstance(momentum, DTensor) else momentum
+        update = _zeropower_via_newtonschulz(
+            whole, group["ns_coefficients"], group["ns_steps"], group["eps"]
+        )
+        lr = _adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape)
+        local = parameter
+        if isinstance(parameter, DTensor):
+            local, update = parameter.to_local(), part_of(update, parameter)
+        local.mul_(1 - group["lr"] * group["weight_decay"])
+        local.add_(update, alpha=-lr)
+
+
+class OptimizersWithMuon(OptimizersContainer):
+    """torchtitan's container, which knows Muon, too; its groups take matrices only."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(OptimizersContainer.Config):
+        pass
+
+    @staticmethod
+    def _resolve_optimizer_factory(name: str) -> Any:
+        if name == MUON:
+            return Muon
+        return OptimizersContainer._resolve_optimizer_factory(name)
+
+    @staticmethod
+    def _build_param_groups(
+        model: torch.nn.Module, param_group_configs: list[ParamGroupConfig], impl_kwargs: Any
+    ) -> Any:
+        groups = []
+        for group in param_group_configs:
+            if group.optimizer_name == MUON:
+                matrices = [
+                    re.escape(name)
+                    for name, parameter in model.named_parameters()
+                    if parameter.ndim == 2 and re.search(group.pattern, canonical_fqn(name))
+                ]
+                if not matrices:  # a stage of a pipeline may have none
+                    continue
+                group = replace(group, pattern=f"^(?:{'|'.join(matrices)})$")
+            groups.append(group)
+        return OptimizersContainer._build_param_groups(model, groups, impl_kwargs)
+
+
+def with_muon(adamw: OptimizersContainer.Config, momentum: float) -> OptimizersContainer.Config:
+    """Return ``adamw``, a config of one group, with Muon for the matrices of layers.
+
+    Updates are scaled to the size of AdamW's, so that its learning rate and weight decay hold.
+    """
+    (rest,) = adamw.param_groups
+    given = {name: rest.optimizer_kwargs[name] for name in ("lr", "weight_decay")}
+    muon = ParamGroupConfig(
+        pattern=r"^layers\.",
+        optimizer_name=MUON,
+        optimizer_kwargs=given | {"momentum": momentum, "adjust_lr_fn": "match_rms_adamw"},
+    )
+    return OptimizersWithMuon.Config(param_groups=[muon, rest], implementation=adamw.implementation)
