@@ -75,3 +75,23 @@ def test_without_the_interpreter_a_cpu_refuses_them(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "TRITON_INTERPRET=1" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ("parallelism=pp", "launch.ranks=2", "architecture.n_layers=2"),
+        ("parallelism=cp", "launch.ranks=2", "training.seq_len=32"),
+    ],
+    ids=["pp", "cp"],
+)
+def test_all_of_them_under_a_layout(layout: tuple[str, ...], tmp_path: Path) -> None:
+    """Together, where the suite of a kernel has each by itself."""
+    for kernels in "reference", "hopper":
+        folder, given = tmp_path / kernels, ("training.steps=2", "checkpoint.enable=false")
+        result = train(folder, f"kernels={kernels}", *given, *layout)
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert "triton" in result.stdout
+    assert losses(tmp_path / "hopper") == pytest.approx(
+        losses(tmp_path / "reference"), abs=TOLERANCE
+    )
