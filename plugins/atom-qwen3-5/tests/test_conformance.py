@@ -26,6 +26,10 @@ SHAPE: dict[str, Any] = {
 DENSE = SHAPE | {"hidden_dim": 128}
 MOE = SHAPE | {"moe_hidden_dim": 32, "shared_hidden_dim": 32, "num_experts": 8, "top_k": 2}
 
+TOLERANCE = 3e-4
+"""|difference of logits| to ``transformers``. Of the six compared here five are below 4e-5; one
+kind of CPU rounds the linear layers' recurrence so that the sixth is 1.3e-4."""
+
 NO_CP = {"cp": "a linear layer reads the sequence from its beginning"}
 
 TestQwen35 = conformance("architecture:qwen3_5", **DENSE).having(unsupported=NO_CP)
@@ -54,6 +58,7 @@ def test_dense_logits_are_those_of_transformers(tied: bool, tmp_path: Path) -> N
         {"name": "qwen3_5"} | DENSE | {"tie_embeddings": tied},
         counterpart("qwen3_5_text") | {"intermediate_size": 128, "tie_word_embeddings": tied},
         tmp_path,
+        tolerance=TOLERANCE,
     )
 
 
@@ -70,6 +75,7 @@ def test_mixture_logits_are_those_of_transformers(tmp_path: Path) -> None:
             "tie_word_embeddings": False,
         },
         tmp_path,
+        tolerance=TOLERANCE,
     )
 
 
