@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from atom.titan.initial_weights import _part
+from atom.titan.initial_weights import part_of
 
 RANKS = (4, 2)
 """FSDP 4 x TP 2: tensor parallelism divides first, and FSDP what it leaves."""
@@ -37,7 +37,7 @@ def test_part_is_the_one_that_dtensor_gives(placements: tuple[Any, ...], rank: i
         whole = torch.arange(16.0 * 6).view(16, 6)
         everywhere = DTensor.from_local(whole, mesh, [Replicate(), Replicate()], run_check=False)
         parameter = everywhere.redistribute(placements=placements)
-        assert torch.equal(_part(whole, parameter), parameter.to_local())
+        assert torch.equal(part_of(whole, parameter), parameter.to_local())
     finally:
         torch.distributed.destroy_process_group()
 
@@ -53,5 +53,5 @@ def test_parts_make_the_whole_where_there_are_fewer_rows_than_ranks(rows: int) -
                 ndim=2, size=RANKS.__getitem__, get_coordinate=lambda c=coordinate: c
             )
             parameter: Any = SimpleNamespace(device_mesh=mesh, placements=BOTH_ROWS)
-            parts.append(_part(whole, parameter))
+            parts.append(part_of(whole, parameter))
     assert torch.equal(torch.cat(parts), whole)

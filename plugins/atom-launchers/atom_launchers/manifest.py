@@ -18,6 +18,8 @@ _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z/~][\w./@+-]*", re.ASCII)
 _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
 _LONGEST_WORDS = 24
+_OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")
+"""Line breaks to YAML, which a block of lines would turn into \\n."""
 
 
 def name(folder: Path) -> str:
@@ -136,7 +138,7 @@ class _Dumper(yaml.SafeDumper):
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     style = None if _PLAIN.fullmatch(text) and text.lower() not in _WORDS else '"'
-    if "\n" in text:
+    if "\n" in text and not _OTHER_BREAKS.search(text):
         style = "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

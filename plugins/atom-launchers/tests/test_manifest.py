@@ -30,6 +30,7 @@ def test_a_name_is_a_label_with_room_for_what_is_added(folder: str) -> None:
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.booleans() | st.lists(st.text())))
 @example({"a": "x\u2028y\nz\r\n"})
+@example({"\n\x85": "\n\x85"})
 @example({"a": " x\n  y\n\n", "b": "x \ny"})
 def test_yaml_holds_any_text(document: dict) -> None:
     text = manifest.dump("comment", document, {"a": [document]})
