@@ -270,7 +270,7 @@ def test_a_lock_that_is_none(marked: Marked, tmp_path: Path, text: str | None) -
 
 
 @pytest.mark.slow
-def test_ranks_hold_to_it(marked: Marked, locked: Path, tmp_path: Path) -> None:
+def test_ranks_hold_to_it(marked: Marked, locked: Path, tmp_path: Path, port: int) -> None:
     """They read it in run.yaml, load what the run uses and nothing else, and check that."""
     place = tmp_path / "run"
     small = ("tokenizer=bytes", "training.steps=1", "training.seq_len=64", "device=cpu")
@@ -290,7 +290,7 @@ def test_ranks_hold_to_it(marked: Marked, locked: Path, tmp_path: Path) -> None:
             env=os.environ
             | marked.environment()
             | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-            | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29555"}
+            | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
             | extra,
             cwd=tmp_path,
             capture_output=True,

@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> int:
     try:
         run = read(options.run / RUN_FILE)
         machine = _machine(run, options)
-        machine.wait_for_port()
         if machine.node == 0:
             claim.claim(options.run)
+        machine.wait_for_port()
     except UserError as error:
         print(f"atom: {error.sentence()}", file=sys.stderr, flush=True)
         return 2
