@@ -86,18 +86,14 @@ class Implementation:
 
     def __init__(self, operation: Operation, kernel: Component | None) -> None:
         self.operation = operation
-        self.override: str | None = None
-        if kernel is not None:
-            assert isinstance(kernel.declaration, Kernel)
-            self.override = kernel.declaration.override
+        self.declarations = [] if kernel is None else [kernel.declaration]
 
     def node(self, sizes: Sizes) -> Any:
         """Return the operation's node, replaced by the kernel's if it has an override."""
-        from torchtitan.config.override import OverrideConfig, apply_overrides
+        from atom.titan.kernels import replace
 
         config = tree(self.operation.family, sizes)
-        if self.override is not None:
-            apply_overrides(OverrideConfig(imports=[self.override.replace(":", ".")]), config)
+        replace(config, self.declarations)
         return self.operation.node(config)
 
     def module(self, node: Any, device: str, dtype: torch.dtype) -> Any:

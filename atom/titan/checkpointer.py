@@ -85,9 +85,10 @@ class VerifiedCheckpointManager(CheckpointManager):
         self._place = Path(self.folder)
         self._keep_every = config.keep_every
         self._keep_best = config.keep_best
-        self._copier = DefaultStager(StagingOptions(False, False, False, False))
-        """Copies what is saved in the background, into memory that it keeps for the next save: to
-        get it anew, page by page, takes longer than to copy."""
+        if self.async_mode is AsyncMode.ASYNC:
+            # It keeps the memory of a copy for the next one: to get that anew, page by page, takes
+            # longer than to copy.
+            self.stager = DefaultStager(StagingOptions(False, False, False, False))
         self._saving: tuple[int, float] | None = None
         """The step being saved in the background, and when that began."""
         self.states[RANDOM] = RandomState()
@@ -124,14 +125,14 @@ class VerifiedCheckpointManager(CheckpointManager):
             else:
                 self._saved(None)
         else:
-            process = dcp.state_dict_saver.AsyncCheckpointerType
-            kind = process.PROCESS if self.stager is not None else process.THREAD
+            pinned = async_mode is AsyncMode.ASYNC_WITH_PINNED_MEM
+            kinds = dcp.state_dict_saver.AsyncCheckpointerType
             future = dcp.async_save(
                 state_dict,
                 storage_writer=writer,
                 process_group=self.pg,
-                async_checkpointer_type=kind,
-                async_stager=self.stager or self._copier,
+                async_checkpointer_type=kinds.PROCESS if pinned else kinds.THREAD,
+                async_stager=self.stager,
             )
         if enable_garbage_collection:
             GarbageCollection.collect("GC collection invoked by checkpointer.")

@@ -30,6 +30,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from atom.plan.device import DeviceDescription, named
+from atom.titan import put_off
 
 if TYPE_CHECKING:
     import torch
@@ -98,8 +99,6 @@ def use(device: str) -> None:
     # developers should know.
     logging.getLogger("torch.utils._pytree").addFilter(_is_for_users)
     from torchtitan.tools import utils
-
-    from atom.titan import put_off
 
     for name, module in sys.modules.items():
         if not name.startswith("torchtitan.") or module is utils:
@@ -172,8 +171,6 @@ def _use_cpu(utils: Any) -> None:
     utils.get_peak_flops = lambda _device_name: math.inf
 
     from torch.nn.attention.flex_attention import create_block_mask
-
-    from atom.titan import put_off
 
     with put_off.compilation():
         from torch.distributed.tensor.experimental._context_parallel import (

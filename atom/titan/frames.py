@@ -9,7 +9,6 @@ page fault: measured as 4 % of a training step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,13 +20,9 @@ CPython adds. What it does not use is never touched; the other half is for the f
 
 def call_with_room(function: Callable[[], T]) -> T:
     """Return ``function()``, which has 512 KiB for its frames and those of all that it calls."""
-    return _with_room(function)
-
-
-def _call(function: Callable[[], T]) -> T:
     return function()
 
 
 # CPython gives a chunk of its own to a frame that fits in none, in powers of two; those of the
 # calls inside follow it there.
-_with_room = FunctionType(_call.__code__.replace(co_stacksize=_SLOTS), globals())
+call_with_room.__code__ = call_with_room.__code__.replace(co_stacksize=_SLOTS)

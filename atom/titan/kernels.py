@@ -136,9 +136,9 @@ def replaces_loss(declarations: Iterable[Declaration]) -> bool:
     )
 
 
-def replace(model: Any, declarations: Iterable[Declaration]) -> None:
-    """Put the kernels that replace a node into ``model``, a torchtitan config."""
-    apply_overrides(OverrideConfig(imports=_targets(declarations)), model)
+def replace(config: Any, declarations: Iterable[Declaration]) -> None:
+    """Put the kernels that replace a node into a config of torchtitan's, a run's or a model's."""
+    apply_overrides(OverrideConfig(imports=_targets(declarations)), config)
 
 
 def overrides(model: Any, declarations: Iterable[Declaration]) -> OverrideConfig:

@@ -15,15 +15,16 @@ from importlib import import_module
 from typing import Any
 
 _LOADERS = "torchtitan.hf_datasets.text_datasets"
+_VALIDATION = "torchtitan.components.validate"
 
 
 def datasets() -> None:
     """Import torchtitan's validation without ``datasets``; and the loader once it is used."""
-    if _LOADERS in sys.modules:
+    if {_LOADERS, _VALIDATION} & sys.modules.keys():
         return
     sys.modules[_LOADERS] = _Later(_LOADERS)
     try:
-        import_module("torchtitan.components.validate")
+        import_module(_VALIDATION)
     finally:
         # Whoever imports the module from now on gets it.
         del sys.modules[_LOADERS]

@@ -208,7 +208,7 @@ def _words(event: dict[str, Any]) -> str:
     """Return what an event holds beside time, name and step."""
     reason = [str(event["reason"])] if event.get("reason") else []
     others = [
-        f"{name.replace('_', ' ')} {_told(value)}"
+        _told({name: value})
         for name, value in event.items()
         if name not in (*_KEPT, "reason", "documents") and value is not None
     ]

@@ -7,7 +7,7 @@ output layer and what routes tokens to experts stay in the run's own dtype.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -76,8 +76,6 @@ def _in_float8(
         # As torchtitan's converter has it: torch's issue 150859.
         torch._inductor.config.emulate_precision_casts = True
     config = Float8LinearConfig.from_recipe_name(recipe)
-    if layer is GatheredLinear.Config:
-        config = replace(config, enable_fsdp_float8_all_gather=True)
     found: Linear.Config = derive(node, layer, _torchao_config=config)
     return found
 

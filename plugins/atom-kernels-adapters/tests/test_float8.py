@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from torchtitan.config.override import OverrideConfig, apply_overrides
 from torchtitan.models.common import Linear
 
 from atom import metrics
 from atom.host import Host
 from atom.plugin import Kernel
 from atom.testing.operation import REGULAR, Sizes, tree
+from atom.titan import kernels
 
 pytestmark = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
 
@@ -66,9 +66,8 @@ def gathered(node):
 
 def replaced(kernel: Kernel, sizes: Sizes) -> tuple[Any, dict[str, Any]]:
     """Return the model's config with the kernel in place, and its linear layers by name."""
-    assert kernel.override is not None
     config = tree("llama", sizes)
-    apply_overrides(OverrideConfig(imports=[kernel.override.replace(":", ".")]), config)
+    kernels.replace(config, [kernel])
     model = config.model_spec.model
     return model, {name: node for name, node, _, _ in model.traverse(Linear.Config)}
 
