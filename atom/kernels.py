@@ -15,7 +15,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from atom.errors import UserError, nearest
 from atom.host import Component, Host
-from atom.operations import overlap
+from atom.operations import OPERATIONS, overlap
 from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel, Needs
 
@@ -34,6 +34,7 @@ class Situation:
     Attributes:
         device: where the run will be.
         dtype: of computation, by torch's name.
+        parameter_dtype: that parameters and their gradients are kept in.
         sizes: the values that the model has of each size: ``head_dim``, ``dim``, ``hidden_dim``,
             ``vocab_size``.
         tensor_parallel: ranks that share a layer.
@@ -45,6 +46,7 @@ class Situation:
 
     device: DeviceDescription
     dtype: str | None = None
+    parameter_dtype: str | None = None
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tensor_parallel: int = 1
     context_parallel: int = 1
@@ -111,8 +113,12 @@ def misfit(kernel: Kernel, situation: Situation) -> str | None:
 def misfit_of_numbers(kernel: Kernel, situation: Situation) -> str | None:
     """Return why ``kernel`` does not take the dtype or the sizes, or None."""
     needs = kernel.needs
-    if situation.dtype is not None and situation.dtype not in kernel.tolerance:
-        return f"takes {' or '.join(kernel.tolerance)}, and the run computes in {situation.dtype}"
+    known = OPERATIONS.get(kernel.operation)
+    dtype, what = situation.dtype, "the run computes in"
+    if known is not None and known.of_parameters:
+        dtype, what = situation.parameter_dtype, "the parameters are in"
+    if dtype is not None and dtype not in kernel.tolerance:
+        return f"takes {' or '.join(kernel.tolerance)}, and {what} {dtype}"
     for size, unit in needs.multiples.items():
         for value in situation.sizes.get(size, ()):
             if value % unit:

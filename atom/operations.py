@@ -1,8 +1,9 @@
 """The operations of a model that have kernels: what each computes, and which node is replaced.
 
-A node is a class of torchtitan's whose ``Config`` stands in the tree of a ``Trainer.Config``; it is
-named here and imported nowhere, so that listing kernels needs no torch. A plugin may have kernels
-of an operation that is not in the table: a model is then taken to have it.
+A node is a class of torchtitan's whose ``Config`` stands in the tree of a ``Trainer.Config``. Where
+what is computed has no node, the operation is a function, and a kernel's own is called in its
+place. Both are named here and imported nowhere, so that listing kernels needs no torch. A plugin
+may have kernels of an operation that is not in the table: a model is then taken to have it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,25 @@ class Operation:
     Attributes:
         summary: what it computes, in one line.
         node: ``module:Class`` of torchtitan's module; those derived from it count, too.
+        function: ``module:function`` of an operation that has no node.
         within: operations whose node holds this one's. torchtitan refuses to replace both.
+        of_parameters: whether it computes with parameters and their gradients, in the dtype that
+            these are kept in, and not in that of the model's computation.
     """
 
     summary: str
-    node: str
+    node: str | None = None
+    function: str | None = None
     within: tuple[str, ...] = ()
+    of_parameters: bool = False
+
+    def __post_init__(self) -> None:
+        assert (self.node is None) != (self.function is None)
+
+    @property
+    def place(self) -> str:
+        """What a kernel takes the place of: ``module:Class`` or ``module:function``."""
+        return self.node or self.function or ""
 
 
 _COMMON = "torchtitan.models.common"
@@ -43,6 +57,11 @@ OPERATIONS: dict[str, Operation] = {
     "feed_forward": Operation(
         summary="SwiGLU: (silu(x W1ᵀ) · x W3ᵀ) W2ᵀ", node=f"{_COMMON}.feed_forward:FeedForward"
     ),
+    "gradient_clipping": Operation(
+        summary="the norm of all gradients; they are scaled down to the largest that is allowed",
+        function="torchtitan.distributed.utils:clip_grad_norm_",
+        of_parameters=True,
+    ),
     "grouped_mm": Operation(
         summary="SwiGLU of each expert over its own tokens",
         node=f"{_COMMON}.moe:GroupedExperts",
@@ -55,6 +74,16 @@ OPERATIONS: dict[str, Operation] = {
     "moe_dispatch": Operation(
         summary="tokens to the ranks of their experts, and back",
         node=f"{_COMMON}.token_dispatcher:LocalTokenDispatcher",
+    ),
+    "newton_schulz": Operation(
+        summary="Muon's: a matrix with the same singular vectors, whose singular values are near 1",
+        function="atom.titan.muon:newton_schulz",
+        of_parameters=True,
+    ),
+    "optimizer_step": Operation(
+        summary="the change of the parameters by their gradients, of Adam and AdamW",
+        node="torchtitan.components.optimizer:OptimizersContainer",
+        of_parameters=True,
     ),
     "rms_norm": Operation(
         summary="x / sqrt(mean(x²) + eps) · weight", node=f"{_COMMON}.nn_modules:RMSNorm"

@@ -220,8 +220,9 @@ class Optimizer(_Model):
     eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay")
     momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")
-    implementation: Literal["for-loop", "foreach", "fused", "fused_opt_states_bf16"] = Field(
-        default="fused", description="torchtitan's choice of optimizer implementation"
+    state_dtype: Literal["bfloat16"] | None = Field(
+        default=None,
+        description="of the moments of Adam and AdamW; null: that of the parameters",
     )
 
 

@@ -169,6 +169,10 @@ WITH_TORCH = {
     "optimizer": Mistake(
         ("optimizer.name=SGDW",), ("optimizer.name=SGDW", "AdamW", "command line")
     ),
+    "moments in another dtype": Mistake(
+        ("optimizer.state_dtype=bfloat16", "device=cpu"),
+        ("optimizer.state_dtype=bfloat16", "GPU", "command line"),
+    ),
     "device that is not here": Mistake(
         ("device=cuda",),
         ("device=cuda", "no CUDA device", "command line"),

@@ -2,7 +2,8 @@
 
 Inputs want gradients, as in training: a kernel that computes gradients in its forward pass does so
 here. ``forward`` and ``both`` (the forward and then the backward pass) are timed; ``backward`` is
-the difference of their medians, and so has no quartiles of its own.
+the difference of their medians, and so has no quartiles of its own. What has no backward pass is
+timed as ``forward``.
 """
 
 from __future__ import annotations
@@ -155,6 +156,12 @@ class Bench:
         import torch
 
         kind, contract = self.device.kind, FUNCTIONS[row.function]
+        if contract.backward is None:
+            call.forward()
+            peak = peak_memory(call.forward, kind)
+            alone = timed(call.forward, kind, self.seconds)
+            passes = {FORWARD: self._pass(alone, contract.forward(sizes), row.dtype)}
+            return replace(row, passes=passes, peak_memory=peak, launch=alone.by)
         weights = [_weight(one) for one in call.forward()]
 
         def both() -> object:
@@ -206,7 +213,7 @@ def _of_function(
     contract = FUNCTIONS[subject.function]
     inputs, others = prepared(contract, sizes, getattr(torch, dtype), device, _maker(dtype, device))
     leaves = list(inputs.values())
-    return _Callable(lambda: outputs(function(*leaves, *others)), leaves)
+    return _Callable(lambda: outputs(contract.call(function, *leaves, *others)), leaves)
 
 
 def _of_module(subject: Subject, sizes: Sizes, dtype: str, device: str) -> _Callable:

@@ -133,8 +133,8 @@ def _cells(row: Row, name: str, one: Pass) -> Iterator[str]:
     yield f"{percent:.0f} %" if percent >= 10 else f"{percent:.1f} %"
     for other in (REFERENCE, COMPILED):
         yield f"{one.speedup[other]:.2f}×" if other in one.speedup else "-"
-    both = name == BOTH and row.peak_memory is not None
-    yield f"{row.peak_memory / 2**20:.0f}" if both else "-"  # type: ignore[operator]
+    whole = name == (BOTH if BOTH in row.passes else FORWARD) and row.peak_memory is not None
+    yield f"{row.peak_memory / 2**20:.0f}" if whole else "-"  # type: ignore[operator]
 
 
 def _not_timed(report: Report) -> Iterator[str]:
@@ -162,7 +162,7 @@ def _notes(report: Report) -> Iterator[str]:
         "medians of *both* and *forward*. What is reached counts the FLOPs that the operation "
         "needs and the bytes that it must move at least (`atom/testing/work.py`). *of the "
         "ceiling* is the time that the ceilings allow for that, divided by the time taken. *peak* "
-        "is what both passes allocate at the most, beside inputs"
+        "is what the passes allocate at the most, beside inputs"
         + ("; a CPU does not say." if report.device["kind"] == "cpu" else ".")
     )
     if any(row.launch == "launches" for row in report.rows):

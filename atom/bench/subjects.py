@@ -122,7 +122,7 @@ def refusal(subject: Subject, where: Situation) -> str | None:
 
 def situation(described: DeviceDescription, dtype: str, sizes: Sizes) -> Situation:
     """Return what a kernel's needs are held against."""
-    return Situation(described, dtype=dtype, sizes=sizes.needed)
+    return Situation(described, dtype=dtype, parameter_dtype=dtype, sizes=sizes.needed)
 
 
 def _is_reference(subject: Subject) -> bool:

@@ -120,7 +120,7 @@ def _as_data(component: Component) -> dict[str, Any]:
         "package": component.plugin.package,
         "version": component.plugin.version,
         "priority": kernel.priority,
-        "replaces": known.node if known and kernel.override else None,
+        "replaces": known.place if known and kernel.override else None,
         "needs": asdict(kernel.needs),
         "tolerance": dict(kernel.tolerance),
     }

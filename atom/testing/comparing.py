@@ -23,12 +23,13 @@ def prepared(
     device: Any,
     make: Callable[..., torch.Tensor] | None = None,
 ) -> tuple[Tensors, tuple[Any, ...]]:
-    """Return a function's inputs, which want gradients, and its other arguments.
+    """Return a function's inputs, which want gradients if it has any, and its other arguments.
 
     ``make`` makes a tensor of a shape; by default one whose numbers are the same on every device.
     """
     made = contract.inputs(sizes, make or maker(device))
-    inputs = {name: tensor.to(dtype).requires_grad_() for name, tensor in made.items()}
+    wanted = contract.backward is not None
+    inputs = {name: tensor.to(dtype).requires_grad_(wanted) for name, tensor in made.items()}
     return inputs, contract.others(sizes, device)
 
 
@@ -47,23 +48,28 @@ def worst(
     import torch
 
     inputs, others = prepared(contract, sizes, getattr(torch, dtype), device)
-    exact = {name: tensor.detach().double().requires_grad_() for name, tensor in inputs.items()}
-    expected = outputs(contract.formula(*exact.values(), *others))
-    weights = [
-        numbers(*one.shape, name=f"output {n}", device=device) for n, one in enumerate(expected)
-    ]
-    wanted = torch.autograd.grad(expected, list(exact.values()), weights)
-
-    found = outputs(function(*inputs.values(), *others))
-    errors = {
-        f"output {n}": relative_error(one.detach(), expected[n]) for n, one in enumerate(found)
+    exact = {
+        name: tensor.detach().double().requires_grad_(tensor.requires_grad)
+        for name, tensor in inputs.items()
     }
-    rounded = [
-        weight.reshape(one.shape).to(one.dtype) for weight, one in zip(weights, found, strict=True)
-    ]
-    gradients = torch.autograd.grad(found, list(inputs.values()), rounded)
-    for name, gradient, other in zip(inputs, gradients, wanted, strict=True):
-        errors[f"the gradient of {name}"] = relative_error(gradient, other)
+    expected = outputs(contract.formula(*exact.values(), *others))
+    found = outputs(contract.call(function, *inputs.values(), *others))
+    errors = {
+        f"output {n}": relative_error(one.detach(), expected[n].detach())
+        for n, one in enumerate(found)
+    }
+    if contract.backward is not None:
+        weights = [
+            numbers(*one.shape, name=f"output {n}", device=device) for n, one in enumerate(expected)
+        ]
+        wanted = torch.autograd.grad(expected, list(exact.values()), weights)
+        rounded = [
+            weight.reshape(one.shape).to(one.dtype)
+            for weight, one in zip(weights, found, strict=True)
+        ]
+        gradients = torch.autograd.grad(found, list(inputs.values()), rounded)
+        for name, gradient, other in zip(inputs, gradients, wanted, strict=True):
+            errors[f"the gradient of {name}"] = relative_error(gradient, other)
     name = max(errors, key=lambda name: errors[name])
     return name, errors[name]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from atom.testing import operations, work
+from atom.testing import operations, optimizer_operations, work
 from atom.testing.mixture_operations import EXPERTS, grouped_mm, rows_per_expert
-from atom.testing.operation import Sizes, Tensors, ids, positions
+from atom.testing.operation import ADAMW, Sizes, Tensors, ids, positions
 from atom.testing.work import Work
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ class Function:
         others: makes the other arguments, on a device; they follow the inputs.
         formula: of the same arguments, what the function computes, written out.
         forward: the work of the output.
-        backward: the work of the gradients, given the output's.
+        backward: the work of the gradients, given the output's; None if there is no backward pass.
         shown: the sizes that matter, in words.
+        call: calls the function with the inputs and the others, and returns what it computes.
     """
 
     operation: str
@@ -44,9 +45,10 @@ class Function:
     inputs: Callable[[Sizes, Make], Tensors]
     formula: Callable[..., Any]
     forward: Callable[[Sizes], Work]
-    backward: Callable[[Sizes], Work]
+    backward: Callable[[Sizes], Work] | None
     shown: Callable[[Sizes], str]
     others: Callable[[Sizes, Any], tuple[Any, ...]] = lambda _sizes, _device: ()
+    call: Callable[..., Any] = lambda function, *arguments: function(*arguments)
 
 
 def _wide(sizes: Sizes) -> str:
@@ -168,6 +170,23 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tenso
     )
     contract = operations.OPERATIONS["attention"]
     return contract.formula({}, {"q_BLNH": q, "k_BLNH": k, "v_BLNH": v}, sizes)
+
+
+# ---------------------------------------------------------------------------- the optimizer
+
+
+def _moments(sizes: Sizes, make: Make) -> Tensors:
+    shape = sizes.hidden_dim, sizes.dim
+    inputs = {name: make(*shape) for name in ("weight", "gradient", "mean", "square")}
+    return inputs | {"square": inputs["square"].square()}
+
+
+def _gradients(sizes: Sizes, make: Make) -> Tensors:
+    return {"matrix": make(sizes.hidden_dim, sizes.dim), "vector": make(sizes.dim)}
+
+
+def _matrix(sizes: Sizes) -> str:
+    return f"{sizes.hidden_dim} × {sizes.dim}"
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -316,5 +335,46 @@ FUNCTIONS: dict[str, Function] = {
             f"{sizes.batch} × {sizes.length} × {sizes.n_heads}/{sizes.n_kv_heads} "
             f"× {sizes.head_dim}"
         ),
+    ),
+    "optimizer_step": Function(
+        operation="optimizer_step",
+        signature=(
+            "(weight_FD, gradient_FD, mean_FD, square_FD, step, lr, betas, eps, weight_decay) "
+            "-> weight, mean, square, changed in place"
+        ),
+        inputs=_moments,
+        others=lambda _sizes, _device: (2, *ADAMW.values()),
+        formula=optimizer_operations.adamw,
+        forward=work.of_adamw,
+        backward=None,
+        shown=_matrix,
+    ),
+    "gradient_clipping": Function(
+        operation="gradient_clipping",
+        signature=(
+            "(parameters, max_norm, norm_type=2.0, error_if_nonfinite=False, foreach=None, "
+            "pp_mesh=None, ep_enabled=False) -> the norm of their gradients, which are changed in "
+            "place"
+        ),
+        inputs=_gradients,
+        formula=optimizer_operations.gradient_clipping,
+        forward=work.of_gradient_clipping,
+        backward=None,
+        shown=lambda sizes: f"{_matrix(sizes)} and {sizes.dim}",
+        call=optimizer_operations.clip,
+    ),
+    "newton_schulz": Function(
+        operation="newton_schulz",
+        signature="(matrix_FD, coefficients, steps, eps) -> bfloat16 matrix_FD",
+        inputs=lambda sizes, make: {"matrix": make(sizes.hidden_dim, sizes.dim)},
+        others=lambda _sizes, _device: (
+            optimizer_operations.COEFFICIENTS,
+            optimizer_operations.ITERATIONS,
+            1e-7,
+        ),
+        formula=optimizer_operations.newton_schulz,
+        forward=work.of_newton_schulz(optimizer_operations.ITERATIONS),
+        backward=None,
+        shown=_matrix,
     ),
 }

@@ -37,7 +37,9 @@ class Case:
 
 
 def _transposed(tensor: torch.Tensor) -> torch.Tensor:
-    """Batch and length (or length and heads) change places in memory."""
+    """Batch and length (or length and heads) change places in memory; a vector has one way only."""
+    if tensor.dim() < 2:
+        return tensor.contiguous()
     return tensor.transpose(0, 1).contiguous().transpose(0, 1)
 
 
@@ -101,7 +103,7 @@ class Implementation:
         import torch
 
         with torch.device(device):
-            module = node.build()
+            module = self.operation.build(node)
         # Not module.to(dtype): as in mixed precision, buffers stay as they are.
         for parameter in _parameters(module):
             parameter.data = parameter.data.to(dtype)
@@ -230,6 +232,8 @@ def _of_module(
 ) -> Result:
     import torch
 
+    if not kernel.operation.differentiable:
+        return Result(kernel.operation.call(module, inputs, node, sizes).detach(), {})
     # detach keeps the strides.
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in inputs.items()}
     output = kernel.operation.call(module, leaves, node, sizes)
@@ -258,6 +262,8 @@ def _of_module(
 def _of_formula(operation: Operation, weights: Tensors, inputs: Tensors, sizes: Sizes) -> Result:
     import torch
 
+    if not operation.differentiable:
+        return Result(operation.formula(weights, inputs, sizes), {})
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in (weights | inputs).items()}
     output = operation.formula(
         {name: leaves[name] for name in weights}, {name: leaves[name] for name in inputs}, sizes

@@ -70,6 +70,10 @@ ODD = (
 )
 
 
+ADAMW: dict[str, Any] = {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.05}
+"""Of the optimizer in the kit's trees: large, so that a few steps show what each does."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """The contract of one operation.
@@ -81,6 +85,9 @@ class Operation:
             and with any strides; the third argument is the node.
         formula: what it computes, written out: the measure of the reference kernel. Its arguments
             are the module's weights by name, the inputs, and the sizes.
+        build: builds the node. One that cannot be built without the inputs is built by ``call``:
+            then this returns None.
+        differentiable: whether it has a backward pass.
         family: of the kit's model that the node is in: a key of
             :data:`atom.testing.partners.model.MODELS`.
         float64: whether the reference computes in float64 what it is given in float64. Some of
@@ -93,6 +100,8 @@ class Operation:
     formula: Callable[[Tensors, Tensors, Sizes], torch.Tensor]
     family: str = "llama"
     float64: bool = True
+    build: Callable[[Any], Any] = lambda node: node.build()
+    differentiable: bool = True
 
 
 def ids(sizes: Sizes, device: Any, seed: int = 0) -> torch.Tensor:
@@ -120,6 +129,7 @@ def tree(family: str, sizes: Sizes) -> Any:
     """
     from torchtitan.components.checkpointer import CheckpointManager
     from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
+    from torchtitan.components.optimizer import default_adamw
     from torchtitan.config import TrainingConfig
     from torchtitan.protocols.model_spec import ModelSpec
     from torchtitan.trainer import Trainer
@@ -148,6 +158,7 @@ def tree(family: str, sizes: Sizes) -> Any:
             num_chunks=1 if sizes.length % 2 else 2,
             loss_fn=CrossEntropyLoss.Config(global_vocab_size=sizes.vocab_size),
         ),
+        optimizer=default_adamw(**ADAMW),
         checkpoint=CheckpointManager.Config(initial_load_model_only=False),
         training=TrainingConfig(seq_len=max(sizes.length, 2), disable_cuda_graphs=True),
     )

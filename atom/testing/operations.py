@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from atom.testing.mixture_operations import MIXTURE_OPERATIONS
 from atom.testing.operation import Operation, Sizes, Tensors, ids, layer, positions
+from atom.testing.optimizer_operations import OPTIMIZER_OPERATIONS
 
 if TYPE_CHECKING:
     import torch
@@ -224,7 +225,9 @@ def _linear_cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> t
     return _cross_entropy({}, {"logits_BLV": logits_BLV}, sizes)
 
 
-OPERATIONS: dict[str, Operation] = MIXTURE_OPERATIONS | {
+OPERATIONS: dict[str, Operation] = {
+    **MIXTURE_OPERATIONS,
+    **OPTIMIZER_OPERATIONS,
     "attention": Operation(
         node=lambda config: layer(config).attention.inner_attention,
         inputs=queries_keys_values,

@@ -120,3 +120,26 @@ def of_attention(products: int, of_q: int, of_kv: int) -> Callable[[Sizes], Work
         return Work(2 * products * met * sizes.head_dim, sizes.rows * heads * sizes.head_dim)
 
     return work
+
+
+def of_adamw(sizes: Sizes) -> Work:
+    """Two moments, their correction, root and quotient, and the decay."""
+    values = sizes.hidden_dim * sizes.dim
+    return Work(14 * values, 7 * values)
+
+
+def of_gradient_clipping(sizes: Sizes) -> Work:
+    """Gradients are read twice: before the last of them is, the factor is not known."""
+    values = (sizes.hidden_dim + 1) * sizes.dim
+    return Work(3 * values, 3 * values)
+
+
+def of_newton_schulz(iterations: int) -> Callable[[Sizes], Work]:
+    """Three products an iteration; that two of them are symmetric is not counted."""
+
+    def work(sizes: Sizes) -> Work:
+        short, long = sorted((sizes.hidden_dim, sizes.dim))
+        products = 2 * short * short * long + short**3
+        return Work(2 * iterations * products, 2 * short * long)
+
+    return work

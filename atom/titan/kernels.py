@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torchtitan.config.override import OverrideConfig, apply_overrides
@@ -17,12 +18,17 @@ from atom.kernels import choose as choose_for
 from atom.operations import OPERATIONS
 from atom.plan.device import DeviceDescription
 from atom.plugin import Declaration, Kernel
+from atom.titan.muon import MUON
 
 LINEAR_CROSS_ENTROPY = "linear_cross_entropy"
-_FILLED_IN = frozenset({"moe_dispatch"})
-"""Operations whose nodes torchtitan fills in with the run's sizes, before it applies overrides."""
+NEWTON_SCHULZ = "newton_schulz"
+_AT_ONCE = frozenset({"moe_dispatch", "optimizer_step"})
+"""Operations whose nodes are replaced as soon as there is a config: torchtitan fills in the first
+one's with the run's sizes before it applies overrides, and plans are made from the second one's."""
 
-_LOSSES = frozenset({"cross_entropy", LINEAR_CROSS_ENTROPY})
+_OF_TRAINING = frozenset(
+    {"cross_entropy", LINEAR_CROSS_ENTROPY, "optimizer_step", "gradient_clipping"}
+)
 
 
 def situation(
@@ -30,25 +36,35 @@ def situation(
     host: Host,
     device: DeviceDescription,
     *,
+    optimizer: str | None = None,
     dtype: str | None = None,
+    parameter_dtype: str | None = None,
     vocab_size: int | None = None,
     tensor_parallel: int = 1,
     context_parallel: int = 1,
     expert_parallel: int = 1,
     supposed: Mapping[str, str | None] | None = None,
 ) -> Situation:
-    """Return what the kernels of a run of ``model``, a torchtitan config, are chosen for."""
+    """Return what the kernels of ``model``, a torchtitan config, are chosen for.
+
+    Args:
+        model: what computes.
+        host: the plugins.
+        device: where.
+        optimizer: the run's ``optimizer.name``; None if nothing is trained.
+    """
     offered = [
         c.declaration.operation for c in host.components if isinstance(c.declaration, Kernel)
     ]
     return Situation(
         device=device,
         dtype=dtype,
+        parameter_dtype=parameter_dtype,
         sizes=sizes(model, vocab_size=vocab_size, tensor_parallel=tensor_parallel),
         tensor_parallel=tensor_parallel,
         context_parallel=context_parallel,
         expert_parallel=expert_parallel,
-        operations=operations(model, offered),
+        operations=operations(model, offered, optimizer=optimizer),
         supposed=supposed or {},
     )
 
@@ -70,20 +86,29 @@ def choose(
     return used(choose_for(preferences, host, where), loss_chunks=loss_chunks)
 
 
-def operations(model: Any, offered: Iterable[str]) -> frozenset[str]:
-    """Return which of the operations ``offered`` a run of ``model`` has.
+def operations(
+    model: Any, offered: Iterable[str], *, optimizer: str | None = None
+) -> frozenset[str]:
+    """Return which of the operations ``offered`` there are where ``model`` computes.
 
-    The losses are among them: every run has one of the two. So is what ATOM does not know.
+    Both losses are among those of a training run: it has one of the two. So is what ATOM does not
+    know.
 
     Args:
         model: a torchtitan model config.
         offered: operations that there are kernels for.
+        optimizer: the run's ``optimizer.name``; None if nothing is trained.
     """
-    return frozenset(
-        name
-        for name in offered
-        if name in _LOSSES or name not in OPERATIONS or _has(model, OPERATIONS[name].node)
-    )
+
+    def present(name: str) -> bool:
+        if name in _OF_TRAINING:
+            return optimizer is not None
+        if name == NEWTON_SCHULZ:
+            return optimizer == MUON
+        node = OPERATIONS[name].node if name in OPERATIONS else None
+        return node is None or _has(model, node)
+
+    return frozenset(filter(present, offered))
 
 
 def sizes(model: Any, *, vocab_size: int | None, tensor_parallel: int = 1) -> dict[str, Any]:
@@ -138,33 +163,72 @@ def replaces_loss(declarations: Iterable[Declaration]) -> bool:
 
 def replace(config: Any, declarations: Iterable[Declaration]) -> None:
     """Put the kernels that replace a node into a config of torchtitan's, a run's or a model's."""
-    apply_overrides(OverrideConfig(imports=_targets(declarations)), config)
+    apply_overrides(OverrideConfig(imports=_targets(_kernels(declarations))), config)
 
 
-def overrides(model: Any, declarations: Iterable[Declaration]) -> OverrideConfig:
-    """Return what torchtitan's trainer is to replace, when it has given ``model`` the sharding.
+def put(config: Any, declarations: Iterable[Declaration]) -> None:
+    """Put the kernels of a run into ``config``, a ``Trainer.Config`` of ATOM's.
 
-    What it fills in with the run's sizes as it does so is in ``model`` afterwards.
+    Most nodes are replaced by torchtitan's trainer, when it has given the model its sharding.
     """
-    kernels = [each for each in declarations if isinstance(each, Kernel)]
-    replace(model, (kernel for kernel in kernels if kernel.operation in _FILLED_IN))
-    others = (kernel for kernel in kernels if kernel.operation not in _FILLED_IN)
-    return OverrideConfig(imports=_targets(others))
+    kernels = _kernels(declarations)
+    replace(config, (kernel for kernel in kernels if kernel.operation in _AT_ONCE))
+    config.override = OverrideConfig(
+        imports=_targets(kernel for kernel in kernels if kernel.operation not in _AT_ONCE)
+    )
+    config.functions = {
+        function: kernel.override
+        for kernel in kernels
+        if kernel.override and (function := _function(kernel))
+    }
 
 
-def _targets(declarations: Iterable[Declaration]) -> list[Any]:
+@contextmanager
+def called(functions: Mapping[str, str]) -> Iterator[None]:
+    """Have functions called in the place of others.
+
+    Args:
+        functions: ``module:function`` -> the one that takes its place.
+    """
+    before = []
+    for place, function in functions.items():
+        module, _, name = place.partition(":")
+        owner = importlib.import_module(module)
+        before.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, _imported(function))
+    try:
+        yield
+    finally:
+        for owner, name, function in before:
+            setattr(owner, name, function)
+
+
+def _kernels(declarations: Iterable[Declaration]) -> list[Kernel]:
+    return [each for each in declarations if isinstance(each, Kernel)]
+
+
+def _function(kernel: Kernel) -> str | None:
+    """Return which function a kernel takes the place of; None if it is a node."""
+    known = OPERATIONS.get(kernel.operation)
+    return known.function if known else None
+
+
+def _targets(kernels: Iterable[Kernel]) -> list[Any]:
     return [
-        declaration.override.replace(":", ".")
-        for declaration in declarations
-        if isinstance(declaration, Kernel) and declaration.override is not None
+        kernel.override.replace(":", ".")
+        for kernel in kernels
+        if kernel.override is not None and _function(kernel) is None
     ]
 
 
 def _has(model: Any, node: str) -> bool:
-    module, _, name = node.partition(":")
-    owner = getattr(importlib.import_module(module), name)
-    return any(True for _ in _nodes(model, owner.Config))
+    return any(True for _ in _nodes(model, _imported(node).Config))
 
 
 def _nodes(model: Any, config: type) -> Iterator[Any]:
     return (node for _, node, _, _ in model.traverse(config, recurse=True))
+
+
+def _imported(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -23,6 +23,16 @@ from atom.titan.initial_weights import part_of
 MUON = "Muon"
 
 
+def newton_schulz(
+    matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """Return ``matrix``, of shape (rows, columns), made nearly orthogonal, in bfloat16.
+
+    It is torch's, and what a kernel of the operation ``newton_schulz`` takes the place of.
+    """
+    return _zeropower_via_newtonschulz(matrix, coefficients, steps, eps)
+
+
 class Muon(torch.optim.Muon):
     """torch's Muon, for parameters that may be DTensors."""
 
@@ -44,9 +54,7 @@ class Muon(torch.optim.Muon):
         if group["nesterov"]:
             momentum = gradient.lerp(momentum, group["momentum"])
         whole = momentum.full_tensor() if isinstance(momentum, DTensor) else momentum
-        update = _zeropower_via_newtonschulz(
-            whole, group["ns_coefficients"], group["ns_steps"], group["eps"]
-        )
+        update = newton_schulz(whole, group["ns_coefficients"], group["ns_steps"], group["eps"])
         lr = _adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape)
         local = parameter
         if isinstance(parameter, DTensor):

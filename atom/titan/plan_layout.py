@@ -12,10 +12,11 @@ from torchtitan.distributed import pipeline_parallel
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 from torchtitan.distributed.fsdp import get_fsdp_reshard_after_forward_policy
 
-from atom.plan.layout import BYTES, Layout
+from atom.plan.layout import Layout
 from atom.plan.model import FULL, NONE, SELECTIVE
 from atom.plan.pipeline import bubble, in_flight
 from atom.titan import schedule
+from atom.titan.optimizer import state_bytes
 
 
 def layout_of(
@@ -50,7 +51,6 @@ def layout_of(
         size = parallelism.pipeline_parallel_microbatch_size
         microbatches = training.local_batch_size // size
     stages_of, flying, idle = _pipeline(name, pp, len(stages), microbatches)
-    half = optimizer.implementation == "fused_opt_states_bf16"
     return Layout(
         dp_replicate=parallelism.data_parallel_replicate_degree,
         dp_shard=parallelism.data_parallel_shard_degree,
@@ -75,7 +75,7 @@ def layout_of(
         parameter_dtype=training.dtype,
         compute_dtype=training.mixed_precision_param,
         reduce_dtype=training.mixed_precision_reduce,
-        state_bytes=2 * (2 if half else BYTES[training.dtype]),
+        state_bytes=state_bytes(optimizer, training.dtype),
         loss_chunks=loss_chunks,
         offload=training.enable_cpu_offload,
     )

@@ -14,7 +14,7 @@ from atom.plan.model import MODES, ModelDescription
 from atom.plugin import LayoutChoice, LayoutContext, ModelParts
 from atom.run import Run
 from atom.select import Selection
-from atom.titan import checks, device, layout, sections
+from atom.titan import checks, device, layout, optimizer, sections
 from atom.titan.describe import describe
 from atom.titan.plan_layout import checkpointing_of, layout_of
 from atom.titan.trainer_config import set_sharding
@@ -67,7 +67,7 @@ def estimate_of(
         config,
         checkpointing=checkpointing,
         global_batch_size=global_batch_size,
-        optimizer=sections.optimizer(run.optimizer),
+        optimizer=optimizer.config(run.optimizer),
         loss_chunks=run.loss.num_chunks,
     )
     return estimate(model, found, target)

@@ -51,6 +51,13 @@ def check(run: Run, training: TrainingConfig, parallelism: ParallelismConfig, de
             key="training.enable_cpu_offload",
             value=True,
         )
+    if run.optimizer.state_dtype not in (None, training.dtype) and device == "cpu":
+        raise UserError(
+            "only a GPU has a fused step for moments in another dtype than that of the parameters, "
+            f"training.dtype={training.dtype}; valid: null",
+            key="optimizer.state_dtype",
+            value=run.optimizer.state_dtype,
+        )
     balancer = parallelism.context_parallel_load_balancer
     if balancer is not None and balancer not in LOAD_BALANCERS:
         raise UserError(

@@ -10,11 +10,9 @@ from atom import checkpoint
 from atom.errors import UserError
 from atom.folder import check_writable
 from atom.plan.layout import BYTES
+from atom.titan.optimizer import state_bytes
 
 _GIB = 2**30
-
-MOMENTS = 2
-"""That Adam and AdamW keep of each parameter."""
 
 
 def checkpoint_bytes(config: Any, parameters: int) -> int:
@@ -24,9 +22,8 @@ def checkpoint_bytes(config: Any, parameters: int) -> int:
         config: torchtitan's ``Trainer.Config``.
         parameters: of the whole model.
     """
-    weight = BYTES[config.training.dtype]
-    half = config.optimizer.implementation == "fused_opt_states_bf16"
-    return parameters * (weight + MOMENTS * (BYTES["bfloat16"] if half else weight))
+    dtype = config.training.dtype
+    return parameters * (BYTES[dtype] + state_bytes(config.optimizer, dtype))
 
 
 def check(config: Any, place: Path, parameters: int) -> str:

@@ -10,25 +10,18 @@ from typing import Any, TypeVar
 
 import pydantic
 from pydantic import ConfigDict, TypeAdapter
-from torchtitan.components.optimizer import (
-    LRSchedulersContainer,
-    OptimizersContainer,
-    default_adamw,
-)
+from torchtitan.components.optimizer import LRSchedulersContainer
 from torchtitan.config import CommConfig, CompileConfig, DebugConfig, TrainingConfig
 from torchtitan.distributed.activation_checkpoint import FullAC, MemoryBudgetAC, SelectiveAC
 from torchtitan.tools.profiler import Profiler
 
 from atom.errors import UserError, nearest
-from atom.run import Optimizer, Section
+from atom.run import Section
 from atom.titan.checkpointer import VerifiedCheckpointManager
 from atom.titan.metrics import StepMetricsProcessor
-from atom.titan.muon import MUON, with_muon
 from atom.validation import validated
 
 T = TypeVar("T")
-
-_OPTIMIZERS = ("Adam", "AdamW", MUON)
 
 SCHEMA: dict[str, type] = {
     "training": TrainingConfig,
@@ -76,24 +69,3 @@ def activation_checkpoint(section: Section) -> Any:
     if schema is None:
         return None
     return build(schema, options, "activation_checkpoint")
-
-
-def optimizer(section: Optimizer) -> OptimizersContainer.Config:
-    """Return torchtitan's optimizer config: one group of all parameters, or Muon's and AdamW's."""
-    if section.name not in _OPTIMIZERS:
-        raise UserError(
-            f"there is no such optimizer; {nearest(section.name, _OPTIMIZERS)}",
-            key="optimizer.name",
-            value=section.name,
-        )
-    config = default_adamw(
-        lr=section.lr,
-        betas=tuple(section.betas),
-        eps=section.eps,
-        weight_decay=section.weight_decay,
-    )
-    config.implementation = section.implementation
-    if section.name == MUON:
-        return with_muon(config, section.momentum)
-    config.param_groups[0].optimizer_name = section.name
-    return config

@@ -7,7 +7,7 @@ import time
 import types
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -17,6 +17,7 @@ import torchtitan.trainer
 from torchtitan.distributed import ParallelDims
 
 from atom import events
+from atom.titan import kernels
 from atom.titan.checkpointer import VerifiedCheckpointManager
 from atom.titan.data import DocumentLoader
 from atom.titan.judging import JudgingTrainer
@@ -32,6 +33,7 @@ class StoppableTrainer(JudgingTrainer):
     @dataclass(kw_only=True, slots=True)
     class Config(JudgingTrainer.Config):
         trace_samples: bool = False
+        functions: dict[str, str] = field(default_factory=dict)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -54,7 +56,7 @@ class StoppableTrainer(JudgingTrainer):
         return dims
 
     def train(self) -> None:
-        with _no_sleep():
+        with _no_sleep(), kernels.called(self.config.functions):
             super().train()
         dist.barrier()
 

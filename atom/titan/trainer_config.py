@@ -25,7 +25,7 @@ from atom.plugin import (
 )
 from atom.run import Resolved, Run, Section
 from atom.select import Selection
-from atom.titan import kernels, profiling, sections
+from atom.titan import kernels, optimizer, profiling, sections
 from atom.titan.data import DocumentLoader
 from atom.titan.device import mend_fsdp
 from atom.titan.initial_weights import seed_parameters
@@ -80,7 +80,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
     built["profiler"] = profiling.config(
         run, built["profiler"], steps=training.steps, device=resolved.device
     )
-    return StoppableTrainer.Config(
+    config = StoppableTrainer.Config(
         model_spec=ModelSpec(
             name=run.architecture.name,
             flavor=f"dim{getattr(parts.model, 'dim', '')}",
@@ -95,16 +95,17 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         tokenizer=selection.tokenizer.code("build")(selection.tokenizer.config),
         dataloader=_dataloader(selection, seed, resolved),
         loss=_loss(run, resolved.vocab_size, parts, fused=kernels.replaces_loss(chosen)),
-        optimizer=sections.optimizer(run.optimizer),
+        optimizer=optimizer.config(run.optimizer),
         parallelism=strategy.parallelism,
         training=replace(training, global_batch_size=resolved.global_batch_size),
         activation_checkpoint=sections.activation_checkpoint(run.activation_checkpoint),
-        override=kernels.overrides(parts.model, chosen),
         debug=debug,
         faults=run.faults,
         trace_samples=run.data.trace,
         **built,
     )
+    kernels.put(config, chosen)
+    return config
 
 
 def training_section(run: Run, device: str) -> TrainingConfig:

@@ -16,13 +16,17 @@ from atom_docs.nodes import definitions, output
 
 
 class KernelOperations(SphinxDirective):
-    """Every operation, the node that its kernels replace, and what it computes."""
+    """Every operation, what its kernels take the place of, and what it computes."""
 
     def run(self) -> list[nodes.Node]:
         return [
             definitions(
                 [
-                    (name, operation.node.replace(":", ".") + ".Config", operation.summary)
+                    (
+                        name,
+                        operation.place.replace(":", ".") + (".Config" if operation.node else "()"),
+                        operation.summary,
+                    )
                     for name, operation in OPERATIONS.items()
                 ]
             )

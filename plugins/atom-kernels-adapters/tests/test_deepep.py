@@ -12,6 +12,7 @@ from atom.plan.device import named
 from atom.plugin import Kernel
 from atom.testing.operation import REGULAR, tree
 from atom.titan import kernels
+from atom.titan.trainer import StoppableTrainer
 from atom.titan.trainer_config import set_sharding
 
 
@@ -32,8 +33,11 @@ def test_none_but_a_name_chooses_it() -> None:
 @pytest.mark.parametrize("name", ["deepep", "hybridep"])
 def test_torchtitan_fills_in_the_sizes_of_its_buffers(name: str) -> None:
     """Those of a rank's tokens in one forward pass: of its sequences and its part of each."""
-    model = tree("mixture", REGULAR[0]).model_spec.model
-    assert kernels.overrides(model, [declared(name)]).imports == []
+    spec = tree("mixture", REGULAR[0]).model_spec
+    run = StoppableTrainer.Config(model_spec=spec)
+    kernels.put(run, [declared(name)])
+    assert run.override.imports == []
+    model = spec.model
     training = TrainingConfig(seq_len=128, local_batch_size=3)
     layout = {"context_parallel_degree": 2, "tensor_parallel_degree": 2}
     set_sharding(model, training, ParallelismConfig(**layout, expert_parallel_degree=4))

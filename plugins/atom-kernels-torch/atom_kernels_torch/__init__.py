@@ -13,6 +13,8 @@ _BY_NAME = -20
 _BFLOAT16 = {"bfloat16": 3e-2}
 """FlashAttention takes no float32."""
 
+_OF_PARAMETERS = {"float32": 1e-5, "bfloat16": 3e-2}
+
 # torch's grouped product wants rows that begin at multiples of 16 bytes.
 _NEEDS = {"grouped_mm": Needs(multiples={"dim": 8, "hidden_dim": 8})}
 
@@ -111,10 +113,43 @@ def atom_kernels() -> Iterator[Kernel]:
         priority=4,
         tolerance=_BFLOAT16,
     )
+    yield Kernel(
+        operation="optimizer_step",
+        name="reference",
+        summary="torch's Adam and AdamW, a parameter after the other",
+        override="atom_kernels_torch.optimizer:for_loop",
+        functions={"optimizer_step": f"{__name__}.functions:adamw"},
+        tolerance=_OF_PARAMETERS,
+    )
+    yield Kernel(
+        operation="optimizer_step",
+        name="foreach",
+        summary="torch's Adam and AdamW, an operation for all parameters after the other",
+        override="atom_kernels_torch.optimizer:foreach",
+        functions={"optimizer_step": f"{__name__}.functions:adamw_foreach"},
+        priority=5,
+        tolerance=_OF_PARAMETERS,
+    )
+    yield Kernel(
+        operation="optimizer_step",
+        name="fused",
+        summary="torch's Adam and AdamW, the whole step as one kernel",
+        functions={"optimizer_step": f"{__name__}.functions:adamw_fused"},
+        priority=10,
+        tolerance=_OF_PARAMETERS,
+    )
+    yield Kernel(
+        operation="newton_schulz",
+        name="reference",
+        summary="torch's, in bfloat16",
+        functions=_functions("newton_schulz"),
+        tolerance={"float32": 5e-2, "bfloat16": 5e-2},
+    )
     for operation, what in {
         "cross_entropy": "torch's cross_entropy, vocabulary-parallel under TP",
         "embedding": "torch's embedding",
         "feed_forward": "SwiGLU from three linear layers",
+        "gradient_clipping": "torch's, over all dimensions of a layout",
         "grouped_mm": "SwiGLU from three of torch's grouped matrix products",
         "linear": "torch's linear",
         "linear_cross_entropy": "output layer and cross_entropy, in loss.num_chunks pieces",

@@ -6,10 +6,13 @@ feed-forward, N heads, H width of a head, V vocabulary.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.optim._muon import _zeropower_via_newtonschulz
+from torch.optim.adamw import adamw as torch_adamw
 
 
 def rms_norm(x_RD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
@@ -107,3 +110,57 @@ def attention(q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor) 
 @lru_cache(maxsize=2)  # a model makes it once for all of its layers
 def _seen(length: int, device: torch.device) -> torch.Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def adamw(
+    weight: torch.Tensor,
+    gradient: torch.Tensor,
+    mean: torch.Tensor,
+    square: torch.Tensor,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    *,
+    foreach: bool = False,
+    fused: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Change the three in place, as step number ``step`` of AdamW does."""
+    # torch counts a step before it takes it; the fused kernel wants the count on the device.
+    steps = torch.tensor(float(step - 1), device=weight.device if fused else "cpu")
+    torch_adamw(
+        [weight],
+        [gradient],
+        [mean],
+        [square],
+        [],
+        [steps],
+        foreach=foreach,
+        fused=fused,
+        amsgrad=False,
+        beta1=betas[0],
+        beta2=betas[1],
+        lr=lr,
+        weight_decay=weight_decay,
+        eps=eps,
+        maximize=False,
+    )
+    return weight, mean, square
+
+
+adamw_foreach = partial(adamw, foreach=True)
+adamw_fused = partial(adamw, fused=True)
+
+
+def gradient_clipping(
+    parameters: list[torch.nn.Parameter], max_norm: float, *, foreach: bool, **_layout: Any
+) -> torch.Tensor:
+    """On one rank."""
+    return torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=foreach)
+
+
+def newton_schulz(
+    matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    return _zeropower_via_newtonschulz(matrix, coefficients, steps, eps)
