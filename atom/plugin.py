@@ -173,8 +173,8 @@ class Kernel(Declaration):
     """One implementation of one operation (``attention``, ``rms_norm``, ``rope``, …).
 
     ``override`` points to a factory marked with ``torchtitan.config.override``, which replaces the
-    operation's node of the model's config tree; ``None`` leaves torchtitan's own node in place. Of an
-    operation that is a function (:mod:`atom.operations`) it is a function of the same arguments.
+    operation's node of the model's config tree; ``None`` leaves torchtitan's own node in place. For
+    an operation that is a function (:mod:`atom.operations`) it is one of the same arguments.
     ``kernels=auto`` tries the kernels of an operation by descending ``priority``.
 
     ``tolerance`` names the dtypes that the kernel takes and for each the largest error, of its

@@ -113,12 +113,21 @@ CAUGHT = {
         "test_agrees_in_tritons_interpreter",
         "is off by",
     ),
+    "kernel:optimizer_step/mutant_without_correction": (
+        "test_agrees_with_the_reference",
+        "the output is off by",
+    ),
+    "kernel:gradient_clipping/mutant_of_matrices": ("test_functions_agree", "is off by"),
+    "kernel:newton_schulz/mutant_stops_early": ("test_functions_agree", "output 0 is off by"),
 }
 TWINS = (
     "architecture:twin",
     "parallelism:twin",
     "kernel:rms_norm/mutant_twin",
     "kernel:rms_norm/mutant_triton_twin",
+    "kernel:optimizer_step/mutant_twin",
+    "kernel:gradient_clipping/mutant_twin",
+    "kernel:newton_schulz/mutant_twin",
 )
 PARAMETERS = {"parallelism": ", data_parallel_shard_degree=-1"}
 

@@ -37,6 +37,11 @@ KERNELS = (
     "triton_twin",
     "triton_without_mask",
 )
+STEPS = {
+    "optimizer_step": ("twin", "without_correction"),
+    "gradient_clipping": ("twin", "of_matrices"),
+    "newton_schulz": ("twin", "stops_early"),
+}
 
 
 @hookimpl
@@ -96,3 +101,13 @@ def atom_kernels() -> Iterator[Kernel]:
         needs=Needs(packages=("liger kernel, the new one",)),
         priority=-1,
     )
+    for operation, names in STEPS.items():
+        for name in names:
+            yield Kernel(
+                operation=operation,
+                name=f"mutant_{name}",
+                summary=f"a step: {name}",
+                override=f"mutants_model.steps:{operation}_{name}",
+                tolerance={"float32": 5e-2 if operation == "newton_schulz" else 1e-5},
+                priority=-1,
+            )
