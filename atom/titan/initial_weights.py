@@ -12,10 +12,11 @@ import hashlib
 from collections.abc import Callable
 
 import torch
-from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor.placement_types import _StridedShard
+from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.protocols.module import Module
+
+from atom.titan.parts import part_of
 
 Initializer = Callable[[torch.Tensor], object]
 
@@ -58,28 +59,3 @@ def _seeded(initializer: Initializer, seed: int, name: str) -> Initializer:
                 parameter.copy_(whole)
 
     return initialize
-
-
-def part_of(whole: torch.Tensor, parameter: DTensor) -> torch.Tensor:
-    """Return what of ``whole`` is this rank's of ``parameter``.
-
-    DTensor's own copy refuses a dimension that two axes of the mesh divide among more ranks than it
-    has rows, such as a number a head: some ranks then have none.
-    """
-    mesh = parameter.device_mesh
-    coordinate = mesh.get_coordinate()
-    assert coordinate is not None, "the rank is not in the parameter's mesh"
-    # A strided shard is FSDP's, of what the other axes have left of the same dimension.
-    axes = sorted(
-        range(mesh.ndim), key=lambda a: isinstance(parameter.placements[a], _StridedShard)
-    )
-    for axis in axes:
-        placement = parameter.placements[axis]
-        if isinstance(placement, Shard | _StridedShard):
-            chunks = whole.chunk(mesh.size(axis), placement.dim)
-            index = coordinate[axis]
-            empty = whole.narrow(placement.dim, 0, 0)
-            whole = chunks[index] if index < len(chunks) else empty
-        else:
-            assert isinstance(placement, Replicate), f"{placement} of a parameter"
-    return whole

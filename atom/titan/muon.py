@@ -1,15 +1,16 @@
 """Muon for a model that is split over ranks: matrices of layers by Muon, all else by AdamW.
 
 Muon ("Muon is Scalable for LLM Training", arXiv:2502.16982) makes the momentum of a matrix
-orthogonal by five Newton-Schulz iterations. They need the whole matrix. So each rank gathers it,
-computes the same, and keeps its part: the update is the same under every layout, and what it costs
-a rank does not shrink with the number of ranks.
+orthogonal by five Newton-Schulz iterations. They need the whole matrix. So the ranks share the
+matrices out among themselves (:mod:`atom.titan.owners`): the update is the same under every layout,
+and the more ranks there are, the less each computes.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
 
-from atom.titan.initial_weights import part_of
+from atom.titan.owners import on_owners
 
 MUON = "Muon"
 
@@ -26,7 +27,7 @@ MUON = "Muon"
 def newton_schulz(
     matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> torch.Tensor:
-    """Return ``matrix``, of shape (rows, columns), made nearly orthogonal, in bfloat16.
+    """Return ``matrix``, of shape (rows, columns) in bfloat16, made nearly orthogonal.
 
     It is torch's, and what a kernel of the operation ``newton_schulz`` takes the place of.
     """
@@ -38,14 +39,23 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Change every parameter that has a gradient, both of shape (rows, columns)."""
+        """Change every parameter that has a gradient, both of shape (rows, columns).
+
+        On ranks that share a model all call it together.
+        """
         assert closure is None, "torchtitan's containers support none"
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            momentum, orthogonal = (partial(f, group=group) for f in (self._momentum, _orthogonal))
+            for parameter in parameters:
+                if not isinstance(parameter, DTensor):
+                    self._change(parameter, orthogonal(momentum(parameter)), group)
+            divided = [p for p in parameters if isinstance(p, DTensor)]
+            for parameter, update in on_owners(divided, momentum, orthogonal, dtype=torch.bfloat16):
+                self._change(parameter, update, group)
 
-    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+    def _momentum(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        """Return what this rank has of the gradient with momentum, in the iterations' dtype."""
         gradient, state = parameter.grad, self.state[parameter]
         assert gradient is not None
         if "momentum_buffer" not in state:
@@ -53,14 +63,22 @@ class Muon(torch.optim.Muon):
         momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
         if group["nesterov"]:
             momentum = gradient.lerp(momentum, group["momentum"])
-        whole = momentum.full_tensor() if isinstance(momentum, DTensor) else momentum
-        update = newton_schulz(whole, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        return _local(momentum).bfloat16()
+
+    def _change(self, parameter: torch.Tensor, update: torch.Tensor, group: dict[str, Any]) -> None:
+        """Change this rank's part of a parameter."""
         lr = _adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape)
-        local = parameter
-        if isinstance(parameter, DTensor):
-            local, update = parameter.to_local(), part_of(update, parameter)
+        local = _local(parameter)
         local.mul_(1 - group["lr"] * group["weight_decay"])
         local.add_(update, alpha=-lr)
+
+
+def _orthogonal(momentum: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    return newton_schulz(momentum, group["ns_coefficients"], group["ns_steps"], group["eps"])
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class OptimizersWithMuon(OptimizersContainer):

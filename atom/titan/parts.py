@@ -1,0 +1,38 @@
+"""Which part of a tensor a rank has."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+
+
+def dividing_axes(parameter: DTensor) -> list[int]:
+    """Return the axes of the mesh that divide ``parameter``, in the order in which they do."""
+    placements = parameter.placements
+    for placement in placements:
+        assert isinstance(placement, Shard | _StridedShard | Replicate), f"{placement} of a part"
+    # A strided shard is FSDP's, of what the other axes have left of the same dimension.
+    axes = sorted(range(len(placements)), key=lambda a: isinstance(placements[a], _StridedShard))
+    return [axis for axis in axes if not isinstance(placements[axis], Replicate)]
+
+
+def part_of(whole: Tensor, parameter: DTensor) -> Tensor:
+    """Return what of ``whole`` is this rank's of ``parameter``.
+
+    DTensor's own copy refuses a dimension that two axes of the mesh divide among more ranks than it
+    has rows, such as a number a head: some ranks then have none.
+    """
+    mesh = parameter.device_mesh
+    coordinate = mesh.get_coordinate()
+    assert coordinate is not None, "the rank is not in the parameter's mesh"
+    for axis in dividing_axes(parameter):
+        dim = parameter.placements[axis].dim  # type: ignore[attr-defined]
+        whole = chunks(whole, mesh.size(axis), dim)[coordinate[axis]]
+    return whole
+
+
+def chunks(tensor: Tensor, number: int, dim: int) -> list[Tensor]:
+    """Return ``number`` chunks as torch makes them, of which the last ones may be empty."""
+    found = list(tensor.chunk(number, dim))
+    return found + [tensor.narrow(dim, 0, 0)] * (number - len(found))
