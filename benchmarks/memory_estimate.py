@@ -105,6 +105,7 @@ COMBINATIONS = [
     _combination("FSDP 2 x TP 2 x PP 2", DENSE, dp=2, tp=2, pp=2),
     _combination("experts, FSDP 2", EXPERTS, dp=2),
     _combination("experts, FSDP 2 x EP 2", EXPERTS, dp=2, ep=2),
+    _combination("Muon, FSDP 2", DENSE, dp=2, extra={"optimizer": {"name": "Muon"}}),
 ]
 
 

@@ -118,6 +118,14 @@ def test_bfloat16_states_are_half() -> None:
     assert memory(model(), layout(state_bytes=4)).optimizer == 4 * model().numel + steps
 
 
+def test_muon_keeps_one_moment_of_the_matrices_of_layers() -> None:
+    blocks = model().blocks
+    matrices = [p.numel for p in model().parameters if p.part in blocks and len(p.shape) == 2]
+    assert 0 < sum(matrices) < model().numel
+    adamw, muon = (memory(model(), layout(matrix_state_bytes=n)).optimizer for n in (None, 4))
+    assert adamw - muon == 4 * sum(matrices) + 4 * len(matrices)  # and it counts no steps
+
+
 # ---------------------------------------------------------------------------- activations
 
 

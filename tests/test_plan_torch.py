@@ -191,7 +191,7 @@ def test_published_memory_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [3, 11, 16], ids=["nothing divides", "tied", "3D"])
+@pytest.mark.parametrize("number", [3, 11, 16, 19], ids=["nothing divides", "tied", "3D", "Muon"])
 def test_measured_memory_is_met(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

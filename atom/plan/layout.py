@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from atom.plan.model import NONE
+from atom.plan.model import NONE, Count
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -29,6 +29,7 @@ class Layout:
         compute_dtype: of what FSDP gathers, and of activations.
         reduce_dtype: in which gradients are reduced.
         state_bytes: of optimizer states for one element of a parameter.
+        matrix_state_bytes: the same for the matrices of layers, where they have another optimizer.
         loss_chunks: pieces of the sequence that logits are computed in.
     """
 
@@ -54,8 +55,20 @@ class Layout:
     compute_dtype: str = "bfloat16"
     reduce_dtype: str = "float32"
     state_bytes: int = 8
+    matrix_state_bytes: int | None = None
     loss_chunks: int = 1
     offload: bool = False
+
+    def optimizer_bytes(self, every: Count, matrices: Count) -> int:
+        """Return the bytes of an optimizer's states for parameters, some of which are ``matrices``
+        of layers."""
+        of_matrices = 0
+        if self.matrix_state_bytes is not None:
+            of_matrices = matrices.numel * self.matrix_state_bytes
+            every = Count(every.numel - matrices.numel, every.parameters - matrices.parameters)
+        # AdamW counts its steps in a float32 for each parameter.
+        steps = BYTES["float32"] * every.parameters
+        return every.numel * self.state_bytes + steps + of_matrices
 
     @property
     def ranks(self) -> int:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 from math import ceil
 
 from atom.plan.layout import BYTES, Layout
-from atom.plan.model import NONE, Activations, ModelDescription, Parameter, Size
+from atom.plan.model import NONE, Activations, Count, ModelDescription, Parameter, Size
 
 FLOAT32 = 4
 
@@ -99,14 +99,16 @@ def sizes(model: ModelDescription, layout: Layout) -> dict[str, Size]:
     if key not in model.sizes:
         found: dict[str, Size] = {}
         for parameter in model.parameters:
-            before = found.get(parameter.part, Size(0, 0, 0, 0))
+            before = found.get(parameter.part, Size(0, 0, 0, 0, Count()))
             local = local_numel(parameter, layout)
+            is_matrix = parameter.part in model.blocks and len(parameter.shape) == 2
             found[parameter.part] = Size(
                 local=before.local + local,
                 gathered=before.gathered + gathered_numel(parameter, layout) * parameter.uses,
                 parameters=before.parameters + 1,
                 # FSDP reduces a group into one buffer, which the gradients are views of.
                 gradients=before.gradients + local * parameter.uses,
+                matrices=before.matrices + (Count(local, 1) if is_matrix else Count()),
             )
         model.sizes[key] = found
     return model.sizes[key]
@@ -144,9 +146,10 @@ def memory(
     mine = parts_of(model, layout, rank)
     numel = sum(size.local for size in mine.values())
     size = BYTES[layout.parameter_dtype]
-    # AdamW counts its steps in a float32 for each parameter.
-    steps = FLOAT32 * sum(part.parameters for part in mine.values())
-    optimizer = numel * layout.state_bytes + steps
+    optimizer = layout.optimizer_bytes(
+        Count(numel, sum(part.parameters for part in mine.values())),
+        sum((part.matrices for part in mine.values()), Count()),
+    )
     gathered, waiting = _fsdp(model, layout, mine)
     kept, block, loss = _activations(model, layout, rank)
     # Without a pipeline a block's gradients are reduced at once, and come after the loss's.

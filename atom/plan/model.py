@@ -88,14 +88,27 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """Elements of parameters on one rank, and in how many parameters they are."""
+
+    numel: int = 0
+    parameters: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.numel + other.numel, self.parameters + other.parameters)
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """A part on one rank: ``local`` elements in its shards, ``gathered`` ones while FSDP holds it
-    gathered, in ``parameters`` parameters; ``gradients`` elements in shards of gradients."""
+    gathered, in ``parameters`` parameters; ``gradients`` elements in shards of gradients.
+    ``matrices`` are its local ones of two dimensions, if it is a layer."""
 
     local: int
     gathered: int
     parameters: int
     gradients: int
+    matrices: Count
 
 
 @dataclass(frozen=True)

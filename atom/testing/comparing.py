@@ -38,6 +38,19 @@ def outputs(result: Any) -> list[torch.Tensor]:
     return list(result) if isinstance(result, tuple | list) else [result]
 
 
+def both(
+    function: Callable[..., Any], contract: Function, sizes: Sizes, dtype: str, device: str
+) -> None:
+    """Run a function forward and backward."""
+    import torch
+
+    inputs, others = prepared(contract, sizes, getattr(torch, dtype), device)
+    found = outputs(contract.call(function, *inputs.values(), *others))
+    if contract.backward is not None:
+        weights = [torch.ones_like(one) for one in found]
+        torch.autograd.grad(found, list(inputs.values()), weights)
+
+
 def worst(
     function: Callable[..., Any], contract: Function, sizes: Sizes, dtype: str, device: str
 ) -> tuple[str, float]:

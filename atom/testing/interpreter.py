@@ -41,7 +41,7 @@ def disagreements(component: Component) -> list[str] | None:
     if kernel.override is None:
         return None
     resolve(kernel.override, component)
-    if not kernel.needs.triton and not _has_triton(component):
+    if not kernel.needs.triton and not has_triton(component):
         return None
     result = subprocess.run(
         [sys.executable, "-m", __name__, component.address],
@@ -82,7 +82,7 @@ def _main(address: str) -> list[str]:
     return found
 
 
-def _has_triton(component: Component) -> bool:
+def has_triton(component: Component) -> bool:
     """Return whether a module of the plugin's package holds a function made by ``triton.jit``."""
     from triton.runtime import KernelInterface
 

@@ -351,6 +351,11 @@ def milliseconds(compute: Callable[[], object], device: str, *, repeats: int = 3
 
 def timed(kernel: Implementation, case: Case, device: str) -> float:
     """Return the milliseconds of one forward and backward pass."""
+    return milliseconds(passes(kernel, case, device), device)
+
+
+def passes(kernel: Implementation, case: Case, device: str) -> Callable[[], object]:
+    """Return a function that runs a forward and a backward pass."""
     import torch
 
     dtype = getattr(torch, case.dtype)
@@ -358,4 +363,4 @@ def timed(kernel: Implementation, case: Case, device: str) -> float:
     module = kernel.module(node, device, dtype)
     inputs = kernel.operation.inputs(case.sizes, maker(device))
     given = {name: tensor.to(dtype) for name, tensor in inputs.items()}
-    return milliseconds(partial(_of_module, kernel, module, node, given, case.sizes), device)
+    return partial(_of_module, kernel, module, node, given, case.sizes)

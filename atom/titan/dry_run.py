@@ -23,7 +23,7 @@ from atom.plan.device import GIB, DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.layout import BYTES
 from atom.plan.memory import Memory, memory
-from atom.plan.model import ModelDescription
+from atom.plan.model import Count, ModelDescription
 from atom.run import DEGREES, Run
 from atom.select import Selection
 from atom.titan import device
@@ -185,13 +185,20 @@ def _built(
         held = [parameter for module in modules for parameter in module.parameters()]
         numel = sum(_local_numel(parameter) for parameter in held)
         names = [name for module in modules for name, _ in module.named_parameters()]
+        matrices = [
+            _local_numel(parameter)
+            for name, parameter in zip(names, held, strict=True)
+            if _part(name) in model.blocks and parameter.dim() == 2
+        ]
     plain = memory(model, estimate.layout, rank=pipeline_rank)
     size = BYTES[estimate.layout.parameter_dtype]
     counted = replace(
         plain,
         parameters=numel * size,
         gradients=numel * size,
-        optimizer=numel * estimate.layout.state_bytes + 4 * len(held),
+        optimizer=estimate.layout.optimizer_bytes(
+            Count(numel, len(held)), Count(sum(matrices), len(matrices))
+        ),
     )
     counted = replace(counted, reserve=round(counted.total * (planned.reserve - 1)))
     return Rank(

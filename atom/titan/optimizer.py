@@ -7,7 +7,7 @@ from torchtitan.components.optimizer import OptimizersContainer, default_adamw
 from atom.errors import UserError, nearest
 from atom.plan.layout import BYTES
 from atom.run import Optimizer
-from atom.titan.muon import MUON, with_muon
+from atom.titan.muon import MUON, OptimizersWithMuon, with_muon
 
 _OPTIMIZERS = ("Adam", "AdamW", MUON)
 
@@ -47,3 +47,8 @@ def state_bytes(found: OptimizersContainer.Config, parameter_dtype: str) -> int:
     """Return the bytes that Adam and AdamW keep of an element of a parameter."""
     in_bfloat16 = found.implementation == _STATES_IN_BFLOAT16
     return _MOMENTS * BYTES["bfloat16" if in_bfloat16 else parameter_dtype]
+
+
+def matrix_state_bytes(found: OptimizersContainer.Config, parameter_dtype: str) -> int | None:
+    """Return the bytes that Muon keeps of an element of a layer's matrix; None without Muon."""
+    return BYTES[parameter_dtype] if isinstance(found, OptimizersWithMuon.Config) else None

@@ -16,7 +16,7 @@ from atom.plan.layout import Layout
 from atom.plan.model import FULL, NONE, SELECTIVE
 from atom.plan.pipeline import bubble, in_flight
 from atom.titan import schedule
-from atom.titan.optimizer import state_bytes
+from atom.titan.optimizer import matrix_state_bytes, state_bytes
 
 
 def layout_of(
@@ -76,6 +76,7 @@ def layout_of(
         compute_dtype=training.mixed_precision_param,
         reduce_dtype=training.mixed_precision_reduce,
         state_bytes=state_bytes(optimizer, training.dtype),
+        matrix_state_bytes=matrix_state_bytes(optimizer, training.dtype),
         loss_chunks=loss_chunks,
         offload=training.enable_cpu_offload,
     )

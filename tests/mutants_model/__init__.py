@@ -36,6 +36,7 @@ KERNELS = (
     "loses_the_sharding",
     "triton_twin",
     "triton_without_mask",
+    "triton_changes_type",
 )
 STEPS = {
     "optimizer_step": ("twin", "without_correction"),

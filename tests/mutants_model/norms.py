@@ -127,6 +127,52 @@ def _rms_norm_kernel(
     tl.store(y + row * width + columns, values * scale * weights, mask=inside)
 
 
+@triton.jit
+def _changes_type_kernel(x, weight, y, row_stride, width, eps, block: tl.constexpr):
+    row = tl.program_id(0)
+    # The fault: a compiler wants one type for all rounds of a loop, and 0 is an integer.
+    total = 0
+    for start in range(0, width, block):
+        columns = start + tl.arange(0, block)
+        values = tl.load(x + row * row_stride + columns, mask=columns < width, other=0.0)
+        total += tl.sum(values * values, axis=0)
+    scale = 1.0 / tl.sqrt(total / width + eps)
+    for start in range(0, width, block):
+        columns = start + tl.arange(0, block)
+        inside = columns < width
+        values = tl.load(x + row * row_stride + columns, mask=inside, other=0.0)
+        weights = tl.load(weight + columns, mask=inside, other=0.0)
+        tl.store(y + row * width + columns, values * scale * weights, mask=inside)
+
+
+class _ChangesTypeFunction(_Norm):
+    @staticmethod
+    def forward(
+        context: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, _fault: str
+    ) -> torch.Tensor:
+        rows, y = x.reshape(-1, x.shape[-1]), x.new_empty(x.shape)
+        width = x.shape[-1]
+        _changes_type_kernel[(rows.shape[0],)](rows, weight, y, width, width, eps, 16)
+        scale = (x.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
+        context.save_for_backward(x, weight, scale)
+        context.fault = ""
+        return y
+
+
+class _ChangesType(RMSNorm):
+    @dataclass(kw_only=True, slots=True)
+    class Config(RMSNorm.Config):
+        pass
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _ChangesTypeFunction.apply(input, self.weight, self.eps, "")
+
+
+@override(target=RMSNorm.Config, exact=True)
+def triton_changes_type(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _ChangesType.Config)
+
+
 class _TritonFunction(_Norm):
     @staticmethod
     def forward(

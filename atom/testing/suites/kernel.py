@@ -15,7 +15,7 @@ from atom.host import Component, Host, resolve
 from atom.kernels import Situation, misfit_of_numbers, missing
 from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
-from atom.testing import comparing, interpreter, kernels, models, partners, runs
+from atom.testing import comparing, compiler, interpreter, kernels, models, partners, runs
 from atom.testing.functions import FUNCTIONS
 from atom.testing.kernels import REFERENCE, Case, Implementation
 from atom.testing.operation import ODD, REGULAR, Operation, Sizes
@@ -269,6 +269,17 @@ class KernelSuite(Options, ComponentSuite):
         if reason := _missing(component.declaration):  # type: ignore[arg-type]
             pytest.skip(reason)
         found = interpreter.disagreements(component)
+        if found is None:
+            pytest.skip(f"{component.name} has no Triton kernel")
+        assert not found
+
+    @pytest.mark.slow
+    def test_compiles_for_gpus(self, component: Component) -> None:
+        """A Triton kernel, for Hopper and for the oldest GPU that it says it takes, in every dtype;
+        no GPU is needed."""
+        if reason := _missing(component.declaration):  # type: ignore[arg-type]
+            pytest.skip(reason)
+        found = compiler.failures(component)
         if found is None:
             pytest.skip(f"{component.name} has no Triton kernel")
         assert not found

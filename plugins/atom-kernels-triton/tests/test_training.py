@@ -82,11 +82,13 @@ def test_without_the_interpreter_a_cpu_refuses_them(tmp_path: Path) -> None:
     [
         ("parallelism=pp", "launch.ranks=2", "architecture.n_layers=2"),
         ("parallelism=cp", "launch.ranks=2", "training.seq_len=32"),
+        ("compile.enable=true",),
     ],
-    ids=["pp", "cp"],
+    ids=["pp", "cp", "compiled"],
 )
 def test_all_of_them_under_a_layout(layout: tuple[str, ...], tmp_path: Path) -> None:
-    """Together, where the suite of a kernel has each by itself."""
+    """Together, where the suite of a kernel has each by itself. Blocks are compiled as one graph:
+    the compiler takes each kernel as it is."""
     for kernels in "reference", "hopper":
         folder, given = tmp_path / kernels, ("training.steps=2", "checkpoint.enable=false")
         result = train(folder, f"kernels={kernels}", *given, *layout)

@@ -1,0 +1,216 @@
+"""Compile a Triton kernel for a GPU that is not here: what fails, and what each program takes.
+
+Triton compiles for a target, and its wheel has the assembler; only launching needs the device. So a
+kernel is called with tensors of the CPU, compiled instead of launched, and its outputs are whatever
+was in memory. Triton keeps what it has compiled by device: this needs a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from atom.host import Component, Host, resolve
+from atom.plugin import Kernel
+from atom.testing.comparing import both
+from atom.testing.functions import FUNCTIONS
+from atom.testing.interpreter import has_triton
+from atom.testing.kernels import Case, Implementation, contract, passes
+from atom.testing.operation import REGULAR
+
+SECONDS = 600
+HOPPER = (9, 0)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel as the GPU would have it.
+
+    Attributes:
+        name: of the function.
+        num_warps: of a program.
+        registers: of a thread.
+        spilled: bytes of a thread that have no register and go to memory.
+        shared: bytes of a program in shared memory.
+    """
+
+    name: str
+    num_warps: int
+    registers: int
+    spilled: int
+    shared: int
+
+
+@contextmanager
+def compiling(capability: tuple[int, int]) -> Iterator[list[Compiled]]:
+    """Have Triton kernels compiled for a compute capability where they would be launched.
+
+    The list has what was compiled so far. Kernels that tune themselves take their first choice.
+
+    Raises:
+        NotCompiledError: within, at the launch of a kernel that Triton refuses.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.autotuner import Autotuner
+    from triton.runtime.jit import JITFunction
+
+    every: list[Compiled] = []
+    known: set[int] = set()
+    run, bench, active = JITFunction.run, Autotuner._bench, driver._active
+
+    def compile_only(self: Any, *arguments: Any, warmup: bool, **options: Any) -> Any:  # noqa: ARG001
+        try:
+            kernel = run(self, *arguments, warmup=True, **options)
+        except Exception as error:
+            raise NotCompiledError(f"{self.__name__}: {_last(error)}") from error
+        if id(kernel) not in known:
+            known.add(id(kernel))
+            every.append(_described(self.__name__, kernel))
+        return kernel
+
+    driver.set_active(_Elsewhere(GPUTarget("cuda", 10 * capability[0] + capability[1], 32)))
+    JITFunction.run = compile_only
+    Autotuner._bench = lambda *_, **__: [0.0, 0.0, 0.0]
+    try:
+        yield every
+    finally:
+        JITFunction.run, Autotuner._bench = run, bench
+        driver._active = active
+
+
+class NotCompiledError(Exception):
+    """Triton has refused a kernel."""
+
+
+def failures(component: Component) -> Sequence[str] | None:
+    """Return a sentence for each compute capability and dtype for which a kernel does not compile.
+
+    None if it has no Triton kernel.
+    """
+    kernel = component.declaration
+    assert isinstance(kernel, Kernel)
+    if kernel.override is not None:
+        resolve(kernel.override, component)
+    if not kernel.needs.triton and not has_triton(component):
+        return None
+    return _of_package(component.plugin.import_package)[component.address]
+
+
+@cache
+def _of_package(package: str) -> dict[str, list[str] | None]:
+    """Return the failures of a package's kernels, by address: of all, as starting takes longest."""
+    result = subprocess.run(
+        [sys.executable, "-m", __name__, package],
+        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found: dict[str, list[str] | None] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def _main(package: str) -> dict[str, list[str] | None]:
+    from atom.titan import device
+
+    device.use("cpu")
+    return {
+        component.address: _failures(component)
+        for component in Host.load().components
+        if component.plugin.import_package == package and isinstance(component.declaration, Kernel)
+    }
+
+
+def _failures(component: Component) -> list[str] | None:
+    kernel = component.declaration
+    assert isinstance(kernel, Kernel)
+    found: list[str] = []
+    compiled, other = 0, ""
+    for capability in sorted({kernel.needs.capability or HOPPER, HOPPER}):
+        for dtype in kernel.tolerance:
+            with compiling(capability) as every:
+                for attempt in _attempts(component, kernel, dtype):
+                    try:
+                        attempt()
+                    except NotCompiledError as error:
+                        dotted = ".".join(map(str, capability))
+                        found.append(f"for compute capability {dotted}, {dtype}: {error}")
+                    except Exception as error:
+                        # What is not Triton's may need the device, or values that are numbers.
+                        other = _last(error)
+            compiled += len(every)
+    if not compiled and not found:
+        return [f"no kernel of it is launched: {other}"] if kernel.needs.triton else None
+    return found
+
+
+def _attempts(component: Component, kernel: Kernel, dtype: str) -> Iterator[Callable[[], object]]:
+    operation, sizes = contract(kernel), REGULAR[0]
+    if operation is not None:
+        tested = Implementation(operation, component)
+        yield lambda: passes(tested, Case(sizes, dtype), "cpu")()
+    for name, reference in kernel.functions.items():
+        if name in FUNCTIONS:  # another test says so
+            function = resolve(reference, component)
+            yield partial(both, function, FUNCTIONS[name], sizes, dtype, "cpu")
+
+
+class _Elsewhere:
+    """What Triton asks of a driver before it launches."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _device: int) -> int:
+        return 0
+
+
+def _described(name: str, kernel: Any) -> Compiled:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        said = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    used = {word: int(number) for word, number in re.findall(r"\b([A-Z]+):(\d+)", said)}
+    return Compiled(
+        name=name,
+        num_warps=kernel.metadata.num_warps,
+        registers=used["REG"],
+        spilled=used["STACK"] + used["LOCAL"],
+        shared=kernel.metadata.shared,
+    )
+
+
+def _last(error: BaseException) -> str:
+    """Return what is at the bottom of an error of Triton's, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+if __name__ == "__main__":
+    print(json.dumps(_main(sys.argv[1])))
