@@ -13,9 +13,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Compiled:
         registers: of a thread.
         spilled: bytes of a thread that have no register and go to memory.
         shared: bytes of a program in shared memory.
+        accesses: how often the code reads or writes so many bytes of global memory, by bytes.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Compiled:
     registers: int
     spilled: int
     shared: int
+    accesses: Mapping[int, int] = field(default_factory=dict, hash=False)
 
 
 @contextmanager
@@ -202,7 +205,17 @@ def _described(name: str, kernel: Any) -> Compiled:
         registers=used["REG"],
         spilled=used["STACK"] + used["LOCAL"],
         shared=kernel.metadata.shared,
+        accesses=_accesses(kernel.asm["ptx"]),
     )
+
+
+def _accesses(ptx: str) -> dict[int, int]:
+    found: Counter[int] = Counter()
+    for vector, bits in re.findall(r"(?:ld|st)\.global(?:\.\w+)*?(?:\.v(\d))?\.b(\d+)\s", ptx):
+        found[int(vector or 1) * int(bits) // 8] += 1
+    for size in re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*?\], (0x\w+|\d+)", ptx):
+        found[int(size, 0)] += 1
+    return dict(sorted(found.items()))
 
 
 def _last(error: BaseException) -> str:

@@ -15,7 +15,7 @@ import triton.language as tl
 from atom_kernels_triton.tuning import launch
 
 IGNORE_INDEX = -100
-_WIDEST = 8192
+_WIDEST = 4096
 _SMALLEST_PIECE = 128
 """Rows of a piece, at the least: fewer make the matrix products slow."""
 
@@ -23,7 +23,7 @@ _SMALLEST_PIECE = 128
 @triton.jit
 def _loss_and_gradient(  # type: ignore[no-untyped-def]
     logits, labels, scale, losses, width, stride, ignored,
-    WRITES: tl.constexpr, BLOCK: tl.constexpr,
+    WRITES: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One row: its loss, and with ``WRITES`` the gradient over its logits."""
     row = tl.program_id(0).to(tl.int64)
@@ -42,7 +42,7 @@ def _loss_and_gradient(  # type: ignore[no-untyped-def]
         # The largest logit so far, and the sum of the exponentials relative to it.
         largest = tl.full((), float("-inf"), tl.float32)
         total = tl.zeros((), tl.float32)
-        for first in range(0, width, BLOCK):
+        for first in tl.range(0, width, BLOCK, num_stages=STAGES):
             at = first + columns
             values = tl.load(start + at, mask=at < width, other=float("-inf")).to(tl.float32)
             above = tl.maximum(largest, tl.max(values, axis=0))
@@ -53,7 +53,7 @@ def _loss_and_gradient(  # type: ignore[no-untyped-def]
         # Large numbers meet large numbers first: their sum with a logarithm would lose digits.
         tl.store(losses + row, (largest - of_label + tl.log(total)) * factor)
         if WRITES:
-            for first in range(0, width, BLOCK):
+            for first in tl.range(0, width, BLOCK, num_stages=STAGES):
                 at = first + columns
                 values = tl.load(start + at, mask=at < width, other=float("-inf")).to(tl.float32)
                 share = tl.exp(values - largest) / total
@@ -80,6 +80,7 @@ def _cross_entropy_(
     losses = logits.new_empty(rows, dtype=torch.float32)
     if losses.numel():
         block = min(_WIDEST, triton.next_power_of_2(width))
+        how = launch("cross_entropy", block, logits)
         _loss_and_gradient[(rows,)](
             logits,
             labels,
@@ -90,7 +91,8 @@ def _cross_entropy_(
             IGNORE_INDEX,
             WRITES=writes,
             BLOCK=block,
-            num_warps=launch("cross_entropy", block, logits).num_warps,
+            STAGES=how.stages,
+            num_warps=how.num_warps,
         )
     return losses
 

@@ -14,7 +14,9 @@ import triton.language as tl
 from atom_kernels_triton.rows import rows_of
 from atom_kernels_triton.tuning import Launch, launch
 
-_PROGRAMS_PER_SM = 4
+_RESIDENT = 8192
+"""Elements of the tiles that a multiprocessor of an H100 works on at once, backward: its registers
+hold no more. A program has a share of the weight's gradient, so more of them would cost memory."""
 
 
 @triton.jit
@@ -50,16 +52,19 @@ def _backward(  # type: ignore[no-untyped-def]
     grad, x, weight, rstd, grad_total, grad_x, grad_weight,
     n_rows, width, tiles, grad_stride, x_stride, total_stride,
     HAS_TOTAL: tl.constexpr, HAS_WEIGHT: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Each program goes through ``tiles`` tiles and writes its share of the weight's gradient."""
+    """Each program goes through ``tiles`` tiles and writes its share of the weight's gradient.
+
+    The tiles that come next are read while a tile is worked on, ``STAGES`` - 1 of them.
+    """
     program = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     w = tl.full((BLOCK,), 1.0, tl.float32)
     if HAS_WEIGHT:
         w = tl.load(weight + columns, mask=columns < width, other=0.0).to(tl.float32)
     shared = tl.zeros((BLOCK,), tl.float32)
-    for tile in range(tiles):
+    for tile in tl.range(tiles, num_stages=STAGES):
         rows = (program * tiles + tile) * ROWS + tl.arange(0, ROWS)
         inside = (rows < n_rows)[:, None] & (columns < width)[None, :]
         g = tl.load(grad + rows[:, None] * grad_stride + columns[None, :], mask=inside, other=0.0)
@@ -164,7 +169,8 @@ def _rms_norm_backward(
 
     def run(how: Launch) -> None:
         tiles_in_all = triton.cdiv(rows, how.rows)
-        programs = min(tiles_in_all, _programs(x.device))
+        tile = how.rows * triton.next_power_of_2(width)
+        programs = min(tiles_in_all, _programs(x.device, tile))
         tiles = triton.cdiv(tiles_in_all, programs)
         programs = triton.cdiv(tiles_in_all, tiles)
         size = (programs, width) if weight is not None else (0, 0)
@@ -187,10 +193,11 @@ def _rms_norm_backward(
             HAS_WEIGHT=weight is not None,
             ROWS=how.rows,
             BLOCK=triton.next_power_of_2(width),
+            STAGES=how.stages,
             num_warps=how.num_warps,
         )
 
-    run(launch("rms_norm_backward", width, x_RD, run))
+    run(launch("rms_norm_backward", width, x_RD, run, stages=(1, 2, 3)))
     return grad_x_RD.view(x.shape), shares[0].sum(dim=0)
 
 
@@ -200,10 +207,11 @@ def _(grad, x, weight, rstd, grad_total):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape), x.new_empty(shape, dtype=torch.float32)
 
 
-def _programs(device: torch.device) -> int:
+def _programs(device: torch.device, tile: int) -> int:
     if device.type != "cuda":
         return 2
-    return _PROGRAMS_PER_SM * torch.cuda.get_device_properties(device).multi_processor_count
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return max(1, _RESIDENT // tile) * processors
 
 
 def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]

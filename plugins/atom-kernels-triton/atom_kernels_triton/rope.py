@@ -25,41 +25,52 @@ def _kernel(  # type: ignore[no-untyped-def]
     sign,
     HALVES: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Rotate ``HEADS`` heads of one token, of ``q`` and then of ``k``."""
+    """Rotate ``HEADS`` heads of one token, of ``q`` and then of ``k``.
+
+    Rows are read and written 16 bytes a thread: pairs are taken apart in registers, and halves are
+    two reads.
+    """
     token = tl.program_id(0).to(tl.int64)
     batch, place = token // length, token % length
-    heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    heads = (tl.program_id(1) * HEADS + tl.arange(0, HEADS))[:, None]
+    is_q, is_k = heads < n_q, (heads >= n_q) & (heads < n_q + n_k)
+    from_q = q + batch * q_batch + place * q_token + heads * q_head
+    from_k = k + batch * k_batch + place * k_token + (heads - n_q) * k_head
+    to_q = q_out + (token * n_q + heads) * (2 * half)
+    to_k = k_out + (token * n_k + heads - n_q) * (2 * half)
     row = tl.load(positions + batch * positions_batch + place).to(tl.int64) * cache_row
-    pairs = tl.arange(0, BLOCK)
-    # Both elements of each pair, in the last dimension.
-    both = tl.arange(0, 2)
     if HALVES:
-        elements = pairs[:, None] + both[None, :] * half
-        cos = tl.load(cache + row + pairs, mask=pairs < half, other=0.0)
-        sin = tl.load(cache + row + 2 * half + pairs, mask=pairs < half, other=0.0)
+        columns = tl.arange(0, BLOCK)[None, :]
+        inside = columns < half
+        cos = tl.load(cache + row + columns, mask=inside, other=0.0).to(tl.float32)
+        sin = tl.load(cache + row + 2 * half + columns, mask=inside, other=0.0).to(tl.float32)
+        of_q, of_k = is_q & inside, is_k & inside
+        # One of the two is 0.
+        first = tl.load(from_q + columns, mask=of_q, other=0.0).to(tl.float32)
+        first += tl.load(from_k + columns, mask=of_k, other=0.0).to(tl.float32)
+        second = tl.load(from_q + half + columns, mask=of_q, other=0.0).to(tl.float32)
+        second += tl.load(from_k + half + columns, mask=of_k, other=0.0).to(tl.float32)
+        sin *= sign
+        to_first = (first * cos - second * sin).to(q_out.dtype.element_ty)
+        to_second = (second * cos + first * sin).to(q_out.dtype.element_ty)
+        tl.store(to_q + columns, to_first, mask=of_q)
+        tl.store(to_k + columns, to_first, mask=of_k)
+        tl.store(to_q + half + columns, to_second, mask=of_q)
+        tl.store(to_k + half + columns, to_second, mask=of_k)
     else:
-        elements = 2 * pairs[:, None] + both[None, :]
-        cos = tl.load(cache + row + 2 * pairs, mask=pairs < half, other=0.0)
-        sin = tl.load(cache + row + 2 * pairs + 1, mask=pairs < half, other=0.0)
-    cos, sin = cos.to(tl.float32)[None, :], sin.to(tl.float32)[None, :] * sign
-    inside = (pairs < half)[None, :, None]
-    of_q = (heads < n_q)[:, None, None] & inside
-    of_k = ((heads >= n_q) & (heads < n_q + n_k))[:, None, None] & inside
-    k_heads = (heads - n_q)[:, None, None]
-    heads = heads[:, None, None]
-    elements = elements[None, :, :]
-
-    q_place = batch * q_batch + place * q_token
-    k_place = batch * k_batch + place * k_token
-    x_q = tl.load(q + q_place + heads * q_head + elements, mask=of_q, other=0.0).to(tl.float32)
-    x_k = tl.load(k + k_place + k_heads * k_head + elements, mask=of_k, other=0.0).to(tl.float32)
-    first, second = tl.split(x_q + x_k)  # one of the two is 0
-    rotated = tl.join(first * cos - second * sin, second * cos + first * sin)
-    width = 2 * half
-    to_q = q_out + (token * n_q + heads) * width + elements
-    to_k = k_out + (token * n_k + k_heads) * width + elements
-    tl.store(to_q, rotated.to(q_out.dtype.element_ty), mask=of_q)
-    tl.store(to_k, rotated.to(k_out.dtype.element_ty), mask=of_k)
+        columns = tl.arange(0, 2 * BLOCK)[None, :]
+        inside = columns < 2 * half
+        turns = tl.load(cache + row + columns, mask=inside, other=0.0).to(tl.float32)
+        cos, sin = tl.split(tl.reshape(turns, (1, BLOCK, 2)))
+        of_q, of_k = is_q & inside, is_k & inside
+        x = tl.load(from_q + columns, mask=of_q, other=0.0).to(tl.float32)
+        x += tl.load(from_k + columns, mask=of_k, other=0.0).to(tl.float32)
+        first, second = tl.split(tl.reshape(x, (HEADS, BLOCK, 2)))
+        sin *= sign
+        rotated = tl.join(first * cos - second * sin, second * cos + first * sin)
+        rotated = tl.reshape(rotated, (HEADS, 2 * BLOCK)).to(q_out.dtype.element_ty)
+        tl.store(to_q + columns, rotated, mask=of_q)
+        tl.store(to_k + columns, rotated, mask=of_k)
 
 
 @torch.library.custom_op("atom_triton::rope", mutates_args=())
