@@ -117,6 +117,8 @@ def misfit_of_numbers(kernel: Kernel, situation: Situation) -> str | None:
     dtype, what = situation.dtype, "the run computes in"
     if known is not None and known.of_parameters:
         dtype, what = situation.parameter_dtype, "the parameters are in"
+    if known is not None and known.dtype is not None:
+        dtype, what = known.dtype, "the operation is in"
     if dtype is not None and dtype not in kernel.tolerance:
         return f"takes {' or '.join(kernel.tolerance)}, and {what} {dtype}"
     for size, unit in needs.multiples.items():

@@ -22,6 +22,7 @@ class Operation:
         within: operations whose node holds this one's. torchtitan refuses to replace both.
         of_parameters: whether it computes with parameters and their gradients, in the dtype that
             these are kept in, and not in that of the model's computation.
+        dtype: in which it computes whatever the run does; None for one of the two above.
     """
 
     summary: str
@@ -29,6 +30,7 @@ class Operation:
     function: str | None = None
     within: tuple[str, ...] = ()
     of_parameters: bool = False
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         assert (self.node is None) != (self.function is None)
@@ -78,7 +80,7 @@ OPERATIONS: dict[str, Operation] = {
     "newton_schulz": Operation(
         summary="Muon's: a matrix with the same singular vectors, whose singular values are near 1",
         function="atom.titan.muon:newton_schulz",
-        of_parameters=True,
+        dtype="bfloat16",
     ),
     "optimizer_step": Operation(
         summary="the change of the parameters by their gradients, of Adam and AdamW",

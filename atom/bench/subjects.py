@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from atom.errors import UserError, nearest
 from atom.host import Component, Host
 from atom.kernels import Situation, misfit
+from atom.operations import OPERATIONS
 from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
 from atom.testing import operations
@@ -108,6 +109,9 @@ def refusal(subject: Subject, where: Situation) -> str | None:
         if os.environ.get("TRITON_INTERPRET") == "1":
             return "not timed: interpreter"
         return "needs cuda: Triton's interpreter on a CPU is not timed"
+    known = OPERATIONS.get(kernel.operation)
+    if known is not None and known.dtype not in (None, where.dtype):
+        return f"is in {known.dtype}, whatever the run computes in"
     if reason := misfit(kernel, where):
         return reason
     if subject.function not in FUNCTIONS:

@@ -9,7 +9,8 @@ what cannot be captured is launched each time, and that is said. On a CPU by
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 Call = Callable[[], object]
@@ -26,6 +27,19 @@ class Timing:
     low: float
     high: float
     by: str
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Take numbers that are next to zero for zero on a CPU, which takes a hundred times as long for
+    them: random logits have probabilities so small, and those of a model have not."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def timed(call: Call, device: str, seconds: float) -> Timing:
@@ -52,7 +66,8 @@ def timer(device: str) -> str:
     import torch
 
     threads = torch.get_num_threads()
-    return f"torch.utils.benchmark, {threads} thread{'s' if threads > 1 else ''}, caches warm"
+    plural = "s" if threads > 1 else ""
+    return f"torch.utils.benchmark, {threads} thread{plural}, caches warm, denormals flushed"
 
 
 def peak_memory(call: Call, device: str) -> int | None:

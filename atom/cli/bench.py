@@ -98,12 +98,12 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             f"--picture {options.picture} is no picture that is drawn here; valid: FILE.svg"
         )
-    from atom.bench import subjects
+    from atom.bench import subjects, timing
 
     found = subjects.chosen(Host.load(), options.operation, options.kernel)
     command = f"atom bench {shlex.join(arguments)}"
     # What compilers and kernels print is no part of the table.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), timing.denormals_flushed():
         result = _measured(options, found, command)
     from atom.bench import report, roofline
     from atom.watch.markup import svg_file
