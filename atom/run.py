@@ -20,9 +20,8 @@ from pydantic import (
     field_validator,
 )
 
-from atom import yaml_data
-from atom.errors import UserError, nearest
-from atom.plan.device import names as device_names
+from atom import run_checks, yaml_data
+from atom.errors import UserError
 from atom.validation import validated
 
 COMPONENTS = ("architecture", "tokenizer", "dataset", "parallelism")
@@ -43,9 +42,6 @@ TORCHTITAN_SECTIONS = (
     "debug",
 )
 """Sections passed through to torchtitan, whose own dataclasses are their schema."""
-
-_PLACE = re.compile(r"(.*_)?(folder|file|file_prefix)")
-"""Keys of these sections that name a place in the run folder, for torchtitan to write to."""
 
 DEGREES = (
     "data_parallel_replicate_degree",
@@ -349,13 +345,15 @@ def parse(sections: Section) -> Run:
     """
     yaml_data.refuse_objects(sections)
     for section in TORCHTITAN_SECTIONS:
-        _check_places(section, sections.get(section))
+        run_checks.places(section, sections.get(section))
     run = validated(_RUN, sections, key="", fields=Run.model_fields)
-    _check_dry_run(run)
-    _check_launcher(run.launcher)
+    run_checks.dry_run(run)
+    run_checks.launcher(run.launcher)
     if run.batch.tokens is None:
         return run
-    return run.model_copy(update={"training": _in_sequences(run.batch.tokens, run.training)})
+    return run.model_copy(
+        update={"training": run_checks.in_sequences(run.batch.tokens, run.training)}
+    )
 
 
 def read(path: Path) -> Run:
@@ -372,90 +370,3 @@ def read(path: Path) -> Run:
     if not isinstance(sections, dict):
         raise UserError(f"{path} cannot be read as a run: it holds no sections")
     return parse(sections)
-
-
-def _in_sequences(tokens: int, training: Section) -> Section:
-    """Return the section with ``global_batch_size``, the sequences that ``tokens`` make.
-
-    Raises:
-        UserError: they make no whole number, or another than the section says.
-    """
-    length, given = training.get("seq_len"), training.get("global_batch_size")
-    if not isinstance(length, int) or length < 1:
-        raise UserError(
-            "must be given to count the batch in tokens; valid: a positive number",
-            key="training.seq_len",
-            value=length,
-        )
-    if tokens % length:
-        raise UserError(
-            f"must be a multiple of training.seq_len {length}", key="batch.tokens", value=tokens
-        )
-    sequences = tokens // length
-    if given not in (None, sequences):
-        raise UserError(
-            f"batch.tokens {tokens} makes {sequences} sequences of {length}; valid: null "
-            "(which batch=tokens sets), or batch.tokens=null to count in sequences",
-            key="training.global_batch_size",
-            value=given,
-        )
-    return training | {"global_batch_size": sequences}
-
-
-def _check_dry_run(run: Run) -> None:
-    """Refuse what only a dry run may have: a device that is not here, and any number of ranks."""
-    known = ("auto", "cpu", "cuda")
-    if run.device not in (*known, *device_names()):
-        described = ", ".join(device_names())
-        raise UserError(
-            f"there is no such device; valid: {', '.join(map(repr, known))}, and with dry_run=true "
-            f"{described}",
-            key="device",
-            value=run.device,
-        )
-    if not run.dry_run and run.device not in known:
-        raise UserError(
-            "is a description of a device, for dry_run=true; valid: auto, cpu, cuda",
-            key="device",
-            value=run.device,
-        )
-    if not run.dry_run and run.world_size is not None:
-        raise UserError(
-            "is for dry_run=true; launch.ranks sets the ranks of a run",
-            key="world_size",
-            value=run.world_size,
-        )
-
-
-def _check_launcher(launcher: Launcher) -> None:
-    """Refuse what this machine, which is no launcher of a plugin's, has no use for."""
-    if launcher.name is not None:
-        return
-    defaults = Launcher().model_dump()
-    for name, value in launcher.model_dump().items():
-        if name not in defaults:
-            raise UserError(
-                f"{name} is no key of launcher=local; {nearest(name, defaults)}",
-                key=f"launcher.{name}",
-                value=value,
-            )
-        if value != defaults[name]:
-            raise UserError(
-                "is for other machines, and launcher=local starts the ranks on this one; choose "
-                "another launcher",
-                key=f"launcher.{name}",
-                value=value,
-            )
-
-
-def _check_places(name: str, section: object) -> None:
-    """Refuse a place that is not in the run folder: nobody looks for results elsewhere."""
-    for key, value in section.items() if isinstance(section, dict) else ():
-        if not _PLACE.fullmatch(key) or not isinstance(value, str):
-            continue
-        if Path(value).is_absolute() or ".." in Path(value).parts:
-            raise UserError(
-                "is a place in the run folder; valid: a relative path without ..",
-                key=f"{name}.{key}",
-                value=value,
-            )

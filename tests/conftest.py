@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from atom import metrics
+from atom.testing.installing import describe
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -219,17 +220,14 @@ def install(tmp_path: Path) -> Callable[..., Path]:
     """Put a package into a folder as an installer would; the folder is for ``PYTHONPATH``."""
 
     def package(name: str, files: dict[str, str], *, version: str = "1.0") -> Path:
-        site, module = tmp_path / "site", name.replace("-", "_")
-        described = f"{module}-{version}.dist-info"
-        files = {f"{module}/{path}": text for path, text in files.items()} | {
-            f"{described}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-            f"{described}/entry_points.txt": f"[atom]\n{module} = {module}\n",
-        }
-        for path, text in files.items():
-            (site / path).parent.mkdir(parents=True, exist_ok=True)
-            (site / path).write_text(text)
-        record = "".join(f"{path},,\n" for path in [*files, f"{described}/RECORD"])
-        (site / described / "RECORD").write_text(record)
+        site = tmp_path / "site"
+        record = describe(site, name, version=version) / "RECORD"
+        paths = [site / name.replace("-", "_") / path for path in files]
+        for path, text in zip(paths, files.values(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        paths += [*record.parent.iterdir(), record]
+        record.write_text("".join(f"{path.relative_to(site)},,\n" for path in paths))
         return site
 
     return package

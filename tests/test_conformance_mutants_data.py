@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from atom.testing.installing import describe
+
 pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).with_name("mutants_data")
@@ -96,10 +98,7 @@ def install(twin: str, package: str, files: dict[str, str], folder: Path, compon
         path = folder / package / name.replace(twin, package)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace(twin, package))
-    info = folder / f"{package}-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[atom]\n{package} = {package}\n")
+    describe(folder, package)
     line = LINES[twin].replace("COMPONENT", component.replace(twin, package))
     return f"Test_{package} = {line}\n"
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from atom.testing.installing import describe
+
 pytestmark = pytest.mark.slow
 
 PACKAGE = Path(__file__).with_name("mutants_model")
@@ -149,10 +151,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], s
         group = folder / PACKAGE.name / "conf" / kind
         group.mkdir(parents=True)
         (group / "mutant_twin.yaml").write_text("name: twin\n")
-    info = folder / "mutants_model-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mutants-model\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[atom]\nmutants = {PACKAGE.name}\n")
+    describe(folder, "mutants-model")
     module = folder / "test_mutants.py"
     lines = [
         f"{class_name(component)} = conformance({component!r}"

@@ -18,6 +18,7 @@ import yaml
 from atom.cli import main
 from atom.errors import UserError
 from atom.host import Host
+from atom.testing.installing import describe
 
 NET = """
 from atom.plugin import Architecture, hookimpl
@@ -175,12 +176,13 @@ class Site:
         metadata: str = "",
     ) -> None:
         """Put a distribution there. The paths of its files are relative to the folder."""
-        module = name.replace("-", "_")
-        described = f"{module}-{version}.dist-info"
-        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}"
-        points = f"[console_scripts]\nx = y:z\n\n[atom]\n{module} = {entry_point or module}\n"
-        described_by = {f"{described}/METADATA": metadata, f"{described}/entry_points.txt": points}
-        for path, text in {**files, **described_by}.items():
+        module, point = name.replace("-", "_"), entry_point
+        described = describe(
+            self.folder, name, module=point, entry_point=module, version=version, metadata=metadata
+        )
+        points = described / "entry_points.txt"
+        points.write_text("[console_scripts]\nx = y:z\n\n" + points.read_text())
+        for path, text in files.items():
             (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / path).write_text(text)
 

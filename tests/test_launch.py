@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from atom import checkpoint
+from atom.testing.installing import describe
 
 pytestmark = pytest.mark.slow
 
@@ -47,10 +48,8 @@ def test_failed_rank_says_its_own_error_once(
     atom: Callable, small: tuple[str, ...], tmp_path: Path
 ) -> None:
     plugin = tmp_path / "plugin"
-    (plugin / "faulty-1.dist-info").mkdir(parents=True)
+    describe(plugin, "faulty")
     (plugin / "faulty.py").write_text(FAULTY)
-    (plugin / "faulty-1.dist-info/METADATA").write_text("Name: faulty\nVersion: 1\n")
-    (plugin / "faulty-1.dist-info/entry_points.txt").write_text("[atom]\nfaulty = faulty\n")
     result = atom(
         *("train", *small, *FSDP, "run.dir=run", "training.steps=50", "~dataset"),
         *("+dataset.name=faulty", "checkpoint.interval=2"),

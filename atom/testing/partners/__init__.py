@@ -13,6 +13,7 @@ from pathlib import Path
 
 from atom.host import Component, Host, Plugin
 from atom.plugin import Architecture, Dataset, Parallelism, Tokenizer, hookimpl
+from atom.testing.installing import describe
 
 PACKAGE = "atom-conformance"
 VOCAB_SIZE = 256
@@ -75,7 +76,4 @@ def with_partners(host: Host) -> Host:
 
 def write_entry_point(folder: Path) -> None:
     """Make ``folder``, put on a process's ``sys.path``, the place where this package is found."""
-    info = folder / "atom_conformance-0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 0\n")
-    (info / "entry_points.txt").write_text(f"[atom]\nconformance = {__name__}\n")
+    describe(folder, PACKAGE, module=__name__, entry_point="conformance", version="0")

@@ -17,6 +17,7 @@ from torchtitan.models.common import Linear
 from atom import metrics
 from atom.host import Host
 from atom.plugin import Kernel
+from atom.testing.installing import describe
 from atom.testing.operation import REGULAR, Sizes, tree
 from atom.titan import kernels
 
@@ -125,10 +126,7 @@ def losses(tmp_path: Path) -> Any:
     """Train as a user would, with the emulated kernels installed."""
     (tmp_path / "emulated.py").write_text(PLUGIN)
     (tmp_path / "emulated_overrides.py").write_text(OVERRIDES)
-    package = tmp_path / "emulated-1.0.dist-info"
-    package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: emulated\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[atom]\nemulated = emulated\n")
+    describe(tmp_path, "emulated")
 
     def train(folder: str, steps: int, *overrides: str) -> list[float]:
         run = tmp_path / folder

@@ -16,8 +16,11 @@ from atom_kernels_triton.tuning import launch
 
 IGNORE_INDEX = -100
 _WIDEST = 4096
-_SMALLEST_PIECE = 128
-"""Rows of a piece, at the least: fewer make the matrix products slow."""
+_SMALLEST_PIECE = 2048
+"""Rows of a piece, at the least: for fewer, moving the weight's gradient takes longer than the
+product that is added to it."""
+
+_MOST_PIECES = 8
 
 
 @triton.jit
@@ -148,7 +151,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         writes = needs_x or needs_weight
         grad_x_RD = torch.empty_like(x_RD) if needs_x else None
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
+        grad_weight_VD = torch.empty_like(weight_VD) if needs_weight else None
         weight = weight_VD.to(x_RD.dtype)
         total = x_RD.new_zeros((), dtype=torch.float32)
         for first in range(0, len(x_RD), rows_a_piece):
@@ -159,9 +162,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_x_RD is not None:
                 torch.mm(logits, weight, out=grad_x_RD[piece])
             if grad_weight_VD is not None:
-                grad_weight_VD += logits.T @ x_RD[piece]
+                _add_product(grad_weight_VD, logits.T, x_RD[piece], first=first == 0)
+        if grad_weight_VD is not None and not len(x_RD):
+            grad_weight_VD.zero_()
         ctx.gradients = (grad_x_RD, grad_weight_VD)
-        ctx.dtype = weight_VD.dtype
         return total
 
     @staticmethod
@@ -173,9 +177,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for each in (grad_x_RD, grad_weight_VD):
             if each is not None:
                 _multiply_(each, grad.float())
-        if grad_weight_VD is not None:
-            grad_weight_VD = grad_weight_VD.to(ctx.dtype)
         return grad_x_RD, grad_weight_VD, None, None, None
+
+
+def _add_product(
+    total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, first: bool
+) -> None:
+    """Add ``left @ right`` to ``total``, or put it there as the first."""
+    if total.dtype != left.dtype:  # a weight in another dtype than the computation's
+        product = left @ right
+        total.copy_(product) if first else total.add_(product)
+    elif first:
+        torch.mm(left, right, out=total)
+    else:
+        total.addmm_(left, right)
 
 
 def cross_entropy(
@@ -200,14 +215,11 @@ def linear_cross_entropy(
 ) -> torch.Tensor:
     """Return ``cross_entropy(x Wᵀ)`` and keep the gradients of both instead of logits.
 
-    The computation is in the dtype of ``x``; the weight's gradient is summed over the pieces in
-    float32. ``rows_a_piece`` is chosen so that a piece's logits take about the memory of ``x``.
+    The computation is in the dtype of ``x``, and the weight's gradient is summed over the pieces in
+    its own dtype: each piece reads and writes all of it, and rounds it once more. So there are few.
     """
-    rows, width = x_RD.shape
     if rows_a_piece is None:
-        pieces = triton.cdiv(weight_VD.shape[0], width)
-        wanted = triton.next_power_of_2(max(1, triton.cdiv(rows, pieces)))
-        rows_a_piece = max(_SMALLEST_PIECE, wanted)
+        rows_a_piece = max(_SMALLEST_PIECE, triton.cdiv(x_RD.shape[0], _MOST_PIECES))
     loss: torch.Tensor = _LinearCrossEntropy.apply(
         x_RD, weight_VD, labels_R, _scale(scale, x_RD), rows_a_piece
     )
