@@ -40,6 +40,7 @@ class Situation:
         tensor_parallel: ranks that share a layer.
         context_parallel: ranks that share a sequence.
         expert_parallel: ranks that share the experts.
+        deterministic: whether torch is to refuse what may compute other bits the next time.
         operations: that the model has.
         supposed: packages to take for installed, with a version or None for any.
     """
@@ -51,6 +52,7 @@ class Situation:
     tensor_parallel: int = 1
     context_parallel: int = 1
     expert_parallel: int = 1
+    deterministic: bool = False
     operations: frozenset[str] | None = None
     supposed: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -90,6 +92,13 @@ def choose(preferences: Preferences, host: Host, situation: Situation) -> tuple[
     offered = _checked(preferences, host)
     present = situation.operations
     wanted = [name for name in offered if present is None or name in present]
+    for operation, preference in preferences.items():
+        if operation not in (DEFAULT, *wanted) and AUTO not in _listed(preference):
+            raise UserError(
+                f"this run has no such operation; valid: {AUTO}, or one of {', '.join(wanted)}",
+                key=f"kernels.{operation}",
+                value=preference,
+            )
     choices: dict[str, Choice] = {}
     for operation in sorted(
         wanted, key=lambda name: (name not in preferences, _is_a_part(name, wanted), name)
@@ -175,6 +184,8 @@ def described(needs: Needs, dtypes: Iterable[str]) -> str:
         words.append("no context parallelism")
     if needs.expert_parallel:
         words.append("expert parallelism")
+    if not needs.deterministic:
+        words.append("no debug.deterministic")
     return ", ".join([*words, f"takes {', '.join(dtypes)}"])
 
 
@@ -298,6 +309,8 @@ def _of_layout(needs: Needs, situation: Situation) -> str | None:
         return "does not work under tensor parallelism"
     if situation.expert_parallel == 1 and needs.expert_parallel:
         return "is for experts on several ranks (expert parallelism)"
+    if situation.deterministic and not needs.deterministic:
+        return "does not work with debug.deterministic=true"
     return None
 
 

@@ -12,8 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 import atom
-from atom.host import Host, Plugin
+from atom.host import Component, Host, Plugin
+from atom.plugin import Kernel
 
 PACKAGES = (
     "torch",
@@ -25,6 +28,7 @@ PACKAGES = (
     "structlog",
     "tokenizers",
     "datasets",
+    "triton",
 )
 """The dependencies that can change what a run does."""
 
@@ -63,18 +67,27 @@ def lock(
             for plugin in host.plugins
         ],
         "kernels": [
-            {
-                "operation": operation,
-                "kernel": name,
-                "package": (plugin := host.find("kernel", f"{operation}/{name}").plugin).package,
-                "version": plugin.version,
-            }
+            _kernel(operation, host.find("kernel", f"{operation}/{name}"))
             for operation, name in (kernels or {}).items()
         ],
         "git": _git(),
         "seed": seed,
         "device": device,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _kernel(operation: str, component: Component) -> dict[str, Any]:
+    """Return a kernel with its plugin, and with the versions of the packages that it needs."""
+    kernel = component.declaration
+    assert isinstance(kernel, Kernel)
+    needed = [Requirement(package).name for package in kernel.needs.packages]
+    return {
+        "operation": operation,
+        "kernel": kernel.name,
+        "package": component.plugin.package,
+        "version": component.plugin.version,
+        "needs": {package: _version(package) for package in needed},
     }
 
 

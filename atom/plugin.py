@@ -152,7 +152,8 @@ class Needs:
     dtypes are those of :attr:`Kernel.tolerance`.
 
     ``context_parallel=False`` and ``tensor_parallel=False`` say that it does not work under CP, TP;
-    ``expert_parallel=True`` that it works under EP only.
+    ``expert_parallel=True`` that it works under EP only; ``deterministic=False`` that it does not
+    work with ``debug.deterministic=true``.
     """
 
     devices: tuple[str, ...] = ("cpu", "cuda")
@@ -166,6 +167,7 @@ class Needs:
     context_parallel: bool = True
     tensor_parallel: bool = True
     expert_parallel: bool = False
+    deterministic: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

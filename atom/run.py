@@ -268,6 +268,9 @@ class Resolved(_Model):
     kernels_rejected: dict[str, dict[str, str]] = Field(
         default={}, description="the kernels preferred to it, and why they do not fit"
     )
+    kernels_not_tried: dict[str, dict[str, str]] = Field(
+        default={}, description="the others, and why they would not fit or do not come first"
+    )
 
 
 class Run(_Model):

@@ -104,8 +104,7 @@ def main() -> None:
 | {options.ranks} | {len(shapes(options.layers, options.width))} | {medians["torch"]:.0f} ms \
 | {medians["atom"]:.0f} ms | {statistics.median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} |
 
-The parameters of both differ by {difference:.1g} at the most after the same steps. On one rank they
-are bitwise the same.
+The parameters of both differ by {difference:.1g} at the most after the same steps.
 """
     print(page)
     if options.write:

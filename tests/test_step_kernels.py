@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from torchtitan.distributed import utils
 
 from atom.errors import UserError
 from atom.host import Host
+from atom.kernels import Situation, choose
+from atom.plan.device import DeviceDescription
 from atom.run import Optimizer
 from atom.titan import kernels
+from atom.titan.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers
 from atom.titan.optimizer import config as optimizer_config
 from atom.titan.optimizer import state_bytes
 from atom.titan.trainer import StoppableTrainer
@@ -130,7 +134,7 @@ def test_a_kernel_of_the_step_keeps_the_optimizer(name: str) -> None:
     host = Host.load()
     config = StoppableTrainer.Config(optimizer=optimizer_config(Optimizer(name=name, lr=0.5)))
     before = config.optimizer
-    kernels.put(config, [host.find("kernel", "optimizer_step/foreach").declaration])
+    kernels.put(config, [host.find("kernel", "optimizer_step/foreach")])
     assert config.override.imports == []
     assert type(config.optimizer) is type(before)
     assert config.optimizer.param_groups == before.param_groups
@@ -142,9 +146,55 @@ def test_moments_in_another_dtype_are_the_fused_steps_alone() -> None:
     section = Optimizer(state_dtype="bfloat16")
     config = StoppableTrainer.Config(optimizer=optimizer_config(section))
     for name in ("reference", "foreach"):
-        kernel = host.find("kernel", f"optimizer_step/{name}").declaration
+        kernel = host.find("kernel", f"optimizer_step/{name}")
         with pytest.raises(UserError, match="state_dtype=bfloat16; valid: fused"):
             kernels.put(config, [kernel])
-    kernels.put(config, [host.find("kernel", "optimizer_step/fused").declaration])
+    kernels.put(config, [host.find("kernel", "optimizer_step/fused")])
     assert state_bytes(config.optimizer, "float32") == 4
     assert state_bytes(optimizer_config(Optimizer()), "float32") == 8
+
+
+def adamw(implementation: str, model: torch.nn.Module) -> KeptOptimizers:
+    config = optimizer_config(Optimizer())
+    config.implementation = implementation
+    container = config.build(model_parts=[model])
+    assert isinstance(container, KeptOptimizers)
+    return container
+
+
+@pytest.mark.parametrize(("saved", "own"), [("fused", "for-loop"), ("for-loop", "fused")])
+def test_a_loaded_checkpoint_leaves_the_kernel_as_it_is(saved: str, own: str) -> None:
+    model = torch.nn.Linear(4, 4)
+    state = adamw(saved, model).state_dict()
+    container = adamw(own, model)
+    container.load_state_dict(state)
+    (optimizer,) = container
+    assert [group["fused"] for group in optimizer.param_groups] == [own == "fused"]
+    model.weight.grad = torch.ones_like(model.weight)
+    container.step()
+
+
+def test_loaded_moments_keep_their_dtype() -> None:
+    """Without a step: a CPU has none for moments in another dtype than the parameters'."""
+    model = torch.nn.Linear(4, 4)
+    state = adamw("fused", model).state_dict()
+    container = adamw(STATES_IN_BFLOAT16, model)
+    (optimizer,) = container
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(parameter, dtype=torch.bfloat16),
+            "exp_avg_sq": torch.zeros_like(parameter, dtype=torch.bfloat16),
+        }
+    container.load_state_dict(state)
+    for kept in optimizer.state.values():
+        assert kept["step"].dtype == torch.float32
+        assert kept["exp_avg"].dtype == kept["exp_avg_sq"].dtype == torch.bfloat16
+
+
+def test_a_kernel_of_an_operation_that_the_run_has_not_is_refused() -> None:
+    host = Host.load()
+    where = Situation(DeviceDescription("cpu"), operations=frozenset({"rms_norm"}))
+    with pytest.raises(UserError, match="this run has no such operation"):
+        choose({"grouped_mm": "reference"}, host, where)
+    assert choose({"grouped_mm": ["reference", "auto"]}, host, where)

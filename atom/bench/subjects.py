@@ -17,7 +17,7 @@ from atom.operations import OPERATIONS
 from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
 from atom.testing import operations
-from atom.testing.functions import FUNCTIONS
+from atom.testing.functions import FUNCTIONS, functions_of
 from atom.testing.operation import Sizes
 
 REFERENCE = "reference"
@@ -119,6 +119,8 @@ def refusal(subject: Subject, where: Situation) -> str | None:
     if subject.reference is None:
         if subject.function not in operations.OPERATIONS:
             return f"declares no function, and the kit has no contract of {kernel.operation}"
+        if not operations.OPERATIONS[subject.function].differentiable:
+            return "declares no function, and its module takes several steps at once"
         if find_spec("torchtitan") is None:
             return "declares no function, and its module needs torchtitan, which is not installed"
     return None
@@ -138,7 +140,8 @@ def _all(host: Host) -> Iterator[Subject]:
         kernel = component.declaration
         if not isinstance(kernel, Kernel):
             continue
-        for name, reference in kernel.functions.items():
+        functions = functions_of(kernel)
+        for name, reference in functions.items():
             yield Subject(component, name, reference)
-        if not kernel.functions:
+        if not functions:
             yield Subject(component, kernel.operation, None)

@@ -5,7 +5,7 @@ Needs no torchtitan: this is how a kernel is compared on a machine without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from atom.testing.functions import Function
@@ -91,7 +91,7 @@ def disagreements(
     function: Callable[..., Any],
     contract: Function,
     cases: Iterable[tuple[Sizes, str]],
-    tolerance: dict[str, float],
+    tolerance: Mapping[str, float],
     device: str,
 ) -> list[str]:
     """Return a sentence for each of the ``cases``, sizes and dtype, in which ``function`` is off

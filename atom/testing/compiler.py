@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from atom.host import Component, Host, resolve
-from atom.plugin import Kernel
+from atom.plugin import Kernel, Needs
 from atom.testing.comparing import both
-from atom.testing.functions import FUNCTIONS
+from atom.testing.functions import FUNCTIONS, functions_of
 from atom.testing.interpreter import has_triton
 from atom.testing.kernels import Case, Implementation, contract, passes
 from atom.testing.operation import REGULAR
@@ -142,23 +142,32 @@ def _failures(component: Component) -> list[str] | None:
     kernel = component.declaration
     assert isinstance(kernel, Kernel)
     found: list[str] = []
-    compiled, other = 0, ""
-    for capability in sorted({kernel.needs.capability or HOPPER, HOPPER}):
+    compiled = 0
+    for capability in _targets(kernel.needs):
         for dtype in kernel.tolerance:
+            where = f"for compute capability {'.'.join(map(str, capability))}, {dtype}"
             with compiling(capability) as every:
                 for attempt in _attempts(component, kernel, dtype):
                     try:
                         attempt()
                     except NotCompiledError as error:
-                        dotted = ".".join(map(str, capability))
-                        found.append(f"for compute capability {dotted}, {dtype}: {error}")
+                        found.append(f"{where}: {error}")
                     except Exception as error:
                         # What is not Triton's may need the device, or values that are numbers.
-                        other = _last(error)
+                        if kernel.needs.triton:
+                            found.append(f"{where}: ended before its last kernel: {_last(error)}")
             compiled += len(every)
-    if not compiled and not found:
-        return [f"no kernel of it is launched: {other}"] if kernel.needs.triton else None
-    return found
+    if kernel.needs.triton and not compiled and not found:
+        return ["no kernel of it is launched"]
+    return found if found or compiled else None
+
+
+def _targets(needs: Needs) -> list[tuple[int, int]]:
+    """Return Hopper, and the oldest compute capability that a kernel takes; Hopper if it does."""
+    oldest, below = needs.capability or HOPPER, needs.capability_below
+    return sorted(
+        {oldest, HOPPER} if oldest <= HOPPER and (not below or below > HOPPER) else {oldest}
+    )
 
 
 def _attempts(component: Component, kernel: Kernel, dtype: str) -> Iterator[Callable[[], object]]:
@@ -166,7 +175,7 @@ def _attempts(component: Component, kernel: Kernel, dtype: str) -> Iterator[Call
     if operation is not None:
         tested = Implementation(operation, component)
         yield lambda: passes(tested, Case(sizes, dtype), "cpu")()
-    for name, reference in kernel.functions.items():
+    for name, reference in functions_of(kernel).items():
         if name in FUNCTIONS:  # another test says so
             function = resolve(reference, component)
             yield partial(both, function, FUNCTIONS[name], sizes, dtype, "cpu")

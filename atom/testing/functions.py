@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from atom import operations as core
+from atom.plugin import Kernel
 from atom.testing import operations, optimizer_operations, work
 from atom.testing.mixture_operations import EXPERTS, grouped_mm, rows_per_expert
 from atom.testing.operation import ADAMW, Sizes, Tensors, ids, positions
@@ -49,6 +51,16 @@ class Function:
     shown: Callable[[Sizes], str]
     others: Callable[[Sizes, Any], tuple[Any, ...]] = lambda _sizes, _device: ()
     call: Callable[..., Any] = lambda function, *arguments: function(*arguments)
+
+
+def functions_of(kernel: Kernel) -> dict[str, str]:
+    """Return the functions that a kernel is, by contract: those that it declares, and the one that
+    takes the place of torchtitan's where its operation is a function."""
+    found = dict(kernel.functions)
+    known = core.OPERATIONS.get(kernel.operation)
+    if kernel.override is not None and known is not None and known.function is not None:
+        found.setdefault(kernel.operation, kernel.override)
+    return found
 
 
 def _wide(sizes: Sizes) -> str:

@@ -15,3 +15,4 @@ pytest.register_assert_rewrite(
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: starts several ranks, or takes seconds")
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")

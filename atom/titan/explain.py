@@ -46,6 +46,7 @@ def explain(
         tensor_parallel=_degree(run.parallelism.parameters, "tensor_parallel_degree"),
         context_parallel=_degree(run.parallelism.parameters, "context_parallel_degree"),
         expert_parallel=_degree(run.parallelism.parameters, "expert_parallel_degree"),
+        deterministic=bool(run.debug.get("deterministic")),
         supposed=supposed,
     )
     return kernels.choose(run.kernels, host, where, loss_chunks=run.loss.num_chunks), where

@@ -12,7 +12,7 @@ from torchtitan.models.common.attention import GQAttention
 from torchtitan.models.common.feed_forward import FeedForward
 from torchtitan.models.common.moe import GroupedExperts
 
-from atom.host import Host
+from atom.host import Component, Host, resolve
 from atom.kernels import Choice, Preferences, Situation
 from atom.kernels import choose as choose_for
 from atom.operations import OPERATIONS
@@ -24,7 +24,8 @@ LINEAR_CROSS_ENTROPY = "linear_cross_entropy"
 NEWTON_SCHULZ = "newton_schulz"
 _AT_ONCE = frozenset({"moe_dispatch", "optimizer_step"})
 """Operations whose nodes are replaced as soon as there is a config: torchtitan fills in the first
-one's with the run's sizes before it applies overrides, and plans are made from the second one's."""
+one's with the run's sizes before it applies overrides, and what is wrong with the second is told
+before there are ranks."""
 
 _OF_TRAINING = frozenset(
     {"cross_entropy", LINEAR_CROSS_ENTROPY, "optimizer_step", "gradient_clipping"}
@@ -43,6 +44,7 @@ def situation(
     tensor_parallel: int = 1,
     context_parallel: int = 1,
     expert_parallel: int = 1,
+    deterministic: bool = False,
     supposed: Mapping[str, str | None] | None = None,
 ) -> Situation:
     """Return what the kernels of ``model``, a torchtitan config, are chosen for.
@@ -64,6 +66,7 @@ def situation(
         tensor_parallel=tensor_parallel,
         context_parallel=context_parallel,
         expert_parallel=expert_parallel,
+        deterministic=deterministic,
         operations=operations(model, offered, optimizer=optimizer),
         supposed=supposed or {},
     )
@@ -166,21 +169,26 @@ def replace(config: Any, declarations: Iterable[Declaration]) -> None:
     apply_overrides(OverrideConfig(imports=_targets(_kernels(declarations))), config)
 
 
-def put(config: Any, declarations: Iterable[Declaration]) -> None:
+def put(config: Any, components: Iterable[Component]) -> None:
     """Put the kernels of a run into ``config``, a ``Trainer.Config`` of ATOM's.
 
     Most nodes are replaced by torchtitan's trainer, when it has given the model its sharding.
+
+    Raises:
+        UserError: a function of a plugin is not there, or a kernel refuses the run.
     """
-    kernels = _kernels(declarations)
+    components = tuple(components)
+    kernels = _kernels(component.declaration for component in components)
     replace(config, (kernel for kernel in kernels if kernel.operation in _AT_ONCE))
     config.override = OverrideConfig(
         imports=_targets(kernel for kernel in kernels if kernel.operation not in _AT_ONCE)
     )
-    config.functions = {
-        function: kernel.override
-        for kernel in kernels
-        if kernel.override and (function := _function(kernel))
-    }
+    config.functions = {}
+    for component, kernel in zip(components, kernels, strict=True):
+        place = _function(kernel)
+        if place is not None and kernel.override is not None:
+            resolve(kernel.override, component)
+            config.functions[place] = kernel.override
 
 
 @contextmanager
@@ -191,12 +199,12 @@ def called(functions: Mapping[str, str]) -> Iterator[None]:
         functions: ``module:function`` -> the one that takes its place.
     """
     before = []
-    for place, function in functions.items():
-        module, _, name = place.partition(":")
-        owner = importlib.import_module(module)
-        before.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, _imported(function))
     try:
+        for place, function in functions.items():
+            module, _, name = place.partition(":")
+            owner, own = importlib.import_module(module), _imported(function)
+            before.append((owner, name, getattr(owner, name)))
+            setattr(owner, name, own)
         yield
     finally:
         for owner, name, function in before:

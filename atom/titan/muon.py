@@ -19,9 +19,11 @@ from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
 
+from atom.titan.kept_optimizers import KeptOptimizers
 from atom.titan.owners import on_owners
 
 MUON = "Muon"
+_LAYERS = r"^layers\."
 
 
 def newton_schulz(
@@ -81,11 +83,16 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-class OptimizersWithMuon(OptimizersContainer):
+def is_muons(name: str, parameter: torch.Tensor) -> bool:
+    """Return whether a parameter is Muon's, and not AdamW's: a matrix of a layer."""
+    return parameter.ndim == 2 and re.search(_LAYERS, canonical_fqn(name)) is not None
+
+
+class OptimizersWithMuon(KeptOptimizers):
     """torchtitan's container, which knows Muon, too; its groups take matrices only."""
 
     @dataclass(kw_only=True, slots=True)
-    class Config(OptimizersContainer.Config):
+    class Config(KeptOptimizers.Config):
         pass
 
     @staticmethod
@@ -104,7 +111,7 @@ class OptimizersWithMuon(OptimizersContainer):
                 matrices = [
                     re.escape(name)
                     for name, parameter in model.named_parameters()
-                    if parameter.ndim == 2 and re.search(group.pattern, canonical_fqn(name))
+                    if is_muons(name, parameter)
                 ]
                 if not matrices:  # a stage of a pipeline may have none
                     continue
@@ -121,7 +128,7 @@ def with_muon(adamw: OptimizersContainer.Config, momentum: float) -> OptimizersC
     (rest,) = adamw.param_groups
     given = {name: rest.optimizer_kwargs[name] for name in ("lr", "weight_decay")}
     muon = ParamGroupConfig(
-        pattern=r"^layers\.",
+        pattern=_LAYERS,
         optimizer_name=MUON,
         optimizer_kwargs=given | {"momentum": momentum, "adjust_lr_fn": "match_rms_adamw"},
     )

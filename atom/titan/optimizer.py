@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from torchtitan.components.optimizer import OptimizersContainer, default_adamw
+from torchtitan.config.override import derive
 
 from atom.errors import UserError, nearest
 from atom.plan.layout import BYTES
 from atom.run import Optimizer
+from atom.titan.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers
 from atom.titan.muon import MUON, OptimizersWithMuon, with_muon
 
 _OPTIMIZERS = ("Adam", "AdamW", MUON)
 
 _MOMENTS = 2
 """That Adam and AdamW keep of each element."""
-
-_STATES_IN_BFLOAT16 = "fused_opt_states_bf16"
 
 
 def config(section: Optimizer) -> OptimizersContainer.Config:
@@ -29,14 +29,15 @@ def config(section: Optimizer) -> OptimizersContainer.Config:
             key="optimizer.name",
             value=section.name,
         )
-    found = default_adamw(
+    adamw = default_adamw(
         lr=section.lr,
         betas=tuple(section.betas),
         eps=section.eps,
         weight_decay=section.weight_decay,
     )
+    found = derive(adamw, KeptOptimizers.Config)
     if section.state_dtype is not None:
-        found.implementation = _STATES_IN_BFLOAT16
+        found.implementation = STATES_IN_BFLOAT16
     if section.name == MUON:
         return with_muon(found, section.momentum)
     found.param_groups[0].optimizer_name = section.name
@@ -45,7 +46,7 @@ def config(section: Optimizer) -> OptimizersContainer.Config:
 
 def state_bytes(found: OptimizersContainer.Config, parameter_dtype: str) -> int:
     """Return the bytes that Adam and AdamW keep of an element of a parameter."""
-    in_bfloat16 = found.implementation == _STATES_IN_BFLOAT16
+    in_bfloat16 = found.implementation == STATES_IN_BFLOAT16
     return _MOMENTS * BYTES["bfloat16" if in_bfloat16 else parameter_dtype]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import chain
 from math import prod
 from typing import Any
@@ -40,7 +41,7 @@ def on_owners(
     Args:
         tensors: how they are divided; their values are not looked at.
         part: of one of them: what this rank has of the tensor to compute with.
-        compute: of the whole: a tensor of the same shape.
+        compute: of the whole: a tensor of the same shape, whose values ``dtype`` can hold.
         dtype: of parts, wholes and results.
     """
     together: dict[Any, list[int]] = defaultdict(list)
@@ -75,20 +76,27 @@ class _Round:
         held = {number: part(tensor) for number, tensor in self.tensors.items()}
         for level in reversed(range(len(self.axes))):
             held = self._gathered(level, held)
-        held = {number: compute(whole) for number, whole in held.items()}
+        held = {number: self._computed(compute, whole) for number, whole in held.items()}
         for level in range(len(self.axes)):
             held = self._scattered(level, held)
         yield from ((self.tensors[number], result) for number, result in held.items())
+
+    def _computed(self, compute: Callable[[Tensor], Tensor], whole: Tensor) -> Tensor:
+        # Whatever a plugin's function returns, all ranks send the same dtype.
+        result = compute(whole).to(self.dtype)
+        assert result.shape == whole.shape, f"{result.shape} of a tensor of shape {whole.shape}"
+        return result
 
     def _gathered(self, level: int, held: dict[int, Tensor]) -> dict[int, Tensor]:
         """Return, put together along the axis of ``level``, those whose owner has this rank's place
         on it."""
         to = self._by_owner(level, held)
         mine = self._place(level)
+        shapes = [self._shapes(number, level) for number in to[mine]]
         received = self._exchanged(
             level,
             [[held[number] for number in numbers] for numbers in to],
-            [[self._shapes(number, level)[rank] for number in to[mine]] for rank in range(len(to))],
+            [[each[rank] for each in shapes] for rank in range(len(to))],
         )
         return {
             number: torch.cat([pieces[n] for pieces in received], dim=self._dim(number, level))
@@ -103,7 +111,7 @@ class _Round:
             [n for n in self.tensors if all(self._owner(n, a) == self._place(a) for a in after)],
         )
         mine, ranks = self._place(level), len(of)
-        divided = {n: self._chunks(whole, n, level) for n, whole in held.items()}
+        divided = {n: chunks(whole, ranks, self._dim(n, level)) for n, whole in held.items()}
         received = self._exchanged(
             level,
             [[divided[number][rank] for number in of[mine]] for rank in range(ranks)],
@@ -131,32 +139,59 @@ class _Round:
 
     def _by_owner(self, level: int, numbers: Iterable[int]) -> list[list[int]]:
         """Return ``numbers`` by their owners' place on the axis of ``level``."""
-        found: list[list[int]] = [[] for _ in range(self.mesh.size(self.axes[level]))]
+        found: list[list[int]] = [[] for _ in range(self._sizes[level])]
         for number in numbers:
             found[self._owner(number, level)].append(number)
         return found
 
     def _owner(self, number: int, level: int) -> int:
         """Return the place of a tensor's owner on the axis of ``level``."""
-        sizes = [self.mesh.size(axis) for axis in self.axes]
-        turn = list(self.tensors).index(number)
-        return turn // prod(sizes[level + 1 :]) % sizes[level]
+        turn = self._turns[number]
+        return turn // prod(self._sizes[level + 1 :]) % self._sizes[level]
 
     def _place(self, level: int) -> int:
         """Return this rank's place on the axis of ``level``."""
-        return self.mesh.get_local_rank(self.axes[level])
+        return self._places[level]
 
     def _dim(self, number: int, level: int) -> int:
         placement: Any = self.tensors[number].placements[self.axes[level]]
         return int(placement.dim)
 
-    def _shapes(self, number: int, level: int) -> list[Size]:
+    def _shapes(self, number: int, level: int) -> tuple[Size, ...]:
         """Return the shapes that a tensor is divided into along the axis of ``level``, where this
         rank is on the axes before."""
-        found = torch.empty(self.tensors[number].shape, device="meta")
-        for before in range(level):
-            found = self._chunks(found, number, before)[self._place(before)]
-        return [chunk.shape for chunk in self._chunks(found, number, level)]
+        dims = tuple(self._dim(number, each) for each in range(level + 1))
+        sizes, places = self._sizes[: level + 1], self._places[:level]
+        return _divided(self.tensors[number].shape, dims, sizes, places)
 
-    def _chunks(self, tensor: Tensor, number: int, level: int) -> list[Tensor]:
-        return chunks(tensor, self.mesh.size(self.axes[level]), self._dim(number, level))
+    @cached_property
+    def _turns(self) -> dict[int, int]:
+        return {number: turn for turn, number in enumerate(self.tensors)}
+
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        """Ranks along each axis."""
+        return tuple(self.mesh.size(axis) for axis in self.axes)
+
+    @cached_property
+    def _places(self) -> tuple[int, ...]:
+        return tuple(self.mesh.get_local_rank(axis) for axis in self.axes)
+
+
+@cache  # the same in every step
+def _divided(
+    shape: Size, dims: tuple[int, ...], sizes: tuple[int, ...], places: tuple[int, ...]
+) -> tuple[Size, ...]:
+    """Return the shapes of the last division; of those before, the part is the one at its place."""
+    for dim, ranks, place in zip(dims, sizes, places, strict=False):
+        shape = _parts(shape, dim, ranks)[place]
+    return _parts(shape, dims[-1], sizes[-1])
+
+
+def _parts(shape: Size, dim: int, ranks: int) -> tuple[Size, ...]:
+    """Return the shapes of torch's chunks, of which the last ones may be empty."""
+    length = -(-shape[dim] // ranks) or 1
+    return tuple(
+        Size((*shape[:dim], max(0, min(length, shape[dim] - length * rank)), *shape[dim + 1 :]))
+        for rank in range(ranks)
+    )

@@ -114,6 +114,7 @@ def preflight(
             tensor_parallel=parallelism.tensor_parallel_degree,
             context_parallel=parallelism.context_parallel_degree,
             expert_parallel=parallelism.expert_parallel_degree,
+            deterministic=bool(run.debug.get("deterministic")),
         ),
         loss_chunks=run.loss.num_chunks,
     )
@@ -129,6 +130,11 @@ def preflight(
                 kernels={choice.operation: choice.name for choice in chosen},
                 kernels_rejected={
                     choice.operation: dict(choice.rejected) for choice in chosen if choice.rejected
+                },
+                kernels_not_tried={
+                    choice.operation: dict(choice.passed_over)
+                    for choice in chosen
+                    if choice.passed_over
                 },
             ),
         }
@@ -154,7 +160,7 @@ def preflight(
             choice.operation: (choice.name, choice.kernel.plugin.package) for choice in chosen
         },
         explanation=explanation,
-        warning="" if run.dry_run else room.check(config, place, parameters),
+        warning="" if run.dry_run else room.check(config, place, model),
     )
 
 

@@ -6,34 +6,43 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from atom import checkpoint
 from atom.errors import UserError
 from atom.folder import check_writable
 from atom.plan.layout import BYTES
-from atom.titan.optimizer import state_bytes
+from atom.titan.muon import is_muons
+from atom.titan.optimizer import matrix_state_bytes, state_bytes
 
 _GIB = 2**30
 
 
-def checkpoint_bytes(config: Any, parameters: int) -> int:
+def checkpoint_bytes(config: Any, model: torch.nn.Module) -> int:
     """Return the size of a checkpoint that training can go on from: weights and optimizer.
 
     Args:
         config: torchtitan's ``Trainer.Config``.
-        parameters: of the whole model.
+        model: the whole of it, on any device.
     """
     dtype = config.training.dtype
-    return parameters * (BYTES[dtype] + state_bytes(config.optimizer, dtype))
+    of_others = state_bytes(config.optimizer, dtype)
+    of_matrices = matrix_state_bytes(config.optimizer, dtype)
+    size = 0
+    for name, parameter in model.named_parameters():
+        of_muon = of_matrices is not None and is_muons(name, parameter)
+        size += parameter.numel() * (BYTES[dtype] + (of_matrices if of_muon else of_others))
+    return size
 
 
-def check(config: Any, place: Path, parameters: int) -> str:
+def check(config: Any, place: Path, model: torch.nn.Module) -> str:
     """Refuse a disk that cannot hold the checkpoints which a run keeps at the least: two, since a
     new one is written before an old one goes; one, if the run saves no more.
 
     Args:
         config: torchtitan's ``Trainer.Config``.
         place: the run folder, which may not exist yet.
-        parameters: of the whole model.
+        model: the whole of it, on any device.
 
     Returns:
         What is to be said where those fit but not all that the run is to keep; else nothing.
@@ -52,9 +61,11 @@ def check(config: Any, place: Path, parameters: int) -> str:
     if begun >= steps or saves < 1:
         return ""
     check_writable(folder)
-    size = checkpoint_bytes(config, parameters)
+    size = checkpoint_bytes(config, model)
     if section.last_save_model_only and saves == 1:
-        size = parameters * BYTES[section.export_dtype]
+        size = (
+            sum(parameter.numel() for parameter in model.parameters()) * BYTES[section.export_dtype]
+        )
     free = shutil.disk_usage(
         next(p for p in (folder, *folder.absolute().parents) if p.exists())
     ).free

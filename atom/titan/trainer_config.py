@@ -69,9 +69,9 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
     if "local_batch_size" not in run.training:
         training = replace(training, local_batch_size=resolved.global_batch_size // degree)
     chosen = [
-        host.find("kernel", f"{operation}/{name}").declaration
-        for operation, name in resolved.kernels.items()
+        host.find("kernel", f"{operation}/{name}") for operation, name in resolved.kernels.items()
     ]
+    fused = kernels.replaces_loss(component.declaration for component in chosen)
     built: dict[str, Any] = {
         name: sections.build(schema, _section(run, name, resolved.device), name)
         for name, schema in sections.SCHEMA.items()
@@ -94,7 +94,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         dump_folder=str(folder),
         tokenizer=selection.tokenizer.code("build")(selection.tokenizer.config),
         dataloader=_dataloader(selection, seed, resolved),
-        loss=_loss(run, resolved.vocab_size, parts, fused=kernels.replaces_loss(chosen)),
+        loss=_loss(run, resolved.vocab_size, parts, fused=fused),
         optimizer=optimizer.config(run.optimizer),
         parallelism=strategy.parallelism,
         training=replace(training, global_batch_size=resolved.global_batch_size),

@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 import pytest
 from packaging.requirements import Requirement
 
-from atom import operations
 from atom.errors import UserError, nearest
 from atom.host import Component, Host, resolve
 from atom.kernels import Situation, misfit_of_numbers, missing
 from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
 from atom.testing import comparing, compiler, interpreter, kernels, models, partners, runs
-from atom.testing.functions import FUNCTIONS
+from atom.testing.functions import FUNCTIONS, functions_of
 from atom.testing.kernels import REFERENCE, Case, Implementation
 from atom.testing.operation import ODD, REGULAR, Operation, Sizes
 from atom.testing.operations import OPERATIONS
@@ -225,13 +224,18 @@ class KernelSuite(Options, ComponentSuite):
         """Inputs and the output's gradient as transposed and sliced tensors have them."""
         assert not subject(kernels.strided(list(kernel.tolerance)))
 
+    @pytest.mark.gpu
+    def test_real_sizes_agree(self, kernel: Kernel, subject: Callable, fitting: str) -> None:
+        """On a GPU, at the sizes of a model of 8 billion parameters."""
+        if fitting != "cuda":
+            pytest.skip("takes a GPU")
+        sizes = self.benchmark or BENCHMARK[fitting]
+        assert not subject(Case(sizes, dtype) for dtype in kernel.tolerance if dtype != "float32")
+
     def test_functions_agree(self, component: Component, kernel: Kernel, fitting: str) -> None:
         """Its functions compute what their contracts say, in every dtype; without torchtitan. So
         does the one that takes the place of torchtitan's, where that is a function."""
-        functions = dict(kernel.functions)
-        known = operations.OPERATIONS.get(kernel.operation)
-        if kernel.override is not None and known is not None and known.function is not None:
-            functions[kernel.operation] = kernel.override
+        functions = functions_of(kernel)
         if not functions:
             pytest.skip("it declares no functions")
         sizes = (REGULAR[0], ODD[1])
@@ -262,9 +266,10 @@ class KernelSuite(Options, ComponentSuite):
         )
 
     @pytest.mark.slow
-    def test_agrees_in_tritons_interpreter(self, component: Component, contract: Operation) -> None:
+    def test_agrees_in_tritons_interpreter(self, component: Component) -> None:
         """A Triton kernel, on the CPU."""
-        if contract is not OPERATIONS.get(component.declaration.operation):  # type: ignore[attr-defined]
+        pytest.importorskip("torchtitan", reason="its module is torchtitan's")
+        if self.operation is not None:
             pytest.skip("the interpreter's process knows the kit's own contracts only")
         if reason := _missing(component.declaration):  # type: ignore[arg-type]
             pytest.skip(reason)
@@ -300,8 +305,14 @@ class KernelSuite(Options, ComponentSuite):
             pytest.skip(f"{component.name} is torchtitan's own node, which every run has")
         architecture = {"name": f"{partners.PACKAGE}:{partners.ARCHITECTURES[0]}"}
 
+        # Only Muon has it.
+        optimizer = {"name": "Muon"} if kernel.operation == "newton_schulz" else {}
+
         def chosen(name: str) -> dict[str, Any]:
-            return {"kernels": {"default": "auto", kernel.operation: name}}
+            return {
+                "kernels": {"default": "auto", kernel.operation: name},
+                "optimizer": optimizer,
+            }
 
         rows = runs.train(runs.sections(architecture, runs.LAYOUTS[layout], **chosen(kernel.name)))
         reference = runs.train(runs.sections(architecture, **chosen(REFERENCE)))

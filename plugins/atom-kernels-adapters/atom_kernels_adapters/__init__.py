@@ -6,6 +6,7 @@ None of them has been run on a GPU by ATOM. So their priority is below that of t
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from atom.plugin import Kernel, Needs, hookimpl
 
@@ -16,6 +17,8 @@ _UNMEASURED = -20
 """Below ATOM's own Triton kernels, which are not measured either."""
 
 _CUDA = ("cuda",)
+_LIGERS_WIDEST = 65536
+"""Of a row that is one program's; Liger raises an error for wider ones."""
 _TRITON = "triton>=3"
 _ALL = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
 _HALF = {"bfloat16": 2e-2, "float16": 3e-3}
@@ -59,12 +62,20 @@ def _liger() -> Iterator[Kernel]:
         return _kernel(operation, "liger", f"Liger-Kernel: {summary}", f"liger:{name}", needs, _ALL)
 
     yield kernel(
-        "rms_norm", "one pass over each row, all of it in float32", "liger_rms_norm", on_cuda
+        "rms_norm",
+        "one pass over each row, all of it in float32",
+        "liger_rms_norm",
+        replace(on_cuda, largest={"dim": _LIGERS_WIDEST}),
     )
     yield kernel(
         "rope_halves", "the two halves, q and k in one launch", "liger_rope_halves", anywhere
     )
-    yield kernel("feed_forward", "silu(gate) · up in one kernel", "liger_feed_forward", on_cuda)
+    yield kernel(
+        "feed_forward",
+        "silu(gate) · up in one kernel",
+        "liger_feed_forward",
+        replace(on_cuda, largest={"hidden_dim": _LIGERS_WIDEST}),
+    )
     yield kernel(
         "cross_entropy", "the gradient takes the place of the logits", "liger_cross_entropy", loss
     )
@@ -124,7 +135,8 @@ def _titan() -> Iterator[Kernel]:
         "titan_fused",
         "torchtitan: gate and up of the experts as one grouped product, silu · mul in Triton",
         f"{swiglu}:fused_grouped_experts",
-        triton,
+        # torch's grouped product wants rows that begin at multiples of 16 bytes.
+        replace(triton, multiples={"dim": 8, "hidden_dim": 8}),
         _BFLOAT16,
     )
     for operation, function, what in (

@@ -9,17 +9,10 @@ from torchtitan.models.common import token_dispatcher
 from atom.host import Host
 from atom.kernels import Situation, choose
 from atom.plan.device import named
-from atom.plugin import Kernel
 from atom.testing.operation import REGULAR, tree
 from atom.titan import kernels
 from atom.titan.trainer import StoppableTrainer
 from atom.titan.trainer_config import set_sharding
-
-
-def declared(name: str) -> Kernel:
-    declaration = Host.load().find("kernel", f"moe_dispatch/{name}").declaration
-    assert isinstance(declaration, Kernel)
-    return declaration
 
 
 def test_none_but_a_name_chooses_it() -> None:
@@ -35,7 +28,7 @@ def test_torchtitan_fills_in_the_sizes_of_its_buffers(name: str) -> None:
     """Those of a rank's tokens in one forward pass: of its sequences and its part of each."""
     spec = tree("mixture", REGULAR[0]).model_spec
     run = StoppableTrainer.Config(model_spec=spec)
-    kernels.put(run, [declared(name)])
+    kernels.put(run, [Host.load().find("kernel", f"moe_dispatch/{name}")])
     assert run.override.imports == []
     model = spec.model
     training = TrainingConfig(seq_len=128, local_batch_size=3)

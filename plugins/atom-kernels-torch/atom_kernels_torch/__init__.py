@@ -46,6 +46,7 @@ def atom_kernels() -> Iterator[Kernel]:
             capability=(8, 0),
             largest={"head_dim": 128},
             multiples={"head_dim": 8},
+            deterministic=False,
         ),
         priority=_BY_NAME,
         tolerance=_BFLOAT16 | {"float16": 5e-3},
@@ -62,7 +63,9 @@ def atom_kernels() -> Iterator[Kernel]:
         name="flex_flash",
         summary="FlexAttention on its FLASH backend (Hopper and Blackwell)",
         override="atom_kernels_torch.attention:flex_flash_attention",
-        needs=Needs(devices=_CUDA, capability=(9, 0), packages=("flash-attn-4",)),
+        needs=Needs(
+            devices=_CUDA, capability=(9, 0), packages=("flash-attn-4",), deterministic=False
+        ),
         priority=5,
         tolerance=_BFLOAT16,
     )
@@ -76,9 +79,27 @@ def atom_kernels() -> Iterator[Kernel]:
             capability=(8, 0),
             capability_below=(9, 0),
             largest={"head_dim": 256},
+            multiples={"head_dim": 8},
             context_parallel=False,
         ),
         priority=4,
+        tolerance=_BFLOAT16,
+    )
+    # Needs no package (cuDNN comes with torch's wheels) and no dense mask. Not run on a GPU yet.
+    yield Kernel(
+        operation="attention",
+        name="varlen_cudnn",
+        summary="cuDNN's attention over packed documents of varying length (Hopper, Blackwell)",
+        override="atom_kernels_torch.attention:varlen_cudnn_attention",
+        needs=Needs(
+            devices=_CUDA,
+            capability=(9, 0),
+            capability_below=(11, 0),
+            largest={"head_dim": 128},
+            multiples={"head_dim": 8},
+            context_parallel=False,
+        ),
+        priority=_BY_NAME,
         tolerance=_BFLOAT16,
     )
     # On Hopper and on Blackwell torchtitan asks torch for FlashAttention 3 or 4, whatever is there.
@@ -93,6 +114,7 @@ def atom_kernels() -> Iterator[Kernel]:
             capability_below=(10, 0),
             packages=("flash-attn-3",),
             largest={"head_dim": 256},
+            multiples={"head_dim": 8},
             context_parallel=False,
         ),
         priority=4,
@@ -108,6 +130,7 @@ def atom_kernels() -> Iterator[Kernel]:
             capability=(10, 0),
             packages=("flash-attn-4",),
             largest={"head_dim": 128},
+            multiples={"head_dim": 8},
             context_parallel=False,
         ),
         priority=4,

@@ -10,12 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import spmd_types
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_mask
+from torch.nn.attention.varlen import AuxRequest, varlen_attn
 from torchtitan.config.override import derive, override
-from torchtitan.models.common.attention import FlexAttention, VarlenAttention
+from torchtitan.models.common.attention import (
+    FlexAttention,
+    VarlenAttention,
+    VarlenMetadata,
+)
 
 
 class DenseAttention(FlexAttention):
@@ -80,6 +86,69 @@ class CudnnAttention(DenseAttention):
             return super().attend(q_BNLH, k_BNLH, v_BNLH, **arguments)
 
 
+class FlashVarlenAttention(VarlenAttention):
+    """torchtitan's, by FlashAttention and nothing else: torch itself would prefer cuDNN."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(VarlenAttention.Config):
+        pass
+
+    def forward(self, *inputs: Any, **arguments: Any) -> torch.Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return super().forward(*inputs, **arguments)
+
+
+class CudnnVarlenAttention(VarlenAttention):
+    """The same by cuDNN, without FlashAttention 3 or 4, which torchtitan's own asks for."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(VarlenAttention.Config):
+        pass
+
+    def __init__(self, config: Config) -> None:
+        super(VarlenAttention, self).__init__()
+        self.window_size = config.window_size
+        if self.window_size != (-1, 0):
+            raise ValueError("cuDNN's attention over packed documents knows no window")
+
+    def forward(
+        self,
+        q_BLNH: torch.Tensor,
+        k_BLNH: torch.Tensor,
+        v_BLNH: torch.Tensor,
+        *,
+        attention_masks: VarlenMetadata,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+        out_transform: Callable | None = None,
+        **_unused: object,
+    ) -> torch.Tensor:
+        """As torchtitan's: in bfloat16, all documents of all sequences one after the other."""
+        q_TNH, k_TNH, v_TNH = (x.flatten(0, 1).bfloat16() for x in (q_BLNH, k_BLNH, v_BLNH))
+        ends, longest = attention_masks.cu_seq_q, attention_masks.max_q
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION), spmd_types.no_typecheck():
+            # cuDNN aligns causal attention as wanted where both ends are the same tensor.
+            out_TNH, lse_NT = varlen_attn(
+                q_TNH,
+                k_TNH,
+                v_TNH,
+                ends,
+                ends,
+                longest,
+                longest,
+                scale=scale,
+                window_size=self.window_size,
+                enable_gqa=enable_gqa,
+                return_aux=AuxRequest(lse=True),
+            )
+        out_BLNH = out_TNH.view(*q_BLNH.shape[:2], *out_TNH.shape[1:]).to(q_BLNH.dtype)
+        if out_transform is None:
+            return out_BLNH
+        lse_BLN = lse_NT.transpose(0, 1).reshape(*q_BLNH.shape[:2], -1)
+        result: torch.Tensor = out_transform(out_BLNH, lse_BLN)
+        return result
+
+
 def _with_sum(
     q_BNLH: torch.Tensor,
     k_BNLH: torch.Tensor,
@@ -130,15 +199,20 @@ def flex_flash_attention(node: FlexAttention.Config) -> FlexAttention.Config:
 
 @override(target=FlexAttention.Config, exact=True, description="variable-length FlashAttention")
 def varlen_attention(node: FlexAttention.Config) -> VarlenAttention.Config:
-    return derive(node, VarlenAttention.Config)
+    return derive(node, FlashVarlenAttention.Config)
+
+
+@override(target=FlexAttention.Config, exact=True, description="cuDNN, varlen")
+def varlen_cudnn_attention(node: FlexAttention.Config) -> VarlenAttention.Config:
+    return derive(node, CudnnVarlenAttention.Config)
 
 
 # One function an override: torchtitan knows them by their names.
 @override(target=FlexAttention.Config, exact=True, description="FlashAttention 3, varlen")
 def varlen_fa3_attention(node: FlexAttention.Config) -> VarlenAttention.Config:
-    return derive(node, VarlenAttention.Config)
+    return derive(node, FlashVarlenAttention.Config)
 
 
 @override(target=FlexAttention.Config, exact=True, description="FlashAttention 4, varlen")
 def varlen_fa4_attention(node: FlexAttention.Config) -> VarlenAttention.Config:
-    return derive(node, VarlenAttention.Config)
+    return derive(node, FlashVarlenAttention.Config)

@@ -128,7 +128,7 @@ def adamw(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Change the three in place, as step number ``step`` of AdamW does."""
     # torch counts a step before it takes it; the fused kernel wants the count on the device.
-    steps = torch.tensor(float(step - 1), device=weight.device if fused else "cpu")
+    steps = torch.full((), float(step - 1), device=weight.device if fused else "cpu")
     torch_adamw(
         [weight],
         [gradient],

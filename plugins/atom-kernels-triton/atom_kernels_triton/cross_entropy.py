@@ -42,6 +42,8 @@ def _loss_and_gradient(  # type: ignore[no-untyped-def]
                 zeros = tl.zeros((BLOCK,), logits.dtype.element_ty)
                 tl.store(start + at, zeros, mask=at < width)
     else:
+        # Before the first loop: its barriers keep other warps from writing over it.
+        of_label = tl.load(start + label).to(tl.float32)
         # The largest logit so far, and the sum of the exponentials relative to it.
         largest = tl.full((), float("-inf"), tl.float32)
         total = tl.zeros((), tl.float32)
@@ -52,7 +54,6 @@ def _loss_and_gradient(  # type: ignore[no-untyped-def]
             origin = tl.where(above == float("-inf"), 0.0, above)
             total = total * tl.exp(largest - origin) + tl.sum(tl.exp(values - origin), axis=0)
             largest = above
-        of_label = tl.load(start + label).to(tl.float32)
         # Large numbers meet large numbers first: their sum with a logarithm would lose digits.
         tl.store(losses + row, (largest - of_label + tl.log(total)) * factor)
         if WRITES:

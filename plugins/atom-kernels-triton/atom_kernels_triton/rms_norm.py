@@ -18,6 +18,9 @@ _RESIDENT = 8192
 """Elements of the tiles that a multiprocessor of an H100 works on at once, backward: its registers
 hold no more. A program has a share of the weight's gradient, so more of them would cost memory."""
 
+_MOST = 16
+"""Programs of a multiprocessor, of however few elements they are."""
+
 
 @triton.jit
 def _forward(  # type: ignore[no-untyped-def]
@@ -211,7 +214,7 @@ def _programs(device: torch.device, tile: int) -> int:
     if device.type != "cuda":
         return 2
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, _RESIDENT // tile) * processors
+    return max(1, min(_MOST, _RESIDENT // tile)) * processors
 
 
 def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]

@@ -51,8 +51,8 @@ def _kernel(  # type: ignore[no-untyped-def]
         second = tl.load(from_q + half + columns, mask=of_q, other=0.0).to(tl.float32)
         second += tl.load(from_k + half + columns, mask=of_k, other=0.0).to(tl.float32)
         sin *= sign
-        to_first = (first * cos - second * sin).to(q_out.dtype.element_ty)
-        to_second = (second * cos + first * sin).to(q_out.dtype.element_ty)
+        to_first = first * cos - second * sin
+        to_second = second * cos + first * sin
         tl.store(to_q + columns, to_first, mask=of_q)
         tl.store(to_k + columns, to_first, mask=of_k)
         tl.store(to_q + half + columns, to_second, mask=of_q)
@@ -68,7 +68,7 @@ def _kernel(  # type: ignore[no-untyped-def]
         first, second = tl.split(tl.reshape(x, (HEADS, BLOCK, 2)))
         sin *= sign
         rotated = tl.join(first * cos - second * sin, second * cos + first * sin)
-        rotated = tl.reshape(rotated, (HEADS, 2 * BLOCK)).to(q_out.dtype.element_ty)
+        rotated = tl.reshape(rotated, (HEADS, 2 * BLOCK))
         tl.store(to_q + columns, rotated, mask=of_q)
         tl.store(to_k + columns, rotated, mask=of_k)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import triton
 import triton.testing
+from triton.runtime.errors import OutOfResources, PTXASError
 
 TABLE = Path(__file__).with_name("tuning.json")
 
@@ -102,5 +103,5 @@ def listed(kernel: str, capability: str, width: int) -> Launch | None:
 def _seconds(run: Callable[[Launch], object], how: Launch) -> float:
     try:
         return triton.testing.do_bench(lambda: run(how))
-    except triton.runtime.OutOfResources:  # more shared memory than there is
+    except (OutOfResources, PTXASError):  # more shared memory or registers than there are
         return float("inf")

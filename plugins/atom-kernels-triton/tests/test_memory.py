@@ -1,4 +1,4 @@
-"""What the fused output layer and loss needs: counted with tensors that have shapes and no memory."""
+"""What output layer and loss need as one: counted with tensors that have shapes and no memory."""
 
 from __future__ import annotations
 

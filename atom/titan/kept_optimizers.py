@@ -1,0 +1,54 @@
+"""torchtitan's container of optimizers, which stays what the run says when it loads a checkpoint.
+
+A checkpoint holds the implementation of the run that saved it, ``fused`` or ``foreach``, among the
+options of each group, and torch casts loaded moments to the dtype of their parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torchtitan.components.optimizer import OptimizersContainer
+
+STATES_IN_BFLOAT16 = "fused_opt_states_bf16"
+"""torchtitan's implementation with Adam's moments in bfloat16 beside parameters in float32."""
+
+_IMPLEMENTATION = ("fused", "foreach")
+
+
+class KeptOptimizers(OptimizersContainer):
+    """Keeps its implementation, the place of its counts of steps, and its moments' dtype."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(OptimizersContainer.Config):
+        pass
+
+    def __init__(self, config: Config, *, model_parts: list[torch.nn.Module]) -> None:
+        super().__init__(config, model_parts=model_parts)
+        self._in_bfloat16 = config.implementation == STATES_IN_BFLOAT16
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        own = [
+            [{key: group[key] for key in _IMPLEMENTATION if key in group} for group in each]
+            for each in (optimizer.param_groups for optimizer in self.optimizers)
+        ]
+        super().load_state_dict(state_dict)
+        for optimizer, groups in zip(self.optimizers, own, strict=True):
+            for group, kept in zip(optimizer.param_groups, groups, strict=True):
+                group.update(kept)
+                for parameter in group["params"]:
+                    self._keep(parameter, optimizer.state[parameter], fused=group.get("fused"))
+
+    def _keep(self, parameter: torch.Tensor, state: dict[str, Any], *, fused: bool | None) -> None:
+        if "step" in state:
+            # A fused step counts on the device, the others on the CPU.
+            step = state["step"]
+            step = step.to_local() if isinstance(step, DTensor) else step
+            state["step"] = step.to(parameter.device if fused else "cpu")
+        if self._in_bfloat16:
+            for name, tensor in state.items():
+                if name.startswith("exp_avg"):
+                    state[name] = tensor.bfloat16()
