@@ -28,11 +28,13 @@ def checkpoint_bytes(config: Any, model: torch.nn.Module) -> int:
     dtype = config.training.dtype
     of_others = state_bytes(config.optimizer, dtype)
     of_matrices = matrix_state_bytes(config.optimizer, dtype)
-    size = 0
-    for name, parameter in model.named_parameters():
-        of_muon = of_matrices is not None and is_muons(name, parameter)
-        size += parameter.numel() * (BYTES[dtype] + (of_matrices if of_muon else of_others))
-    return size
+    if of_matrices is None:
+        of_matrices = of_others
+    return sum(
+        parameter.numel()
+        * (BYTES[dtype] + (of_matrices if is_muons(name, parameter) else of_others))
+        for name, parameter in model.named_parameters()
+    )
 
 
 def check(config: Any, place: Path, model: torch.nn.Module) -> str:

@@ -155,10 +155,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight_VD = torch.empty_like(weight_VD) if needs_weight else None
         weight = weight_VD.to(x_RD.dtype)
         total = x_RD.new_zeros((), dtype=torch.float32)
+        space = x_RD.new_empty(min(rows_a_piece, len(x_RD)), len(weight))
         for first in range(0, len(x_RD), rows_a_piece):
             piece = slice(first, first + rows_a_piece)
-            logits = x_RD[piece] @ weight.T
             labels = labels_R[piece].contiguous()
+            logits = torch.mm(x_RD[piece], weight.T, out=space[: len(labels)])
             total += _cross_entropy_(logits, labels, scale, writes).sum()
             if grad_x_RD is not None:
                 torch.mm(logits, weight, out=grad_x_RD[piece])

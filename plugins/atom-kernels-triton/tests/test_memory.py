@@ -19,18 +19,21 @@ WIDTH, VOCABULARY = 4096, 128256
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes that storages made within have at once."""
+    """The most bytes that storages have at once, beside those of ``inputs``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *inputs: torch.Tensor) -> None:
         super().__init__()
+        self._inputs = {each.untyped_storage()._cdata for each in inputs}
         self._alive: dict[int, Any] = {}
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for each in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(each, torch.Tensor):
-                storage = each.untyped_storage()
+            if not isinstance(each, torch.Tensor):
+                continue
+            storage = each.untyped_storage()
+            if storage._cdata not in self._inputs:
                 self._alive[storage._cdata] = (ref(storage), storage.nbytes())
         self._alive = {key: one for key, one in self._alive.items() if one[0]() is not None}
         self.bytes = max(self.bytes, sum(size for _, size in self._alive.values()))
@@ -43,7 +46,7 @@ def peak(function: Callable[..., torch.Tensor], rows: int) -> int:
         x = torch.empty(rows, WIDTH, dtype=torch.bfloat16, requires_grad=True)
         weight = torch.empty(VOCABULARY, WIDTH, dtype=torch.bfloat16, requires_grad=True)
         labels = torch.zeros(rows, dtype=torch.long)
-        with Peak() as counted:
+        with Peak(x, weight, labels) as counted:
             function(x, weight, labels).backward()
     return counted.bytes
 
