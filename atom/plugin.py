@@ -403,10 +403,12 @@ class ModelParts:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelismContext:
-    """``parts`` is the model to lay out over ``world_size`` ranks."""
+    """``parts`` is the model to lay out over ``world_size`` ranks, ``training`` torchtitan's
+    ``TrainingConfig`` (None where nothing is trained)."""
 
     world_size: int
     parts: ModelParts
+    training: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

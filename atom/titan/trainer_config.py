@@ -60,7 +60,8 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         "parallelism",
     )
     strategy = selection.parallelism.code("build")(
-        parallelism, ParallelismContext(world_size=resolved.world_size, parts=parts)
+        parallelism,
+        ParallelismContext(world_size=resolved.world_size, parts=parts, training=training),
     )
     _check_faults(run, selection, parallelism)
     debug: DebugConfig = sections.build(DebugConfig, run.debug, "debug")

@@ -16,6 +16,11 @@ def atom_parallelisms() -> Iterator[Parallelism]:
         build="atom_parallelism.build:mesh",
     )
     yield Parallelism(
+        name="unsharded",
+        summary="one rank and its model as it is, without FSDP",
+        build="atom_parallelism.unsharded:unsharded",
+    )
+    yield Parallelism(
         name="auto",
         summary="the mesh, with degrees and activation checkpointing chosen for model and device",
         build="atom_parallelism.build:mesh",

@@ -5,6 +5,7 @@ from atom.testing import conformance
 PIPELINE = {"pipeline_parallel_degree": 2, "pipeline_parallel_schedule": "1F1B"}
 
 TestSingle = conformance("parallelism:mesh", data_parallel_shard_degree=1)
+TestUnsharded = conformance("parallelism:unsharded", data_parallel_shard_degree=1)
 TestFsdp = conformance("parallelism:mesh", data_parallel_shard_degree=-1)
 TestHsdp = conformance(
     "parallelism:mesh", data_parallel_replicate_degree=2, data_parallel_shard_degree=-1

@@ -27,7 +27,7 @@ def run(option: str, ranks: int | None = None, **overrides: object) -> Run:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_ranks_follow_from_the_layout(option: str) -> None:
     expected = {"single": 1, "fsdp": 8, "ddp": 8, "hsdp": 8, "tp": 2, "pp": 2, "cp": 2, "4d": 16}
-    expected |= {"ep": 2, "ep_tp": 4, "5d": 16}
+    expected |= {"ep": 2, "ep_tp": 4, "5d": 16, "unsharded": 1}
     config, ranks = layout.resolve(run(option), available=8)
     assert ranks == expected[option]
     product = 1

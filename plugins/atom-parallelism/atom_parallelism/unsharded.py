@@ -1,0 +1,57 @@
+"""One rank, and its model as it is: without FSDP, which copies parameters even for itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchtitan.config import CompileConfig, ParallelismConfig
+from torchtitan.distributed import ParallelDims
+from torchtitan.distributed.compile import apply_compile
+from torchtitan.distributed.pipeline_parallel import pipeline_llm
+
+from atom.errors import UserError
+from atom.plugin import ParallelismContext, Strategy
+
+
+def unsharded(config: ParallelismConfig, context: ParallelismContext) -> Strategy:
+    """Return the strategy.
+
+    Parameters are computed with in the dtype that they are kept in: it is FSDP that makes another
+    dtype of them.
+
+    Raises:
+        UserError: there are more ranks, or two dtypes.
+    """
+    if context.world_size != 1:
+        raise UserError(
+            f"unsharded is for one rank, and this run has {context.world_size}; valid: "
+            "launch.ranks=1, or another parallelism",
+            key="parallelism.name",
+            value="unsharded",
+        )
+    training = context.training
+    if training is not None and training.dtype != training.mixed_precision_param:
+        raise UserError(
+            f"unsharded computes in the dtype of the parameters, training.dtype={training.dtype}; "
+            f"valid: {training.dtype}, or training.dtype={training.mixed_precision_param}",
+            key="training.mixed_precision_param",
+            value=training.mixed_precision_param,
+        )
+    return Strategy(parallelism=config, parallelize_fn=_prepare, pipelining_fn=pipeline_llm)
+
+
+def _prepare(
+    model: Any,
+    *,
+    parallel_dims: ParallelDims,
+    compile_config: CompileConfig,
+    ac_config: Any,
+    dump_folder: str,
+    **_layout: Any,
+) -> Any:
+    """As torchtitan's ``parallelize_llama``, less what is for several ranks."""
+    if ac_config is not None:
+        ac_config.build(dump_folder=dump_folder).apply(model)
+    if compile_config.enable and "model" in compile_config.components:
+        apply_compile(model, compile_config=compile_config, parallel_dims=parallel_dims)
+    return model
