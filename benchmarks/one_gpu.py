@@ -79,7 +79,8 @@ def page(runs: list[Run], options: argparse.Namespace) -> str:
     ]
     first = runs[0].median("tokens_per_second")
     for run in runs:
-        speed, mfu = run.median("tokens_per_second"), run.median("mfu")
+        speed, used = run.median("tokens_per_second"), run.median("mfu")
+        mfu = "-" if used is None else f"{100 * used:.1f} %"
         assert speed is not None
         assert first is not None
         memory = max(row.memory_gib or 0 for row in run.rows)
@@ -87,7 +88,7 @@ def page(runs: list[Run], options: argparse.Namespace) -> str:
         difference = max(abs(one.loss - other.loss) for one, other in pairs)
         lines.append(
             f"| {run.kernels} | {speed:,.0f} | {speed / first:.2f} "
-            f"| {'-' if mfu is None else f'{100 * mfu:.1f} %'} | {memory:.1f} GiB | {difference:.1g} |"
+            f"| {mfu} | {memory:.1f} GiB | {difference:.1g} |"
         )
     return "\n".join(lines) + "\n"
 
