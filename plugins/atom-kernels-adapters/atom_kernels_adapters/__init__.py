@@ -44,6 +44,7 @@ def atom_kernels() -> Iterator[Kernel]:
             tensor_parallel=False,
         ),
         _HALF,
+        functions=_of("cut_functions", "linear_cross_entropy"),
     )
     yield from _titan()
     yield from _float8()
@@ -58,8 +59,18 @@ def _liger() -> Iterator[Kernel]:
     anywhere = Needs(triton=True, capability=(8, 0), packages=packages)
     loss = Needs(triton=True, capability=(8, 0), packages=packages, tensor_parallel=False)
 
-    def kernel(operation: str, summary: str, name: str, needs: Needs) -> Kernel:
-        return _kernel(operation, "liger", f"Liger-Kernel: {summary}", f"liger:{name}", needs, _ALL)
+    def kernel(
+        operation: str, summary: str, name: str, needs: Needs, function: str | None = None
+    ) -> Kernel:
+        return _kernel(
+            operation,
+            "liger",
+            f"Liger-Kernel: {summary}",
+            f"liger:{name}",
+            needs,
+            _ALL,
+            functions=_of("liger_functions", function or operation),
+        )
 
     yield kernel(
         "rms_norm",
@@ -75,6 +86,7 @@ def _liger() -> Iterator[Kernel]:
         "silu(gate) · up in one kernel",
         "liger_feed_forward",
         replace(on_cuda, largest={"hidden_dim": _LIGERS_WIDEST}),
+        "silu_mul",
     )
     yield kernel(
         "cross_entropy", "the gradient takes the place of the logits", "liger_cross_entropy", loss
@@ -103,8 +115,15 @@ def _quack() -> Iterator[Kernel]:
             multiples=multiples or {},
             tensor_parallel=tensor_parallel,
         )
-        override = f"quack:quack_{operation}"
-        return _kernel(operation, "quack", f"QuACK: {summary}", override, needs, tolerance)
+        return _kernel(
+            operation,
+            "quack",
+            f"QuACK: {summary}",
+            f"quack:quack_{operation}",
+            needs,
+            tolerance,
+            functions=_of("quack_functions", operation),
+        )
 
     yield kernel("rms_norm", "one pass over each row, by clusters of thread blocks")
     yield kernel("cross_entropy", "one pass over each row of logits", tensor_parallel=False)
@@ -201,13 +220,20 @@ def _kernel(
     override: str,
     needs: Needs,
     tolerance: Mapping[str, float],
+    *,
+    functions: Mapping[str, str] | None = None,
 ) -> Kernel:
     return Kernel(
         operation=operation,
         name=name,
-        summary=summary,
+        summary=f"{summary} (not run on a GPU)",
+        functions=functions or {},
         override=override if override.startswith("torchtitan.") else f"{__name__}.{override}",
         needs=needs,
         priority=_UNMEASURED,
         tolerance=tolerance,
     )
+
+
+def _of(module: str, function: str) -> dict[str, str]:
+    return {function: f"{__name__}.{module}:{function}"}

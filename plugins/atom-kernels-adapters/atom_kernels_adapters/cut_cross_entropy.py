@@ -1,17 +1,13 @@
-"""Apple's cut cross-entropy, as an override of torchtitan's loss.
-
-Suffixes: R rows (tokens), D width of the model, V vocabulary.
-"""
+"""Apple's cut cross-entropy, as an override of torchtitan's loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from cut_cross_entropy import linear_cross_entropy
-from torchtitan.components.loss import IGNORE_INDEX, ChunkedLossWrapper
+from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.config.override import derive, override
 
+from atom_kernels_adapters import cut_functions as functions
 from atom_kernels_adapters.losses import LossOfHidden
 
 
@@ -20,11 +16,7 @@ class CutLinearCrossEntropyLoss(LossOfHidden):
     class Config(LossOfHidden.Config):
         pass
 
-    @staticmethod
-    def summed(x_RD: torch.Tensor, weight_VD: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
-        return linear_cross_entropy(
-            x_RD, weight_VD, labels_R, ignore_index=IGNORE_INDEX, reduction="sum"
-        )
+    summed = staticmethod(functions.linear_cross_entropy)
 
 
 @override(target=ChunkedLossWrapper.Config, exact=True, description="cut cross-entropy")

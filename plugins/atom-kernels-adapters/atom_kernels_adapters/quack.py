@@ -1,26 +1,17 @@
-"""QuACK's RMSNorm and losses (CuTe DSL), as overrides of torchtitan's nodes.
-
-Suffixes: R rows (tokens), D width of the model, V vocabulary.
-"""
+"""QuACK's RMSNorm and losses (CuTe DSL), as overrides of torchtitan's nodes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from quack.cross_entropy import cross_entropy
-from quack.linear_cross_entropy import chunked_linear_cross_entropy
-from quack.rmsnorm import rmsnorm
-from torchtitan.components.loss import IGNORE_INDEX, ChunkedLossWrapper, CrossEntropyLoss
+from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.config.override import derive, override
 from torchtitan.models.common import RMSNorm
 
 from atom.sharded import local, local_weight, placed
+from atom_kernels_adapters import quack_functions as functions
 from atom_kernels_adapters.losses import LossOfHidden, LossOfLogits
-
-_ALIGNED_ROWS = 8
-"""TMA takes rows in multiples of 16 bytes, and so QuACK wants tokens in multiples of this."""
 
 
 class QuackRMSNorm(RMSNorm):
@@ -30,7 +21,7 @@ class QuackRMSNorm(RMSNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = None if self.weight is None else local_weight(self.weight, x)
-        return placed(rmsnorm(local(x), weight, eps=self.eps), x)
+        return placed(functions.rms_norm(local(x), weight, self.eps), x)
 
 
 class QuackCrossEntropyLoss(LossOfLogits):
@@ -38,12 +29,7 @@ class QuackCrossEntropyLoss(LossOfLogits):
     class Config(LossOfLogits.Config):
         pass
 
-    @staticmethod
-    def summed(logits_RV: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = cross_entropy(
-            logits_RV.contiguous(), labels_R, ignore_index=IGNORE_INDEX, reduction="sum"
-        )
-        return found
+    summed = staticmethod(functions.cross_entropy)
 
 
 class QuackLinearCrossEntropyLoss(LossOfHidden):
@@ -51,15 +37,7 @@ class QuackLinearCrossEntropyLoss(LossOfHidden):
     class Config(LossOfHidden.Config):
         pass
 
-    @staticmethod
-    def summed(x_RD: torch.Tensor, weight_VD: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
-        if missing := -x_RD.shape[0] % _ALIGNED_ROWS:
-            x_RD = F.pad(x_RD, (0, 0, 0, missing))
-            labels_R = F.pad(labels_R, (0, missing), value=IGNORE_INDEX)
-        found: torch.Tensor = chunked_linear_cross_entropy(
-            x_RD.contiguous(), weight_VD, labels_R, ignore_index=IGNORE_INDEX, reduction="sum"
-        )
-        return found
+    summed = staticmethod(functions.linear_cross_entropy)
 
 
 @override(target=RMSNorm.Config, exact=True, description="QuACK's RMSNorm")

@@ -17,9 +17,9 @@ pytestmark = pytest.mark.skipif(
 
 def test_the_loss_is_torchtitans_chunked_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from atom_kernels_adapters import cut_cross_entropy as adapter
+    from atom_kernels_adapters import cut_functions
 
-    in_torch = partial(adapter.linear_cross_entropy, impl="torch_compile")
-    monkeypatch.setattr(adapter, "linear_cross_entropy", in_torch)
+    monkeypatch.setattr(cut_functions, "cut", partial(cut_functions.cut, impl="torch_compile"))
     torch.manual_seed(0)
     head = Linear.Config(in_features=16, out_features=37).build()
     torch.nn.init.normal_(head.weight)

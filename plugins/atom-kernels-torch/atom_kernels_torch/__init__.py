@@ -8,6 +8,7 @@ ATOM_INTERFACE = 1
 """The version of :mod:`atom.plugin` that this package is written for."""
 
 _CUDA = ("cuda",)
+_NOT_RUN = " (not run on a GPU)"
 _BY_NAME = -20
 """Below the reference's: ``kernels=auto`` does not come to it."""
 _BFLOAT16 = {"bfloat16": 3e-2}
@@ -39,7 +40,8 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="cudnn",
-        summary="torch's scaled_dot_product_attention by cuDNN, under the dense document mask",
+        summary="torch's scaled_dot_product_attention by cuDNN, under the dense document mask"
+        + _NOT_RUN,
         override="atom_kernels_torch.attention:cudnn_attention",
         needs=Needs(
             devices=_CUDA,
@@ -54,14 +56,14 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="flex",
-        summary="compiled FlexAttention over the block mask",
+        summary="compiled FlexAttention over the block mask" + _NOT_RUN,
         needs=Needs(devices=_CUDA, capability=(7, 0), smallest={"head_dim": 16}),
         priority=10,
     )
     yield Kernel(
         operation="attention",
         name="flex_flash",
-        summary="FlexAttention on its FLASH backend (Hopper and Blackwell)",
+        summary="FlexAttention on its FLASH backend (Hopper and Blackwell)" + _NOT_RUN,
         override="atom_kernels_torch.attention:flex_flash_attention",
         needs=Needs(
             devices=_CUDA, capability=(9, 0), packages=("flash-attn-4",), deterministic=False
@@ -72,7 +74,7 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="varlen",
-        summary="FlashAttention over packed documents of varying length",
+        summary="FlashAttention over packed documents of varying length" + _NOT_RUN,
         override="atom_kernels_torch.attention:varlen_attention",
         needs=Needs(
             devices=_CUDA,
@@ -89,7 +91,8 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="varlen_cudnn",
-        summary="cuDNN's attention over packed documents of varying length (Hopper, Blackwell)",
+        summary="cuDNN's attention over packed documents of varying length (Hopper, Blackwell)"
+        + _NOT_RUN,
         override="atom_kernels_torch.attention:varlen_cudnn_attention",
         needs=Needs(
             devices=_CUDA,
@@ -106,7 +109,7 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="varlen_fa3",
-        summary="FlashAttention 3 over packed documents of varying length (Hopper)",
+        summary="FlashAttention 3 over packed documents of varying length (Hopper)" + _NOT_RUN,
         override="atom_kernels_torch.attention:varlen_fa3_attention",
         needs=Needs(
             devices=_CUDA,
@@ -123,7 +126,7 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="varlen_fa4",
-        summary="FlashAttention 4 over packed documents of varying length (Blackwell)",
+        summary="FlashAttention 4 over packed documents of varying length (Blackwell)" + _NOT_RUN,
         override="atom_kernels_torch.attention:varlen_fa4_attention",
         needs=Needs(
             devices=_CUDA,

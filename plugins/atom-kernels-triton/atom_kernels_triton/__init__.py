@@ -78,7 +78,7 @@ def _kernel(
     return Kernel(
         operation=operation,
         name=NAME,
-        summary=summary,
+        summary=f"{summary} (not run on a GPU)",
         override=f"{__name__}.{override}",
         needs=Needs(
             triton=True,

@@ -20,7 +20,7 @@ _HEADS = 16
 @triton.jit
 def _kernel(  # type: ignore[no-untyped-def]
     q, k, cache, positions, q_out, k_out,
-    length, n_q, n_k, half,
+    length, n_q, n_k, half, n_positions,
     q_batch, q_token, q_head, k_batch, k_token, k_head, cache_row, positions_batch,
     sign,
     HALVES: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
@@ -28,7 +28,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     """Rotate ``HEADS`` heads of one token, of ``q`` and then of ``k``.
 
     Rows are read and written 16 bytes a thread: pairs are taken apart in registers, and halves are
-    two reads.
+    two reads. A position that the cache has not makes its token NaN, and so the loss.
     """
     token = tl.program_id(0).to(tl.int64)
     batch, place = token // length, token % length
@@ -38,12 +38,16 @@ def _kernel(  # type: ignore[no-untyped-def]
     from_k = k + batch * k_batch + place * k_token + (heads - n_q) * k_head
     to_q = q_out + (token * n_q + heads) * (2 * half)
     to_k = k_out + (token * n_k + heads - n_q) * (2 * half)
-    row = tl.load(positions + batch * positions_batch + place).to(tl.int64) * cache_row
+    position = tl.load(positions + batch * positions_batch + place).to(tl.int64)
+    row = position * cache_row
     if HALVES:
         columns = tl.arange(0, BLOCK)[None, :]
         inside = columns < half
-        cos = tl.load(cache + row + columns, mask=inside, other=0.0).to(tl.float32)
-        sin = tl.load(cache + row + 2 * half + columns, mask=inside, other=0.0).to(tl.float32)
+        at = position + 0 * columns  # a tensor: the interpreter takes no number for a mask
+        there = inside & (at >= 0) & (at < n_positions)
+        cos = tl.load(cache + row + columns, mask=there, other=float("nan")).to(tl.float32)
+        from_sin = cache + row + 2 * half + columns
+        sin = tl.load(from_sin, mask=there, other=float("nan")).to(tl.float32)
         of_q, of_k = is_q & inside, is_k & inside
         # One of the two is 0.
         first = tl.load(from_q + columns, mask=of_q, other=0.0).to(tl.float32)
@@ -60,7 +64,9 @@ def _kernel(  # type: ignore[no-untyped-def]
     else:
         columns = tl.arange(0, 2 * BLOCK)[None, :]
         inside = columns < 2 * half
-        turns = tl.load(cache + row + columns, mask=inside, other=0.0).to(tl.float32)
+        at = position + 0 * columns  # a tensor: the interpreter takes no number for a mask
+        there = inside & (at >= 0) & (at < n_positions)
+        turns = tl.load(cache + row + columns, mask=there, other=float("nan")).to(tl.float32)
         cos, sin = tl.split(tl.reshape(turns, (1, BLOCK, 2)))
         of_q, of_k = is_q & inside, is_k & inside
         x = tl.load(from_q + columns, mask=of_q, other=0.0).to(tl.float32)
@@ -100,6 +106,7 @@ def _rope(
             n_q,
             n_k,
             width // 2,
+            cache.shape[0],
             *q.stride()[:3],
             *k.stride()[:3],
             cache.stride(0),
@@ -152,19 +159,14 @@ def rope(
         k_BLNH: keys, of as many heads as they have.
         cache: as torchtitan makes it: complex (positions, H/2) for pairs, and real (positions, 2H),
             cosines before sines, for halves.
-        positions_BL: rows of the cache, (B, L) or (1, L); None for 0, 1, 2, …
+        positions_BL: rows of the cache, (B, L) or (1, L); None for 0, 1, 2, … A token of a position
+            that the cache has not becomes NaN.
         halves: whether the halves are rotated, or adjacent pairs.
     """
     if cache.is_complex():
         cache = torch.view_as_real(cache).flatten(1)
     if positions_BL is None:
         positions_BL = torch.arange(q_BLNH.shape[1], device=q_BLNH.device)[None]
-    elif not torch.compiler.is_compiling():
-        # Without waiting for the device; a row that is not there would be any memory's.
-        torch._assert_async(
-            torch.all((positions_BL >= 0) & (positions_BL < cache.shape[0])),
-            f"a position is not below {cache.shape[0]}",
-        )
     q, k = _rope(q_BLNH, k_BLNH, cache, positions_BL, halves, False)
     return q, k
 
