@@ -95,7 +95,7 @@ def choose(preferences: Preferences, host: Host, situation: Situation) -> tuple[
     for operation, preference in preferences.items():
         if operation not in (DEFAULT, *wanted) and AUTO not in _listed(preference):
             raise UserError(
-                f"this run has no such operation; valid: {AUTO}, or one of {', '.join(wanted)}",
+                f"this run has no such operation, but {', '.join(wanted)}; valid: {AUTO}",
                 key=f"kernels.{operation}",
                 value=preference,
             )

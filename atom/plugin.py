@@ -148,7 +148,8 @@ class Needs:
     ``"liger-kernel>=0.8"``.
 
     ``smallest``, ``largest`` and ``multiples`` hold for the sizes of the model: ``head_dim``,
-    ``dim`` (its width), ``hidden_dim`` (of a feed-forward, on one rank) and ``vocab_size``. The
+    ``dim`` (its width), ``hidden_dim`` (of a feed-forward, on one rank), ``vocab_size``, ``window``
+    (of attention) and ``sinks`` (heads that have one), 0 for a model without. The
     dtypes are those of :attr:`Kernel.tolerance`.
 
     ``context_parallel=False`` and ``tensor_parallel=False`` say that it does not work under CP, TP;

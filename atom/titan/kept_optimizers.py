@@ -17,6 +17,7 @@ STATES_IN_BFLOAT16 = "fused_opt_states_bf16"
 """torchtitan's implementation with Adam's moments in bfloat16 beside parameters in float32."""
 
 _IMPLEMENTATION = ("fused", "foreach")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 class KeptOptimizers(OptimizersContainer):
@@ -35,20 +36,28 @@ class KeptOptimizers(OptimizersContainer):
             [{key: group[key] for key in _IMPLEMENTATION if key in group} for group in each]
             for each in (optimizer.param_groups for optimizer in self.optimizers)
         ]
-        super().load_state_dict(state_dict)
+        # torch would cast all moments to float32 at once: they are put in afterwards.
+        moments = {name: tensor for name, tensor in state_dict.items() if self._is_half(name)}
+        rest = {name: value for name, value in state_dict.items() if name not in moments}
+        super().load_state_dict(rest)
         for optimizer, groups in zip(self.optimizers, own, strict=True):
             for group, kept in zip(optimizer.param_groups, groups, strict=True):
                 group.update(kept)
-                for parameter in group["params"]:
-                    self._keep(parameter, optimizer.state[parameter], fused=group.get("fused"))
+                for name, parameter in zip(group["param_names"], group["params"], strict=True):
+                    state = optimizer.state[parameter]
+                    for key in _MOMENTS:
+                        if (moment := moments.get(f"state.{name}.{key}")) is not None:
+                            state[key] = moment.bfloat16()
+                    _place_step(parameter, state, fused=group.get("fused"))
 
-    def _keep(self, parameter: torch.Tensor, state: dict[str, Any], *, fused: bool | None) -> None:
-        if "step" in state:
-            # A fused step counts on the device, the others on the CPU.
-            step = state["step"]
-            step = step.to_local() if isinstance(step, DTensor) else step
-            state["step"] = step.to(parameter.device if fused else "cpu")
-        if self._in_bfloat16:
-            for name, tensor in state.items():
-                if name.startswith("exp_avg"):
-                    state[name] = tensor.bfloat16()
+    def _is_half(self, name: str) -> bool:
+        kept = self._in_bfloat16 and name.startswith("state.")
+        return kept and name.rpartition(".")[2] in _MOMENTS
+
+
+def _place_step(parameter: torch.Tensor, state: dict[str, Any], *, fused: bool | None) -> None:
+    """A fused step counts on the device, the others on the CPU."""
+    if "step" in state:
+        step = state["step"]
+        step = step.to_local() if isinstance(step, DTensor) else step
+        state["step"] = step.to(parameter.device if fused else "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -132,6 +133,12 @@ def sizes(model: Any, *, vocab_size: int | None, tensor_parallel: int = 1) -> di
         if hasattr(latent, "qk_nope_head_dim"):
             widths = {latent.qk_nope_head_dim + latent.qk_rope_head_dim, latent.v_head_dim}
             found["head_dim"] = found.get("head_dim", set()) | widths
+    attentions = [layer.attention for layer in getattr(model, "layers", ())]
+    windows = {getattr(each, "sliding_window_size", None) or 0 for each in attentions}
+    if any(windows):
+        found["window"] = windows
+    if any(map(_has_sinks, attentions)):
+        found["sinks"] = {each.n_heads for each in attentions}
     hidden = {node.w1.out_features for node in _nodes(model, FeedForward.Config)}
     hidden |= {node.hidden_dim for node in _nodes(model, GroupedExperts.Config)}
     if hidden:
@@ -227,6 +234,11 @@ def _targets(kernels: Iterable[Kernel]) -> list[Any]:
         for kernel in kernels
         if kernel.override is not None and _function(kernel) is None
     ]
+
+
+def _has_sinks(attention: Any) -> bool:
+    module = sys.modules.get("torchtitan.models.gpt_oss.model")  # no config of it without it
+    return module is not None and isinstance(attention, module.Attention.Config)
 
 
 def _has(model: Any, node: str) -> bool:

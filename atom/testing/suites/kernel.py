@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -205,6 +206,10 @@ class KernelSuite(Options, ComponentSuite):
                 pytest.skip(reason)
             pytest.fail(str(error), pytrace=False)
         assert after != before, f"{kernel.override} leaves the operation's node as it is"
+        kept = _arguments(before)
+        assert _arguments(after)[: len(kept)] == kept, (
+            f"its forward takes other arguments than {', '.join(kept)}, which shardings name"
+        )
         if getattr(before, "sharding_config", None) is not None:
             assert after.sharding_config is not None, "its sharding is lost: tensor parallelism"
         if getattr(before, "param_init", None) is not None:
@@ -339,6 +344,18 @@ class KernelSuite(Options, ComponentSuite):
             if reference is not None:
                 expected = kernels.timed(reference, case, fitting)
                 record_property(f"{REFERENCE} {dtype} ms", round(expected, 3))
+
+
+def _arguments(node: Any) -> list[str]:
+    """Return the names of the tensors that the module of a node is called with; none where it is no
+    module."""
+    forward = getattr(type(node)._owner, "forward", None)
+    parameters = inspect.signature(forward).parameters.values() if forward else ()
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.name != "self"
+    ]
 
 
 def takes(kernel: Kernel, case: Case) -> bool:

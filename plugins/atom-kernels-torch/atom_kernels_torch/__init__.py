@@ -16,6 +16,9 @@ _BFLOAT16 = {"bfloat16": 3e-2}
 
 _OF_PARAMETERS = {"float32": 1e-5, "bfloat16": 3e-2}
 
+_NO_SINKS = {"sinks": 0}
+"""torch's attention over packed documents has no gradient of the softmax's sum, as sinks need."""
+
 # torch's grouped product wants rows that begin at multiples of 16 bytes.
 _NEEDS = {"grouped_mm": Needs(multiples={"dim": 8, "hidden_dim": 8})}
 
@@ -80,7 +83,7 @@ def atom_kernels() -> Iterator[Kernel]:
             devices=_CUDA,
             capability=(8, 0),
             capability_below=(9, 0),
-            largest={"head_dim": 256},
+            largest={"head_dim": 256} | _NO_SINKS,
             multiples={"head_dim": 8},
             context_parallel=False,
         ),
@@ -98,9 +101,10 @@ def atom_kernels() -> Iterator[Kernel]:
             devices=_CUDA,
             capability=(9, 0),
             capability_below=(11, 0),
-            largest={"head_dim": 128},
+            largest={"head_dim": 128, "window": 0} | _NO_SINKS,
             multiples={"head_dim": 8},
             context_parallel=False,
+            deterministic=False,
         ),
         priority=_BY_NAME,
         tolerance=_BFLOAT16,
@@ -116,7 +120,7 @@ def atom_kernels() -> Iterator[Kernel]:
             capability=(9, 0),
             capability_below=(10, 0),
             packages=("flash-attn-3",),
-            largest={"head_dim": 256},
+            largest={"head_dim": 256} | _NO_SINKS,
             multiples={"head_dim": 8},
             context_parallel=False,
         ),
@@ -132,7 +136,7 @@ def atom_kernels() -> Iterator[Kernel]:
             devices=_CUDA,
             capability=(10, 0),
             packages=("flash-attn-4",),
-            largest={"head_dim": 128},
+            largest={"head_dim": 128} | _NO_SINKS,
             multiples={"head_dim": 8},
             context_parallel=False,
         ),

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, create_mask
-from torch.nn.attention.varlen import AuxRequest, varlen_attn
+from torch.nn.attention.varlen import varlen_attn
 from torchtitan.config.override import derive, override
+from torchtitan.distributed.utils import get_spmd_backend
 from torchtitan.models.common.attention import (
     FlexAttention,
     VarlenAttention,
@@ -93,9 +94,20 @@ class FlashVarlenAttention(VarlenAttention):
     class Config(VarlenAttention.Config):
         pass
 
-    def forward(self, *inputs: Any, **arguments: Any) -> torch.Tensor:
+    # torchtitan's shardings are of arguments by these names.
+    def forward(
+        self,
+        q_BLNH: torch.Tensor,
+        k_BLNH: torch.Tensor,
+        v_BLNH: torch.Tensor,
+        *,
+        attention_masks: VarlenMetadata,
+        **arguments: Any,
+    ) -> torch.Tensor:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            return super().forward(*inputs, **arguments)
+            return super().forward(
+                q_BLNH, k_BLNH, v_BLNH, attention_masks=attention_masks, **arguments
+            )
 
 
 class CudnnVarlenAttention(VarlenAttention):
@@ -108,8 +120,6 @@ class CudnnVarlenAttention(VarlenAttention):
     def __init__(self, config: Config) -> None:
         super(VarlenAttention, self).__init__()
         self.window_size = config.window_size
-        if self.window_size != (-1, 0):
-            raise ValueError("cuDNN's attention over packed documents knows no window")
 
     def forward(
         self,
@@ -120,7 +130,6 @@ class CudnnVarlenAttention(VarlenAttention):
         attention_masks: VarlenMetadata,
         scale: float | None = None,
         enable_gqa: bool = False,
-        out_transform: Callable | None = None,
         **_unused: object,
     ) -> torch.Tensor:
         """As torchtitan's: in bfloat16, all documents of all sequences one after the other."""
@@ -128,7 +137,7 @@ class CudnnVarlenAttention(VarlenAttention):
         ends, longest = attention_masks.cu_seq_q, attention_masks.max_q
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION), spmd_types.no_typecheck():
             # cuDNN aligns causal attention as wanted where both ends are the same tensor.
-            out_TNH, lse_NT = varlen_attn(
+            out_TNH = varlen_attn(
                 q_TNH,
                 k_TNH,
                 v_TNH,
@@ -139,14 +148,12 @@ class CudnnVarlenAttention(VarlenAttention):
                 scale=scale,
                 window_size=self.window_size,
                 enable_gqa=enable_gqa,
-                return_aux=AuxRequest(lse=True),
             )
-        out_BLNH = out_TNH.view(*q_BLNH.shape[:2], *out_TNH.shape[1:]).to(q_BLNH.dtype)
-        if out_transform is None:
-            return out_BLNH
-        lse_BLN = lse_NT.transpose(0, 1).reshape(*q_BLNH.shape[:2], -1)
-        result: torch.Tensor = out_transform(out_BLNH, lse_BLN)
-        return result
+        assert isinstance(out_TNH, torch.Tensor)
+        if get_spmd_backend() == "spmd_types" and spmd_types.is_type_checking():
+            of_q = spmd_types.get_local_type(q_TNH), spmd_types.get_partition_spec(q_TNH)
+            spmd_types.assert_type(out_TNH, *of_q)
+        return out_TNH.view(*q_BLNH.shape[:2], *out_TNH.shape[1:]).to(q_BLNH.dtype)
 
 
 def _with_sum(

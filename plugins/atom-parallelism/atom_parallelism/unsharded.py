@@ -37,6 +37,18 @@ def unsharded(config: ParallelismConfig, context: ParallelismContext) -> Strateg
             key="training.mixed_precision_param",
             value=training.mixed_precision_param,
         )
+    if training is not None and training.enable_cpu_offload:
+        raise UserError(
+            "is FSDP's, which unsharded leaves out; valid: false, or parallelism=single",
+            key="training.enable_cpu_offload",
+            value=True,
+        )
+    if config.spmd_backend == "full_dtensor":
+        raise UserError(
+            "is for parameters that a layout divides; valid: spmd_types, partial_dtensor",
+            key="parallelism.spmd_backend",
+            value=config.spmd_backend,
+        )
     return Strategy(parallelism=config, parallelize_fn=_prepare, pipelining_fn=pipeline_llm)
 
 
@@ -49,7 +61,8 @@ def _prepare(
     dump_folder: str,
     **_layout: Any,
 ) -> Any:
-    """As torchtitan's ``parallelize_llama``, less what is for several ranks."""
+    """As torchtitan's ``parallelize_llama``, less what is for several ranks; an architecture's own
+    function is for those, too."""
     if ac_config is not None:
         ac_config.build(dump_folder=dump_folder).apply(model)
     if compile_config.enable and "model" in compile_config.components:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
+from torchtitan.config import ParallelismConfig, TrainingConfig
 
 from atom.errors import UserError
 from atom.run import Run
 from atom.titan import layout
+from atom_parallelism.unsharded import unsharded
 
 CONF = Path(__file__).parents[1] / "atom_parallelism/conf/parallelism"
 OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "auto")
@@ -35,6 +39,24 @@ def test_ranks_follow_from_the_layout(option: str) -> None:
         assert getattr(config, name) >= 1
         product *= getattr(config, name)
     assert product == ranks
+
+
+@pytest.mark.parametrize(
+    ("ranks", "spmd_backend", "training", "says"),
+    [
+        (2, "spmd_types", {}, "one rank, and this run has 2"),
+        (1, "full_dtensor", {}, "full_dtensor"),
+        (1, "spmd_types", {"mixed_precision_param": "bfloat16"}, "training.dtype=float32"),
+        (1, "spmd_types", {"enable_cpu_offload": True}, "FSDP's"),
+    ],
+)
+def test_what_unsharded_leaves_out_is_refused(
+    ranks: int, spmd_backend: Any, training: dict[str, Any], says: str
+) -> None:
+    section = TrainingConfig(**{"mixed_precision_param": "float32"} | training)
+    context: Any = SimpleNamespace(world_size=ranks, training=section)
+    with pytest.raises(UserError, match=says):
+        unsharded(ParallelismConfig(spmd_backend=spmd_backend), context)
 
 
 def test_any_degree_can_be_what_is_left() -> None:
