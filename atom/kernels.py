@@ -20,6 +20,9 @@ from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel, Needs
 
 AUTO = "auto"
+FITS = "fits"
+"""What the reason of a kernel begins with that could have been chosen."""
+
 DEFAULT = "default"
 
 Preferences = Mapping[str, str | list[str]]
@@ -247,7 +250,7 @@ def _choose(
                 (
                     other,
                     _reason(kernels[other], situation, replaced, is_named=other in order)
-                    or f"fits; {name} comes first",
+                    or f"{FITS}; {name} comes first",
                 )
                 for other in rest
             ]

@@ -42,7 +42,7 @@ SHAPES: dict[str, tuple[Sizes, ...]] = {
         _REAL,
         replace(_REAL, batch=4),
         replace(_REAL, batch=8),
-        replace(_REAL, batch=4, n_heads=64, hidden_dim=28672),
+        *(replace(_REAL, batch=batch, n_heads=64, hidden_dim=28672) for batch in (2, 4, 8)),
     ),
 }
 """``tiny`` is to try it out, ``small`` for a CPU, ``real`` what models of 8 and 70 billion

@@ -17,7 +17,7 @@ from atom import compose
 from atom.cli import Parser
 from atom.errors import UserError
 from atom.host import Component, Host
-from atom.kernels import described
+from atom.kernels import FITS, described
 from atom.operations import OPERATIONS
 from atom.plugin import Kernel
 from atom.run import Run
@@ -169,6 +169,8 @@ def _explained(run: Run, choices: tuple[Choice, ...], where: Situation) -> dict[
         "sizes": where.sizes,
         "tensor_parallel": where.tensor_parallel,
         "context_parallel": where.context_parallel,
+        "expert_parallel": where.expert_parallel,
+        "deterministic": where.deterministic,
         "kernels": [
             {
                 "operation": choice.operation,
@@ -194,11 +196,18 @@ def _told(run: Run, choices: tuple[Choice, ...], where: Situation) -> str:
         words.append(f"tensor parallelism {where.tensor_parallel}")
     if where.context_parallel > 1:
         words.append(f"context parallelism {where.context_parallel}")
+    if where.expert_parallel > 1:
+        words.append(f"expert parallelism {where.expert_parallel}")
+    if where.deterministic:
+        words.append("deterministic")
     rows: list[Row] = []
     for choice in choices:
         rows.append((choice.operation, choice.name, "chosen", choice.declaration.summary))
         rows += [(choice.operation, name, "rejected", why) for name, why in choice.rejected]
-        rows += [(choice.operation, name, "not tried", why) for name, why in choice.passed_over]
+        rows += [
+            (choice.operation, name, "not tried" if why.startswith(FITS) else "rejected", why)
+            for name, why in choice.passed_over
+        ]
     header = ("OPERATION", "KERNEL", "STATUS", "WHAT IT IS, OR WHY NOT")
     return f"{', '.join(words)}\n\n" + _table([header, *_once(rows)])
 
