@@ -185,6 +185,8 @@ def described(needs: Needs, dtypes: Iterable[str]) -> str:
         words.append("no tensor parallelism")
     if not needs.context_parallel:
         words.append("no context parallelism")
+    if needs.tensor_parallel_only:
+        words.append("tensor parallelism")
     if needs.expert_parallel:
         words.append("expert parallelism")
     if not needs.deterministic:
@@ -312,6 +314,8 @@ def _of_layout(needs: Needs, situation: Situation) -> str | None:
         return "does not work under tensor parallelism"
     if situation.expert_parallel == 1 and needs.expert_parallel:
         return "is for experts on several ranks (expert parallelism)"
+    if situation.tensor_parallel == 1 and needs.tensor_parallel_only:
+        return "is for layers on several ranks (tensor parallelism)"
     if situation.deterministic and not needs.deterministic:
         return "does not work with debug.deterministic=true"
     return None

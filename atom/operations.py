@@ -48,6 +48,10 @@ OPERATIONS: dict[str, Operation] = {
         summary="softmax(q kᵀ) v within documents, causal",
         node=f"{_COMMON}.attention:FlexAttention",
     ),
+    "attention_projections": Operation(
+        summary="q, k and v of attention, and what becomes of its output: products with weights",
+        node=f"{_COMMON}.attention:GQAttention",
+    ),
     "cross_entropy": Operation(
         summary="the sum of the tokens' losses, from logits",
         node="torchtitan.components.loss:CrossEntropyLoss",
@@ -68,7 +72,11 @@ OPERATIONS: dict[str, Operation] = {
         summary="SwiGLU of each expert over its own tokens",
         node=f"{_COMMON}.moe:GroupedExperts",
     ),
-    "linear": Operation(summary="x Wᵀ", node=f"{_COMMON}.linear:Linear", within=("feed_forward",)),
+    "linear": Operation(
+        summary="x Wᵀ",
+        node=f"{_COMMON}.linear:Linear",
+        within=("attention_projections", "feed_forward"),
+    ),
     "linear_cross_entropy": Operation(
         summary="the sum of the tokens' losses, from hidden states and the output layer",
         node="torchtitan.components.loss:ChunkedLossWrapper",

@@ -153,8 +153,8 @@ class Needs:
     dtypes are those of :attr:`Kernel.tolerance`.
 
     ``context_parallel=False`` and ``tensor_parallel=False`` say that it does not work under CP, TP;
-    ``expert_parallel=True`` that it works under EP only; ``deterministic=False`` that it does not
-    work with ``debug.deterministic=true``.
+    ``tensor_parallel_only=True`` and ``expert_parallel=True`` that it works under TP, EP only;
+    ``deterministic=False`` that it does not work with ``debug.deterministic=true``.
     """
 
     devices: tuple[str, ...] = ("cpu", "cuda")
@@ -167,6 +167,7 @@ class Needs:
     multiples: Mapping[str, int] = field(default_factory=dict, hash=False)
     context_parallel: bool = True
     tensor_parallel: bool = True
+    tensor_parallel_only: bool = False
     expert_parallel: bool = False
     deterministic: bool = True
 
@@ -186,6 +187,9 @@ class Kernel(Declaration):
     ``functions`` are the kernel as functions of tensors, for tests and benches where there is no
     torchtitan: name in :data:`atom.testing.functions.FUNCTIONS` -> ``"package.module:attribute"``,
     a module that imports no torchtitan.
+
+    ``before_sharding`` has the override applied before the model's shardings are set, for a node
+    that is to have others.
     """
 
     kind = "kernel"
@@ -199,6 +203,7 @@ class Kernel(Declaration):
         default_factory=lambda: {"float32": 1e-5, "bfloat16": 3e-2}, hash=False
     )
     functions: Mapping[str, str] = field(default_factory=dict, hash=False)
+    before_sharding: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

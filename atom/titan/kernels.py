@@ -26,7 +26,7 @@ NEWTON_SCHULZ = "newton_schulz"
 _AT_ONCE = frozenset({"moe_dispatch", "optimizer_step"})
 """Operations whose nodes are replaced as soon as there is a config: torchtitan fills in the first
 one's with the run's sizes before it applies overrides, and what is wrong with the second is told
-before there are ranks."""
+before there are ranks. So are those of a kernel that says so itself."""
 
 _OF_TRAINING = frozenset(
     {"cross_entropy", LINEAR_CROSS_ENTROPY, "optimizer_step", "gradient_clipping"}
@@ -186,10 +186,9 @@ def put(config: Any, components: Iterable[Component]) -> None:
     """
     components = tuple(components)
     kernels = _kernels(component.declaration for component in components)
-    replace(config, (kernel for kernel in kernels if kernel.operation in _AT_ONCE))
-    config.override = OverrideConfig(
-        imports=_targets(kernel for kernel in kernels if kernel.operation not in _AT_ONCE)
-    )
+    at_once = [k for k in kernels if k.operation in _AT_ONCE or k.before_sharding]
+    replace(config, at_once)
+    config.override = OverrideConfig(imports=_targets(k for k in kernels if k not in at_once))
     config.functions = {}
     for component, kernel in zip(components, kernels, strict=True):
         place = _function(kernel)

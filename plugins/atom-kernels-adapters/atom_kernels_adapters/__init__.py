@@ -158,6 +158,27 @@ def _titan() -> Iterator[Kernel]:
         replace(triton, multiples={"dim": 8, "hidden_dim": 8}),
         _BFLOAT16,
     )
+    for operation, what in (
+        ("attention_projections", "of q, k and v, and of attention's output"),
+        ("feed_forward", "of gate and up, and of down"),
+    ):
+        yield replace(
+            _kernel(
+                operation,
+                "dist_gemm",
+                f"torchtitan: products {what}, fused with what TP gathers and reduces",
+                f"dist_gemm:{operation}",
+                Needs(
+                    devices=_CUDA,
+                    capability=(8, 0),
+                    packages=("torchtitan>=0.3",),
+                    context_parallel=False,
+                    tensor_parallel_only=True,
+                ),
+                _BFLOAT16,
+            ),
+            before_sharding=True,
+        )
     for operation, function, what in (
         ("rope", "helion_complex_rope", "adjacent pairs"),
         ("rope_halves", "helion_cos_sin_rope", "the two halves"),

@@ -29,6 +29,12 @@ def theirs(kernel: Kernel) -> Requirement:
     return Requirement(kernel.needs.packages[0])
 
 
+def layout(kernel: Kernel) -> dict[str, int]:
+    """Return a layout in which the kernel works."""
+    tensor_parallel = 2 if kernel.needs.tensor_parallel_only else 1
+    return {"expert_parallel": 8, "tensor_parallel": tensor_parallel}
+
+
 def installed(package: Requirement) -> bool:
     try:
         return metadata.version(package.name) in package.specifier
@@ -39,7 +45,7 @@ def installed(package: Requirement) -> bool:
 @each
 def test_a_package_that_is_missing_is_named(kernel: Kernel) -> None:
     package = theirs(kernel)
-    reason = misfit(kernel, Situation(H100, dtype="bfloat16", sizes=SIZES, expert_parallel=8))
+    reason = misfit(kernel, Situation(H100, dtype="bfloat16", sizes=SIZES, **layout(kernel)))
     assert reason == (
         None if installed(package) else f"needs the package {kernel.needs.packages[0]}"
     )
@@ -51,7 +57,7 @@ def test_with_its_package_it_fits_an_h100_and_with_an_old_one_not(kernel: Kernel
 
     def reason(version: str | None) -> str | None:
         supposed = {package.name: version}
-        where = Situation(H100, dtype="bfloat16", sizes=SIZES, expert_parallel=8, supposed=supposed)
+        where = Situation(H100, dtype="bfloat16", sizes=SIZES, **layout(kernel), supposed=supposed)
         return misfit(kernel, where)
 
     assert reason(None) is None
@@ -65,7 +71,7 @@ def test_a_device_that_cannot_is_told_so(kernel: Kernel, monkeypatch: pytest.Mon
     assert "needs cuda" in str(misfit(kernel, Situation(CPU, supposed=supposed)))
     old = misfit(kernel, Situation(DeviceDescription("cuda", (7, 5)), supposed=supposed))
     assert "and this device has 7.5" in str(old)
-    a100 = Situation(A100, "bfloat16", SIZES, expert_parallel=8, supposed=supposed)
+    a100 = Situation(A100, "bfloat16", SIZES, **layout(kernel), supposed=supposed)
     of_a100 = misfit(kernel, a100)
     is_for_hopper = kernel.name.startswith(("quack", "float8", "deepep", "hybridep"))
     assert (of_a100 is not None) == is_for_hopper

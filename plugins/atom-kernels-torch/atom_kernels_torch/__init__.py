@@ -23,6 +23,7 @@ _NO_SINKS = {"sinks": 0}
 _NEEDS = {"grouped_mm": Needs(multiples={"dim": 8, "hidden_dim": 8})}
 
 _WITHOUT_TORCHTITAN: dict[str, tuple[str, ...]] = {
+    "attention_projections": (),
     "feed_forward": ("feed_forward", "silu_mul"),
     "moe_dispatch": (),
     "rms_norm": ("rms_norm", "add_rms_norm"),
@@ -176,6 +177,7 @@ def atom_kernels() -> Iterator[Kernel]:
         tolerance={"bfloat16": 5e-2},
     )
     for operation, what in {
+        "attention_projections": "torch's linear; under TP, gathered before and reduced after",
         "cross_entropy": "torch's cross_entropy, vocabulary-parallel under TP",
         "embedding": "torch's embedding",
         "feed_forward": "SwiGLU from three linear layers",
