@@ -27,7 +27,7 @@ def describe(
     name = package.replace("-", "_")
     module = module or name
     folder = site / f"{name}-{version}.dist-info"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     described = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n{metadata}"
     (folder / "METADATA").write_text(described)
     (folder / "entry_points.txt").write_text(f"[atom]\n{entry_point or module} = {module}\n")

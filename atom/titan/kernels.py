@@ -133,12 +133,15 @@ def sizes(model: Any, *, vocab_size: int | None, tensor_parallel: int = 1) -> di
         if hasattr(latent, "qk_nope_head_dim"):
             widths = {latent.qk_nope_head_dim + latent.qk_rope_head_dim, latent.v_head_dim}
             found["head_dim"] = found.get("head_dim", set()) | widths
-    attentions = [layer.attention for layer in getattr(model, "layers", ())]
+    # A model may have another mixer in its blocks.
+    attentions: list[Any] = [
+        getattr(layer, "attention", None) for layer in getattr(model, "layers", ())
+    ]
     windows = {getattr(each, "sliding_window_size", None) or 0 for each in attentions}
     if any(windows):
         found["window"] = windows
     if any(map(_has_sinks, attentions)):
-        found["sinks"] = {each.n_heads for each in attentions}
+        found["sinks"] = {each.n_heads for each in attentions if _has_sinks(each)}
     hidden = {node.w1.out_features for node in _nodes(model, FeedForward.Config)}
     hidden |= {node.hidden_dim for node in _nodes(model, GroupedExperts.Config)}
     if hidden:
