@@ -209,7 +209,7 @@ class KernelSuite(Options, ComponentSuite):
         if (sharding := getattr(before, "sharding_config", None)) is not None:
             assert after.sharding_config is not None, "its sharding is lost: tensor parallelism"
             shared = (sharding.in_src_shardings or {}).keys() | (sharding.in_dst_shardings or {})
-            strange = shared - set(_arguments(after))
+            strange = shared & set(_arguments(before)) - set(_arguments(after))
             assert not strange, f"its forward has no {', '.join(strange)}, which shardings name"
         if getattr(before, "param_init", None) is not None:
             assert after.param_init is not None, "its initialisation is lost"
