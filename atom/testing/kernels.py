@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -307,8 +308,10 @@ def maker(device: str) -> Callable[..., torch.Tensor]:
 
 
 def relative_error(found: torch.Tensor | None, expected: torch.Tensor) -> float:
-    if found is None:
+    if found is None or found.numel() != expected.numel():
         return float("inf")
+    if not expected.numel():
+        return 0.0
     scale = expected.abs().max().clamp(min=1e-30)
     return ((found.to(expected.dtype) - expected).abs().max() / scale).item()
 
@@ -347,6 +350,16 @@ def milliseconds(compute: Callable[[], object], device: str, *, repeats: int = 3
         wait()
         times.append(1000 * (time.perf_counter() - begin))
     return statistics.median(times[1:])  # the first one may compile
+
+
+def no_rows(reference: Implementation, dtype: str, device: str) -> Iterator[Case]:
+    """Yield the case of no sequence, if the reference takes that."""
+    case, taken = Case(Sizes(batch=0), dtype), False
+    with suppress(Exception):  # whatever it has against it
+        worst(reference, reference, case, device)
+        taken = True
+    if taken:
+        yield case
 
 
 def timed(kernel: Implementation, case: Case, device: str) -> float:

@@ -236,6 +236,19 @@ class KernelSuite(Options, ComponentSuite):
         sizes = self.benchmark or BENCHMARK[fitting]
         assert not subject(Case(sizes, dtype) for dtype in kernel.tolerance if dtype != "float32")
 
+    def test_no_rows_agree(
+        self, component: Component, contract: Operation, kernel: Kernel, fitting: str, host: Host
+    ) -> None:
+        """Of no sequence there is no output, where the reference takes none."""
+        tested = Implementation(contract, component)
+        reference = kernels.reference_of(component, contract, host) or tested
+        cases = list(kernels.no_rows(reference, next(iter(kernel.tolerance)), fitting))
+        if not cases:
+            pytest.skip("the reference takes no less than one sequence")
+        assert not kernels.disagreements(
+            tested, reference, iter(cases), dict(kernel.tolerance), fitting
+        )
+
     def test_functions_agree(self, component: Component, kernel: Kernel, fitting: str) -> None:
         """Its functions compute what their contracts say, in every dtype; without torchtitan. So
         does the one that takes the place of torchtitan's, where that is a function."""
