@@ -24,8 +24,6 @@ from pathlib import Path
 from atom import metrics
 from atom.metrics import StepMetrics
 
-GIB = 2**30
-
 
 @dataclass(frozen=True)
 class Run:

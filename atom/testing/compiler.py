@@ -26,7 +26,7 @@ from atom.kernels import missing
 from atom.plugin import Kernel, Needs
 from atom.testing.comparing import both
 from atom.testing.functions import FUNCTIONS, functions_of
-from atom.testing.interpreter import has_triton
+from atom.testing.interpreter import is_triton
 from atom.testing.kernels import Case, Implementation, contract, passes
 from atom.testing.operation import REGULAR
 
@@ -102,11 +102,7 @@ def failures(component: Component) -> Sequence[str] | None:
 
     None if it has no Triton kernel.
     """
-    kernel = component.declaration
-    assert isinstance(kernel, Kernel)
-    if kernel.override is not None:
-        resolve(kernel.override, component)
-    if not kernel.needs.triton and not has_triton(component):
+    if not is_triton(component):
         return None
     return _of_package(component.plugin.import_package)[component.address]
 

@@ -33,15 +33,9 @@ SECONDS = 300
 def disagreements(component: Component) -> list[str] | None:
     """Return how a kernel disagrees with its reference when interpreted.
 
-    None if it is no Triton kernel: it does not say so in its needs, and its package has none once
-    the override's module is imported.
+    None if it is no Triton kernel.
     """
-    kernel = component.declaration
-    assert isinstance(kernel, Kernel)
-    if kernel.override is None:
-        return None
-    resolve(kernel.override, component)
-    if not kernel.needs.triton and not has_triton(component):
+    if not is_triton(component):
         return None
     result = subprocess.run(
         [sys.executable, "-m", __name__, component.address],
@@ -85,8 +79,16 @@ def _main(address: str) -> list[str]:
     return found
 
 
-def has_triton(component: Component) -> bool:
-    """Return whether a module of the plugin's package holds a function made by ``triton.jit``."""
+def is_triton(component: Component) -> bool:
+    """Return whether a kernel is a Triton kernel: it says so in its needs, or a module of its
+    package holds a function made by ``triton.jit`` once the override's is imported."""
+    kernel = component.declaration
+    assert isinstance(kernel, Kernel)
+    if kernel.override is None:
+        return False
+    resolve(kernel.override, component)
+    if kernel.needs.triton:
+        return True
     from triton.runtime import KernelInterface
 
     package = component.plugin.import_package

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -352,14 +351,13 @@ def milliseconds(compute: Callable[[], object], device: str, *, repeats: int = 3
     return statistics.median(times[1:])  # the first one may compile
 
 
-def no_rows(reference: Implementation, dtype: str, device: str) -> Iterator[Case]:
-    """Yield the case of no sequence, if the reference takes that."""
-    case, taken = Case(Sizes(batch=0), dtype), False
-    with suppress(Exception):  # whatever it has against it
-        worst(reference, reference, case, device)
-        taken = True
-    if taken:
-        yield case
+def computes(kernel: Implementation, case: Case, device: str) -> bool:
+    """Return whether ``kernel`` takes a case at all."""
+    try:
+        worst(kernel, kernel, case, device)
+    except Exception:
+        return False
+    return True
 
 
 def timed(kernel: Implementation, case: Case, device: str) -> float:

@@ -180,6 +180,8 @@ def _built(
     rank: int,
 ) -> Rank:
     """Build one rank of the run and count its shards."""
+    from atom.titan.muon import is_muons
+
     with pretending(rank, estimate.layout.ranks):
         modules = model_parts(config, estimate.layout.ranks)
         held = [parameter for module in modules for parameter in module.parameters()]
@@ -188,7 +190,7 @@ def _built(
         matrices = [
             _local_numel(parameter)
             for name, parameter in zip(names, held, strict=True)
-            if _part(name) in model.blocks and parameter.dim() == 2
+            if is_muons(name, parameter)
         ]
     plain = memory(model, estimate.layout, rank=pipeline_rank)
     size = BYTES[estimate.layout.parameter_dtype]

@@ -40,13 +40,11 @@ def explain(
         parts.model,
         host,
         described,
-        optimizer=run.optimizer.name,
-        dtype=training.mixed_precision_param,
-        parameter_dtype=training.dtype,
+        run=run,
+        training=training,
         tensor_parallel=_degree(run.parallelism.parameters, "tensor_parallel_degree"),
         context_parallel=_degree(run.parallelism.parameters, "context_parallel_degree"),
         expert_parallel=_degree(run.parallelism.parameters, "expert_parallel_degree"),
-        deterministic=bool(run.debug.get("deterministic")),
         supposed=supposed,
     )
     return kernels.choose(run.kernels, host, where, loss_chunks=run.loss.num_chunks), where

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from torchtitan.config import TrainingConfig
 from torchtitan.config.override import OverrideConfig, apply_overrides
 from torchtitan.models.common.attention import GQAttention
 from torchtitan.models.common.feed_forward import FeedForward
@@ -19,6 +20,7 @@ from atom.kernels import choose as choose_for
 from atom.operations import OPERATIONS
 from atom.plan.device import DeviceDescription
 from atom.plugin import Declaration, Kernel
+from atom.run import Run
 from atom.titan.muon import MUON
 
 LINEAR_CROSS_ENTROPY = "linear_cross_entropy"
@@ -38,14 +40,12 @@ def situation(
     host: Host,
     device: DeviceDescription,
     *,
-    optimizer: str | None = None,
-    dtype: str | None = None,
-    parameter_dtype: str | None = None,
+    run: Run | None = None,
+    training: TrainingConfig | None = None,
     vocab_size: int | None = None,
     tensor_parallel: int = 1,
     context_parallel: int = 1,
     expert_parallel: int = 1,
-    deterministic: bool = False,
     supposed: Mapping[str, str | None] | None = None,
 ) -> Situation:
     """Return what the kernels of ``model``, a torchtitan config, are chosen for.
@@ -54,21 +54,22 @@ def situation(
         model: what computes.
         host: the plugins.
         device: where.
-        optimizer: the run's ``optimizer.name``; None if nothing is trained.
+        run: None if nothing is trained.
+        training: its section.
     """
     offered = [
         c.declaration.operation for c in host.components if isinstance(c.declaration, Kernel)
     ]
     return Situation(
         device=device,
-        dtype=dtype,
-        parameter_dtype=parameter_dtype,
+        dtype=training.mixed_precision_param if training else None,
+        parameter_dtype=training.dtype if training else None,
         sizes=sizes(model, vocab_size=vocab_size, tensor_parallel=tensor_parallel),
         tensor_parallel=tensor_parallel,
         context_parallel=context_parallel,
         expert_parallel=expert_parallel,
-        deterministic=deterministic,
-        operations=operations(model, offered, optimizer=optimizer),
+        deterministic=run is not None and bool(run.debug.get("deterministic")),
+        operations=operations(model, offered, optimizer=run.optimizer.name if run else None),
         supposed=supposed or {},
     )
 

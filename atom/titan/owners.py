@@ -24,7 +24,7 @@ from torch import Size, Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from atom.titan.parts import chunks, dividing_axes
+from atom.titan.parts import chunks, dividing_axes, lengths
 
 
 def on_owners(
@@ -91,7 +91,7 @@ class _Round:
         """Return, put together along the axis of ``level``, those whose owner has this rank's place
         on it."""
         to = self._by_owner(level, held)
-        mine = self._place(level)
+        mine = self._places[level]
         shapes = [self._shapes(number, level) for number in to[mine]]
         received = self._exchanged(
             level,
@@ -108,9 +108,9 @@ class _Round:
         after = range(level + 1, len(self.axes))
         of = self._by_owner(
             level,
-            [n for n in self.tensors if all(self._owner(n, a) == self._place(a) for a in after)],
+            [n for n in self.tensors if all(self._owner(n, a) == self._places[a] for a in after)],
         )
-        mine, ranks = self._place(level), len(of)
+        mine, ranks = self._places[level], len(of)
         divided = {n: chunks(whole, ranks, self._dim(n, level)) for n, whole in held.items()}
         received = self._exchanged(
             level,
@@ -149,10 +149,6 @@ class _Round:
         turn = self._turns[number]
         return turn // prod(self._sizes[level + 1 :]) % self._sizes[level]
 
-    def _place(self, level: int) -> int:
-        """Return this rank's place on the axis of ``level``."""
-        return self._places[level]
-
     def _dim(self, number: int, level: int) -> int:
         placement: Any = self.tensors[number].placements[self.axes[level]]
         return int(placement.dim)
@@ -175,6 +171,7 @@ class _Round:
 
     @cached_property
     def _places(self) -> tuple[int, ...]:
+        """This rank's place on each axis."""
         return tuple(self.mesh.get_local_rank(axis) for axis in self.axes)
 
 
@@ -189,9 +186,7 @@ def _divided(
 
 
 def _parts(shape: Size, dim: int, ranks: int) -> tuple[Size, ...]:
-    """Return the shapes of torch's chunks, of which the last ones may be empty."""
-    length = -(-shape[dim] // ranks) or 1
+    """Return the shapes of the chunks for so many ranks."""
     return tuple(
-        Size((*shape[:dim], max(0, min(length, shape[dim] - length * rank)), *shape[dim + 1 :]))
-        for rank in range(ranks)
+        Size((*shape[:dim], length, *shape[dim + 1 :])) for length in lengths(shape[dim], ranks)
     )

@@ -32,7 +32,12 @@ def part_of(whole: Tensor, parameter: DTensor) -> Tensor:
     return whole
 
 
-def chunks(tensor: Tensor, number: int, dim: int) -> list[Tensor]:
+def chunks(tensor: Tensor, number: int, dim: int) -> tuple[Tensor, ...]:
     """Return ``number`` chunks as torch makes them, of which the last ones may be empty."""
-    found = list(tensor.chunk(number, dim))
-    return found + [tensor.narrow(dim, 0, 0)] * (number - len(found))
+    return tensor.split(lengths(tensor.shape[dim], number), dim)
+
+
+def lengths(size: int, number: int) -> list[int]:
+    """Return the lengths of ``number`` chunks of ``size``: the first ones are full."""
+    full = -(-size // number)
+    return [max(0, min(full, size - full * n)) for n in range(number)]
