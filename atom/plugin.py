@@ -221,8 +221,9 @@ class Kernel(Declaration):
 class Dataset(Declaration):
     """Text to train on.
 
-    ``source(config) -> DocumentSource``, without torch. ATOM's own loader tokenizes and packs its
-    documents, in an order that depends on the seed and the step and not on the layout.
+    ``source(config) -> DocumentSource``, or ``source(config, context: SourceContext)`` where it has
+    a parameter of that name; without torch. ATOM's own loader tokenizes and packs its documents, in
+    an order that depends on the seed and the step and not on the layout.
 
     ``build(config, context: DatasetContext) -> torchtitan BaseDataLoader.Config`` replaces that
     loader, for data that is not text; it then has to keep the same promise by itself.
@@ -351,11 +352,28 @@ class DocumentSource(Protocol):
     ) -> Iterator[Document]:
         """Yield documents ``start``, ``start + 1``, … of ``lane`` in one pass over the data.
 
-        The lanes of a pass share the documents out: each document is in exactly one of them, as
-        long as there are at least as many documents as lanes. The order depends on ``seed`` and
-        ``epoch`` and on nothing else.
+        A pass is a list of documents: each once or, in a weighted one, as often as ``seed`` and
+        ``epoch`` alone decide. The lanes share the list out, whatever their number: each entry is
+        in exactly one of them, as long as there are at least as many entries as lanes. The order
+        within a lane depends on ``seed``, ``epoch``, ``lane``, ``lanes`` and on nothing else.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceContext:
+    """What a dataset may use beside its parameters.
+
+    ``open_dataset(name, parameters, key)`` returns the source of another installed dataset:
+    ``name`` and ``parameters`` as a run would give them, ``key`` where the user wrote them, such as
+    ``dataset.sources.a``, by which its mistakes are told. The user's trust lists hold. Open what is
+    needed in ``source``: ranks load no packages but those that were opened before they started.
+
+    ``cache`` is a folder of the dataset's own that outlives the run; make it when it is needed.
+    """
+
+    open_dataset: Callable[[str, Mapping[str, Any], str], DocumentSource]
+    cache: Path
 
 
 # ---------------------------------------------------------------------------- what build sees
@@ -461,10 +479,11 @@ class LayoutChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetContext:
-    """``global_batch_size`` is in sequences."""
+    """``global_batch_size`` is in sequences; ``opening`` is what ``source`` gets as ``context``."""
 
     seed: int
     global_batch_size: int
+    opening: SourceContext | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
-from atom.plugin import Document, DocumentSource, PreparedTokenizer, TokenizerContext
+from atom.host import Host
+from atom.opening import Opener, cache
+from atom.plugin import Document, PreparedTokenizer, TokenizerContext
 from atom.select import Selection
 
 
-def cache() -> Path:
-    """Return the folder for what outlives a run: ``ATOM_CACHE``, or the user's own cache."""
-    if folder := os.environ.get("ATOM_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atom"
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset that has been checked, and the tokenizer.
+
+    ``opened`` are the packages of the datasets that the run's own has opened: ranks load them too.
+    """
+
+    tokenizer: PreparedTokenizer
+    opened: frozenset[str]
 
 
-def prepare(selection: Selection) -> PreparedTokenizer:
+def prepare(selection: Selection, host: Host) -> Prepared:
     """Check the dataset and prepare the tokenizer on it.
 
     Raises:
         UserError: there is nothing to read, or the tokenizer cannot be had.
     """
-    source: DocumentSource = selection.dataset.code("source")(selection.dataset.config)
+    opener = Opener(host)
+    source = opener.source(selection.dataset.component, selection.dataset.config)
 
     def documents() -> Iterator[Document]:
         return source.lane(0, 1, seed=0, epoch=0)
@@ -32,4 +38,4 @@ def prepare(selection: Selection) -> PreparedTokenizer:
     prepared: PreparedTokenizer = selection.tokenizer.code("prepare")(
         selection.tokenizer.config, context
     )
-    return prepared
+    return Prepared(prepared, frozenset(opener.packages))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -331,6 +331,13 @@ class Run(_Model):
         run = self.model_copy()
         run._origins = origins
         return run
+
+    def using(self, packages: Iterable[str]) -> Run:
+        """Return the same run, whose ranks load these packages too."""
+        if self.plugins.used is None:
+            return self
+        used = sorted({*self.plugins.used, *packages})
+        return self.model_copy(update={"plugins": self.plugins.model_copy(update={"used": used})})
 
     def write(self, path: Path) -> None:
         """Write the run as YAML that holds nothing but data."""

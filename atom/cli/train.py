@@ -98,7 +98,7 @@ def _dry_run(run: Run, host: Host) -> None:
         UserError: it cannot be, or does not fit; then that follows what is printed.
     """
     selection = select(run, host)
-    vocab_size = call(partial(prepare, selection)).vocab_size
+    vocab_size = call(partial(prepare, selection, host)).tokenizer.vocab_size
     from atom.titan.dry_run import dry_run
     from atom.titan.dry_run_report import report
 

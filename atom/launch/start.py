@@ -126,7 +126,9 @@ def check(
     """
     folder.check_usable(place)
     selection = select(run, host)
-    tokenizer = call(partial(prepare, selection))
+    prepared = call(partial(prepare, selection, host))
+    run = run.using(prepared.opened)
+    tokenizer = prepared.tokenizer
     # Only now is torch needed: what is wrong so far was said within a second.
     from atom.titan.preflight import preflight
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -10,9 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from atom.host import Component, resolve
+from atom.host import Component, Host, resolve
+from atom.opening import Opener
 from atom.plugin import Dataset, DatasetContext, Document, DocumentSource
-from atom.testing import isolated
+from atom.testing import isolated, partners
 
 Key = tuple[str, str]
 """What tells a document from the others of a pass: its id, and a hash of its text."""
@@ -29,8 +31,23 @@ SEQ_LEN = 50
 
 def source(component: Component, config: BaseModel | None) -> DocumentSource:
     """Return a source made anew, as each rank makes its own."""
-    made: DocumentSource = resolve(component.declaration.source, component)(config)  # type: ignore[attr-defined]
-    return made
+    return opener().source(component, config)
+
+
+def found(name: str) -> Component:
+    """Return a dataset that is installed."""
+    return host().find("dataset", name)
+
+
+@functools.cache
+def host() -> Host:
+    """Return what is installed, and the kit's own components."""
+    return partners.with_partners(Host.load())
+
+
+@functools.cache
+def opener() -> Opener:
+    return Opener(host())
 
 
 def key(document: Document) -> Key:
@@ -107,7 +124,9 @@ def _loader_config(component: Component, config: BaseModel | None, seed: int) ->
     declaration = component.declaration
     assert isinstance(declaration, Dataset)
     if declaration.build is not None:
-        context = DatasetContext(seed=seed, global_batch_size=LANES)
+        context = DatasetContext(
+            seed=seed, global_batch_size=LANES, opening=opener().context(component)
+        )
         return resolve(declaration.build, component)(config, context)
     from atom.titan.data import DocumentLoader
 
@@ -126,9 +145,9 @@ def code(reference):
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
-config, parameters, source, orders = argument
+config, parameters, name, orders = argument
 config = code(config).model_validate(parameters) if config else None
-source = code(source)(config)
+source = reading.source(reading.found(name), config)
 torch = "torch" in sys.modules
 digest = source.check()
 lanes = [reading.lanes(source, count, seed=seed, epoch=epoch) for count, seed, epoch in orders]
@@ -145,7 +164,7 @@ def start(
     pass), and whether making the source imported torch.
     """
     parameters = TypeAdapter(Any).dump_python(config, mode="json")
-    reference = component.declaration.source  # type: ignore[attr-defined]
-    argument = [component.declaration.config, parameters, reference, list(orders)]
+    name = f"{component.plugin.package}:{component.name}"
+    argument = [component.declaration.config, parameters, name, list(orders)]
     environment = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8", "PYTHONHASHSEED": "4711"}
     return isolated.start(_READING, argument, **environment)

@@ -16,6 +16,7 @@ from torchtitan.trainer import Trainer
 from atom.errors import UserError
 from atom.folder import TOKENIZER
 from atom.host import Host
+from atom.opening import Opener
 from atom.plugin import (
     ArchitectureContext,
     Dataset,
@@ -94,7 +95,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         hf_assets_path=str(folder / TOKENIZER),
         dump_folder=str(folder),
         tokenizer=selection.tokenizer.code("build")(selection.tokenizer.config),
-        dataloader=_dataloader(selection, seed, resolved),
+        dataloader=_dataloader(selection, host, seed, resolved),
         loss=_loss(run, resolved.vocab_size, parts, fused=fused),
         optimizer=optimizer.config(run.optimizer),
         parallelism=strategy.parallelism,
@@ -198,15 +199,19 @@ def _check_repeatable(run: Run) -> None:
         )
 
 
-def _dataloader(selection: Selection, seed: int, resolved: Resolved) -> Any:
-    chosen = selection.dataset
+def _dataloader(selection: Selection, host: Host, seed: int, resolved: Resolved) -> Any:
+    chosen, opener = selection.dataset, Opener(host)
     declaration = chosen.component.declaration
     assert isinstance(declaration, Dataset)
     if declaration.build is not None:
-        context = DatasetContext(seed=seed, global_batch_size=resolved.global_batch_size)
+        context = DatasetContext(
+            seed=seed,
+            global_batch_size=resolved.global_batch_size,
+            opening=opener.context(chosen.component),
+        )
         return chosen.code("build")(chosen.config, context)
     return DocumentLoader.Config(
-        source=chosen.code("source")(chosen.config),
+        source=opener.source(chosen.component, chosen.config),
         seed=seed,
         global_batch_size=resolved.global_batch_size,
     )

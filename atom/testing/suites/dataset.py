@@ -48,10 +48,13 @@ class DatasetSuite(Options, ComponentSuite):
             changed, other parameters that read other documents will do.
         bad_sample: writes records into a folder, one of which cannot be read, and returns the
             parameters to read them with, the name of the bad record's file, and its line.
+        weighted: whether a pass may hold a document several times, or leave it to another pass, as
+            a weighted mixture does. Otherwise each document comes once a pass.
     """
 
     kind = "dataset"
-    options = ("sample", "change", "bad_sample")
+    options = ("sample", "change", "bad_sample", "weighted")
+    weighted: ClassVar[bool] = False
 
     change: ClassVar[Callable[[Path], Mapping[str, Any]] | None] = None
     bad_sample: ClassVar[Callable[[Path], tuple[Mapping[str, Any], str, int]] | None] = None
@@ -122,18 +125,22 @@ class DatasetSuite(Options, ComponentSuite):
 
     @pytest.mark.parametrize("count", [1, 3, 7, LANES])
     def test_lanes_share_the_documents_out(self, count: int, lanes: Pass) -> None:
-        """Each document is in exactly one lane, whatever the number of lanes."""
+        """Each document is in exactly one lane, whatever the number of lanes; in a weighted pass,
+        as often in all of them together as in one."""
         dealt = lanes(count)
         found = Counter(chain.from_iterable(dealt))
-        twice = [name for (name, _), times in found.items() if times > 1]
-        assert not twice[:8], "documents that come twice in a pass (a shard read by two lanes?)"
+        if not self.weighted:
+            twice = [name for (name, _), times in found.items() if times > 1]
+            assert not twice[:8], "documents that come twice in a pass (a shard read by two lanes?)"
         assert all(dealt), "lanes with nothing to read"
         other = Counter(chain.from_iterable(lanes(3 if count == 1 else 1)))
         assert not _names(other - found), f"documents that are in none of {count} lanes"
         assert not _names(found - other), f"documents that only {count} lanes have"
 
     def test_lanes_share_out_every_pass(self, lanes: Pass) -> None:
-        first, second = (Counter(chain.from_iterable(lanes(epoch=epoch))) for epoch in (0, 1))
+        """The second pass has the documents of the first; a weighted one is shared out as well."""
+        one, several = lanes(1, epoch=1) if self.weighted else lanes(), lanes(epoch=1)
+        first, second = (Counter(chain.from_iterable(dealt)) for dealt in (one, several))
         assert not _names(first - second), "documents that the second pass leaves out"
         assert not _names(second - first), "documents that only the second pass has"
 

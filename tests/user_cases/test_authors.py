@@ -1,0 +1,234 @@
+"""What plugin authors lacked: a dataset that opens two others, as a stranger would write it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from atom.errors import UserError
+from atom.opening import renamed
+
+PAIR = {
+    "__init__.py": """
+from atom.plugin import Dataset, hookimpl
+
+@hookimpl
+def atom_datasets():
+    yield Dataset(
+        name="pair",
+        summary="two datasets, the first of them twice a pass",
+        config="pair.config:Pair",
+        source="pair.source:source",
+    )
+""",
+    "config.py": """
+from typing import Any
+from pydantic import BaseModel, ConfigDict, Field
+
+class Pair(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    sources: dict[str, dict[str, Any]] = Field(description="name -> a dataset's section")
+""",
+    "source.py": """
+import dataclasses, hashlib
+from itertools import chain, islice, zip_longest
+
+def source(config, context):
+    parts = {}
+    for name, section in config.sources.items():
+        parameters = {key: value for key, value in section.items() if key != "name"}
+        key = f"dataset.sources.{name}"
+        parts[name] = context.open_dataset(section.get("name"), parameters, key)
+    return Pair(parts, context.cache)
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    parts: dict
+    cache: object
+
+    def check(self):
+        digests = [part.check() for part in self.parts.values()]
+        self.cache.mkdir(parents=True, exist_ok=True)
+        (self.cache / "checked").write_text("yes")
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def lane(self, lane, lanes, *, seed, epoch, start=0):
+        first, *others = self.parts
+        twice = chain(*(self.documents(first, lane, lanes, seed, 2 * epoch + n) for n in (0, 1)))
+        streams = [twice, *(self.documents(name, lane, lanes, seed, epoch) for name in others)]
+        every = chain.from_iterable(zip_longest(*streams))
+        yield from islice((document for document in every if document is not None), start, None)
+
+    def documents(self, name, lane, lanes, seed, epoch):
+        for document in self.parts[name].lane(lane, lanes, seed=seed, epoch=epoch):
+            yield dataclasses.replace(document, id=f"{name}: {document.id}")
+""",
+    "conf/dataset/pair.yaml": """
+name: pair
+sources:
+  a: {name: local, path: '???'}
+  b: {name: 'atom_datasets:local', path: '???', format: jsonl}
+""",
+}
+TINY = (
+    *("architecture=llama3_tiny", "architecture.n_layers=2", "architecture.dim=64"),
+    *("tokenizer=bytes", "training.seq_len=64", "training.global_batch_size=4"),
+    *("training.steps=2", "device=cpu", "metrics=none"),
+)
+A_AND_B = ("dataset=pair", "dataset.sources.a.path=a", "dataset.sources.b.path=b")
+
+
+@pytest.fixture
+def place(tmp_path: Path, install: Callable[..., Path]) -> Path:
+    """A folder with two datasets; the package is installed for those who name ``site``."""
+    install("pair", {"conf/__init__.py": "", **PAIR})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for number in range(40):
+        (tmp_path / "a" / f"{number}.txt").write_text(f"text {number} of a " * 9)
+    rows = [json.dumps({"text": f"row {number} of b " * 9}) for number in range(40)]
+    (tmp_path / "b" / "rows.jsonl").write_text("\n".join(rows))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_dataset_opens_two_others_on_every_rank(
+    place: Path, atom: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Ranks load the packages of what was opened, and each dataset has a cache of its own."""
+    result = atom(
+        *("train", *TINY, *A_AND_B, "parallelism=fsdp", "launch.ranks=2", "run.dir=run"),
+        cwd=place,
+        PYTHONPATH=str(place / "site"),
+        ATOM_CACHE=str(place / "cache"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len((place / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    used = yaml.safe_load((place / "run" / "run.yaml").read_text())["plugins"]["used"]
+    assert {"pair", "atom-datasets"} <= set(used)
+    assert (place / "cache" / "dataset" / "pair" / "pair" / "checked").read_text() == "yes"
+
+
+MISTAKES = {
+    "a parameter that there is not": (
+        ["+dataset.sources.b.pth=b"],
+        "dataset.sources.b.pth=b (command line): pth is no key here; did you mean path?",
+    ),
+    "a value that is wrong": (
+        ["dataset.sources.b.format=xml"],
+        "dataset.sources.b.format=xml (command line): input should be",
+    ),
+    "a name that there is not": (
+        ["dataset.sources.b.name=locl"],
+        "dataset.sources.b.name=locl (command line): there is no dataset locl; did you mean local",
+    ),
+    "no name": (
+        ["dataset.sources.b.name=null"],
+        "dataset.sources.b.name=null (command line): must be the name of a component",
+    ),
+    "nothing to read": (
+        ["dataset.sources.a.path=nowhere"],
+        "dataset.sources.a.path=nowhere (command line): there is no such file or folder",
+    ),
+    "keys in the sentence": (
+        ["dataset.sources.a.path=[a,b]"],
+        "choose one with dataset.sources.a.format",
+    ),
+    "a dataset within a dataset": (
+        ["+dataset.sources.c={name: pair, sources: {d: {name: local, path: nowhere}}}"],
+        "dataset.sources.c.sources.d.path=nowhere",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_name_the_users_keys(
+    mistake: str, place: Path, forked: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """What is wrong with an opened dataset is told by the user's key; nothing is written."""
+    overrides, words = MISTAKES[mistake]
+    result = forked(
+        *("train", *TINY, *A_AND_B, *overrides, "run.dir=run"),
+        cwd=place,
+        PYTHONPATH=str(place / "site"),
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert words in result.stderr
+    assert not (place / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_trust_lists_hold_for_what_is_opened(
+    place: Path, forked: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    result = forked(
+        *("train", *TINY, *A_AND_B, "run.dir=run"),
+        cwd=place,
+        PYTHONPATH=str(place / "site"),
+        ATOM_PLUGINS_BLOCK="atom-datasets",
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "dataset.sources.a.name=local" in result.stderr
+    assert "blocked: by ATOM_PLUGINS_BLOCK=atom-datasets" in result.stderr
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        ("choose another dataset.format", "choose another k.format"),
+        ("dataset.json is no text", "dataset.json is no text"),
+        ("see data/dataset.path", "see data/dataset.path"),
+        ("dataset.pathology", "dataset.pathology"),
+    ],
+)
+def test_names_of_files_are_not_taken_for_keys(problem: str, told: str) -> None:
+    with pytest.raises(UserError) as refused, renamed("dataset", "k", ("format", "path")):
+        raise UserError(problem, key="dataset.path")
+    assert refused.value.problem == told
+    assert refused.value.key == "k.path"
+
+
+CONFORMS = """
+from atom.testing import conformance
+
+def sample(folder):
+    for name in "ab":
+        (folder / name).mkdir()
+        for number in range(20):
+            (folder / name / f"{number}.txt").write_text(f"text {number} of {name}")
+    return {"sources": {name: {"name": "local", "path": str(folder / name)} for name in "ab"}}
+
+def change(folder):
+    (folder / "b" / "3.txt").write_text("another")
+    return {"sources": {name: {"name": "local", "path": str(folder / name)} for name in "ab"}}
+
+TestPair = conformance("dataset:pair").having(sample=sample, change=change, weighted=True)
+TestNotWeighted = conformance("dataset:pair").having(sample=sample)
+"""
+
+
+@pytest.mark.slow
+def test_a_weighted_dataset_conforms(place: Path) -> None:
+    """The whole suite passes for one that gives documents twice, if it says so; else not."""
+    (place / "test_pair.py").write_text(CONFORMS)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_pair.py"],
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": str(place / "site")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
+    assert failed, result.stdout
+    assert all("TestNotWeighted::test_lanes_share_the_documents_out" in f for f in failed), failed
+    assert "come twice in a pass" in result.stdout
