@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from atom import ranges, rates
 from atom.errors import UserError, nearest
 from atom.groups import Groups
 from atom.guard import Loader, guarded, hide_hydra_plugins, is_name, refusal
@@ -46,6 +47,10 @@ _MISTAKES = (ValueError, AssertionError, RecursionError)
 _TOO_LONG = re.compile(rf"\d{{{sys.get_int_max_str_digits() + 1},}}")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?==)")
 _RERUN = "--experimental-rerun"
+
+COMMAND_LINE = "command line"
+_SHIPPED = ("main", "plugins")
+"""Hydra's names of the sources that are ATOM's own and the plugins'."""
 
 
 def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -> None:
@@ -128,6 +133,8 @@ def run_of(config: DictConfig, host: Host) -> Run:
         assert isinstance(sections, dict)
         sections.pop(SECTION, None)
         run = parse({str(name): section for name, section in sections.items()})
+        ranges.check(run)
+        rates.check(run, origins.given)
         packages = [plugin.package for plugin in host.plugins]
         section = host.trust.section(packages, _packages_used(run, host))
         return run.model_copy(update={"plugins": Plugins(**section)})
@@ -161,7 +168,7 @@ class Origins:
         task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
         self._overrides = [str(override) for override in task or ()]
         self._config = config
-        self._read: list[tuple[str, Any]] = []
+        self._read: list[tuple[str, Any, bool]] = []
 
     def attach(self, error: UserError) -> None:
         """Give ``error`` the ``origin`` of its key, once."""
@@ -175,19 +182,37 @@ class Origins:
 
     def of(self, key: str) -> str:
         """Return ``command line``, a file, or ``default`` for a value that nobody has set."""
+        if self._typed(key):
+            return COMMAND_LINE
+        if (found := self._file(key)) is not None:
+            return found[0]
+        group = key.partition(".")[0]
+        if any(o.lstrip("+").startswith(f"{group}=") for o in self._overrides):
+            return COMMAND_LINE
+        return "default"
+
+    def given(self, key: str) -> bool:
+        """Return whether the user has set a key, and no file that ATOM or a plugin ships."""
+        if self._typed(key):
+            return True
+        found = self._file(key)
+        return found is not None and not found[1]
+
+    def _typed(self, key: str) -> bool:
         for override in self._overrides:
             name = override.lstrip("+~").partition("=")[0]
             if key == name or (key.startswith(f"{name}.") and not _is_group(name)):
-                return "command line"
-        for path, config in self._read or self._files():
-            if _holds(config, key):
-                return path
-        group = key.partition(".")[0]
-        if any(o.lstrip("+").startswith(f"{group}=") for o in self._overrides):
-            return "command line"
-        return "default"
+                return True
+        return False
 
-    def _files(self) -> Iterator[tuple[str, Any]]:
+    def _file(self, key: str) -> tuple[str, bool] | None:
+        """Return the file that a value came from, and whether it is shipped."""
+        for path, config, shipped in self._read or self._files():
+            if _holds(config, key):
+                return path, shipped
+        return None
+
+    def _files(self) -> Iterator[tuple[str, Any, bool]]:
         loader = GlobalHydra.instance().config_loader()
         assert isinstance(loader, ConfigLoaderImpl)
         repository = CachingConfigRepository(loader.repository)
@@ -198,7 +223,7 @@ class Origins:
             loaded = loader._load_single_config(default, repository)
             folder = str(loaded.path).removeprefix("file://")
             path = Path(folder) if folder.endswith(".yaml") else Path(folder, default.config_path)
-            yield str(path.with_suffix(".yaml")), loaded.config
+            yield str(path.with_suffix(".yaml")), loaded.config, loaded.provider in _SHIPPED
 
 
 def _holds(config: Any, key: str) -> bool:

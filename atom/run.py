@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -17,10 +17,11 @@ from pydantic import (
     PositiveInt,
     PrivateAttr,
     TypeAdapter,
+    ValidationInfo,
     field_validator,
 )
 
-from atom import run_checks, yaml_data
+from atom import ranges, run_checks, yaml_data
 from atom.errors import UserError
 from atom.validation import validated
 
@@ -55,8 +56,22 @@ DEGREES = (
 Section = dict[str, Any]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Numbers(BaseModel):
+    """Takes finite numbers where numbers belong."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _are_finite(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields.get(str(info.field_name))
+        if field is not None and ranges.is_numeric(field.annotation):
+            ranges.refuse_odd(value)
+        return value
+
+
+class _Model(_Numbers):
+    model_config = ConfigDict(extra="forbid")
 
 
 class Folder(_Model):
@@ -157,10 +172,10 @@ class Data(_Model):
     trace: bool = Field(default=False, description="note every sample in logs/samples_rank_N.jsonl")
 
 
-class Component(BaseModel):
+class Component(_Numbers):
     """The name of a plugin's component and, beside it, the component's own parameters."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     name: str = Field(description="NAME, or PACKAGE:NAME where two packages offer the same name")
 
@@ -204,6 +219,9 @@ class Launcher(Component):
     )
 
 
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optimizer(_Model):
     """The optimizer, with torch's names."""
 
@@ -212,7 +230,7 @@ class Optimizer(_Model):
         description="Adam, AdamW, or Muon: for the matrices of layers, and AdamW for all else",
     )
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
-    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="decay of the moments")
+    betas: tuple[_Decay, _Decay] = Field(default=(0.9, 0.95), description="decay of the moments")
     eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay")
     momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from atom import ranges
 from atom.errors import UserError
 from atom.host import Component, Host, resolve
 from atom.run import Run
@@ -74,6 +75,13 @@ def configured(
             )
         return None
     model = resolve(reference, component)
+    for name, value in parameters.items():
+        field = model.model_fields.get(name)
+        if field is not None and ranges.is_numeric(field.annotation):
+            try:
+                ranges.refuse_odd(value)
+            except ValueError as error:
+                raise UserError(str(error), key=f"{component.kind}.{name}", value=value) from None
     config: BaseModel = validated(
         TypeAdapter(model), parameters, key=component.kind, fields=[*model.model_fields, *also]
     )

@@ -42,6 +42,10 @@ AT_ONCE = {
     "negative learning rate": Mistake(
         ("optimizer.lr=-1",), ("optimizer.lr=-1", "greater than 0", "command line")
     ),
+    "wrong type of torchtitan's": Mistake(
+        ("training.steps=many",), ("training.steps=many", "whole number", "command line")
+    ),
+    "number of steps": Mistake(("training.steps=0",), ("training.steps=0", "from 1 up")),
     "device that is none": Mistake(("device=tpu",), ("device=tpu", "'cpu'", "command line")),
     "heads that do not divide the width": Mistake(
         ("architecture.n_heads=5",), ("dim=128", "n_heads=5")
@@ -107,10 +111,6 @@ WITH_TORCH = {
     "unknown key of torchtitan's": Mistake(
         ("training.stepz=5",), ("training.stepz=5", "steps", "command line")
     ),
-    "wrong type of torchtitan's": Mistake(
-        ("training.steps=many",), ("training.steps=many", "integer", "command line")
-    ),
-    "number of steps": Mistake(("training.steps=0",), ("training.steps=0", "positive")),
     "heads by tensor parallelism": Mistake(
         ("parallelism=tp", "parallelism.tensor_parallel_degree=4"),
         ("parallelism.tensor_parallel_degree=4", "2 key and value heads", "command line"),

@@ -34,8 +34,6 @@ SPLIT_BACKWARD = (ScheduleInterleavedZeroBubble, ScheduleZBVZeroBubble, Schedule
 _GROUPED = 8
 """torch's grouped matrix product takes rows of a multiple of 16 bytes; 8 numbers of bfloat16."""
 
-POSITIVE = ("steps", "seq_len", "local_batch_size", "gc_freq")
-
 
 def check(training: TrainingConfig, parallelism: ParallelismConfig, model: Any) -> None:
     """Refuse what does not divide.
@@ -47,11 +45,6 @@ def check(training: TrainingConfig, parallelism: ParallelismConfig, model: Any) 
     Raises:
         UserError: names the key at fault and what would be valid.
     """
-    for name in POSITIVE:
-        if getattr(training, name) < 1:
-            raise UserError(
-                "valid: a positive number", key=f"training.{name}", value=getattr(training, name)
-            )
     _check_tensor(parallelism, model)
     _check_experts(parallelism, model)
     _check_sequence(training, parallelism)
@@ -129,12 +122,6 @@ def global_batch_size(training: TrainingConfig, dp: int, *, local_given: bool) -
         UserError: the global batch cannot be dealt out evenly.
     """
     wanted, local = training.global_batch_size, training.local_batch_size
-    if wanted == 0 or wanted < -1:
-        raise UserError(
-            "valid: a positive number of sequences, or -1 for local_batch_size a rank",
-            key="training.global_batch_size",
-            value=wanted,
-        )
     if wanted == -1:
         return local * dp
     unit = local * dp if local_given else dp
@@ -256,7 +243,7 @@ def _check_pipeline(training: TrainingConfig, parallelism: ParallelismConfig, mo
             value=degree,
         )
     size = parallelism.pipeline_parallel_microbatch_size
-    if size < 1 or training.local_batch_size % size:
+    if training.local_batch_size % size:
         raise UserError(
             f"must divide the local batch of {training.local_batch_size} sequences",
             key="parallelism.pipeline_parallel_microbatch_size",

@@ -27,13 +27,6 @@ def resolve(
     """
     config = sections.build(ParallelismConfig, run.parallelism.parameters, "parallelism")
     degrees = {name: getattr(config, name) for name in DEGREES}
-    for name, degree in degrees.items():
-        if degree == 0 or degree < -1:
-            raise UserError(
-                "valid: a positive number, or -1 for what is left",
-                key=f"parallelism.{name}",
-                value=degree,
-            )
     left = [name for name, degree in degrees.items() if degree == -1]
     if len(left) > 1:
         raise UserError(

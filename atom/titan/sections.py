@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import pydantic
 from pydantic import ConfigDict, TypeAdapter
-from torchtitan.components.optimizer import LRSchedulersContainer
 from torchtitan.config import CommConfig, CompileConfig, DebugConfig, TrainingConfig
 from torchtitan.distributed.activation_checkpoint import FullAC, MemoryBudgetAC, SelectiveAC
 from torchtitan.tools.profiler import Profiler
@@ -19,13 +18,14 @@ from atom.errors import UserError, nearest
 from atom.run import Section
 from atom.titan.checkpointer import VerifiedCheckpointManager
 from atom.titan.metrics import StepMetricsProcessor
+from atom.titan.rates import EndingLRSchedulers
 from atom.validation import validated
 
 T = TypeVar("T")
 
 SCHEMA: dict[str, type] = {
     "training": TrainingConfig,
-    "lr_scheduler": LRSchedulersContainer.Config,
+    "lr_scheduler": EndingLRSchedulers.Config,
     "checkpoint": VerifiedCheckpointManager.Config,
     "compile": CompileConfig,
     "comm": CommConfig,

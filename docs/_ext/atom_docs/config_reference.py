@@ -22,6 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from atom.errors import shown
 from atom.host import Host, resolve
+from atom.ranges import RANGES
 from atom.run import COMPONENTS, TORCHTITAN_SECTIONS, Run
 from atom_docs.nodes import definitions, paragraphs, section
 
@@ -121,11 +122,17 @@ def dataclass_entries(schema: type, prefix: str) -> list[Entry]:
         (
             f"{prefix}.{field.name}",
             _classified(hints[field.name], _dataclass_default(field)),
-            texts.get(field.name, ""),
+            _with_range(texts.get(field.name, ""), f"{prefix}.{field.name}"),
         )
         for field in dataclasses.fields(schema)
         if field.init and not field.name.startswith("_")
     ]
+
+
+def _with_range(text: str, key: str) -> str:
+    """Return torchtitan's text, and the numbers that ATOM takes."""
+    valid = RANGES.get(key)
+    return text if valid is None else f"{text.rstrip()}\n\nValid: {valid}."
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:

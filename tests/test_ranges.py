@@ -1,0 +1,156 @@
+"""Every number of a run has a range, torchtitan's as well as ATOM's and its plugins'."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import annotated_types
+import pytest
+import torch
+from pydantic import BaseModel
+from torchtitan.config import ParallelismConfig
+
+from atom import defaults, ranges
+from atom.host import Host, resolve
+from atom.run import Resolved, Run
+from atom.titan.rates import EndingLRSchedulers
+from atom.titan.sections import ACTIVATION_CHECKPOINT, SCHEMA
+
+SECTIONS: list[tuple[str, type]] = [
+    *SCHEMA.items(),
+    ("parallelism", ParallelismConfig),
+    *(("activation_checkpoint", mode) for mode in ACTIVATION_CHECKPOINT.values() if mode),
+]
+
+NO_BOUND: dict[str, str] = {
+    "profile.steps": "a validator of its own reads FIRST-LAST",
+    "resolved.degrees": "written by ATOM",
+}
+"""Numbers of ATOM's own without a bound, and why."""
+
+
+def fields(schema: type, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield key, type and default of a dataclass's fields, and of those of the ones in it."""
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        annotation = hints[field.name]
+        key = f"{prefix}.{field.name}"
+        inner = [annotation, *typing.get_args(annotation)]
+        for one in inner:
+            # A callable for programs: not to be given in a configuration.
+            if dataclasses.is_dataclass(one) and field.name != "trace_post_processor":
+                assert isinstance(one, type)
+                yield from fields(one, key)
+        yield key, annotation, field.default
+
+
+@pytest.mark.parametrize(("section", "schema"), SECTIONS)
+def test_numbers_of_torchtitans_have_a_range(section: str, schema: type) -> None:
+    for key, annotation, default in fields(schema, section):
+        if not ranges.is_numeric(annotation):
+            assert key not in ranges.RANGES, f"{key} is no number"
+            continue
+        valid = ranges.RANGES[key]
+        assert valid.holds(default), f"{key}: torchtitan's own default"
+        options = [annotation, *typing.get_args(annotation)]
+        assert valid.whole == (float not in options), key
+        assert (valid.null is not None) == (type(None) in options), key
+        for wrong in (math.nan, math.inf, -math.inf, True, False, -7, "many", [], 10**400):
+            assert not valid.holds(wrong), f"{key}={wrong}"
+
+
+def test_no_range_is_of_a_key_that_is_gone() -> None:
+    known = {key for section, schema in SECTIONS for key, *_ in fields(schema, section)}
+    assert set(ranges.RANGES) <= known
+    assert set(defaults.DEFAULTS) <= known
+
+
+def test_defaults_are_torchtitans() -> None:
+    theirs = {key: default for name, schema in SECTIONS for key, _, default in fields(schema, name)}
+    assert {key: theirs[key] for key in defaults.DEFAULTS} == defaults.DEFAULTS
+
+
+def numbers(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, bool]]:
+    """Yield the numeric keys of a pydantic model and of those in it, and whether each is bound."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}.{name}".lstrip(".")
+        inner = [field.annotation, *typing.get_args(field.annotation)]
+        for one in inner:
+            if isinstance(one, type) and issubclass(one, BaseModel):
+                yield from numbers(one, key)
+        if any(map(ranges.is_numeric, inner)):
+            yield key, bool(bounds([field.annotation, *field.metadata]))
+
+
+def bounds(parts: Any) -> list[Any]:
+    """Return the bounds in a type, however deep: those of ``PositiveInt | None``, too."""
+    kinds = (annotated_types.Gt, annotated_types.Ge, annotated_types.Interval)
+    found = []
+    for part in parts:
+        found += [part] if isinstance(part, kinds) else []
+        found += bounds(typing.get_args(part))
+        found += bounds(getattr(part, "metadata", ()))
+    return found
+
+
+def test_numbers_of_atoms_have_a_bound() -> None:
+    assert Resolved.model_fields
+    unbound = {key for key, bound in numbers(Run, "") if not bound}
+    assert unbound == set(NO_BOUND)
+
+
+def test_numbers_of_shipped_components_have_a_bound() -> None:
+    unbound = []
+    for component in Host.load().components:
+        reference = component.declaration.config
+        if reference is not None:
+            model = resolve(reference, component)
+            unbound += [key for key, bound in numbers(model, component.name) if not bound]
+    assert not unbound
+
+
+def rate(step: int, *, total: int, warmup: int, decay: int, kind: str, least: float) -> float:
+    """Return the share of the peak at ``step``, from 1; the decay would be over at total + 1."""
+    if step <= warmup:
+        return step / warmup
+    if step <= total + 1 - decay or decay == 0:
+        return 1.0
+    done = min((step - (total + 1 - decay)) / decay, 1.0)
+    left = {
+        "linear": 1 - done,
+        "sqrt": 1 - done**0.5,
+        "cosine": 0.5 + 0.5 * math.cos(math.pi * done),
+    }[kind]
+    return least + (1 - least) * left
+
+
+@pytest.mark.parametrize("kind", ["linear", "sqrt", "cosine"])
+@pytest.mark.parametrize("least", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(
+    ("warmup", "ratio", "decay"),
+    [(0, None, 12), (3, None, 9), (12, None, 0), (30, None, 0), (3, 0.0, 0), (3, 0.25, 3)],
+)
+def test_rate_at_every_step(
+    kind: str, least: float, warmup: int, ratio: float | None, decay: int
+) -> None:
+    config = EndingLRSchedulers.Config(
+        warmup_steps=warmup, decay_ratio=ratio, decay_type=kind, min_lr_factor=least, total_steps=12
+    )
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    built = config.build(optimizers=[optimizer], training_steps=99)
+    told, used = [], []
+    for _ in range(40):
+        told.append(next(iter(built.get_metrics().values())))
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        built.step()
+    expected = [
+        2.0 * rate(step, total=12, warmup=min(warmup, 12), decay=decay, kind=kind, least=least)
+        for step in range(1, 41)
+    ]
+    assert used == pytest.approx(expected, abs=1e-12)
+    assert told == used
