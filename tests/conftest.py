@@ -35,6 +35,7 @@ SMALL = (
     "optimizer.lr=1e-3",
     "lr_scheduler.warmup_steps=1",
     "lr_scheduler.total_steps=20",
+    "lr_scheduler.min_lr_factor=0.1",
     "metrics.enable_tensorboard=false",
     "device=cpu",
 )
