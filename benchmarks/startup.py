@@ -87,7 +87,7 @@ def rank(ranks: int, place: Path) -> dict[str, float]:
 
     from atom.host import Host
     from atom.select import select
-    from atom.titan.dry_run import pretending
+    from atom.titan.pretend import pretending
     from atom.titan.trainer_config import trainer_config
     from atom.trust import Trust
 

@@ -57,7 +57,7 @@ def check_together(config: Trainer.Config) -> None:
     Raises:
         UserError: parts of it do not go together.
     """
-    with _refused():
+    with refused():
         config.model_spec.model.update_from_config(config=config)
         apply_overrides(config.override, config)
     _check_compile(config)
@@ -75,18 +75,20 @@ def check_together(config: Trainer.Config) -> None:
             )
 
 
-def check_sharding(model: Any, training: TrainingConfig, parallelism: ParallelismConfig) -> None:
-    """Refuse a layout that the architecture itself cannot have. ``model`` stays as it is.
+def sharded(model: Any, training: TrainingConfig, parallelism: ParallelismConfig) -> Any:
+    """Return a copy of ``model`` with the sharding that it declares for a layout.
 
     Raises:
-        UserError: in the architecture's words.
+        UserError: the architecture cannot have the layout; in its own words.
     """
-    with _refused():
-        set_sharding(deepcopy(model), training, parallelism)
+    copied = deepcopy(model)
+    with refused():
+        set_sharding(copied, training, parallelism)
+    return copied
 
 
 @contextmanager
-def _refused() -> Iterator[None]:
+def refused() -> Iterator[None]:
     """Turn what torchtitan and architectures raise for a configuration into a user's mistake."""
     try:
         yield
@@ -141,10 +143,9 @@ def global_batch_size(training: TrainingConfig, dp: int, *, local_given: bool) -
 
 def _check_tensor(parallelism: ParallelismConfig, model: Any) -> None:
     degree = parallelism.tensor_parallel_degree
-    attention = getattr(model, "first_attention", None)
     if degree == 1:
         return
-    if attention is not None:
+    for attention in _attentions(model):
         heads = attention.n_heads
         kv_heads = getattr(attention, "n_kv_heads", None) or heads
         for what, number in (("query heads", heads), ("key and value heads", kv_heads)):
@@ -162,6 +163,14 @@ def _check_tensor(parallelism: ParallelismConfig, model: Any) -> None:
             key="parallelism.tensor_parallel_degree",
             value=degree,
         )
+
+
+def _attentions(model: Any) -> Iterator[Any]:
+    """Yield what has heads in the layers of ``model``."""
+    for layer in getattr(model, "layers", ()):
+        attention = getattr(layer, "attention", None)
+        if hasattr(attention, "n_heads"):
+            yield attention
 
 
 def _check_experts(parallelism: ParallelismConfig, model: Any) -> None:

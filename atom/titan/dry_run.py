@@ -7,10 +7,6 @@ tensors are on the meta device. A rank's shards are then counted, not estimated.
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -180,10 +176,13 @@ def _built(
     rank: int,
 ) -> Rank:
     """Build one rank of the run and count its shards."""
+    from atom.titan.checks import refused
     from atom.titan.muon import is_muons
+    from atom.titan.pretend import mesh, model_parts, pretending
 
     with pretending(rank, estimate.layout.ranks):
-        modules = model_parts(config, estimate.layout.ranks)
+        with refused():
+            modules = model_parts(config, mesh(config, estimate.layout.ranks))
         held = [parameter for module in modules for parameter in module.parameters()]
         numel = sum(_local_numel(parameter) for parameter in held)
         names = [name for module in modules for name, _ in module.named_parameters()]
@@ -211,68 +210,6 @@ def _built(
         parameters=len(held),
         memory=counted,
     )
-
-
-def model_parts(config: Any, world_size: int) -> list[Any]:
-    """Return this rank's parallelized model parts, as the trainer has them, on the meta device.
-
-    ``config`` is a ``Trainer.Config`` that :func:`atom.titan.checks.check_together` has put
-    together; the process group is there.
-    """
-    import torch
-    from torchtitan.config import TORCH_DTYPE_MAP
-    from torchtitan.distributed import ParallelDims, utils
-    from torchtitan.tools.utils import set_default_dtype
-
-    dims = ParallelDims.from_config(config.parallelism, world_size)
-    utils.set_spmd_backend(config.parallelism.spmd_backend)
-    dims.build_mesh()
-    spec = config.model_spec
-    with torch.device("meta"), set_default_dtype(TORCH_DTYPE_MAP[config.training.dtype]):
-        model = spec.model.build()
-    common = {
-        "parallel_dims": dims,
-        "training": config.training,
-        "parallelism": config.parallelism,
-        "compile_config": config.compile,
-        "ac_config": config.activation_checkpoint,
-        "dump_folder": config.dump_folder,
-    }
-    if not dims.pp_enabled:
-        return [spec.parallelize_fn(model, **common)]
-    _, parts, _, _ = spec.pipelining_fn(
-        model,
-        device=torch.device("cpu"),
-        model_config=spec.model,
-        parallelize_fn=spec.parallelize_fn,
-        loss_fn=config.loss.build(compile_config=config.compile),
-        **common,
-    )
-    return list(parts)
-
-
-@contextmanager
-def pretending(rank: int, world_size: int) -> Iterator[None]:
-    """Be rank ``rank`` of ``world_size`` that are not there."""
-    import torch.distributed as dist
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": "0"}
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-        logging.disable(level)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _local_numel(parameter: Any) -> int:

@@ -1,10 +1,14 @@
-"""Which part of a tensor a rank has."""
+"""Which part of a tensor a rank has, and what the parts of all ranks make together."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+
+import spmd_types as spmd
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
+from torchtitan.components.checkpointer.utils import canonical_fqn
 
 
 def dividing_axes(parameter: DTensor) -> list[int]:
@@ -41,3 +45,30 @@ def lengths(size: int, number: int) -> list[int]:
     """Return the lengths of ``number`` chunks of ``size``: the first ones are full."""
     full = -(-size // number)
     return [max(0, min(full, size - full * n)) for n in range(number)]
+
+
+def parameters_of(model: nn.Module) -> dict[str, tuple[int, ...] | None]:
+    """Return the shapes of the parameters of ``model``, of all ranks together, by name.
+
+    None for a plain tensor that is a rank's part: its type says so, and not how large the whole is.
+    """
+    return {
+        canonical_fqn(name): tuple(parameter.shape)
+        if isinstance(parameter, DTensor) or not spmd.get_local_type(parameter)
+        else None
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+
+
+def changed(
+    before: Mapping[str, tuple[int, ...] | None], after: Mapping[str, tuple[int, ...] | None]
+) -> str | None:
+    """Return which parameter a layout has made, lost, or made larger or smaller, or None."""
+    for name in dict.fromkeys((*before, *after)):
+        if name not in after:
+            return f"{name} is gone"
+        if name not in before:
+            return f"{name} has been added"
+        if after[name] not in (before[name], None):
+            return f"{name} is {list(after[name] or ())}, and was {list(before[name] or ())}"
+    return None

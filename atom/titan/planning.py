@@ -16,8 +16,10 @@ from atom.run import Run
 from atom.select import Selection
 from atom.titan import checks, device, layout, optimizer, sections
 from atom.titan.describe import describe
+from atom.titan.division import Division, division, shapes_of
 from atom.titan.plan_layout import checkpointing_of, layout_of
 from atom.titan.trainer_config import set_sharding
+from atom.titan.weights import on_meta
 
 AUTO = "auto"
 
@@ -115,9 +117,10 @@ def choose(
             value=sequences,
         )
 
-    known: set[tuple[Any, ...]] = set()
+    known: dict[tuple[Any, ...], Division] = {}
+    shapes = shapes_of(on_meta(parts.model))
 
-    def check_sharding(parallelism: ParallelismConfig) -> None:
+    def check_division(parallelism: ParallelismConfig) -> None:
         """Ask the architecture, once for all layouts that look the same to it."""
         given = (
             parallelism.tensor_parallel_degree,
@@ -126,8 +129,8 @@ def choose(
             parallelism.enable_sequence_parallel,
         )
         if given not in known:
-            checks.check_sharding(parts.model, training, parallelism)
-            known.add(given)
+            known[given] = division(checks.sharded(parts.model, training, parallelism), shapes)
+        known[given].check(parallelism, selection.architecture.config)
 
     def estimated(choice: LayoutChoice) -> Estimate:
         tried = applied(run, choice)
@@ -139,7 +142,7 @@ def choose(
         if not given:
             section.local_batch_size = sequences // dp
         checks.check(section, parallelism, parts.model)
-        check_sharding(parallelism)
+        check_division(parallelism)
         mode = tried.activation_checkpoint.get("mode")
         return estimate_of(
             tried,

@@ -67,10 +67,12 @@ def preflight(
 
     from atom.titan import (
         checks,
+        division,
         initial_load,
         kernels,
         layout,
         planning,
+        pretend,
         requirements,
         room,
         trainer_config,
@@ -100,6 +102,13 @@ def preflight(
     global_batch_size = checks.global_batch_size(
         training, degree, local_given="local_batch_size" in run.training
     )
+    if "local_batch_size" not in run.training:
+        training.local_batch_size = global_batch_size // degree
+    checks.check(training, parallelism, parts.model)
+    division.division(
+        checks.sharded(parts.model, training, parallelism),
+        division.shapes_of(weights.on_meta(parts.model)),
+    ).check(parallelism, selection.architecture.config)
     chosen = kernels.choose(
         run.kernels,
         host,
@@ -137,15 +146,14 @@ def preflight(
             ),
         }
     )
-    if "local_batch_size" not in run.training:
-        training.local_batch_size = global_batch_size // degree
-    checks.check(training, parallelism, parts.model)
     requirements.check(resolved, training, parallelism, kind)
     config = trainer_config.trainer_config(resolved, selection, host, place)
     checks.check_together(config)
     requirements.check_load_balancer(parallelism, config.model_spec.model)
     pipelined = parallelism.pipeline_parallel_degree > 1
     model = weights.on_meta(config.model_spec.model)
+    if world_size > 1 and not run.dry_run:
+        pretend.check(config, model, world_size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Preflight(
         run=resolved,

@@ -30,6 +30,7 @@ from atom.titan import kernels, optimizer, profiling, sections
 from atom.titan.data import DocumentLoader
 from atom.titan.device import mend_fsdp
 from atom.titan.initial_weights import seed_parameters
+from atom.titan.parts import changed, parameters_of
 from atom.titan.pipeline import send_contiguous
 from atom.titan.trainer import StoppableTrainer
 
@@ -138,7 +139,12 @@ def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callab
     """Wrap a strategy's function with what holds for all of them."""
 
     def parallelize_and_finish(model: Any, **arguments: Any) -> Any:
+        before = parameters_of(model)
         model = parallelize(model, **arguments)
+        if problem := changed(before, parameters_of(model)):
+            raise UserError(
+                f"this layout trains another model than on one rank: {problem}", key="parallelism"
+            )
         seed_parameters(model, seed)
         if arguments["parallel_dims"].pp_enabled:
             send_contiguous(model)
