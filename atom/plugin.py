@@ -335,11 +335,25 @@ class Document:
     problem: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a source reads, for people: numbers of files and documents, None where they are not
+    known without reading it all. ``left_out`` has a phrase for each kind of thing that is there and
+    not read, or not read as it stands: ``"hidden files: 2 (.a, .b)"``."""
+
+    files: int | None = None
+    documents: int | None = None
+    left_out: tuple[str, ...] = ()
+
+
 class DocumentSource(Protocol):
     """Documents, dealt out to lanes.
 
     A batch of G sequences is G *lanes*, each reading its own documents, so that a rank reads the
     lanes it trains on and no others, and a checkpoint holds a position a lane and no tokens.
+
+    A source may also have a method ``contents() -> Contents``, which is called after :meth:`check`;
+    what it says is shown as the run starts.
     """
 
     def check(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from atom.host import Host
 from atom.opening import Opener, cache
-from atom.plugin import Document, PreparedTokenizer, TokenizerContext
+from atom.plugin import Contents, Document, PreparedTokenizer, TokenizerContext
 from atom.select import Selection
 
 
@@ -16,10 +16,12 @@ class Prepared:
     """A dataset that has been checked, and the tokenizer.
 
     ``opened`` are the packages of the datasets that the run's own has opened: ranks load them too.
+    ``contents`` are the dataset's, None of one that does not say.
     """
 
     tokenizer: PreparedTokenizer
     opened: frozenset[str]
+    contents: Contents | None
 
 
 def prepare(selection: Selection, host: Host) -> Prepared:
@@ -34,8 +36,12 @@ def prepare(selection: Selection, host: Host) -> Prepared:
     def documents() -> Iterator[Document]:
         return source.lane(0, 1, seed=0, epoch=0)
 
-    context = TokenizerContext(documents=documents, digest=source.check(), cache=cache())
+    digest = source.check()
+    contents = getattr(source, "contents", None)
+    context = TokenizerContext(documents=documents, digest=digest, cache=cache())
     prepared: PreparedTokenizer = selection.tokenizer.code("prepare")(
         selection.tokenizer.config, context
     )
-    return Prepared(prepared, frozenset(opener.packages))
+    return Prepared(
+        prepared, frozenset(opener.packages), contents() if callable(contents) else None
+    )

@@ -274,12 +274,21 @@ class Plugins(_Model):
     )
 
 
+class Read(_Model):
+    """What a dataset has said of itself: see ``atom.plugin.Contents``."""
+
+    files: int | None = None
+    documents: int | None = None
+    left_out: list[str] = Field(default=[], description="what is there and not read as it stands")
+
+
 class Resolved(_Model):
     """What was found out before the ranks started, so that no two ranks find different things."""
 
     device: Literal["cpu", "cuda"]
     world_size: PositiveInt
     vocab_size: PositiveInt
+    data: Read | None = Field(default=None, description="null: the dataset does not say")
     global_batch_size: PositiveInt = Field(description="in sequences")
     degrees: dict[str, int] = Field(description="parallel degrees, none of them -1")
     kernels: dict[str, str] = Field(description="the kernel chosen for each operation")

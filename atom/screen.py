@@ -51,6 +51,7 @@ class Header:
     """What is known of a run before its first step.
 
     ``layout`` is (mesh dimension, degree) from the outside in; ``schedule`` is the pipeline's;
+    ``read`` is how much the dataset has, and ``left_out`` what of it is not read as it stands;
     ``batch`` is told as it is; ``kernels`` is (operation, kernel chosen); ``rejected`` is
     (operation, a kernel preferred to that one, why it does not fit); ``resumed_from`` is the
     checkpoint's step.
@@ -71,6 +72,8 @@ class Header:
     kernels: Sequence[tuple[str, str]]
     resumed_from: int | None
     rejected: Sequence[tuple[str, str, str]] = ()
+    read: str = ""
+    left_out: Sequence[str] = ()
 
 
 class Screen:
@@ -109,7 +112,10 @@ class Screen:
         self._print(Text.assemble((clean(header.model), "bold"), f", {size}"))
         self._row("run", clean(header.run_dir))
         ids = f"tokenizer {header.tokenizer}, {header.vocab_size:,} ids"
-        self._row("data", clean(f"{header.dataset}, {ids}"))
+        words = filter(None, (header.dataset, header.read, ids))
+        self._row("data", clean(", ".join(words)))
+        for phrase in header.left_out:
+            self._row("", Text(clean(f"left out: {phrase}"), "dim"))
         self._row("batch", clean(header.batch))
         steps = Text(f"{header.steps:,}")
         if header.resumed_from is not None:

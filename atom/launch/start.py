@@ -17,7 +17,7 @@ from atom.launch.child import Child, call
 from atom.launch.news import News
 from atom.launch.stopper import Stopper
 from atom.prepare import prepare
-from atom.run import Run
+from atom.run import Read, Run
 from atom.screen import Header, Screen
 from atom.select import select
 from atom.settings import FOLLOW
@@ -128,7 +128,6 @@ def check(
     selection = select(run, host)
     prepared = call(partial(prepare, selection, host))
     run = run.using(prepared.opened)
-    tokenizer = prepared.tokenizer
     # Only now is torch needed: what is wrong so far was said within a second.
     from atom.titan.preflight import preflight
 
@@ -137,11 +136,12 @@ def check(
         selection,
         host,
         place,
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=prepared.tokenizer.vocab_size,
+        contents=prepared.contents,
         joined=ranks,
         planned=planned,
     )
-    return Prepared(ready, tokenizer.files, folder.check_continues(place, ready.run))
+    return Prepared(ready, prepared.tokenizer.files, folder.check_continues(place, ready.run))
 
 
 def write(prepared: Prepared, host: Host, choices: dict[str, str]) -> None:
@@ -206,6 +206,8 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         tokenizer=chosen("tokenizer"),
         vocab_size=resolved.vocab_size,
         dataset=chosen("dataset"),
+        read=_read(resolved.data),
+        left_out=resolved.data.left_out if resolved.data else (),
         device=_device(ready),
         ranks=resolved.world_size,
         layout=[
@@ -229,6 +231,12 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         ],
         resumed_from=resumed_from,
     )
+
+
+def _read(data: Read | None) -> str:
+    """Return what a dataset has, in words, as far as it says so."""
+    counts = ((data.documents, "document"), (data.files, "file")) if data else ()
+    return " in ".join(f"{n:,} {what}{'s' * (n != 1)}" for n, what in counts if n is not None)
 
 
 def _device(ready: Preflight) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from atom.host import Host
 from atom.plan.device import DeviceDescription
-from atom.run import DEGREES, Resolved, Run
+from atom.plugin import Contents
+from atom.run import DEGREES, Read, Resolved, Run
 from atom.select import Selection
 from atom.titan import device
 
@@ -45,6 +46,7 @@ def preflight(
     vocab_size: int,
     joined: int | None,
     planned: DeviceDescription | None = None,
+    contents: Contents | None = None,
 ) -> Preflight:
     """Resolve ``run`` and refuse it if it cannot train.
 
@@ -56,6 +58,7 @@ def preflight(
         vocab_size: of the prepared tokenizer.
         joined: number of ranks that a launcher around ATOM has started, if one has.
         planned: a device that is not here, for a run that is only looked at.
+        contents: what the dataset has said of itself.
 
     Raises:
         UserError: for anything that torchtitan or a plugin would refuse.
@@ -132,6 +135,7 @@ def preflight(
                 device=kind,
                 world_size=world_size,
                 vocab_size=vocab_size,
+                data=Read.model_validate(contents, from_attributes=True) if contents else None,
                 global_batch_size=global_batch_size,
                 degrees={name: getattr(parallelism, name) for name in DEGREES},
                 kernels={choice.operation: choice.name for choice in chosen},

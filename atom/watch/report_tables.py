@@ -103,6 +103,12 @@ def data(record: Record) -> list[Element]:
         component = getattr(run, kind)
         told = ", ".join(f"{name}={shown(value)}" for name, value in component.parameters.items())
         rows.append((kind, component.name, told))
+    read = run.resolved.data if run.resolved is not None else None
+    if read is not None:
+        for what, count in (("files", read.files), ("documents", read.documents)):
+            if count is not None:
+                rows.append((what, f"{count:,}", ""))
+        rows += [("left out", phrase, "") for phrase in read.left_out]
     length = run.training.get("seq_len")
     if run.resolved is not None and isinstance(length, int):
         batch = run.resolved.global_batch_size

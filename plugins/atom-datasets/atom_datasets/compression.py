@@ -21,12 +21,17 @@ SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
 def bare_suffix(path: Path) -> str:
     """Return the suffix of what is in ``path``: ``.jsonl`` for ``a.jsonl.gz``."""
-    return (Path(path.stem) if path.suffix in SUFFIXES else path).suffix.lower()
+    return (Path(path.stem) if is_compressed(path) else path).suffix.lower()
+
+
+def is_compressed(path: Path) -> bool:
+    """Return whether the suffix of ``path`` is that of a compressed file."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def opened(path: Path) -> BinaryIO:
     """Open ``path`` to be read, decompressed if its suffix says so."""
-    match path.suffix:
+    match path.suffix.lower():
         case ".gz":
             return cast(BinaryIO, gzip.open(path))
         case ".bz2":
@@ -50,7 +55,7 @@ def plain(path: Path, cache: Path) -> Path:
     Raises:
         UserError: it cannot be decompressed.
     """
-    if path.suffix not in SUFFIXES:
+    if not is_compressed(path):
         return path
     stat = path.stat()
     identity = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}"
@@ -77,11 +82,18 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except PermissionError:
+        raise UserError(
+            f"{path} cannot be read: Permission denied; valid: files that this user may read",
+            key="dataset.path",
+        ) from None
     except Exception as error:
-        if path.suffix in SUFFIXES:
-            problem = f"{path} cannot be decompressed: {error}"
-        elif isinstance(error, OSError):
-            problem = f"{path} cannot be read: {error.strerror or error}"
-        else:
-            raise
-        raise UserError(problem, key="dataset.path") from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        if is_compressed(path):
+            problem = f"{path} cannot be decompressed: {reason.rstrip('.')}"
+            raise UserError(
+                f"{problem}; valid: the whole file, fetched again", key="dataset.path"
+            ) from None
+        if isinstance(error, OSError):
+            raise UserError(f"{path} cannot be read: {reason}", key="dataset.path") from None
+        raise

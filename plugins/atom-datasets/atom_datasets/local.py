@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import glob
 import hashlib
 import json
 from collections.abc import Iterator
@@ -13,12 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from atom.errors import UserError
-from atom.plugin import Document
-from atom_datasets.compression import SUFFIXES, bare_suffix, explained, opened, plain
+from atom.plugin import Contents, Document
+from atom_datasets import content, parquet
+from atom_datasets.compression import bare_suffix, is_compressed, plain
 from atom_datasets.config import Local
-from atom_datasets.dealing import Documents, deal
-from atom_datasets.tables import JsonLines, NoTextError, Parquet
-from atom_datasets.text_files import TextFile, TextFiles, walk
+from atom_datasets.dealing import deal
+from atom_datasets.finding import Found, find
+from atom_datasets.records import File, NoTextError, Records
+from atom_datasets.text_files import TextFile, TextFiles
 
 Format = Literal["text", "jsonl", "parquet"]
 
@@ -29,7 +29,7 @@ _FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
 }
 
-_SNIFFED = 4096
+_TABLES = frozenset({".csv", ".tsv", ".arrow", ".feather", ".xlsx"})
 
 
 def source(config: Local) -> LocalSource:
@@ -58,12 +58,19 @@ class LocalSource:
         Raises:
             UserError: nothing matches, or what does cannot be read or holds no text.
         """
-        files = find(self)
-        # With a tolerance, what is no text is counted when it is read.
-        if isinstance(_documents(self), TextFiles) and self.max_bad_fraction == 0:
-            for path in files:
-                _check_is_text(path)
+        files = _found(self).files
+        format = _format(files, self)
+        for path in files:
+            # With a tolerance, what is no text is counted when it is read.
+            content.check(path, format, tolerant=self.max_bad_fraction > 0)
+        _documents(self)
         return _digest(self, files)
+
+    def contents(self) -> Contents:
+        """Return how many files and documents there are, and what is left out."""
+        found, documents = _found(self), _documents(self)
+        left_out = (*found.left_out.phrases(), *documents.left_out.phrases())
+        return Contents(files=len(found.files), documents=len(documents), left_out=left_out)
 
     def lane(
         self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
@@ -72,43 +79,15 @@ class LocalSource:
         return deal(_documents(self), lane, lanes, seed=seed, epoch=epoch, start=start)
 
 
-def find(source: LocalSource) -> tuple[Path, ...]:
-    """Return the files that ``source`` names, each once.
-
-    A folder stands for the files in it and below that are of the source's format.
-
-    Raises:
-        UserError: one of the paths leads to no file.
-    """
-    found: dict[Path, None] = {}
-    for given in source.paths:
-        path = Path(given).expanduser()
-        if path.is_dir():
-            files = walk(path)
-            nothing = "there is no file in this folder"
-            if source.format != "auto":
-                files = [file for file in files if _format_of(file) == source.format]
-                nothing = f"there is no file in this folder whose suffix says {source.format}"
-        elif path.exists():
-            files, nothing = [path], ""
-        elif glob.has_magic(given):
-            matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path has none for any path)
-            files = [file for match in sorted(matches) if (file := Path(match)).is_file()]
-            nothing = "no file matches this pattern"
-        else:
-            files, nothing = [], "there is no such file or folder"
-        if not files:
-            raise UserError(nothing, key="dataset.path", value=given)
-        found.update(dict.fromkeys(files))
-    for path in found:
-        if not path.is_file():
-            raise UserError(f"{path} is no file, or a link to one that is gone", key="dataset.path")
-    return tuple(found)
+def _found(source: LocalSource) -> Found:
+    chosen = source.format
+    wanted = None if chosen == "auto" else lambda path: _format_of(path) == chosen
+    return find(source.paths, wanted, chosen)
 
 
 @lru_cache(maxsize=4)
-def _documents(source: LocalSource) -> Documents:
-    files = find(source)
+def _documents(source: LocalSource) -> TextFiles | Records:
+    files = _found(source).files
     try:
         documents = _opened(source, files)
     except NoTextError:
@@ -122,18 +101,30 @@ def _documents(source: LocalSource) -> Documents:
     return documents
 
 
-def _opened(source: LocalSource, files: tuple[Path, ...]) -> Documents:
-    format = _one_format(files, source) if source.format == "auto" else source.format
-    if format == "jsonl":
-        return JsonLines(files, source.text_field, _digest(source, files), source.max_bad_fraction)
-    copies = tuple(plain(path, _cache()) if path.suffix in SUFFIXES else path for path in files)
+def _opened(source: LocalSource, files: tuple[Path, ...]) -> TextFiles | Records:
+    format = _format(files, source)
+    copies = files if format == "jsonl" else _plain(files)
+    if format == "text":
+        return TextFiles(
+            (_text_file(path, copy) for path, copy in zip(files, copies, strict=True)),
+            source.max_chars,
+            source.max_bad_fraction,
+        )
     if format == "parquet":
-        return Parquet(copies, source.text_field)
-    return TextFiles(
-        (_text_file(path, copy) for path, copy in zip(files, copies, strict=True)),
-        source.max_chars,
+        for path, copy in zip(files, copies, strict=True):
+            parquet.check(copy, path, source.text_field)
+    return Records(
+        tuple(map(File, files, copies)),
+        format,
+        source.text_field,
+        _digest(source, files),
         source.max_bad_fraction,
     )
+
+
+def _plain(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    # Where nothing is compressed, `datasets` need not be imported.
+    return tuple(plain(path, _cache()) if is_compressed(path) else path for path in files)
 
 
 def _text_file(path: Path, copy: Path) -> TextFile:
@@ -145,8 +136,35 @@ def _format_of(path: Path) -> Format:
     return _FORMATS.get(bare_suffix(path), "text")
 
 
+def _format(files: tuple[Path, ...], source: LocalSource) -> Format:
+    """Return the format of the files.
+
+    Raises:
+        UserError: they are of several, or of none; or a parameter is given that it ignores.
+    """
+    format = _one_format(files, source) if source.format == "auto" else source.format
+    ignored = ("text_field",) if format == "text" else ("max_chars",)
+    for name in ignored:
+        value, default = getattr(source, name), Local.model_fields[name].default
+        if value != default:
+            raise UserError(
+                f"has no effect on files of the format {format}; valid: {default}, or another "
+                "dataset.format",
+                key=f"dataset.{name}",
+                value=value,
+            )
+    return format
+
+
 def _one_format(files: tuple[Path, ...], source: LocalSource) -> Format:
     """Files of two formats are rather a mistake (a README beside the data) than a wish."""
+    for path in files:
+        if (suffix := bare_suffix(path)) in _TABLES:
+            raise UserError(
+                f"{path} is a table ({suffix}); valid: dataset=huggingface, which reads a column "
+                "of one, or dataset.format=text for the file as it stands",
+                key="dataset.path",
+            )
     examples = {_format_of(path): path for path in reversed(files)}
     if len(examples) > 1:
         listed = " and ".join(f"{name} ({path.name})" for name, path in sorted(examples.items()))
@@ -162,23 +180,6 @@ def _cache() -> Path:
     from datasets import config
 
     return Path(config.HF_DATASETS_CACHE) / "atom_datasets"
-
-
-def _check_is_text(path: Path) -> None:
-    with explained(path), opened(path) as stream:
-        head = stream.read(_SNIFFED)
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) < _SNIFFED)
-    except UnicodeDecodeError as error:
-        reason = f"byte {error.start + 1} is not UTF-8"
-    else:
-        if b"\0" not in head:
-            return
-        reason = f"byte {head.index(0) + 1} is zero"
-    raise UserError(
-        f"{path} is no text ({reason}); valid: UTF-8 text, or another dataset.format",
-        key="dataset.path",
-    )
 
 
 def _digest(source: LocalSource, files: tuple[Path, ...]) -> str:

@@ -12,10 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from atom.errors import UserError
-from atom.plugin import Document
+from atom.plugin import Contents, Document
 from atom_datasets.config import Stdlib
 from atom_datasets.dealing import deal
-from atom_datasets.text_files import TextFile, TextFiles, walk
+from atom_datasets.finding import walk
+from atom_datasets.text_files import TextFile, TextFiles
 
 SUFFIXES = frozenset({".py", ".txt", ".rst"})
 WITHOUT = frozenset({"site-packages", "dist-packages", "__pycache__"})
@@ -50,6 +51,12 @@ class StdlibSource:
         recipe = [platform.python_version(), self.max_chars, sizes]
         return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
+    def contents(self) -> Contents:
+        """Return how many files and documents there are."""
+        files = [file for file in _files(_folder()) if file.size > 0]
+        documents = _documents(_folder(), self.max_chars)
+        return Contents(files=len(files), documents=len(documents))
+
     def lane(
         self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
     ) -> Iterator[Document]:
@@ -64,6 +71,8 @@ def _folder() -> Path:
 
 @lru_cache(maxsize=1)
 def _files(folder: Path) -> tuple[TextFile, ...]:
+    if not folder.is_dir():
+        return ()
     return tuple(
         TextFile(name=path.relative_to(folder).as_posix(), path=path, size=path.stat().st_size)
         for path in walk(folder, WITHOUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 from bisect import bisect_right
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from atom.errors import UserError
 from atom.plugin import Document
+from atom_datasets.finding import Tally
 from atom_datasets.tolerance import Tolerance
 
 
@@ -31,7 +33,8 @@ class TextFiles:
     A file of more than ``max_chars`` bytes is cut about every ``max_chars // 2`` bytes, at the last
     line end before, or within a line that is longer than that. Where the cuts are is seen from the
     bytes around them alone. No part has more than ``max_chars`` characters, and the parts put
-    together are the file to the character. Line ends stay as they are. Empty files are left out.
+    together are the file to the character, less a byte order mark at its start. Line ends stay as
+    they are. Empty files are left out.
 
     Bytes that are not UTF-8 become U+FFFD; with ``max_bad_fraction`` a document that has some is
     put up with as far as that says, and is empty.
@@ -40,7 +43,14 @@ class TextFiles:
     def __init__(
         self, files: Iterable[TextFile], max_chars: int, max_bad_fraction: float | None = None
     ) -> None:
-        self._files = [file for file in files if file.size > 0]
+        self._files: list[TextFile] = []
+        self.left_out = Tally()
+        """Files without text."""
+        for file in files:
+            if file.size > 0:
+                self._files.append(file)
+            else:
+                self.left_out.add("empty files", Path(file.name).name)
         self._max_chars = max_chars
         self._stride = max_chars // 2
         self._ends = list(accumulate(self._parts(file) for file in self._files))
@@ -95,7 +105,7 @@ class TextFiles:
             with file.path.open("rb") as stream:
                 _check_unchanged(file, stream)
                 if parts == 1:
-                    return 0, stream.read()
+                    return _without_mark(stream.read())
                 begin = max(part - 1, 0) * self._stride
                 stream.seek(begin)
                 before = stream.read(self._stride) if part > 0 else b""
@@ -104,9 +114,17 @@ class TextFiles:
             raise UserError(
                 f"{file.name} cannot be read: {error.strerror or error}", key="dataset.path"
             ) from None
+        if part == 0:
+            begin, after = _without_mark(after)
         cut = _cut(before)
         last = part == parts - 1
         return begin + cut, before[cut:] + (after if last else after[: _cut(after)])
+
+
+def _without_mark(data: bytes) -> tuple[int, bytes]:
+    """Return how long the byte order mark at the start of a file is, and what follows it."""
+    text = data.removeprefix(codecs.BOM_UTF8)
+    return len(data) - len(text), text
 
 
 def _check_unchanged(file: TextFile, stream: io.BufferedReader) -> None:
@@ -132,19 +150,6 @@ def _line(path: Path, offset: int) -> int:
             line += part.count(b"\n")
             offset -= len(part)
     return line
-
-
-def walk(folder: Path, without: frozenset[str] = frozenset()) -> list[Path]:
-    """Return the files below ``folder``, sorted by their path within it.
-
-    Hidden files and folders, and folders named in ``without``, are left out. Links to folders are
-    not followed.
-    """
-    found: list[Path] = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in without]
-        found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _cut(window: bytes) -> int:

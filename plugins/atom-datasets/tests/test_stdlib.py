@@ -26,7 +26,9 @@ def test_a_pass_is_the_library_and_nothing_else() -> None:
             parts[name][int(part or 0)] = document.text
     for name, texts in parts.items():
         content = (LIBRARY / name).read_bytes()
-        assert "".join(texts[part] for part in sorted(texts)) == content.decode(errors="replace")
+        assert "".join(texts[part] for part in sorted(texts)) == content.decode(
+            "utf-8-sig", errors="replace"
+        )
         assert not {"site-packages", "dist-packages", "__pycache__"} & set(name.split("/"))
     modules = {path.name for path in LIBRARY.glob("*.py") if path.stat().st_size > 0}
     assert modules == {name for name in parts if name.endswith(".py") and "/" not in name}

@@ -1,0 +1,148 @@
+"""Which files a dataset's paths lead to, and what beside them is left out."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atom.errors import UserError
+
+_MOST_EXAMPLES = 3
+
+
+class Tally:
+    """Counts what is left out, by kind, with a few examples of each."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, tuple[int, list[str]]] = {}
+
+    def add(self, kind: str, example: str) -> None:
+        """Count one more."""
+        count, examples = self.kinds.get(kind, (0, []))
+        if len(examples) < _MOST_EXAMPLES:
+            examples.append(example)
+        self.kinds[kind] = count + 1, examples
+
+    def phrases(self) -> tuple[str, ...]:
+        """Return a phrase for each kind, such as ``empty files: 2 (a.txt, b.txt)``."""
+        return tuple(
+            f"{kind}: {count:,} ({', '.join(examples)}{', …' if count > len(examples) else ''})"
+            for kind, (count, examples) in self.kinds.items()
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a dataset, each once, and what else is in their folders."""
+
+    files: tuple[Path, ...]
+    left_out: Tally = field(compare=False)
+
+
+def find(paths: Iterable[str], wanted: Callable[[Path], bool] | None, format: str) -> Found:
+    """Return the files that ``paths`` lead to: files, folders, glob patterns.
+
+    Args:
+        paths: as the user gave them.
+        wanted: which files of a folder are of the ``format``; None: all of them.
+        format: its name.
+
+    Raises:
+        UserError: one of the paths leads to no file, or a folder cannot be read.
+    """
+    left_out = Tally()
+    found: dict[Path, None] = {}
+    for given in paths:
+        files, nothing = _files(given, left_out)
+        if wanted is not None and Path(given).expanduser().is_dir():
+            for path in files:
+                if not wanted(path):
+                    left_out.add(f"files that are not {format}", path.name)
+            files = [path for path in files if wanted(path)]
+            nothing = f"there is no file in this folder whose suffix says {format}"
+        if not files:
+            raise UserError(nothing, key="dataset.path", value=given)
+        found.update(dict.fromkeys(files))
+    for path in found:
+        if not path.is_file():
+            raise UserError(
+                f"{path} is no file of a disk, or a link to one that is gone", key="dataset.path"
+            )
+    return Found(_each_once(found, left_out), left_out)
+
+
+def walk(
+    folder: Path, without: frozenset[str] = frozenset(), left_out: Tally | None = None
+) -> list[Path]:
+    """Return the files below ``folder``, sorted by their path within it.
+
+    Links to folders are followed, and each folder is read once, however many lead to it. Hidden
+    files and folders, and folders named in ``without``, are left out.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    found: list[Path] = []
+    seen = {_identity(folder)}
+
+    def enters(path: Path) -> bool:
+        identity = _identity(path)
+        new = identity not in seen
+        seen.add(identity)
+        return new
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        if left_out is not None:
+            for name in sorted([*folders, *names]):
+                if name.startswith("."):
+                    left_out.add("hidden files and folders", name)
+        shown = [n for n in folders if not n.startswith(".") and n not in without]
+        # A folder itself before links to it: the shorter way is the name of its files.
+        shown.sort(key=lambda name: (Path(place, name).is_symlink(), name))
+        folders[:] = [name for name in shown if enters(Path(place, name))]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _files(given: str, left_out: Tally) -> tuple[list[Path], str]:
+    """Return the files that a path leads to, and the words for none."""
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return walk(path, left_out=left_out), "there is no file in this folder"
+    if os.path.lexists(path):
+        return [path], ""
+    if not glob.has_magic(given):
+        return [], "there is no such file or folder"
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (Path has none for any path)
+    if "**" not in given:  # which leads into them
+        for match in matches:
+            if match.is_dir():
+                left_out.add("folders that the pattern matches", match.name)
+    return [match for match in matches if not match.is_dir()], "no file matches this pattern"
+
+
+def _each_once(found: Iterable[Path], left_out: Tally) -> tuple[Path, ...]:
+    """Leave out further names of a file: links to it, and ways through a loop of links."""
+    found = tuple(found)
+    kept: dict[object, Path] = {}
+    for path in sorted(found, key=lambda path: (path.is_symlink(), len(path.parts), str(path))):
+        if kept.setdefault(_identity(path), path) is not path:
+            left_out.add("further names of files that are read", path.name)
+    names = set(kept.values())
+    return tuple(path for path in found if path in names)
+
+
+def _identity(path: Path) -> object:
+    stat = path.stat()
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else path.resolve()
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(
+        f"the folder {error.filename} cannot be read: {error.strerror or error}; valid: folders "
+        "that this user may read",
+        key="dataset.path",
+    )

@@ -1,0 +1,121 @@
+"""JSON lines: one object a line, each a record with a field of text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from atom.errors import UserError
+
+BOM = b"\xef\xbb\xbf"
+WITHOUT_FIELD = "records without the field"
+WITHOUT_TEXT = "records with no text in the field"
+HALVES = "halves of surrogate pairs, read as U+FFFD"
+
+_ARRAY = re.compile(rb"\s*\[\s*(\{|$)")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class Row(NamedTuple):
+    """A record or a row of a file, counted from 1.
+
+    ``text`` is None where there is none to train on: ``problem`` says of a bad one why it cannot be
+    read (with ``key``, the parameter at fault), ``note`` names what else is to be told of it.
+    ``fields`` are those of a record without the wanted one.
+    """
+
+    number: int
+    text: str | None = None
+    problem: str | None = None
+    key: str = "dataset.path"
+    note: str | None = None
+    fields: Iterable[str] = ()
+
+
+def read(stream: BinaryIO, name: object, text_field: str) -> Iterator[Row]:
+    """Yield the records of a file; ``name`` is for people.
+
+    Raises:
+        UserError: the file as a whole is something else.
+    """
+    first = True
+    for number, data in enumerate(stream, 1):
+        line = data.removeprefix(BOM) if number == 1 else data
+        if line.isspace() or not line:
+            continue
+        if first and _ARRAY.match(line):
+            raise UserError(
+                f"{name} is one JSON array; valid: one JSON object a line (jq -c '.[]' makes them "
+                "of it), or dataset=huggingface, which reads arrays",
+                key="dataset.path",
+            )
+        first = False
+        yield _row(number, line, name, text_field)
+
+
+def text_row(number: int, record: dict[str, Any], name: object, text_field: str) -> Row:
+    """Return what a record says."""
+    if text_field not in record:
+        return Row(number, note=WITHOUT_FIELD, fields=record)
+    text = record[text_field]
+    if text is None or text == "":
+        return Row(number, note=WITHOUT_TEXT)
+    if not isinstance(text, str):
+        problem = f"holds {_shown(text)} and no text in line {number} of {name}"
+        return Row(number, problem=problem, key="dataset.text_field")
+    # JSON can spell half of a surrogate pair, which UTF-8 and Arrow cannot hold.
+    if not text.isascii() and _SURROGATES.search(text):
+        return Row(number, _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text), note=HALVES)
+    return Row(number, text)
+
+
+def _row(number: int, line: bytes, name: object, text_field: str) -> Row:
+    try:
+        decoded = line.rstrip().decode()
+        record = _parsed(decoded)
+    except UnicodeDecodeError as error:
+        return _bad(number, name, f"byte {error.start + 1} is not UTF-8")
+    except ValueError as error:
+        reason = re.sub(r": line 1 column (\d+) \(char \d+\)", r" at column \1", str(error))
+        return _bad(number, name, reason)
+    except RecursionError:
+        return _bad(number, name, "it is nested too deep")
+    if not isinstance(record, dict):
+        return _bad(number, name, f"it is a {type(record).__name__}")
+    if _has_twice(decoded, text_field):
+        return _bad(number, name, f"it has {text_field} twice")
+    return text_row(number, record, name, text_field)
+
+
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        if "integer string conversion" not in str(error):
+            raise
+        # A number of thousands of digits is JSON, too, in a field that is not asked for.
+        return json.loads(line, parse_int=float)
+
+
+def _has_twice(line: str, field: str) -> bool:
+    """Return whether the object of a line has a field twice, of which only one can be read."""
+    if line.count(f'"{field}"') < 2:
+        return False
+    return sum(key == field for key, _ in json.loads(line, object_pairs_hook=list)) > 1
+
+
+def _bad(number: int, name: object, reason: str) -> Row:
+    return Row(
+        number,
+        problem=f"line {number} of {name} is no JSON record ({reason}); valid: one JSON object a "
+        "line",
+    )
+
+
+def _shown(value: object) -> str:
+    try:
+        return json.dumps(value)[:40]
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__}"

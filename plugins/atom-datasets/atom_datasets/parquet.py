@@ -1,0 +1,112 @@
+"""Parquet: rows with a column of text, read without the other columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atom.errors import UserError, nearest
+from atom_datasets.json_lines import WITHOUT_TEXT, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+_ROWS = 1024
+"""Rows read at a time."""
+
+
+def check(path: Path, name: Path, text_field: str) -> None:
+    """Refuse a file that is no Parquet, or has no such column of text.
+
+    Args:
+        path: the file.
+        name: what it is called where a person is told of it.
+        text_field: the column.
+
+    Raises:
+        UserError: says why.
+    """
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    with _told(name, "no Parquet file"):
+        schema = pq.read_schema(path)
+    if text_field not in schema.names:
+        raise UserError(
+            f"{name} has no such column; {nearest(text_field, schema.names)}",
+            key="dataset.text_field",
+            value=text_field,
+        )
+    kind = schema.field(text_field).type
+    if not is_text(kind):
+        raise UserError(
+            f"holds {kind} and no text in {name}", key="dataset.text_field", value=text_field
+        )
+
+
+def read(path: Path, name: Path, text_field: str) -> Iterator[Row]:
+    """Yield the rows of a file that :func:`check` has passed.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    number = 0
+    with _told(name, "damaged"), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS, columns=[text_field]):
+            for text in texts(batch.column(0)):
+                number += 1
+                if isinstance(text, bytes):
+                    problem = f"row {number} of {name} is not UTF-8"
+                    yield Row(number, problem=problem)
+                else:
+                    yield Row(number, text or None, note=None if text else WITHOUT_TEXT)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds text, or nothing at all."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+def texts(column: pa.Array) -> list[Any]:
+    """Return the texts of a column, None for null, and as bytes those that are not UTF-8."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return [_decoded(data) for data in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _decoded(data: bytes | None) -> str | bytes | None:
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+@contextmanager
+def _told(name: Path, what: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).splitlines()[0].split()).rstrip(".")
+        raise UserError(
+            f"{name} is {what} ({reason}); valid: the whole file, fetched again",
+            key="dataset.path",
+        ) from None

@@ -1,0 +1,174 @@
+"""Records of text, from JSON lines or Parquet, as a memory-mapped table that ``datasets`` keeps in
+its cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from atom.errors import UserError, nearest
+from atom.plugin import Document
+from atom_datasets import json_lines, parquet
+from atom_datasets.compression import explained, opened
+from atom_datasets.finding import Tally
+from atom_datasets.json_lines import Row
+from atom_datasets.quiet import quiet
+from atom_datasets.tolerance import refuse
+
+BAD = "records that cannot be read"
+
+
+class NoTextError(Exception):
+    """There are no records, or none of them has any text."""
+
+
+class File(NamedTuple):
+    """``name`` is for people; ``path`` is where a copy is that is not compressed, if need be."""
+
+    name: Path
+    path: Path
+
+
+class Records:
+    """The records of files that have text in them, and empty documents for the bad ones.
+
+    The table is made here and not by ``datasets``' own readers: they want all files to have the
+    same columns, guess types (a text that reads like one becomes a timestamp), and take a path for
+    a pattern or a chain of URLs.
+    """
+
+    def __init__(
+        self,
+        files: tuple[File, ...],
+        format: str,
+        text_field: str,
+        fingerprint: str,
+        max_bad_fraction: float = 0.0,
+    ) -> None:
+        """Open the table from the cache, or make it.
+
+        Args:
+            files: what to read.
+            format: ``jsonl`` or ``parquet``.
+            text_field: the field or column that holds the text.
+            fingerprint: the same as long as the files and the other arguments are.
+            max_bad_fraction: of the records, how many may be none.
+
+        Raises:
+            UserError: more records are bad than may be, or the field is in none of them.
+            NoTextError: there is nothing in the files.
+        """
+        from datasets import Dataset, Features, Value, config
+        from datasets.exceptions import DatasetGenerationError
+
+        features = Features(
+            {
+                "text": Value("large_string"),
+                "file": Value("int32"),
+                "number": Value("int64"),
+                "problem": Value("string"),
+            }
+        )
+        self._files = files
+        self._format = format
+        notes = Path(config.HF_DATASETS_CACHE) / "atom_datasets" / f"{fingerprint}.json"
+        arguments = {
+            "files": files,
+            "format": format,
+            "text_field": text_field,
+            "max_bad_fraction": max_bad_fraction,
+            "notes": notes,
+        }
+        try:
+            with quiet():
+                self._table = Dataset.from_generator(
+                    _rows, features=features, gen_kwargs=arguments, fingerprint=fingerprint
+                )
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, UserError | NoTextError):
+                raise error.__cause__ from None
+            raise
+        self.left_out = Tally()
+        """What was left out as the table was made."""
+        self.left_out.kinds.update(json.loads(notes.read_text()))
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Document:
+        row = self._table[index]
+        return Document(row["text"], self._id(row), problem=row["problem"])
+
+    def _id(self, row: dict[str, Any]) -> str:
+        name = self._files[row["file"]].name
+        return (
+            f"{name}:{row['number']}" if self._format == "jsonl" else f"{name} row {row['number']}"
+        )
+
+
+def _rows(
+    files: tuple[File, ...], format: str, text_field: str, max_bad_fraction: float, notes: Path
+) -> Iterator[dict[str, str | int | None]]:
+    """Yield the rows of the table, and write down what is left out of it."""
+    fields: set[str] = set()
+    left_out = Tally()
+    bad, total, with_text, problem = 0, 0, 0, None
+    for index, file in enumerate(files):
+        for row in _read(file, format, text_field):
+            total += 1
+            if row.note is not None:
+                left_out.add(row.note, f"{file.name.name}:{row.number}")
+                fields.update(row.fields)
+            if row.problem is not None:
+                if max_bad_fraction == 0:
+                    raise _mistake(row, text_field)
+                bad, problem = bad + 1, row.problem
+                left_out.add(BAD, f"{file.name.name}:{row.number}")
+            elif row.text is None:
+                continue
+            else:
+                with_text += 1
+            yield {
+                "text": row.text or "",
+                "file": index,
+                "number": row.number,
+                "problem": row.problem,
+            }
+    if problem is not None:
+        refuse(problem, bad, total, max_bad_fraction)
+    if with_text == 0:
+        if fields and left_out.kinds[json_lines.WITHOUT_FIELD][0] == total - bad:
+            raise UserError(
+                f"no record has this field; {nearest(text_field, fields)}",
+                key="dataset.text_field",
+                value=text_field,
+            )
+        raise NoTextError
+    _write(notes, left_out)
+
+
+def _read(file: File, format: str, text_field: str) -> Iterator[Row]:
+    if format == "parquet":
+        yield from parquet.read(file.path, file.name, text_field)
+        return
+    with explained(file.name), opened(file.path) as stream:
+        yield from json_lines.read(stream, file.name, text_field)
+
+
+def _mistake(row: Row, text_field: str) -> UserError:
+    assert row.problem is not None
+    if row.key == "dataset.text_field":
+        return UserError(row.problem, key=row.key, value=text_field)
+    return UserError(row.problem, key=row.key)
+
+
+def _write(path: Path, left_out: Tally) -> None:
+    """Write a file in one piece: other processes may write the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as unfinished:
+        json.dump(left_out.kinds, unfinished)
+    os.replace(unfinished.name, path)  # noqa: PTH105
