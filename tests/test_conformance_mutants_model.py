@@ -7,6 +7,7 @@ temporary folder and tested by a pytest of its own, as an author's would be.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,18 @@ CAUGHT = {
     "architecture:keeps_state_out_of_checkpoints": (
         "test_checkpoints_move_between_layouts",
         "another loss than on one rank",
+    ),
+    "architecture:forgets_a_sharding": (
+        "test_layouts_train_alike[fsdp]",
+        "layers.1.ffn_norm (RMSNorm) cannot be laid out: no sharding_config for weight",
+    ),
+    "architecture:forgets_a_weights_sharding": (
+        "test_is_causal",
+        "layers.1.ffn_norm (RMSNorm) cannot be laid out: state_shardings has no weight",
+    ),
+    "architecture:breaks_on_ranks": (
+        "test_layouts_train_alike[fsdp]",
+        "ValueError: a layer of the mutant broke (see ",
     ),
     "parallelism:other_degrees": (
         "test_lays_out_every_number_of_ranks_that_fits",
@@ -168,7 +181,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], s
             *(f"--junitxml={report}", "-p", "no:cacheprovider", *chosen),
         ],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder)},
+        env=os.environ | {"PYTHONPATH": str(folder), "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
         timeout=1500,
@@ -194,6 +207,17 @@ def _outcome(case: ElementTree.Element) -> str:
 def test_mutants_are_caught(mutant: str, results: dict[tuple[str, str], str]) -> None:
     test, words = CAUGHT[mutant]
     assert words in results[class_name(mutant), test]
+
+
+def test_the_log_of_a_failed_run_is_kept(results: dict[tuple[str, str], str]) -> None:
+    """What a failure cites is there when pytest has ended; of other runs nothing is left."""
+    words = results["Test_architecture_breaks_on_ranks", "test_layouts_train_alike[fsdp]"]
+    cited = re.search(r"\(see ([^)]+)\)", words)
+    assert cited is not None
+    log = Path(cited[1])
+    assert "a layer of the mutant broke" in log.read_text()
+    runs = log.parents[2]
+    assert [path for path in runs.iterdir() if path.is_dir()] == [log.parents[1]]
 
 
 @pytest.mark.parametrize("twin", TWINS)

@@ -40,11 +40,15 @@ def shared() -> Ranks:
 
 
 class Ranks:
-    """Trains runs; each only once, so that what several checks compare with is computed once."""
+    """Trains runs; each only once, so that what several checks compare with is computed once.
+
+    The folder of a run that failed is kept: its sentence names a log there.
+    """
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="atom-conformance-"))
         self._server: subprocess.Popen[str] | None = None
+        self._failed: set[Path] = set()
 
     def train(self, sections: Sections, *, after: Sections | None = None) -> list[StepMetrics]:
         """Train a run and return the metrics of its steps.
@@ -65,15 +69,21 @@ class Ranks:
                 self.train(after)
                 shutil.copytree(self.place(after), folder)
                 (folder / "done").unlink()
-            self._run(sections, folder)
+            try:
+                self._run(sections, folder)
+            except RunError:
+                self._failed.add(folder)
+                raise
             (folder / "done").touch()
         return list(metrics.read(folder / metrics.FILE_NAME))
 
     def close(self) -> None:
-        """End the waiting process and remove the runs' folders."""
+        """End the waiting process and remove the folders of the runs that did not fail."""
         if self._server is not None:
             self._server.communicate()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for path in self._folder.iterdir() if self._failed else [self._folder]:
+            if path.is_dir() and path not in self._failed:
+                shutil.rmtree(path, ignore_errors=True)
 
     def place(self, sections: Sections, after: Sections | None = None) -> Path:
         """Return the folder of a run, which :meth:`train` fills."""

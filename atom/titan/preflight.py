@@ -78,6 +78,7 @@ def preflight(
         pretend,
         requirements,
         room,
+        shardings,
         trainer_config,
         weights,
     )
@@ -156,6 +157,7 @@ def preflight(
     requirements.check_load_balancer(parallelism, config.model_spec.model)
     pipelined = parallelism.pipeline_parallel_degree > 1
     model = weights.on_meta(config.model_spec.model)
+    shardings.check(model, parallelism, world_size, run.architecture.name)
     if world_size > 1 and not run.dry_run:
         pretend.check(config, model, world_size)
     parameters = sum(parameter.numel() for parameter in model.parameters())

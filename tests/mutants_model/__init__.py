@@ -24,6 +24,9 @@ ARCHITECTURES = (
     "loses_exported_names",
     "depends_on_local_heads",
     "keeps_state_out_of_checkpoints",
+    "forgets_a_sharding",
+    "forgets_a_weights_sharding",
+    "breaks_on_ranks",
 )
 PARALLELISMS = ("twin", "other_degrees", "too_few_ranks", "crashes", "forgets_gradients")
 KERNELS = (

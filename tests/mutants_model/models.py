@@ -99,6 +99,8 @@ class _Block(Llama3TransformerBlock):
         normed = self.attention_norm(x)
         if self.fault == "detach":
             normed = normed.detach()
+        if self.fault == "ranks" and torch.distributed.is_initialized():
+            raise ValueError("a layer of the mutant broke")
         if self.fault == "average":
             normed = normed + 0.1 * normed.mean(dim=1, keepdim=True)
         h = x + self.attention(normed, attention_masks, positions)
@@ -135,6 +137,10 @@ def makes_tensors_on_the_cpu(_config: None, context: ArchitectureContext) -> Mod
 
 def keeps_state_out_of_checkpoints(_config: None, context: ArchitectureContext) -> ModelParts:
     return _with_blocks(context, "state")
+
+
+def breaks_on_ranks(_config: None, context: ArchitectureContext) -> ModelParts:
+    return _with_blocks(context, "ranks")
 
 
 class _LocalHeads(FeedForward):
@@ -203,6 +209,33 @@ class _Miscounted(Llama3Model):
 
 def miscounts_parameters(_config: None, context: ArchitectureContext) -> ModelParts:
     return ModelParts(model=_model(context, _Miscounted))
+
+
+# ---------------------------------------------------------------------------- shardings
+
+
+class _Unsharded(Llama3Model):
+    @dataclass(kw_only=True, slots=True)
+    class Config(Llama3Model.Config):
+        whole: bool
+
+        def update_from_config(self, *, config: Any, **options: Any) -> None:
+            Llama3Model.Config.update_from_config(self, config=config, **options)
+            norm = self.layers[1].ffn_norm
+            if self.whole:
+                norm.sharding_config = None
+            else:
+                norm.sharding_config = dataclasses.replace(norm.sharding_config, state_shardings={})
+
+
+def forgets_a_sharding(_config: None, context: ArchitectureContext) -> ModelParts:
+    model = llama_model(vocab_size=context.vocab_size)
+    return ModelParts(model=derive(model, _Unsharded.Config, whole=True))
+
+
+def forgets_a_weights_sharding(_config: None, context: ArchitectureContext) -> ModelParts:
+    model = llama_model(vocab_size=context.vocab_size)
+    return ModelParts(model=derive(model, _Unsharded.Config, whole=False))
 
 
 # ---------------------------------------------------------------------------- Hugging Face

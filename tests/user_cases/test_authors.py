@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -220,15 +221,75 @@ TestNotWeighted = conformance("dataset:pair").having(sample=sample)
 def test_a_weighted_dataset_conforms(place: Path) -> None:
     """The whole suite passes for one that gives documents twice, if it says so; else not."""
     (place / "test_pair.py").write_text(CONFORMS)
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_pair.py"],
-        cwd=place,
-        env=os.environ | {"PYTHONPATH": str(place / "site")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = conform(place, place / "site", "test_pair.py")
     failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
     assert failed, result.stdout
     assert all("TestNotWeighted::test_lanes_share_the_documents_out" in f for f in failed), failed
     assert "come twice in a pass" in result.stdout
+
+
+# ---------------------------------------------------------------------------- launchers
+
+SPARSE = {
+    "__init__.py": """
+from atom.plugin import Launcher, hookimpl
+
+@hookimpl
+def atom_launchers():
+    yield Launcher(name="sparse", summary="machines without GPUs", plan="sparse.plan:plan")
+    yield Launcher(name="lax", summary="it refuses nothing", plan="sparse.plan:anything")
+""",
+    "plan.py": """
+from atom.errors import UserError
+from atom.plugin import Submission
+
+def plan(config, context):
+    resources = context.resources
+    if resources.gpus_per_node is not None:
+        raise UserError("there are no GPUs; valid: null", key="launcher.gpus_per_node")
+    if resources.image is not None:
+        raise UserError("there are no containers; valid: null", key="launcher.image")
+    return anything(config, context)
+
+def anything(config, context):
+    lines = [f"export {k}='{v}'" for k, v in context.resources.environment.items()]
+    lines += context.resources.before + [str(job.folder) for job in context.jobs]
+    return Submission(files={"run.sh": "\\n".join(lines)}, commands=(("sh", "run.sh"),))
+""",
+    "conf/launcher/sparse.yaml": "name: sparse\n",
+    "conf/launcher/lax.yaml": "name: lax\n",
+}
+LAUNCHERS = """
+from atom.testing import conformance
+
+LACKS = {"gpus": "its machines have none", "image": "it knows no containers"}
+TestTold = conformance("launcher:sparse").having(unsupported=LACKS)
+TestNotTold = conformance("launcher:sparse")
+TestLax = conformance("launcher:lax").having(unsupported=LACKS)
+"""
+
+
+@pytest.mark.slow
+def test_a_launcher_refuses_what_its_system_lacks(
+    tmp_path: Path, install: Callable[..., Path]
+) -> None:
+    """It conforms if the conformance line says so, and only if it does refuse."""
+    site = install("sparse", SPARSE)
+    (tmp_path / "test_sparse.py").write_text(LAUNCHERS)
+    chosen = ("-k", "submitted or lacks or handed")
+    result = conform(tmp_path, site, "test_sparse.py", *chosen)
+    failed = re.findall(r"^FAILED \S+::(\w+)::(\w+)", result.stdout, re.MULTILINE)
+    assert {name for name, _ in failed} == {"TestNotTold", "TestLax"}, result.stdout
+    assert ("TestLax", "test_refuses_what_its_system_lacks") in failed
+
+
+def conform(place: Path, site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest as an author does, with a package that is installed in ``site``."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

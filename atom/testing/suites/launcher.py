@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import BaseModel
@@ -15,16 +15,30 @@ from atom.errors import UserError
 from atom.host import Component, Host, resolve
 from atom.plugin import LaunchContext, LaunchJob, Submission
 from atom.run import Launcher
+from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
+
+FEATURES = ("gpus", "cpus", "sweeps", "nodes", "time", "image", "mounts", "environment", "before")
+"""What a launcher's system may lack."""
 
 COMMAND = ("/usr/bin/python3", "-m", "atom.launch.node")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class LauncherSuite(ComponentSuite):
-    """The promises of a launcher. Nothing is submitted: what it would be is looked at."""
+class LauncherSuite(Options, ComponentSuite):
+    """The promises of a launcher. Nothing is submitted: what it would be is looked at.
+
+    Options, given by ``conformance(…).having(…)``:
+
+    Attributes:
+        unsupported: what the launcher's system does not have (``gpus``, ``cpus``, ``sweeps``,
+            ``nodes``, ``time``, ``image``, ``mounts``, ``environment`` or ``before``) -> why. The
+            launcher refuses it in a sentence; the rest of the suite asks for everything else.
+    """
 
     kind = "launcher"
+    options = ("unsupported",)
+    unsupported: ClassVar[Mapping[str, str]] = {}
 
     def check_section(self, section: Mapping[str, Any], component: Component, host: Host) -> None:
         shared = {key: value for key, value in section.items() if key in Launcher.model_fields}
@@ -52,28 +66,58 @@ class LauncherSuite(ComponentSuite):
         assert isinstance(submission, Submission), "plan returns no Submission"
         return submission
 
+    def asked(self, folder: Path, *, jobs: int = 1, device: str | None = None) -> LaunchContext:
+        """Return a request for what the launcher's system has."""
+        unknown = set(self.unsupported) - set(FEATURES)
+        assert not unknown, f"unsupported={unknown}; valid: {', '.join(FEATURES)}"
+        device = device or ("cuda" if "cpus" in self.unsupported else "cpu")
+        return context(folder, jobs=jobs, device=device, without=self.unsupported)
+
     @pytest.mark.parametrize("device", ["cpu", "cuda"])
     @pytest.mark.parametrize("jobs", [1, 3])
     def test_every_run_is_in_what_would_be_submitted(
         self, device: str, jobs: int, component: Component, config: Any, folder: Path
     ) -> None:
         """One run, and the runs of a sweep, on CPUs and on GPUs."""
-        given = context(folder, jobs=jobs, device=device)
+        for feature, asked in {
+            "gpus": device == "cuda",
+            "cpus": device == "cpu",
+            "sweeps": jobs > 1,
+        }.items():
+            if asked and feature in self.unsupported:
+                pytest.skip(f"{self.name} has no {feature}: {self.unsupported[feature]}")
+        given = self.asked(folder, jobs=jobs, device=device)
         text = written(self.planned(component, config, given))
         missing = [str(job.folder) for job in given.jobs if str(job.folder) not in text]
         assert not missing, "runs that nobody would start"
 
+    def test_refuses_what_its_system_lacks(
+        self, component: Component, config: Any, folder: Path
+    ) -> None:
+        """In one sentence that names the key; what is not said to be unsupported is planned."""
+        if not self.unsupported:
+            pytest.skip("the conformance line says of nothing that it is unsupported")
+        for feature in self.unsupported:
+            others = set(self.unsupported) - {feature}
+            device = "cuda" if feature == "gpus" or "cpus" in others else "cpu"
+            jobs = 3 if feature == "sweeps" else 1
+            given = context(folder, jobs=jobs, device=device, without=others)
+            with pytest.raises(UserError) as refused:
+                self.planned(component, config, given)
+            assert "\n" not in refused.value.sentence()
+            assert refused.value.key, f"no key is named: {refused.value.sentence()}"
+
     def test_planning_writes_nothing(self, component: Component, config: Any, folder: Path) -> None:
         """``launcher.dry_run=true`` is a promise of the declaration's, and not of its care."""
         before = dict(os.environ)
-        self.planned(component, config, context(folder))
+        self.planned(component, config, self.asked(folder))
         assert not list(folder.iterdir()), "files that ATOM has not written"
         assert dict(os.environ) == before, "the environment has changed"
 
     def test_the_same_run_is_the_same_submission(
         self, component: Component, config: Any, folder: Path
     ) -> None:
-        first, again = (self.planned(component, config, context(folder)) for _ in range(2))
+        first, again = (self.planned(component, config, self.asked(folder)) for _ in range(2))
         assert (first.files, first.commands, first.advice) == (
             again.files,
             again.commands,
@@ -84,7 +128,8 @@ class LauncherSuite(ComponentSuite):
         self, component: Component, config: Any, folder: Path
     ) -> None:
         """File names that stay in their folder, and commands that no shell takes apart."""
-        submission = self.planned(component, config, context(folder, jobs=2))
+        jobs = 1 if "sweeps" in self.unsupported else 2
+        submission = self.planned(component, config, self.asked(folder, jobs=jobs))
         strange = [name for name in submission.files if not _NAME.fullmatch(name)]
         assert not strange, "names of files"
         assert all(isinstance(text, str) for text in submission.files.values())
@@ -95,27 +140,40 @@ class LauncherSuite(ComponentSuite):
 
     def test_resources_are_handed_on(self, component: Component, config: Any, folder: Path) -> None:
         """The environment and the pre-commands of a run reach its ranks."""
-        text = written(self.planned(component, config, context(folder)))
-        for word in ("ATOM_CONFORMANCE", "level 3", "echo before"):
-            assert word in text, f"{word!r} is lost"
+        text = written(self.planned(component, config, self.asked(folder)))
+        words = {"environment": ("ATOM_CONFORMANCE", "level 3"), "before": ("echo before",)}
+        for feature, its in words.items():
+            for word in () if feature in self.unsupported else its:
+                assert word in text, f"{word!r} is lost"
 
 
-def context(folder: Path, *, jobs: int = 1, device: str = "cpu") -> LaunchContext:
+def context(
+    folder: Path, *, jobs: int = 1, device: str = "cpu", without: Container[str] = ()
+) -> LaunchContext:
     """Return a request for two nodes, of eight GPUs each where there are any.
 
     There is an image, and a volume ``shared`` that holds the runs.
+
+    Args:
+        folder: of the runs.
+        jobs: the number of them.
+        device: theirs.
+        without: :data:`FEATURES` that are not asked for.
     """
+    values: dict[str, Any] = {
+        "time": "30",
+        "image": "ghcr.io/lab/atom:1",
+        "mounts": [f"shared:{folder}"],
+        "environment": {"ATOM_CONFORMANCE": "level 3"},
+        "before": ["echo before"],
+        "nodes": 2,
+    }
     resources = Launcher(
-        nodes=2,
         gpus_per_node=8 if device == "cuda" else None,
         gpu="h100" if device == "cuda" else None,
-        time="30",
-        image="ghcr.io/lab/atom:1",
-        mounts=[f"shared:{folder}"],
-        environment={"ATOM_CONFORMANCE": "level 3"},
-        before=["echo before"],
+        **{name: value for name, value in values.items() if name not in without},
     )
-    ranks = 16 if device == "cuda" else 4
+    ranks = resources.nodes * (8 if device == "cuda" else 2)
     places = [folder / "run"] if jobs == 1 else [folder / str(number) for number in range(jobs)]
     return LaunchContext(
         jobs=tuple(

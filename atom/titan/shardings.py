@@ -1,0 +1,52 @@
+"""Whether every module of a model says how its weights are laid out, told by the module's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torchtitan.config import ParallelismConfig
+
+from atom.errors import UserError
+
+_WITHOUT = "partial_dtensor"
+"""The backend under which FSDP takes weights that nothing is said of."""
+
+
+def check(model: nn.Module, parallelism: ParallelismConfig, ranks: int, architecture: str) -> None:
+    """Refuse a model that leaves out the sharding of a module, or of one of its weights.
+
+    A model without any is its own parallelize function's business.
+
+    Args:
+        model: as built.
+        parallelism: the layout.
+        ranks: the number of them; one rank needs no sharding.
+        architecture: the component's name.
+
+    Raises:
+        UserError: names the module.
+    """
+    modules = [(name, module, _sharding(module)) for name, module in model.named_modules()]
+    if all(sharding is None for _, _, sharding in modules):
+        return
+    for name, module, sharding in modules:
+        own = [n for n, _ in module.named_parameters(recurse=False)]
+        if sharding is not None:
+            own += [n for n, _ in module.named_buffers(recurse=False)]
+            missing = [weight for weight in own if weight not in sharding.state_shardings]
+        else:
+            needed = ranks > 1 and parallelism.spmd_backend != _WITHOUT
+            missing = own if needed else []
+        if missing:
+            where = "state_shardings has no" if sharding is not None else "no sharding_config for"
+            raise UserError(
+                f"its model's {name} ({type(module).__name__}) cannot be laid out: {where} "
+                f"{', '.join(missing)}; update_from_config of the architecture sets it",
+                key="architecture.name",
+                value=architecture,
+            )
+
+
+def _sharding(module: nn.Module) -> Any:
+    return getattr(module, "_sharding_config", None)
