@@ -6,8 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -18,6 +19,30 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+class NotAFileError(Exception):
+    """What a name stands for is no regular file: a link, a folder, a pipe or a device."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file to read, which is not reached by a link.
+
+    Raises:
+        NotAFileError: it is something else.
+        OSError: it cannot be opened.
+    """
+    try:
+        # Without O_NONBLOCK, to open a pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise NotAFileError(f"{path} is no regular file") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotAFileError(f"{path} is no regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def sha256(path: Path) -> str:

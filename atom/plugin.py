@@ -506,9 +506,9 @@ class LaunchJob:
 
     ``folder`` is its run folder, absolute, and the same on all machines: ``run.yaml`` is written
     there before anything is submitted. ``ranks`` are those of all nodes together. ``command`` is
-    what each node is to run, once: ``python -m atom.launch.node``. It takes the run folder and the
-    options ``--nodes N --node I --endpoint HOST:PORT`` (the number of nodes, which one this is, and
-    where the first one is reached) and ends with
+    what each node is to run, once: ``python -P -m atom.launch.node``. It takes the run folder
+    and the options ``--nodes N --node I --endpoint HOST:PORT`` (the number of nodes, which one this
+    is, and where the first one is reached) and ends with
 
     ==  ===========================================================
     0   the last step is done

@@ -130,9 +130,6 @@ def test_what_a_node_refuses_it_refuses_again(
 def test_ranks_are_numbered_node_by_node() -> None:
     machine = Machine(8, nodes=1280, node=1279, endpoint="n0:29500")
     assert machine.first_rank == 10232
-    found = machine.rendezvous()
-    assert (found.backend, found.endpoint, found.max_nodes) == ("static", "n0:29500", 1280)
-    assert found.config["rank"] == 1279
 
 
 def test_a_port_in_use_is_told(port: int) -> None:
@@ -167,8 +164,8 @@ def test_two_nodes_train_as_one(
     run, other = tmp_path / "run", tmp_path / "other"
     result = atom("train", *overrides, "launcher.host=127.0.0.1", f"run.dir={run}")
     assert result.returncode == 0, result.stderr
-    *_, comment, command = result.stdout.splitlines()
-    assert comment == "# on the machine"
+    *_, comment, safe_path, command = result.stdout.splitlines()
+    assert (comment, safe_path) == ("# on the machine", "export PYTHONSAFEPATH=1")
     done = subprocess.run(
         shlex.split(command), env=environment, capture_output=True, text=True, check=False
     )

@@ -23,7 +23,6 @@ from torch.distributed.elastic.multiprocessing.api import (
     PContext,
     SubprocessContext,
 )
-from torch.distributed.elastic.rendezvous import registry
 
 from atom import heartbeat, logs
 from atom.launch.failure import Failure, cause
@@ -75,10 +74,9 @@ class Agent(LocalElasticAgent):
             local_world_size=machine.ranks,
             entrypoint=entrypoint,
             args=arguments,
-            rdzv_handler=registry.get_rendezvous_handler(machine.rendezvous()),
+            rdzv_handler=machine.rendezvous(),
             max_restarts=0,
             monitor_interval=_MONITOR_SECONDS,
-            local_addr=machine.local_address,
         )
         start_method = "spawn" if isinstance(entrypoint, str) else "fork"
         super().__init__(spec, logs_specs=DefaultLogsSpecs(), start_method=start_method)

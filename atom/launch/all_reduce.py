@@ -14,6 +14,9 @@ import time
 import torch
 import torch.distributed as dist
 
+from atom.launch.rendezvous import tcp_store
+
+_MEETING_SECONDS = 1800
 _TIMES = 5
 _BYTES = {"cpu": 2**22, "cuda": 2**28}
 """Of the message: on a GPU, enough for the full speed of its links."""
@@ -23,7 +26,9 @@ def main(endpoint: str, rank: int, ranks: int, device: str) -> None:
     """Join the other ranks and compute."""
     backend = "nccl" if device == "cuda" else "gloo"
     where = torch.device(device, rank % (ranks // 2)) if device == "cuda" else torch.device("cpu")
-    dist.init_process_group(backend, f"tcp://{endpoint}", rank=rank, world_size=ranks)
+    host, _, port = endpoint.rpartition(":")
+    store = tcp_store(host, int(port), ranks, listen=rank == 0, seconds=_MEETING_SECONDS)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
     numbers = torch.empty(_BYTES[device] // 4, device=where)
     seconds = []
     for _ in range(_TIMES + 1):

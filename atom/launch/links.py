@@ -87,7 +87,7 @@ def _meet(endpoint: str, place: int, gpus: int, least: float, deadline: float) -
     module = "atom.launch.all_reduce"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", module, endpoint, str(rank), str(2 * local), device],
+            [sys.executable, "-P", "-m", module, endpoint, str(rank), str(2 * local), device],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

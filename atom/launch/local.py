@@ -6,6 +6,7 @@ import gc
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from atom.launch.child import Child
 from atom.launch.failure import Failure
 from atom.launch.gate import Gate
 from atom.launch.machine import Machine
+from atom.launch.rendezvous import meeting_file
 from atom.launch.restarts import Restarts
 from atom.run import Launch
 
@@ -80,18 +82,20 @@ def start_once(
     from atom.launch.agent import Agent
     from atom.titan import rank
 
-    gate = Gate()
-    entrypoint: Callable[..., Any] | str = rank.main
-    arguments: tuple[Any, ...] = (str(folder), verbose, gate)
-    if device != "cpu":
-        entrypoint = sys.executable
-        arguments = ("-u", "-m", rank.__name__, str(folder), *(("-v",) if verbose else ()))
-    else:
-        # A collection would write to all that the ranks share, so that each gets its own copy.
-        gc.freeze()
-    agent = Agent(entrypoint, arguments, machine, run=folder, launch=launch, started=gate.open)
-    agent.start()
-    return agent.failure
+    with meeting_file() if machine.endpoint is None else nullcontext("") as store:
+        gate = Gate()
+        entrypoint: Callable[..., Any] | str = rank.main
+        arguments: tuple[Any, ...] = (str(folder), str(store) or None, verbose, gate)
+        if device != "cpu":
+            entrypoint = sys.executable
+            options = (*(("--store", str(store)) if store else ()), *(("-v",) if verbose else ()))
+            arguments = ("-u", "-P", "-m", rank.__name__, str(folder), *options)
+        else:
+            # A collection would write to all that the ranks share, so that each gets its own copy.
+            gc.freeze()
+        agent = Agent(entrypoint, arguments, machine, run=folder, launch=launch, started=gate.open)
+        agent.start()
+        return agent.failure
 
 
 def refuse_stopped(folder: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 import time
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from atom.errors import UserError
+from atom.launch import rendezvous
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous import RendezvousHandler
 
 _MEETING_SECONDS = 900
 """How long machines wait for each other: some read their environment from a slow disk."""
@@ -41,11 +41,6 @@ class Machine:
         """The number of its first rank: ranks are numbered machine by machine."""
         return self.node * self.ranks
 
-    @property
-    def local_address(self) -> str | None:
-        """The address that its ranks are to use; None to let torch find it."""
-        return "127.0.0.1" if self.endpoint is None else None
-
     def wait_for_port(self, seconds: float = _PORT_SECONDS) -> None:
         """Wait until the port of the endpoint is free, on the machine that listens at it.
 
@@ -64,32 +59,13 @@ class Machine:
                 )
             time.sleep(0.5)
 
-    def rendezvous(self) -> RendezvousParameters:
-        """Return how the agents of all machines meet.
-
-        Every machine knows its place, so there is nothing to agree on: each asks the store on the
-        first one twice, however many there are. With torch's ``c10d`` rendezvous they would all
-        write one record in turn.
-        """
-        from torch.distributed.elastic.rendezvous import RendezvousParameters
-
+    def rendezvous(self) -> RendezvousHandler:
+        """Return how the agents of all machines meet: each knows its place, so each asks the store
+        on the first one twice, however many there are."""
         if self.endpoint is None:
-            return RendezvousParameters(
-                backend="c10d",
-                endpoint="127.0.0.1:0",
-                run_id=uuid.uuid4().hex,
-                min_nodes=1,
-                max_nodes=1,
-                local_addr="127.0.0.1",
-            )
-        return RendezvousParameters(
-            backend="static",
-            endpoint=self.endpoint,
-            run_id="atom",
-            min_nodes=self.nodes,
-            max_nodes=self.nodes,
-            rank=self.node,
-            timeout=_MEETING_SECONDS,
+            return rendezvous.of_one_machine()
+        return rendezvous.of_machines(
+            self.endpoint, self.node, self.nodes, seconds=_MEETING_SECONDS
         )
 
 

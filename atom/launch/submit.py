@@ -16,7 +16,7 @@ from atom.plugin import LaunchContext, LaunchJob, Submission
 from atom.run import Launcher, Run
 from atom.select import configured
 
-COMMAND = (sys.executable, "-m", "atom.launch.node")
+COMMAND = (sys.executable, "-P", "-m", "atom.launch.node")
 """What each node runs, with the run folder after it."""
 
 

@@ -111,7 +111,7 @@ def failures(component: Component) -> Sequence[str] | None:
 def _of_package(package: str) -> dict[str, list[str] | None]:
     """Return the failures of a package's kernels, by address: of all, as starting takes longest."""
     result = subprocess.run(
-        [sys.executable, "-m", __name__, package],
+        [sys.executable, "-P", "-m", __name__, package],
         env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,

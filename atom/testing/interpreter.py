@@ -38,7 +38,7 @@ def disagreements(component: Component) -> list[str] | None:
     if not is_triton(component):
         return None
     result = subprocess.run(
-        [sys.executable, "-m", __name__, component.address],
+        [sys.executable, "-P", "-m", __name__, component.address],
         env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,

@@ -113,7 +113,7 @@ class Ranks:
             if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK") and not name.startswith("SLURM_")
         }
         # Not PYTHONPATH: the folder must not go before what is installed.
-        command = [sys.executable, "-m", __name__, str(packages)]
+        command = [sys.executable, "-P", "-m", __name__, str(packages)]
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -1,8 +1,8 @@
 """torch's distributed checkpoint (DCP), written whole or not at all, and read as data only.
 
-DCP keeps its index in a pickle, ``.metadata``, and small values as pickles too. Here both are read
-by unpicklers that know the classes DCP writes and no others, so a checkpoint of a stranger's runs
-nothing.
+DCP keeps its index in a pickle, ``.metadata``, and small values as pickles too. The index is read
+by :mod:`atom.titan.dcp_index`, values as torch reads weights, and no link is followed: a stranger's
+checkpoint runs nothing and reads nothing outside of its folder.
 """
 
 from __future__ import annotations
@@ -11,40 +11,26 @@ import io
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.planner import ReadItem, SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 from torch.utils.serialization import config as serialization
 
 from atom import checkpoint
-from atom.files import sha256
-
-_METADATA = "torch.distributed.checkpoint.metadata"
-_ALLOWED = {
-    *((_METADATA, name) for name in (
-        "Metadata", "MetadataIndex", "ChunkStorageMetadata", "TensorStorageMetadata",
-        "BytesStorageMetadata", "TensorProperties", "StorageMeta", "_MEM_FORMAT_ENCODING",
-    )),
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch", "Size"),
-    ("torch.serialization", "_get_layout"),
-    ("pathlib", "PosixPath"),
-    ("pathlib", "PurePosixPath"),
-    ("collections", "OrderedDict"),
-}  # fmt: skip
-
-
-class HostileCheckpointError(Exception):
-    """A checkpoint holds something else than data."""
-
+from atom.files import NotAFileError, open_regular, sha256
+from atom.titan import dcp_index
+from atom.titan.dcp_index import HostileCheckpointError
 
 # ---------------------------------------------------------------------------- writing
 
@@ -111,7 +97,8 @@ class AtomicWriter(FileSystemWriter):
         }
         if self._companion is not None and self._companion.is_file():
             shutil.copyfile(self._companion, self._partial / self._companion.name)
-        for name in (".metadata", self._companion.name if self._companion else ".metadata"):
+        index = dcp_index.FILE_NAME
+        for name in (index, self._companion.name if self._companion else index):
             path = self._partial / name
             if path.is_file():
                 files[name] = checkpoint.File(path.stat().st_size, sha256(path))
@@ -138,15 +125,18 @@ def _sync(path: Path) -> None:
 # ---------------------------------------------------------------------------- reading
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED or (
-            module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        ):
-            return super().find_class(module, name)
-        raise HostileCheckpointError(
-            f"its index names {module}.{name}, which is nothing that a checkpoint holds"
-        )
+class _RegularFiles(FileSystem):
+    """Opens a checkpoint's own files: no link, no device."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[io.IOBase]:
+        if mode != "rb":
+            raise ValueError(f"a checkpoint that is read is not written to: {mode}")
+        try:
+            with open_regular(Path(path)) as stream:
+                yield stream
+        except NotAFileError as error:
+            raise HostileCheckpointError(str(error)) from None
 
 
 class SafeReader(FileSystemReader):
@@ -158,21 +148,16 @@ class SafeReader(FileSystemReader):
 
     _metadata: Metadata | None = None
 
+    def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__(path)
+        self.fs = _RegularFiles()
+
     def read_metadata(self, *_arguments: Any, **_extra: Any) -> Metadata:
         if self._metadata is None:
-            with Path(self.path, ".metadata").open("rb") as file:
-                self._metadata = _read_metadata(file)
-            if getattr(self._metadata, "storage_meta", None) is None:
-                self._metadata.storage_meta = StorageMeta()
-            self._metadata.storage_meta.load_id = self.load_id  # type: ignore[union-attr]
+            with self.fs.create_stream(Path(self.path, dcp_index.FILE_NAME), "rb") as file:
+                self._metadata = dcp_index.read(file)
+            self._metadata.storage_meta = StorageMeta(load_id=self.load_id)
         return self._metadata
-
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        for item in plan.items:
-            name = self.storage_data[item.storage_index].relative_path
-            if Path(name).name != name:
-                raise HostileCheckpointError(f"its index names {name!r}, a file outside of it")
-        return super().prepare_local_plan(plan)
 
 
 class SafePlanner(DefaultLoadPlanner):
@@ -190,10 +175,3 @@ class SafePlanner(DefaultLoadPlanner):
         torch.save(data, clean)
         clean.seek(0)
         super().load_bytes(read_item, clean)
-
-
-def _read_metadata(file: IO[bytes]) -> Metadata:
-    metadata = _Unpickler(file).load()
-    if not isinstance(metadata, Metadata):
-        raise HostileCheckpointError("its index is none")
-    return metadata

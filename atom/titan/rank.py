@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import structlog
 from atom import logs
 from atom.folder import RUN_FILE
 from atom.host import Host
+from atom.launch import rendezvous
 from atom.launch.child import die_with_parent
 from atom.launch.failure import RANK_FAILED
 from atom.launch.gate import Gate
@@ -28,20 +30,30 @@ _SWITCH_SECONDS = 5e-4
 each time that one comes back from a kernel. Python's own is ten times as long."""
 
 
-def main(folder: str, verbose: bool = False, gate: Gate | None = None) -> None:
-    """Train as a rank that ATOM's own launcher started: it must not outlive the launcher."""
+def main(
+    folder: str, store: str | None = None, verbose: bool = False, gate: Gate | None = None
+) -> None:
+    """Train as a rank that ATOM's own launcher started: it must not outlive the launcher.
+
+    Args:
+        folder: the run folder.
+        store: the file that the ranks of one machine meet in; None where there are several.
+        verbose: show torchtitan's own log of rank 0.
+        gate: is open once all ranks have been started.
+    """
     die_with_parent(signal.SIGKILL)
     if gate is not None:
         gate.pass_through()
     # Here a SIGTERM is the launcher's, which has lost another rank: nothing can be saved then. The
     # launcher's own handler, which came along with the fork, would wait for the interpreter.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    train(Path(folder), verbose=verbose, stop_on=(signal.SIGUSR1,))
+    train(Path(folder), store=store, verbose=verbose, stop_on=(signal.SIGUSR1,))
 
 
 def train(
     path: Path,
     *,
+    store: str | None = None,
     verbose: bool = False,
     stop_on: tuple[signal.Signals, ...] = (signal.SIGUSR1, signal.SIGTERM),
 ) -> bool:
@@ -49,6 +61,7 @@ def train(
 
     Args:
         path: the run folder.
+        store: the file that the ranks meet in; None to meet where the environment says.
         verbose: show torchtitan's own log of rank 0.
         stop_on: signals that ask for a checkpoint and an early end.
 
@@ -60,14 +73,14 @@ def train(
     logs.setup_rank(path / "logs", rank, verbose=verbose)
     hang.tell_on(signal.SIGUSR2, rank)
     try:
-        return call_with_room(partial(_train, path, stop_on))
+        return call_with_room(partial(_train, path, store, stop_on))
     except BaseException as error:
         words = traceback.format_exception_only(error)[-1].strip()
         structlog.get_logger("atom").exception(RANK_FAILED, error=words)
         raise
 
 
-def _train(path: Path, stop_on: tuple[signal.Signals, ...]) -> bool:
+def _train(path: Path, store: str | None, stop_on: tuple[signal.Signals, ...]) -> bool:
     sys.setswitchinterval(_SWITCH_SECONDS)
     run = read(path / RUN_FILE)
     assert run.resolved is not None
@@ -79,6 +92,8 @@ def _train(path: Path, stop_on: tuple[signal.Signals, ...]) -> bool:
     from atom.titan.trainer import StopRequest
     from atom.titan.trainer_config import trainer_config
 
+    if store is not None:
+        rendezvous.use_file(Path(store))
     StopRequest.listen(*stop_on)
     if run.profile.window is not None:
         profiling.note_groups()
@@ -102,5 +117,13 @@ def _train(path: Path, stop_on: tuple[signal.Signals, ...]) -> bool:
     return trainer.stopped
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m atom.titan.rank", description=__doc__)
+    parser.add_argument("folder", help="the run folder")
+    parser.add_argument("--store", help="the file that the ranks of one machine meet in")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="show torchtitan's log")
+    return parser
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], verbose="-v" in sys.argv[2:])
+    main(**vars(_parser().parse_args()))

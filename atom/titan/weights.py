@@ -5,7 +5,6 @@ They lie in a checkpoint, or in a folder of Hugging Face's format that ``atom ex
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -159,7 +158,7 @@ class Checkpoint:
         self._reader = SafeReader(place)
         try:
             entries = self._reader.read_metadata().state_dict_metadata
-        except (OSError, HostileCheckpointError, pickle.UnpicklingError, EOFError) as error:
+        except (OSError, HostileCheckpointError) as error:
             raise self._unreadable(error) from None
         self.tensors: dict[str, TensorStorageMetadata] = {
             name: entry

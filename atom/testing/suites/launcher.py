@@ -21,7 +21,7 @@ from atom.testing.suites.component import ComponentSuite
 FEATURES = ("gpus", "cpus", "sweeps", "nodes", "time", "image", "mounts", "environment", "before")
 """What a launcher's system may lack."""
 
-COMMAND = ("/usr/bin/python3", "-m", "atom.launch.node")
+COMMAND = ("/usr/bin/python3", "-P", "-m", "atom.launch.node")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

@@ -201,7 +201,7 @@ def _script(config: Kubernetes, context: LaunchContext, job: LaunchJob) -> str:
         *context.resources.before,
         "# Pods that failed are started again where ATOM says so.",
         "if ((JOB_COMPLETION_INDEX == 0 && RESTARTS > 0)); then",
-        f"  {python} -m atom.launch.verdict {run}",
+        f"  {python} -P -m atom.launch.verdict {run}",
         "  case $? in 0 | 75 | 76) ;; *) exit 2 ;; esac",
         "fi",
         "((attempt = RESTARTS + 1))",

@@ -147,7 +147,7 @@ if [[ $SKYPILOT_NODE_RANK == 0 ]]; then
     echo "atom: not started again: $before starts did not help" >&2
     exit 2
   elif ((before > 0)); then
-    {python} -m atom.launch.verdict "$run"
+    {python} -P -m atom.launch.verdict "$run"
     case $? in 0 | 75 | 76) ;; *) exit 2 ;; esac
   else
     # What was trained elsewhere stays; the settings are those of this job.

@@ -25,9 +25,9 @@ excluded=$folder/excluded_nodes.txt
 look_at_nodes() {
   good=$(scontrol show hostnames "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%N)" | xargs)
   @check@ || return 0
-  look @python@ -m atom.launch.health --gpus @gpus@ --disk @disk@ "$folder" /tmp
+  look @python@ -P -m atom.launch.health --gpus @gpus@ --disk @disk@ "$folder" /tmp
   @links@ && (($(wc -w <<< "$good") > 1)) || return 0
-  look @python@ -m atom.launch.links --gpus @gpus@ --least @least@ $(addresses "$good")
+  look @python@ -P -m atom.launch.links --gpus @gpus@ --least @least@ $(addresses "$good")
 }
 look() {
   local all=$good found
@@ -92,7 +92,7 @@ for ((attempt = 1; ; attempt++)); do
     code=$?
   done
   step=
-  on_nodes "${names%% *}" @python@ -m atom.launch.verdict "$folder" "$code"
+  on_nodes "${names%% *}" @python@ -P -m atom.launch.verdict "$folder" "$code"
   "${task[@]}"
   case $? in
     0) exit 0 ;;

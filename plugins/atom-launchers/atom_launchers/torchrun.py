@@ -19,7 +19,7 @@ def _commands(config: Torchrun, context: LaunchContext, job: LaunchJob) -> str:
     nodes = resources.nodes
     torchrun = [
         context.python,
-        *("-m", "torch.distributed.run"),
+        *("-P", "-m", "torch.distributed.run"),
         f"--nnodes={nodes}",
         f"--nproc-per-node={job.ranks // nodes}",
         f"--max-restarts={context.max_restarts}",
@@ -29,5 +29,7 @@ def _commands(config: Torchrun, context: LaunchContext, job: LaunchJob) -> str:
         *("-m", "atom.titan.rank", str(job.folder)),
     ]
     lines = [f"# on each of {nodes} machines" if nodes > 1 else "# on the machine"]
+    # torchrun starts ranks without -P, so that they would import what lies in the current folder.
+    lines.append("export PYTHONSAFEPATH=1")
     lines += [f"export {key}={shlex.quote(text)}" for key, text in resources.environment.items()]
     return "\n".join([*lines, *resources.before, shlex.join(torchrun)])

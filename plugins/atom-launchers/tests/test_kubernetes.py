@@ -19,7 +19,7 @@ from atom.run import Launcher
 from atom_launchers.config import Kubernetes
 from atom_launchers.kubernetes import MANIFEST, _literal, plan, reason
 
-NODE = ("/opt/python", "-m", "atom.launch.node")
+NODE = ("/opt/python", "-P", "-m", "atom.launch.node")
 GPUS = {"nodes": 2, "gpus_per_node": 8, "gpu": "h100", "time": "1-00:00:00", "queue": "research"}
 ALL = Kubernetes(
     namespace="lab",
@@ -274,8 +274,8 @@ def test_the_command_of_a_pod(tmp_path: Path) -> None:
     end = f"--endpoint {name}-node-0-0.{name}:29500"
     first, node = shown("1", "0")
     assert re.fullmatch(r"\d+\(NAME\)", first), "$$ is the shell's"
-    assert node == f"-m atom.launch.node {odd} --nodes 2 --node 1 {end} --attempt 1"
+    assert node == f"-P -m atom.launch.node {odd} --nodes 2 --node 1 {end} --attempt 1"
     _, judged, node = shown("0", "3")
-    assert judged == f"-m atom.launch.verdict {odd}"
-    assert node == f"-m atom.launch.node {odd} --nodes 2 --node 0 {end} --attempt 4"
+    assert judged == f"-P -m atom.launch.verdict {odd}"
+    assert node == f"-P -m atom.launch.node {odd} --nodes 2 --node 0 {end} --attempt 4"
     assert not (tmp_path / "pwned").exists()

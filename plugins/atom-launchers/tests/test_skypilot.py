@@ -19,7 +19,7 @@ from atom.run import Launcher
 from atom_launchers.config import SkyPilot
 from atom_launchers.skypilot import plan, reason
 
-NODE = ("/opt/python", "-m", "atom.launch.node")
+NODE = ("/opt/python", "-P", "-m", "atom.launch.node")
 GPUS = {"nodes": 2, "gpus_per_node": 8, "gpu": "h100"}
 ALL = SkyPilot(
     infra="aws/us-east-1",
@@ -222,7 +222,7 @@ class Machine:
         self.run = place / "runs" / 'it\'s "one"; touch pwned'
         python = place / "python"
         python.write_text(
-            '#!/bin/bash\necho "$2" "${@:4}"\n[[ $2 == *verdict ]] && exit $VERDICT\nexit $NODE\n'
+            '#!/bin/bash\nshift\necho "$2" "${@:4}"\n[[ $2 == *verdict ]] && exit $VERDICT\nexit $NODE\n'
         )
         python.chmod(0o755)
         _, [task] = planned(self.run, config=SkyPilot(python=str(python), **options), nodes=2)

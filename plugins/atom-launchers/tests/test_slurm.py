@@ -14,7 +14,7 @@ from atom.run import Launcher
 from atom_launchers.config import Slurm
 from atom_launchers.slurm import SCRIPT, plan, reason
 
-NODE = ("/opt/python", "-m", "atom.launch.node")
+NODE = ("/opt/python", "-P", "-m", "atom.launch.node")
 
 
 def script(*folders: str, config: Slurm | None = None, **resources: Any) -> str:
