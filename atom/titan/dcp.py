@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
@@ -134,7 +134,7 @@ class _RegularFiles(FileSystem):
             raise ValueError(f"a checkpoint that is read is not written to: {mode}")
         try:
             with open_regular(Path(path)) as stream:
-                yield stream
+                yield cast(io.IOBase, stream)
         except NotAFileError as error:
             raise HostileCheckpointError(str(error)) from None
 
@@ -155,7 +155,7 @@ class SafeReader(FileSystemReader):
     def read_metadata(self, *_arguments: Any, **_extra: Any) -> Metadata:
         if self._metadata is None:
             with self.fs.create_stream(Path(self.path, dcp_index.FILE_NAME), "rb") as file:
-                self._metadata = dcp_index.read(file)
+                self._metadata = dcp_index.read(cast(IO[bytes], file))
             self._metadata.storage_meta = StorageMeta(load_id=self.load_id)
         return self._metadata
 

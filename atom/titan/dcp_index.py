@@ -56,6 +56,9 @@ class _Record(metaclass=_Inert):
 
     __slots__ = ("arguments", "state")
 
+    arguments: tuple[Any, ...]
+    state: Any
+
     def __new__(cls, *arguments: Any, **named: Any) -> _Record:
         if named:
             _refuse("an object with named arguments")

@@ -222,7 +222,7 @@ class Machine:
         self.run = place / "runs" / 'it\'s "one"; touch pwned'
         python = place / "python"
         python.write_text(
-            '#!/bin/bash\nshift\necho "$2" "${@:4}"\n[[ $2 == *verdict ]] && exit $VERDICT\nexit $NODE\n'
+            '#!/bin/bash\necho "$3" "${@:5}"\n[[ $3 == *verdict ]] && exit $VERDICT\nexit $NODE\n'
         )
         python.chmod(0o755)
         _, [task] = planned(self.run, config=SkyPilot(python=str(python), **options), nodes=2)
