@@ -30,13 +30,16 @@ CHECKPOINT_DAMAGED = "checkpoint_damaged"
 """A checkpoint does not verify and was set aside. ``step``, ``reason``, ``place``."""
 RESUMED = "resumed"
 """Training goes on from a checkpoint. ``step``."""
+STOP_ASKED = "stop_asked"
+"""A signal asked the launcher to have the ranks stop. ``signal``, its name."""
 STOPPED = "stopped"
-"""Ranks ended before the last step, as a signal asked them to. ``step``, ``reason``."""
+"""Ranks ended before the last step, as a signal asked them to. ``step``, ``tokens_seen``,
+``reason`` (the signal's name)."""
 FAILED = "failed"
 """A rank failed and the others were ended. ``reason``, ``rank`` (null where it is not one, or not
-known), ``step`` (the last one that was logged), ``restart`` (whether they are started again);
-``host`` is where the rank was. On several machines also ``raised``, ``final`` and ``saved`` (the
-checkpoint's step), which the next such decision is made by."""
+known), ``step`` (the last one that these ranks did, null if they began none), ``restart`` (whether
+they are started again); ``host`` is where the rank was. On several machines also ``raised``,
+``final`` and ``saved`` (the checkpoint's step), which the next such decision is made by."""
 INTERRUPTED = "interrupted"
 """Training goes on where a process ended that was not asked to. ``step`` (the last it did),
 ``from_step`` (of the checkpoint, 0 for none), ``reached`` (the last step that any process did),
@@ -50,7 +53,8 @@ NODE_FAILED = "node_failed"
 NUMERICAL_FAULT = "numerical_fault"
 """The loss or the gradient norm of a step is not to be trusted. ``step``, ``fault`` (non_finite or
 spike), ``reason``, ``loss``, ``grad_norm`` (null if not finite), ``decision`` (skip, rollback or
-stop), ``to_step`` (of a rollback), ``documents`` (of that step, on the lanes of rank 0)."""
+stop), ``to_step`` and ``done`` (of a rollback: the checkpoint's, and the last that was done),
+``documents`` (of that step, on the lanes of rank 0)."""
 BAD_DOCUMENT = "bad_document"
 """A document could not be read and was left out, as the dataset puts up with some. ``rank``,
 ``step`` that it was met in, ``document``, ``reason``. Of each process of a rank there are a hundred
@@ -60,7 +64,7 @@ REPLICAS_DIFFER = "replicas_differ"
 REPLAY_DIFFERS = "replay_differs"
 """Computing a step's gradients again gave other bits; the run ends. ``step``, ``reason``."""
 FINISHED = "finished"
-"""The last step is done. ``step``."""
+"""The last step is done. ``step``, ``tokens_seen``."""
 
 
 def record(run: Path, event: str, **fields: Any) -> None:
@@ -85,6 +89,17 @@ def read(run: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines]
+
+
+def asked_by(happened: list[dict[str, Any]]) -> str | None:
+    """Return the name of the signal that a launcher has had last, for an end that is yet to come;
+    None if it has had none."""
+    for event in reversed(happened):
+        if event["event"] == STOP_ASKED:
+            return str(event["signal"])
+        if event["event"] in (STOPPED, FINISHED):
+            return None
+    return None
 
 
 def stopped(run: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The file that tells that a run is alive: the last step that was done, and when.
+"""The file that tells that a run is alive: the last step that was done, its tokens, and when.
 
 Rank 0 writes it between two steps, over what stood there and of one length, so that a full disk
 does not make a run look as if it hung.
@@ -17,20 +17,23 @@ _WIDTH = 20
 
 
 class Beat(NamedTuple):
-    """The last sign of life: a step, when it was done in seconds since the epoch, and how many such
-    signs its process had given, of which the first comes before any step of its own."""
+    """The last sign of life: a step, when it was done in seconds since the epoch, how many such
+    signs its process had given, of which the first comes before any step of its own, and the tokens
+    that all ranks had trained on (None in a file of an earlier version)."""
 
     step: int
     time: float
     number: int
+    tokens_seen: int | None = None
 
 
-def beat(run: Path, step: int, number: int) -> None:
+def beat(run: Path, step: int, number: int, tokens_seen: int) -> None:
     """Write that ``step`` is done, now, as the ``number``-th sign of this process."""
+    words = "".join(f"{value:<{_WIDTH}}" for value in (step, number, tokens_seen))
     with suppress(OSError):
         file = os.open(run / FILE_NAME, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
-            os.pwrite(file, f"{step:<{_WIDTH}}{number:<{_WIDTH}}\n".encode(), 0)
+            os.pwrite(file, f"{words}\n".encode(), 0)
         finally:
             os.close(file)
 
@@ -39,7 +42,7 @@ def last(run: Path) -> Beat | None:
     """Return the last sign of life; None if no process has come so far as to begin a step."""
     try:
         path = run / FILE_NAME
-        step, number = path.read_text().split()
-        return Beat(int(step), path.stat().st_mtime, int(number))
+        step, number, *tokens = map(int, path.read_text().split())
+        return Beat(step, path.stat().st_mtime, number, *tokens[:1])
     except (OSError, ValueError):
         return None

@@ -123,6 +123,12 @@ class MetricsWriter:
                 raise
         self._last_step = metrics.step
 
+    def go_back(self, step: int) -> None:
+        """Move the rows of later steps than ``step`` to ``metrics.rolled_back.jsonl``: they are to
+        be done again."""
+        self.close()
+        _roll_back(self._path, step + 1)
+
     def close(self) -> None:
         """Close the file. A later :meth:`append` opens it again.
 

@@ -386,6 +386,7 @@ def parse(sections: Section) -> Run:
     run = validated(_RUN, sections, key="", fields=Run.model_fields)
     run_checks.dry_run(run)
     run_checks.launcher(run.launcher)
+    run_checks.best(run)
     if run.batch.tokens is None:
         return run
     return run.model_copy(

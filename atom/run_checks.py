@@ -90,6 +90,21 @@ def launcher(section: Launcher) -> None:
             )
 
 
+def best(run: Run) -> None:
+    """Refuse to keep checkpoints by a loss that none of their steps has logged."""
+    kept, interval = run.checkpoint.get("keep_best"), run.checkpoint.get("interval", 500)
+    logged = run.metrics.get("log_freq", 10)
+    if not kept or not isinstance(interval, int) or not isinstance(logged, int):
+        return
+    if logged > interval:
+        raise UserError(
+            f"leaves checkpoints (checkpoint.interval={interval}) without a loss that "
+            f"checkpoint.keep_best={kept} could compare; valid: {interval} or fewer",
+            key="metrics.log_freq",
+            value=logged,
+        )
+
+
 def places(name: str, section: object) -> None:
     """Refuse a place that is not in the run folder: nobody looks for results elsewhere."""
     for key, value in section.items() if isinstance(section, dict) else ():

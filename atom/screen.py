@@ -102,6 +102,7 @@ class Screen:
         self._pace = _Pace()
         self._first_step: int | None = None
         self._latest: StepMetrics | None = None
+        self._reached: int | None = None
         self._kept: StepMetrics | None = None
         self._columns: list[_Column] = []
 
@@ -151,8 +152,8 @@ class Screen:
 
     @property
     def has_steps(self) -> bool:
-        """Whether a step has been shown."""
-        return self._latest is not None
+        """Whether a step was done."""
+        return self._latest is not None or self._reached is not None
 
     def step(self, metrics: StepMetrics) -> None:
         """Show a step."""
@@ -166,6 +167,12 @@ class Screen:
         if previous is None or self._stays(metrics, previous.step):
             self._keep(metrics)
 
+    def reached(self, step: int) -> None:
+        """Take note that a step is done, which need not be one that is logged."""
+        first, self._reached = self._reached is None, step
+        if self._draws_bar and first and self._latest is None:
+            self._animate(self._progress)
+
     def note(self, text: str) -> None:
         """Show a line of text above whatever moves."""
         self._print(Text(clean(text, keep="\n")))
@@ -178,7 +185,13 @@ class Screen:
         if self._draws_bar and self._latest is not None and self._latest is not self._kept:
             self._keep(self._latest)
 
-    def summary(self, metrics: Sequence[StepMetrics], run_dir: str, seconds: float) -> None:
+    def summary(
+        self,
+        metrics: Sequence[StepMetrics],
+        run_dir: str,
+        seconds: float,
+        began: int | None = None,
+    ) -> None:
         """Show what came out.
 
         Args:
@@ -186,13 +199,14 @@ class Screen:
                 what this process has done.
             run_dir: the run's folder.
             seconds: that this process worked on it.
+            began: the first step that was done meanwhile, if it is not the first that was logged.
         """
         self.close()
         self._print(Text())
         place = Path(run_dir)
         first_step = math.inf if self._first_step is None else self._first_step
         taken = [row for row in metrics if row.step >= first_step]
-        self._row("steps", _steps_taken(taken, seconds))
+        self._row("steps", _steps_taken(taken, seconds, began))
         if metrics:
             first, last = metrics[0], metrics[-1]
             style = "bold" if math.isfinite(last.loss) else "bold red"
@@ -256,12 +270,15 @@ class Screen:
         return "  ".join(words)
 
     def _progress(self) -> RenderableType:
-        assert self._latest is not None
-        latest = self._latest
+        latest, step = self._latest, self._reached or 0
+        if latest is None:
+            total = "" if self._steps is None else f"/{self._steps}"
+            return Text(f"step {step}{total}", no_wrap=True, overflow="crop")
+        step = max(step, latest.step)
         loss = f"loss {decimal(latest.loss, 4)}"
         if self._steps is None:
-            return Text(f"step {latest.step}  {loss}", no_wrap=True, overflow="crop")
-        counter = f"{latest.step:>{len(str(self._steps))}}/{self._steps}"
+            return Text(f"step {step}  {loss}", no_wrap=True, overflow="crop")
+        counter = f"{step:>{len(str(self._steps))}}/{self._steps}"
         left = f"left {clock(self._pace.left(self._steps, now=time.monotonic()))}"
         speed = f"{human(latest.tokens_per_second)} tok/s"
         for parts in ((loss, speed, left), (loss, left), (loss,)):
@@ -276,7 +293,7 @@ class Screen:
             Text(counter, "bold"),
             ProgressBar(
                 self._steps,
-                latest.step,
+                step,
                 width=max(bar, 1),
                 complete_style="cyan",
                 finished_style="green",
@@ -385,9 +402,9 @@ def _columns(metrics: StepMetrics, steps: int | None, width: int) -> list[_Colum
     return columns
 
 
-def _steps_taken(taken: Sequence[StepMetrics], seconds: float) -> str:
+def _steps_taken(taken: Sequence[StepMetrics], seconds: float, began: int | None) -> str:
     if not taken:
         return f"none taken in {clock(seconds)}"
-    first, last = taken[0].step, taken[-1].step
+    first, last = began or taken[0].step, taken[-1].step
     span = f"{last:,}" if first == 1 else f"{first:,} to {last:,}"
     return f"{span} in {clock(seconds)}"

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from atom import checkpoint, claim, events, heartbeat, metrics
+from atom import checkpoint, claim, events, heartbeat, metrics, progress
 from atom.errors import UserError
 from atom.folder import RUN_FILE
 from atom.run import read
@@ -27,8 +27,11 @@ class Status:
         state: ``running`` while a job holds the folder; ``interrupted`` if the last one ended
             without a word (killed, or its machine was lost).
         reason: why it failed or stopped.
-        step: the last one done.
+        step: the last one done, logged or not; of an interrupted run at least that.
+        tokens_seen: until then, over all ranks.
         steps: where the run ends.
+        loss: of the last step that was logged, which is ``loss_step``.
+        step_seconds, tokens_per_second: at the pace of the last steps that were logged.
         restarts: times that ranks were started again after a failure.
         steps_lost: that were done and had to be done again, or were rolled back.
         lost: time from each interruption until the run was again where it had been.
@@ -44,7 +47,9 @@ class Status:
     reason: str | None
     step: int
     steps: int | None
+    tokens_seen: int | None
     loss: float | None
+    loss_step: int | None
     step_seconds: float | None
     tokens_per_second: float | None
     restarts: int
@@ -75,8 +80,8 @@ def status(run: Path) -> Status:
     state, reason = _state(happened, at_work is not None)
     recent = rows[-_RECENT:]
     pace = statistics.median(row.step_seconds for row in recent) if recent else None
-    step = rows[-1].step if rows else 0
-    productive = _productive(rows)
+    step, tokens_seen = progress.of(run, rows)
+    productive = _productive(rows, step, pace)
     wall = _wall(run, happened, at_work is not None)
     saved = checkpoint.resumable(run / checkpoint.FOLDER)
     return Status(
@@ -84,13 +89,15 @@ def status(run: Path) -> Status:
         reason=reason,
         step=step,
         steps=steps,
+        tokens_seen=tokens_seen,
         loss=rows[-1].loss if rows else None,
+        loss_step=rows[-1].step if rows else None,
         step_seconds=pace,
         tokens_per_second=statistics.median(r.tokens_per_second for r in recent)
         if recent
         else None,
         restarts=sum(event["event"] == events.FAILED and event["restart"] for event in happened),
-        steps_lost=_steps_lost(happened),
+        steps_lost=progress.discarded(happened),
         lost=sum(event["seconds"] for event in happened if event["event"] == events.RECOVERED),
         productive=productive,
         wall=wall,
@@ -132,19 +139,11 @@ def _started(happened: list[dict]) -> str | None:
     return next((e["time"] for e in happened if e["event"] == events.STARTED), None)
 
 
-def _productive(rows: list[metrics.StepMetrics]) -> float:
-    """Return the seconds of all steps; a row speaks for those since the row before."""
+def _productive(rows: list[metrics.StepMetrics], step: int, pace: float | None) -> float:
+    """Return the seconds of all steps until ``step``; a row speaks for those since the row before,
+    and ``pace`` for those since the last row."""
     before = [0, *(row.step for row in rows)]
-    return sum(
+    logged = sum(
         row.step_seconds * (row.step - last) for last, row in zip(before, rows, strict=False)
     )
-
-
-def _steps_lost(happened: list[dict]) -> int:
-    lost = 0
-    for event in happened:
-        if event["event"] == events.INTERRUPTED:
-            lost += max(event["step"] - event["from_step"], 0)
-        elif event["event"] == events.NUMERICAL_FAULT and event["decision"] == "rollback":
-            lost += event["step"] - 1 - event["to_step"]
-    return lost
+    return logged + (pace or 0.0) * max(step - before[-1], 0)

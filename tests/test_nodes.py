@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import shlex
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atom import events, metrics
+from atom import events, heartbeat
 from atom.errors import EX_STOPPED, UserError
 from atom.launch import health, links
 from atom.launch.machine import Machine
@@ -38,8 +39,14 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def failed(run: Path, *nodes: tuple[int, str, bool]) -> None:
+def failed(run: Path, *nodes: tuple[int, str, bool], after: int | None = None) -> None:
+    """Write down a start whose ranks did the step ``after``, and which nodes failed."""
     events.record(run, events.STARTED, ranks=4, attempt=1)
+    if after is not None:
+        (run / "logs").mkdir(exist_ok=True)
+        heartbeat.beat(run, after, 2, 64 * after)
+        later = time.time() + 1
+        os.utime(run / heartbeat.FILE_NAME, (later, later))
     for number, reason, raised in nodes:
         events.record(
             run,
@@ -52,22 +59,14 @@ def failed(run: Path, *nodes: tuple[int, str, bool]) -> None:
         )
 
 
-def step(run: Path, number: int) -> None:
-    row = {"step": number, "loss": 1.0, "grad_norm": 1.0, "lr": 1.0, "tokens_seen": 1}
-    row |= {"tokens_per_second": 1.0, "step_seconds": 1.0, "memory_gib": 1.0}
-    with (run / metrics.FILE_NAME).open("a") as stream:
-        stream.write(json.dumps(row) + "\n")
-
-
 def test_the_cause_is_the_node_that_raised(run: Path) -> None:
     """Whatever the exit code of the whole: others were killed, or lost it."""
     lost, own = "rank 0 failed: Connection closed by peer", "rank 3 failed: ValueError: torn"
-    step(run, 1)
-    failed(run, (0, lost, False), (1, own, True))
+    failed(run, (0, lost, False), (1, own, True), after=1)
     assert verdict(run, 137) == (EX_AGAIN, f"{own} (node 1); starting the ranks again")
     last = events.read(run)[-1]
     assert (last["event"], last["restart"], last["step"]) == (events.FAILED, True, 1)
-    failed(run, (1, own, True))
+    failed(run, (1, own, True), after=1)
     assert verdict(run, 1) == (1, f"{own} (node 1); not started again: it failed there before")
 
 
@@ -104,11 +103,10 @@ def test_nodes_that_were_lost_count_as_no_failure(run: Path) -> None:
     for _ in range(5):
         failed(run)
         assert verdict(run) == (EX_AGAIN, "")
-    step(run, 1)
-    failed(run, (1, "rank 3 failed: ValueError: torn", True))
+    failed(run, (1, "rank 3 failed: ValueError: torn", True), after=1)
     assert verdict(run)[0] == EX_AGAIN
     assert verdict(run) == (EX_AGAIN, ""), "judged twice, if the next start was lost as well"
-    failed(run, (1, "rank 3 failed: ValueError: torn", True))
+    failed(run, (1, "rank 3 failed: ValueError: torn", True), after=1)
     code, words = verdict(run)
     assert code == 1
     assert words.endswith("not started again: it failed there before")

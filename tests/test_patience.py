@@ -55,7 +55,7 @@ def test_the_file_says_what_was_written(tmp_path: Path) -> None:
     assert heartbeat.last(tmp_path) is None
     for step, number in (10**12, 1), (3, 12):
         before = time.time()
-        heartbeat.beat(tmp_path, step, number)
+        heartbeat.beat(tmp_path, step, number, 64 * step)
         found = heartbeat.last(tmp_path)
         assert found is not None
         assert (found.step, found.number) == (step, number)

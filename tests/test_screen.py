@@ -284,6 +284,29 @@ def test_a_terminal_keeps_about_ten_rows_and_no_bar(whole_run: str) -> None:
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
 
 
+def test_the_bar_moves_between_rows_too() -> None:
+    """Of a run that logs few of its steps."""
+    code, written = on_terminal(
+        """
+        screen.header(HEADER)
+        screen.starting("starting 16 ranks")
+        assert not screen.has_steps
+        screen.reached(3)
+        assert screen.has_steps
+        time.sleep(0.3)
+        screen.step(row(10))
+        screen.reached(17)
+        time.sleep(0.3)
+        screen.close()
+        """
+    )
+    assert code == 0, written
+    assert "step 3/50" in written
+    assert "17/50" in written
+    kept = [int(line[:4]) for line in displayed(written) if re.match(r" *\d+ ", line)]
+    assert kept == [10]
+
+
 def test_the_bar_does_not_lag_behind_the_row_above_it(whole_run: str) -> None:
     rows = list(re.finditer(r"(?:K|\n) *(\d+) [^\n]*GiB", whole_run))
     assert len(rows) == 11

@@ -36,9 +36,14 @@ def lines(found: status.Status) -> list[tuple[str, str]]:
     by = f", process {found.pid} on {found.host}" if found.pid else ""
     reason = f": {found.reason}" if found.reason else ""
     total = f" of {found.steps:,}" if found.steps else ""
-    shown = [("state", f"{found.state}{by}{reason}"), ("step", f"{found.step:,}{total}")]
+    # A process that was killed may have ended one more, and not said so.
+    least = "at least " if found.state == "interrupted" else ""
+    shown = [("state", f"{found.state}{by}{reason}"), ("step", f"{least}{found.step:,}{total}")]
     if found.loss is not None:
-        shown.append(("loss", f"{found.loss:.4f}"))
+        at = "" if found.loss_step == found.step else f" (step {found.loss_step:,})"
+        shown.append(("loss", f"{found.loss:.4f}{at}"))
+    if found.tokens_seen is not None:
+        shown.append(("tokens", f"{least}{found.tokens_seen:,} seen"))
     if found.step_seconds is not None and found.tokens_per_second is not None:
         pace = f"{found.step_seconds:.2f} s/step, {found.tokens_per_second:,.0f} tokens/s"
         shown.append(("pace", pace))

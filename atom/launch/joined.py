@@ -10,13 +10,14 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atom import events, metrics
+from atom import events, progress
 from atom.errors import EX_STOPPED, RunStoppedError, UserError
 from atom.launch.local import refuse_stopped
 from atom.launch.start import follow
@@ -100,6 +101,7 @@ def _recorded(ready: Preflight) -> Iterator[None]:
     """Record the start of the ranks and their end, as far as rank 0 lives to see it."""
     # torchrun counts its restarts, and says how many there may be.
     done, limit = (int(os.environ.get(f"TORCHELASTIC_{name}", 0)) for name in _RESTARTS)
+    begin = time.time()
     events.record(ready.place, events.STARTED, ranks=ready.resolved.world_size, attempt=done + 1)
     try:
         yield
@@ -111,11 +113,11 @@ def _recorded(ready: Preflight) -> Iterator[None]:
             events.FAILED,
             reason=f"rank 0 failed: {type(error).__name__}: {error}",
             rank=0,
-            step=metrics.last_step(ready.place / metrics.FILE_NAME),
+            step=progress.since(ready.place, begin),
             restart=done < limit,
         )
         raise
-    events.record(ready.place, events.FINISHED)
+    progress.finish(ready.place)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from atom import checkpoint, events, logs, metrics
+from atom import checkpoint, events, logs, progress
 from atom.errors import RunError, RunStoppedError
 from atom.launch.child import Child
 from atom.launch.failure import Failure
@@ -40,6 +41,7 @@ def start(
     attempt = 0
     while True:
         attempt += 1
+        begin = time.time()
         events.record(folder, events.STARTED, ranks=ranks, attempt=attempt)
         child = Child(partial(start_once, folder, Machine(ranks), device, launch, verbose=verbose))
         signal.signal(signal.SIGUSR1, partial(_pass_on, child))
@@ -47,9 +49,9 @@ def start(
         logs.remove_if_empty(folder / "logs")
         if failure is None:
             refuse_stopped(folder)
-            events.record(folder, events.FINISHED)
+            progress.finish(folder)
             return
-        step = metrics.last_step(folder / metrics.FILE_NAME)
+        step = progress.since(folder, begin)
         saved = checkpoint.resumable(folder / checkpoint.FOLDER)
         refused = restarts.refuse(failure, step=step, saved=saved[0] if saved else 0)
         again = refused is None

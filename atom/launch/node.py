@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from atom import claim, events, logs, metrics
+from atom import claim, events, logs, metrics, progress
 from atom.errors import EX_STOPPED, UserError
 from atom.folder import RUN_FILE
 from atom.launch.child import Child
@@ -115,18 +115,21 @@ def _start(
     device.use(kind)
     from atom.titan.trainer_config import training_section
 
-    screen, steps = Screen(), training_section(run, kind).steps
+    screen, begin, steps = Screen(), time.time(), training_section(run, kind).steps
     first = machine.node == 0
     (folder / "logs").mkdir(exist_ok=True)
     if first:
         screen.starting(f"starting {run.resolved.world_size:,} ranks", steps=steps)
         events.record(folder, events.STARTED, ranks=run.resolved.world_size, attempt=attempt)
     child = Child(partial(_logged, folder, machine, kind, run.launch))
-    with Stopper(screen, ask=partial(child.signal, signal.SIGUSR1)) as stopper:
+    with Stopper(folder, screen, ask=partial(child.signal, signal.SIGUSR1)) as stopper:
         early.repeat()
 
         def ended() -> bool:
             stopper.repeat()
+            step = progress.since(folder, begin, of_their_own=True) if first else None
+            if step is not None:
+                screen.reached(step)
             return not child.working()
 
         if first:
@@ -147,7 +150,7 @@ def _ended(folder: Path) -> int:
     if words := events.stopped(folder):
         print(f"atom: {words}", file=sys.stderr, flush=True)
         return EX_STOPPED
-    events.record(folder, events.FINISHED)
+    progress.finish(folder)
     return 0
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atom import folder, logs, metrics
+from atom import events, folder, logs, metrics, progress
 from atom.host import Host
 from atom.launch import local
 from atom.launch.child import Child, call
@@ -48,7 +48,7 @@ def train(
     ready = prepare_folder(run, host, place, choices)
     ranks = Child(partial(_start, place, ready, verbose=verbose))
     screen = Screen(verbose=verbose)
-    with Stopper(screen, ask=lambda: ranks.signal(signal.SIGUSR1)) as stopper:
+    with Stopper(place, screen, ask=lambda: ranks.signal(signal.SIGUSR1)) as stopper:
 
         def ended() -> bool:
             stopper.repeat()
@@ -73,7 +73,8 @@ def follow(
         result: raises what the ranks failed of; then there is no summary.
     """
     place = ready.place
-    begin = time.monotonic()
+    begin, started = time.monotonic(), time.time()
+    before = len(events.read(place))
     ranks = ready.resolved.world_size
     news = News(place, screen)
     try:
@@ -82,6 +83,8 @@ def follow(
         def stop() -> bool:
             over = ended()
             news.tell()
+            if (step := progress.since(place, started, of_their_own=True)) is not None:
+                screen.reached(step)
             return over
 
         for row in metrics.follow(place / metrics.FILE_NAME, stop=stop, from_now=True):
@@ -90,7 +93,13 @@ def follow(
     finally:
         screen.close()
         news.close()
-    screen.summary(metrics.read(place / metrics.FILE_NAME), str(place), time.monotonic() - begin)
+    under_way = (e for e in events.read(place)[before:] if e["event"] == events.UNDER_WAY)
+    screen.summary(
+        metrics.read(place / metrics.FILE_NAME),
+        str(place),
+        time.monotonic() - begin,
+        began=next((event["step"] for event in under_way), None),
+    )
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 
+from atom import events
 from atom.screen import Screen
 
 _REPEAT_SECONDS = 1.0
@@ -17,11 +19,13 @@ class Stopper:
     stop; a second Ctrl-C raises :class:`KeyboardInterrupt`.
 
     Args:
+        run: the run folder, whose events are to name the signal: ranks are sent another.
         screen: to say so on; before it has shown a step, Ctrl-C stops at once.
         ask: sends the request.
     """
 
-    def __init__(self, screen: Screen, ask: Callable[[], None]) -> None:
+    def __init__(self, run: Path, screen: Screen, ask: Callable[[], None]) -> None:
+        self._run = run
         self._screen = screen
         self._ask = ask
         self._asked: float | None = None
@@ -53,5 +57,6 @@ class Stopper:
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
             name = signal.Signals(number).name
             self._screen.note(f"{name}: stopping after the next step, with a checkpoint{again}")
+            events.record(self._run, events.STOP_ASKED, signal=name)
         self._asked = time.monotonic()
         self._ask()

@@ -13,10 +13,12 @@ failure.
 from __future__ import annotations
 
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from atom import checkpoint, events, metrics
+from atom import checkpoint, events, progress
 from atom.errors import EX_STOPPED
 from atom.folder import RUN_FILE
 from atom.launch.failure import Failure
@@ -55,10 +57,11 @@ def verdict(run: Path, code: int | None = None) -> tuple[int, str]:
     if not starts:
         # What a node refuses before it starts (exit code 2), it refuses again.
         failure = Failure(f"the first node did not start (exit code {code})", final=code == 2)
-    step = metrics.last_step(run / metrics.FILE_NAME)
+    begin = datetime.fromisoformat(latest[0]["time"]).timestamp() if latest else time.time()
+    step = progress.since(run, begin)
     saved = checkpoint.resumable(run / checkpoint.FOLDER)
-    facts = {"step": step, "saved": saved[0] if saved else 0}
-    refused = _restarts(run, happened).refuse(failure, **facts)
+    newest = saved[0] if saved else 0
+    refused = _restarts(run, happened).refuse(failure, step=step, saved=newest)
     events.record(
         run,
         events.FAILED,
@@ -67,7 +70,8 @@ def verdict(run: Path, code: int | None = None) -> tuple[int, str]:
         restart=refused is None,
         raised=failure.raised,
         final=failure.final,
-        **facts,
+        step=step,
+        saved=newest,
         **where,
     )
     if refused is None:

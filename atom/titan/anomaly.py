@@ -42,11 +42,15 @@ class Fault:
 
 
 class StepRefusedError(Exception):
-    """Raised between the gradients of a step and its optimizer step, on all ranks alike."""
+    """Raised between the gradients of a step and its optimizer step, on all ranks alike.
 
-    def __init__(self, fault: Fault) -> None:
+    ``documents`` are those of the step at fault on this rank.
+    """
+
+    def __init__(self, fault: Fault, documents: list[str]) -> None:
         super().__init__(fault.reason)
         self.fault = fault
+        self.documents = documents
 
 
 class Anomalies(Stateful):
@@ -144,17 +148,25 @@ class Measured:
 
 
 class Late:
-    """Values on their way from a GPU, to be read a step later without waiting for it."""
+    """Values of a step, to be read a step later: those on a GPU without waiting for it.
 
-    def __init__(self, step: int, values: torch.Tensor) -> None:
+    ``documents`` are those of the step on this rank.
+    """
+
+    def __init__(self, step: int, values: torch.Tensor, documents: list[str]) -> None:
         self.step = step
-        self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        self._values.copy_(values, non_blocking=True)
-        self._copied = torch.cuda.Event()
-        self._copied.record()
+        self.documents = documents
+        self._values, self._copied = values, None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
 
     def read(self) -> list[float]:
-        self._copied.synchronize()
+        """Return the values, which were there before the step after this one was."""
+        if self._copied is not None:
+            self._copied.synchronize()
         return self._values.tolist()
 
 

@@ -195,6 +195,8 @@ class VerifiedCheckpointManager(CheckpointManager):
         if error is None:
             seconds = round(time.monotonic() - begin, 3)
             events.record(self._run, events.CHECKPOINT_SAVED, step=step, seconds=seconds)
+            # Only now is there one more; torchtitan purges before it is, and not after the last.
+            self._purge_stale_checkpoints()
             return
         reason = _reason(error)
         log.warning("checkpoint failed", step=step, reason=reason)

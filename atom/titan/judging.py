@@ -43,7 +43,15 @@ class JudgingTrainer(Trainer):
         self._anomalies = anomaly.Anomalies(config.faults)
         self._measured = anomaly.Measured(self.device, tensor_parallel=self.parallel_dims.tp)
         self._late: anomaly.Late | None = None
+        self._latest: tuple[int, torch.Tensor] | None = None
+        """The last step, and what was measured of it."""
+        self._rates: dict[str, Any] = {}
+        self.ntokens_seen: int
+        self._discarded = 0
+        """Steps that were done and do not count any more, since the run began."""
         self._replay: Replay | None = None
+        if isinstance(self.metrics_processor, StepMetricsProcessor):
+            self.metrics_processor.last_step = config.training.steps
         if self.checkpointer.enable:
             self.checkpointer.states[FAULTS] = self._anomalies
 
@@ -61,17 +69,23 @@ class JudgingTrainer(Trainer):
         """Take a step, or what the run wants instead where the step is not to be trusted."""
         done = False
         while not done:
+            refused = None
             self._measured.begin()
+            self._rates = self.lr_schedulers.get_metrics()
             if _due(self._faults.replay_check_interval, self.step):
                 self._replay = Replay(self.model_parts)
             try:
                 with anomaly.before_optimizer(self._check_replay, self._check):
                     super().train_step(data_iterator)
                 done = True
-            except anomaly.StepRefusedError as refused:
-                fault = refused.fault
-            if not done:
-                done = self._settle(fault)
+            except anomaly.StepRefusedError as error:
+                refused = error
+            if refused is not None:
+                done = self._settle(refused, done=self.step - 1) == "skip"
+                if done:
+                    self._log_skipped()
+                else:
+                    self.step += 1
         if _due(self._faults.replica_check_interval, self.step):
             self._check_replicas()
 
@@ -82,32 +96,43 @@ class JudgingTrainer(Trainer):
             StepRefusedError: they are out of line.
         """
         values = self._measured.reduced(grad_norm)
+        self._latest = (self.step, values)
+        self._judge_late()
+        late = anomaly.Late(self.step, values, self._documents())
+        if self._waits_anyway():
+            self._judge(late)
+        else:
+            self._late = late
+
+    def _judge_late(self) -> None:
         late, self._late = self._late, None
         if late is not None:
-            self._judge(late.step, late.read())
-        if self._waits_anyway():
-            self._judge(self.step, values.tolist())
-        else:
-            self._late = anomaly.Late(self.step, values)
+            self._judge(late)
 
-    def _judge(self, step: int, values: list[float]) -> None:
-        fault = self._anomalies.judge(step, *values)
+    def _judge(self, measured: anomaly.Late) -> None:
+        fault = self._anomalies.judge(measured.step, *measured.read())
         if fault is not None:
-            raise anomaly.StepRefusedError(fault)
+            raise anomaly.StepRefusedError(fault, measured.documents)
 
     def _waits_anyway(self) -> bool:
-        if self.device.type == "cpu" or "skip" in (self._faults.non_finite, self._faults.spike):
+        # A CPU need not wait, but goes the same way, so that a rehearsal shows what GPUs will do.
+        if "skip" in (self._faults.non_finite, self._faults.spike):
             return True
         last = self.step == self.config.training.steps
         saves = self.checkpointer.enable and self.checkpointer._should_save(self.step, last)
         return saves or self.metrics_processor.should_log(self.step)
 
-    def _settle(self, fault: anomaly.Fault) -> bool:
-        """Do what the run wants of a fault; return whether that ends the step.
+    def _settle(self, refused: anomaly.StepRefusedError, *, done: int) -> str:
+        """Decide on a fault, and go back if that is what the run wants; return the decision.
+
+        Args:
+            refused: the fault.
+            done: the last step that was done.
 
         Raises:
             RunError: the run ends here.
         """
+        fault = refused.fault
         decision = getattr(self._faults, fault.kind)
         why_stop = ""
         back = None
@@ -121,22 +146,27 @@ class JudgingTrainer(Trainer):
             back = self._go_back()
             if back is None:
                 decision, why_stop = "stop", "; there is no checkpoint to go back to"
-        self._record(fault, decision, back)
+        going_back = {} if back is None else {"to_step": back, "done": done}
+        self._record(refused, decision, going_back)
         if decision == "stop":
             raise RunError(f"{fault.reason}{why_stop}")
-        if decision == "rollback":
-            self.step += 1
-            return False
-        self._log_skipped(fault)
-        return True
+        if back is not None:
+            self._discarded += done - back
+            self._begin_after(back)
+        return decision
 
-    def _settle_late(self) -> None:
-        """End the run if its last step is not to be trusted: it must not be saved."""
-        late, self._late = self._late, None
-        fault = self._anomalies.judge(late.step, *late.read()) if late is not None else None
-        if fault is not None:
-            self._record(fault, "stop", None)
-            raise RunError(fault.reason)
+    def _settle_late(self) -> bool:
+        """Settle a fault of the last step, which must not be saved; return whether the run has gone
+        back.
+
+        Raises:
+            RunError: the run ends here.
+        """
+        try:
+            self._judge_late()
+        except anomaly.StepRefusedError as refused:
+            return self._settle(refused, done=self.step) == "rollback"
+        return False
 
     def _go_back(self) -> int | None:
         """Load the newest checkpoint, and go on with the data after this step; return its step.
@@ -154,17 +184,26 @@ class JudgingTrainer(Trainer):
         with self._anomalies.faults_kept():
             manager.load(step)
         self.dataloader.load_state_dict(place)
-        self._late = None
-        if isinstance(self.metrics_processor, StepMetricsProcessor):
-            self.metrics_processor.go_back(step)
         return step
 
-    def _record(self, fault: anomaly.Fault, decision: str, back: int | None) -> None:
+    def _begin_after(self, step: int) -> None:
+        """Take ``step`` for the last that counts, as it was loaded: later ones are done again."""
+        self._late = self._latest = None
+        if isinstance(self.metrics_processor, StepMetricsProcessor):
+            self.metrics_processor.go_back(step, self._discarded)
+
+    def _documents(self) -> list[str]:
+        """Return the documents of this step on this rank."""
+        if not isinstance(self.dataloader, DocumentLoader):
+            return []
+        spans = [span for lane in self.dataloader.samples().values() for span in lane]
+        return list(dict.fromkeys(name for _, name, _, _ in spans))
+
+    def _record(
+        self, refused: anomaly.StepRefusedError, decision: str, going_back: dict[str, int]
+    ) -> None:
         """Note a fault: on every rank with its own documents, for the run with those of rank 0."""
-        documents: list[str] = []
-        if isinstance(self.dataloader, DocumentLoader):
-            spans = [span for lane in self.dataloader.samples().values() for span in lane]
-            documents = list(dict.fromkeys(name for _, name, _, _ in spans))
+        fault, documents = refused.fault, refused.documents
         log.warning(
             "numerical fault", step=fault.step, reason=fault.reason, decision=decision,
             documents=documents,
@@ -180,23 +219,32 @@ class JudgingTrainer(Trainer):
             loss=fault.loss if math.isfinite(fault.loss) else None,
             grad_norm=fault.grad_norm if math.isfinite(fault.grad_norm) else None,
             decision=decision,
-            **({} if back is None else {"to_step": back}),
+            **going_back,
             documents=documents,
         )
 
-    def _log_skipped(self, fault: anomaly.Fault) -> None:
+    def _log_skipped(self) -> None:
         """Do what torchtitan does after an optimizer step, as this step counts, too."""
-        rates = self.lr_schedulers.get_metrics()
         self.lr_schedulers.step()
         if self.metrics_processor.should_log(self.step):
-            tokens = self.ntokens_seen * self._sharers()
-            self.metrics_processor.log(
-                self.step,
-                fault.loss,
-                fault.loss,
-                fault.grad_norm,
-                extra_metrics={"n_tokens_seen": tokens, **rates},
-            )
+            self._log_latest()
+
+    def _log_unlogged(self) -> None:
+        """Log the last step, if it was not."""
+        if self._latest is not None and not self.metrics_processor.should_log(self._latest[0]):
+            self._log_latest()
+
+    def _log_latest(self) -> None:
+        assert self._latest is not None
+        step, values = self._latest
+        loss, grad_norm = values.tolist()
+        self.metrics_processor.log(
+            step,
+            loss,
+            math.nan,  # the largest of the ranks' is not known
+            grad_norm,
+            extra_metrics={"n_tokens_seen": self._tokens_seen(), **self._rates},
+        )
 
     def _check_replay(self) -> None:
         """Compute the gradients of this step again, if it is its turn.
@@ -207,7 +255,9 @@ class JudgingTrainer(Trainer):
         replay, self._replay = self._replay, None
         if replay is None:
             return
+        tokens: int = self.ntokens_seen
         words = replay.differing(super().forward_backward_step)
+        self.ntokens_seen = tokens  # the same ones again
         if words is not None:
             self._end(
                 events.REPLAY_DIFFERS, f"step {self.step} computed again gives other bits: {words}"
@@ -226,6 +276,10 @@ class JudgingTrainer(Trainer):
         if dist.get_rank() == 0:
             events.record(self._run, event, step=self.step, reason=reason)
         raise RunError(reason)
+
+    def _tokens_seen(self) -> int:
+        """Return the tokens that all ranks have trained on since the run began."""
+        return self.ntokens_seen * self._sharers()
 
     def _sharers(self) -> int:
         """Return how many ranks share the tokens of a batch out among themselves."""

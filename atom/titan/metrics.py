@@ -16,6 +16,7 @@ from torch.distributed.pipelining.schedules import (
     get_schedule_class,
 )
 from torchtitan.components.metrics import BaseLogger, MetricsProcessor, _get_metrics_rank
+from torchtitan.distributed import ParallelDims
 
 from atom.metrics import FILE_NAME, MetricsWriter, StepMetrics
 from atom.titan import trackers
@@ -38,35 +39,63 @@ class StepMetricsProcessor(MetricsProcessor):
         if get_schedule_class(pp_schedule) in (ScheduleDualPipeV, ScheduleZBVZeroBubble):
             # Both put the last stage on the first rank; torchtitan knows it of one, by this name.
             pp_schedule = "ZBVZeroBubble"
-        trackers.prepare(config)
+        self._trackers = trackers.Container()
         super().__init__(config, dump_folder=dump_folder, pp_schedule=pp_schedule, **runtime)
         writes = torch.distributed.get_rank() == _get_metrics_rank(
             parallel_dims=self.parallel_dims, pp_schedule=pp_schedule
         )
         place = Path(dump_folder)
         settings = runtime.get("config_dict")
-        self.logger: BaseLogger = trackers.complete(
-            self.logger, config, place, settings, here=writes
-        )
+        if writes and config.enable_trackio:
+            self._trackers.add_trackio(place, settings)
+        self.last_step: int | None = None
+        """The run's last step, which is logged whatever its number."""
         self._writer = MetricsWriter(place / FILE_NAME) if writes else None
         self._last: tuple[int, float] | None = None
         if torch.distributed.get_rank() != 0:
             # A line a step on each of thousands of ranks, all alike, would fill disks.
             logging.getLogger().addFilter(_is_no_step_line)
 
+    def _build_metric_logger(
+        self,
+        *,
+        config: MetricsProcessor.Config,
+        parallel_dims: ParallelDims,
+        dump_folder: str,
+        pp_schedule: str,
+        config_dict: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> BaseLogger:
+        """Return the trackers, on the ranks that feed them: torchtitan's keep what was rolled back,
+        and only log that one cannot start."""
+        assert isinstance(config, trackers.Trackers)
+        rank = torch.distributed.get_rank()
+        if config.save_for_all_ranks:
+            self._trackers.start(config, Path(dump_folder), config_dict, rank)
+        elif rank == _get_metrics_rank(parallel_dims=parallel_dims, pp_schedule=pp_schedule):
+            self._trackers.start(config, Path(dump_folder), config_dict)
+        return self._trackers
+
     def should_log(self, step: int) -> bool:
-        if self._last is None:
-            # The first step of this process: time is measured from its beginning.
-            self._last = (step - 1, time.perf_counter())
-        return super().should_log(step)
+        return step == self.last_step or super().should_log(step)
 
     def close(self) -> None:
         super().close()
         if self._writer is not None:
             self._writer.close()
 
-    def go_back(self, step: int) -> None:
-        """Measure time from now on, where ``step`` is the last one done."""
+    def go_back(self, step: int, discarded: int) -> None:
+        """Discard what was logged of later steps than ``step``, and measure from now on.
+
+        Args:
+            step: the last one that counts.
+            discarded: how many were done that do not, since the run began.
+        """
+        if self._writer is not None:
+            self._writer.go_back(step)
+        self._trackers.go_back(step, discarded)
+        self.ntokens_since_last_log = 0
+        self.data_loading_times.clear()
         self._last = (step, time.perf_counter())
 
     def log(
@@ -77,37 +106,41 @@ class StepMetricsProcessor(MetricsProcessor):
         grad_norm: float,
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
-        # Both are reset by torchtitan's own log.
-        local_tokens = self.ntokens_since_last_log
-        memory = self.device_memory_monitor.get_peak_stats().max_reserved_gib
-        super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
-        if self._writer is None:
-            return
-
         assert self._last is not None
         assert extra_metrics is not None
         (last_step, last_time), now = self._last, time.perf_counter()
         self._last = (step, now)
         seconds = now - last_time
         dims = self.parallel_dims
-        tokens_per_second = local_tokens * dims.dp_replicate * dims.dp_shard / seconds
+        tokens_per_second = (
+            self.ntokens_since_last_log * dims.dp_replicate * dims.dp_shard / seconds
+        )
         mfu = None
         if math.isfinite(self.gpu_peak_flops) and not self.has_quantization:
             peak = self.gpu_peak_flops * dims.world_size
             mfu = self.num_flops_per_token * tokens_per_second / peak
-        self._writer.append(
-            StepMetrics(
-                step=step,
-                loss=global_avg_loss,
-                grad_norm=grad_norm,
-                lr=next(value for name, value in extra_metrics.items() if name.startswith("lr/")),
-                tokens_seen=int(extra_metrics["n_tokens_seen"]),
-                tokens_per_second=tokens_per_second,
-                step_seconds=seconds / (step - last_step),
-                memory_gib=memory,
-                mfu=mfu,
-            )
+        row = StepMetrics(
+            step=step,
+            loss=global_avg_loss,
+            grad_norm=grad_norm,
+            lr=next(value for name, value in extra_metrics.items() if name.startswith("lr/")),
+            tokens_seen=int(extra_metrics["n_tokens_seen"]),
+            tokens_per_second=tokens_per_second,
+            step_seconds=seconds / (step - last_step),
+            memory_gib=self.device_memory_monitor.get_peak_stats().max_reserved_gib,
+            mfu=mfu,
         )
+        # What torchtitan works out itself is off where rows are not log_freq steps apart.
+        flops = self.num_flops_per_token * tokens_per_second / dims.world_size
+        self._trackers.measured = {
+            "throughput(tps)": tokens_per_second / dims.world_size,
+            "tflops": flops / 1e12,
+            "time_metrics/end_to_end(s)": row.step_seconds,
+            **({} if mfu is None else {"mfu(%)": 100 * mfu}),
+        }
+        super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
+        if self._writer is not None:
+            self._writer.append(row)
 
 
 def _is_no_step_line(record: logging.LogRecord) -> bool:

@@ -24,12 +24,13 @@ class Recovery:
         self._beats = 0
         self._open: dict[str, Any] | None = None
 
-    def between_steps(self, step: int) -> None:
-        """Note that ``step`` is done, or loaded, and that the process lives."""
+    def between_steps(self, step: int, tokens_seen: int) -> None:
+        """Note that ``step`` is done, or loaded, with the tokens until then, and that the process
+        lives."""
         if not self._beats:
             self._begin(step)
         self._beats += 1
-        heartbeat.beat(self._run, step, self._beats)
+        heartbeat.beat(self._run, step, self._beats, tokens_seen)
         if self._open is None or step < self._open["reached"]:
             return
         begin = datetime.fromisoformat(self._open["since"])

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torchtitan.trainer
+from torchtitan.components.dataloader import DataloaderExhaustedError
 from torchtitan.distributed import ParallelDims
 
-from atom import events
+from atom import events, progress
+from atom.errors import RunError
 from atom.titan import kernels
 from atom.titan.checkpointer import VerifiedCheckpointManager
 from atom.titan.data import DocumentLoader
@@ -39,6 +41,7 @@ class StoppableTrainer(JudgingTrainer):
         super().__init__(config)
         self._startup.reached("build")
         self._notes: DataNotes | None = None
+        self._begun = False
         self._stop = StopRequest()
         self._recovery = Recovery(self._run) if dist.get_rank() == 0 else None
         if isinstance(self.dataloader, DocumentLoader) and self._reads_first():
@@ -64,7 +67,14 @@ class StoppableTrainer(JudgingTrainer):
         batches = super().batch_generator(data_iterable)
         while True:
             with torch.profiler.record_function(DATA):
-                batch = next(batches)
+                try:
+                    batch = next(batches)
+                except DataloaderExhaustedError:
+                    # torchtitan would end here as if this had been the last step.
+                    raise RunError(
+                        f"the data ends in step {self.step} of {self.config.training.steps}; "
+                        "valid: fewer training.steps, or a dataset that begins again"
+                    ) from None
             self._startup.reached("first_batch")
             yield batch
 
@@ -79,19 +89,47 @@ class StoppableTrainer(JudgingTrainer):
     def should_continue_training(self) -> bool:
         self._startup.reached("load")
         if self._recovery is not None:
-            self._recovery.between_steps(self.step)
+            self._recovery.between_steps(self.step, self._tokens_seen())
+        if not self._begun:
+            self._begin()
         if not super().should_continue_training():
             return False
-        reason = self._stop.agreed()
-        if reason is None:
+        signalled = self._stop.agreed()
+        if signalled is None:
             return True
-        self._settle_late()
+        if self._settle_late():
+            # What was left out is in no checkpoint yet: that of the next step holds it.
+            return True
+        self._log_unlogged()
         if isinstance(self.checkpointer, VerifiedCheckpointManager) and self.step:
             self.checkpointer.save_now(self.step)
         if dist.get_rank() == 0:
-            events.record(self._run, events.STOPPED, step=self.step, reason=reason)
+            events.record(
+                self._run,
+                events.STOPPED,
+                step=self.step,
+                tokens_seen=self._tokens_seen(),
+                # A launcher passes all signals on as one.
+                reason=events.asked_by(events.read(self._run)) or signalled,
+            )
         self.stopped = True
         return False
+
+    def _begin(self) -> None:
+        """Discard what was logged of steps behind the one that was loaded."""
+        discarded: list[int | None] = [None]
+        if dist.get_rank() == 0:
+            discarded[0] = progress.discarded(events.read(self._run))
+        dist.broadcast_object_list(discarded, src=0)
+        assert discarded[0] is not None
+        self._discarded = discarded[0]
+        self._begin_after(self.step)
+        self._begun = True
+
+    def _begin_after(self, step: int) -> None:
+        super()._begin_after(step)
+        if self._begun and self._recovery is not None:
+            self._recovery.between_steps(step, self._tokens_seen())
 
     def state_dict(self) -> dict[str, Any]:
         """Return torchtitan's state, with the tokens of all ranks in place of this rank's: other

@@ -86,7 +86,8 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     yield "steps", f"{found.step:,}" + (f" of {found.steps:,}" if found.steps else "")
     if rows:
         yield "loss", f"{decimal(rows[0].loss, 3)} → {decimal(rows[-1].loss, 3)}"
-        yield "tokens seen", human(rows[-1].tokens_seen)
+    if found.tokens_seen is not None:
+        yield "tokens seen", human(found.tokens_seen)
     if found.tokens_per_second is not None:
         yield "tokens per second", f"{found.tokens_per_second:,.0f}"
     if rows and rows[-1].mfu is not None:

@@ -116,10 +116,9 @@ def data(record: Record) -> list[Element]:
         rows.append(
             ("batch of a step", f"{batch * length:,} tokens", f"{batch:,} sequences of {length:,}")
         )
-    if record.rows:
-        rows.append(
-            ("seen", f"{record.rows[-1].tokens_seen:,} tokens", f"{record.rows[-1].step:,} steps")
-        )
+    found = record.status
+    if found.tokens_seen is not None:
+        rows.append(("seen", f"{found.tokens_seen:,} tokens", f"{found.step:,} steps"))
     bad = [event for event in record.happened if event.get("event") == events.BAD_DOCUMENT]
     if bad:
         rows.append(("left out", f"{len(bad):,} bad documents", str(bad[-1].get("reason", ""))))
