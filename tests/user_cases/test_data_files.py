@@ -147,6 +147,22 @@ REFUSED: dict[str, tuple[Write, tuple[str, ...], str]] = {
         r"a\.parquet is no Parquet file \(.*\); valid: the whole file, fetched again",
     ),
     "a table": (content("a.csv", b"text\na\n"), (), r"a\.csv is a table .*dataset=huggingface"),
+    # ---- streams
+    "a stream too deep": (
+        jsonl("a.jsonl", DEEP),
+        ("dataset=huggingface",),
+        r"line 21 of .*a\.jsonl is no JSON record \(it is nested too deep\)",
+    ),
+    "a stream of lists": (
+        table("a.parquet", text=[["a"]]),
+        ("dataset=huggingface",),
+        r"text_field=text.*holds list<.*> and no text",
+    ),
+    "a stream without the column": (
+        content("a.csv", b"txt,n\na,1\n"),
+        ("dataset=huggingface",),
+        r"text_field=text.*no such column; did you mean txt\?",
+    ),
     # ---- columns
     "lists": (table("a.parquet", text=[["a"]]), (), r"text_field=text.*holds list<.*> and no text"),
     "bytes": (table("a.parquet", text=[b"a"]), (), r"text_field=text.*holds binary and no text"),
@@ -177,7 +193,8 @@ def test_a_fault_is_one_sentence(case: str, tmp_path: Path, forked: Callable) ->
     write(tmp_path / "data")
     before = sorted(tmp_path.rglob("*"))
     arguments = (*T, "dataset=local", "dataset.path=data", "run.dir=run", *overrides)
-    result = forked("train", *arguments, cwd=tmp_path, HF_HOME=str(tmp_path.parent / "hf"))
+    hf = str(tmp_path.parent / "hf")
+    result = forked("train", *arguments, cwd=tmp_path, HF_HOME=hf, HF_HUB_OFFLINE="1")
     assert result.returncode == 2, result.stdout + result.stderr
     assert re.search(says, result.stderr), result.stderr
     assert len(result.stderr.splitlines()) == 1, result.stderr
@@ -225,3 +242,19 @@ def test_what_is_read_and_what_is_not_is_told(tmp_path: Path, atom: Callable) ->
     assert atom("report", "run0", cwd=tmp_path).returncode == 0
     page = (tmp_path / "run0" / "report.html").read_text()
     assert "further names of files that are read: 1 (z.jsonl)" in page
+
+
+# huggingface/datasets#7468, huggingface/datasets#7222
+@pytest.mark.slow
+def test_a_folder_is_streamed_whatever_its_name(tmp_path: Path, atom: Callable) -> None:
+    """Brackets and colons are no pattern, and columns that nobody asked for do not matter."""
+    data = tmp_path / "my [raw]::data"
+    data.mkdir()
+    for number, meta in enumerate((None, "x", {"y": [1]})):
+        records = [json.dumps({"text": f"a record of {number}", "meta": meta})] * 9
+        (data / f"{number}.jsonl").write_text("\n".join(records))
+    arguments = (*T, "dataset=huggingface", "dataset.path='my [raw]::data'", "run.dir=run")
+    environment = {"HF_HOME": str(tmp_path.parent / "hf"), "HF_HUB_OFFLINE": "1"}
+    result = atom("train", *arguments, cwd=tmp_path, **environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "huggingface, 3 files, tokenizer bytes" in result.stdout

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atom.errors import UserError, nearest
-from atom.plugin import Document
+from atom.errors import UserError
+from atom.plugin import Contents, Document
 from atom_datasets.config import HuggingFace
 from atom_datasets.dealing import permutation
+from atom_datasets.finding import Tally, walk
+from atom_datasets.links import linked
 from atom_datasets.quiet import quiet
+from atom_datasets.streaming import no_column, read_only
 
 if TYPE_CHECKING:
     import datasets
@@ -22,6 +27,9 @@ if TYPE_CHECKING:
 
 _ROWS = 256
 """Rows read at a time."""
+
+_LOOKED_AT = 100_000
+"""Rows that are looked at for one with text, before a run starts."""
 
 
 def source(config: HuggingFace) -> HuggingFaceSource:
@@ -52,32 +60,45 @@ class HuggingFaceSource:
         Raises:
             UserError: the dataset cannot be had, is empty, or has no such column of text.
         """
-        with quiet():
-            row = next(iter(_stream(self)), None)
-        if row is None:
-            raise UserError("it has no rows", key="dataset.path", value=self.path)
-        if self.text_field not in row:
-            raise UserError(
-                f"it has no such column; {nearest(self.text_field, row)}",
-                key="dataset.text_field",
-                value=self.text_field,
-            )
-        _text(row[self.text_field], self.text_field)
+        rows, text = 0, False
+        with quiet(), _explained(self):
+            for row in islice(_opened(self).stream, _LOOKED_AT):
+                rows += 1
+                if text := bool(_text(row.get(self.text_field), self.text_field)):
+                    break
+        if not text and rows < _LOOKED_AT:
+            problem = "there is no text in its column" if rows else "it has no rows"
+            raise UserError(problem, key="dataset.path", value=self.path)
         recipe = [self.path, self.subset, self.split, self.revision, self.text_field]
         return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
+
+    def contents(self) -> Contents:
+        """Return how many files there are, and which ones of a folder no split reads."""
+        opened = _opened(self)
+        return Contents(files=opened.files, left_out=opened.left_out.phrases())
 
     def lane(
         self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
     ) -> Iterator[Document]:
-        """Yield the documents of ``lane``, skipping ``start`` of them as they are read."""
-        stream = _stream(self)
+        """Yield the documents of ``lane``, skipping ``start`` of them as they are read.
+
+        Raises:
+            UserError: a record or a file is damaged.
+        """
+        stream, id = _opened(self).stream, "its start"
         rows = chain.from_iterable(
             _rows(stream, slice, self.text_field)
             for slice in dealt(stream.num_shards, lane, lanes, seed=seed, epoch=epoch)
         )
-        for shard, row, value in islice(rows, start, None):
-            text = _text(value.as_py(), self.text_field)
-            yield Document(text, id=f"{self.path}/{self.split} shard {shard} row {row}")
+        try:
+            for shard, row, value in islice(rows, start, None):
+                id = f"{self.path}/{self.split} shard {shard} row {row}"
+                yield Document(_text(value.as_py(), self.text_field), id)
+        except ValueError as error:  # of Arrow, pandas, UTF-8; the network has OSError
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(
+                f"{self.path}/{self.split} is damaged near {id} ({reason})", key="dataset.path"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -114,20 +135,71 @@ def _rows(
         row += len(column)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    stream: datasets.IterableDataset
+    files: int | None
+    left_out: Tally
+
+
 @lru_cache(maxsize=4)
-def _stream(source: HuggingFaceSource) -> datasets.IterableDataset:
+def _opened(source: HuggingFaceSource) -> _Opened:
+    left_out = Tally()
+    with quiet(), _explained(source):
+        builder, links = _builder(source, left_out)
+        read_only(builder, source.text_field)
+        stream = builder.as_streaming_dataset(split=source.split)
+        files = builder.config.data_files
+        if files is None:
+            return _Opened(stream, None, left_out)
+        for split, names in files.items():
+            for name in names:
+                links.pop(name, None)
+                if split != source.split:
+                    left_out.add("files of other splits", Path(name).name)
+        for path in links.values():
+            if path.name.lower() != "readme.md":  # which says what the splits are
+                left_out.add("files that are in no split", path.name)
+        return _Opened(stream, len(files[source.split]), left_out)
+
+
+def _builder(
+    source: HuggingFaceSource, left_out: Tally
+) -> tuple[datasets.DatasetBuilder, dict[str, Path]]:
+    """Return what reads the dataset, and of a folder its files by the links that are read."""
     import datasets
 
+    path = source.path
+    links: dict[str, Path] = {}
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        cache = Path(datasets.config.HF_DATASETS_CACHE) / "atom_datasets"
+        place, links = linked(folder, walk(folder, left_out=left_out), cache)
+        path = str(place)
+    builder = datasets.load_dataset_builder(path, source.subset, revision=source.revision)
+    return builder, links
+
+
+def _columns(source: HuggingFaceSource) -> list[str]:
+    """Return the names of all columns, as far as they can be found out."""
+    builder, _ = _builder(source, Tally())
+    stream = builder.as_streaming_dataset(split=source.split)
+    return stream.column_names or list(next(iter(stream), {}))
+
+
+@contextmanager
+def _explained(source: HuggingFaceSource) -> Iterator[None]:
+    """Tell what goes wrong at the start as a mistake."""
     try:
-        with quiet():
-            return datasets.load_dataset(
-                source.path,
-                source.subset,
-                split=source.split,
-                revision=source.revision,
-                streaming=True,
-            )
+        yield
+    except UserError:
+        raise
     except Exception as error:  # of the network, of the Hub, of datasets: each has its own
+        names: list[str] = []
+        with suppress(Exception):
+            names = _columns(source)
+        if names and source.text_field not in names:
+            raise no_column(source.text_field, names) from None
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(
             f"cannot be streamed: {reason}", key="dataset.path", value=source.path

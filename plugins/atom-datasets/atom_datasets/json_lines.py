@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -9,7 +10,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 from atom.errors import UserError
 
-BOM = b"\xef\xbb\xbf"
 WITHOUT_FIELD = "records without the field"
 WITHOUT_TEXT = "records with no text in the field"
 HALVES = "halves of surrogate pairs, read as U+FFFD"
@@ -33,19 +33,34 @@ class Row(NamedTuple):
     note: str | None = None
     fields: Iterable[str] = ()
 
+    def mistake(self, text_field: str) -> UserError:
+        """Return the mistake of a bad one."""
+        assert self.problem is not None
+        value = text_field if self.key == "dataset.text_field" else ...
+        return UserError(self.problem, key=self.key, value=value)
 
-def read(stream: BinaryIO, name: object, text_field: str) -> Iterator[Row]:
-    """Yield the records of a file; ``name`` is for people.
+
+def read(stream: BinaryIO, name: object, text_field: str, *, arrays: bool = False) -> Iterator[Row]:
+    """Yield the records of a file.
+
+    Args:
+        stream: the file, not compressed.
+        name: what it is called where a person is told of it.
+        text_field: the field of a record that is read.
+        arrays: read a file that is one array, too, whole.
 
     Raises:
         UserError: the file as a whole is something else.
     """
     first = True
     for number, data in enumerate(stream, 1):
-        line = data.removeprefix(BOM) if number == 1 else data
+        line = data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
         if line.isspace() or not line:
             continue
         if first and _ARRAY.match(line):
+            if arrays:
+                yield from _array(line + stream.read(), name, text_field)
+                return
             raise UserError(
                 f"{name} is one JSON array; valid: one JSON object a line (jq -c '.[]' makes them "
                 "of it), or dataset=huggingface, which reads arrays",
@@ -53,6 +68,20 @@ def read(stream: BinaryIO, name: object, text_field: str) -> Iterator[Row]:
             )
         first = False
         yield _row(number, line, name, text_field)
+
+
+def _array(data: bytes, name: object, text_field: str) -> Iterator[Row]:
+    try:
+        records = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{name} is no JSON ({error}); valid: the whole file, fetched again", key="dataset.path"
+        ) from None
+    for number, record in enumerate(records, 1):
+        if isinstance(record, dict):
+            yield text_row(number, record, name, text_field)
+        else:
+            yield _bad(number, name, f"it is a {type(record).__name__}")
 
 
 def text_row(number: int, record: dict[str, Any], name: object, text_field: str) -> Row:

@@ -125,7 +125,7 @@ def _rows(
                 fields.update(row.fields)
             if row.problem is not None:
                 if max_bad_fraction == 0:
-                    raise _mistake(row, text_field)
+                    raise row.mistake(text_field)
                 bad, problem = bad + 1, row.problem
                 left_out.add(BAD, f"{file.name.name}:{row.number}")
             elif row.text is None:
@@ -157,13 +157,6 @@ def _read(file: File, format: str, text_field: str) -> Iterator[Row]:
         return
     with explained(file.name), opened(file.path) as stream:
         yield from json_lines.read(stream, file.name, text_field)
-
-
-def _mistake(row: Row, text_field: str) -> UserError:
-    assert row.problem is not None
-    if row.key == "dataset.text_field":
-        return UserError(row.problem, key=row.key, value=text_field)
-    return UserError(row.problem, key=row.key)
 
 
 def _write(path: Path, left_out: Tally) -> None:

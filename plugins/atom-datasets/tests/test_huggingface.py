@@ -138,7 +138,7 @@ def test_a_column_that_is_not_there(folder: Path) -> None:
 def test_a_column_that_is_no_text(folder: Path) -> None:
     error = mistake(made(folder, text_field="n"))
     assert error.key == "dataset.text_field"
-    assert "holds int and no text" in str(error)
+    assert "holds 0 and no text in line 1 of" in str(error)
 
 
 def test_a_split_or_subset_that_is_not_there(folder: Path) -> None:

@@ -1,0 +1,115 @@
+"""Streams of ``datasets`` that read a column of text, and look at no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from atom.errors import UserError, nearest
+from atom_datasets import json_lines
+from atom_datasets.links import original
+from atom_datasets.parquet import is_text
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+_ROWS = 256
+"""Rows made at a time."""
+
+
+def read_only(builder: datasets.DatasetBuilder, text_field: str) -> None:
+    """Have ``builder`` read the column ``text_field``, as text.
+
+    By themselves builders read all columns and want them to be the same in all files: a column that
+    nobody asked for, null in one file and nested in the next, ends the stream.
+    """
+    from datasets import Features, Value
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.json.json import Json
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    if not hasattr(builder, "_cast_table"):  # images, web datasets: no columns of a table
+        return
+    config = builder.config
+    if isinstance(builder, Parquet):
+        config.columns = [text_field]
+    elif isinstance(builder, Csv):
+        config.usecols = [text_field]
+        # "NA", "null" and numbers are texts, too.
+        config.features = Features({text_field: Value("string")})
+        config.keep_default_na = False
+    elif isinstance(builder, Json) and config.field is None and config.encoding == "utf-8":
+        builder._generate_tables = _JsonTables(text_field)
+    builder.info.features = Features({text_field: Value("large_string")})
+    builder._cast_table = _Column(text_field)
+
+
+class _Column:
+    """Leaves of a table one column, of text."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, table: pa.Table, **_: Any) -> pa.Table:
+        import pyarrow as pa
+
+        if self._name not in table.column_names:
+            raise no_column(self._name, table.column_names)
+        column = table.column(self._name)
+        if not is_text(column.type):
+            raise UserError(
+                f"holds {column.type} and no text", key="dataset.text_field", value=self._name
+            )
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        return pa.table({self._name: column.cast(pa.large_string())})
+
+
+class _JsonTables:
+    """Makes tables of JSON lines, or of files that are one array."""
+
+    def __init__(self, text_field: str) -> None:
+        self._field = text_field
+
+    def __call__(
+        self, files_iterables: Iterable[Iterable[str]], **_: Any
+    ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        import pyarrow as pa
+        from datasets.utils.file_utils import xopen
+
+        for shard, files in enumerate(files_iterables):
+            number = 0
+            for file in files:
+                with xopen(file, "rb") as stream:
+                    rows = _json_rows(stream, original(file), self._field)
+                    while batch := list(islice(rows, _ROWS)):
+                        column = pa.array([row.text for row in batch], pa.large_string())
+                        yield (shard, number), pa.table({self._field: column})
+                        number += 1
+
+
+def _json_rows(stream: BinaryIO, name: str, text_field: str) -> Iterator[json_lines.Row]:
+    """Yield the records of a file.
+
+    Raises:
+        UserError: one of them is bad, or no one has the field.
+    """
+    fields: set[str] = set()
+    found = False
+    for row in json_lines.read(stream, name, text_field, arrays=True):
+        if row.problem is not None:
+            raise row.mistake(text_field)
+        found = found or row.note != json_lines.WITHOUT_FIELD
+        fields.update(row.fields if not found else ())
+        yield row
+    if fields and not found:
+        raise no_column(text_field, fields)
+
+
+def no_column(name: str, columns: Iterable[str]) -> UserError:
+    """Return the mistake of a column that is not there."""
+    return UserError(
+        f"it has no such column; {nearest(name, columns)}", key="dataset.text_field", value=name
+    )
