@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from atom import ranges, rates
+from atom import effects, lengths, ranges, rates
 from atom.errors import UserError, nearest
 from atom.groups import Groups
 from atom.guard import Loader, guarded, hide_hydra_plugins, is_name, refusal
@@ -137,6 +137,11 @@ def run_of(config: DictConfig, host: Host) -> Run:
         rates.check(run, origins.given)
         packages = [plugin.package for plugin in host.plugins]
         section = host.trust.section(packages, _packages_used(run, host))
+        strategy = host.find("parallelism", run.parallelism.name, key="parallelism.name")
+        chooses = getattr(strategy.declaration, "choose", None) is not None
+        where = effects.composed(run, chooses=chooses)
+        effects.check(run, where, origins.given)
+        lengths.check(run, where.degrees.get("context_parallel_degree"))
         return run.model_copy(update={"plugins": Plugins(**section)})
     except UserError as error:
         origins.attach(error)
@@ -154,7 +159,11 @@ def do(config: DictConfig, *, host: Host, job: Callable[[Run], None]) -> None:
     run = run_of(config, host)
     origins = Origins(config)
     try:
-        job(run.with_origins(lambda: origins.every(leaves(run.model_dump(mode="json")))))
+        job(
+            run.with_origins(
+                lambda: origins.every(leaves(run.model_dump(mode="json"))), origins.given
+            )
+        )
     except UserError as error:
         origins.attach(error)
         raise

@@ -48,6 +48,8 @@ class Range:
         number = _number(value)
         if number is None or (self.whole and number != int(number)):
             return False
+        if self.whole and isinstance(value, str) and isinstance(number, float):
+            return False
         if any(number == extra for extra, _ in self.also):
             return True
         most = _LARGEST[self.whole] if self.most is None else self.most

@@ -344,6 +344,7 @@ class Run(_Model):
     resolved: Resolved | None = Field(default=None, description="written by ATOM, not by users")
 
     _origins: Callable[[], dict[str, str]] = PrivateAttr(default=dict)
+    _given: Callable[[str], bool] = PrivateAttr(default=lambda _key: False)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -353,10 +354,16 @@ class Run(_Model):
         """
         return self._origins()
 
-    def with_origins(self, origins: Callable[[], dict[str, str]]) -> Run:
+    def given(self, key: str) -> bool:
+        """Return whether the user has set ``key``, as far as :attr:`origins` are known."""
+        return self._given(key)
+
+    def with_origins(
+        self, origins: Callable[[], dict[str, str]], given: Callable[[str], bool]
+    ) -> Run:
         """Return the same run that can find out where its settings came from."""
         run = self.model_copy()
-        run._origins = origins
+        run._origins, run._given = origins, given
         return run
 
     def using(self, packages: Iterable[str]) -> Run:

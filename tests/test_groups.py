@@ -213,13 +213,26 @@ def test_ptrr_needs_one_mask_to_deal_out_by(
     parallelism = ParallelismConfig(
         context_parallel_degree=2, context_parallel_load_balancer=balancer
     )
+    named = replace(parallelism, context_parallel_ptrr_mask_key="basic_mask")
     if says is None:
         requirements.check_load_balancer(parallelism, model)
+        if balancer == "ptrr":
+            with pytest.raises(UserError, match="no effect on a model with one attention mask"):
+                requirements.check_load_balancer(named, model)
         return
     with pytest.raises(UserError, match=says):
         requirements.check_load_balancer(parallelism, model)
-    named = replace(parallelism, context_parallel_ptrr_mask_key="basic_mask")
     requirements.check_load_balancer(named, model)
+
+
+def test_only_a_mixture_has_experts_to_balance() -> None:
+    host, run = Host.load(), run_with(debug={"moe_force_load_balance": True})
+    models = (
+        model_of(host, matrix.architectures(host)[n]) for n in ("gpt_oss_tiny", "llama3_tiny")
+    )
+    requirements.check_experts(run, next(models))
+    with pytest.raises(UserError, match="no effect on a model without experts"):
+        requirements.check_experts(run, next(models))
 
 
 def model_of(host: Host, architecture: dict[str, Any]) -> Any:

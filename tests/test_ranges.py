@@ -45,7 +45,8 @@ def fields(schema: type, prefix: str) -> Iterator[tuple[str, Any, Any]]:
             if dataclasses.is_dataclass(one) and field.name != "trace_post_processor":
                 assert isinstance(one, type)
                 yield from fields(one, key)
-        yield key, annotation, field.default
+        made = field.default_factory
+        yield key, annotation, field.default if made is dataclasses.MISSING else made()
 
 
 @pytest.mark.parametrize(("section", "schema"), SECTIONS)

@@ -124,6 +124,14 @@ def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight:
                 key="launcher.name",
                 value=run.launcher.name,
             )
+        for name, value in run.launch:
+            if name != "ranks" and value != type(run.launch).model_fields[name].default:
+                raise UserError(
+                    "has no effect under torchrun and srun, which start the ranks themselves; "
+                    "leave it out",
+                    key=f"launch.{name}",
+                    value=value,
+                )
         place = run.run.dir or folder.default()
         composed.append(start.prepare_folder(run, host, place, _choices(), ranks=ranks))
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from atom import effects, lengths
+from atom.effect_rules import Situation
 from atom.host import Host
 from atom.plan.device import DeviceDescription
 from atom.plugin import Contents
@@ -95,6 +97,9 @@ def preflight(
         ranks=joined or run.launch.ranks or available,
     )
     parallelism, world_size = layout.resolve(run, available=available, joined=joined)
+    degrees = {name: getattr(parallelism, name) for name in DEGREES}
+    effects.check(run, Situation(degrees, kind), run.given)
+    lengths.check(run, parallelism.context_parallel_degree)
     if kind == "cuda" and joined is None:
         layout.check_gpus(world_size, available)
     training = trainer_config.training_section(run, kind)
@@ -138,7 +143,7 @@ def preflight(
                 vocab_size=vocab_size,
                 data=Read.model_validate(contents, from_attributes=True) if contents else None,
                 global_batch_size=global_batch_size,
-                degrees={name: getattr(parallelism, name) for name in DEGREES},
+                degrees=degrees,
                 kernels={choice.operation: choice.name for choice in chosen},
                 kernels_rejected={
                     choice.operation: dict(choice.rejected) for choice in chosen if choice.rejected
@@ -155,6 +160,7 @@ def preflight(
     config = trainer_config.trainer_config(resolved, selection, host, place)
     checks.check_together(config)
     requirements.check_load_balancer(parallelism, config.model_spec.model)
+    requirements.check_experts(run, config.model_spec.model)
     pipelined = parallelism.pipeline_parallel_degree > 1
     model = weights.on_meta(config.model_spec.model)
     shardings.check(model, parallelism, world_size, run.architecture.name)

@@ -78,6 +78,13 @@ def check_load_balancer(parallelism: ParallelismConfig, model: Any) -> None:
         UserError: names what would do.
     """
     key, name = "parallelism.context_parallel_load_balancer", "ptrr"
+    mask = parallelism.context_parallel_ptrr_mask_key
+    if mask is not None and not _several_masks(model):
+        raise UserError(
+            "has no effect on a model with one attention mask; valid: null",
+            key="parallelism.context_parallel_ptrr_mask_key",
+            value=mask,
+        )
     if parallelism.context_parallel_degree == 1:
         return
     if parallelism.context_parallel_load_balancer != name:
@@ -106,6 +113,17 @@ def check_load_balancer(parallelism: ParallelismConfig, model: Any) -> None:
             "headtail or null here",
             key=key,
             value=name,
+        )
+
+
+def check_experts(run: Run, model: Any) -> None:
+    """Refuse to balance experts that a model has not."""
+    mixture = any(getattr(layer, "moe", None) is not None for layer in getattr(model, "layers", ()))
+    if run.debug.get("moe_force_load_balance") and not mixture:
+        raise UserError(
+            "has no effect on a model without experts; valid: false",
+            key="debug.moe_force_load_balance",
+            value=True,
         )
 
 

@@ -168,6 +168,12 @@ def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig
     if run.faults.replay_check_interval:
         _check_repeatable(run)
     declaration = selection.dataset.component.declaration
+    if run.data.trace and isinstance(declaration, Dataset) and declaration.build is not None:
+        raise UserError(
+            "the data loader of this dataset does not tell which samples it reads; valid: false",
+            key="data.trace",
+            value=True,
+        )
     for name in ("non_finite", "spike"):
         if getattr(run.faults, name) != "rollback":
             continue

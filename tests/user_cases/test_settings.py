@@ -46,6 +46,13 @@ NUMBERS: dict[str, tuple[str, ...]] = {
         "training.steps=8",
         "lr_scheduler.min_lr_factor",
     ),
+    "loss.num_chunks=7": ("must divide training.seq_len=64",),
+    "parallelism=cp loss.num_chunks=64": ("a rank has 32",),
+    "profiler.enable_profiling=true profiler.profiler_warmup=9 profiler.profile_freq=9": (
+        "at least 10",
+    ),
+    # Traces and snapshots were never written.
+    "training.steps=9 profiler.enable_profiling=true profiler.profile_freq=20": ("at step 20",),
     "optimizer.lr=inf": ("finite",),
     "optimizer.lr=nan": ("finite",),
     "optimizer.lr=true": ("finite",),
@@ -68,9 +75,108 @@ NUMBERS: dict[str, tuple[str, ...]] = {
 }
 
 
+PIPELINE = "has no effect with parallelism.pipeline_parallel_degree=1"
+
+IGNORED: dict[str, tuple[str, ...]] = {
+    "optimizer.momentum=0.5": ("has no effect with optimizer.name=AdamW", "valid: 0.95"),
+    "optimizer.name=Adam optimizer.momentum=0.5": ("optimizer.name=Adam;",),
+    "parallelism.pipeline_parallel_schedule=2F2B": (PIPELINE, "valid: 1F1B"),
+    "parallelism=fsdp launch.ranks=2 parallelism.pipeline_parallel_microbatch_size=2": (PIPELINE,),
+    "parallelism.pipeline_parallel_layers_per_stage=1": (PIPELINE, "valid: null"),
+    "parallelism.enable_sequence_parallel=false": ("parallelism.tensor_parallel_degree=1",),
+    "parallelism.context_parallel_load_balancer=ptrr": ("parallelism.context_parallel_degree=1",),
+    "parallelism=cp parallelism.context_parallel_ptrr_mask_key=causal": ("load_balancer=headtail",),
+    "faults.spike_threshold=5": ("faults.spike=none",),
+    "faults.budget=9": ("faults.spike=none and faults.non_finite=stop",),
+    "faults.window=9": ("faults.spike=none and faults.non_finite=stop",),
+    "training.gc_debug=true training.gc_freq=5": ("training.gc_debug=true",),
+    "lr_scheduler.decay_ratio=0 lr_scheduler.decay_type=cosine": ("lr_scheduler.decay_ratio=0",),
+    "activation_checkpoint.debug=true": ("activation_checkpoint.mode=none",),
+    "activation_checkpoint=memory_budget activation_checkpoint.determinism_check=none": (
+        "activation_checkpoint.mode=memory_budget",
+    ),
+    "checkpoint.enable=false checkpoint.interval=7": ("checkpoint.enable=false",),
+    # Trained from scratch.
+    "checkpoint.enable=false checkpoint.initial_load=runs/first": ("checkpoint.enable=false",),
+    "checkpoint.keep_latest_k=0 checkpoint.keep_best=2": ("checkpoint.keep_latest_k=0",),
+    "checkpoint.export_dtype=bfloat16": ("checkpoint.last_save_model_only=false",),
+    "checkpoint.initial_load_in_hf=true": ("without checkpoint.initial_load",),
+    "checkpoint.create_seed_checkpoint=true": ("the same under every layout",),
+    "compile.backend=eager": ("compile.enable=false",),
+    "compile.enable=true compile.components=[modle]": ("did you mean model?",),
+    "compile.enable=true compile.components=[]": ("nothing would be compiled",),
+    "comm.mode=local_tensor": ("nothing would be trained", "dry_run=true"),
+    "comm.save_traces_folder=traces": ("comm.trace_buf_size=0, the default on a CPU",),
+    "metrics.wandb_mode=offline": ("metrics.enable_wandb=false",),
+    "metrics.save_tb_folder=board": ("without metrics.enable_tensorboard",),
+    "profiler.profiler_active=2": ("profiler.enable_profiling=false",),
+    "profile.steps=3 profiler.profile_freq=20": ("profile.steps=3, which sets it",),
+    "profiler.enable_memory_snapshot=true": ("a GPU's memory",),
+    "profiler.memory_snapshot_freq=5": ("profiler.enable_memory_snapshot=false",),
+    "debug.deterministic_warn_only=true": ("debug.deterministic=false",),
+    "debug.enable_structured_logging=false": ("a log of its own",),
+}
+
+
+TAKEN = (
+    # The default, as a sweep over layouts may give it.
+    "parallelism.pipeline_parallel_schedule=1F1B checkpoint.enable=false",
+    # ATOM's own files.
+    "+experiment=first_run parallelism=single launch.ranks=1",
+    "activation_checkpoint=memory_budget activation_checkpoint.mode=none",
+    "training.steps=3",
+    # Not known before the layout is.
+    "parallelism=auto parallelism.pipeline_parallel_schedule=GPipe",
+    "parallelism=pp parallelism.pipeline_parallel_degree=-1 "
+    "parallelism.pipeline_parallel_microbatch_size=2",
+    "optimizer.name=Muon optimizer.momentum=0.9 optimizer.betas=[0.8,0.9]",
+    "training.steps=8 lr_scheduler.total_steps=4 lr_scheduler.warmup_steps=2 "
+    "lr_scheduler.min_lr_factor=0.1",
+    "training.max_norm=1e9 training.steps=1e3 checkpoint.keep_latest_k=0 debug.seed=null",
+)
+
+
 @pytest.mark.parametrize("overrides", NUMBERS)
 def test_numbers_out_of_range(overrides: str, forked: Callable, tmp_path: Path) -> None:
     refused(overrides, NUMBERS[overrides], forked, tmp_path)
+
+
+@pytest.mark.parametrize("overrides", IGNORED)
+def test_settings_without_effect(overrides: str, forked: Callable, tmp_path: Path) -> None:
+    refused(overrides, IGNORED[overrides], forked, tmp_path)
+
+
+@pytest.mark.parametrize("overrides", TAKEN)
+def test_settings_that_are_taken(overrides: str, forked: Callable, tmp_path: Path) -> None:
+    """They are not what is wrong with a run whose data is missing, which is looked at next."""
+    missing = ("dataset=local", "dataset.path=/no/such/file")
+    result = forked("train", *TINY, *missing, "run.dir=run", *overrides.split(), cwd=tmp_path)
+    assert result.stderr.startswith("atom: dataset.path=/no/such/file"), result.stderr
+
+
+def test_a_file_of_the_users_is_no_default(forked: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/slow.yaml").write_text(
+        "# @package _global_\noptimizer:\n  momentum: 0.5\n"
+    )
+    result = forked("train", "--config-dir", "mine", "+experiment=slow", *TINY, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("atom: optimizer.momentum=0.5 ("), result.stderr
+    assert "slow.yaml): has no effect with optimizer.name=AdamW" in result.stderr
+
+
+@pytest.mark.slow
+def test_restarts_are_torchruns_under_torchrun(atom: Callable, port: int, tmp_path: Path) -> None:
+    started = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    result = atom("train", *TINY, "run.dir=run", "launch.max_restarts=9", cwd=tmp_path, **started)
+    assert result.returncode == 2, result.stderr
+    assert "launch.max_restarts=9 (command line): has no effect under torchrun" in result.stderr
 
 
 def refused(overrides: str, says: tuple[str, ...], forked: Callable, tmp_path: Path) -> None:

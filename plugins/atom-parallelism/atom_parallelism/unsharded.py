@@ -43,6 +43,13 @@ def unsharded(config: ParallelismConfig, context: ParallelismContext) -> Strateg
             key="training.enable_cpu_offload",
             value=True,
         )
+    for name, usual in (("fsdp_reshard_after_forward", "default"), ("enable_fsdp_symm_mem", False)):
+        if getattr(config, name) != usual:
+            raise UserError(
+                "is FSDP's, which unsharded leaves out; valid: leave it out, or parallelism=single",
+                key=f"parallelism.{name}",
+                value=getattr(config, name),
+            )
     if config.spmd_backend == "full_dtensor":
         raise UserError(
             "is for parameters that a layout divides; valid: spmd_types, partial_dtensor",

@@ -59,6 +59,13 @@ def test_what_unsharded_leaves_out_is_refused(
         unsharded(ParallelismConfig(spmd_backend=spmd_backend), context)
 
 
+def test_unsharded_has_no_sharding_to_choose() -> None:
+    config = ParallelismConfig(fsdp_reshard_after_forward="never")
+    context: Any = SimpleNamespace(world_size=1, training=None)
+    with pytest.raises(UserError, match="is FSDP's, which unsharded leaves out"):
+        unsharded(config, context)
+
+
 def test_any_degree_can_be_what_is_left() -> None:
     config, ranks = layout.resolve(run("4d", ranks=32, tensor_parallel_degree=-1), available=1)
     assert (ranks, config.tensor_parallel_degree) == (32, 4)

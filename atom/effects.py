@@ -1,0 +1,96 @@
+"""Settings that are without effect, because of another setting of the same run.
+
+Only what the user has set is refused, and only where it differs from the default: what ATOM's and
+plugins' files bring, and what a sweep over layouts needs, is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from atom import defaults
+from atom.effect_rules import RULES, Seen, Situation
+from atom.errors import UserError, nearest, shown
+from atom.run import DEGREES, Run
+
+_COMPILED = ("model", "loss")
+
+
+def composed(run: Run, *, chooses: bool) -> Situation:
+    """Return what is known of a run before torch is imported.
+
+    Args:
+        run: as composed.
+        chooses: whether its strategy chooses the degrees that it does not give.
+    """
+    given = run.parallelism.parameters
+    usual = {} if chooses else {name: 1 for name in DEGREES if name != "data_parallel_shard_degree"}
+    degrees = usual | {name: int(given[name]) for name in DEGREES if name in given}
+    return Situation(
+        degrees={name: degree for name, degree in degrees.items() if degree > 0},
+        device=run.device if run.device in ("cpu", "cuda") else None,
+    )
+
+
+def check(run: Run, where: Situation, given: Callable[[str], bool]) -> None:
+    """Refuse what the user has set and what nothing would come of.
+
+    Args:
+        run: its numbers in their ranges.
+        where: as far as it is known.
+        given: tells whether the user has set a key.
+
+    Raises:
+        UserError: names the first such key, and the setting that leaves it without effect.
+    """
+    _check_choices(run)
+    seen = Seen(run, where)
+    for keys, reason in RULES:
+        why = reason(seen)
+        for key in keys if why is not None else ():
+            value, default = defaults.value(run, key), defaults.default(run, key)
+            if value in (default, defaults.ATOMS.get(key, default)) or not given(key):
+                continue
+            raise UserError(
+                f"has no effect {why}; valid: {shown(default) or 'empty'}, or leave it out",
+                key=key,
+                value=value,
+            )
+
+
+def _check_choices(run: Run) -> None:
+    """Refuse values that torchtitan takes, and that would train nothing, or something else."""
+    components = defaults.value(run, "compile.components")
+    for name in components if isinstance(components, list) else ():
+        if name not in _COMPILED:
+            raise UserError(
+                f"there is nothing such to compile; {nearest(str(name), _COMPILED)}",
+                key="compile.components",
+                value=name,
+            )
+    if components == [] and defaults.value(run, "compile.enable"):
+        raise UserError(
+            f"nothing would be compiled; valid: some of {', '.join(_COMPILED)}, or "
+            "compile.enable=false",
+            key="compile.components",
+            value="[]",
+        )
+    mode = defaults.value(run, "comm.mode")
+    if mode in ("fake_backend", "local_tensor"):
+        raise UserError(
+            "sends nothing between ranks, so that nothing would be trained; valid: default, "
+            "torchcomms, or dry_run=true to look at a run without its ranks",
+            key="comm.mode",
+            value=mode,
+        )
+    if defaults.value(run, "checkpoint.create_seed_checkpoint"):
+        raise UserError(
+            "leaves the layout out; initial weights are the same under every layout here, so that "
+            "none is needed; valid: false",
+            key="checkpoint.create_seed_checkpoint",
+            value=True,
+        )
+    if defaults.value(run, "debug.batch_invariant"):
+        raise UserError(
+            "is not for training; valid: false", key="debug.batch_invariant", value=True
+        )

@@ -1,0 +1,138 @@
+"""For every key of torchtitan's and of ATOM's it is decided when it is without effect."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from pydantic import BaseModel
+from torchtitan.config import ParallelismConfig
+
+from atom import defaults
+from atom.effect_rules import RULES, Seen, Situation
+from atom.effects import composed
+from atom.run import Component, Run
+from atom.titan.sections import ACTIVATION_CHECKPOINT, SCHEMA
+
+RULED = {key for keys, _ in RULES for key in keys}
+
+ELSEWHERE = {
+    "checkpoint.create_seed_checkpoint": "refused: atom.effects",
+    "comm.mode": "what sends nothing is refused: atom.effects",
+    "compile.enable": "with no components it is refused: atom.effects",
+    "compile.enable_async_tensor_parallel": "atom.titan.requirements",
+    "debug.batch_invariant": "refused: atom.effects",
+    "debug.moe_force_load_balance": "atom.titan.requirements",
+    "data.trace": "atom.titan.trainer_config",
+    "faults.replay_check_interval": "atom.titan.trainer_config",
+    "faults.replica_check_interval": "atom.titan.trainer_config",
+    "launch.hang_seconds": "atom.cli.train, under torchrun",
+    "launch.max_restarts": "atom.cli.train, under torchrun",
+    "launch.start_seconds": "atom.cli.train, under torchrun",
+    "optimizer.state_dtype": "atom.titan.requirements",
+    "parallelism.expert_parallel_degree": "atom.titan.checks",
+    "parallelism.fsdp_reshard_after_forward": "without FSDP: atom_parallelism.unsharded",
+    "profiler.enable_profiling": "of which nothing would be written: atom.lengths",
+    "training.enable_cpu_offload": "atom.titan.requirements",
+}
+"""Keys that are looked at by other code, and by which."""
+
+ALWAYS = {
+    "activation_checkpoint.mode",
+    "checkpoint.enable",
+    "comm.init_timeout_seconds",
+    "comm.trace_buf_size",
+    "comm.train_timeout_seconds",
+    "debug.detect_anomaly",
+    "debug.deterministic",
+    "debug.print_config",
+    "debug.save_config_file",
+    "debug.seed",
+    "faults.non_finite",
+    "faults.spike",
+    "launch.ranks",
+    "loss.num_chunks",
+    "lr_scheduler.total_steps",
+    "lr_scheduler.warmup_steps",
+    "metrics.disable_color_printing",
+    "metrics.enable_tensorboard",
+    "metrics.enable_trackio",
+    "metrics.enable_wandb",
+    "metrics.log_freq",
+    "optimizer.betas",
+    "optimizer.eps",
+    "optimizer.lr",
+    "optimizer.name",
+    "optimizer.weight_decay",
+    "parallelism.context_parallel_degree",
+    "parallelism.data_parallel_replicate_degree",
+    "parallelism.data_parallel_shard_degree",
+    "parallelism.pipeline_parallel_degree",
+    "parallelism.spmd_backend",
+    "parallelism.tensor_parallel_degree",
+    "profile.steps",
+    "profiler.trace_post_processor",  # a function, which no configuration can give
+    "training.disable_cuda_graphs",
+    "training.dtype",
+    "training.gc_debug",
+    "training.global_batch_size",
+    "training.local_batch_size",
+    "training.max_norm",
+    "training.mixed_precision_param",
+    "training.mixed_precision_reduce",  # it can be float32 only
+    "training.seq_len",
+    "training.steps",
+}
+"""Keys that always have an effect."""
+
+
+def every_key() -> set[str]:
+    schemas = [*SCHEMA.items(), ("parallelism", ParallelismConfig)]
+    schemas += [("activation_checkpoint", mode) for mode in ACTIVATION_CHECKPOINT.values() if mode]
+    keys = {
+        f"{name}.{field.name}" for name, schema in schemas for field in dataclasses.fields(schema)
+    }
+    # Those of components and launchers are their plugins' own; the rest is the command's.
+    for name in ("data", "faults", "launch", "loss", "optimizer", "profile"):
+        model = Run.model_fields[name].annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        keys |= {f"{name}.{field}" for field in model.model_fields}
+    return keys | {"activation_checkpoint.mode"}
+
+
+def test_of_every_key_it_is_decided() -> None:
+    assert RULED | set(ELSEWHERE) | ALWAYS == every_key()
+
+
+def test_rules_know_the_defaults() -> None:
+    run = Run(
+        **{
+            name: Component(name="x")
+            for name in ("architecture", "tokenizer", "dataset", "parallelism")
+        }
+    )
+    for key in RULED:
+        assert key in defaults.DEFAULTS or defaults.default(run, key) is not None
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "chooses", "known"),
+    [
+        ({}, False, {"tensor_parallel_degree": 1}),
+        ({"tensor_parallel_degree": -1}, False, {"tensor_parallel_degree": None}),
+        ({}, True, {"tensor_parallel_degree": None}),
+        ({"tensor_parallel_degree": 2}, True, {"tensor_parallel_degree": 2}),
+        ({}, False, {"data_parallel_shard_degree": None}),
+    ],
+)
+def test_degrees_that_are_known(
+    parallelism: dict[str, int], chooses: bool, known: dict[str, int | None]
+) -> None:
+    sections = {name: Component(name="x") for name in ("architecture", "tokenizer", "dataset")}
+    run = Run(**sections, parallelism=Component(name="x", **parallelism))
+    found = composed(run, chooses=chooses)
+    assert {name: found.degrees.get(name) for name in known} == known
+    degree = found.degrees.get("tensor_parallel_degree")
+    assert (Seen(run, found).one("tensor_parallel") is not None) == (degree == 1)
+    assert Seen(run, Situation()).one("tensor_parallel") is None
