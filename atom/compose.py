@@ -19,12 +19,13 @@ from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 
-from atom import effects, lengths, ranges, rates
+from atom import command_line, effects, lengths, ranges, rates
 from atom.errors import UserError, nearest
 from atom.groups import Groups
 from atom.guard import Loader, guarded, hide_hydra_plugins, is_name, refusal
@@ -59,8 +60,8 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
     Raises:
         UserError: what was asked for cannot be composed, or ``task`` refuses it.
     """
-    # Hydra's parser takes any beginning of an option's name for it.
-    if any(a.startswith("--e") and _RERUN.startswith(a.partition("=")[0]) for a in arguments):
+    arguments = command_line.arranged(arguments)
+    if any(argument.startswith(_RERUN) for argument in arguments):
         raise UserError(f"{_RERUN} runs what a pickle holds, and ATOM reads none")
     groups = Groups(host.plugins)
     for warning in host.warnings:
@@ -75,12 +76,18 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
             except (Exception, KeyboardInterrupt) as error:
                 failures.append(error)
 
+    sweep = command_line.MULTIRUN in arguments
     names = groups.names | _folders(arguments)
-    rewritten = [_addable(argument, names) for argument in arguments]
+    rewritten = [
+        a
+        if a.startswith("-")
+        else _addable(command_line.literal(a, command_line.taken(a, host), sweep=sweep), names)
+        for a in arguments
+    ]
     saved, saved_environment = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     # Hydra then raises its errors instead of printing them and leaving with its own exit code.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = ["atom train", *rewritten, *_sweep_folder(arguments)]
+    sys.argv = ["atom train", *_sweep_folder(rewritten), *rewritten]
     hide_hydra_plugins(host.blocked)
     try:
         with guarded(arguments, groups, str(CONF)):
@@ -89,8 +96,8 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
         raise _missing(error, host) from None
     except OverrideParseException as error:
         raise UserError(
-            f"{error.override.lstrip('+')} (command line): is no override that Hydra can read: "
-            + _one_line(Exception(error.message))
+            f"{error.override.lstrip('+')} (command line): is no override that can be read; valid: "
+            "KEY=VALUE, with quotes of its own around a value, as in \"KEY='VALUE'\""
         ) from None
     except UserError:
         raise
@@ -132,6 +139,7 @@ def run_of(config: DictConfig, host: Host) -> Run:
         sections = OmegaConf.to_container(config, resolve=True)
         assert isinstance(sections, dict)
         sections.pop(SECTION, None)
+        sections = {name: _at_home(section, str(name)) for name, section in sections.items()}
         run = parse({str(name): section for name, section in sections.items()})
         ranges.check(run)
         rates.check(run, origins.given)
@@ -147,9 +155,7 @@ def run_of(config: DictConfig, host: Host) -> Run:
         origins.attach(error)
         raise
     except OmegaConfBaseException as error:
-        refused = refusal(error)
-        words = refused.problem if refused else _one_line(error)
-        mistake = UserError(words, key=error.full_key or None)
+        mistake = _unresolved(error)
         origins.attach(mistake)
         raise mistake from None
 
@@ -247,14 +253,22 @@ def _is_group(name: str) -> bool:
     return bool(loader.list_groups("")) and name in loader.list_groups("")
 
 
+def _at_home(value: Any, key: str) -> Any:
+    """Return a section with ``~`` expanded, as a shell does only where a word begins with it."""
+    if isinstance(value, dict):
+        return {name: _at_home(child, f"{key}.{name}") for name, child in value.items()}
+    if isinstance(value, list):
+        return [_at_home(child, key) for child in value]
+    # A launcher's folders are those of other machines.
+    if isinstance(value, str) and not key.startswith("launcher."):
+        return command_line.home_expanded(value)
+    return value
+
+
 def _folders(arguments: list[str]) -> set[str]:
     """Return the groups of ATOM's own folder, and of the folder that the user has named."""
-    folders = [CONF]
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
-        if option in ("--config-dir", "-cd"):
-            folders.append(Path(value))
-        elif option.startswith("--config-dir="):
-            folders.append(Path(option.partition("=")[2]))
+    named = (a.partition("=")[2] for a in arguments if a.startswith("--config-dir="))
+    folders = [CONF, *map(Path, named)]
     found = (child for folder in folders if folder.is_dir() for child in folder.iterdir())
     return {child.name for child in found if child.is_dir()}
 
@@ -269,10 +283,15 @@ def _addable(argument: str, groups: set[str]) -> str:
 
 def _sweep_folder(arguments: list[str]) -> list[str]:
     """Let ``run.dir`` name the folder of a sweep: its runs are numbered folders in it."""
-    places = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("run.dir=")]
-    if not places or not {"-m", "--multirun"} & set(arguments):
+    places = [a for a in arguments if a.lstrip("+").startswith("run.dir=")]
+    if not places or command_line.MULTIRUN not in arguments:
         return []
-    return [f"hydra.sweep.dir={places[-1]}"]
+    override = OverridesParser.create().parse_override(places[-1])
+    place = override.value()
+    # Several folders are each their runs': see `place_of`.
+    if override.is_sweep_override() or not isinstance(place, str):
+        return []
+    return [f"hydra.sweep.dir={command_line.quoted(command_line.home_expanded(place))}"]
 
 
 def _check_trust(config: DictConfig) -> None:
@@ -366,11 +385,31 @@ def _mistake(error: Exception, arguments: list[str]) -> UserError:
         return UserError("the defaults lists of the configuration files go round in a circle")
     if isinstance(error, AssertionError):
         return UserError("a defaults list of the configuration files holds what Hydra cannot read")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OmegaConfBaseException):
+            mistake = _unresolved(cause)
+            if len(typed := [a.lstrip("+").partition("=")[0] for a in arguments if "${" in a]) == 1:
+                mistake.key = mistake.key or typed[0]
+                mistake.origin = "command line"  # type: ignore[attr-defined]
+            return mistake
+        cause = cause.__cause__
     for argument in arguments:
         if isinstance(error, ValueError) and _TOO_LONG.search(argument):
             key = argument.partition("=")[0]
             return UserError(f"{key} (command line): a number has too many digits")
     return UserError(_one_line(error))
+
+
+def _unresolved(error: OmegaConfBaseException) -> UserError:
+    """Return what is wrong with a value that refers to another."""
+    refused = refusal(error)
+    words = refused.problem if refused else _one_line(error)
+    if isinstance(error, GrammarParseError):
+        words = r"${ begins a reference to another key; valid: ${KEY}, or \${ for the characters"
+    elif isinstance(error, InterpolationKeyError):
+        words = f"{words[0].lower()}{words[1:]}; \\${{ stands for the characters ${{"
+    return UserError(words, key=error.full_key or None)
 
 
 def _one_line(error: Exception) -> str:

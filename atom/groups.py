@@ -126,6 +126,15 @@ class FolderSource(FileConfigSource):
             raise UserError(f"{file} is a link out of {folder}, and is refused")
         return loaded(folder, config_path, self.provider, trusted=self.trusted)
 
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        found = super().list(config_path, results_filter)
+        return [name for name in found if not self._goes_round(Path(self.path, config_path, name))]
+
+    @staticmethod
+    def _goes_round(path: Path) -> bool:
+        """Return whether it is a link to a folder that it is in."""
+        return path.is_symlink() and path.resolve() in map(Path.resolve, path.parents)
+
 
 def loaded(folder: Path, name: str, provider: str, *, trusted: bool = False) -> ConfigResult:
     """Read a file of a config folder as Hydra would, if it is plain data.
@@ -137,11 +146,15 @@ def loaded(folder: Path, name: str, provider: str, *, trusted: bool = False) -> 
     """
     file = folder / (name if name.endswith(SUFFIX) else name + SUFFIX)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except FileNotFoundError:
         raise ConfigLoadError(f"Config not found : {file}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{file} is no text in UTF-8; valid: the same text, saved as UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
     yaml_data.check(text, str(file))
     header = ConfigSource._get_header_dict(text[:512])
     try:

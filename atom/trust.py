@@ -87,7 +87,8 @@ class Trust:
         def rules(wanted: str) -> tuple[Rule, ...]:
             return tuple(Rule(tuple(p), origin) for name, p, origin in places if name == wanted)
 
-        return cls(rules("allow"), rules("block"), Path(locked).absolute() if locked else None)
+        place = Path(locked).expanduser().absolute() if locked else None
+        return cls(rules("allow"), rules("block"), place)
 
     @classmethod
     def of_run(cls, section: Plugins, origin: str = "run.yaml") -> Trust:
@@ -197,10 +198,12 @@ def typed(arguments: Sequence[str]) -> dict[str, Any]:
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 
+        from atom.command_line import literal, taken
+
         key, _, text = argument.lstrip("+~").partition("=")
         name = key.removeprefix(f"{SECTION}.")
         try:
-            override = OverridesParser.create().parse_override(argument)
+            override = OverridesParser.create().parse_override(literal(argument, taken(argument)))
             sound = not override.is_delete() and not override.is_sweep_override()
         except (HydraException, ValueError):
             sound = False

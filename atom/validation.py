@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from atom.errors import UserError, nearest
+from atom.validation_words import words
 
 T = TypeVar("T")
 
@@ -27,24 +28,36 @@ def validated(adapter: TypeAdapter[T], section: object, *, key: str, fields: Ite
     try:
         return adapter.validate_python(section)
     except ValidationError as error:
-        raise _explain(error.errors()[0], key, section, fields) from None
+        raise _explain(error.errors(), key, section, fields) from None
+
+
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_MISSING = (
+    "missing",
+    "missing_argument",
+    "missing_keyword_only_argument",
+    "missing_positional_only_argument",
+)
 
 
 def _explain(
-    error: Mapping[str, Any], key: str, section: object, fields: Iterable[str]
+    faults: Sequence[Mapping[str, Any]], key: str, section: object, fields: Iterable[str]
 ) -> UserError:
-    path = [key] if key else []
-    path += [str(part) for part in error["loc"] if not str(part).startswith("function-")]
+    error = faults[0]
+    place = _place(error, section)
+    path = ([key] if key else []) + place
     name = ".".join(path)
     kind = error["type"]
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+    if kind in _UNKNOWN:
         value = error["input"]
         hint = nearest(path[-1], fields)
         while isinstance(value, Mapping) and len(value) == 1:
             ((part, value),) = value.items()
             name = f"{name}.{part}"
         return UserError(f"{path[-1]} is no key here; {hint}", key=name, value=value)
-    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+    if kind in _MISSING:
+        if place[-1].isdecimal() and isinstance(section, Mapping):  # an entry of a list
+            return UserError("has too few entries", key=name.rpartition(".")[0])
         return UserError("is required and has no value", key=name)
     if kind in ("value_error", "assertion_error"):
         # The model's own words: they name the fields, so the section's dump would only hide them.
@@ -52,6 +65,35 @@ def _explain(
         if isinstance(section, Mapping) and error["input"] is not section and len(error["loc"]):
             return UserError(reason, key=name, value=error["input"])
         return UserError(reason, key=name or None)
-    message = error["msg"].rstrip(".")
-    message = message[0].lower() + message[1:]
-    return UserError(message, key=name, value=error["input"])
+    # What may be of several types has a fault of each.
+    alike = [fault for fault in faults if _place(fault, section) == place]
+    return UserError(_joined([_said(fault) for fault in alike]), key=name, value=error["input"])
+
+
+def _place(error: Mapping[str, Any], section: object) -> list[str]:
+    """Return the keys that lead to a fault: without the types that pydantic puts between them."""
+    found: list[str] = []
+    here: Any = section
+    for part in error["loc"]:
+        if (isinstance(here, Mapping) and part in here) or (
+            isinstance(here, list | tuple) and isinstance(part, int) and part < len(here)
+        ):
+            here = here[part]
+        elif not (error["type"] in _MISSING and part == error["loc"][-1]):
+            continue
+        found.append(str(part))
+    return found
+
+
+def _said(fault: Mapping[str, Any]) -> str:
+    if (own := words(fault)) is not None:
+        return own
+    message: str = fault["msg"].rstrip(".")
+    return message[0].lower() + message[1:]
+
+
+def _joined(said: Sequence[str]) -> str:
+    """Return `must be A or B` of several."""
+    first, *others = dict.fromkeys(said)
+    common = "must be "
+    return " or ".join([first, *(words.removeprefix(common) for words in others)])

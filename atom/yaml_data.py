@@ -132,6 +132,8 @@ def unreadable(origin: str, error: Exception) -> UserError:
     words = getattr(error, "problem", None) or str(error).strip().partition("\n")[0]
     if "integer string conversion" in words:  # Python's words, which go on about Python
         words = "a number has too many digits"
+    if "no viable alternative at input '${" in words:  # OmegaConf's parser
+        words = r"${ begins a reference to another key; valid: ${KEY}, or \${ for the characters"
     full_key = getattr(error, "full_key", None)
     key = f", {full_key}" if full_key else ""
     return UserError(f"{origin}{where}{key} is no YAML that can be read: {words}")

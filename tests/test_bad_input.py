@@ -34,7 +34,7 @@ AT_ONCE = {
         ("architecture.n_head=4",), ("architecture.n_head=4", "n_heads", "command line")
     ),
     "wrong type of a parameter": Mistake(
-        ("architecture.dim=wide",), ("architecture.dim=wide", "integer", "command line")
+        ("architecture.dim=wide",), ("architecture.dim=wide", "whole number", "command line")
     ),
     "wrong type of a learning rate": Mistake(
         ("optimizer.lr=abc",), ("optimizer.lr=abc", "number", "command line")

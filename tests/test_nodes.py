@@ -194,8 +194,8 @@ def test_two_nodes_train_as_one(
     [
         ({"nodes": 2}, "launcher.nodes=2: is for other machines, and launcher=local"),
         ({"host": "a"}, "launcher.host=a: host is no key of launcher=local"),
-        ({"name": "x", "time": "soon"}, "launcher.time=soon: string should match"),
-        ({"name": "x", "nodes": 0}, "launcher.nodes=0: input should be greater than 0"),
+        ({"name": "x", "time": "soon"}, "launcher.time=soon: must match"),
+        ({"name": "x", "nodes": 0}, "launcher.nodes=0: must be greater than 0"),
     ],
 )
 def test_a_wrong_key_is_told(launcher: dict, words: str) -> None:

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
             return
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             hydra = HydraConfig.get()
-            place = Path(hydra.sweep.dir, hydra.sweep.subdir)
+            place = Path(run.run.dir or hydra.sweep.dir, hydra.sweep.subdir)
             print(f"run {hydra.job.num} in {place}", flush=True)
             # In a child: each run starts its ranks from a process without threads.
             call(partial(start.train, run, host, place, choices, verbose=verbose))
@@ -78,7 +78,7 @@ class _Submitted:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             hydra = HydraConfig.get()
             self._place = Path(hydra.sweep.dir)
-            place = Path(hydra.sweep.dir, hydra.sweep.subdir)
+            place = Path(run.run.dir or hydra.sweep.dir, hydra.sweep.subdir)
         if self._run is not None and self._run.launcher != run.launcher:
             raise UserError("a sweep is one submission, so its runs have the same launcher")
         self._run = run

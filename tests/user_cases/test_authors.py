@@ -124,7 +124,7 @@ MISTAKES = {
     ),
     "a value that is wrong": (
         ["dataset.sources.b.format=xml"],
-        "dataset.sources.b.format=xml (command line): input should be",
+        "dataset.sources.b.format=xml (command line): must be",
     ),
     "a name that there is not": (
         ["dataset.sources.b.name=locl"],

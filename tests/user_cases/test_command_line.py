@@ -1,0 +1,353 @@
+"""What people type, and what their shells and editors make of it: told or taken, never garbled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core._pydantic_core import list_all_errors
+
+from atom import command_line, validation, validation_words
+from atom.errors import UserError
+from atom.run import Run
+
+SHOWN = ("--cfg", "job", "--package", "run")
+
+AS_TYPED = [
+    "out/é",
+    "a=b",
+    "a#b",
+    "a,b",
+    "a b",
+    " a ",
+    "2024_01_15",
+    "12e4567",
+    "1e5",
+    "0x10",
+    "007",
+    "true",
+    "nan",
+    "-x",
+    "a/",
+    "it's",
+    'say "a"',
+    "[a]",
+    "{a: 1}",
+    "a[",
+    "(a)",
+    "f(1)",
+    "str(1)",
+    "a$b",
+    "100%",
+    "a:b",
+    "C:\\new\\",
+    "a\\b",
+    "~user_that_is_none",
+    "a~",
+    "名前",
+    "a;b|c&d*?!<>`^",
+]
+"""Paths that Hydra's grammar reads otherwise, or not at all."""
+
+
+@pytest.mark.parametrize("path", AS_TYPED)
+def test_a_path_is_taken_as_it_was_typed(path: str) -> None:
+    override = command_line.literal(f"run.dir={path}", command_line.taken("run.dir="))
+    found = command_line.OverridesParser.create().parse_override(override)
+    assert (found.is_sweep_override(), found.value()) == (False, path)
+    swept = command_line.literal(f"run.dir={path}", command_line.taken("run.dir="), sweep=True)
+    values = command_line.OverridesParser.create().parse_override(swept)
+    if values.is_sweep_override():
+        assert ",".join(map(str, values.sweep_iterator())).replace("'", "") == path
+    else:
+        assert values.value() == path
+
+
+@pytest.mark.parametrize("path", ["out/é", "a=b", "a#b", "a,b", "2024_01_15", "it's [x] {y} $z %"])
+def test_the_command_takes_it_so(forked: Callable, tmp_path: Path, path: str) -> None:
+    result = forked("train", f"run.dir={path}", *SHOWN, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("dir: ")]
+    assert line.removeprefix("dir: ").strip("'").replace("''", "'") == path
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "reads"),
+    [
+        ("run.dir", "'a b'", "a b"),  # quotes of one's own are Hydra's, as ever
+        ("run.dir", '"a,b"', "a,b"),
+        ("run.dir", "null", None),
+        ("run.dir", "runs/${optimizer.lr}", "runs/${optimizer.lr}"),
+        ("plugins.locked", "out/é", "out/é"),
+        ("checkpoint.initial_load", "hf:a b=c", "hf:a b=c"),
+        ("optimizer.lr", "1e-3", 1e-3),
+        ("optimizer.betas", "[0.9,0.95]", [0.9, 0.95]),
+        ("launcher.environment.A", "x=y", "x=y"),
+        ("profile.steps", "10", 10),
+        ("profile.steps", "10-12", "10-12"),
+        ("kernels.linear", "[a,b]", ["a", "b"]),
+        ("nobody.knows", "1", 1),
+        ("nobody.knows", "é", "é"),
+    ],
+)
+def test_values_that_keys_take(key: str, typed: str, reads: object) -> None:
+    override = command_line.literal(f"{key}={typed}", command_line.taken(f"{key}="))
+    assert command_line.OverridesParser.create().parse_override(override).value() == reads
+
+
+@pytest.mark.parametrize(
+    ("typed", "runs"),
+    [
+        ("run.dir=a,b", ["'a'", "'b'"]),
+        ("run.dir=out/é,x=1", ["out/é", "x=1"]),
+        ("run.dir='a,b',c", ["a,b", "c"]),
+        ("run.dir=2024_01,2024_02", ["2024_01", "2024_02"]),
+        ("optimizer.lr=1e-3,3e-3", ["0.001", "0.003"]),
+        ("optimizer.betas=[0.9,0.95],[0.8,0.9]", ["[0.9,0.95]", "[0.8,0.9]"]),
+        ("optimizer.name=choice(Adam,AdamW)", ["Adam", "AdamW"]),
+        ("launch.ranks=range(1,3)", ["1", "2"]),
+    ],
+)
+def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
+    override = command_line.literal(typed, command_line.taken(typed), sweep=True)
+    found = command_line.OverridesParser.create().parse_override(override)
+    values = [value.strip("'") for value in found.sweep_string_iterator()]
+    assert values == [run.strip("'") for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        # Nothing was typed of `++run.dir`, nor of a usage of Hydra's.
+        (["words"], "words (command line): is no override; valid: KEY=VALUE"),
+        (["é=1"], "é=1 (command line): is no override"),
+        ([""], " (command line): is no override"),
+        (["--multi"], "atom train: there is no option --multi; did you mean --multirun"),
+        (["--cfg"], "atom train: --cfg needs a value; valid: job, hydra, all"),
+        (["--cfg", "x"], "atom train: --cfg x is not known; valid: job, hydra, all"),
+        (["--resolve=1"], "atom train: --resolve takes no value"),
+        (["run.dir="], "run.dir= (command line): is empty; valid: a path"),
+        (["run.dir=\udcff"], r"run.dir=\xff (command line): is no text in UTF-8"),
+        (["optimizer.lr=1,2"], "optimizer.lr=1,2 (command line): holds several values; valid: -m"),
+        (
+            ["optimizer.betas=0.9,0.95"],
+            "optimizer.betas=0.9,0.95 (command line): holds several values; valid: "
+            '"optimizer.betas=[0.9,0.95]" for a list, -m optimizer.betas=0.9,0.95 for a run of '
+            "each",
+        ),
+        (
+            ["dataset=local", "dataset.path=a,b"],
+            'dataset.path=a,b (command line): holds several values; valid: "dataset.path=[a,b]" '
+            "for a list, -m dataset.path=a,b for a run of each, "
+            "\"dataset.path='a,b'\" for one text",
+        ),
+        (["optimizer.lr=1 é"], "optimizer.lr=1 é (command line): must be a number"),
+        (["optimizer.lr=["], "optimizer.lr=[ (command line): must be a number"),
+        (["tokenizer=é"], "tokenizer=é (command line): there is no such option"),
+        (["run.dir=a${b"], "run.dir (command line): ${ begins a reference to another key; valid"),
+        (["launch.ranks=1.5"], "launch.ranks=1.5 (command line): must be a whole number"),
+        (["launch.ranks=0"], "launch.ranks=0 (command line): must be greater than 0"),
+        (["resume.force=maybe"], "resume.force=maybe (command line): must be true or false"),
+        (["optimizer.betas=[0.9]"], "optimizer.betas (command line): has too few entries"),
+        (["optimizer=3"], "optimizer=3 (command line): must be a section of keys"),
+        (
+            ["dataset=local", "dataset.path={a: 1}"],
+            "dataset.path={'a': 1} (command line): must be text or a list, such as [a,b]",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_words_of_the_users(
+    forked: Callable, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    result = forked("train", "tokenizer=bytes", *arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stdout
+    assert result.stderr.startswith(f"atom: {words}"), result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "arranged"),
+    [
+        (["a=b", "-m", "c=d"], ["a=b", "c=d", "--multirun"]),
+        (["--cfg", "job", "a=b"], ["a=b", "--cfg=job"]),
+        (["-c", "job", "a=b", "-p", "run"], ["a=b", "--cfg=job", "--package=run"]),
+        (["--info", "a=b"], ["a=b", "--info"]),
+        (["--info", "defaults", "a=b"], ["a=b", "--info=defaults"]),
+        (["a=b", "-i"], ["a=b", "--info"]),
+        (["-cd", "x", "a=b"], ["a=b", "--config-dir=x"]),
+        (["-cd=x", "a=b", "c=-d"], ["a=b", "c=-d", "--config-dir=x"]),
+        (["-m", "--", "a=b", "c=d"], ["a=b", "c=d", "--multirun"]),
+    ],
+)
+def test_options_and_overrides_in_any_order(arguments: list[str], arranged: list[str]) -> None:
+    assert command_line.arranged(arguments) == arranged
+
+
+def test_home_is_what_a_shell_makes_of_it(forked: Callable, tmp_path: Path) -> None:
+    # No shell expands `run.dir=~/x`, nor what stands in a file.
+    (tmp_path / "x").write_text("")
+    experiment = tmp_path / "conf" / "experiment"
+    experiment.mkdir(parents=True)
+    (experiment / "home.yaml").write_text("# @package _global_\nrun: {dir: ~/x}\n")
+    for overrides in (["run.dir=~/x"], ["--config-dir=~/conf", "+experiment=home"]):
+        result = forked("train", *overrides, "tokenizer=bytes", cwd=tmp_path, HOME=str(tmp_path))
+        assert result.returncode == 2
+        assert f"run.dir={tmp_path}/x" in result.stderr
+        assert "is a file; valid: a folder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (b"\xef\xbb\xbf# @package _global_\nrun: {dir: there}\n", 0, "dir: there"),
+        ("# @package _global_\nrun: {dir: é}\n".encode("latin-1"), 2, "is no text in UTF-8"),
+        ("# @package _global_\nrun: {dir: x}\n".encode("utf-16"), 2, "is no text in UTF-8"),
+        (
+            b"# @package _global_\nrun: {dir: 2024_01_15}\n",
+            2,
+            "must be a path; YAML reads this as a number: put it in quotes there",
+        ),
+        (b"# @package _global_\nrun: {dir: [a]}\n", 2, "must be a path"),
+        (b"# @package _global_\nrun: {dir: 'a${b'}\n", 2, "begins a reference to another key"),
+    ],
+)
+def test_files_of_any_editor(
+    forked: Callable, tmp_path: Path, content: bytes, code: int, words: str
+) -> None:
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_bytes(content)
+    shown = SHOWN if code == 0 else ()
+    result = forked("train", "--config-dir=conf", "+experiment=mine", *shown, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert words in (result.stderr if code else result.stdout)
+    assert code == 0 or "mine.yaml" in result.stderr
+
+
+def test_a_config_folder_may_hold_itself(forked: Callable, tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "again").symlink_to(tmp_path / "conf")
+    for shown in (["--help"], SHOWN):
+        assert forked("train", "--config-dir=conf", *shown, cwd=tmp_path).returncode == 0
+
+
+# ---------------------------------------------------------------------------- what was validated
+
+SPOKEN_OF_ELSEWHERE = {
+    "missing",
+    "missing_argument",
+    "missing_keyword_only_argument",
+    "missing_positional_only_argument",
+    "extra_forbidden",
+    "unexpected_keyword_argument",
+    "value_error",
+    "assertion_error",
+}
+CANNOT_OCCUR = {
+    "no_such_attribute",  # of assignments
+    "frozen_field",
+    "frozen_instance",
+    "get_attribute_error",  # of objects with attributes
+    "needs_python_object",  # of JSON
+    "multiple_argument_values",  # of calls
+}
+
+
+def test_every_fault_that_pydantic_finds_has_words() -> None:
+    faults = list_all_errors()
+    kinds = {fault["type"] for fault in faults} - SPOKEN_OF_ELSEWHERE - CANNOT_OCCUR
+    assert kinds - validation_words.WORDS.keys() == set()
+    for fault in faults:
+        if fault["type"] in kinds:
+            # The names in braces are those that pydantic gives.
+            context = dict(fault["example_context"] or {})
+            context |= {"actual_length": 0} if "length" in str(context) else {}
+            said = validation_words.words({"type": fault["type"], "ctx": context, "input": None})
+            assert said
+            assert "nput" not in said
+
+
+class _Inner(BaseModel, extra="forbid"):
+    either: typing.Annotated[str, "text"] | list[int] | None = None
+    pairs: dict[str, list[tuple[int, float]]] = {}
+
+
+class _Outer(BaseModel, extra="forbid"):
+    inner: _Inner = _Inner()
+    both: _Inner | int = 1
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"inner": {"either": {}}}, "top.inner.either={}: must be text or a list, such as [a,b]"),
+        ({"inner": {"either": ["x"]}}, "top.inner.either=['x']: must be text"),
+        (
+            {"inner": {"pairs": {"list": [[1, 2], [1, "x"]]}}},
+            "top.inner.pairs.list.1.1=x: must be a number",
+        ),
+        ({"both": "x"}, "top.both=x: must be a section of keys or a whole number"),
+    ],
+)
+def test_the_key_at_fault_holds_no_type_of_pydantics(section: dict, sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        validation.validated(TypeAdapter(_Outer), section, key="top", fields=[])
+    assert refused.value.sentence() == sentence
+
+
+def test_keys_of_text_are_those_of_torchtitan() -> None:
+    # torch is needed to ask: what the table says is compared with torchtitan's own dataclasses.
+    code = (
+        "import dataclasses, json, typing\n"
+        "from torchtitan.config import ParallelismConfig\n"
+        "from atom.titan import sections\n"
+        "found = [*sections.SCHEMA.items(), ('parallelism', ParallelismConfig)]\n"
+        "found += [('activation_checkpoint', c) for c in "
+        "sections.ACTIVATION_CHECKPOINT.values() if c]\n"
+        "print(json.dumps(sorted({f'{section}.{field.name}' for section, schema in found\n"
+        "    for field in dataclasses.fields(schema) if field.init\n"
+        "    if typing.get_type_hints(schema)[field.name] in (str, str | None)})))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = {*json.loads(done.stdout), "activation_checkpoint.mode"}
+    assert expected == command_line.ENGINE_TEXT
+
+
+def test_every_path_of_a_run_is_known_as_one() -> None:
+    found = {
+        f"{section}.{name}"
+        for section, field in Run.model_fields.items()
+        for name, below in getattr(field.annotation, "model_fields", {}).items()
+        if Path in (below.annotation, *typing.get_args(below.annotation))
+    }
+    assert {"run.dir", "plugins.locked"} <= found
+    assert all(command_line.taken(f"{key}=").path for key in found)
+    assert dataclasses.asdict(command_line.taken("optimizer.lr="))["numbers"]
+
+
+@pytest.mark.slow
+def test_a_run_lives_in_a_folder_of_any_name(
+    atom: Callable, forked: Callable, tmp_path: Path
+) -> None:
+    place = "runs/[x] é,=#%'$ {a} (b) *?::2024_01"
+    tiny = "tokenizer=bytes training.seq_len=64 training.global_batch_size=4 device=cpu"
+    tiny += " architecture.n_layers=2 architecture.dim=64 metrics=none checkpoint.interval=1"
+    for steps in (1, 2):
+        result = atom(
+            "train", f"training.steps={steps}", *tiny.split(), f"run.dir={place}", cwd=tmp_path
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert "resumed after step 1" in result.stdout
+    assert {"run.yaml", "metrics.jsonl"} <= {path.name for path in (tmp_path / place).iterdir()}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [Path(place).name]
+    for command in (["status", place], ["logs", place], ["report", place], ["runs", "runs"]):
+        result = forked(*command, cwd=tmp_path)
+        assert result.returncode == 0, (command, result.stderr)
