@@ -135,3 +135,16 @@ def test_expert_parallelism_divides_the_ranks_that_it_borrows(degree: int) -> No
     )
     with pytest.raises(UserError, match="must divide the 4 ranks that share the experts"):
         layout.resolve(run, available=1)
+
+
+def test_a_hint_names_parameters_that_the_architecture_has() -> None:
+    config = Llama3(dim=60, n_layers=2, n_heads=6, n_kv_heads=3)
+    model = llama3(config, CONTEXT).model
+    thirds = ParallelismConfig(tensor_parallel_degree=3)
+    for architecture, valid in (
+        (config, "architecture.vocab_size can be set to a multiple"),
+        (None, "valid: a tokenizer with a multiple of it"),
+    ):
+        with pytest.raises(UserError, match="must divide the vocabulary of 256; ") as refused:
+            checks.check(TrainingConfig(seq_len=63), thirds, model, architecture)
+        assert refused.value.problem.endswith(valid)

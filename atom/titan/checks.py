@@ -35,17 +35,24 @@ _GROUPED = 8
 """torch's grouped matrix product takes rows of a multiple of 16 bytes; 8 numbers of bfloat16."""
 
 
-def check(training: TrainingConfig, parallelism: ParallelismConfig, model: Any) -> None:
+def check(
+    training: TrainingConfig,
+    parallelism: ParallelismConfig,
+    model: Any,
+    architecture: Any = None,
+) -> None:
     """Refuse what does not divide.
 
     Args:
         training: torchtitan's section, its local batch size resolved.
         parallelism: with every degree resolved.
         model: the architecture's model config.
+        architecture: its parameters; hints name those that there are.
+
     Raises:
         UserError: names the key at fault and what would be valid.
     """
-    _check_tensor(parallelism, model)
+    _check_tensor(parallelism, model, architecture)
     _check_experts(parallelism, model)
     _check_sequence(training, parallelism)
     _check_pipeline(training, parallelism, model)
@@ -141,7 +148,7 @@ def global_batch_size(training: TrainingConfig, dp: int, *, local_given: bool) -
     return wanted
 
 
-def _check_tensor(parallelism: ParallelismConfig, model: Any) -> None:
+def _check_tensor(parallelism: ParallelismConfig, model: Any, architecture: Any) -> None:
     degree = parallelism.tensor_parallel_degree
     if degree == 1:
         return
@@ -157,9 +164,11 @@ def _check_tensor(parallelism: ParallelismConfig, model: Any) -> None:
                 )
     vocab_size = getattr(model, "vocab_size", 0)
     if vocab_size % degree:
+        hint = "; valid: a tokenizer with a multiple of it"
+        if hasattr(architecture, "vocab_size"):
+            hint = "; architecture.vocab_size can be set to a multiple"
         raise UserError(
-            f"must divide the vocabulary of {vocab_size}; architecture.vocab_size can be set to a "
-            "multiple",
+            f"must divide the vocabulary of {vocab_size}{hint}",
             key="parallelism.tensor_parallel_degree",
             value=degree,
         )

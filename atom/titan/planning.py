@@ -141,7 +141,7 @@ def choose(
         checks.global_batch_size(section, dp, local_given=given)
         if not given:
             section.local_batch_size = sequences // dp
-        checks.check(section, parallelism, parts.model)
+        checks.check(section, parallelism, parts.model, selection.architecture.config)
         check_division(parallelism)
         mode = tried.activation_checkpoint.get("mode")
         return estimate_of(

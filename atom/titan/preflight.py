@@ -113,7 +113,7 @@ def preflight(
     )
     if "local_batch_size" not in run.training:
         training.local_batch_size = global_batch_size // degree
-    checks.check(training, parallelism, parts.model)
+    checks.check(training, parallelism, parts.model, selection.architecture.config)
     division.division(
         checks.sharded(parts.model, training, parallelism),
         division.shapes_of(weights.on_meta(parts.model)),
