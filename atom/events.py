@@ -30,6 +30,11 @@ CHECKPOINT_DAMAGED = "checkpoint_damaged"
 """A checkpoint does not verify and was set aside. ``step``, ``reason``, ``place``."""
 RESUMED = "resumed"
 """Training goes on from a checkpoint. ``step``."""
+CHANGED = "changed"
+"""A start goes on with something else than the start before. ``step`` (of the checkpoint that it is
+to go on from, 0 for none), ``kept`` (the folder that holds what the start before was), ``settings``
+and ``versions`` (key -> before, after), ``contents`` (component -> how what it reads differs, which
+``resume.force`` put up with)."""
 STOP_ASKED = "stop_asked"
 """A signal asked the launcher to have the ranks stop. ``signal``, its name."""
 STOPPED = "stopped"

@@ -13,9 +13,14 @@ from typing import Any, BinaryIO
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` to ``path`` as JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write ``content`` to ``path``, whole or not at all."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        unfinished.write_text(content)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

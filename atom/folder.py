@@ -1,22 +1,22 @@
-"""The run folder: what is written before the ranks start, and whether an old one may go on."""
+"""The run folder: what is written before the ranks start."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from atom import checkpoint, claim, lock
-from atom.changes import Change, changes
-from atom.errors import UserError, shown
+from atom import claim, history, inputs, lock
+from atom.errors import UserError
 from atom.files import write_json
 from atom.host import Host
+from atom.inputs import Inputs
 from atom.run import Run, read
 
 RUN_FILE = "run.yaml"
 TOKENIZER = "tokenizer"
+LOCK = "lock.json"
 ORIGINS = "origins.json"
 """Key -> where its value in ``run.yaml`` came from."""
 
@@ -33,7 +33,7 @@ def check_usable(folder: Path) -> None:
     """Refuse a folder that cannot hold a run.
 
     Raises:
-        UserError: it cannot be written to, or holds something else than a run.
+        UserError: it cannot be written to, or holds something else than a run that can be read.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError("is a file; valid: a folder", key="run.dir", value=folder)
@@ -45,41 +45,33 @@ def check_usable(folder: Path) -> None:
             key="run.dir",
             value=folder,
         )
+    if (folder / RUN_FILE).is_file():
+        read(folder / RUN_FILE)
     check_writable(folder)
 
 
-@dataclass(frozen=True)
-class Resumption:
-    """The checkpoint that a run goes on from, and the settings that have changed since."""
+def create(
+    run: Run,
+    host: Host,
+    folder: Path,
+    *,
+    tokenizer: Mapping[str, Path],
+    read_by_it: Inputs,
+    resumed: int = 0,
+    contents: Mapping[str, str] | None = None,
+) -> None:
+    """Take the folder for this job, and write what the ranks read and what they are.
 
-    step: int
-    changes: tuple[Change, ...]
+    What it held of another start is kept: see :mod:`atom.history`.
 
-
-def check_continues(folder: Path, run: Run) -> Resumption | None:
-    """Return where the run in ``folder`` goes on, or None if it begins anew.
-
-    Raises:
-        UserError: the folder's checkpoints belong to a run that this one cannot go on.
-    """
-    steps = checkpoint.resumable(folder / checkpoint.FOLDER)
-    if not steps:
-        return None
-    found = changes(read(folder / RUN_FILE).model_dump(mode="json"), run.model_dump(mode="json"))
-    for change in found:
-        if change.kind == "refused" and not run.resume.force:
-            raise UserError(
-                f"{folder} holds checkpoints of a run with {change.key}={shown(change.before)}; "
-                "valid: that value, another run.dir, or resume.force=true",
-                key=change.key,
-                value=change.after,
-            )
-    return Resumption(steps[0], tuple(found))
-
-
-def create(folder: Path, run: Run, host: Host, files: Mapping[str, Path]) -> None:
-    """Take the folder for this job, and write what the ranks read: the run, the lock and the
-    tokenizer's files.
+    Args:
+        run: resolved.
+        host: the plugins.
+        folder: of the run.
+        tokenizer: its files by name.
+        read_by_it: what the dataset and the tokenizer hold.
+        resumed: the step that the run goes on from.
+        contents: component -> how what it reads has changed since.
 
     Raises:
         UserError: another job has taken it meanwhile.
@@ -87,28 +79,32 @@ def create(folder: Path, run: Run, host: Host, files: Mapping[str, Path]) -> Non
     assert run.resolved is not None
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     claim.claim(folder)
-    if files:
+    locked = lock.lock(
+        host, seed=run.debug.get("seed"), device=run.resolved.device, kernels=run.resolved.kernels
+    )
+    files: tuple[str, ...] = (RUN_FILE, ORIGINS, LOCK, inputs.FILE_NAME)
+    if "tokenizer" in (contents or {}):
+        files += tuple(_names(folder / TOKENIZER))
+    history.keep(folder, run, locked, files, step=resumed, contents=contents or {})
+    if tokenizer:
         (folder / TOKENIZER).mkdir(exist_ok=True)
-    for name, source in files.items():
+    for name in _names(folder / TOKENIZER):
+        if Path(name).name not in tokenizer:
+            (folder / name).unlink()
+    for name, source in tokenizer.items():
         target = folder / TOKENIZER / name
         if not target.exists() or not target.samefile(source):
             shutil.copyfile(source, target)
-    target = folder / RUN_FILE
-    if target.exists() and read(target).model_dump() != run.model_dump():
-        keep = next(p for n in range(1, 10**6) if not (p := folder / f"run.{n}.yaml").exists())
-        target.rename(keep)
-    run.write(target)
+    run.write(folder / RUN_FILE)
+    read_by_it.write(folder / inputs.FILE_NAME)
     if origins := run.origins:
         write_json(folder / ORIGINS, origins)
-    write_json(
-        folder / "lock.json",
-        lock.lock(
-            host,
-            seed=run.debug.get("seed"),
-            device=run.resolved.device,
-            kernels=run.resolved.kernels,
-        ),
-    )
+    write_json(folder / LOCK, locked)
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the files in a folder of the run's, by their paths within that."""
+    return [f"{folder.name}/{path.name}" for path in folder.glob("*") if path.is_file()]
 
 
 def check_writable(folder: Path) -> None:

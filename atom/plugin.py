@@ -353,12 +353,16 @@ class DocumentSource(Protocol):
     lanes it trains on and no others, and a checkpoint holds a position a lane and no tokens.
 
     A source may also have a method ``contents() -> Contents``, which is called after :meth:`check`;
-    what it says is shown as the run starts.
+    what it says is shown as the run starts. And ``parts() -> Mapping[str, str]``, called after
+    :meth:`check`: the digest of each of its files by name, so that a person is told which have
+    changed since a checkpoint.
     """
 
     def check(self) -> str:
         """Raise :class:`atom.errors.UserError` if there is nothing to read; return a digest of
-        what will be read, the same as long as the documents are."""
+        what will be read, the same as long as the documents and their order are: wherever they
+        are, and whenever they were written. A run goes on from a checkpoint only with the digest
+        that it had when that was saved."""
         ...
 
     def lane(

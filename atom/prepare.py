@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from atom import inputs
+from atom.errors import UserError
+from atom.folder import RUN_FILE
 from atom.host import Host
+from atom.inputs import Inputs
 from atom.opening import Opener, cache
-from atom.plugin import Contents, Document, PreparedTokenizer, TokenizerContext
-from atom.select import Selection
+from atom.plugin import Contents, Document, DocumentSource, PreparedTokenizer, TokenizerContext
+from atom.run import read
+from atom.select import Selection, select
+from atom.trust import Trust
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A dataset that has been checked, and the tokenizer.
 
-    ``opened`` are the packages of the datasets that the run's own has opened: ranks load them too.
+    ``inputs`` is what the two hold; ``opened`` are the packages of the datasets that the run's own
+    has opened: ranks load them too.
     ``contents`` are the dataset's, None of one that does not say.
     """
 
     tokenizer: PreparedTokenizer
+    inputs: Inputs
     opened: frozenset[str]
     contents: Contents | None
+
+
+def data_changed(folder: Path) -> str | None:
+    """Return how the dataset of a run that was started before has changed, in words, or None: ranks
+    that start again would go on with other documents.
+
+    To be called in a child: see :mod:`atom.launch.child`.
+    """
+    before = inputs.read(folder / inputs.FILE_NAME)
+    if before is None:
+        return None
+    run = read(folder / RUN_FILE)
+    host = Host.load(Trust.of_run(run.plugins))
+    chosen = select(run, host).dataset
+    source = Opener(host).source(chosen.component, chosen.config)
+    try:
+        now = inputs.Content(source.check(), _parts(source))
+    except UserError:
+        return None  # what cannot be read, the ranks say
+    if now.digest == before.dataset.digest:
+        return None
+    return f"the dataset has changed under the run ({now.difference(before.dataset)})"
+
+
+def _parts(source: DocumentSource) -> Mapping[str, str]:
+    parts = getattr(source, "parts", None)
+    return parts() if callable(parts) else {}
 
 
 def prepare(selection: Selection, host: Host) -> Prepared:
@@ -42,6 +78,10 @@ def prepare(selection: Selection, host: Host) -> Prepared:
     prepared: PreparedTokenizer = selection.tokenizer.code("prepare")(
         selection.tokenizer.config, context
     )
+    found = inputs.of(digest, _parts(source), prepared)
     return Prepared(
-        prepared, frozenset(opener.packages), contents() if callable(contents) else None
+        prepared,
+        found,
+        frozenset(opener.packages),
+        contents() if callable(contents) else None,
     )

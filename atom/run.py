@@ -23,6 +23,7 @@ from pydantic import (
 
 from atom import ranges, run_checks, yaml_data
 from atom.errors import UserError
+from atom.files import write_text
 from atom.validation import validated
 
 COMPONENTS = ("architecture", "tokenizer", "dataset", "parallelism")
@@ -374,8 +375,8 @@ class Run(_Model):
         return self.model_copy(update={"plugins": self.plugins.model_copy(update={"used": used})})
 
     def write(self, path: Path) -> None:
-        """Write the run as YAML that holds nothing but data."""
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        """Write the run as YAML that holds nothing but data, whole or not at all."""
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 _RUN = TypeAdapter(Run)

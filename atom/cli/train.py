@@ -83,11 +83,13 @@ class _Submitted:
             raise UserError("a sweep is one submission, so its runs have the same launcher")
         self._run = run
         # In a child: the claim of the folder ends with it, and is the job's to take.
-        self._jobs.append(call(partial(submit.prepare, run, self._host, place, choices)))
+        job = call(partial(submit.prepare, run, self._host, place, choices))
+        if job is not None:
+            self._jobs.append(job)
 
     def submit(self) -> None:
-        """Submit what was added, if anything was."""
-        if self._run is not None:
+        """Submit what was added and has something left to train, if anything has."""
+        if self._run is not None and self._jobs:
             submit.submit(self._jobs, self._run, self._host, self._place)
 
 
@@ -107,9 +109,13 @@ def _dry_run(run: Run, host: Host) -> None:
     found.check()
 
 
-def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight:
-    """Compose and write down the run of ranks that were started around ATOM."""
-    composed: list[Preflight] = []
+def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight | None:
+    """Compose and write down the run of ranks that were started around ATOM.
+
+    Returns:
+        The run; None if nothing is left to train.
+    """
+    composed: list[Preflight | None] = []
 
     def job(run: Run) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _KEY = "atom/run.dir"
 _REFUSED = "\0"
+_DONE = "\1"
 _RESTARTS = ("RESTART_COUNT", "MAX_RESTARTS")
 _COMPOSING = timedelta(minutes=30)
 """How long rank 0 may take: a tokenizer may have to be trained first."""
@@ -60,11 +61,11 @@ def adopt_slurm(environment: dict[str, str] | os._Environ[str] = os.environ) -> 
     environment.setdefault("MASTER_PORT", str(port))
 
 
-def train(compose: Callable[[], Preflight], *, verbose: bool = False) -> int:
+def train(compose: Callable[[], Preflight | None], *, verbose: bool = False) -> int:
     """Be one rank.
 
     Args:
-        compose: writes the run's folder; called on rank 0 only.
+        compose: writes the run's folder; called on rank 0 only. None: nothing is left to train.
         verbose: show torchtitan's own log of rank 0.
 
     Returns:
@@ -83,12 +84,17 @@ def train(compose: Callable[[], Preflight], *, verbose: bool = False) -> int:
         answer = _wait(store)
         if answer == _REFUSED:
             return 2
+        if answer == _DONE:
+            return 0
         return EX_STOPPED if rank.train(Path(answer)) else 0
     try:
         ready = compose()
     except UserError:
         store.set(_KEY, _REFUSED)
         raise
+    if ready is None:
+        store.set(_KEY, _DONE)
+        return 0
     store.set(_KEY, str(ready.place.absolute()))
     with _recorded(ready), _followed(ready, verbose=verbose):
         rank.train(ready.place, verbose=verbose)

@@ -15,12 +15,13 @@ from typing import Any
 
 from atom import checkpoint, events, logs, progress
 from atom.errors import RunError, RunStoppedError
-from atom.launch.child import Child
+from atom.launch.child import Child, call
 from atom.launch.failure import Failure
 from atom.launch.gate import Gate
 from atom.launch.machine import Machine
 from atom.launch.rendezvous import meeting_file
 from atom.launch.restarts import Restarts
+from atom.prepare import data_changed
 from atom.run import Launch
 
 
@@ -54,6 +55,8 @@ def start(
         step = progress.since(folder, begin)
         saved = checkpoint.resumable(folder / checkpoint.FOLDER)
         refused = restarts.refuse(failure, step=step, saved=saved[0] if saved else 0)
+        if refused is None:
+            refused = call(partial(data_changed, folder))
         again = refused is None
         events.record(
             folder,

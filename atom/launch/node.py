@@ -21,11 +21,12 @@ from types import FrameType
 from atom import claim, events, logs, metrics, progress
 from atom.errors import EX_STOPPED, UserError
 from atom.folder import RUN_FILE
-from atom.launch.child import Child
+from atom.launch.child import Child, call
 from atom.launch.failure import Failure
 from atom.launch.local import start_once
 from atom.launch.machine import Machine
 from atom.launch.stopper import Stopper
+from atom.prepare import data_changed
 from atom.run import Launch, Run, read
 from atom.screen import Screen
 
@@ -41,6 +42,8 @@ def main(arguments: list[str]) -> int:
         machine = _machine(run, options)
         if machine.node == 0:
             claim.claim(options.run)
+            if changed := call(partial(data_changed, options.run)):
+                raise UserError(f"{options.run}: {changed}; valid: to start the run anew")
         machine.wait_for_port()
     except UserError as error:
         print(f"atom: {error.sentence()}", file=sys.stderr, flush=True)

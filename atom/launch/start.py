@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atom import events, folder, logs, metrics, progress
+from atom import events, folder, logs, metrics, progress, resume
 from atom.host import Host
+from atom.inputs import Inputs
 from atom.launch import local
 from atom.launch.child import Child, call
 from atom.launch.news import News
@@ -46,6 +47,8 @@ def train(
         RunError: a rank failed.
     """
     ready = prepare_folder(run, host, place, choices)
+    if ready is None:
+        return
     ranks = Child(partial(_start, place, ready, verbose=verbose))
     screen = Screen(verbose=verbose)
     with Stopper(place, screen, ask=lambda: ranks.signal(signal.SIGUSR1)) as stopper:
@@ -110,7 +113,10 @@ class Prepared:
     files: Mapping[str, Path]
     """Of the tokenizer."""
 
-    resumption: folder.Resumption | None
+    inputs: Inputs
+    resumption: resume.Resumption | None
+    done: resume.Done | None
+    """Where the run has ended, if nothing is left to train; nothing is written then."""
 
 
 def check(
@@ -135,7 +141,9 @@ def check(
     """
     folder.check_usable(place)
     selection = select(run, host)
+    resume.check(place, run)
     prepared = call(partial(prepare, selection, host))
+    resume.check(place, run, prepared.inputs)
     run = run.using(prepared.opened)
     # Only now is torch needed: what is wrong so far was said within a second.
     from atom.titan.preflight import preflight
@@ -150,13 +158,27 @@ def check(
         joined=ranks,
         planned=planned,
     )
-    return Prepared(ready, prepared.tokenizer.files, folder.check_continues(place, ready.run))
+    return Prepared(
+        ready,
+        prepared.tokenizer.files,
+        prepared.inputs,
+        resume.check(place, ready.run, prepared.inputs),
+        resume.done(place, ready.run, ready.steps, prepared.inputs),
+    )
 
 
 def write(prepared: Prepared, host: Host, choices: dict[str, str]) -> None:
     """Write the run's folder, and show what it is."""
     ready, resumption = prepared.ready, prepared.resumption
-    folder.create(ready.place, ready.run, host, prepared.files)
+    folder.create(
+        ready.run,
+        host,
+        ready.place,
+        tokenizer=prepared.files,
+        read_by_it=prepared.inputs,
+        resumed=resumption.step if resumption else 0,
+        contents=resumption.contents if resumption else {},
+    )
     if ready.explanation:
         print(ready.explanation, end="\n\n", flush=True)
     screen = Screen()
@@ -169,23 +191,37 @@ def write(prepared: Prepared, host: Host, choices: dict[str, str]) -> None:
 
 def prepare_folder(
     run: Run, host: Host, place: Path, choices: dict[str, str], *, ranks: int | None = None
-) -> Preflight:
+) -> Preflight | None:
     """Check ``run`` and write its folder: :func:`check`, then :func:`write`.
+
+    Returns:
+        The run; None if nothing is left to train, which is said.
 
     Raises:
         UserError: the run cannot be, and nothing has been written.
     """
     prepared = check(run, host, place, ranks=ranks)
+    if prepared.done is not None:
+        print(prepared.done.sentence(place), flush=True)
+        return None
     write(prepared, host, choices)
     return prepared.ready
 
 
-def _tell_changes(resumption: folder.Resumption, screen: Screen) -> None:
+def _tell_changes(resumption: resume.Resumption, screen: Screen) -> None:
     """Show the settings that differ from the run that is gone on with."""
+    if resumption.unknown:
+        screen.note(
+            f"The checkpoint of step {resumption.step} was saved by an ATOM that did not note what "
+            "the dataset and the tokenizer held: whether they have changed is not known.\n"
+        )
+    for name, words in resumption.contents.items():
+        screen.note(f"{name}: not what it was at the checkpoint ({words}), by resume.force\n")
     shown = [c for c in resumption.changes if not c.key.startswith(_OF_NO_INTEREST)]
     for title, kinds in (
         ("changed, with an effect on the losses:", ("matters", "refused")),
         ("changed:", ("harmless",)),
+        ("changed, of no use to a run that goes on:", ("unused",)),
     ):
         if of_kind := [change for change in shown if change.kind in kinds]:
             screen.note("\n".join([title, *(f"  {change}" for change in of_kind), ""]))

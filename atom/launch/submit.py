@@ -20,10 +20,13 @@ COMMAND = (sys.executable, "-P", "-m", "atom.launch.node")
 """What each node runs, with the run folder after it."""
 
 
-def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> LaunchJob:
+def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> LaunchJob | None:
     """Check ``run`` for the machines that it is to run on, and write its folder.
 
     With ``launcher.dry_run=true`` nothing is written.
+
+    Returns:
+        The job; None if nothing is left to train, which is said.
 
     Raises:
         UserError: the run cannot be, or not so on that launcher; nothing has been written.
@@ -35,6 +38,9 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
     if ranks is not None:
         run = run.model_copy(update={"launch": run.launch.model_copy(update={"ranks": ranks})})
     prepared = start.check(run, host, place, ranks=ranks, planned=planned)
+    if prepared.done is not None:
+        print(prepared.done.sentence(place), flush=True)
+        return None
     resolved = prepared.ready.resolved
     if resolved.world_size % run.launcher.nodes:
         raise UserError(

@@ -162,6 +162,8 @@ def _train(sections: Sections, folder: Path) -> None:
     from atom.run import parse
 
     ready = prepare_folder(parse(sections), Host.load(), folder, {})
+    if ready is None:  # all is done
+        return
     resolved = ready.resolved
     local.start(folder, resolved.world_size, resolved.device, ready.run.launch)
 

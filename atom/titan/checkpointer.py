@@ -18,13 +18,21 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.stateful import Stateful
-from torchtitan.components.checkpointer.base import MODEL
+from torchtitan.components.checkpointer.base import (
+    LR_SCHEDULER,
+    MODEL,
+    OPTIMIZER,
+    TRAIN_STATE,
+)
 from torchtitan.components.checkpointer.dcp import AsyncMode, CheckpointManager
 from torchtitan.tools.utils import GarbageCollection
 
-from atom import checkpoint, events, metrics
+from atom import checkpoint, events, inputs, metrics
 from atom.errors import RunError
+from atom.folder import RUN_FILE
+from atom.run import read
 from atom.titan.dcp import AtomicWriter, SafePlanner, SafeReader
+from atom.titan.kept_optimizers import StateOnly, follow_schedule
 
 RANDOM = "random"
 """Key of the random number generators' states, one a rank."""
@@ -76,6 +84,17 @@ class VerifiedCheckpointManager(CheckpointManager):
             CheckpointManager.Config.__post_init__(self)
             if self.keep_every < 0 or self.keep_best < 0:
                 raise ValueError("keep_every and keep_best cannot be negative.")
+            if self.folder != checkpoint.FOLDER:
+                # Resuming, restarts and `atom status` look there.
+                raise ValueError(f"folder is always {checkpoint.FOLDER}.")
+            if self.load_step != -1:
+                # Ranks that start again would go back to it, whatever has been saved since.
+                raise ValueError(
+                    "load_step is always -1, the newest; to go back, move the newer checkpoints "
+                    "out of the folder."
+                )
+            if TRAIN_STATE in self.exclude_from_loading:
+                raise ValueError(f"a run cannot go on without {TRAIN_STATE}, its step.")
 
     def __init__(self, config: Config, *, base_folder: str = "", **runtime: Any) -> None:
         super().__init__(config, base_folder=base_folder, **runtime)
@@ -114,7 +133,7 @@ class VerifiedCheckpointManager(CheckpointManager):
             self._place,
             step,
             model_only=RANDOM not in state_dict,
-            companion=self._run / "run.yaml",
+            companions=(self._run / RUN_FILE, self._run / inputs.FILE_NAME),
         )
         future: Any = None
         if async_mode is AsyncMode.DISABLED:
@@ -294,9 +313,22 @@ class VerifiedCheckpointManager(CheckpointManager):
             state_dict.pop(RANDOM)
         if FAULTS in state_dict and f"{FAULTS}.good" not in saved:
             state_dict.pop(FAULTS)  # saved by an earlier version
+        if self.exclude_from_loading and self._excluded_before(Path(checkpoint_id)):
+            state_dict |= {name: self.states[name] for name in self.exclude_from_loading}
+        if OPTIMIZER in state_dict:
+            state_dict[OPTIMIZER] = StateOnly(state_dict[OPTIMIZER])
         dcp.load(state_dict, storage_reader=reader, planner=SafePlanner())
+        if LR_SCHEDULER in state_dict:
+            follow_schedule(state_dict[LR_SCHEDULER])
         if MODEL in self.states:
             self.states[MODEL].load_state_dict(state_dict)
+
+    def _excluded_before(self, place: Path) -> bool:
+        """Return whether the run that left the same out of its first load has saved this."""
+        if place.parent != self._place or not (place / RUN_FILE).is_file():
+            return False
+        before = read(place / RUN_FILE).checkpoint.get("exclude_from_loading", ())
+        return set(before) == set(self.exclude_from_loading)
 
 
 class RandomState(Stateful):

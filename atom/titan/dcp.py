@@ -53,18 +53,18 @@ class AtomicWriter(FileSystemWriter):
         folder: of the checkpoints.
         step: of training.
         model_only: for the manifest.
-        companion: a file to keep a copy of beside the weights, if it exists.
+        companions: files to keep a copy of beside the weights, those that exist.
     """
 
     def __init__(
-        self, folder: Path, step: int, *, model_only: bool, companion: Path | None = None
+        self, folder: Path, step: int, *, model_only: bool, companions: tuple[Path, ...] = ()
     ) -> None:
         self._partial = checkpoint.partial_folder(folder, step)
         super().__init__(self._partial)
         self._folder = folder
         self._step = step
         self._model_only = model_only
-        self._companion = companion
+        self._companions = companions
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         # The digest of the file says all that a checksum of each value in it would, which takes
@@ -95,13 +95,12 @@ class AtomicWriter(FileSystemWriter):
             for result in of_rank
             if isinstance(result, _HashedResult)
         }
-        if self._companion is not None and self._companion.is_file():
-            shutil.copyfile(self._companion, self._partial / self._companion.name)
-        index = dcp_index.FILE_NAME
-        for name in (index, self._companion.name if self._companion else index):
+        present = [companion for companion in self._companions if companion.is_file()]
+        for companion in present:
+            shutil.copyfile(companion, self._partial / companion.name)
+        for name in (dcp_index.FILE_NAME, *(companion.name for companion in present)):
             path = self._partial / name
-            if path.is_file():
-                files[name] = checkpoint.File(path.stat().st_size, sha256(path))
+            files[name] = checkpoint.File(path.stat().st_size, sha256(path))
         manifest = self._partial / checkpoint.MANIFEST
         checkpoint.Manifest(self._step, self._model_only, files).write(manifest)
         _sync(manifest)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from atom import metrics, settings
+from atom import history, metrics, settings
+from atom.errors import shown
 from atom.folder import RUN_FILE
 from atom.metrics import StepMetrics
 from atom.run import read
@@ -69,8 +70,21 @@ def load(folders: Sequence[Path]) -> list[Compared]:
     for name, folder in zip(names(folders), folders, strict=True):
         state = status(folder)
         rows = metrics.read(folder / metrics.FILE_NAME)
-        found.append(Compared(name, folder, state, settings.flat(read(folder / RUN_FILE)), rows))
+        found.append(Compared(name, folder, state, _settings(folder), rows))
     return found
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that have made a run's steps; of one that has changed on the way, all
+    its values in words."""
+    periods, changed = history.course(folder, RUN_FILE)
+    told = {
+        key: ", ".join(
+            f"{shown(value)} {period}" for value, period in zip(values, periods, strict=True)
+        )
+        for key, values in changed.items()
+    }
+    return settings.flat(read(periods[-1].file)) | told
 
 
 def names(folders: Sequence[Path]) -> list[str]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atom import events, metrics
+from atom import events, history, metrics
 from atom.folder import ORIGINS, RUN_FILE
+from atom.history import Period
 from atom.metrics import StepMetrics
 from atom.run import Run, read
 from atom.status import Status, status
@@ -26,6 +27,8 @@ class Record:
         happened: its events.
         origins: where its settings came from; None for a run of an ATOM that did not keep it.
         lock: what ``lock.json`` holds; empty if there is none.
+        course: the periods of the run that other settings have made, and those settings:
+            :func:`atom.history.course`.
         profile: of each rank that profiled, where the time of its steps went.
     """
 
@@ -37,6 +40,7 @@ class Record:
     happened: list[dict[str, Any]]
     origins: dict[str, str] | None
     lock: dict[str, Any]
+    course: tuple[list[Period], dict[str, list[Any]]]
     profile: dict[int, list[Shares]]
 
     @property
@@ -62,6 +66,7 @@ def load(folder: Path) -> Record:
         happened=events.read(folder),
         origins=_json(folder / ORIGINS),
         lock=_json(folder / "lock.json") or {},
+        course=history.course(folder, RUN_FILE),
         profile=profile.read(folder),
     )
 

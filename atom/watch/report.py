@@ -12,6 +12,7 @@ from atom.watch import report_curves as curves
 from atom.watch import report_tables as tables
 from atom.watch.markup import element, html
 from atom.watch.record import Record
+from atom.watch.report_history import changed
 from atom.words import clock, decimal, human
 
 _STYLE = Path(__file__).with_name("report.css")
@@ -52,7 +53,7 @@ def _sections(record: Record) -> Iterator[tuple[str, str, list[Element]]]:
     yield "Layout", "layout", _layout(record)
     yield "Kernels", "kernels", tables.kernels(record)
     yield "Data", "data", tables.data(record)
-    yield "Settings", "settings", tables.settings(record)
+    yield "Settings", "settings", [*changed(record), *tables.settings(record)]
     yield "Environment", "environment", tables.environment(record)
 
 

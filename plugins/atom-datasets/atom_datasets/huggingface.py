@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from atom.errors import UserError
 from atom.plugin import Contents, Document
+from atom_datasets import identity
 from atom_datasets.config import HuggingFace
 from atom_datasets.dealing import permutation
 from atom_datasets.finding import Tally, walk
@@ -55,7 +54,7 @@ class HuggingFaceSource:
     revision: str | None
 
     def check(self) -> str:
-        """Return a digest of the dataset's name, subset, split and revision.
+        """Return a digest of the dataset's files: of their commit, or their content.
 
         Raises:
             UserError: the dataset cannot be had, is empty, or has no such column of text.
@@ -69,8 +68,12 @@ class HuggingFaceSource:
         if not text and rows < _LOOKED_AT:
             problem = "there is no text in its column" if rows else "it has no rows"
             raise UserError(problem, key="dataset.path", value=self.path)
-        recipe = [self.path, self.subset, self.split, self.revision, self.text_field]
-        return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
+        return identity.digest(self.parts().values(), self.split, self.text_field)
+
+    def parts(self) -> dict[str, str]:
+        """Return what identifies each file by its name."""
+        read = _opened(self).read
+        return identity.addressed(read) or {self.path: f"{self.subset} {self.revision}"}
 
     def contents(self) -> Contents:
         """Return how many files there are, and which ones of a folder no split reads."""
@@ -138,6 +141,9 @@ def _rows(
 @dataclass(frozen=True)
 class _Opened:
     stream: datasets.IterableDataset
+    read: tuple[str | Path, ...]
+    """The files of the split, as far as they are known: paths, and addresses of those elsewhere."""
+
     files: int | None
     left_out: Tally
 
@@ -151,7 +157,8 @@ def _opened(source: HuggingFaceSource) -> _Opened:
         stream = builder.as_streaming_dataset(split=source.split)
         files = builder.config.data_files
         if files is None:
-            return _Opened(stream, None, left_out)
+            return _Opened(stream, (), None, left_out)
+        read = tuple(links.get(name, name) for name in files[source.split])
         for split, names in files.items():
             for name in names:
                 links.pop(name, None)
@@ -160,7 +167,7 @@ def _opened(source: HuggingFaceSource) -> _Opened:
         for path in links.values():
             if path.name.lower() != "readme.md":  # which says what the splits are
                 left_out.add("files that are in no split", path.name)
-        return _Opened(stream, len(files[source.split]), left_out)
+        return _Opened(stream, read, len(read), left_out)
 
 
 def _builder(

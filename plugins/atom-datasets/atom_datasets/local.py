@@ -12,7 +12,7 @@ from typing import Literal
 
 from atom.errors import UserError
 from atom.plugin import Contents, Document
-from atom_datasets import content, parquet
+from atom_datasets import content, identity, parquet
 from atom_datasets.compression import bare_suffix, is_compressed, plain
 from atom_datasets.config import Local
 from atom_datasets.dealing import deal
@@ -51,7 +51,7 @@ class LocalSource:
     max_bad_fraction: float = 0.0
 
     def check(self) -> str:
-        """Return a digest of the files' paths, sizes and times of change.
+        """Return a digest of what the files hold, in their order.
 
         Makes the tables and decompressed copies that reading needs, in the cache of ``datasets``.
 
@@ -64,7 +64,12 @@ class LocalSource:
             # With a tolerance, what is no text is counted when it is read.
             content.check(path, format, tolerant=self.max_bad_fraction > 0)
         _documents(self)
-        return _digest(self, files)
+        recipe = (self.format, self.text_field, self.max_chars, self.max_bad_fraction)
+        return identity.digest(self.parts().values(), *recipe)
+
+    def parts(self) -> dict[str, str]:
+        """Return the digest of each file's content by its name."""
+        return identity.parts(_found(self).files, _cache())
 
     def contents(self) -> Contents:
         """Return how many files and documents there are, and what is left out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -110,9 +111,14 @@ def test_ids_name_shard_and_row(folder: Path) -> None:
     assert document.id == f"{folder}/train shard {shard} row {row}"
 
 
-def test_the_digest_is_of_what_is_named(folder: Path) -> None:
-    assert made(folder).check() == made(folder).check()
-    assert made(folder).check() != made(folder, text_field="text", revision="main").check()
+def test_the_digest_is_of_what_the_files_hold(folder: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert made(folder).check() == made(moved).check()
+    file = sorted(path for path in moved.iterdir() if path.is_file())[0]
+    assert file.name in made(moved).parts()
+    file.write_text(file.read_text().replace("0:0", "0-0"))
+    huggingface._opened.cache_clear()
+    assert made(folder).check() != made(moved).check()
 
 
 def test_the_source_can_be_sent_to_another_process() -> None:

@@ -198,6 +198,8 @@ def test_the_digest_is_of_what_is_read(tmp_path: Path) -> None:
     assert digest == made(path).check()
     assert digest != made(path, text_field="title").check()
     os.utime(path, ns=(1, 1))
+    assert digest == made(path).check()
+    write_jsonl(path, {"text": "First", "title": "First"})
     assert digest != made(path).check()
 
 

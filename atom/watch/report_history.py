@@ -1,0 +1,28 @@
+"""The part of a report on settings that have changed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree.ElementTree import Element
+
+from atom import history
+from atom.errors import shown
+from atom.watch.markup import Child, element
+from atom.watch.record import Record
+from atom.watch.report_tables import table
+
+
+def changed(record: Record) -> list[Element]:
+    """Return which values have made which steps, of settings that have not been the same."""
+    periods, settings = record.course
+    if not settings:
+        return []
+    rows: list[Sequence[Child]] = [
+        (element("code", key), *map(shown, values)) for key, values in settings.items()
+    ]
+    words = (
+        "These have changed on the way. Below is all that the last start was given; what the "
+        f"others were given is in {history.FOLDER}/."
+    )
+    heads = ("setting", *map(str, periods))
+    return [table(heads, rows), element("p", words, class_="faint")]

@@ -1,0 +1,114 @@
+"""What files hold, as a digest: the same wherever they are and whenever they were written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+WHOLE = 64 << 20
+"""Bytes of the largest file that is read whole; of a larger one, blocks that are spread over it."""
+
+_BLOCK = 1 << 16
+_BLOCKS = 64
+_WORTH_KEEPING = 16 << 20
+"""Bytes that take so long to read that their digests are kept."""
+
+_SETTLED_NS = 2_000_000_000
+"""A file that was written to this shortly before may be written to again at the same time of
+change, as far as the clock of its filesystem tells."""
+
+
+class _Stat(NamedTuple):
+    """What a file has another of when it has been written to or replaced."""
+
+    path: str
+    size: int
+    mtime: int
+    inode: int
+
+
+def parts(files: Iterable[Path], kept: Path) -> dict[str, str]:
+    """Return the digest of each file's content by its name, in the order of ``files``.
+
+    A name is the path within the folder that holds them all.
+
+    Args:
+        files: what is read.
+        kept: a folder for digests of files that have not changed since.
+    """
+    stats = [_stat(path) for path in files]
+    names = _names([stat.path for stat in stats])
+    return dict(zip(names, _digests(stats, kept), strict=True))
+
+
+def digest(contents: Iterable[str], *recipe: object) -> str:
+    """Return a digest of contents, in their order, and of what else makes documents of them."""
+    return hashlib.sha256(json.dumps([*recipe, list(contents)]).encode()).hexdigest()
+
+
+def addressed(files: Iterable[str | Path]) -> dict[str, str]:
+    """Return what identifies each file that ``datasets`` reads: its address, which holds the commit
+    of a repository of the Hub; of a local file its content."""
+    from datasets import config
+
+    paths = {file: Path(file) for file in files}
+    local = [path for path in paths.values() if path.is_file()]
+    remote = {str(file): str(file) for file, path in paths.items() if not path.is_file()}
+    kept = Path(config.HF_DATASETS_CACHE) / "atom_datasets"
+    return remote | (parts(local, kept) if local else {})
+
+
+def _stat(path: Path) -> _Stat:
+    found = path.stat()
+    return _Stat(str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    above = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120 (of a str)
+    return [os.path.relpath(path, above) for path in paths]
+
+
+def _digests(stats: Sequence[_Stat], kept: Path) -> list[str]:
+    of_set = hashlib.sha256("\0".join(stat.path for stat in stats).encode()).hexdigest()
+    file = kept / f"digests-{of_set}.json"
+    large = sum(min(stat.size, WHOLE) for stat in stats) >= _WORTH_KEEPING
+    known = _read(file) if large else {}
+    found = [known.get(stat) or _content(stat) for stat in stats]
+    if large and any(stat not in known for stat in stats):
+        settled = time.time_ns() - _SETTLED_NS
+        pairs = zip(stats, found, strict=True)
+        _write(file, {stat: each for stat, each in pairs if stat.mtime < settled})
+    return found
+
+
+@cache
+def _content(stat: _Stat) -> str:
+    with Path(stat.path).open("rb") as stream:
+        if stat.size <= WHOLE:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        found = hashlib.sha256(str(stat.size).encode())
+        for number in range(_BLOCKS):
+            stream.seek((stat.size - _BLOCK) * number // (_BLOCKS - 1))
+            found.update(stream.read(_BLOCK))
+        return found.hexdigest()
+
+
+def _read(file: Path) -> dict[_Stat, str]:
+    try:
+        content = json.loads(file.read_bytes())
+        return {_Stat(*stat): str(each) for stat, each in content}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _write(file: Path, digests: dict[_Stat, str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(list(digests.items())))
+    unfinished.replace(file)
