@@ -14,6 +14,7 @@ from atom.errors import UserError, nearest, shown
 from atom.run import DEGREES, Run
 
 _COMPILED = ("model", "loss")
+_CHECKS = ("default", "none")
 
 
 def composed(run: Run, *, chooses: bool) -> Situation:
@@ -74,6 +75,13 @@ def _check_choices(run: Run) -> None:
             "compile.enable=false",
             key="compile.components",
             value="[]",
+        )
+    checked = defaults.value(run, "activation_checkpoint.determinism_check")
+    if checked not in _CHECKS:
+        raise UserError(
+            f"there is no such check; {nearest(str(checked), _CHECKS)}",
+            key="activation_checkpoint.determinism_check",
+            value=checked,
         )
     mode = defaults.value(run, "comm.mode")
     if mode in ("fake_backend", "local_tensor"):

@@ -233,7 +233,9 @@ class Optimizer(_Model):
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
     betas: tuple[_Decay, _Decay] = Field(default=(0.9, 0.95), description="decay of the moments")
     eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
-    weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay")
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="weight decay: decoupled, but of the gradient in Adam"
+    )
     momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")
     state_dtype: Literal["bfloat16"] | None = Field(
         default=None,

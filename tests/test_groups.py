@@ -21,6 +21,7 @@ from atom.host import Host
 from atom.run import Run, parse
 from atom.testing import matrix, models, partners, runs
 from atom.titan import requirements, sections
+from atom.titan.weights import on_meta
 
 GROUPS = ("activation_checkpoint", "compile", "precision", "offload", "batch")
 OPTIONS = [
@@ -238,6 +239,32 @@ def test_only_a_mixture_has_experts_to_balance() -> None:
 def model_of(host: Host, architecture: dict[str, Any]) -> Any:
     """Return the config of a model, with the kernels of the kit's small run in place."""
     return models.subject(host, architecture).config()
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ("attention.qkv_linear", "is no linear layer: layers.0.attention.qkv_linear"),
+        ("attention.nothing", "is in the name of no layer"),
+        ("feed_forward.w2", None),
+        ("moe.router.gate", None),
+    ],
+)
+def test_what_is_recomputed_is_in_the_model(part: str, says: str | None) -> None:
+    host = Host.load()
+    model = on_meta(model_of(host, matrix.architectures(host)["llama3_tiny"]))
+    run = run_with(activation_checkpoint={"force_recompute_mm_shapes_by_fqns": [part]})
+    if says is None:
+        requirements.check_recomputed(run, model)
+        return
+    with pytest.raises(UserError, match=says):
+        requirements.check_recomputed(run, model)
+
+
+def test_there_is_no_such_compiler() -> None:
+    given = {"enable": True, "backend": "inducter"}
+    with pytest.raises(UserError, match="did you mean inductor"):
+        requirements.check(run_with(compile=given), TrainingConfig(), ParallelismConfig(), "cpu")
 
 
 def test_compiling_for_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

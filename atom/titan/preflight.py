@@ -163,6 +163,7 @@ def preflight(
     requirements.check_experts(run, config.model_spec.model)
     pipelined = parallelism.pipeline_parallel_degree > 1
     model = weights.on_meta(config.model_spec.model)
+    requirements.check_recomputed(run, model)
     shardings.check(model, parallelism, world_size, run.architecture.name)
     if world_size > 1 and not run.dry_run:
         pretend.check(config, model, world_size)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig
 from torchtitan.models.common.attention import FlexAttention
 from torchtitan.models.common.decoder import Decoder
 
-from atom.errors import UserError
+from atom.errors import UserError, nearest
 from atom.run import Run
 from atom.titan import sections
 from atom.titan.weights import on_meta
@@ -45,6 +46,8 @@ def check(run: Run, training: TrainingConfig, parallelism: ParallelismConfig, de
         _check_async(parallelism, device)
     if compilation.enable and compilation.backend == "inductor" and device == "cpu":
         _check_compiler()
+    if compilation.enable and compilation.backend != "inductor":
+        _check_backend(compilation.backend)
     if training.enable_cpu_offload and device == "cpu":
         raise UserError(
             "moves a GPU's memory to the CPU, and this run is on the CPU already; valid: false",
@@ -127,6 +130,38 @@ def check_experts(run: Run, model: Any) -> None:
         )
 
 
+def check_recomputed(run: Run, model: torch.nn.Module) -> None:
+    """Refuse to recompute what a model has not.
+
+    Args:
+        run: the run.
+        model: on the meta device.
+
+    Raises:
+        UserError: a name is of no module, or of one that multiplies no matrices.
+    """
+    key = "force_recompute_mm_shapes_by_fqns"
+    found = [(name, module) for name, module in model.named_modules() if name.startswith("layers.")]
+    for part in run.activation_checkpoint.get(key, ()):
+        named = [(name, module) for name, module in found if part in name]
+        if part in _RECOMPUTED or (named and all(_is_linear(module) for _, module in named)):
+            continue
+        other = next((name for name, module in named if not _is_linear(module)), None)
+        raise UserError(
+            f"is no linear layer: {other}" if other else "is in the name of no layer of this model",
+            key=f"activation_checkpoint.{key}",
+            value=part,
+        )
+
+
+_RECOMPUTED = ("moe.router.gate",)
+"""torchtitan's default, for models that have it."""
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear)
+
+
 def _several_masks(model: Any) -> bool:
     """Return whether the model makes its masks itself; torchtitan's own method makes one."""
     method = getattr(type(on_meta(model)), "get_attention_masks", None)
@@ -149,6 +184,22 @@ def _check_async(parallelism: ParallelismConfig, device: str) -> None:
         raise UserError(
             f"{problem}; valid: false", key="compile.enable_async_tensor_parallel", value=True
         )
+
+
+def _check_backend(name: str) -> None:
+    """Refuse a backend that the compiler does not know."""
+    from torch._dynamo import list_backends
+    from torch._dynamo.backends.registry import lookup_backend
+    from torch._dynamo.exc import InvalidBackend
+
+    try:
+        lookup_backend(name)
+    except InvalidBackend:
+        raise UserError(
+            f"there is no such backend; {nearest(name, [*list_backends(), 'eager'])}",
+            key="compile.backend",
+            value=name,
+        ) from None
 
 
 def _check_compiler() -> None:

@@ -105,6 +105,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
     "compile.backend=eager": ("compile.enable=false",),
     "compile.enable=true compile.components=[modle]": ("did you mean model?",),
     "compile.enable=true compile.components=[]": ("nothing would be compiled",),
+    "activation_checkpoint=full activation_checkpoint.determinism_check=all": ("default, none",),
     "comm.mode=local_tensor": ("nothing would be trained", "dry_run=true"),
     "comm.save_traces_folder=traces": ("comm.trace_buf_size=0, the default on a CPU",),
     "metrics.wandb_mode=offline": ("metrics.enable_wandb=false",),

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import shlex
 
+from atom.errors import UserError
 from atom.plugin import LaunchContext, LaunchJob, Submission
 from atom_launchers.config import Torchrun
 
 
 def plan(config: Torchrun, context: LaunchContext) -> Submission:
-    """Return the commands as advice: nothing is submitted."""
+    """Return the commands as advice: nothing is submitted.
+
+    Raises:
+        UserError: something is asked for that nobody is there to give.
+    """
+    for key in ("cpus_per_node", "time", "queue", "account", "image", "mounts"):
+        if (value := getattr(context.resources, key)) not in (None, []):
+            raise UserError(
+                "is for a system that jobs are submitted to, and these commands are started by "
+                "hand; valid: leave it out",
+                key=f"launcher.{key}",
+                value=value,
+            )
     parts = [_commands(config, context, job) for job in context.jobs]
     return Submission(advice="\n\n".join(parts))
 

@@ -141,3 +141,18 @@ def test_a_refusal_is_slurms_own() -> None:
         "nowhere"
     )
     assert reason("") == "Slurm refuses the job: it does not say why"
+
+
+@pytest.mark.parametrize(
+    ("config", "resources", "says"),
+    [
+        ({}, {"mounts": ["/data:/data"]}, "launcher.mounts.*are a container's"),
+        ({"min_link_gb_per_second": 9, "check_nodes": False}, {}, "looked at by nothing"),
+        ({"min_link_gb_per_second": 9}, {"gpus_per_node": None}, "looked at by nothing"),
+    ],
+)
+def test_what_nothing_would_come_of_is_refused(
+    config: dict[str, Any], resources: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        script(config=Slurm(**config), **resources)
