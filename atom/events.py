@@ -62,8 +62,12 @@ stop), ``to_step`` and ``done`` (of a rollback: the checkpoint's, and the last t
 ``documents`` (of that step, on the lanes of rank 0)."""
 BAD_DOCUMENT = "bad_document"
 """A document could not be read and was left out, as the dataset puts up with some. ``rank``,
-``step`` that it was met in, ``document``, ``reason``. Of each process of a rank there are a hundred
-at most; the rank's log has all."""
+``step`` that it was met in, ``document``, ``reason``. Of each process of a rank there are
+:data:`MOST_BAD_DOCUMENTS` at most; the rank's log has all."""
+MOST_BAD_DOCUMENTS = 100
+WITHOUT_TEXT = "without_text"
+"""Documents without text were left out. ``rank``, ``documents``: how many its process has met until
+it ended, in all passes."""
 REPLICAS_DIFFER = "replicas_differ"
 """Parameters that should be alike are not; the run ends. ``step``, ``reason``."""
 REPLAY_DIFFERS = "replay_differs"

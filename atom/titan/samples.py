@@ -20,9 +20,6 @@ import structlog
 from atom import events
 from atom.titan.data import DocumentLoader
 
-_MOST_EVENTS = 100
-"""Of a process: a run of many bad documents is to be seen, not to fill a disk."""
-
 log = structlog.get_logger("atom")
 
 
@@ -48,7 +45,8 @@ class DataNotes:
         """Note what ``loader`` has read for ``step``."""
         for document in loader.left_out.bad:
             log.warning("bad document", step=step, document=document.id, reason=document.problem)
-            if self._events < _MOST_EVENTS:
+            # A run of many bad documents is to be seen, not to fill a disk.
+            if self._events < events.MOST_BAD_DOCUMENTS:
                 self._events += 1
                 events.record(
                     self._run,
@@ -67,6 +65,8 @@ class DataNotes:
     def close(self, loader: DocumentLoader) -> None:
         """Note how many documents had no text."""
         if loader.left_out.empty:
-            log.info("documents without text were left out", documents=loader.left_out.empty)
+            number = loader.left_out.empty
+            log.info("documents without text were left out", documents=number)
+            events.record(self._run, events.WITHOUT_TEXT, rank=self._rank, documents=number)
         if self._trace is not None:
             os.close(self._trace)

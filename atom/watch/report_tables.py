@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -119,10 +120,26 @@ def data(record: Record) -> list[Element]:
     found = record.status
     if found.tokens_seen is not None:
         rows.append(("seen", f"{found.tokens_seen:,} tokens", f"{found.step:,} steps"))
+    return [table(("", "", ""), [*rows, *_left_out(record)])]
+
+
+def _left_out(record: Record) -> Iterator[tuple[str, str, str]]:
+    """Yield rows on the documents that ranks have met and left out."""
     bad = [event for event in record.happened if event.get("event") == events.BAD_DOCUMENT]
     if bad:
-        rows.append(("left out", f"{len(bad):,} bad documents", str(bad[-1].get("reason", ""))))
-    return [table(("", "", ""), rows)]
+        # A document is met again in each pass, and after a step back.
+        number = len({event.get("document") for event in bad})
+        of_a_rank = Counter(event.get("rank") for event in bad)
+        more = max(of_a_rank.values()) >= events.MOST_BAD_DOCUMENTS
+        words = f"{'at least ' * more}{number:,} bad document{'s' * (number != 1)}"
+        yield "left out", words, str(bad[-1].get("reason", ""))
+    empty = sum(
+        event.get("documents", 0)
+        for event in record.happened
+        if event.get("event") == events.WITHOUT_TEXT
+    )
+    if empty:
+        yield "left out", f"{empty:,} documents without text", "counted in each pass"
 
 
 def profiled(record: Record) -> list[Element]:

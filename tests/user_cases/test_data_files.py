@@ -89,6 +89,7 @@ REFUSED: dict[str, tuple[Write, tuple[str, ...], str]] = {
     "cut off": (jsonl("a.jsonl", '{"text": "cut'), (), r"line 21 of .*no JSON record"),
     "no object": (jsonl("a.jsonl", "[1, 2]"), (), r"line 21 .*it is a list"),
     "no text": (jsonl("a.jsonl", '{"text": ["a"]}'), (), r"holds \[\"a\"\] and no text in line 21"),
+    # unslothai/unsloth#7465, run-llama/llama_index#18877
     "too deep": (jsonl("a.jsonl", DEEP), (), r"line 21 of .*nested too deep"),
     "too deep in the text": (
         jsonl("a.jsonl", DEEP.replace(b'"deep", "tree": ', b"")),
@@ -124,12 +125,14 @@ REFUSED: dict[str, tuple[Write, tuple[str, ...], str]] = {
         (),
         r"a\.jsonl is compressed with gzip; valid: a name that ends with \.gz",
     ),
+    # google-research-datasets/natural-questions#24
     "gzip cut off": (
         content("a.jsonl.gz", cut(gzip.compress(os.urandom(999).hex().encode()))),
         ("dataset.max_bad_fraction=0.5",),
         r"a\.jsonl\.gz cannot be decompressed: .*; valid: the whole file, fetched again",
     ),
     "no gzip": (content("a.txt.gz", b"plain"), (), r"a\.txt\.gz cannot be decompressed"),
+    # InertExpert2911/Mutual_Fund_Data#1, policy-gradient/GRPO-Zero#1
     "a Git LFS pointer for text": (
         content("a.txt", LFS),
         (),
@@ -152,6 +155,11 @@ REFUSED: dict[str, tuple[Write, tuple[str, ...], str]] = {
         jsonl("a.jsonl", DEEP),
         ("dataset=huggingface",),
         r"line 21 of .*a\.jsonl is no JSON record \(it is nested too deep\)",
+    ),
+    "a Git LFS pointer in a stream": (
+        content("a.txt", LFS),
+        ("dataset=huggingface",),
+        r"a\.txt is the pointer of a file in Git LFS",
     ),
     "a stream of lists": (
         table("a.parquet", text=[["a"]]),
@@ -220,7 +228,7 @@ def test_what_is_read_and_what_is_not_is_told(tmp_path: Path, atom: Callable) ->
     (data / "z.jsonl").hardlink_to(data / "a.jsonl")
     # 20 and 1 that is bad; 2; 2; 1 and 1 that is bad.
     arguments = (*T, "dataset=local", "dataset.path=data", "dataset.format=jsonl")
-    tolerant = ("dataset.max_bad_fraction=0.1", "data.trace=true", "run.dir=run")
+    tolerant = ("dataset.max_bad_fraction=0.1", "training.steps=5", "run.dir=run")
     hf = str(tmp_path.parent / "hf")
     for run in range(2):  # of the second run, the cache knows what was left out
         result = atom("train", *arguments, *tolerant, cwd=tmp_path, HF_HOME=hf)
@@ -242,6 +250,11 @@ def test_what_is_read_and_what_is_not_is_told(tmp_path: Path, atom: Callable) ->
     assert atom("report", "run0", cwd=tmp_path).returncode == 0
     page = (tmp_path / "run0" / "report.html").read_text()
     assert "further names of files that are read: 1 (z.jsonl)" in page
+    # Bad documents are met in each pass, and are two all the same.
+    lines = (tmp_path / "run0" / "events.jsonl").read_text().splitlines()
+    met = [json.loads(line)["event"] for line in lines].count("bad_document")
+    assert met > 2
+    assert ">2 bad documents<" in page
 
 
 # huggingface/datasets#7468, huggingface/datasets#7222
@@ -252,9 +265,12 @@ def test_a_folder_is_streamed_whatever_its_name(tmp_path: Path, atom: Callable) 
     data.mkdir()
     for number, meta in enumerate((None, "x", {"y": [1]})):
         records = [json.dumps({"text": f"a record of {number}", "meta": meta})] * 9
+        records.insert(1, json.dumps({"text": None, "meta": meta}))
         (data / f"{number}.jsonl").write_text("\n".join(records))
     arguments = (*T, "dataset=huggingface", "dataset.path='my [raw]::data'", "run.dir=run")
     environment = {"HF_HOME": str(tmp_path.parent / "hf"), "HF_HUB_OFFLINE": "1"}
     result = atom("train", *arguments, cwd=tmp_path, **environment)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "huggingface, 3 files, tokenizer bytes" in result.stdout
+    assert atom("report", "run", cwd=tmp_path).returncode == 0
+    assert re.search(r">\d+ documents without text<", (tmp_path / "run/report.html").read_text())

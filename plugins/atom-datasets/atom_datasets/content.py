@@ -26,6 +26,17 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _PARQUET = b"PAR1"
 
 
+def check_pointer(path: Path) -> None:
+    """Refuse a file of Git LFS that has not been fetched.
+
+    Raises:
+        UserError: it is one.
+    """
+    with explained(path), path.open("rb") as stream:
+        if stream.read(len(_LFS)) == _LFS:
+            raise _refusal(path, "the pointer of a file in Git LFS", "the file (git lfs pull)")
+
+
 def check(path: Path, format: str, *, tolerant: bool) -> None:
     """Refuse a file that cannot be read, or is something else than ``format`` as a whole.
 
@@ -37,10 +48,9 @@ def check(path: Path, format: str, *, tolerant: bool) -> None:
     Raises:
         UserError: says what it is, and what would be valid.
     """
+    check_pointer(path)
     with explained(path), opened(path) as stream:
         head = stream.read(_SNIFFED)
-    if head.startswith(_LFS):
-        raise _refusal(path, "the pointer of a file in Git LFS", "the file itself (git lfs pull)")
     if format == "text":
         if not tolerant:
             _check_text(path, head)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from atom.errors import UserError
 from atom.plugin import Contents, Document
-from atom_datasets import identity
+from atom_datasets import content, identity
 from atom_datasets.config import HuggingFace
 from atom_datasets.dealing import permutation
-from atom_datasets.finding import Tally, walk
+from atom_datasets.finding import Tally, find
 from atom_datasets.links import linked
 from atom_datasets.quiet import quiet
 from atom_datasets.streaming import no_column, read_only
@@ -181,7 +181,11 @@ def _builder(
     folder = Path(path).expanduser()
     if folder.is_dir():
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "atom_datasets"
-        place, links = linked(folder, walk(folder, left_out=left_out), cache)
+        found = find([path], None, "")
+        left_out.kinds.update(found.left_out.kinds)
+        for file in found.files:
+            content.check_pointer(file)
+        place, links = linked(folder, found.files, cache)
         path = str(place)
     builder = datasets.load_dataset_builder(path, source.subset, revision=source.revision)
     return builder, links

@@ -128,6 +128,7 @@ READ: dict[str, tuple[Write, list[str]]] = {
         arrow({"text": ["a"], "meta": [1]}, {"text": VIEW, "meta": NESTED}),
         ["a", "a", "b"],
     ),
+    # huggingface/datasets#4467
     "CSV with line ends in the text, and other columns": (
         lambda folder: [
             file("a.csv", b'\xef\xbb\xbfn,text\r\n1,"two\nlines, and ""quotes"""\r\n')(folder),
