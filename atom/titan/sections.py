@@ -1,6 +1,8 @@
 """The sections of a run that are torchtitan's own: its dataclasses are their schema.
 
-No option of torchtitan is written down in ATOM; what torchtitan documents is what a run accepts.
+What torchtitan documents is what a run accepts. What its dataclasses do not say, ranges of numbers
+and settings without effect, is in :mod:`atom.ranges` and :mod:`atom.effect_rules`; tests hold both
+against all of its fields.
 """
 
 from __future__ import annotations
