@@ -46,6 +46,7 @@ class Situation:
         deterministic: whether torch is to refuse what may compute other bits the next time.
         operations: that the model has.
         supposed: packages to take for installed, with a version or None for any.
+        unfit: (operation, kernel) -> why the kernel does not compute what the model has there.
     """
 
     device: DeviceDescription
@@ -58,6 +59,7 @@ class Situation:
     deterministic: bool = False
     operations: frozenset[str] | None = None
     supposed: Mapping[str, str | None] = field(default_factory=dict)
+    unfit: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Choice:
 def choose(preferences: Preferences, host: Host, situation: Situation) -> tuple[Choice, ...]:
     """Return the choice for every operation of the model that some plugin has a kernel for.
 
+    An operation that only modules of the model's own compute has none.
+
     Of two operations of which one is a part of the other only one kernel may replace a node: the
     operation that ``preferences`` names goes first, then the one that holds the other.
 
@@ -107,7 +111,9 @@ def choose(preferences: Preferences, host: Host, situation: Situation) -> tuple[
         wanted, key=lambda name: (name not in preferences, _is_a_part(name, wanted), name)
     ):
         replaced = [o for o, c in choices.items() if c.declaration.override is not None]
-        choices[operation] = _choose(operation, preferences, host, situation, replaced)
+        choice = _choose(operation, preferences, host, situation, replaced)
+        if choice is not None:
+            choices[operation] = choice
     return tuple(choices[operation] for operation in sorted(choices))
 
 
@@ -231,7 +237,7 @@ def _choose(
     host: Host,
     situation: Situation,
     replaced: list[str],
-) -> Choice:
+) -> Choice | None:
     key = operation if operation in preferences else DEFAULT
     preference = preferences.get(key, AUTO)
     kernels = {component.declaration.name: component for component in host.kernels(operation)}
@@ -258,6 +264,8 @@ def _choose(
             ]
             return Choice(operation, kernels[name], tuple(tried), tuple(passed_over))
         tried.append((name, reason))
+    if operation not in preferences and any((operation, n) in situation.unfit for n in kernels):
+        return None  # the model's own modules compute it, and nobody has asked for a kernel
     reasons = "; ".join(f"{name} {reason}" for name, reason in tried)
     raise UserError(
         f"no kernel for {operation} fits: {reasons}; valid: {AUTO}, or one of "
@@ -276,7 +284,7 @@ def _reason(
 ) -> str | None:
     kernel = component.declaration
     assert isinstance(kernel, Kernel)
-    if reason := misfit(kernel, situation):
+    if reason := misfit(kernel, situation) or situation.unfit.get((kernel.operation, kernel.name)):
         return reason
     if kernel.needs.triton and situation.device.kind == "cpu" and not is_named:
         return "runs in Triton's interpreter here, which is for tests: only by name"

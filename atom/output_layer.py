@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 
@@ -18,6 +19,17 @@ def refuse_split(pred: torch.Tensor) -> None:
     """
     if isinstance(pred, DTensor):
         raise TypeError("the kernel takes plain tensors: no tensor parallelism, no full DTensors")
+
+
+def beside_product(head: nn.Module) -> str | None:
+    """Return what an output layer computes beside the product with its weight, or None."""
+    if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
+        return f"the model's, {type(head).__name__}, is no plain linear layer"
+    if head.bias is not None:
+        return "the model's has a bias"
+    if head._forward_hooks or head._forward_pre_hooks:
+        return "the model's has hooks, which may change what it computes"
+    return None
 
 
 def through(
@@ -33,12 +45,13 @@ def through(
 
     Raises:
         TypeError: the hidden states are a DTensor.
-        ValueError: the layer has a bias.
+        ValueError: the layer computes more than the product with its weight.
     """
     refuse_split(hidden_BLD)
     assert head is not None, "set_lm_head comes first"
-    if getattr(head, "bias", None) is not None:
-        raise ValueError("the kernel's output layer has no bias")
+    # FSDP's class of the layer has hooks, and the layer's forward.
+    if type(head).forward is not nn.Linear.forward or head.bias is not None:
+        raise ValueError(f"the kernel's output layer is plain, and {beside_product(head)}")
 
     def fused(x_BLD: torch.Tensor) -> torch.Tensor:
         x_RD = x_BLD.flatten(0, 1)

@@ -295,6 +295,9 @@ class Resolved(_Model):
     global_batch_size: PositiveInt = Field(description="in sequences")
     degrees: dict[str, int] = Field(description="parallel degrees, none of them -1")
     kernels: dict[str, str] = Field(description="the kernel chosen for each operation")
+    kernels_partial: dict[str, str] = Field(
+        default={}, description="how many of an operation's nodes its kernel replaces, if not all"
+    )
     kernels_rejected: dict[str, dict[str, str]] = Field(
         default={}, description="the kernels preferred to it, and why they do not fit"
     )

@@ -240,6 +240,7 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         name, option = getattr(run, group).name, choices.get(group)
         return f"{option} ({name})" if option and option != name else name
 
+    partial = resolved.kernels_partial
     sequences, tokens = resolved.global_batch_size, ready.seq_len
     degrees = resolved.degrees
     # Not among the degrees that multiply to the number of ranks: it borrows theirs.
@@ -266,7 +267,10 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         schedule=ready.schedule,
         batch=f"{sequences} sequences × {tokens} tokens = {sequences * tokens:,} tokens a step",
         steps=ready.steps,
-        kernels=[(operation, kernel) for operation, (kernel, _) in ready.kernels.items()],
+        kernels=[
+            (f"{operation} ({part})" if (part := partial.get(operation)) else operation, kernel)
+            for operation, (kernel, _) in ready.kernels.items()
+        ],
         rejected=[
             (operation, kernel, reason)
             for operation, kernels in resolved.kernels_rejected.items()

@@ -20,12 +20,12 @@ from torch.distributed.pipelining.schedules import (
     get_schedule_class,
 )
 from torchtitan.config import ParallelismConfig, TrainingConfig
-from torchtitan.config.override import apply_overrides
 from torchtitan.distributed import pipeline_parallel
 from torchtitan.models.common.attention import FlexAttention
 from torchtitan.trainer import Trainer
 
 from atom.errors import UserError
+from atom.titan import kernels
 from atom.titan.trainer_config import set_sharding
 
 SPLIT_BACKWARD = (ScheduleInterleavedZeroBubble, ScheduleZBVZeroBubble, ScheduleDualPipeV)
@@ -58,15 +58,16 @@ def check(
     _check_pipeline(training, parallelism, model)
 
 
-def check_together(config: Trainer.Config) -> None:
-    """Put the config together as torchtitan's trainer does, kernels included.
+def check_together(config: Any) -> None:
+    """Put a ``Trainer.Config`` of ATOM's together as torchtitan's trainer does, kernels included.
 
     Raises:
         UserError: parts of it do not go together.
+        UnfitError: a kernel does not compute what it is chosen for.
     """
     with refused():
         config.model_spec.model.update_from_config(config=config)
-        apply_overrides(config.override, config)
+        config.replaced |= kernels.apply(config, config.overrides)
     _check_compile(config)
     degree = config.parallelism.context_parallel_degree
     attention = getattr(config.model_spec.model, "first_attention", None)

@@ -36,7 +36,8 @@ def report(found: DryRun) -> str:
         )
     chosen: dict[str, list[str]] = {}
     for operation, (kernel, _) in ready.kernels.items():
-        chosen.setdefault(kernel, []).append(operation)
+        part = ready.resolved.kernels_partial.get(operation)
+        chosen.setdefault(kernel, []).append(f"{operation} ({part})" if part else operation)
     for label, (kernel, operations) in zip(
         ["kernels", *[""] * len(chosen)], chosen.items(), strict=False
     ):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from atom.host import Host
 from atom.kernels import Choice, Situation
+from atom.operations import OPERATIONS
 from atom.run import Run
 from atom.select import Selection
 from atom.titan import device
@@ -47,7 +51,29 @@ def explain(
         expert_parallel=_degree(run.parallelism.parameters, "expert_parallel_degree"),
         supposed=supposed,
     )
-    return kernels.choose(run.kernels, host, where, loss_chunks=run.loss.num_chunks), where
+
+    def choose(unfit: Mapping[tuple[str, str], str]) -> tuple[Choice, ...]:
+        nonlocal where
+        where = replace(where, unfit=unfit)
+        return kernels.choose(run.kernels, host, where, loss_chunks=run.loss.num_chunks)
+
+    def place(chosen: tuple[Choice, ...]) -> None:
+        for choice in filter(_is_of_model, chosen):
+            # A package may be one that is only supposed to be here.
+            with suppress(ImportError):
+                kernels.replace(deepcopy(parts.model), [choice.declaration])
+
+    return kernels.settle(choose, place)[0], where
+
+
+def _is_of_model(choice: Choice) -> bool:
+    """Return whether a kernel replaces nodes of a model."""
+    known = OPERATIONS.get(choice.operation)
+    return (
+        choice.declaration.override is not None
+        and known is not None
+        and known.place.startswith("torchtitan.models.")
+    )
 
 
 def _degree(section: Mapping[str, Any], name: str) -> int:

@@ -8,7 +8,9 @@ Shape suffixes: B = sequences (one), L = tokens so far, V = vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from torchtitan.components.checkpointer.base import ModelWrapper
 
 from atom.errors import UserError
+from atom.kernels import Choice
 from atom.titan import device, hf_folder, kernels, weights
 from atom.titan.forward import logits
 from atom.titan.weights import Checkpoint, Trained
@@ -138,8 +141,15 @@ def _drawn(
 def _use_kernels(run: Trained, kind: str) -> None:
     """Put the kernels of the device at hand, not of the run's, into the model's config."""
     where = kernels.situation(run.parts.model, run.host, device.describe(kind))
-    declared = [choice.declaration for choice in kernels.choose({}, run.host, where)]
-    kernels.replace(run.parts.model, declared)
+
+    def choose(unfit: Mapping[tuple[str, str], str]) -> tuple[Choice, ...]:
+        return kernels.choose({}, run.host, replace(where, unfit=unfit))
+
+    def place(chosen: tuple[Choice, ...], model: Any = None) -> None:
+        declared = [choice.declaration for choice in chosen]
+        kernels.replace(model or deepcopy(run.parts.model), declared)
+
+    place(kernels.settle(choose, place)[0], run.parts.model)
 
 
 def _empty(run: Trained, kind: str) -> Any:

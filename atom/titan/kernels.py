@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torchtitan.config import TrainingConfig
-from torchtitan.config.override import OverrideConfig, apply_overrides
+from torchtitan.config.override import _REGISTRY, OverrideConfig, apply_overrides
 from torchtitan.models.common.attention import GQAttention
 from torchtitan.models.common.feed_forward import FeedForward
 from torchtitan.models.common.moe import GroupedExperts
@@ -35,6 +35,22 @@ _OF_TRAINING = frozenset(
 )
 
 
+Coverage = dict[str, tuple[int, int]]
+"""Operation -> how many of its nodes a kernel replaced, and how many there are."""
+
+Chosen = tuple[Choice, ...]
+Placed = TypeVar("Placed")
+
+
+class UnfitError(Exception):
+    """A kernel that fits by what it needs does not compute what the run has in its place."""
+
+    def __init__(self, operation: str, reason: str) -> None:
+        super().__init__(f"{operation}: {reason}")
+        self.operation = operation
+        self.reason = reason
+
+
 def situation(
     model: Any,
     host: Host,
@@ -47,6 +63,7 @@ def situation(
     context_parallel: int = 1,
     expert_parallel: int = 1,
     supposed: Mapping[str, str | None] | None = None,
+    unfit: Mapping[tuple[str, str], str] | None = None,
 ) -> Situation:
     """Return what the kernels of ``model``, a torchtitan config, are chosen for.
 
@@ -56,6 +73,7 @@ def situation(
         device: where.
         run: None if nothing is trained.
         training: its section.
+        unfit: see :class:`atom.kernels.Situation`.
     """
     offered = [
         c.declaration.operation for c in host.components if isinstance(c.declaration, Kernel)
@@ -71,6 +89,7 @@ def situation(
         deterministic=run is not None and bool(run.debug.get("deterministic")),
         operations=operations(model, offered, optimizer=run.optimizer.name if run else None),
         supposed=supposed or {},
+        unfit=unfit or {},
     )
 
 
@@ -175,9 +194,70 @@ def replaces_loss(declarations: Iterable[Declaration]) -> bool:
     )
 
 
-def replace(config: Any, declarations: Iterable[Declaration]) -> None:
-    """Put the kernels that replace a node into a config of torchtitan's, a run's or a model's."""
-    apply_overrides(OverrideConfig(imports=_targets(_kernels(declarations))), config)
+def replace(config: Any, declarations: Iterable[Declaration]) -> Coverage:
+    """Put the kernels that replace a node into a config of torchtitan's, a run's or a model's.
+
+    Returns:
+        What each of them replaced.
+
+    Raises:
+        UnfitError: a kernel replaces nothing, or what it would not compute.
+    """
+    return apply(config, _targets(_kernels(declarations)))
+
+
+def apply(config: Any, targets: Mapping[str, str]) -> Coverage:
+    """Apply overrides; return how many nodes of each operation they replaced, and of how many.
+
+    Args:
+        config: a config of torchtitan's.
+        targets: override, as torchtitan names it -> operation.
+
+    Raises:
+        UnfitError: an override replaces nothing, or a node of a class that computes something else.
+    """
+    for target in targets:  # registers it
+        importlib.import_module(target.rpartition(".")[0])
+    aims = {target: _REGISTRY[target].target_cls for target in targets if target in _REGISTRY}
+    places = {
+        target: list(config.traverse(_node_of(operation) or aims[target], recurse=True))
+        for target, operation in targets.items()
+        if target in aims
+    }
+    apply_overrides(OverrideConfig(imports=list(targets)), config)
+    found: Coverage = {}
+    for target, nodes in places.items():
+        replaced = [
+            (old, new)
+            for _, old, parent, name in nodes
+            if (new := parent[name] if isinstance(parent, list) else getattr(parent, name))
+            is not old
+        ]
+        operation = targets[target]
+        if problem := _problem(operation, aims[target], [old for _, old, _, _ in nodes], replaced):
+            raise UnfitError(operation, problem)
+        found[operation] = (len(replaced), len(nodes))
+    return found
+
+
+def settle(
+    choose: Callable[[Mapping[tuple[str, str], str]], Chosen],
+    place: Callable[[Chosen], Placed],
+) -> tuple[Chosen, Placed]:
+    """Choose kernels and place them, until all that are chosen compute what they are chosen for.
+
+    Args:
+        choose: returns choices, given reasons against kernels.
+        place: raises :class:`UnfitError` of one of them.
+    """
+    unfit: dict[tuple[str, str], str] = {}
+    while True:
+        chosen = choose(unfit)
+        try:
+            return chosen, place(chosen)
+        except UnfitError as error:
+            (name,) = (each.name for each in chosen if each.operation == error.operation)
+            unfit[error.operation, name] = error.reason
 
 
 def put(config: Any, components: Iterable[Component]) -> None:
@@ -187,12 +267,14 @@ def put(config: Any, components: Iterable[Component]) -> None:
 
     Raises:
         UserError: a function of a plugin is not there, or a kernel refuses the run.
+        UnfitError: a kernel does not compute what it is chosen for.
     """
     components = tuple(components)
     kernels = _kernels(component.declaration for component in components)
     at_once = [k for k in kernels if k.operation in _AT_ONCE or k.before_sharding]
-    replace(config, at_once)
-    config.override = OverrideConfig(imports=_targets(k for k in kernels if k not in at_once))
+    config.replaced = replace(config, at_once)
+    config.overrides = _targets(k for k in kernels if k not in at_once)
+    config.override = OverrideConfig(imports=list(config.overrides))
     config.functions = {}
     for component, kernel in zip(components, kernels, strict=True):
         place = _function(kernel)
@@ -231,12 +313,40 @@ def _function(kernel: Kernel) -> str | None:
     return known.function if known else None
 
 
-def _targets(kernels: Iterable[Kernel]) -> list[Any]:
-    return [
-        kernel.override.replace(":", ".")
+def _targets(kernels: Iterable[Kernel]) -> dict[str, str]:
+    """Return the overrides of nodes, as torchtitan names them, each with its operation."""
+    return {
+        kernel.override.replace(":", "."): kernel.operation
         for kernel in kernels
         if kernel.override is not None and _function(kernel) is None
-    ]
+    }
+
+
+def _node_of(operation: str) -> Any:
+    """Return the config class of the operation's node; None of an operation that has none."""
+    known = OPERATIONS.get(operation)
+    return _imported(known.node).Config if known is not None and known.node is not None else None
+
+
+def _problem(
+    operation: str, aim: type, nodes: list[Any], replaced: list[tuple[Any, Any]]
+) -> str | None:
+    """Return why an override does not compute what its operation's nodes do, or None.
+
+    A class that is derived from the operation's node may compute more than the node does. Whatever
+    takes its place must be meant for it, or be derived from it.
+    """
+    plain = _node_of(operation) or aim
+    if not replaced:
+        kinds = ", ".join(
+            sorted({type(node).__qualname__.removesuffix(".Config") for node in nodes})
+        )
+        return f"replaces none of the run's {len(nodes)} nodes of {operation} ({kinds})"
+    for old, new in replaced:
+        if type(old) not in (plain, aim) and not isinstance(new, type(old)):
+            kind, name = type(old).__qualname__.removesuffix(".Config"), plain.__qualname__
+            return f"would replace {kind}, which computes more than {name.removesuffix('.Config')}"
+    return None
 
 
 def _has_sinks(attention: Any) -> bool:

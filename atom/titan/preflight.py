@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from atom import effects, lengths
 from atom.effect_rules import Situation
 from atom.host import Host
+from atom.kernels import Choice
 from atom.plan.device import DeviceDescription
 from atom.plugin import Contents
 from atom.run import DEGREES, Read, Resolved, Run
@@ -76,6 +79,7 @@ def preflight(
         initial_load,
         kernels,
         layout,
+        output_layers,
         planning,
         pretend,
         requirements,
@@ -118,10 +122,9 @@ def preflight(
         checks.sharded(parts.model, training, parallelism),
         division.shapes_of(weights.on_meta(parts.model)),
     ).check(parallelism, selection.architecture.config)
-    chosen = kernels.choose(
-        run.kernels,
-        host,
-        kernels.situation(
+
+    def choose(unfit: Mapping[tuple[str, str], str]) -> tuple[Choice, ...]:
+        where = kernels.situation(
             parts.model,
             host,
             described,
@@ -131,42 +134,52 @@ def preflight(
             tensor_parallel=parallelism.tensor_parallel_degree,
             context_parallel=parallelism.context_parallel_degree,
             expert_parallel=parallelism.expert_parallel_degree,
-        ),
-        loss_chunks=run.loss.num_chunks,
-    )
-    resolved = run.model_copy(
-        update={
-            "run": run.run.model_copy(update={"dir": place}),
-            "resolved": Resolved(
-                device=kind,
-                world_size=world_size,
-                vocab_size=vocab_size,
-                data=Read.model_validate(contents, from_attributes=True) if contents else None,
-                global_batch_size=global_batch_size,
-                degrees=degrees,
-                kernels={choice.operation: choice.name for choice in chosen},
-                kernels_rejected={
-                    choice.operation: dict(choice.rejected) for choice in chosen if choice.rejected
-                },
-                kernels_not_tried={
-                    choice.operation: dict(choice.passed_over)
-                    for choice in chosen
-                    if choice.passed_over
-                },
-            ),
+            unfit=unfit,
+        )
+        return kernels.choose(run.kernels, host, where, loss_chunks=run.loss.num_chunks)
+
+    def put_together(chosen: tuple[Choice, ...]) -> tuple[Run, Any, Any]:
+        """Return the run, its ``Trainer.Config`` and its model, with the kernels in place."""
+        resolved = Resolved(
+            device=kind,
+            world_size=world_size,
+            vocab_size=vocab_size,
+            data=Read.model_validate(contents, from_attributes=True) if contents else None,
+            global_batch_size=global_batch_size,
+            degrees=degrees,
+            kernels={choice.operation: choice.name for choice in chosen},
+            kernels_rejected={
+                choice.operation: dict(choice.rejected) for choice in chosen if choice.rejected
+            },
+            kernels_not_tried={
+                choice.operation: dict(choice.passed_over)
+                for choice in chosen
+                if choice.passed_over
+            },
+        )
+        folder = run.run.model_copy(update={"dir": place})
+        whole = run.model_copy(update={"run": folder, "resolved": resolved})
+        requirements.check(whole, training, parallelism, kind)
+        config = trainer_config.trainer_config(whole, selection, host, place)
+        checks.check_together(config)
+        model = weights.on_meta(config.model_spec.model)
+        output_layers.check(config, model)
+        partial = {
+            operation: f"{number} of {total}"
+            for operation, (number, total) in config.replaced.items()
+            if number < total
         }
-    )
-    requirements.check(resolved, training, parallelism, kind)
-    config = trainer_config.trainer_config(resolved, selection, host, place)
-    checks.check_together(config)
+        update = {"resolved": resolved.model_copy(update={"kernels_partial": partial})}
+        return whole.model_copy(update=update), config, model
+
+    chosen, (resolved, config, model) = kernels.settle(choose, put_together)
     requirements.check_load_balancer(parallelism, config.model_spec.model)
     requirements.check_experts(run, config.model_spec.model)
-    pipelined = parallelism.pipeline_parallel_degree > 1
-    model = weights.on_meta(config.model_spec.model)
     requirements.check_recomputed(run, model)
     shardings.check(model, parallelism, world_size, run.architecture.name)
     if world_size > 1 and not run.dry_run:
         pretend.check(config, model, world_size)
+    pipelined = parallelism.pipeline_parallel_degree > 1
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Preflight(
         run=resolved,

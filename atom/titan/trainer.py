@@ -36,6 +36,8 @@ class StoppableTrainer(JudgingTrainer):
     class Config(JudgingTrainer.Config):
         trace_samples: bool = False
         functions: dict[str, str] = field(default_factory=dict)
+        overrides: dict[str, str] = field(default_factory=dict)
+        replaced: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -89,6 +89,8 @@ def kernels(record: Record) -> list[Element]:
         key = operation if operation in wished else "default"
         wish = wished.get(key, "auto")
         words = ", ".join(wish) if isinstance(wish, list) else wish
+        if part := record.run.resolved.kernels_partial.get(operation):
+            operation = f"{operation} ({part})"
         rows.append((operation, element("code", kernel), element("code", f"kernels.{key}={words}")))
     why = (
         "The first kernel that fits the device, the layout and the packages, in the order wished "
