@@ -36,9 +36,10 @@ def check(config: Any, model: nn.Module) -> None:
     if not isinstance(loss, ChunkedLossWrapper.Config):
         return
     fused = LINEAR_CROSS_ENTROPY in config.replaced
-    problem = _beside_layer(model)
-    if fused and problem is None:
-        problem = beside_product(model.lm_head)
+    head = getattr(model, "lm_head", None)
+    problem = _beside_layer(model, head)
+    if fused and problem is None and head is not None:
+        problem = beside_product(head)
     if problem is None:
         return
     if fused:
@@ -50,10 +51,10 @@ def check(config: Any, model: nn.Module) -> None:
     )
 
 
-def _beside_layer(model: nn.Module) -> str | None:
+def _beside_layer(model: nn.Module, head: nn.Module | None) -> str | None:
     """Return what a model does with its logits beside its output layer, or None."""
     kind = type(model)
-    if not isinstance(getattr(model, "lm_head", None), nn.Module):
+    if head is None:
         return f"{kind.__name__} has none (lm_head)"
     if kind.forward is Decoder.forward or getattr(kind, DECLARES, False):
         return None
