@@ -26,6 +26,7 @@ from torchtitan.trainer import Trainer
 
 from atom.errors import UserError
 from atom.titan import kernels
+from atom.titan.division import names_of
 from atom.titan.trainer_config import set_sharding
 
 SPLIT_BACKWARD = (ScheduleInterleavedZeroBubble, ScheduleZBVZeroBubble, ScheduleDualPipeV)
@@ -53,7 +54,7 @@ def check(
         UserError: names the key at fault and what would be valid.
     """
     _check_tensor(parallelism, model, architecture)
-    _check_experts(parallelism, model)
+    _check_experts(parallelism, model, architecture)
     _check_sequence(training, parallelism)
     _check_pipeline(training, parallelism, model)
 
@@ -183,7 +184,7 @@ def _attentions(model: Any) -> Iterator[Any]:
             yield attention
 
 
-def _check_experts(parallelism: ParallelismConfig, model: Any) -> None:
+def _check_experts(parallelism: ParallelismConfig, model: Any, architecture: Any) -> None:
     """Refuse to divide what does not divide: the experts of a layer, or each one's width.
 
     With expert parallelism each rank has whole experts; without it, tensor parallelism splits each.
@@ -216,11 +217,16 @@ def _check_experts(parallelism: ParallelismConfig, model: Any) -> None:
                 value=tensor,
             )
         local = width if expert > 1 else width // tensor
-        for what, size in (("the model's width", model.dim), ("the experts' width a rank", local)):
+        for what, whole, size in (
+            ("the model's width", model.dim, model.dim),
+            ("the experts' width a rank", width, local),
+        ):
             if size % _GROUPED:
+                names = names_of(whole, architecture)
                 raise UserError(
                     f"{what} is {size} and must be a multiple of {_GROUPED}, for torch's grouped "
-                    "matrix product"
+                    "matrix product",
+                    **({"key": names[0], "value": whole} if names else {}),
                 )
 
 

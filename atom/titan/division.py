@@ -202,16 +202,20 @@ def _used(axes: Iterable[str], degrees: Mapping[str, int]) -> Iterator[tuple[str
             yield axis, product
 
 
-def _named(size: int, parameters: BaseModel | None) -> str:
-    """Return ``size``, with the parameters of the architecture that have it, alone or by two."""
+def names_of(size: int, parameters: BaseModel | None) -> list[str]:
+    """Return the keys of the architecture's parameters that have ``size``, alone or by two."""
     values = {
         f"architecture.{name}": value
         for name, value in (dict(parameters) if parameters is not None else {}).items()
         if type(value) is int and value > 1
     }
-    names = [name for name, value in values.items() if value == size] or [
+    return [name for name, value in values.items() if value == size] or [
         f"{one} x {other}"
         for one, other in combinations(values, 2)
         if values[one] * values[other] == size
     ]
+
+
+def _named(size: int, parameters: BaseModel | None) -> str:
+    names = names_of(size, parameters)
     return f"{' or '.join(names)}={size}" if names else f"the width of {size}"
