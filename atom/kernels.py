@@ -39,7 +39,7 @@ class Situation:
         dtype: of computation, by torch's name.
         parameter_dtype: that parameters and their gradients are kept in.
         sizes: the values that the model has of each size: ``head_dim``, ``dim``, ``hidden_dim``,
-            ``vocab_size``.
+            ``vocab_size``; and ``grouped_mm.hidden_dim``, those of one operation.
         tensor_parallel: ranks that share a layer.
         context_parallel: ranks that share a sequence.
         expert_parallel: ranks that share the experts.
@@ -140,18 +140,24 @@ def misfit_of_numbers(kernel: Kernel, situation: Situation) -> str | None:
     if dtype is not None and dtype not in kernel.tolerance:
         return f"takes {' or '.join(kernel.tolerance)}, and {what} {dtype}"
     for size, unit in needs.multiples.items():
-        for value in situation.sizes.get(size, ()):
+        for value in _sizes(kernel, situation, size):
             if value % unit:
                 return f"needs {size} to be a multiple of {unit}, and it is {value}"
     for size, most in needs.largest.items():
-        for value in situation.sizes.get(size, ()):
+        for value in _sizes(kernel, situation, size):
             if value > most:
                 return f"needs {size} to be at most {most}, and it is {value}"
     for size, least in needs.smallest.items():
-        for value in situation.sizes.get(size, ()):
+        for value in _sizes(kernel, situation, size):
             if value < least:
                 return f"needs {size} to be at least {least}, and it is {value}"
     return None
+
+
+def _sizes(kernel: Kernel, situation: Situation, size: str) -> tuple[int, ...]:
+    """Return the values of a size that the kernel's operation sees."""
+    everywhere = situation.sizes.get(size, ())
+    return situation.sizes.get(f"{kernel.operation}.{size}", everywhere)
 
 
 def missing(needs: Needs, supposed: Mapping[str, str | None]) -> str | None:

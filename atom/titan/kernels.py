@@ -82,7 +82,12 @@ def situation(
         device=device,
         dtype=training.mixed_precision_param if training else None,
         parameter_dtype=training.dtype if training else None,
-        sizes=sizes(model, vocab_size=vocab_size, tensor_parallel=tensor_parallel),
+        sizes=sizes(
+            model,
+            vocab_size=vocab_size,
+            tensor_parallel=tensor_parallel,
+            expert_parallel=expert_parallel,
+        ),
         tensor_parallel=tensor_parallel,
         context_parallel=context_parallel,
         expert_parallel=expert_parallel,
@@ -135,13 +140,16 @@ def operations(
     return frozenset(filter(present, offered))
 
 
-def sizes(model: Any, *, vocab_size: int | None, tensor_parallel: int = 1) -> dict[str, Any]:
+def sizes(
+    model: Any, *, vocab_size: int | None, tensor_parallel: int = 1, expert_parallel: int = 1
+) -> dict[str, Any]:
     """Return the values of each size that the model's kernels see on one rank.
 
     Args:
         model: a torchtitan model config.
         vocab_size: None if it is not known yet.
         tensor_parallel: ranks that share the width of a feed-forward.
+        expert_parallel: ranks that share the experts, whose widths are whole then.
     """
     found: dict[str, set[int]] = {"dim": {model.dim}}
     for attention in _nodes(model, GQAttention.Config):
@@ -162,10 +170,16 @@ def sizes(model: Any, *, vocab_size: int | None, tensor_parallel: int = 1) -> di
         found["window"] = windows
     if any(map(_has_sinks, attentions)):
         found["sinks"] = {each.n_heads for each in attentions if _has_sinks(each)}
-    hidden = {node.w1.out_features for node in _nodes(model, FeedForward.Config)}
-    hidden |= {node.hidden_dim for node in _nodes(model, GroupedExperts.Config)}
-    if hidden:
-        found["hidden_dim"] = {-(-width // tensor_parallel) for width in hidden}
+    for name, widths, ranks in (
+        ("hidden_dim", {n.w1.out_features for n in _nodes(model, FeedForward.Config)}, 1),
+        (
+            "grouped_mm.hidden_dim",
+            {n.hidden_dim for n in _nodes(model, GroupedExperts.Config)},
+            expert_parallel,
+        ),
+    ):
+        if widths:
+            found[name] = {width if ranks > 1 else width // tensor_parallel for width in widths}
     if vocab_size is not None:
         found["vocab_size"] = {vocab_size}
     return {name: tuple(sorted(values)) for name, values in found.items()}
