@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -92,10 +93,11 @@ class Implementation:
 
     def node(self, sizes: Sizes) -> Any:
         """Return the operation's node, replaced by the kernel's if it has an override."""
-        from atom.titan.kernels import replace
+        from atom.titan.kernels import UnfitError, replace
 
         config = tree(self.operation.family, sizes)
-        replace(config, self.declarations)
+        with suppress(UnfitError):
+            replace(config, self.declarations)
         return self.operation.node(config)
 
     def module(self, node: Any, device: str, dtype: torch.dtype) -> Any:

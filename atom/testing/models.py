@@ -175,6 +175,20 @@ def loss(model: Any, ids_BL: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits_BLV.flatten(0, 1).float(), ids_BL[:, 1:].flatten())
 
 
+def loss_in_pieces(model: Any, ids_BL: torch.Tensor, pieces: int) -> torch.Tensor:
+    """Return the mean cross-entropy of each next token, from hidden states in pieces, as a run with
+    ``loss.num_chunks`` computes it. The model gives hidden states from here on."""
+    from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
+
+    labels_BL = ids_BL[:, 1:].contiguous()
+    inner = CrossEntropyLoss.Config(global_vocab_size=partners.VOCAB_SIZE)
+    computed = ChunkedLossWrapper.Config(num_chunks=pieces, loss_fn=inner).build()
+    computed.set_lm_head(model.lm_head)
+    model._skip_lm_head = True
+    found: torch.Tensor = computed(logits(model, ids_BL[:, :-1]), labels_BL)[0]
+    return found / labels_BL.numel()
+
+
 def state(model: Any) -> dict[str, torch.Tensor]:
     """Return a copy of the model's state dict."""
     return copy.deepcopy({name: tensor.detach() for name, tensor in model.state_dict().items()})

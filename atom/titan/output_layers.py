@@ -37,7 +37,7 @@ def check(config: Any, model: nn.Module) -> None:
         return
     fused = LINEAR_CROSS_ENTROPY in config.replaced
     head = getattr(model, "lm_head", None)
-    problem = _beside_layer(model, head)
+    problem = beside_layer(model, head)
     if fused and problem is None and head is not None:
         problem = beside_product(head)
     if problem is None:
@@ -51,7 +51,7 @@ def check(config: Any, model: nn.Module) -> None:
     )
 
 
-def _beside_layer(model: nn.Module, head: nn.Module | None) -> str | None:
+def beside_layer(model: nn.Module, head: nn.Module | None) -> str | None:
     """Return what a model does with its logits beside its output layer, or None."""
     kind = type(model)
     if head is None:

@@ -170,6 +170,19 @@ class ArchitectureSuite(Options, ComponentSuite):
         ]
         assert not infinite, "parameters whose gradient is not finite"
 
+    def test_a_loss_in_pieces_is_the_loss(self, subject: Subject) -> None:
+        """The output layer over pieces of the hidden states (``loss.num_chunks``) gives the loss of
+        the logits: nothing is done with them beside it. A model that a run refuses this is left
+        out."""
+        from atom.titan import output_layers
+
+        model, ids_BL = subject.model(), subject.tokens(2, 17)
+        if reason := output_layers.beside_layer(model, getattr(model, "lm_head", None)):
+            pytest.skip(reason)
+        whole = models.loss(model, ids_BL).item()
+        pieces = models.loss_in_pieces(model, ids_BL, 2).item()
+        assert pieces == pytest.approx(whole, abs=1e-4), "another loss than that of the logits"
+
     def test_is_deterministic(self, subject: Subject) -> None:
         """The same seed gives the same weights, and the same batch the same loss and gradients,
         to the bit. A model that draws random numbers as it trains depends on the layout."""

@@ -15,7 +15,7 @@ from atom.host import Component, Host, resolve
 from atom.kernels import Situation, misfit_of_numbers, missing
 from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
-from atom.testing import comparing, compiler, interpreter, kernels, models, partners, runs
+from atom.testing import capping, comparing, compiler, interpreter, kernels, models, partners, runs
 from atom.testing.functions import FUNCTIONS, functions_of
 from atom.testing.kernels import REFERENCE, Case, Implementation
 from atom.testing.operation import ODD, REGULAR, Operation, Sizes
@@ -248,6 +248,16 @@ class KernelSuite(Options, ComponentSuite):
         assert not kernels.disagreements(
             tested, reference, iter([case]), dict(kernel.tolerance), fitting
         )
+
+    def test_no_output_layer_loses_what_it_does(
+        self, component: Component, contract: Operation, kernel: Kernel, fitting: str
+    ) -> None:
+        """A loss that computes the output layer itself refuses one that does more than a product,
+        such as a soft-cap on the logits, or has that in its loss."""
+        if kernel.operation != "linear_cross_entropy":
+            pytest.skip("it computes no output layer")
+        tested = Implementation(contract, component)
+        assert not capping.difference(tested, next(iter(kernel.tolerance)), fitting)
 
     def test_functions_agree(self, component: Component, kernel: Kernel, fitting: str) -> None:
         """Its functions compute what their contracts say, in every dtype; without torchtitan. So
