@@ -39,7 +39,7 @@ STOP_ASKED = "stop_asked"
 """A signal asked the launcher to have the ranks stop. ``signal``, its name."""
 STOPPED = "stopped"
 """Ranks ended before the last step, as a signal asked them to. ``step``, ``tokens_seen``,
-``reason`` (the signal's name)."""
+``reason`` (the signal's name), ``saved`` (whether there is a checkpoint of that step)."""
 FAILED = "failed"
 """A rank failed and the others were ended. ``reason``, ``rank`` (null where it is not one, or not
 known), ``step`` (the last one that these ranks did, null if they began none), ``restart`` (whether
@@ -111,9 +111,21 @@ def asked_by(happened: list[dict[str, Any]]) -> str | None:
     return None
 
 
+def ask(run: Path, signal: str) -> None:
+    """Record that a signal has asked the ranks to stop, unless another node has told so."""
+    for event in reversed(read(run)):
+        if event["event"] == STOP_ASKED:
+            return
+        if event["event"] == STARTED:
+            break
+    record(run, STOP_ASKED, signal=signal)
+
+
 def stopped(run: Path) -> str | None:
     """Return how the ranks of a run have just ended early, in words; None if they have not."""
-    last = read(run)[-1]
-    if last["event"] != STOPPED:
+    ends = (STARTED, STOPPED, FAILED, FINISHED)
+    last = next((event for event in reversed(read(run)) if event["event"] in ends), None)
+    if last is None or last["event"] != STOPPED:
         return None
-    return f"stopped by {last['reason']} after step {last['step']}, with a checkpoint"
+    how = "with a checkpoint" if last.get("saved", True) else "without a checkpoint"
+    return f"stopped by {last['reason']} after step {last['step']}, {how}"

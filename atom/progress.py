@@ -51,16 +51,27 @@ def since(run: Path, begin: float, *, of_their_own: bool = False) -> int | None:
     return beat.step
 
 
-def discarded(happened: list[dict[str, Any]]) -> int:
-    """Return how many steps were done and then done again, or rolled back, as the events tell."""
-    steps = 0
+def discarded(happened: list[dict[str, Any]], loaded: int | None = None) -> int:
+    """Return how many steps were done and then done again, or rolled back.
+
+    Args:
+        happened: the events of a run.
+        loaded: the step that its ranks have just loaded, if they have done none yet.
+    """
+    steps, ended = 0, None
     for event in happened:
-        if event["event"] == events.INTERRUPTED:
+        if event["event"] in (events.STOPPED, events.FINISHED):
+            ended = event.get("step")
+        elif event["event"] == events.UNDER_WAY:
+            # The last checkpoint was damaged, or held the model alone.
+            steps += max((ended or 0) - (event["step"] - 1), 0)
+            ended = None
+        elif event["event"] == events.INTERRUPTED:
             steps += max(event["step"] - event["from_step"], 0)
         elif event["event"] == events.NUMERICAL_FAULT and event["decision"] == "rollback":
             # An earlier version wrote no such field, and found all faults at once.
             steps += event.get("done", event["step"] - 1) - event["to_step"]
-    return steps
+    return steps + (0 if loaded is None else max((ended or 0) - loaded, 0))
 
 
 def finish(run: Path) -> None:

@@ -106,4 +106,7 @@ def start_once(
 def refuse_stopped(folder: Path) -> None:
     """Raise :class:`RunStoppedError` if the ranks of the run have just ended early."""
     if words := events.stopped(folder):
-        raise RunStoppedError(f"{words}; the same command with run.dir={folder} goes on from there")
+        begins = f"the same command with run.dir={folder}"
+        saved = checkpoint.resumable(folder / checkpoint.FOLDER)
+        goes_on = f"goes on after step {saved[0]:,}" if saved else "begins again at step 1"
+        raise RunStoppedError(f"{words}; {begins} {goes_on}")

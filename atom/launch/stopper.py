@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from atom import events
+from atom.folder import RUN_FILE
+from atom.run import read
 from atom.screen import Screen
 
 _REPEAT_SECONDS = 1.0
@@ -29,6 +31,9 @@ class Stopper:
         self._screen = screen
         self._ask = ask
         self._asked: float | None = None
+        settings = read(run / RUN_FILE).checkpoint
+        saves = settings.get("enable", True) and not settings.get("load_only", False)
+        self._saving = "with a checkpoint" if saves else "without a checkpoint"
 
     def __enter__(self) -> Stopper:
         numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -56,7 +61,7 @@ class Stopper:
         if self._asked is None:
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
             name = signal.Signals(number).name
-            self._screen.note(f"{name}: stopping after the next step, with a checkpoint{again}")
-            events.record(self._run, events.STOP_ASKED, signal=name)
+            self._screen.note(f"{name}: stopping after the next step, {self._saving}{again}")
+            events.ask(self._run, name)
         self._asked = time.monotonic()
         self._ask()

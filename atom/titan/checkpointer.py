@@ -164,14 +164,14 @@ class VerifiedCheckpointManager(CheckpointManager):
         self._poll()
         return super()._save(curr_step, last_step)
 
-    def save_now(self, step: int) -> None:
-        """Save everything of ``step`` and return when it is on disk.
+    def save_now(self, step: int) -> bool:
+        """Save everything of ``step``; return whether it is on disk, as the run saves at all.
 
         Raises:
             RunError: it could not be written.
         """
         if not self.enable or self.load_only:
-            return
+            return False
         self.maybe_wait_for_saving()
         if step not in checkpoint.steps(self._place):
             self.dcp_save(
@@ -180,6 +180,7 @@ class VerifiedCheckpointManager(CheckpointManager):
                 async_mode=AsyncMode.DISABLED,
             )
             self._check_written(step)
+        return True
 
     def _save_last_step(self, curr_step: int) -> None:
         super()._save_last_step(curr_step)

@@ -190,7 +190,7 @@ class JudgingTrainer(Trainer):
         """Take ``step`` for the last that counts, as it was loaded: later ones are done again."""
         self._late = self._latest = None
         if isinstance(self.metrics_processor, StepMetricsProcessor):
-            self.metrics_processor.go_back(step, self._discarded)
+            self.metrics_processor.go_back(step, self._tokens_seen(), self._discarded)
 
     def _documents(self) -> list[str]:
         """Return the documents of this step on this rank."""

@@ -51,7 +51,8 @@ class StepMetricsProcessor(MetricsProcessor):
         self.last_step: int | None = None
         """The run's last step, which is logged whatever its number."""
         self._writer = MetricsWriter(place / FILE_NAME) if writes else None
-        self._last: tuple[int, float] | None = None
+        self._last: tuple[int, int, float] | None = None
+        """Step, tokens and time that the next row's rates count from."""
         if torch.distributed.get_rank() != 0:
             # A line a step on each of thousands of ranks, all alike, would fill disks.
             logging.getLogger().addFilter(_is_no_step_line)
@@ -84,19 +85,19 @@ class StepMetricsProcessor(MetricsProcessor):
         if self._writer is not None:
             self._writer.close()
 
-    def go_back(self, step: int, discarded: int) -> None:
+    def go_back(self, step: int, tokens_seen: int, discarded: int) -> None:
         """Discard what was logged of later steps than ``step``, and measure from now on.
 
         Args:
             step: the last one that counts.
+            tokens_seen: until then, over all ranks.
             discarded: how many were done that do not, since the run began.
         """
         if self._writer is not None:
             self._writer.go_back(step)
         self._trackers.go_back(step, discarded)
-        self.ntokens_since_last_log = 0
         self.data_loading_times.clear()
-        self._last = (step, time.perf_counter())
+        self._last = (step, tokens_seen, time.perf_counter())
 
     def log(
         self,
@@ -108,32 +109,30 @@ class StepMetricsProcessor(MetricsProcessor):
     ) -> None:
         assert self._last is not None
         assert extra_metrics is not None
-        (last_step, last_time), now = self._last, time.perf_counter()
-        self._last = (step, now)
-        seconds = now - last_time
-        dims = self.parallel_dims
-        tokens_per_second = (
-            self.ntokens_since_last_log * dims.dp_replicate * dims.dp_shard / seconds
-        )
+        last_step, last_tokens, last_time = self._last
+        tokens_seen, now = int(extra_metrics["n_tokens_seen"]), time.perf_counter()
+        self._last = (step, tokens_seen, now)
+        seconds, ranks = now - last_time, self.parallel_dims.world_size
+        tokens_per_second = (tokens_seen - last_tokens) / seconds
         mfu = None
         if math.isfinite(self.gpu_peak_flops) and not self.has_quantization:
-            peak = self.gpu_peak_flops * dims.world_size
+            peak = self.gpu_peak_flops * ranks
             mfu = self.num_flops_per_token * tokens_per_second / peak
         row = StepMetrics(
             step=step,
             loss=global_avg_loss,
             grad_norm=grad_norm,
             lr=next(value for name, value in extra_metrics.items() if name.startswith("lr/")),
-            tokens_seen=int(extra_metrics["n_tokens_seen"]),
+            tokens_seen=tokens_seen,
             tokens_per_second=tokens_per_second,
             step_seconds=seconds / (step - last_step),
             memory_gib=self.device_memory_monitor.get_peak_stats().max_reserved_gib,
             mfu=mfu,
         )
         # What torchtitan works out itself is off where rows are not log_freq steps apart.
-        flops = self.num_flops_per_token * tokens_per_second / dims.world_size
+        flops = self.num_flops_per_token * tokens_per_second / ranks
         self._trackers.measured = {
-            "throughput(tps)": tokens_per_second / dims.world_size,
+            "throughput(tps)": tokens_per_second / ranks,
             "tflops": flops / 1e12,
             "time_metrics/end_to_end(s)": row.step_seconds,
             **({} if mfu is None else {"mfu(%)": 100 * mfu}),

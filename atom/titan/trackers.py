@@ -112,19 +112,22 @@ class Trackio(Tracker):
     """Metrics in a database of Trackio's, which ``trackio show`` draws.
 
     Args:
-        run: the run folder, whose name is the run's.
+        run: the run folder, whose name is the run's; in a place for all runs, with more behind it.
         settings: of the run, to be shown beside it.
     """
 
     def __init__(self, run: Path, settings: dict[str, Any] | None) -> None:
         super().__init__()
+        # One place for many runs may have several of a name, which Trackio would take for one.
+        shared = "TRACKIO_DIR" in os.environ
+        name = f"{run.name}-{_identity(run)[:6]}" if shared else run.name
         # It looks at this once, as it is imported.
         os.environ.setdefault("TRACKIO_DIR", str(run / "trackio"))
         import trackio
 
         self._run = trackio.init(
             project=os.environ.get("TRACKIO_PROJECT", "atom"),
-            name=run.name,
+            name=name,
             config=settings,
             resume="allow",
             embed=False,
@@ -193,7 +196,7 @@ class Container(LoggerContainer):
             tracker.go_back(step, discarded)
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
-        told = metrics | self.measured
+        told = {name: self.measured.get(name, value) for name, value in metrics.items()}
         largest = "loss_metrics/global_max_loss"
         if math.isnan(told.get(largest, 0.0)):
             del told[largest]  # not known of this step

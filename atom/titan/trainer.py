@@ -103,8 +103,9 @@ class StoppableTrainer(JudgingTrainer):
             # What was left out is in no checkpoint yet: that of the next step holds it.
             return True
         self._log_unlogged()
+        saved = False
         if isinstance(self.checkpointer, VerifiedCheckpointManager) and self.step:
-            self.checkpointer.save_now(self.step)
+            saved = self.checkpointer.save_now(self.step)
         if dist.get_rank() == 0:
             events.record(
                 self._run,
@@ -113,6 +114,7 @@ class StoppableTrainer(JudgingTrainer):
                 tokens_seen=self._tokens_seen(),
                 # A launcher passes all signals on as one.
                 reason=events.asked_by(events.read(self._run)) or signalled,
+                saved=saved,
             )
         self.stopped = True
         return False
@@ -121,7 +123,7 @@ class StoppableTrainer(JudgingTrainer):
         """Discard what was logged of steps behind the one that was loaded."""
         discarded: list[int | None] = [None]
         if dist.get_rank() == 0:
-            discarded[0] = progress.discarded(events.read(self._run))
+            discarded[0] = progress.discarded(events.read(self._run), self.step)
         dist.broadcast_object_list(discarded, src=0)
         assert discarded[0] is not None
         self._discarded = discarded[0]

@@ -86,7 +86,8 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     found, rows = record.status, record.rows
     yield "steps", f"{found.step:,}" + (f" of {found.steps:,}" if found.steps else "")
     if rows:
-        yield "loss", f"{decimal(rows[0].loss, 3)} → {decimal(rows[-1].loss, 3)}"
+        at = "" if rows[-1].step == found.step else f" (step {rows[-1].step:,})"
+        yield "loss", f"{decimal(rows[0].loss, 3)} → {decimal(rows[-1].loss, 3)}{at}"
     if found.tokens_seen is not None:
         yield "tokens seen", human(found.tokens_seen)
     if found.tokens_per_second is not None:

@@ -25,7 +25,9 @@ def curves(record: Record) -> list[Element]:
         return [element("p", "No step has been logged yet.", class_="faint")]
     drawn = [*CURVES, *([_MFU] if any(row.mfu is not None for row in record.rows) else [])]
     marks = list(_marks(record))
-    last = max([record.rows[-1].step, *(row.step for row in record.done_again)])
+    # Not all that was done was logged.
+    drawn_steps = [row.step for row in (record.rows[-1], *record.done_again)]
+    last = max([record.status.step, *drawn_steps, *(mark.step for mark in marks)])
     figures = []
     for _, title, value in drawn:
         series = [Series("these steps", [(row.step, value(row)) for row in record.rows])]

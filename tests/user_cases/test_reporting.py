@@ -218,8 +218,10 @@ def test_all_views_tell_the_steps_that_were_done(
     text = forked("status", str(place)).stdout
     assert re.search(rf"^state +interrupted$\n^step +at least {reached:,} of 600$", text, re.M)
     logged = rows(place)[-1]
-    if logged.step < reached:
-        assert f"{logged.loss:.4f} (step {logged.step})" in text
+    page = (tmp_path / "report.html").read_text()
+    where = f" (step {logged.step})"
+    for shown in (text, page):
+        assert (where in shown) == (logged.step < reached)
     killed = tmp_path / "killed"
     shutil.copytree(place, killed)
 
@@ -298,7 +300,33 @@ def test_unrelated_failures_between_logged_rows_do_not_end_a_run(damaged: Callab
     assert [row.step for row in rows(job.place)] == [1, 7]
     assert "7 in" in shown
     assert checkpoint.steps(job.place / "checkpoint") == [6, 7]
+    assert f"weights  {Path('run/checkpoint/step-7')}" in shown
+    assert status(job.place).checkpoint == 7
     assert status(job.place).tokens_seen == 7 * TOKENS
+
+
+@pytest.mark.slow
+def test_a_stop_without_a_checkpoint_says_so(damaged: Callable) -> None:  # noqa: F811
+    job = damaged(
+        *("training.steps=600", "metrics.log_freq=10", "checkpoint.enable=false", *SIZE),
+        *("launch.ranks=1", "faults.replay_check_interval=1"),
+        layout="single",
+        forwards=(999,),
+        asked_in=2,  # the first pass of step 1 again: every step is computed twice
+        rank=0,
+    )
+    code, _, said = job.end()
+    assert code == 75
+    assert "stopped by SIGUSR1 after step 2, without a checkpoint; the same command" in said
+    assert said.rstrip().endswith("begins again at step 1")
+    (stopped,) = happened(job.place, events.STOPPED)
+    assert (stopped["step"], stopped["saved"]) == (2, False)
+    # Tokens of a step that is computed twice count once.
+    assert [(row.step, row.tokens_seen) for row in rows(job.place)] == [
+        (1, TOKENS),
+        (2, 2 * TOKENS),
+    ]
+    assert status(job.place).checkpoint is None
 
 
 def test_the_best_checkpoint_is_not_looked_for_where_no_loss_is(forked: Callable) -> None:
@@ -389,3 +417,46 @@ def test_progress_is_what_was_done(
         row = {"step": logged, "tokens_seen": logged * TOKENS, "memory_gib": 1, **numbers}
         (tmp_path / metrics.FILE_NAME).write_text(json.dumps(row) + "\n")
     assert progress.of(tmp_path) == expected
+
+
+def _event(name: str, **fields: object) -> dict:
+    return {"event": name, **fields}
+
+
+STOP_AT_10 = _event(events.STOPPED, step=10)
+BACK = _event(events.NUMERICAL_FAULT, decision="rollback", step=8, done=8, to_step=4)
+
+
+@pytest.mark.parametrize(
+    ("happened", "loaded", "expected"),
+    [
+        ([STOP_AT_10, _event(events.UNDER_WAY, step=11)], None, 0),
+        ([STOP_AT_10], 10, 0),
+        # The checkpoint of step 10 was damaged.
+        ([STOP_AT_10], 8, 2),
+        ([STOP_AT_10, _event(events.UNDER_WAY, step=9)], None, 2),
+        ([STOP_AT_10, _event(events.UNDER_WAY, step=9), STOP_AT_10], 10, 2),
+        # An earlier version did not say where a run had finished.
+        ([_event(events.FINISHED), _event(events.UNDER_WAY, step=9)], None, 0),
+        ([_event(events.INTERRUPTED, step=12, from_step=8), BACK], None, 8),
+        ([{name: value for name, value in BACK.items() if name != "done"}], None, 3),
+        ([{**BACK, "decision": "skip"}], None, 0),
+    ],
+)
+def test_discarded_steps_are_counted(
+    happened: list[dict], loaded: int | None, expected: int
+) -> None:
+    assert progress.discarded(happened, loaded) == expected
+
+
+def test_the_signal_is_told_once_and_a_late_node_makes_no_finished_run(tmp_path: Path) -> None:
+    events.record(tmp_path, events.STARTED, ranks=2, attempt=1)
+    for name in ("SIGTERM", "SIGUSR1"):  # of two nodes
+        events.ask(tmp_path, name)
+    assert events.asked_by(events.read(tmp_path)) == "SIGTERM"
+    events.record(tmp_path, events.STOPPED, step=3, tokens_seen=768, reason="SIGTERM")
+    assert events.asked_by(events.read(tmp_path)) is None
+    events.record(tmp_path, events.STOP_ASKED, signal="SIGUSR1")
+    assert events.stopped(tmp_path) == "stopped by SIGTERM after step 3, with a checkpoint"
+    events.record(tmp_path, events.STARTED, ranks=2, attempt=1)
+    assert events.stopped(tmp_path) is None
