@@ -66,8 +66,8 @@ BAD_DOCUMENT = "bad_document"
 :data:`MOST_BAD_DOCUMENTS` at most; the rank's log has all."""
 MOST_BAD_DOCUMENTS = 100
 WITHOUT_TEXT = "without_text"
-"""Documents without text were left out. ``rank``, ``documents``: how many its process has met until
-it ended, in all passes."""
+"""Documents with nothing to train on were left out. ``rank``; how many its process has met until it
+ended, in all passes: ``documents`` without text, and ``short``, of a single token."""
 REPLICAS_DIFFER = "replicas_differ"
 """Parameters that should be alike are not; the run ends. ``step``, ``reason``."""
 REPLAY_DIFFERS = "replay_differs"

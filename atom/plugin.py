@@ -337,7 +337,7 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a source reads, for people: numbers of files and documents, None where they are not
+    """What a source reads, for people: numbers of files and of documents of a pass, None where not
     known without reading it all. ``left_out`` has a phrase for each kind of thing that is there and
     not read, or not read as it stands: ``"hidden files: 2 (.a, .b)"``."""
 

@@ -221,8 +221,11 @@ def test_documents_without_a_training_pair_are_skipped() -> None:
             Document("y", "three tokens"),
         )
     )
-    inputs, _, _ = steps(loader(source, lanes=1, batch=1, seq_len=4), 1)[0, 0]
+    read = loader(source, lanes=1, batch=1, seq_len=4)
+    inputs, _, _ = steps(read, 1)[0, 0]
     assert inputs.tolist() == [BOS, *b"y", BOS, *b"y"]
+    # The order of the second pass has the empty one after the last that is read.
+    assert (read.left_out.empty, read.left_out.short) == (1, 2)
 
 
 def test_a_document_is_encoded_once_however_many_sequences_it_fills() -> None:

@@ -145,10 +145,12 @@ class LeftOut:
 
     Attributes:
         empty: number of documents without text.
+        short: number of documents of one token, which has no next one to learn.
         bad: those that could not be read, with their problem, until someone takes note of them.
     """
 
     empty: int = 0
+    short: int = 0
     bad: list[Document] = field(default_factory=list)
 
     def add(self, document: Document) -> None:
@@ -167,7 +169,7 @@ class _Lane:
     like a document: it has BOS only if it is the first part and EOS only if it is the last, and the
     pair across two parts is left out, as the next part may be another lane's.
 
-    Documents without text, or of less than two tokens, are skipped; the former are counted.
+    Documents without text, or of less than two tokens, are skipped and counted.
     """
 
     def __init__(
@@ -246,6 +248,7 @@ class _Lane:
                 self._tokens_N, self._id = self._encoded(document), document.id
                 if len(self._tokens_N) >= 2:
                     return
+                self._left_out.short += bool(document.text)
             self._epoch += 1
             self._documents = self._pass(0)
         raise UserError(

@@ -63,10 +63,11 @@ class DataNotes:
             os.write(self._trace, f"{json.dumps({'step': step, 'lanes': lanes})}\n".encode())
 
     def close(self, loader: DocumentLoader) -> None:
-        """Note how many documents had no text."""
-        if loader.left_out.empty:
-            number = loader.left_out.empty
-            log.info("documents without text were left out", documents=number)
-            events.record(self._run, events.WITHOUT_TEXT, rank=self._rank, documents=number)
+        """Note how many documents had nothing to train on."""
+        left_out = loader.left_out
+        if left_out.empty or left_out.short:
+            numbers = {"documents": left_out.empty, "short": left_out.short}
+            log.info("documents without text were left out", **numbers)
+            events.record(self._run, events.WITHOUT_TEXT, rank=self._rank, **numbers)
         if self._trace is not None:
             os.close(self._trace)

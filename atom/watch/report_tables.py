@@ -135,13 +135,10 @@ def _left_out(record: Record) -> Iterator[tuple[str, str, str]]:
         more = max(of_a_rank.values()) >= events.MOST_BAD_DOCUMENTS
         words = f"{'at least ' * more}{number:,} bad document{'s' * (number != 1)}"
         yield "left out", words, str(bad[-1].get("reason", ""))
-    empty = sum(
-        event.get("documents", 0)
-        for event in record.happened
-        if event.get("event") == events.WITHOUT_TEXT
-    )
-    if empty:
-        yield "left out", f"{empty:,} documents without text", "counted in each pass"
+    empty = [event for event in record.happened if event.get("event") == events.WITHOUT_TEXT]
+    for key, what in (("documents", "without text"), ("short", "of a single token")):
+        if number := sum(event.get(key, 0) for event in empty):
+            yield "left out", f"{number:,} documents {what}", "counted in each pass"
 
 
 def profiled(record: Record) -> list[Element]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from atom.errors import UserError
 from atom.host import Component
-from atom.plugin import Document, DocumentSource
+from atom.plugin import Contents, Document, DocumentSource
 from atom.select import configured
 from atom.testing import isolated, reading
 from atom.testing.options import Options
@@ -122,6 +122,17 @@ class DatasetSuite(Options, ComponentSuite):
             assert isinstance(document, Document)
             assert isinstance(document.text, str)
             assert document.id, "a document without an id cannot be named to a person"
+
+    def test_contents_are_what_is_read(self, source: DocumentSource, lanes: Pass) -> None:
+        """A source that says how many documents it has says what a pass has."""
+        contents = getattr(source, "contents", None)
+        if contents is None:
+            return
+        told = contents()
+        assert isinstance(told, Contents)
+        read = len(lanes(1)[0])
+        words = f"contents() says {told.documents} documents, and a pass has {read}"
+        assert told.documents in (None, read), words
 
     @pytest.mark.parametrize("count", [1, 3, 7, LANES])
     def test_lanes_share_the_documents_out(self, count: int, lanes: Pass) -> None:

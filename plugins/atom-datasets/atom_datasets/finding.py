@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 from collections.abc import Callable, Iterable
@@ -116,12 +117,22 @@ def _files(given: str, left_out: Tally) -> tuple[list[Path], str]:
         return [path], ""
     if not glob.has_magic(given):
         return [], "there is no such file or folder"
+    _check_pattern(str(path))
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (Path has none for any path)
     if "**" not in given:  # which leads into them
         for match in matches:
             if match.is_dir():
                 left_out.add("folders that the pattern matches", match.name)
     return [match for match in matches if not match.is_dir()], "no file matches this pattern"
+
+
+def _check_pattern(pattern: str) -> None:
+    """Refuse a folder that the pattern leads through and that cannot be read, as glob skips it."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)  # noqa: PTH120 (of a pattern)
+        for folder in glob.glob(pattern or ".", recursive=True):  # noqa: PTH207 (as above)
+            if Path(folder).is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+                _refuse(PermissionError(errno.EACCES, "Permission denied", folder))
 
 
 def _each_once(found: Iterable[Path], left_out: Tally) -> tuple[Path, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -33,14 +33,15 @@ class _Stat(NamedTuple):
     inode: int
 
 
-def parts(files: Iterable[Path], kept: Path) -> dict[str, str]:
+def parts(files: Iterable[Path], kept: Callable[[], Path]) -> dict[str, str]:
     """Return the digest of each file's content by its name, in the order of ``files``.
 
     A name is the path within the folder that holds them all.
 
     Args:
         files: what is read.
-        kept: a folder for digests of files that have not changed since.
+        kept: returns a folder for digests of files that have not changed since; called where they
+            are large enough to be kept.
     """
     stats = [_stat(path) for path in files]
     names = _names([stat.path for stat in stats])
@@ -61,7 +62,7 @@ def addressed(files: Iterable[str | Path]) -> dict[str, str]:
     local = [path for path in paths.values() if path.is_file()]
     remote = {str(file): str(file) for file, path in paths.items() if not path.is_file()}
     kept = Path(config.HF_DATASETS_CACHE) / "atom_datasets"
-    return remote | (parts(local, kept) if local else {})
+    return remote | (parts(local, lambda: kept) if local else {})
 
 
 def _stat(path: Path) -> _Stat:
@@ -74,13 +75,14 @@ def _names(paths: Sequence[str]) -> list[str]:
     return [os.path.relpath(path, above) for path in paths]
 
 
-def _digests(stats: Sequence[_Stat], kept: Path) -> list[str]:
+def _digests(stats: Sequence[_Stat], kept: Callable[[], Path]) -> list[str]:
+    if sum(min(stat.size, WHOLE) for stat in stats) < _WORTH_KEEPING:
+        return [_content(stat) for stat in stats]
     of_set = hashlib.sha256("\0".join(stat.path for stat in stats).encode()).hexdigest()
-    file = kept / f"digests-{of_set}.json"
-    large = sum(min(stat.size, WHOLE) for stat in stats) >= _WORTH_KEEPING
-    known = _read(file) if large else {}
+    file = kept() / f"digests-{of_set}.json"
+    known = _read(file)
     found = [known.get(stat) or _content(stat) for stat in stats]
-    if large and any(stat not in known for stat in stats):
+    if any(stat not in known for stat in stats):
         settled = time.time_ns() - _SETTLED_NS
         pairs = zip(stats, found, strict=True)
         _write(file, {stat: each for stat, each in pairs if stat.mtime < settled})

@@ -69,7 +69,7 @@ class LocalSource:
 
     def parts(self) -> dict[str, str]:
         """Return the digest of each file's content by its name."""
-        return identity.parts(_found(self).files, _cache())
+        return identity.parts(_found(self).files, _cache)
 
     def contents(self) -> Contents:
         """Return how many files and documents there are, and what is left out."""

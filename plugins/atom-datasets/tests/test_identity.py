@@ -12,7 +12,7 @@ from atom_datasets import identity
 
 def parts(*files: Path, kept: Path) -> dict[str, str]:
     identity._content.cache_clear()  # as in another process
-    return identity.parts(files, kept)
+    return identity.parts(files, lambda: kept)
 
 
 def test_names_are_those_within_the_folder_of_all(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_what_has_not_changed_is_not_read_again(
     os.utime(file, ns=(1, 1))
     assert parts(file, kept=kept) == new
     monkeypatch.setattr(identity, "_content", pytest.fail)
-    assert identity.parts([file], kept) == new
+    assert identity.parts([file], lambda: kept) == new
     monkeypatch.undo()
     # A digest of what was written a moment ago is not kept: its time may not tell the next writing.
     os.utime(file)

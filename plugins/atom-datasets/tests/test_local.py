@@ -8,7 +8,9 @@ import json
 import lzma
 import os
 import pickle
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import datasets
@@ -450,3 +452,41 @@ def test_a_file_that_changes_or_goes_while_it_is_read(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(UserError, match="cannot be read: No such file"):
         next(documents)
+
+
+# ---------------------------------------------------------------------------- permissions
+
+
+@pytest.mark.parametrize(
+    ("path", "closed"),
+    [
+        ("data", "data/closed"),
+        ("data/*/a.jsonl", "data/closed"),
+        ("data/**/*.jsonl", "data/closed"),
+        ("data", "data/open/a.jsonl"),
+    ],
+)
+def test_what_may_not_be_read_is_not_left_out(path: str, closed: str) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name in ("open", "closed"):
+            (folder / "data" / name).mkdir(parents=True)
+            write_jsonl(folder / "data" / name / "a.jsonl", {"text": name})
+        folder.chmod(0o755)
+        (folder / closed).chmod(0)
+        receiver, sender = os.pipe()
+        child = os.fork()
+        if child == 0:  # root may read everything
+            with suppress(BaseException):
+                if os.geteuid() == 0:
+                    os.setuid(65534)
+                try:
+                    made(folder / path).check()
+                except UserError as error:
+                    os.write(sender, str(error).encode())
+            os._exit(0)
+        os.close(sender)
+        said = os.fdopen(receiver).read()
+        os.waitpid(child, 0)
+        (folder / closed).chmod(0o755)
+    assert f"{folder / closed} cannot be read: Permission denied; valid: " in said

@@ -4,7 +4,7 @@ import hashlib
 import random
 
 from atom.errors import UserError
-from atom.plugin import Document
+from atom.plugin import Contents, Document
 
 
 def source(config):
@@ -30,6 +30,9 @@ class Lines:
     def check(self):
         self.documents()
         return hashlib.sha256(b"".join(f.read_bytes() for f in self.files)).hexdigest()
+
+    def contents(self):
+        return Contents(files=len(self.files), documents=len(self.documents()))
 
     def lane(self, lane, lanes, *, seed, epoch, start=0):
         documents = self.documents()
