@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atom import inputs
@@ -33,11 +33,14 @@ class Prepared:
     contents: Contents | None
 
 
-def data_changed(folder: Path) -> str | None:
-    """Return how the dataset of a run that was started before has changed, in words, or None: ranks
-    that start again would go on with other documents.
+def data_changed(folder: Path, *, adopt: bool = False) -> str | None:
+    """Return how the dataset of a run has changed since its folder was written, in words, or None.
 
     To be called in a child: see :mod:`atom.launch.child`.
+
+    Args:
+        folder: of the run.
+        adopt: note down what the dataset is now, for a run that has not begun.
     """
     before = inputs.read(folder / inputs.FILE_NAME)
     if before is None:
@@ -52,6 +55,8 @@ def data_changed(folder: Path) -> str | None:
         return None  # what cannot be read, the ranks say
     if now.digest == before.dataset.digest:
         return None
+    if adopt:
+        replace(before, dataset=now).write(folder / inputs.FILE_NAME)
     return f"the dataset has changed under the run ({now.difference(before.dataset)})"
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from atom import claim, events, logs, metrics, progress
+from atom import checkpoint, claim, events, logs, metrics, progress
 from atom.errors import EX_STOPPED, UserError
 from atom.folder import RUN_FILE
 from atom.launch.child import Child, call
@@ -42,8 +42,7 @@ def main(arguments: list[str]) -> int:
         machine = _machine(run, options)
         if machine.node == 0:
             claim.claim(options.run)
-            if changed := call(partial(data_changed, options.run)):
-                raise UserError(f"{options.run}: {changed}; valid: to start the run anew")
+            _check_data(options.run)
         machine.wait_for_port()
     except UserError as error:
         print(f"atom: {error.sentence()}", file=sys.stderr, flush=True)
@@ -105,6 +104,18 @@ def _machine(run: Run, options: argparse.Namespace) -> Machine:
     if nodes > 1 and options.endpoint is None:
         raise UserError("--endpoint HOST:PORT is needed, where the first node is reached")
     return Machine(world_size // nodes, nodes, options.node, options.endpoint)
+
+
+def _check_data(folder: Path) -> None:
+    """Refuse to go on with other documents than those that the checkpoints belong to. Another
+    machine than the one that submitted the run may have others from the start, which is told."""
+    begun = bool(checkpoint.resumable(folder / checkpoint.FOLDER))
+    changed = call(partial(data_changed, folder, adopt=not begun))
+    if changed is None:
+        return
+    if begun:
+        raise UserError(f"{folder}: {changed}; valid: the data as it was, or another run.dir")
+    print(f"atom: {changed}", file=sys.stderr, flush=True)
 
 
 def _start(

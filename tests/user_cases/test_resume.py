@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pydantic
@@ -15,7 +16,9 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from atom import changes
+from atom import changes, events, history
+from atom.launch.child import call
+from atom.prepare import data_changed
 from atom.run import TORCHTITAN_SECTIONS, Run
 from atom.titan.dcp import SafeReader
 
@@ -115,6 +118,7 @@ def rate(step: int, peak: float, warmup: int, total: int) -> float:
 
 
 CHANGED = {
+    # pytorch/examples#816, AnswerDotAI/ModernBERT#124, NVIDIA/Megatron-LM#7468
     # Every setting of the optimizer, the schedule and the clipping at once, and one after another.
     "all": (
         {"weight_decay": 100.0, "betas": (0.7, 0.8), "eps": 0.01, "lr": 0.002},
@@ -301,6 +305,7 @@ def other_files(data: Path) -> Path:
     return data
 
 
+# NVIDIA-NeMo/RL#2519
 DATA_CHANGED = {
     "lines gone": (lose_lines, "changed: b.jsonl"),
     "one letter": (same_size, "changed: a.jsonl"),
@@ -328,6 +333,22 @@ def test_other_data_is_refused(
     assert tree(tmp_path / "copy/run") == before
 
 
+def test_another_tokenizer_under_the_same_name_is_refused(
+    from_lines: Path, forked: Callable, tmp_path: Path
+) -> None:
+    """A checkpoint that was saved with a tokenizer of other files."""
+    place = shutil.copytree(from_lines / "run", tmp_path / "run")
+    noted = place / "checkpoint/step-2/inputs.json"
+    content = json.loads(noted.read_text())
+    content["tokenizer"]["digest"] = content["tokenizer"]["digest"][::-1]
+    noted.write_text(json.dumps(content, indent=2) + "\n")
+    command = (*TINY, f"dataset.path={from_lines / 'data'}", f"run.dir={place}", "training.steps=3")
+    result = forked("train", *command)
+    assert result.returncode == 2
+    assert "tokenizer=bytes" in result.stderr
+    assert "does not hold what it held when the checkpoint of step 2" in result.stderr
+
+
 def test_ranks_are_not_started_again_on_other_data(
     from_lines: Path, start: Callable, tmp_path: Path
 ) -> None:
@@ -339,6 +360,21 @@ def test_ranks_are_not_started_again_on_other_data(
     code, _, said = job.end()
     assert code == 1
     assert "not started again: the dataset has changed under the run (changed: b.jsonl)" in said
+
+
+def test_a_machine_with_other_data_says_so_and_notes_it(from_lines: Path, tmp_path: Path) -> None:
+    """What a node of a cluster asks: there the run may have been submitted elsewhere."""
+    place = shutil.copytree(from_lines / "run", tmp_path / "run")
+    shutil.copytree(from_lines / "data", tmp_path / "data")
+    described = (place / "run.yaml").read_text()
+    described = described.replace(str(from_lines / "data"), str(tmp_path / "data"))
+    (place / "run.yaml").write_text(described)
+    assert call(partial(data_changed, place)) is None
+    lose_lines(tmp_path / "data")
+    words = "the dataset has changed under the run (changed: b.jsonl)"
+    assert call(partial(data_changed, place)) == words
+    assert call(partial(data_changed, place, adopt=True)) == words
+    assert call(partial(data_changed, place)) is None
 
 
 def test_content_decides_and_not_its_place_or_time(
@@ -387,6 +423,7 @@ def test_other_data_by_force_and_a_checkpoint_that_does_not_tell(
 
 # ---------------------------------------------------------------------------- finished, relabelled
 
+# pasqal-io/qadence#569
 FINISHED = {
     # The same command again: a sweep's runs that are done.
     "the same": ((), 0, ("is finished at step 3: nothing is left to train",)),
@@ -425,26 +462,29 @@ def test_nothing_is_written_where_nothing_is_left_to_train(
     assert tree(three_steps) == before
 
 
-def test_a_finished_run_of_weights_alone_or_of_none_is_finished(
+def test_a_finished_sweep_is_finished(
     train: Callable, atom: Callable, texts: Path, tmp_path: Path
 ) -> None:
-    """Before, it was trained again from its first step, over its metrics."""
-    for name, kept in (("weights", "checkpoint.last_save_model_only=true"), ("none", OFF)):
-        settings = (kept, "checkpoint.interval=500", "training.steps=1")
-        place = tmp_path / name
-        train(place, *settings)
-        before = tree(place)
-        assert "is finished at step 1" in train(place, *settings)
-        command = (*TINY, f"dataset.path={texts}", f"run.dir={place}", *settings)
-        result = atom("train", *command, "training.steps=2")
+    """Of weights alone, and of no checkpoint: before, both were trained again from the first step,
+    over their metrics."""
+    kept = ("checkpoint.last_save_model_only=true", "checkpoint.interval=500")
+    sweep = (*kept, "training.steps=1", "checkpoint.enable=true,false", "-m")
+    train(tmp_path, *sweep)
+    before = tree(tmp_path)
+    assert len([name for name in before if name.endswith("/run.yaml")]) == 3, (
+        "one in the checkpoint"
+    )
+    said = train(tmp_path, *sweep)
+    assert said.count("is finished at step 1: nothing is left to train") == 2
+    for number, enable in enumerate(("true", "false")):
+        command = (*TINY, f"dataset.path={texts}", f"run.dir={tmp_path / str(number)}", *kept)
+        result = atom("train", *command, "training.steps=2", f"checkpoint.enable={enable}")
         assert result.returncode == 2
         assert "has left no checkpoint to train on from" in result.stderr
-        assert tree(place) == before
+    assert tree(tmp_path) == before
 
 
-OFF = "checkpoint.enable=false"
-
-
+# DDELab/deepsteganalysis#4, bytedance/jaqmc#55
 def test_the_settings_that_made_the_first_steps_are_kept(
     three_steps: Path,
     train: Callable,
@@ -481,6 +521,52 @@ def test_the_settings_that_made_the_first_steps_are_kept(
     page = (tmp_path / "report.html").read_text()
     for each in ("changed on the way", "to step 2", "from step 3", "0.001"):
         assert each in page
+
+
+COURSES = {
+    "never begun": ([], []),
+    "one start": ([("under_way", 1)], [(1, None, "run.yaml")]),
+    "other settings": (
+        [("under_way", 1), ("changed", 4), ("under_way", 5)],
+        [(1, 4, "history/1"), (5, None, "run.yaml")],
+    ),
+    "a start before its first step": (
+        [("under_way", 1), ("changed", 4), ("changed", 4), ("under_way", 5)],
+        [(1, 4, "history/1"), (5, None, "run.yaml")],
+    ),
+    # The checkpoint of step 4 was damaged, and the one before it was gone on from.
+    "further back": (
+        [("under_way", 1), ("changed", 4), ("under_way", 3)],
+        [(1, 2, "history/1"), (3, None, "run.yaml")],
+    ),
+    "a failure under the new settings": (
+        [("under_way", 1), ("changed", 4), ("under_way", 5), ("under_way", 7)],
+        [(1, 4, "history/1"), (5, None, "run.yaml")],
+    ),
+    "back beyond the change": (
+        [("under_way", 1), ("changed", 4), ("under_way", 5), ("numerical_fault", 2)],
+        [(1, 2, "history/1"), (3, None, "run.yaml")],
+    ),
+    "anew": ([("under_way", 1), ("changed", 0), ("under_way", 1)], [(1, None, "run.yaml")]),
+    "an end before the first step": (
+        [("under_way", 1), ("changed", 4)],
+        [(1, None, "history/1")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COURSES)
+def test_which_settings_made_which_steps(case: str, tmp_path: Path) -> None:
+    happened, expected = COURSES[case]
+    number = 0
+    for name, step in happened:
+        number += name == "changed"
+        extra = {"kept": f"history/{number}", "to_step": step, "decision": "rollback"}
+        events.record(tmp_path, name, step=step, **extra)
+    found = history.periods(tmp_path, "run.yaml")
+    files = [str(period.file.relative_to(tmp_path)).removesuffix("/run.yaml") for period in found]
+    steps = [(period.first, period.last) for period in found]
+    assert [(*each, file) for each, file in zip(steps, files, strict=True)] == expected
 
 
 def test_every_setting_is_in_the_table_of_changes() -> None:

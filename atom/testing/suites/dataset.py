@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice, zip_longest
@@ -247,6 +248,27 @@ class DatasetSuite(Options, ComponentSuite):
         assert again == digest, "another digest of the same documents"
         theirs, *_ = elsewhere()
         assert theirs == digest, "another digest in another process"
+
+    def test_digest_does_not_tell_where_or_when(self, component: Component, tmp_path: Path) -> None:
+        """A run goes on with data that was moved or touched: the digest is of content."""
+        cls = type(self)
+        if cls.sample is None:
+            pytest.skip("the conformance line has no `sample`, which writes what is to be read")
+        found: list[tuple[str, list[str]]] = []
+        for name in ("one", "other"):
+            folder = tmp_path / name
+            folder.mkdir()
+            config = configured(component, cls.parameters | dict(cls.sample(folder)))
+            for path in folder.rglob("*"):
+                os.utime(path, ns=(len(found), len(found)))
+            source = reading.source(component, config)
+            digest = source.check()
+            texts = [text for _, text in chain.from_iterable(reading.lanes(source, 1))]
+            found.append((digest, texts))
+        (one, texts), (other, same) = found
+        if texts != same:
+            pytest.skip("`sample` does not write the same twice")
+        assert one == other, "the digest is of where the documents are, or when they were written"
 
     def test_digest_changes_with_the_documents(
         self, component: Component, config: BaseModel | None, tmp_path: Path
