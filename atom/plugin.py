@@ -432,12 +432,16 @@ class ModelParts:
 
     ``state_dict_adapter`` is a torchtitan ``BaseStateDictAdapter``; its ``to_hf`` takes any part of
     the state dict, down to one weight. ``hf_config`` is ``config.json`` of the same model there:
-    ``model_type``, ``architectures``, sizes. Without it a run cannot be exported.
+    ``model_type``, ``architectures``, sizes, and all else that changes what the model computes.
+    Without it a run cannot be exported. ``hf_defaults`` is what it means there when a
+    ``config.json`` of this ``model_type`` leaves a field out, for the fields with an effect: by
+    both, weights of a model that computes something else are refused.
     """
 
     model: Any
     state_dict_adapter: type | None = None
     hf_config: Mapping[str, Any] | None = None
+    hf_defaults: Mapping[str, Any] | None = None
     parallelize_fn: Callable[..., Any] | None = None
     pipelining_fn: Callable[..., Any] | None = None
     post_optimizer_build_fn: Callable[..., None] | None = None

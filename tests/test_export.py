@@ -202,8 +202,11 @@ def resolved(architecture: dict[str, Any], place: Path, **section: Any) -> str:
         }
     )
     training = training_section(run, "cpu")
-    parts = model_parts(select(run, Host.load()), VOCABULARY, training.seq_len)
-    found = initial_load.resolve(run, parts, training, place / "new")
+    host = Host.load()
+    parts = model_parts(select(run, host), VOCABULARY, training.seq_len)
+    found, _ = initial_load.resolve(
+        run, parts, training, place / "new", host, vocab_size=VOCABULARY
+    )
     return str(found.checkpoint["initial_load"])
 
 

@@ -28,9 +28,10 @@ from torchtitan.components.checkpointer.dcp import AsyncMode, CheckpointManager
 from torchtitan.tools.utils import GarbageCollection
 
 from atom import checkpoint, events, inputs, metrics
-from atom.errors import RunError
+from atom.errors import RunError, UserError
 from atom.folder import RUN_FILE
 from atom.run import read
+from atom.titan import hf_reader
 from atom.titan.dcp import AtomicWriter, SafePlanner, SafeReader
 from atom.titan.kept_optimizers import StateOnly, follow_schedule
 
@@ -303,9 +304,20 @@ class VerifiedCheckpointManager(CheckpointManager):
         from_hf: bool,
         from_quantized: bool,
     ) -> None:
-        """Load as torchtitan does, running nothing that the checkpoint holds."""
+        """Load as torchtitan does, running nothing that the checkpoint holds.
+
+        Raises:
+            UserError: the weights to start from are no numbers.
+        """
         if from_hf:
-            super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
+            folder = Path(checkpoint_id)
+            try:
+                loaded = hf_reader.load(
+                    state_dict, self.sd_adapter, folder, quantized=from_quantized, alone=False
+                )
+            except hf_reader.NotFiniteError as error:
+                raise _no_numbers(checkpoint_id, error) from None
+            self.states[MODEL].load_state_dict(loaded)
             return
         reader = SafeReader(checkpoint_id)
         saved = reader.read_metadata().state_dict_metadata
@@ -321,6 +333,11 @@ class VerifiedCheckpointManager(CheckpointManager):
         dcp.load(state_dict, storage_reader=reader, planner=SafePlanner())
         if LR_SCHEDULER in state_dict:
             follow_schedule(state_dict[LR_SCHEDULER])
+        if Path(checkpoint_id).parent != self._place:
+            try:
+                hf_reader.check_finite(state_dict)
+            except hf_reader.NotFiniteError as error:
+                raise _no_numbers(checkpoint_id, error) from None
         if MODEL in self.states:
             self.states[MODEL].load_state_dict(state_dict)
 
@@ -350,6 +367,10 @@ class RandomState(Stateful):
         torch.set_rng_state(state["cpu"])
         if "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"])
+
+
+def _no_numbers(place: str, error: Exception) -> UserError:
+    return UserError(str(error), key="checkpoint.initial_load", value=place)
 
 
 def _agreed(steps: list[int] | None) -> list[int]:

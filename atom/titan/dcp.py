@@ -11,6 +11,7 @@ import io
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import ReadItem, SavePlan, SavePlanner
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.planner import LoadPlanner, ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import StorageReader, WriteResult
 from torch.futures import Future
 from torch.utils.serialization import config as serialization
 
@@ -174,3 +176,12 @@ class SafePlanner(DefaultLoadPlanner):
         torch.save(data, clean)
         clean.seek(0)
         super().load_bytes(read_item, clean)
+
+
+def load_alone(
+    tensors: dict[str, torch.Tensor], reader: StorageReader, planner: LoadPlanner | None = None
+) -> None:
+    """Fill ``tensors`` by DCP in a process that is no rank, which DCP would warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.load(tensors, storage_reader=reader, planner=planner, no_dist=True)

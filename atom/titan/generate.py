@@ -8,6 +8,7 @@ Shape suffixes: B = sequences (one), L = tokens so far, V = vocabulary.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -19,7 +20,7 @@ from torchtitan.components.checkpointer.base import ModelWrapper
 
 from atom.errors import UserError
 from atom.kernels import Choice
-from atom.titan import device, hf_folder, kernels, weights
+from atom.titan import device, hf_folder, hf_reader, hf_weights, kernels, weights
 from atom.titan.forward import logits
 from atom.titan.weights import Checkpoint, Trained
 
@@ -164,13 +165,12 @@ def _empty(run: Trained, kind: str) -> Any:
 def _exported(run: Trained, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return ``state`` with the values of an export."""
     adapter = run.adapter()
-    theirs = adapter.to_hf(state)
     try:
-        problem = weights.difference(theirs, hf_folder.shapes(run.folder))
-    except ValueError as error:
-        raise UserError(f"{run.folder} {error}") from None
-    if problem:
-        raise UserError(f"{run.folder} is of another model: {problem}")
-    reader = adapter.get_hf_storage_reader(str(run.folder))
-    weights.load_alone(theirs, reader)
-    return dict(adapter.from_hf(theirs))
+        problem, notes = hf_weights.check(run.parts, adapter, run.folder)
+        if not problem:
+            for note in notes:
+                print(f"atom: {run.folder}: {note}", file=sys.stderr)
+            return hf_reader.load(state, adapter, run.folder, alone=True)
+    except (ValueError, hf_reader.NotFiniteError) as error:
+        raise UserError(f"{run.folder}: {error}") from None
+    raise UserError(f"{run.folder} is of another model: {problem}")

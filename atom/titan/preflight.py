@@ -34,7 +34,7 @@ class Preflight:
     explanation: str = ""
     """Why the layout is what it is, where the strategy chose it."""
     warning: str = ""
-    """What the run may run out of."""
+    """What the run may run out of, and what to know of the weights it starts from."""
 
     @property
     def resolved(self) -> Resolved:
@@ -107,8 +107,13 @@ def preflight(
     if kind == "cuda" and joined is None:
         layout.check_gpus(world_size, available)
     training = trainer_config.training_section(run, kind)
-    run = initial_load.resolve(
-        run, trainer_config.model_parts(selection, vocab_size, training.seq_len), training, place
+    run, notes = initial_load.resolve(
+        run,
+        trainer_config.model_parts(selection, vocab_size, training.seq_len),
+        training,
+        place,
+        host,
+        vocab_size=vocab_size,
     )
     parts = trainer_config.model_parts(selection, vocab_size, training.seq_len)
     degree = layout.data_parallel_degree(parallelism)
@@ -192,7 +197,9 @@ def preflight(
             choice.operation: (choice.name, choice.kernel.plugin.package) for choice in chosen
         },
         explanation=explanation,
-        warning="" if run.dry_run else room.check(config, place, model),
+        warning="\n".join(
+            filter(None, [*notes, "" if run.dry_run else room.check(config, place, model)])
+        ),
     )
 
 

@@ -5,19 +5,15 @@ They lie in a checkpoint, or in a folder of Hugging Face's format that ``atom ex
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlanner
-from torch.distributed.checkpoint.storage import StorageReader
 from torchtitan.config import ParallelismConfig
 
 from atom import checkpoint
@@ -27,7 +23,7 @@ from atom.host import Host
 from atom.plugin import ModelParts
 from atom.run import Run, read
 from atom.select import Selection, select
-from atom.titan.dcp import HostileCheckpointError, SafePlanner, SafeReader
+from atom.titan.dcp import HostileCheckpointError, SafePlanner, SafeReader, load_alone
 from atom.titan.trainer_config import model_parts, set_sharding, training_section
 from atom.trust import Trust
 
@@ -167,9 +163,14 @@ class Checkpoint:
         }
 
     def check(self, expected: Mapping[str, torch.Tensor]) -> None:
-        """Refuse a checkpoint that lacks a weight of ``expected``, or has it in another shape."""
+        """Refuse a checkpoint that has not just the weights of ``expected``, in their shapes."""
         shapes = {name: entry.size for name, entry in self.tensors.items()}
-        if problem := difference(expected, shapes):
+        roots = {name.partition(".")[0] for name in expected}
+        extra = [n for n in shapes if n not in expected and n.partition(".")[0] in roots]
+        problem = difference(expected, shapes)
+        if problem is None and extra:
+            problem = f"{len(extra):,} of its weights have no place here, such as {extra[0]}"
+        if problem:
             raise UserError(f"the checkpoint {self.place} is of another model: {problem}")
 
     def read(self, name: str) -> torch.Tensor:
@@ -189,15 +190,6 @@ class Checkpoint:
     def _unreadable(self, error: BaseException) -> UserError:
         reason = " ".join(str(error).split())
         return UserError(f"the checkpoint {self.place} cannot be read: {reason}")
-
-
-def load_alone(
-    tensors: dict[str, torch.Tensor], reader: StorageReader, planner: LoadPlanner | None = None
-) -> None:
-    """Fill ``tensors`` by DCP in a process that is no rank, which DCP would warn of."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(tensors, storage_reader=reader, planner=planner, no_dist=True)
 
 
 def difference(expected: Mapping[str, torch.Tensor], found: Mapping[str, Any]) -> str | None:

@@ -23,6 +23,26 @@ from atom_deepseek.config import DeepSeekV3
 
 Initializers = dict[str, Callable]
 
+LEFT_OUT: dict[str, Any] = {
+    "rope_theta": 10_000.0,
+    "rope_interleave": True,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "q_lora_rank": 1536,
+    "n_group": 8,
+    "topk_group": 4,
+    "routed_scaling_factor": 2.5,
+    "norm_topk_prob": True,
+    "first_k_dense_replace": 3,
+    # Not fields of the class, but of the published files, which say them beside it.
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "moe_layer_freq": 1,
+}
+"""What ``DeepseekV3Config`` of ``transformers`` takes for what a ``config.json`` leaves out."""
+
 NORM: Initializers = {"weight": nn.init.ones_}
 
 
@@ -51,6 +71,12 @@ def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
         model=model,
         state_dict_adapter=DeepSeekV3StateDictAdapter,
         hf_config=_hugging_face(config, vocab_size),
+        hf_defaults=LEFT_OUT
+        | {
+            # Written by ``transformers``, which computes them.
+            "head_dim": config.qk_rope_head_dim,
+            "qk_head_dim": config.qk_nope_head_dim + config.qk_rope_head_dim,
+        },
         parallelize_fn=parallelize_deepseekv3,
         post_optimizer_build_fn=register_moe_load_balancing_hook,
     )

@@ -27,6 +27,24 @@ from atom_gpt_oss.state_dict_adapter import GptOssStateDictAdapter
 
 Initializers = dict[str, Callable]
 
+KINDS = ("sliding_attention", "full_attention")
+"""Of attention, in turn."""
+
+LEFT_OUT: dict[str, Any] = {
+    "rope_theta": 150_000.0,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "attention_bias": True,
+    "tie_word_embeddings": False,
+    "sliding_window": 128,
+    "swiglu_alpha": 1.702,
+    "swiglu_limit": 7.0,
+    "head_dim": 64,
+    "num_key_value_heads": 8,
+    "num_experts_per_tok": 4,
+}
+"""What ``GptOssConfig`` of ``transformers`` takes for what a ``config.json`` leaves out."""
+
 
 def gpt_oss(config: GptOss, context: ArchitectureContext) -> ModelParts:
     """Return the parts of a gpt-oss model."""
@@ -58,6 +76,7 @@ def gpt_oss(config: GptOss, context: ArchitectureContext) -> ModelParts:
         model=model,
         state_dict_adapter=GptOssStateDictAdapter,
         hf_config=_hugging_face(config, model),
+        hf_defaults=LEFT_OUT | {"layer_types": _kinds(config)},
         parallelize_fn=parallelize_gptoss,
         post_optimizer_build_fn=register_moe_load_balancing_hook,
     )
@@ -75,7 +94,6 @@ def _hugging_face(config: GptOss, model: GptOssDecoder.Config) -> dict[str, Any]
             "truncate": rope.truncate,
             "original_max_position_embeddings": config.rope_original_seq_len,
         }
-    kinds = ("sliding_attention", "full_attention")
     return {
         "model_type": "gpt_oss",
         "architectures": ["GptOssForCausalLM"],
@@ -83,7 +101,7 @@ def _hugging_face(config: GptOss, model: GptOssDecoder.Config) -> dict[str, Any]
         "hidden_size": config.dim,
         "intermediate_size": config.moe_hidden_dim,
         "num_hidden_layers": config.n_layers,
-        "layer_types": [kinds[layer % 2] for layer in range(config.n_layers)],
+        "layer_types": _kinds(config),
         "num_attention_heads": config.n_heads,
         "num_key_value_heads": config.n_kv_heads,
         "head_dim": config.head_dim,
@@ -97,6 +115,10 @@ def _hugging_face(config: GptOss, model: GptOssDecoder.Config) -> dict[str, Any]
         "attention_bias": True,
         "tie_word_embeddings": False,
     }
+
+
+def _kinds(config: GptOss) -> list[str]:
+    return [KINDS[layer % 2] for layer in range(config.n_layers)]
 
 
 def _block(config: GptOss, layer: int) -> GptOssTransformerBlock.Config:

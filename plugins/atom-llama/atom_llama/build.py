@@ -20,6 +20,18 @@ from atom_llama.config import Llama3
 
 Initializers = dict[str, Callable]
 
+LEFT_OUT: dict[str, Any] = {
+    "rope_theta": 10_000.0,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "head_dim": None,
+    "num_key_value_heads": None,
+}
+"""What ``LlamaConfig`` of ``transformers`` takes for what a ``config.json`` leaves out."""
+
 
 def llama3(config: Llama3, context: ArchitectureContext) -> ModelParts:
     """Return the parts of a Llama 3 model; initialisation as in torchtitan's own ``llama3``."""
@@ -45,6 +57,7 @@ def llama3(config: Llama3, context: ArchitectureContext) -> ModelParts:
         model=model,
         state_dict_adapter=Llama3StateDictAdapter,
         hf_config=_hugging_face(config, model),
+        hf_defaults=LEFT_OUT,
     )
 
 

@@ -18,6 +18,16 @@ from atom_olmo.state_dict_adapter import Olmo2StateDictAdapter
 
 Initializers = dict[str, Callable]
 
+LEFT_OUT: dict[str, Any] = {
+    "rope_theta": 10_000.0,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "num_key_value_heads": None,
+}
+"""What ``Olmo2Config`` of ``transformers`` takes for what a ``config.json`` leaves out."""
+
 
 def olmo2(config: Olmo2, context: ArchitectureContext) -> ModelParts:
     """Return the parts of an OLMo 2 model; initialisation as in OLMo-core's ``normal``."""
@@ -38,6 +48,7 @@ def olmo2(config: Olmo2, context: ArchitectureContext) -> ModelParts:
         model=model,
         state_dict_adapter=Olmo2StateDictAdapter,
         hf_config=_hugging_face(config, vocab_size),
+        hf_defaults=LEFT_OUT,
     )
 
 

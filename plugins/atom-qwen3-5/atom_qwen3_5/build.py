@@ -47,6 +47,26 @@ from atom_qwen3_5.state_dict_adapter import (
 
 Initializers = dict[str, Callable]
 
+LEFT_OUT: dict[str, Any] = {
+    "rope_theta": 10_000.0,
+    "partial_rotary_factor": 0.25,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "head_dim": 256,
+    "full_attention_interval": 4,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    # Fields of the published files.
+    "attn_output_gate": True,
+    "mamba_ssm_dtype": "float32",
+}
+"""What the text configs of ``transformers`` take for what a ``config.json`` leaves out."""
+
 TRUNCATED = partial(nn.init.trunc_normal_, std=0.02)
 LINEAR: Initializers = {"weight": TRUNCATED}
 
@@ -67,6 +87,7 @@ def qwen3_5(config: Qwen35, context: ArchitectureContext) -> ModelParts:
             "intermediate_size": config.hidden_dim,
         }
         | _hugging_face(config, model.vocab_size),
+        hf_defaults=LEFT_OUT,
         parallelize_fn=parallelize_qwen3_5,
     )
 
@@ -89,6 +110,7 @@ def qwen3_5_moe(config: Qwen35MoE, context: ArchitectureContext) -> ModelParts:
             "num_experts_per_tok": config.top_k,
         }
         | _hugging_face(config, model.vocab_size),
+        hf_defaults=LEFT_OUT,
         parallelize_fn=parallelize_qwen3_5,
         post_optimizer_build_fn=register_moe_load_balancing_hook,
     )

@@ -29,6 +29,25 @@ from atom_qwen3.config import Decoder, Qwen3, Qwen3MoE
 
 Initializers = dict[str, Callable]
 
+LEFT_OUT: dict[str, Any] = {
+    "rope_theta": 10_000.0,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+}
+"""What the configs of ``transformers`` take for what a ``config.json`` leaves out."""
+LEFT_OUT_OF_DENSE = LEFT_OUT | {"head_dim": 128, "num_key_value_heads": 32, "layer_types": None}
+LEFT_OUT_OF_MIXTURE = LEFT_OUT | {
+    "head_dim": None,
+    "num_key_value_heads": 4,
+    "norm_topk_prob": False,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+
 NORMAL = partial(nn.init.normal_, std=0.02)
 LINEAR: Initializers = {"weight": NORMAL, "bias": nn.init.zeros_}
 
@@ -61,6 +80,7 @@ def qwen3(config: Qwen3, context: ArchitectureContext) -> ModelParts:
             "intermediate_size": config.hidden_dim,
         }
         | _hugging_face(config, model),
+        hf_defaults=LEFT_OUT_OF_DENSE,
         parallelize_fn=parallelize_qwen3,
     )
 
@@ -93,6 +113,7 @@ def qwen3_moe(config: Qwen3MoE, context: ArchitectureContext) -> ModelParts:
             "mlp_only_layers": [],
         }
         | _hugging_face(config, model),
+        hf_defaults=LEFT_OUT_OF_MIXTURE,
         parallelize_fn=parallelize_qwen3,
         post_optimizer_build_fn=register_moe_load_balancing_hook,
     )
