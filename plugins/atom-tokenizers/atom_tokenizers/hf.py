@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 
 from atom.errors import UserError
 from atom.plugin import PreparedTokenizer, TokenizerContext
+from atom_tokenizers.classes import CLASSES, OF_MODELS, cuts_otherwise, from_files
 from atom_tokenizers.config import HuggingFace
 from atom_tokenizers.files import TOKENIZER, TOKENIZER_CONFIG, write
-from atom_tokenizers.tokenizer_config import TokenizerConfig
+from atom_tokenizers.tokenizer_config import ROLES, Token, TokenizerConfig, merged
 
-BESIDE = (TOKENIZER_CONFIG, "special_tokens_map.json", "chat_template.jinja")
+SPECIAL_TOKENS, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
+MODEL_CONFIG = "config.json"
+
+BESIDE = (TOKENIZER_CONFIG, SPECIAL_TOKENS, "chat_template.jinja")
 """Files that are copied along where they exist."""
 
 _UNSEEN = "\N{SNOWMAN}\U0010fffd\n"
@@ -28,7 +34,9 @@ _log = logging.getLogger(__name__)
 def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer:
     """Check that the tokenizer loads and reads any text; return its size and its files.
 
-    The size is the highest id plus one, counting the tokens that ``tokenizer_config.json`` adds.
+    The ids are those of ``transformers``' ``AutoTokenizer``. What several files say of tokens is
+    written into two, ``tokenizer.json`` and ``tokenizer_config.json``, if it does not stand there.
+    The size is the highest id plus one.
 
     Raises:
         UserError: there is no tokenizer at the path, or it cannot be used.
@@ -36,64 +44,144 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
     path = config.path.expanduser()
     folder = path if path.is_dir() else path.parent
     beside = {name: folder / name for name in BESIDE if (folder / name).is_file()}
-    source = _tokenizer_json(path, context.cache)
-    with _refused(path, f"{source.name} cannot be read as a tokenizer"):
-        tokenizer = Tokenizer.from_file(str(source))
+    said = _json(path, beside.get(TOKENIZER_CONFIG))
+    special, added = (_json(path, folder / name) for name in (SPECIAL_TOKENS, ADDED_TOKENS))
+    settings = merged(said, special, added)
+    settings = _of_class(path, settings, _json(path, folder / MODEL_CONFIG))
     with _refused(path, f"{TOKENIZER_CONFIG} cannot be read"):
-        named = _named(beside.get(TOKENIZER_CONFIG))
-        tokenizer.add_tokens(named.ordinary())
-        tokenizer.add_special_tokens(named.special())
+        named = _named(settings)
+    source, tokenizer = _tokenizer(path, named, context.cache)
+    before = tokenizer.to_str()
+    with _refused(path, "its added tokens cannot be read"):
+        _add(tokenizer, named)
     with _refused(path, "the tokenizer cannot read every text"):
         tokenizer.encode(_UNSEEN)
         if not (vocabulary := tokenizer.get_vocab()):
             raise ValueError("its vocabulary is empty")
+    _check_ids(path, tokenizer, named)
     if named.eos_token is None:
         _log.warning(
             "%s has no eos_token (tokenizer_config.json): nothing will mark the end of a document",
             path,
         )
-    return PreparedTokenizer(
-        vocab_size=max(vocabulary.values()) + 1, files={TOKENIZER: source} | beside
-    )
+    files = {TOKENIZER: source} | beside
+    if tokenizer.to_str() != before or settings != said:
+        files |= _written(tokenizer, settings, context.cache)
+    return PreparedTokenizer(vocab_size=max(vocabulary.values()) + 1, files=files)
 
 
-def _tokenizer_json(path: Path, cache: Path) -> Path:
-    if path.is_file():
-        return path
-    if (path / TOKENIZER).is_file():
-        return path / TOKENIZER
+def _of_class(path: Path, settings: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """Return ``settings`` with what the class of the tokenizer adds to them."""
+    name = settings.get("tokenizer_class") or model.get("tokenizer_class")
+    name = name or OF_MODELS.get(str(model.get("model_type")))
+    if not isinstance(name, str) or name.removesuffix("Fast") not in CLASSES:
+        return settings if isinstance(name, str | None) else settings | {"tokenizer_class": name}
+    if (path / TOKENIZER).is_file() and "tokenizer_class" not in settings:
+        return settings
+    roles = CLASSES[name.removesuffix("Fast")].roles
+    return roles | {"tokenizer_class": name} | settings
+
+
+def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, Tokenizer]:
+    """Return the ``tokenizer.json`` and the tokenizer that it is."""
+    source = path if path.is_file() else path / TOKENIZER
+    spaced = bool(named.add_prefix_space)
+    if source.is_file():
+        with _refused(path, f"{source.name} cannot be read as a tokenizer"):
+            tokenizer = Tokenizer.from_file(str(source))
+        if named.kind in CLASSES and cuts_otherwise(named.kind, tokenizer, prefix_space=spaced):
+            raise UserError(
+                f"its tokenizer_class is {named.tokenizer_class}, which cuts text otherwise than "
+                f"its {source.name} says; valid: PreTrainedTokenizerFast as tokenizer_class in "
+                f"{TOKENIZER_CONFIG}, if {source.name} is right",
+                key="tokenizer.path",
+                value=path,
+            )
+        return source, tokenizer
     vocabulary, merges = path / "vocab.json", path / "merges.txt"
-    if vocabulary.is_file() and merges.is_file():
-        return _converted(path, vocabulary, merges, cache)
-    problem = "holds no tokenizer" if path.is_dir() else "there is no such folder or file"
-    raise UserError(
-        f"{problem}; valid: a folder with tokenizer.json (transformers' save_pretrained writes "
-        "it), or with vocab.json and merges.txt; or a tokenizer.json",
-        key="tokenizer.path",
-        value=path,
-    )
-
-
-def _converted(path: Path, vocabulary: Path, merges: Path, cache: Path) -> Path:
-    """Write GPT-2's two files as one ``tokenizer.json``, which everything can load.
-
-    torchtitan's own reader of the two skips every merge that begins with ``#``.
-    """
+    if not (vocabulary.is_file() and merges.is_file()):
+        problem = "holds no tokenizer" if path.is_dir() else "there is no such folder or file"
+        raise UserError(
+            f"{problem}; valid: a folder with tokenizer.json (transformers' save_pretrained writes "
+            "it), or with vocab.json and merges.txt; or a tokenizer.json",
+            key="tokenizer.path",
+            value=path,
+        )
+    if named.kind not in CLASSES:
+        what = f"{named.tokenizer_class} cuts" if named.kind else "an unnamed class cuts"
+        raise UserError(
+            f"vocab.json and merges.txt do not say how {what} text into words; valid: a folder "
+            "with tokenizer.json (transformers' save_pretrained writes it), or a tokenizer_class "
+            f"in {TOKENIZER_CONFIG} of {', '.join(CLASSES)}",
+            key="tokenizer.path",
+            value=path,
+        )
+    # torchtitan's own reader of the two skips every merge that begins with "#".
     with _refused(path, "vocab.json and merges.txt cannot be read as a tokenizer"):
-        tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+        tokenizer = from_files(named.kind, str(vocabulary), str(merges), prefix_space=spaced)
     text = tokenizer.to_str()
     folder = cache / f"hf-{hashlib.sha256(text.encode()).hexdigest()}"
     write(folder, {TOKENIZER: text})
-    return folder / TOKENIZER
+    return folder / TOKENIZER, tokenizer
 
 
-def _named(file: Path | None) -> TokenizerConfig:
-    if file is None:
-        return TokenizerConfig()
+def _add(tokenizer: Tokenizer, named: TokenizerConfig) -> None:
+    """Add the tokens that the files name, in the order in which ``transformers`` gives them ids."""
+    there = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    roles = {token.content for token in named.roles().values()}
+    for token in [*named.declared().values(), *named.roles().values()]:
+        if token.content in there and token.content not in roles:
+            continue
+        role = token.content in roles
+        (tokenizer.add_special_tokens if role or token.special else tokenizer.add_tokens)(
+            [token.model_copy(update={"special": role or token.special}).added()]
+        )
+
+
+def _check_ids(path: Path, tokenizer: Tokenizer, named: TokenizerConfig) -> None:
+    for token_id, token in named.declared().items():
+        found = tokenizer.token_to_id(token.content)
+        if found != token_id:
+            raise UserError(
+                f"its files give {token.content!r} the id {token_id}, and the tokenizer {found}; "
+                "valid: files that agree, as transformers' save_pretrained writes them",
+                key="tokenizer.path",
+                value=path,
+            )
+
+
+def _written(tokenizer: Tokenizer, settings: dict[str, Any], cache: Path) -> dict[str, Path]:
+    """Write the whole tokenizer into two files of the cache."""
+    kept = {
+        # A role is written by its spelling: how the token is found stands in the list.
+        key: value["content"] if key in ROLES and isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key != "added_tokens"
+    }
+    kept["added_tokens_decoder"] = {
+        str(token_id): {key: getattr(token, key) for key in Token.model_fields}
+        for token_id, token in sorted(tokenizer.get_added_tokens_decoder().items())
+    }
+    content = {TOKENIZER: tokenizer.to_str(), TOKENIZER_CONFIG: json.dumps(kept, indent=2)}
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    write(cache / f"hf-{digest}", content)
+    return {name: cache / f"hf-{digest}" / name for name in content}
+
+
+def _json(path: Path, file: Path | None) -> dict[str, Any]:
+    """Return what a file says; nothing, if there is none."""
+    if file is None or not file.is_file():
+        return {}
+    with _refused(path, f"{file.name} cannot be read"):
+        content = json.loads(file.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+    return content
+
+
+def _named(settings: dict[str, Any]) -> TokenizerConfig:
     try:
-        return TokenizerConfig.model_validate_json(file.read_bytes())
+        return TokenizerConfig.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(": ".join([*map(str, first["loc"][:1]), first["msg"]])) from None

@@ -59,15 +59,12 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
         return tokenizer
 
     def _infer_special_tokens(self) -> None:
-        # torchtitan makes special whatever the file lists, also what it marks as not special.
-        named = TokenizerConfig.model_validate(self._hf_config)
-        self.tokenizer.add_tokens(named.ordinary())
-        self._hf_config["added_tokens_decoder"] = {
-            token_id: token.model_dump()
-            for token_id, token in named.added_tokens_decoder.items()
-            if token.special
-        }
-        super()._infer_special_tokens()
+        # All tokens are in the prepared tokenizer.json; torchtitan would add them in another order.
+        roles = TokenizerConfig.model_validate(self._hf_config).roles()
+        for role in ("bos", "eos"):
+            if (token := roles.get(f"{role}_token")) is not None:
+                setattr(self, f"{role}_token", token.content)
+                setattr(self, f"{role}_id", self.tokenizer.token_to_id(token.content))
 
     def _unknown_id(self) -> int | None:
         model: dict[str, Any] = json.loads(self.tokenizer.to_str())["model"]

@@ -1,9 +1,25 @@
-"""The special tokens of a ``tokenizer_config.json``."""
+"""The tokens that the files beside a ``tokenizer.json`` name, in ``transformers``' order.
+
+``tokenizer_config.json`` lists added tokens with their ids (``added_tokens_decoder``). In a folder
+without that list, ``special_tokens_map.json`` and ``added_tokens.json`` count, and come first.
+"""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import AddedToken
+
+ROLES = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 class Token(BaseModel):
@@ -15,33 +31,82 @@ class Token(BaseModel):
     single_word: bool = False
     lstrip: bool = False
     rstrip: bool = False
-    normalized: bool = True
+    normalized: bool | None = None
     special: bool = True
 
     def added(self) -> AddedToken:
-        return AddedToken(**self.model_dump())
+        plain = not self.special if self.normalized is None else self.normalized
+        return AddedToken(**(self.model_dump() | {"normalized": plain}))
 
 
 class TokenizerConfig(BaseModel):
-    """What the file says of tokens, in the order in which torchtitan adds them."""
+    """What the files say of tokens."""
 
     model_config = ConfigDict(frozen=True)
 
+    tokenizer_class: str | None = None
+    add_prefix_space: bool | None = None
     bos_token: str | Token | None = None
     eos_token: str | Token | None = None
-    pad_token: str | Token | None = None
     unk_token: str | Token | None = None
     sep_token: str | Token | None = None
+    pad_token: str | Token | None = None
     cls_token: str | Token | None = None
     mask_token: str | Token | None = None
-    added_tokens_decoder: dict[int, Token] = {}
+    additional_special_tokens: list[str | Token] | None = None
+    extra_special_tokens: list[str | Token] | dict[str, str | Token] | None = None
+    added_tokens_decoder: dict[int, Token] | None = None
+    added_tokens: dict[str, int] = Field(
+        default={}, description="of added_tokens.json: the token and its id"
+    )
 
-    def special(self) -> list[AddedToken]:
-        """Return the tokens with a role, and those marked special."""
-        *roles, added = (getattr(self, name) for name in type(self).model_fields)
-        tokens = [Token(content=role) if isinstance(role, str) else role for role in roles if role]
-        return [token.added() for token in [*tokens, *added.values()] if token.special]
+    @property
+    def kind(self) -> str | None:
+        """The class of ``transformers``, whichever of its two implementations is named."""
+        return self.tokenizer_class.removesuffix("Fast") if self.tokenizer_class else None
 
-    def ordinary(self) -> list[AddedToken]:
-        """Return the tokens that are found in text as any other."""
-        return [t.added() for t in self.added_tokens_decoder.values() if not t.special]
+    def roles(self) -> dict[str, Token]:
+        """Return the special tokens by their roles, and the further ones by their spelling."""
+        found: dict[str, str | Token] = {
+            role: token for role in ROLES if (token := getattr(self, role)) is not None
+        }
+        extra = self.extra_special_tokens or self.additional_special_tokens or []
+        if isinstance(extra, dict):
+            found |= extra
+        else:
+            found |= {_spelling(token): token for token in extra}
+        listed = {token.content: token for token in (self.added_tokens_decoder or {}).values()}
+        return {
+            name: listed.get(_spelling(token))
+            or (token if isinstance(token, Token) else Token(content=token))
+            for name, token in found.items()
+        }
+
+    def declared(self) -> dict[int, Token]:
+        """Return the tokens whose ids are given, by rising id."""
+        special = {token.content for token in self.roles().values()}
+        found = dict(self.added_tokens_decoder or {})
+        for content, token_id in self.added_tokens.items():
+            role = content in special
+            found[token_id] = Token(content=content, normalized=not role, special=role)
+        return dict(sorted(found.items()))
+
+
+def merged(
+    config: dict[str, Any], special: dict[str, Any], added: dict[str, Any]
+) -> dict[str, Any]:
+    """Return ``tokenizer_config.json`` with what the two older files say.
+
+    Args:
+        config: of ``tokenizer_config.json``.
+        special: of ``special_tokens_map.json``.
+        added: of ``added_tokens.json``.
+    """
+    if "added_tokens_decoder" in config:
+        return config
+    found = config | special
+    return found | {"added_tokens": added} if added else found
+
+
+def _spelling(token: str | Token) -> str:
+    return token if isinstance(token, str) else token.content

@@ -140,7 +140,7 @@ def test_eos_is_special_even_if_its_file_says_otherwise(load: Any) -> None:
 
 def test_a_token_that_only_the_config_lists_is_found_in_text(load: Any) -> None:
     made = byte_level()
-    listed = {"999": {"content": "<tool>", "special": False}}
+    listed = {str(made.get_vocab_size()): {"content": "<tool>", "special": False}}
     tokenizer = load(made, NAMED | {"added_tokens_decoder": listed})
     assert tokenizer.encode("<tool>", add_bos=False) == [made.get_vocab_size()]
     assert tokenizer.get_vocab_size() == made.get_vocab_size() + 1
@@ -170,11 +170,11 @@ def test_half_a_surrogate_pair_is_marked(llama: PlainTextTokenizer) -> None:
 def test_the_size_counts_tokens_that_the_config_adds(load: Any) -> None:
     made = byte_level()
     size = made.get_vocab_size()
-    listed = {str(size + 1): {"content": "<extra>"}, "0": {"content": "!"}}
+    listed = {str(size): {"content": "<extra>"}, "0": {"content": "!"}}
     tokenizer = load(made, NAMED | {"pad_token": "<pad>", "added_tokens_decoder": listed})
     assert tokenizer.get_vocab_size() == size + 2
-    assert tokenizer.token_to_id("<pad>") == size
-    assert tokenizer.token_to_id("<extra>") == size + 1
+    assert tokenizer.token_to_id("<extra>") == size
+    assert tokenizer.token_to_id("<pad>") == size + 1
 
 
 def test_the_size_counts_gaps(load: Any) -> None:
@@ -223,7 +223,8 @@ def test_vocabulary_and_merges_are_read_whole(built: Any, tmp_path: Path) -> Non
     made = byte_level()
     made.encode_special_tokens = True
     made.model.save(str(tmp_path))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(NAMED))
+    named = NAMED | {"tokenizer_class": "GPT2Tokenizer", "unk_token": EOS}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
     assert "\n# #\n" in (tmp_path / "merges.txt").read_text()
     tokenizer = built(HuggingFace(path=tmp_path))
     text = f"## the cat {BOS}"
@@ -284,13 +285,14 @@ def test_a_file_that_is_no_tokenizer(
 def test_merges_that_do_not_fit(tmp_path: Path, context: TokenizerContext) -> None:
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     (tmp_path / "merges.txt").write_text("b c\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     assert "vocab.json and merges.txt cannot be read" in refusal(tmp_path, context)
 
 
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "double quotes"),
         ("[]", "object"),
         ('{"eos_token": 5}', "eos_token"),
         ('{"bos_token": {"text": "x"}}', "bos_token"),

@@ -1,0 +1,310 @@
+"""Tokenizers made elsewhere: the ids of ``transformers``' ``AutoTokenizer``, or a refusal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from atom.errors import UserError
+from atom.plugin import Document, TokenizerContext
+from atom_tokenizers import hf, ranks
+from atom_tokenizers.classes import QWEN2
+from atom_tokenizers.config import HuggingFace
+
+CORPUS = [
+    "the cat sat on the mat, it's 1234 and don't 56,789 go; THE CAT SAT",
+    "größer Straße naïve cafe\u0301 日本語 中文!? 🙂 \r\n\n  x  y\t_z <a> </a>",
+]
+TEXTS = [
+    *CORPUS, "", " ", "   leading", "trailing  \n", "a\n\n\nb", "e\u0301 ﬁ Å", "x1234567890y",
+    "it's we'LL", "日本 中文　!?", "<tool> x <tool>y", "unseen ☃ ɸ",
+]  # fmt: skip
+END = "<|endoftext|>"
+
+
+def byte_bpe(*special: str, vocab: int = 290, qwen: bool = False) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    if qwen:
+        tokenizer.normalizer = normalizers.NFC()
+        cut = pre_tokenizers.Split(Regex(QWEN2), behavior="isolated", invert=False)
+        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, bytes_])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        min_frequency=1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS * 3, trainer)
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
+def metaspace(*, fallback: bool = True) -> Tokenizer:
+    """As converted from SentencePiece's BPE: bytes for what is not in the vocabulary."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    letters = sorted({letter for text in CORPUS for letter in text.replace(" ", "▁")} - set("☃ɸ\r"))
+    vocabulary = {piece: number for number, piece in enumerate([*pieces, *letters, "▁t", "he"])}
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=[("▁", "t"), ("h", "e")],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=fallback,
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
+
+
+def unigram() -> Tokenizer:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=90, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS * 3, trainer)
+    return tokenizer
+
+
+def word_piece() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS * 3, trainer)
+    return tokenizer
+
+
+Make = Callable[[Path], None]
+FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def files(tokenizer: Tokenizer, said: dict[str, Any] | None = None, /, **others: Any) -> Make:
+    """Return what writes a ``tokenizer.json`` and other files, whose dots are underscores here."""
+
+    def make(folder: Path) -> None:
+        tokenizer.save(str(folder / "tokenizer.json"))
+        _write(folder, said, others)
+
+    return make
+
+
+def pair(tokenizer: Tokenizer, said: dict[str, Any] | None = None, /, **others: Any) -> Make:
+    """Return what writes ``vocab.json`` and ``merges.txt``."""
+
+    def make(folder: Path) -> None:
+        tokenizer.model.save(str(folder))
+        _write(folder, said, others)
+
+    return make
+
+
+def _write(folder: Path, config: dict[str, Any] | None, others: dict[str, Any]) -> None:
+    if config is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    for name, content in others.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / f"{name}.json").write_text(text)
+
+
+def listed(**tokens: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("id"): token for name, token in tokens.items()}
+
+
+BARE = byte_bpe()
+SIZE = BARE.get_vocab_size()
+QWEN = byte_bpe(qwen=True)
+GPT2 = {"tokenizer_class": "GPT2Tokenizer"}
+QWEN2_CLASS = {"tokenizer_class": "Qwen2Tokenizer"}
+
+
+def llama3() -> Tokenizer:
+    tokenizer = byte_bpe("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
+    begin = tokenizer.token_to_id("<|begin_of_text|>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", begin)]
+    )
+    return tokenizer
+
+
+def lowercase() -> Tokenizer:
+    tokenizer = byte_bpe(END)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    return tokenizer
+
+
+def with_tool() -> Tokenizer:
+    tokenizer = byte_bpe(END)
+    tokenizer.add_tokens([AddedToken("<tool>", special=False)])
+    return tokenizer
+
+
+SAME: dict[str, Make] = {
+    "gpt2: two files": pair(byte_bpe(END), GPT2 | {"added_tokens_decoder": listed(
+        **{f"id{SIZE}": {"content": END}})}),
+    "gpt2: by its config.json": pair(BARE, {}, config={"model_type": "gpt2"}),
+    "gpt2: with a space in front": pair(BARE, GPT2 | {"add_prefix_space": True}),
+    "gpt2: tokenizer.json": files(byte_bpe(END), GPT2),
+    "qwen2: two files": pair(QWEN, QWEN2_CLASS | {"eos_token": END, "added_tokens_decoder": listed(
+        **{f"id{SIZE}": {"content": END}, f"id{SIZE + 1}": {"content": "<|im_start|>"},
+           f"id{SIZE + 2}": {"content": "<|im_end|>"}})}),
+    "qwen2: ids listed out of order": pair(QWEN, QWEN2_CLASS | {
+        "eos_token": "<|im_end|>", "pad_token": END, "added_tokens_decoder": listed(
+            **{f"id{SIZE + 2}": {"content": "<|im_end|>"}, f"id{SIZE}": {"content": END},
+               f"id{SIZE + 1}": {"content": "<|im_start|>"}})}),
+    "qwen2: tokenizer.json": files(QWEN, QWEN2_CLASS),
+    "llama 3": files(llama3(), FAST | {
+        "bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}),
+    "sentencepiece, bytes for the unknown": files(metaspace(), FAST | {
+        "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
+    "sentencepiece, without bytes": files(metaspace(fallback=False), FAST | {
+        "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
+    "unigram": files(unigram(), FAST | {"eos_token": "</s>", "unk_token": "<unk>"}),
+    "word pieces": files(word_piece(), FAST | {
+        "unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]"}),
+    "no special tokens": files(BARE, FAST),
+    "tokenizer.json alone": files(byte_bpe(END)),
+    "special_tokens_map.json alone": files(byte_bpe(END, "<pad>"), None, special_tokens_map={
+        "bos_token": END, "eos_token": {"content": END, "lstrip": False}, "pad_token": "<pad>"}),
+    "special_tokens_map.json over the config": files(
+        byte_bpe(END, "<s>"), FAST | {"eos_token": "<s>"}, special_tokens_map={"eos_token": END}),
+    "special_tokens_map.json under a list": files(
+        byte_bpe(END, "<s>"), FAST | {"eos_token": "<s>", "added_tokens_decoder": listed(
+            **{f"id{SIZE}": {"content": END}, f"id{SIZE + 1}": {"content": "<s>"}})},
+        special_tokens_map={"eos_token": END}),
+    "special tokens that no tokenizer.json has": files(
+        BARE, FAST | {"eos_token": "</s>", "pad_token": "<pad>", "bos_token": "<s>"}),
+    "additional special tokens": files(
+        BARE, FAST | {"eos_token": END, "additional_special_tokens": ["<|user|>", "<|tool|>"]}),
+    "added_tokens.json": pair(
+        QWEN, QWEN2_CLASS | {"eos_token": END},
+        added_tokens={END: SIZE, "<|im_start|>": SIZE + 1, "<tool>": SIZE + 2}),
+    "a token that is text": files(with_tool(), FAST | {"eos_token": END}),
+    "an extra token in the list": files(byte_bpe(END), FAST | {
+        "eos_token": END, "added_tokens_decoder": listed(
+            **{f"id{SIZE}": {"content": END},
+               f"id{SIZE + 1}": {"content": "<tool>", "special": False, "normalized": False}})}),
+    "lower case and NFC": files(lowercase(), FAST | {"eos_token": END}),
+    "flags to add both": files(llama3(), FAST | {
+        "bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "add_bos_token": True,
+        "add_eos_token": True}),
+    "a template with its own special tokens": files(
+        byte_bpe(END, "<|user|>"), FAST | {
+            "eos_token": END, "chat_template": "{{ '<|user|>' + messages[0]['content'] }}"}),
+}  # fmt: skip
+
+REFUSED: dict[str, tuple[Make, tuple[str, ...]]] = {
+    "two files of nobody": (pair(BARE), ("vocab.json and merges.txt", "tokenizer.json")),
+    "two files of another class": (
+        pair(BARE, {"tokenizer_class": "RobertaTokenizer"}), ("RobertaTokenizer",)),
+    "a gap before a listed id": (
+        files(BARE, FAST | {"eos_token": END, "added_tokens_decoder": listed(
+            **{f"id{SIZE + 7}": {"content": END}})}), (END, str(SIZE + 7), str(SIZE))),
+    "an id of another token": (
+        files(byte_bpe(END), FAST | {"eos_token": END, "added_tokens_decoder": listed(
+            **{"id5": {"content": END}})}), (END, "5", str(SIZE))),
+    "a class that cuts text otherwise": (
+        files(BARE, QWEN2_CLASS | {"eos_token": END}),
+        ("Qwen2Tokenizer", "PreTrainedTokenizerFast")),
+    "sentencepiece's own file alone": (
+        lambda folder: (folder / "tokenizer.model").write_bytes(b"\n\x0b") and None,
+        ("holds no tokenizer", "tokenizer.json")),
+    "words alone": (
+        lambda folder: (folder / "vocab.txt").write_text("[UNK]\nthe\n") and None,
+        ("holds no tokenizer",)),
+    "special tokens that are no object": (
+        files(BARE, FAST, special_tokens_map="[1]"), ("special_tokens_map.json", "no object")),
+}  # fmt: skip
+
+
+def built(folder: Path, place: Path) -> Any:
+    """Return the tokenizer as a rank has it: prepared, copied into a run, built from the copy."""
+
+    def documents() -> Iterator[Document]:
+        return iter([Document(text="a", id="0")])
+
+    context = TokenizerContext(documents=documents, digest="d", cache=place / "cache")
+    prepared = hf.prepare(HuggingFace(path=folder), context)
+    run = place / "run"
+    run.mkdir()
+    for name, path in prepared.files.items():
+        shutil.copyfile(path, run / name)
+    tokenizer = ranks.from_files(HuggingFace(path=folder)).build(tokenizer_path=str(run))
+    assert tokenizer.get_vocab_size() == prepared.vocab_size
+    return tokenizer
+
+
+@pytest.mark.parametrize("shape", SAME)
+def test_ids_are_those_of_auto_tokenizer(shape: str, tmp_path: Path) -> None:
+    """Read from the folder, and again from what a run (and so an export) holds of it."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path / "made"
+    folder.mkdir()
+    SAME[shape](folder)
+    ours = built(folder, tmp_path)
+    for place in (folder, tmp_path / "run"):
+        theirs = transformers.AutoTokenizer.from_pretrained(place)
+        assert (ours.bos_id, ours.eos_id) == (theirs.bos_token_id, theirs.eos_token_id), place
+        assert ours.get_vocab_size() == max(theirs.get_vocab().values()) + 1
+        known = {token_id for token, token_id in theirs.get_vocab().items()}
+        assert {ours.token_to_id(token) for token in theirs.all_special_tokens} <= known
+        for token in theirs.all_special_tokens:
+            assert ours.token_to_id(token) == theirs.convert_tokens_to_ids(token), token
+        for text in TEXTS:
+            ids = ours.encode(text, add_bos=False, add_eos=False)
+            assert ids == theirs.encode(text, add_special_tokens=False), text
+            assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True), text
+
+
+@pytest.mark.parametrize("shape", REFUSED)
+def test_other_folders_are_refused(shape: str, tmp_path: Path) -> None:
+    make, says = REFUSED[shape]
+    folder = tmp_path / "made"
+    folder.mkdir()
+    make(folder)
+    with pytest.raises(UserError) as refused:
+        built(folder, tmp_path)
+    sentence = str(refused.value)
+    assert sentence.startswith("tokenizer.path=")
+    assert "\n" not in sentence
+    assert all(words in sentence for words in says), sentence
+    assert not (tmp_path / "run").exists()
