@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 SKYPILOT := $(VENV)/skypilot
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help train test test-fast test-slow test-slurm test-skypilot test-unproven matrix lint format docs install clean
+.PHONY: help train test test-fast test-slow test-slurm test-skypilot test-unproven matrix lint format docs tables install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ format: install ## format the code and mend what the linter can
 docs: install ## build the documentation into build/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "build/docs/index.html"
+
+tables: install ## write the tables of the documentation's pages anew, from the code
+	PYTHONPATH=docs/_ext $(BIN)/python -m atom_docs.rendered
 
 install: $(VENV)/.installed ## create the virtual environment and install ATOM and its plugins
 

@@ -149,8 +149,9 @@ class Needs:
 
     ``smallest``, ``largest`` and ``multiples`` hold for the sizes of the model: ``head_dim``,
     ``dim`` (its width), ``hidden_dim`` (of a feed-forward, on one rank), ``vocab_size``, ``window``
-    (of attention) and ``sinks`` (heads that have one), 0 for a model without. The
-    dtypes are those of :attr:`Kernel.tolerance`.
+    (of attention), ``masked_window`` (one that is in the masks alone, which variable-length
+    attention does not get) and ``sinks`` (heads that have one), 0 for a model without. The dtypes
+    are those of :attr:`Kernel.tolerance`.
 
     ``context_parallel=False`` and ``tensor_parallel=False`` say that it does not work under CP, TP;
     ``tensor_parallel_only=True`` and ``expert_parallel=True`` that it works under TP, EP only;

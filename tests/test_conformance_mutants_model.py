@@ -15,6 +15,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from atom_docs.pages import DOCS, write_files
 
 from atom.testing.installing import describe
 
@@ -76,6 +77,18 @@ CAUGHT = {
         "test_is_causal",
         "layers.1.ffn_norm (RMSNorm) cannot be laid out: state_shardings has no weight",
     ),
+    "architecture:loses_the_window": (
+        "test_windows_are_kept",
+        "a token of layer 0 sees 64 tokens of 64, and its sliding_window_size is 12",
+    ),
+    "architecture:takes_the_wrong_mask": (
+        "test_windows_are_kept",
+        "a token of layer 1 sees 12 tokens of 64, and its sliding_window_size is None",
+    ),
+    "architecture:removes_the_window": (
+        "test_windows_are_kept",
+        "is not what the conformance line says",
+    ),
     "architecture:breaks_on_ranks": (
         "test_layouts_train_alike[fsdp]",
         "ValueError: a layer of the mutant broke (see ",
@@ -100,6 +113,15 @@ CAUGHT = {
     "kernel:rms_norm/mutant_rounds_too_much": ("test_agrees_with_the_reference", "is off by"),
     "kernel:rms_norm/mutant_wrong_for_odd_sizes": ("test_odd_sizes_agree", "is off by"),
     "kernel:rms_norm/mutant_ignores_strides": ("test_strided_inputs_agree", "transposed: "),
+    "kernel:rms_norm/mutant_ignores_strides_of_gradients": (
+        "test_strided_gradients_agree",
+        "contiguous, gradient expanded: ",
+    ),
+    "kernel:attention/mutant_ignores_windows": ("test_agrees_with_the_reference", "window 9"),
+    "kernel:rms_norm/mutant_triton_takes_a_part_for_the_whole": (
+        "test_computes_sharded_in_tritons_interpreter[partial_dtensor]",
+        "another gradient than on one rank",
+    ),
     "kernel:rms_norm/mutant_wrong_function": (
         "test_functions_agree",
         "the gradient of x is off by",
@@ -141,13 +163,20 @@ CAUGHT = {
 }
 TWINS = (
     "architecture:twin",
+    "architecture:windowed_twin",
     "parallelism:twin",
     "kernel:rms_norm/mutant_twin",
-    "kernel:rms_norm/mutant_triton_twin",
+    "kernel:rms_norm/mutant_triton_of_parts_twin",
     "kernel:optimizer_step/mutant_twin",
     "kernel:gradient_clipping/mutant_twin",
     "kernel:newton_schulz/mutant_twin",
 )
+HAVING = {
+    f"architecture:{name}": ".having(windows=[12, 0])"
+    for name in ("windowed_twin", "removes_the_window")
+}
+"""Component -> what is said of it in the conformance line."""
+
 PARAMETERS = {"parallelism": ", data_parallel_shard_degree=-1"}
 
 
@@ -160,6 +189,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], s
     """What became of each test: ``passed``, ``skipped``, or the words of its failure."""
     folder = tmp_path_factory.mktemp("mutants")
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    write_files(DOCS / "plugins" / "architecture.md", folder / PACKAGE.name)
     for kind in ("architecture", "parallelism"):
         group = folder / PACKAGE.name / "conf" / kind
         group.mkdir(parents=True)
@@ -168,7 +198,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], s
     module = folder / "test_mutants.py"
     lines = [
         f"{class_name(component)} = conformance({component!r}"
-        f"{PARAMETERS.get(component.partition(':')[0], '')})"
+        f"{PARAMETERS.get(component.partition(':')[0], '')}){HAVING.get(component, '')}"
         for component in [*TWINS, *CAUGHT]
     ]
     module.write_text("from atom.testing import conformance\n" + "\n".join(lines) + "\n")

@@ -24,8 +24,13 @@ CASES = (
     Case(ODD[1], "float32"),
     Case(ODD[1], "float32", "transposed"),
     Case(ODD[1], "float32", "rows apart"),
+    Case(ODD[1], "float32", gradient="transposed"),
+    Case(ODD[1], "float32", gradient="expanded"),
 )
 """Few: the interpreter is slow. Other dtypes have one."""
+
+BACKENDS = ("spmd_types", "partial_dtensor")
+"""Of tensor parallelism: a module is given plain tensors under the first, DTensors under others."""
 
 SECONDS = 300
 

@@ -27,14 +27,17 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. ``strides`` is a key of :data:`STRIDES`."""
+    """One comparison. ``strides`` is a key of :data:`STRIDES`; ``gradient``, the strides of the
+    output's gradient, is one too, or None for the same."""
 
     sizes: Sizes
     dtype: str
     strides: str = "contiguous"
+    gradient: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.sizes}, {self.dtype}, {self.strides}"
+        gradient = f", gradient {self.gradient}" if self.gradient else ""
+        return f"{self.sizes}, {self.dtype}, {self.strides}{gradient}"
 
 
 def _transposed(tensor: torch.Tensor) -> torch.Tensor:
@@ -58,11 +61,18 @@ def _every_other(tensor: torch.Tensor) -> torch.Tensor:
     return wide[..., ::2]
 
 
+def _expanded(tensor: torch.Tensor) -> torch.Tensor:
+    """One number for all, as the gradient of a sum or a mean is."""
+    return tensor.flatten()[:1].view([1] * tensor.dim()).expand(tensor.shape)
+
+
 STRIDES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "transposed": _transposed,
     "rows apart": _rows_apart,
     "every other element": _every_other,
 }
+GRADIENTS = {"expanded": _expanded, **STRIDES}
+"""Strides of an output's gradient."""
 MAY_REFUSE = ("every other element",)
 """Strides that no model makes. A kernel may raise an error, and must not be wrong in silence."""
 
@@ -79,6 +89,13 @@ def strided(dtypes: list[str]) -> Iterator[Case]:
     return (
         Case(sizes, dtypes[0], strides) for sizes in (REGULAR[0], ODD[1]) for strides in STRIDES
     )
+
+
+def strided_gradients(dtypes: list[str]) -> Iterator[Case]:
+    sizes = REGULAR[0]
+    gradients = [name for name in GRADIENTS if name not in MAY_REFUSE]
+    yield from (Case(sizes, dtypes[0], gradient=gradient) for gradient in gradients)
+    yield from (Case(sizes, dtypes[0], name, gradient="contiguous") for name in gradients[1:])
 
 
 class Implementation:
@@ -151,15 +168,18 @@ def worst(
         for name, tensor in operation.inputs(sizes, maker(device)).items()
     }
     _fill(module, {name: tensor.to(dtype) for name, tensor in weights.items()})
+    change = STRIDES.get(case.strides, torch.Tensor.contiguous)
+    change_gradient = GRADIENTS.get(case.gradient or case.strides, torch.Tensor.contiguous)
+    # An expanded gradient has other numbers, for the reference too.
+    for_both = change_gradient if case.gradient == "expanded" else torch.Tensor.contiguous
     if reference is None:
-        expected = _of_formula(operation, weights, inputs, sizes)
+        expected = _of_formula(operation, weights, inputs, sizes, for_both)
     else:
         _fill(measure_module, weights)
-        expected = _of_module(reference, measure_module, measure_node, inputs, sizes)
+        expected = _of_module(reference, measure_module, measure_node, inputs, sizes, for_both)
 
-    change = STRIDES.get(case.strides, torch.Tensor.contiguous)
     given = {name: change(tensor.to(dtype)) for name, tensor in inputs.items()}
-    found = _of_module(kernel, module, node, given, sizes, change)
+    found = _of_module(kernel, module, node, given, sizes, change_gradient)
 
     errors = {"the output": relative_error(found.output, expected.output)}
     for name, gradient in expected.gradients.items():
@@ -261,7 +281,13 @@ def _of_module(
     return Result(output.detach(), named)
 
 
-def _of_formula(operation: Operation, weights: Tensors, inputs: Tensors, sizes: Sizes) -> Result:
+def _of_formula(
+    operation: Operation,
+    weights: Tensors,
+    inputs: Tensors,
+    sizes: Sizes,
+    change: Callable[[torch.Tensor], torch.Tensor],
+) -> Result:
     import torch
 
     if not operation.differentiable:
@@ -271,6 +297,8 @@ def _of_formula(operation: Operation, weights: Tensors, inputs: Tensors, sizes: 
         {name: leaves[name] for name in weights}, {name: leaves[name] for name in inputs}, sizes
     )
     weight = numbers(*output.shape, name="output", device=output.device).to(output.dtype)
+    if output.dim() > 1:
+        weight = change(weight)
     gradients = torch.autograd.grad(output, list(leaves.values()), weight)
     return Result(output.detach(), dict(zip(leaves, gradients, strict=True)))
 

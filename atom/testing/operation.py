@@ -22,7 +22,7 @@ Tensors = dict[str, "torch.Tensor"]
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """The sizes of one comparison. ``documents`` are the lengths of the documents in a sequence;
-    () for one document."""
+    () for one document. ``window`` is that of attention, in tokens; 0 for none."""
 
     batch: int = 2
     length: int = 32
@@ -32,6 +32,7 @@ class Sizes:
     hidden_dim: int = 96
     vocab_size: int = 128
     documents: tuple[int, ...] = ()
+    window: int = 0
 
     @property
     def dim(self) -> int:
@@ -49,19 +50,28 @@ class Sizes:
             "head_dim": (self.head_dim,),
             "hidden_dim": (self.hidden_dim,),
             "vocab_size": (self.vocab_size,),
+            "window": (self.window,),
         }
 
     def __str__(self) -> str:
         return (
             f"B {self.batch} L {self.length} N {self.n_heads}/{self.n_kv_heads} "
             f"H {self.head_dim} F {self.hidden_dim} V {self.vocab_size}"
-        )
+        ) + (f" window {self.window}" if self.window else "")
 
 
 REGULAR = (
     Sizes(),
     Sizes(batch=1, length=128, n_kv_heads=4, head_dim=32, documents=(27, 80, 21)),
-    Sizes(length=64, n_heads=8, n_kv_heads=1, hidden_dim=256, vocab_size=256, documents=(32, 32)),
+    Sizes(
+        length=64,
+        n_heads=8,
+        n_kv_heads=1,
+        hidden_dim=256,
+        vocab_size=256,
+        documents=(32, 32),
+        window=9,
+    ),
 )
 ODD = (
     Sizes(batch=1, length=1, n_heads=1, n_kv_heads=1, head_dim=2, hidden_dim=1, vocab_size=3),

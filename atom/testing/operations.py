@@ -38,11 +38,14 @@ def _masks(sizes: Sizes, device: Any, block_size: Any, varlen: bool) -> Any:
     positions_BL = positions(sizes, device)
     if varlen:
         return attention.create_varlen_metadata_for_document(positions_BL)
+    seen = [
+        attention.get_causal_mask_mod(),
+        attention.get_efficient_causal_mask_mod_for_packed_document(positions_BL),
+    ]
+    if sizes.window:
+        seen.append(attention.get_sliding_window_mask_mod(sizes.window))
     return attention.create_attention_mask(
-        and_masks(
-            attention.get_causal_mask_mod(),
-            attention.get_efficient_causal_mask_mod_for_packed_document(positions_BL),
-        ),
+        and_masks(*seen),
         sizes.batch,
         None,
         sizes.length,
@@ -57,6 +60,8 @@ def _attend(module: Any, inputs: Tensors, node: Any, sizes: Sizes) -> torch.Tens
 
     varlen = isinstance(node, VarlenAttention.Config)
     block_size = None if varlen else node.block_size
+    if varlen and sizes.window:
+        module.window_size = (sizes.window - 1, 0)  # as a model puts it there
     # Made once: a model makes them for all of its layers.
     masks = _masks(sizes, inputs["q_BLNH"].device, block_size, varlen)
     output: torch.Tensor = module(
@@ -69,7 +74,7 @@ def _attend(module: Any, inputs: Tensors, node: Any, sizes: Sizes) -> torch.Tens
 
 
 def _attention(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
-    """Each token attends to itself and to the earlier ones of its own document."""
+    """Each token attends to itself and to the earlier ones of its document and of its window."""
     import torch
 
     groups = sizes.n_heads // sizes.n_kv_heads
@@ -81,6 +86,8 @@ def _attention(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor
     document_BL = (positions(sizes, q_BLNH.device) == 0).cumsum(dim=1)
     same_B1LL = (document_BL[:, :, None] == document_BL[:, None, :])[:, None]
     seen_B1LL = same_B1LL & torch.ones_like(same_B1LL).tril()
+    if sizes.window:
+        seen_B1LL &= torch.ones_like(same_B1LL).triu(1 - sizes.window)
     weights_BNLL = scores_BNLL.masked_fill(~seen_B1LL, float("-inf")).softmax(dim=-1)
     return torch.einsum("bnlm,bmnh->blnh", weights_BNLL, v_BLNH)
 

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,12 @@ MOST_RANKS = 16
 
 
 @functools.cache
-def shared() -> Ranks:
-    """Return the ranks of this process, which live as long as it."""
-    ranks = Ranks()
+def shared(*, interpreted: bool = False) -> Ranks:
+    """Return the ranks of this process, which live as long as it.
+
+    ``interpreted`` ones run Triton kernels in Triton's interpreter.
+    """
+    ranks = Ranks({"TRITON_INTERPRET": "1"} if interpreted else {})
     atexit.register(ranks.close)
     return ranks
 
@@ -45,7 +49,8 @@ class Ranks:
     The folder of a run that failed is kept: its sentence names a log there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
         self._folder = Path(tempfile.mkdtemp(prefix="atom-conformance-"))
         self._server: subprocess.Popen[str] | None = None
         self._failed: set[Path] = set()
@@ -120,7 +125,9 @@ class Ranks:
             stdout=subprocess.PIPE,
             stderr=self._log().open("w"),
             # One thread a rank: the models are so small that threads only wait for each other.
-            env=kept | {"ATOM_CACHE": str(self._folder / "cache"), "OMP_NUM_THREADS": "1"},
+            env=kept
+            | {"ATOM_CACHE": str(self._folder / "cache"), "OMP_NUM_THREADS": "1"}
+            | dict(self._environment),
             text=True,
         )
 

@@ -71,10 +71,15 @@ def sections(
     } | changed
 
 
-def train(run: Sections, *, after: Sections | None = None) -> list[StepMetrics]:
-    """Train ``run`` on ranks of this machine; the test fails with the reason if it cannot be."""
+def train(
+    run: Sections, *, after: Sections | None = None, interpreted: bool = False
+) -> list[StepMetrics]:
+    """Train ``run`` on ranks of this machine; the test fails with the reason if it cannot be.
+
+    ``interpreted`` runs have Triton's interpreter.
+    """
     try:
-        return ranks.shared().train(run, after=after)
+        return ranks.shared(interpreted=interpreted).train(run, after=after)
     except (UserError, RunError) as error:
         pytest.fail(str(error), pytrace=False)
 

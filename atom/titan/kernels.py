@@ -21,6 +21,7 @@ from atom.operations import OPERATIONS
 from atom.plan.device import DeviceDescription
 from atom.plugin import Declaration, Kernel
 from atom.run import Run
+from atom.titan import windows
 from atom.titan.muon import MUON
 
 LINEAR_CROSS_ENTROPY = "linear_cross_entropy"
@@ -165,9 +166,10 @@ def sizes(
     attentions: list[Any] = [
         getattr(layer, "attention", None) for layer in getattr(model, "layers", ())
     ]
-    windows = {getattr(each, "sliding_window_size", None) or 0 for each in attentions}
-    if any(windows):
-        found["window"] = windows
+    windows_of = set(windows.of_layers(model).values())
+    if any(windows_of):
+        found["window"] = windows_of
+        found["masked_window"] = set(windows.in_masks_alone(model)) or {0}
     if any(map(_has_sinks, attentions)):
         found["sinks"] = {each.n_heads for each in attentions if _has_sinks(each)}
     for name, widths, ranks in (

@@ -87,6 +87,7 @@ def preflight(
         shardings,
         trainer_config,
         weights,
+        windows,
     )
 
     described = planned or device.describe(kind)
@@ -181,6 +182,7 @@ def preflight(
     requirements.check_load_balancer(parallelism, config.model_spec.model)
     requirements.check_experts(run, config.model_spec.model)
     requirements.check_recomputed(run, model)
+    windows.check(config.model_spec.model, model)
     shardings.check(model, parallelism, world_size, run.architecture.name)
     if world_size > 1 and not run.dry_run:
         pretend.check(config, model, world_size)

@@ -28,16 +28,17 @@ ARCHITECTURES = (
     "forgets_a_weights_sharding",
     "breaks_on_ranks",
 )
+WINDOWED = ("windowed_twin", "loses_the_window", "takes_the_wrong_mask", "removes_the_window")
 PARALLELISMS = ("twin", "other_degrees", "too_few_ranks", "crashes", "forgets_gradients")
 KERNELS = (
     "twin",
     "wrong_gradient",
     "wrong_for_odd_sizes",
     "ignores_strides",
+    "ignores_strides_of_gradients",
     "rounds_too_much",
     "leaves_the_node",
     "loses_the_sharding",
-    "triton_twin",
     "triton_without_mask",
     "triton_changes_type",
 )
@@ -53,6 +54,10 @@ def atom_architectures() -> Iterator[Architecture]:
     for name in ARCHITECTURES:
         yield Architecture(
             name=name, summary=f"a decoder: {name}", build=f"mutants_model.models:{name}"
+        )
+    for name in WINDOWED:
+        yield Architecture(
+            name=name, summary=f"a decoder: {name}", build=f"mutants_model.windows:{name}"
         )
 
 
@@ -105,6 +110,24 @@ def atom_kernels() -> Iterator[Kernel]:
         needs=Needs(packages=("liger kernel, the new one",)),
         priority=-1,
     )
+    yield Kernel(
+        operation="attention",
+        name="mutant_ignores_windows",
+        summary="attention: ignores_windows",
+        override="mutants_model.attentions:ignores_windows",
+        tolerance={"float32": 1e-5},
+        priority=-1,
+    )
+    for name in ("of_parts_twin", "takes_a_part_for_the_whole"):
+        yield Kernel(
+            operation="rms_norm",
+            name=f"mutant_triton_{name}",
+            summary=f"a norm: {name}",
+            override=f"mutants_model.norms:triton_{name}",
+            needs=Needs(triton=True),
+            tolerance={"float32": 1e-5},
+            priority=-1,
+        )
     for operation, names in STEPS.items():
         for name in names:
             yield Kernel(

@@ -11,6 +11,8 @@ import triton.language as tl
 from torchtitan.config.override import derive, override
 from torchtitan.models.common.nn_modules import RMSNorm
 
+from atom.sharded import local, local_weight, placed
+
 
 class _Norm(torch.autograd.Function):
     """y = x / rms(x) * weight, with the fault named by the last argument."""
@@ -36,6 +38,8 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> Any:
         x, weight, scale = context.saved_tensors
+        if context.fault == "strides of gradients":
+            gradient = torch.as_strided(gradient, gradient.shape, x.stride())
         normed = x * scale
         weight_gradient = (gradient * normed).flatten(0, -2).sum(dim=0)
         inner = gradient * weight
@@ -85,6 +89,11 @@ def wrong_for_odd_sizes(node: RMSNorm.Config) -> RMSNorm.Config:
 @override(target=RMSNorm.Config, exact=True)
 def ignores_strides(node: RMSNorm.Config) -> RMSNorm.Config:
     return derive(node, _FaultyNorm.Config, fault="strides")
+
+
+@override(target=RMSNorm.Config, exact=True)
+def ignores_strides_of_gradients(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _FaultyNorm.Config, fault="strides of gradients")
 
 
 @override(target=RMSNorm.Config, exact=True)
@@ -205,10 +214,32 @@ class _TritonNorm(RMSNorm):
 
 
 @override(target=RMSNorm.Config, exact=True)
-def triton_twin(node: RMSNorm.Config) -> RMSNorm.Config:
-    return derive(node, _TritonNorm.Config)
+def triton_without_mask(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _TritonNorm.Config, masked=False)
+
+
+class _OfParts(_TritonNorm):
+    """Takes this rank's part of what it is given, whatever holds that."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(_TritonNorm.Config):
+        whole: bool = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.whole = config.whole
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        # The fault: a weight's gradient of one part of the rows is taken for that of all.
+        weight = local_weight(self.weight, input) if self.whole else local(self.weight)
+        return placed(_TritonFunction.apply(local(input), weight, self.eps, True), input)
 
 
 @override(target=RMSNorm.Config, exact=True)
-def triton_without_mask(node: RMSNorm.Config) -> RMSNorm.Config:
-    return derive(node, _TritonNorm.Config, masked=False)
+def triton_of_parts_twin(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _OfParts.Config)
+
+
+@override(target=RMSNorm.Config, exact=True)
+def triton_takes_a_part_for_the_whole(node: RMSNorm.Config) -> RMSNorm.Config:
+    return derive(node, _OfParts.Config, whole=False)

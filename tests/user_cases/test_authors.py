@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from atom_docs import nodes, rendered
+from atom_docs.pages import DOCS, write_files
 
 from atom.errors import UserError
 from atom.opening import renamed
@@ -293,3 +295,87 @@ def conform(place: Path, site: Path, *arguments: str) -> subprocess.CompletedPro
         text=True,
         check=False,
     )
+
+
+# ---------------------------------------------------------------------------- attention windows
+
+WINDOWED = {
+    "__init__.py": """
+from atom.plugin import Architecture, hookimpl
+
+@hookimpl
+def atom_architectures():
+    for name in ("windowed", "masked"):
+        yield Architecture(name=name, summary=f"Llama, {name}", build=f"windowed.build:{name}")
+""",
+    "build.py": """
+from dataclasses import dataclass
+from torchtitan.config.override import derive
+from torchtitan.models.llama3.model import Llama3Model
+from atom.plugin import ModelParts
+from atom.testing.partners.model import llama_model
+from windowed.windowed import WindowedModel, windowed as with_windows
+
+def windowed(_config, context):
+    return ModelParts(model=with_windows(llama_model(vocab_size=context.vocab_size), [None, 12]))
+
+class Masked(WindowedModel):
+    @dataclass(kw_only=True, slots=True)
+    class Config(WindowedModel.Config):
+        pass
+
+    def __init__(self, config):
+        Llama3Model.__init__(self, config)
+
+def masked(config, context):
+    return ModelParts(model=derive(windowed(config, context).model, Masked.Config))
+""",
+    "conf/architecture/windowed.yaml": "name: windowed\n",
+    "conf/architecture/masked.yaml": "name: masked\n",
+}
+LOST = "varlen rejected needs masked_window to be at most 0, and it is 12"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["windowed", "masked"])
+def test_kernels_that_lose_a_window_do_not_fit(
+    name: str,
+    install: Callable[..., Path],
+    atom: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """``atom kernels explain`` knows whether variable-length attention gets the windows of the
+    documentation's example, and of one that has them in its masks alone."""
+    site = install("windowed", WINDOWED)
+    write_files(DOCS / "plugins" / "architecture.md", site / "windowed")
+    asked = ("kernels", "explain", "device=a100", f"architecture={name}", "tokenizer=bytes")
+    result = atom(*asked, PYTHONPATH=str(site))
+    assert result.returncode == 0, result.stderr
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert (LOST in lines) == (name == "masked"), result.stdout
+    named = atom(*asked, "kernels.attention=varlen", PYTHONPATH=str(site))
+    assert named.returncode == (2 if name == "masked" else 0), named.stdout + named.stderr
+
+
+# ---------------------------------------------------------------------------- documentation
+
+
+@pytest.mark.slow
+def test_committed_tables_are_what_the_code_says(
+    atom: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads the pages on a forge sees the tables; ``make tables`` writes them."""
+
+    def said(*arguments: str) -> str:
+        result = atom(*arguments, COLUMNS="88")
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    monkeypatch.setattr(nodes, "said", said)
+    stale = []
+    for page in DOCS.rglob("*.md"):
+        text = page.read_text()
+        assert not re.search(r"^ *```\{(?!code-block|toctree|eval-rst)", text, re.MULTILINE), page
+        if rendered.rendered(text) != text:
+            stale.append(str(page))
+    assert not stale, "run `make tables`"
+    assert "| `test_is_causal` |" in (DOCS / "plugins" / "architecture.md").read_text()

@@ -6,14 +6,14 @@ Shape suffixes: B = sequences, L = tokens a sequence, V = vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
 from atom.errors import UserError
 from atom.host import Host
-from atom.testing import models, partners, runs
+from atom.testing import models, partners, runs, windows
 from atom.testing.models import Subject
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
@@ -34,10 +34,13 @@ class ArchitectureSuite(Options, ComponentSuite):
         parameter_count: the number of parameters that the model is said to have, if it is.
         unsupported: layout (``fsdp``, ``tp``, ``pp``, ``cp``, ``ep``) -> why this architecture
             cannot be laid out so. The tests of that layout are skipped with the reason.
+        windows: the attention window of each layer in tokens, 0 for a layer that sees everything;
+            None for what the layers' ``sliding_window_size`` says.
     """
 
     kind = "architecture"
-    options = ("parameter_count", "unsupported")
+    options = ("parameter_count", "unsupported", "windows")
+    windows: ClassVar[Sequence[int] | None] = None
 
     parameter_count: ClassVar[int | None] = None
     unsupported: ClassVar[Mapping[str, str]] = {}
@@ -151,6 +154,26 @@ class ArchitectureSuite(Options, ComponentSuite):
         assert (_differ(together_BLV)[lengths[0] :] > NEGLIGIBLE).any(), (
             "tokens of one document do not see the earlier ones either"
         )
+
+    def test_windows_are_kept(self, subject: Subject) -> None:
+        """Each layer of attention sees as many tokens as its window says, and all without one."""
+        from atom.titan import windows as declaring
+
+        length, config = runs.SEQ_LEN, subject.config()
+        declared = declaring.of_layers(config)
+        if not declared:
+            pytest.skip(f"{self.name} has no layer of softmax attention")
+        if self.windows is not None:
+            assert [declared.get(layer, 0) for layer in range(len(config.layers))] == [
+                *self.windows
+            ], "the layers' sliding_window_size is not what the conformance line says"
+        seen = windows.measured(subject.model(), subject.tokens(1), NEGLIGIBLE)
+        for layer, window in declared.items():
+            expected = min(window or length, length)
+            assert seen[layer] == expected, (
+                f"a token of layer {layer} sees {seen[layer]} tokens of {length}, and its "
+                f"sliding_window_size is {window or None}"
+            )
 
     # ------------------------------------------------------------------------ training
 

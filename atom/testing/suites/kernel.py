@@ -228,6 +228,11 @@ class KernelSuite(Options, ComponentSuite):
         """Inputs and the output's gradient as transposed and sliced tensors have them."""
         assert not subject(kernels.strided(list(kernel.tolerance)))
 
+    def test_strided_gradients_agree(self, kernel: Kernel, subject: Callable) -> None:
+        """The output's gradient has other strides than the inputs: as those of transposed and
+        sliced tensors, or of one number that stands for all."""
+        assert not subject(kernels.strided_gradients(list(kernel.tolerance)))
+
     @pytest.mark.gpu
     def test_real_sizes_agree(self, kernel: Kernel, subject: Callable, fitting: str) -> None:
         """On a GPU, at the sizes of a model of 8 billion parameters."""
@@ -333,6 +338,38 @@ class KernelSuite(Options, ComponentSuite):
 
         rows = runs.train(runs.sections(architecture, runs.LAYOUTS[layout], **chosen(kernel.name)))
         reference = runs.train(runs.sections(architecture, **chosen(REFERENCE)))
+        runs.assert_same(rows, reference, tolerance=SHARDED_TOLERANCE)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("backend", interpreter.BACKENDS)
+    def test_computes_sharded_in_tritons_interpreter(
+        self,
+        backend: str,
+        component: Component,
+        kernel: Kernel,
+        contract: Operation,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A Triton kernel, on two ranks under tensor parallelism: given plain tensors, or DTensors
+        under another backend, they train as one rank does with the reference."""
+        from atom.titan import device
+
+        if reason := _missing(kernel):
+            pytest.skip(reason)
+        if not interpreter.is_triton(component):
+            pytest.skip(f"{component.name} has no Triton kernel")
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        if reason := _misfit(component, device.describe("cpu"), context_parallel=False):
+            pytest.skip(f"{reason}; the ranks of this test are on the CPU")
+        if not kernel.needs.tensor_parallel:
+            pytest.skip(f"{component.name} does not work under tensor parallelism")
+        architecture = {"name": f"{partners.PACKAGE}:{contract.family}"}
+        layout = runs.LAYOUTS["tp"] | {"spmd_backend": backend}
+        chosen = {"default": "auto", kernel.operation: kernel.name}
+        rows = runs.train(
+            runs.sections(architecture, layout, steps=2, kernels=chosen), interpreted=True
+        )
+        reference = runs.train(runs.sections(architecture, steps=2))
         runs.assert_same(rows, reference, tolerance=SHARDED_TOLERANCE)
 
     def test_benchmark(

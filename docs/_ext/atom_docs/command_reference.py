@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
-import subprocess
-import sys
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from atom.cli import COMMANDS
+from atom_docs import nodes as pieces
 from atom_docs.nodes import output, section
 
 
@@ -21,7 +19,7 @@ class CommandReference(SphinxDirective):
         found: list[nodes.Node] = []
         for command in commands():
             part = section(f"atom {command}", f"atom-{command}")
-            part += output(help_of(command))
+            part += output(pieces.said(*command.split(), "--help"))
             found.append(part)
         return found
 
@@ -35,24 +33,6 @@ def commands() -> list[str]:
         if parser is not None:
             found += [f"{name} {below}" for below in _below(parser())]
     return found
-
-
-def help_of(command: str) -> str:
-    """Return what ``atom COMMAND --help`` prints.
-
-    Raises:
-        RuntimeError: it fails.
-    """
-    result = subprocess.run(
-        [sys.executable, "-m", "atom", *command.split(), "--help"],
-        env=os.environ | {"COLUMNS": "88"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        raise RuntimeError(f"atom {command} --help: {result.stderr}")
-    return result.stdout.strip()
 
 
 def _below(parser: argparse.ArgumentParser) -> list[str]:

@@ -3,15 +3,12 @@ of, as modules and as functions, and the choice."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from atom.operations import OPERATIONS
+from atom_docs import nodes as pieces
 from atom_docs.nodes import definitions, output
 
 
@@ -58,26 +55,8 @@ class KernelExplanation(SphinxDirective):
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
-        command = f"atom kernels explain {self.arguments[0]}"
-        return [output(f"$ {command}\n{explained(self.arguments[0].split())}")]
-
-
-def explained(arguments: list[str]) -> str:
-    """Return what ``atom kernels explain`` says.
-
-    Raises:
-        RuntimeError: it fails.
-    """
-    result = subprocess.run(
-        [sys.executable, "-m", "atom", "kernels", "explain", *arguments],
-        env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        raise RuntimeError(f"atom kernels explain {arguments}: {result.stderr}")
-    return result.stdout.rstrip()
+        command = f"kernels explain {self.arguments[0]}"
+        return [output(f"$ atom {command}\n{pieces.said(*command.split())}")]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

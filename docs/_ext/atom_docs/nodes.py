@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 
 from docutils import nodes
+
+
+def said(*arguments: str) -> str:
+    """Return what ``atom …`` prints.
+
+    Raises:
+        RuntimeError: it fails.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-m", "atom", *arguments],
+        env=kept | {"COLUMNS": "88"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise RuntimeError(f"atom {' '.join(arguments)}: {result.stderr}")
+    return result.stdout.strip()
 
 
 def section(title: str, name: str) -> nodes.section:

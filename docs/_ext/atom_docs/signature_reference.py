@@ -12,14 +12,15 @@ from sphinx.util.docutils import SphinxDirective
 
 
 class Signatures(SphinxDirective):
-    """Each line of the content names a module's class; listed is what its ``forward`` takes."""
+    """Each word of the argument names a module's class; listed is what its ``forward`` takes."""
 
-    has_content = True
+    required_arguments = 1
+    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
         _use_cpu()
         rows: list[tuple[str, ...]] = []
-        for path in self.content:
+        for path in self.arguments[0].split():
             module, _, name = path.rpartition(".")
             owner = getattr(importlib.import_module(module), name)
             rows.append((name, forward(owner)))
