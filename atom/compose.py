@@ -5,6 +5,7 @@ Groups come from ATOM's own ``conf/`` and from the ``conf/`` folder of every ins
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -54,8 +55,10 @@ _SHIPPED = ("main", "plugins")
 """Hydra's names of the sources that are ATOM's own and the plugins'."""
 
 
-def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -> None:
+def main(arguments: list[str], task: Callable[[DictConfig], float | None], host: Host) -> None:
     """Run Hydra's command line; call ``task`` with the composed config of each job.
+
+    What ``task`` returns is what a sweeper of Hydra's compares jobs by.
 
     Raises:
         UserError: what was asked for cannot be composed, or ``task`` refuses it.
@@ -68,13 +71,19 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
         print(f"atom: {warning}", file=sys.stderr)
     failures: list[BaseException] = []
 
-    def job(config: DictConfig) -> None:
+    process = os.getpid()
+
+    def job(config: DictConfig) -> float | None:
+        if os.getpid() != process:  # a launcher of Hydra's has taken it there
+            with guarded(arguments, groups, str(CONF)):
+                return task(config)
         # Kept and raised below: Hydra would print its own words about it first.
         if not failures:
             try:
-                task(config)
+                return task(config)
             except (Exception, KeyboardInterrupt) as error:
                 failures.append(error)
+        return math.nan  # no sweeper takes that for a result
 
     sweep = command_line.MULTIRUN in arguments
     names = groups.names | _folders(arguments)
@@ -103,6 +112,8 @@ def main(arguments: list[str], task: Callable[[DictConfig], None], host: Host) -
         raise
     # Hydra raises errors of many classes about what is wrong with a file or an override.
     except (HydraException, OmegaConfBaseException, *_MISTAKES) as error:
+        if failures:  # a sweeper that has no results
+            raise failures[0] from None
         raise (refusal(error) or _mistake(error, arguments)) from None
     finally:
         sys.argv = saved
@@ -160,12 +171,12 @@ def run_of(config: DictConfig, host: Host) -> Run:
         raise mistake from None
 
 
-def do(config: DictConfig, *, host: Host, job: Callable[[Run], None]) -> None:
+def do(config: DictConfig, *, host: Host, job: Callable[[Run], float | None]) -> float | None:
     """Compose ``config`` and do ``job``; let a mistake say where its value came from."""
     run = run_of(config, host)
     origins = Origins(config)
     try:
-        job(
+        return job(
             run.with_origins(
                 lambda: origins.every(leaves(run.model_dump(mode="json"))), origins.given
             )

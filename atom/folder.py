@@ -35,6 +35,19 @@ def check_usable(folder: Path) -> None:
     Raises:
         UserError: it cannot be written to, or holds something else than a run that can be read.
     """
+    try:
+        _check_content(folder)
+    except (OSError, RuntimeError) as error:
+        # A name that is too long, a folder of somebody else's; a link to itself is pathlib's own.
+        reason = error.strerror if isinstance(error, OSError) else "a link leads to itself"
+        raise UserError(
+            f"cannot be a run folder ({reason}); valid: a folder of yours",
+            key="run.dir",
+            value=folder,
+        ) from None
+
+
+def _check_content(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError("is a file; valid: a folder", key="run.dir", value=folder)
     claim.check(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,8 +23,9 @@ from pydantic import (
 )
 
 from atom import ranges, run_checks, yaml_data
-from atom.errors import UserError
+from atom.errors import UserError, nearest
 from atom.files import write_text
+from atom.metrics import StepMetrics
 from atom.validation import validated
 
 COMPONENTS = ("architecture", "tokenizer", "dataset", "parallelism")
@@ -165,6 +167,22 @@ class Profile(_Model):
             return None
         match = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", str(steps))
         return (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+
+
+class Sweep(_Model):
+    """What the runs of a sweep are compared by, where Hydra's sweeper looks for the best."""
+
+    objective: str = Field(
+        default="loss", description="a number of metrics.jsonl, as it is after the last step"
+    )
+
+    @field_validator("objective")
+    @classmethod
+    def _is_measured(cls, objective: str) -> str:
+        measured = [field.name for field in dataclasses.fields(StepMetrics)]
+        if objective not in measured:
+            raise ValueError(f"is no number of metrics.jsonl; {nearest(objective, measured)}")
+        return objective
 
 
 class Data(_Model):
@@ -316,6 +334,7 @@ class Run(_Model):
     resume: Resume = Resume()
     faults: Faults = Faults()
     data: Data = Data()
+    sweep: Sweep = Sweep()
     profile: Profile = Profile()
     dry_run: bool = Field(
         default=False, description="build the run for a few ranks without starting any, and tell"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import errno
+import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import IO
@@ -55,8 +58,15 @@ class Animation:
 _ASCII = str.maketrans({"×": "x", "→": "->", "…": "..."})
 
 
+_GONE = (errno.EPIPE, errno.EIO)
+"""The reader of a pipe has ended; the terminal has been closed."""
+
+
 class Encodable:
-    """A text stream that any text can be written to: what its encoding lacks is replaced."""
+    """A text stream that any text can be written to: what its encoding lacks is replaced.
+
+    A run does not end with its screen: once nobody can see it, what is written goes nowhere.
+    """
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -67,13 +77,35 @@ class Encodable:
             text.encode(self.encoding)
         except UnicodeEncodeError:
             text = text.translate(_ASCII).encode(self.encoding, "replace").decode(self.encoding)
-        return self._stream.write(text)
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._lose(error)
+            return len(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lose(error)
 
     def isatty(self) -> bool:
         return self._stream.isatty()
 
     def fileno(self) -> int:
         return self._stream.fileno()
+
+    def _lose(self, error: OSError) -> None:
+        if error.errno not in _GONE:
+            raise error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        self._stream.flush()
+
+
+def say(text: str) -> None:
+    """Print a line that is part of a run's screen."""
+    out = Encodable(sys.stdout)
+    out.write(f"{text}\n")
+    out.flush()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import select
 import sys
 import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import atom
@@ -34,7 +37,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 OPTIONS = ("--help", "--version")
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MACHINE = {
+    errno.ENOSPC: "",
+    errno.EDQUOT: "",
+    errno.EIO: "",
+    errno.ESTALE: "",
+    errno.EROFS: "",
+    errno.EACCES: "",
+    errno.EPERM: "",
+    errno.ENAMETOOLONG: "",
+    errno.ENOTDIR: "",
+    errno.ELOOP: "",
+    errno.ENOMEM: "",
+    errno.EMFILE: "; `ulimit -n` shows how many files a process may have open, and sets it",
+    errno.ENFILE: "",
+    errno.EAGAIN: "; `ulimit -u` shows how many processes a user may have, and sets it",
+}
+"""Faults of a machine, or of names given to it, and a hint; they are no bugs."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,10 +110,12 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in _MACHINE:
             print(end="", flush=True)  # raises if it is the output that finds no space
             where = f"{error.filename}: " if error.filename is not None else ""
-            return _say(f"{where}{error.strerror}", code=1)
+            return _say(f"{where}{error.strerror}{_MACHINE[error.errno]}", code=1)
+        if isinstance(error, FileNotFoundError) and not _has_folder():
+            return _say("the current folder has been removed; valid: cd to another", code=2)
         traceback.print_exc()
         return _say(f"this is a bug ({type(error).__name__}), in ATOM or in a plugin", code=1)
 
@@ -130,15 +151,30 @@ def _help() -> str:
 
 
 def _say(sentence: str, *, code: int) -> int:
-    print(f"atom: {sentence}", file=sys.stderr)
+    with suppress(OSError):  # nobody is there to read it; the exit code says it
+        print(f"atom: {sentence}", file=sys.stderr, flush=True)
     return code
 
 
+def _has_folder() -> bool:
+    """Return whether the folder that the command was given in is still there."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _replace_closed_streams() -> None:
-    """Let output that the caller has closed (``>&-``) go nowhere; Python has None for it."""
+    """Let output that the caller has closed (``>&-``) go nowhere; Python has None for it.
+
+    What the encoding of an output lacks is replaced.
+    """
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(out := getattr(sys, stream), io.TextIOWrapper):
+            out.reconfigure(errors="replace")
 
 
 def _nobody_reads() -> bool:

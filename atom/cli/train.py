@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from atom import compose, folder
+from atom import compose, folder, metrics
 from atom.errors import UserError
 from atom.host import Host
 from atom.launch import joined, start, submit
@@ -19,6 +20,7 @@ from atom.plugin import LaunchJob
 from atom.prepare import prepare
 from atom.run import Run
 from atom.select import select
+from atom.terminal import say
 from atom.trust import Trust
 
 if TYPE_CHECKING:
@@ -38,27 +40,49 @@ def main(argv: list[str]) -> int:
 
     submitted = _Submitted(host)
 
-    def job(run: Run) -> None:
+    def job(run: Run) -> float | None:
         choices = _choices()
+        if run.dry_run or run.launcher.name is not None:
+            _refuse_search(run, choices)
         if run.dry_run:
             # In a child, for a sweep's sake: torchtitan knows one device a process.
             call(partial(_dry_run, run, host))
-            return
+            return None
         if run.launcher.name is not None:
             submitted.add(run, choices)
-            return
+            return None
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             hydra = HydraConfig.get()
             place = Path(run.run.dir or hydra.sweep.dir, hydra.sweep.subdir)
-            print(f"run {hydra.job.num} in {place}", flush=True)
+            say(f"run {hydra.job.num} in {place}")
             # In a child: each run starts its ranks from a process without threads.
             call(partial(start.train, run, host, place, choices, verbose=verbose))
-        else:
-            start.train(run, host, run.run.dir or folder.default(), choices, verbose=verbose)
+            return _measured(run, place)
+        start.train(run, host, run.run.dir or folder.default(), choices, verbose=verbose)
+        return None
 
     compose.main(arguments, partial(compose.do, host=host, job=job), host)
     submitted.submit()
     return 0
+
+
+def _measured(run: Run, place: Path) -> float:
+    """Return what a sweep compares the run in ``place`` by: NaN where nothing is measured."""
+    rows = metrics.read(place / metrics.FILE_NAME)
+    value = getattr(rows[-1], run.sweep.objective) if rows else None
+    return math.nan if value is None else float(value)
+
+
+def _refuse_search(run: Run, choices: dict[str, str]) -> None:
+    """Refuse jobs without results to a sweeper that looks for the best."""
+    sweeper = choices.get("hydra/sweeper", "basic")
+    if HydraConfig.get().mode == RunMode.MULTIRUN and sweeper != "basic":
+        raise UserError(
+            f"has no results for hydra/sweeper={sweeper} to compare; valid: "
+            + ("false" if run.dry_run else "launcher=local"),
+            key="dry_run" if run.dry_run else "launcher.name",
+            value=True if run.dry_run else run.launcher.name,
+        )
 
 
 class _Submitted:
@@ -138,6 +162,7 @@ def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight 
                     key=f"launch.{name}",
                     value=value,
                 )
+        joined.refuse_other_ranks(run, ranks)
         place = run.run.dir or folder.default()
         composed.append(start.prepare_folder(run, host, place, _choices(), ranks=ranks))
 

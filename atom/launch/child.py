@@ -85,6 +85,7 @@ def die_with_parent(how: signal.Signals) -> None:
 def _answer(sender: Connection, function: Callable[[], T]) -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and so does a terminal's end
     # A request to stop may come before there is anyone to hear it.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

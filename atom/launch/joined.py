@@ -6,21 +6,23 @@ line, so no two ranks can understand it differently.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atom import events, progress
-from atom.errors import EX_STOPPED, RunStoppedError, UserError
+from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError
 from atom.launch.local import refuse_stopped
 from atom.launch.start import follow
+from atom.run import Run
 from atom.screen import Screen
 
 if TYPE_CHECKING:
@@ -28,22 +30,97 @@ if TYPE_CHECKING:
 
     from atom.titan.preflight import Preflight
 
+WAIT = "ATOM_JOIN_SECONDS"
+"""The variable that says how long ranks may take to meet."""
+
 _KEY = "atom/run.dir"
 _REFUSED = "\0"
 _DONE = "\1"
 _RESTARTS = ("RESTART_COUNT", "MAX_RESTARTS")
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS")
+_NO_STEPS = ("4294967290", "4294967291")
+"""The ids of what salloc's shell and a batch script run in, which are no steps of ranks."""
+
+_MEETING = timedelta(minutes=10)
+"""How long ranks may take to meet: each has imported torch by then."""
+
+_PATIENCE = 5.0
+"""Seconds after which it is said what is waited for."""
+
 _COMPOSING = timedelta(minutes=30)
 """How long rank 0 may take: a tokenizer may have to be trained first."""
 
 
 def world_size(environment: Mapping[str, str] = os.environ) -> int | None:
-    """Return the number of ranks started around this process, or None if ATOM starts them."""
-    if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= environment.keys():
-        return int(environment["WORLD_SIZE"])
+    """Return the number of ranks started around this process, or None if ATOM starts them.
+
+    Raises:
+        UserError: the variables contradict each other, or are a shell's and no rank's.
+    """
+    if environment.keys() >= set(_TORCHRUN):
+        address, port = (environment.get(name, "") for name in _ADDRESS)
+        if not address or not port.isdecimal():
+            raise UserError(
+                f"{', '.join(_TORCHRUN)} are set, and MASTER_ADDR={address} MASTER_PORT={port} "
+                f"leads to no rank 0; valid: {_remedy(_TORCHRUN)}, or what torchrun sets"
+            )
+        return _consistent(environment, "RANK", "WORLD_SIZE", _TORCHRUN)
     # A batch script has a Slurm environment too; only a step's tasks are ranks.
-    if {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST"} <= environment.keys():
-        return int(environment["SLURM_NTASKS"]) if environment["SLURM_NTASKS"] != "1" else None
+    if environment.keys() >= {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST"}:
+        if environment.get("SLURM_STEP_ID") in _NO_STEPS:
+            return None
+        tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+        number = _consistent(environment, "SLURM_PROCID", tasks, ("SLURM_PROCID",))
+        if number > 1 and "SLURM_PTY_PORT" in environment and os.isatty(0):
+            raise UserError(
+                f"this shell is task {environment['SLURM_PROCID']} of {number} of a Slurm step "
+                f"(SLURM_PROCID, {tasks}), and no other task joins it; valid: srun atom train …, "
+                "or env -u SLURM_PROCID atom train … for ranks on this machine"
+            )
+        return number if number != 1 else None
+    for name in _MPI:
+        if environment.get(name, "1") != "1":
+            raise UserError(
+                f"mpirun has started {environment[name]} processes ({name}), and each would be a "
+                "run of its own; valid: torchrun or srun around ATOM, or ATOM alone, which starts "
+                f"launch.ranks itself (after mpirun: env -u {name} atom train …)"
+            )
     return None
+
+
+def _consistent(environment: Mapping[str, str], rank: str, size: str, names: Sequence[str]) -> int:
+    """Return the number of ranks that two variables tell, if they can be true."""
+    number, ranks = environment[rank], environment[size]
+    if not (number.isdecimal() and ranks.isdecimal() and int(number) < int(ranks)):
+        raise UserError(
+            f"{rank}={number} of {size}={ranks} is no rank; valid: {_remedy(names)}, "
+            "or what torchrun or srun sets"
+        )
+    return int(ranks)
+
+
+def _remedy(names: Sequence[str]) -> str:
+    return f"env {' '.join(f'-u {name}' for name in names)} atom train … if nothing started ranks"
+
+
+def refuse_other_ranks(run: Run, ranks: int) -> None:
+    """Refuse a number of ranks that those which were started around ATOM are not.
+
+    Raises:
+        UserError: ``launch.ranks`` is another one.
+    """
+    if run.launch.ranks in (None, ranks):
+        return
+    names = _TORCHRUN if "RANK" in os.environ else ("SLURM_PROCID",)
+    source = "WORLD_SIZE" if "RANK" in os.environ else "SLURM_NTASKS"
+    raise UserError(
+        f"{source} in the environment says that {ranks} rank{'s were' if ranks > 1 else ' was'} "
+        f"started around ATOM; valid: null, or {_remedy(names)}",
+        key="launch.ranks",
+        value=run.launch.ranks,
+    )
 
 
 def adopt_slurm(environment: dict[str, str] | os._Environ[str] = os.environ) -> None:
@@ -74,12 +151,10 @@ def train(compose: Callable[[], Preflight | None], *, verbose: bool = False) -> 
     Raises:
         UserError: on rank 0; the other ranks return 2 and say nothing.
     """
-    import torch.distributed
-
     from atom.titan import rank
 
     adopt_slurm()
-    store, number, _ = next(torch.distributed.rendezvous("env://"))
+    store, number = _meet()
     if number != 0:
         answer = _wait(store)
         if answer == _REFUSED:
@@ -102,11 +177,60 @@ def train(compose: Callable[[], Preflight | None], *, verbose: bool = False) -> 
     return 0
 
 
+def _meet() -> tuple[Store, int]:
+    """Return the store that all ranks have, once they have met, and this rank's number.
+
+    Raises:
+        RunError: they have not.
+    """
+    from torch.distributed import DistError, rendezvous
+
+    environment = os.environ
+    set_to = ", ".join(f"{name}={environment[name]}" for name in (*_TORCHRUN[:2], *_ADDRESS))
+    others = "the other ranks" if environment["RANK"] == "0" else "rank 0"
+    slurm = "SLURM_PROCID" in environment and "TORCHELASTIC_RUN_ID" not in environment
+    left_over = _remedy(("SLURM_PROCID",) if slurm else _TORCHRUN)
+    seconds = _seconds(environment.get(WAIT, str(_MEETING.total_seconds())))
+
+    def tell() -> None:
+        print(
+            f"atom: waiting for {others}, {seconds:.0f} s at most, as {set_to} say; {left_over}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    timer = threading.Timer(min(_PATIENCE, seconds / 2), tell)
+    timer.daemon = True
+    if environment["RANK"] == "0" or environment.get("LOCAL_RANK") == "0":
+        timer.start()
+    try:
+        store, number, _ = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
+    except (DistError, RuntimeError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].partition(" Exception raised")[0]
+        raise RunError(
+            f"{others} did not come within {seconds:.0f} s, as {set_to} say ({reason}); {left_over}"
+        ) from None
+    finally:
+        timer.cancel()
+    return store, number
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e6:
+        raise UserError(f"{WAIT}={text} is no number of seconds")
+    return seconds
+
+
 @contextmanager
 def _recorded(ready: Preflight) -> Iterator[None]:
     """Record the start of the ranks and their end, as far as rank 0 lives to see it."""
     # torchrun counts its restarts, and says how many there may be.
-    done, limit = (int(os.environ.get(f"TORCHELASTIC_{name}", 0)) for name in _RESTARTS)
+    counts = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in _RESTARTS)
+    done, limit = (int(count) if count.isdecimal() else 0 for count in counts)
     begin = time.time()
     events.record(ready.place, events.STARTED, ranks=ready.resolved.world_size, attempt=done + 1)
     try:

@@ -22,6 +22,7 @@ from atom.run import Read, Run
 from atom.screen import Header, Screen
 from atom.select import select
 from atom.settings import FOLLOW
+from atom.terminal import say
 
 if TYPE_CHECKING:
     from atom.plan.device import DeviceDescription
@@ -180,7 +181,7 @@ def write(prepared: Prepared, host: Host, choices: dict[str, str]) -> None:
         contents=resumption.contents if resumption else {},
     )
     if ready.explanation:
-        print(ready.explanation, end="\n\n", flush=True)
+        say(f"{ready.explanation}\n")
     screen = Screen()
     screen.header(_header(ready, choices, resumption.step if resumption else None))
     if ready.warning:

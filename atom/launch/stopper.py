@@ -17,8 +17,9 @@ _REPEAT_SECONDS = 1.0
 
 
 class Stopper:
-    """While it is open, SIGTERM, SIGUSR1 (Slurm's warning) and the first Ctrl-C ask the ranks to
-    stop; a second Ctrl-C raises :class:`KeyboardInterrupt`.
+    """While it is open, SIGTERM, SIGUSR1 (Slurm's warning), SIGHUP (the terminal is gone) and the
+    first Ctrl-C ask the ranks to stop; a second Ctrl-C raises :class:`KeyboardInterrupt`. Where
+    SIGHUP is ignored, as ``nohup`` has it, it stays so.
 
     Args:
         run: the run folder, whose events are to name the signal: ranks are sent another.
@@ -36,7 +37,9 @@ class Stopper:
         self._saving = "with a checkpoint" if saves else "without a checkpoint"
 
     def __enter__(self) -> Stopper:
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        numbers = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         self._before = {number: signal.signal(number, self._hear) for number in numbers}
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -52,8 +53,11 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
         folder=place, ranks=resolved.world_size, device=resolved.device, command=COMMAND
     )
     # What the launcher cannot do, it says now: the plan itself is made of all jobs together.
-    plan([job], run, host, place)
+    submission = plan([job], run, host, place)
     if not run.launcher.dry_run:
+        for command in submission.commands:
+            if shutil.which(command[0]) is None:
+                raise _no_command(command[0])
         start.write(prepared, host, choices)
     return job
 
@@ -116,15 +120,19 @@ def _run(command: Sequence[str], place: Path, submission: Submission) -> None:
     try:
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise UserError(
-            f"there is no command {command[0]} on this machine; valid: launcher.dry_run=true, or a "
-            "machine that has it",
-            key="launcher",
-        ) from None
+        raise _no_command(command[0]) from None
     print(done.stdout, end="", flush=True)
     if done.returncode:
         said = submission.reason or (lambda errors: f"{command[0]} fails: {errors}")
         raise UserError(" ".join(said(done.stderr).split()))
+
+
+def _no_command(name: str) -> UserError:
+    return UserError(
+        f"there is no command {name} on this machine; valid: launcher.dry_run=true, or a machine "
+        "that has it",
+        key="launcher",
+    )
 
 
 def _ranks(run: Run) -> int | None:
