@@ -72,6 +72,28 @@ def test_a_size_that_does_not_divide_is_named(atom: Command, tmp_path: Path, ask
     assert not list(tmp_path.iterdir())
 
 
+def wider(model: torch.nn.Module, **_layout: Any) -> torch.nn.Module:
+    model.weight = torch.nn.Parameter(torch.empty(6, 4))
+    return model
+
+
+def renamed(model: torch.nn.Module, **_layout: Any) -> torch.nn.Module:
+    model.other, model.weight = model.weight, None  # type: ignore[assignment]
+    return model
+
+
+@pytest.mark.parametrize(
+    ("strategy", "says"),
+    [(wider, r"weight is \[6, 4\], and was \[5, 4\]"), (renamed, "weight is gone")],
+)
+def test_a_rank_refuses_a_strategy_that_makes_another_model(
+    strategy: Callable[..., torch.nn.Module], says: str
+) -> None:
+    finished = trainer_config._finished(strategy, 0, "cpu")
+    with pytest.raises(UserError, match=says):
+        finished(torch.nn.Linear(4, 5, bias=False))
+
+
 # ---------------------------------------------------------------------------- all of them
 
 HOST = Host.load()
