@@ -35,6 +35,8 @@ CHANGED = "changed"
 to go on from, 0 for none), ``kept`` (the folder that holds what the start before was), ``settings``
 and ``versions`` (key -> before, after), ``contents`` (component -> how what it reads differs, which
 ``resume.force`` put up with)."""
+WARNED = "warned"
+"""A plugin warned of something on rank 0. ``text``, which begins with the plugin's name."""
 STOP_ASKED = "stop_asked"
 """A signal asked the launcher to have the ranks stop. ``signal``, its name."""
 STOPPED = "stopped"

@@ -19,6 +19,7 @@ from typing import Any
 
 import pluggy
 
+from atom import notices
 from atom import plugin as interface
 from atom.errors import UserError, nearest
 from atom.installed import Plugin, extra_with, installed, names_in_files, normalized
@@ -94,6 +95,7 @@ class Host:
             from atom import plugin_lock
 
             plugin_lock.check(trust.locked, trusted, blocked, partly=trust.only is not None)
+        notices.know(plugin.import_package for plugin in trusted)
         plugins: list[Plugin] = []
         components: list[Component] = []
         for plugin in trusted:

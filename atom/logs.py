@@ -19,6 +19,9 @@ from typing import TextIO
 import structlog
 from structlog.types import EventDict
 
+from atom import events
+from atom.notices import Notices
+
 _terminal: TextIO | None = None
 """What was the standard error before :func:`redirect_output`."""
 
@@ -40,6 +43,9 @@ def setup_rank(folder: Path, rank: int, *, verbose: bool = False) -> None:
     handlers: list[logging.Handler] = [_json_handler(folder / f"rank_{rank}.jsonl", rank=rank)]
     if verbose and rank == 0:
         handlers.append(_console_handler(_terminal or sys.stderr))
+    if rank == 0:
+        run = folder.parent
+        handlers.append(Notices(lambda line: events.record(run, events.WARNED, text=line)))
     _install(handlers)
 
 

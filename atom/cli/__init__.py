@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import atom
+from atom import notices
 from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     _replace_closed_streams()
+    notices.show()
     try:
         code = _run(arguments)
         print(end="", flush=True)

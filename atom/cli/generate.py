@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -43,7 +42,6 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run ``atom generate``; return the exit code."""
     options = parser().parse_args(arguments)
-    logging.getLogger().addHandler(logging.NullHandler())
     from atom.titan import device
 
     kind = device.pick(options.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from functools import partial
 from pathlib import Path
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run ``atom train``; return the exit code."""
-    # Records of libraries are a rank's or the launcher's log; what is here before is noise.
-    logging.getLogger().addHandler(logging.NullHandler())
     verbose = "-v" in argv
     arguments = ["dry_run=true" if a == "--dry-run" else a for a in argv if a != "-v"]
     host = Host.load(Trust.gather(arguments))

@@ -41,6 +41,8 @@ def _words(event: dict) -> str | None:
             )
         case events.CHECKPOINT_FAILED:
             return f"checkpoint of step {event['step']} could not be written ({event['reason']})"
+        case events.WARNED:
+            return str(event["text"])
         case events.BAD_DOCUMENT:
             return f"left out a document: {event['reason']}"
         case events.NUMERICAL_FAULT if event["decision"] == "skip":
