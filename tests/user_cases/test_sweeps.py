@@ -1,0 +1,87 @@
+"""Sweeps by Hydra's own launchers and sweepers: a run returns what it measured, or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+TINY = (
+    "tokenizer=bytes",
+    "training.seq_len=64",
+    "training.global_batch_size=4",
+    "training.steps=1",
+    "device=cpu",
+    "architecture.n_layers=1",
+    "architecture.dim=64",
+    "metrics=none",
+    "checkpoint.enable=false",
+)
+
+FAILS = "architecture.n_heads=4,3"
+"""The second run of the two cannot be."""
+
+REFUSED = "architecture.n_heads=3 (command line): must divide dim=64"
+
+
+def _rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_optuna_gets_what_the_runs_measured(atom: Callable, tmp_path: Path) -> None:
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=1")
+    result = atom(
+        *("train", "-m", *search, "optimizer.lr=interval(1e-4,1e-2)", *TINY),
+        *("sweep.objective=lr", "run.dir=sweep"),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    found = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    measured = [_rows(tmp_path / "sweep" / number)[-1]["lr"] for number in "01"]
+    assert len(set(measured)) == 2
+    assert found["best_value"] == pytest.approx(min(measured), rel=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_launcher_of_hydras_tells_a_run_that_fails(
+    atom: Callable, tmp_path: Path, launcher: str
+) -> None:
+    result = atom(
+        *("train", "-m", f"hydra/launcher={launcher}", FAILS, *TINY, "run.dir=sweep"),
+        cwd=tmp_path,
+        LOKY_MAX_CPU_COUNT="1",
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert f"atom: {REFUSED}" in result.stderr
+    assert [row["step"] for row in _rows(tmp_path / "sweep" / "0")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["sweep.objective=los"],
+            "sweep.objective=los (command line): is no number of metrics.jsonl",
+        ),
+        (
+            ["-m", "hydra/sweeper=optuna", "optimizer.lr=choice(1e-3,2e-3)", "dry_run=true"],
+            "dry_run=true (command line): has no results for hydra/sweeper=optuna to compare",
+        ),
+        (
+            ["-m", "hydra/sweeper=optuna", "architecture.n_heads=choice(3,5)"],
+            "architecture.n_heads=",  # no words of Optuna's about trials without results
+        ),
+    ],
+)
+def test_what_has_no_result_is_refused(
+    forked: Callable, tmp_path: Path, overrides: list[str], words: str
+) -> None:
+    result = forked("train", *overrides, *TINY, cwd=tmp_path)
+    assert result.returncode == 2, result.stdout
+    assert f"atom: {words}" in result.stderr  # after a line of Optuna's own
+    assert "No trials" not in result.stderr
