@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from atom import events, progress
 from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError
 from atom.launch.local import refuse_stopped
+from atom.launch.rendezvous import tcp_store
 from atom.launch.start import follow
 from atom.run import Run
 from atom.screen import Screen
@@ -183,7 +184,7 @@ def _meet() -> tuple[Store, int]:
     Raises:
         RunError: they have not.
     """
-    from torch.distributed import DistError, rendezvous
+    from torch.distributed import DistError
 
     environment = os.environ
     set_to = ", ".join(f"{name}={environment[name]}" for name in (*_TORCHRUN[:2], *_ADDRESS))
@@ -204,7 +205,7 @@ def _meet() -> tuple[Store, int]:
     if environment["RANK"] == "0" or environment.get("LOCAL_RANK") == "0":
         timer.start()
     try:
-        store, number, _ = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
+        store = _store(seconds)
     except (DistError, RuntimeError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].partition(" Exception raised")[0]
         raise RunError(
@@ -212,7 +213,25 @@ def _meet() -> tuple[Store, int]:
         ) from None
     finally:
         timer.cancel()
-    return store, number
+    return store, int(environment["RANK"])
+
+
+def _store(seconds: float) -> Store:
+    """Return the store at ``MASTER_ADDR``: torchrun's agent serves it, or else rank 0 does.
+
+    torch would have rank 0 listen at all addresses; what this process listens at already, it takes.
+    """
+    from torch.distributed import rendezvous
+
+    environment = os.environ
+    served = environment.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+    if environment["RANK"] == "0" and not served:
+        host, port = (environment[name] for name in _ADDRESS)
+        return tcp_store(
+            host, int(port), int(environment["WORLD_SIZE"]), listen=True, seconds=seconds
+        )
+    store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
+    return store
 
 
 def _seconds(text: str) -> float:

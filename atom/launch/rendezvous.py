@@ -135,7 +135,7 @@ def _listening(host: str, port: int, seconds: float) -> socket.socket:
     except OSError as error:
         raise UserError(
             f"the first machine cannot listen at {host}:{port} ({error.strerror}); valid: an "
-            "address of its own, and a free port (launcher.port)"
+            "address of its own, and a free port (launcher.port, or MASTER_PORT)"
         ) from None
 
 
