@@ -23,8 +23,8 @@ from tokenizers import (
 
 from atom.errors import UserError
 from atom.plugin import Document, TokenizerContext
-from atom_tokenizers import hf, ranks
-from atom_tokenizers.classes import QWEN2
+from atom_tokenizers import hf, ranks, which_class
+from atom_tokenizers.classes import CLASSES, QWEN2, QWEN3_5
 from atom_tokenizers.config import HuggingFace
 
 CORPUS = [
@@ -56,6 +56,46 @@ def byte_bpe(*special: str, vocab: int = 290, qwen: bool = False) -> Tokenizer:
     )
     tokenizer.train_from_iterator(CORPUS * 3, trainer)
     tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
+NUMBERS = QWEN2.replace(r"\p{N}| ?", r"\p{N}{1,3}| ?")
+"""Words with numbers of up to three digits: the pattern of Llama 3, OLMo 2 and others."""
+
+
+def split_bpe(*special: str, pattern: str = NUMBERS, compose: bool = False) -> Tokenizer:
+    """As the byte-level tokenizers of the last years: words by a pattern of their own."""
+    tokenizer = byte_bpe(*special)
+    tokenizer.normalizer = normalizers.NFC() if compose else None
+    cut = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, bytes_])
+    return tokenizer
+
+
+def neox(*, compose: bool = True) -> Tokenizer:
+    tokenizer = byte_bpe(END, "<|padding|>")
+    tokenizer.normalizer = normalizers.NFC() if compose else None
+    return tokenizer
+
+
+def gemma() -> Tokenizer:
+    tokenizer = metaspace()
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return tokenizer
+
+
+def digits() -> Tokenizer:
+    """As SmolLM's and StarCoder's: each digit is a word."""
+    tokenizer = byte_bpe(END)
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), letters]
+    )
     return tokenizer
 
 
@@ -153,6 +193,7 @@ def listed(**tokens: dict[str, Any]) -> dict[str, Any]:
 BARE = byte_bpe()
 SIZE = BARE.get_vocab_size()
 QWEN = byte_bpe(qwen=True)
+QWEN_ENDS = byte_bpe("<begin>", "<end>", qwen=True)
 GPT2 = {"tokenizer_class": "GPT2Tokenizer"}
 QWEN2_CLASS = {"tokenizer_class": "Qwen2Tokenizer"}
 
@@ -178,7 +219,34 @@ def with_tool() -> Tokenizer:
     return tokenizer
 
 
+LLAMA2 = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
+          "unk_token": "<unk>", "add_bos_token": True, "legacy": False, "pad_token": None,
+          "model_max_length": 10**30, "sp_model_kwargs": {}}  # fmt: skip
+NEOX = {"tokenizer_class": "GPTNeoXTokenizer", "bos_token": None, "eos_token": END}
+DEEPSEEK = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<begin>", "eos_token": "<end>",
+            "unk_token": None}  # fmt: skip
+
 SAME: dict[str, Make] = {
+    # A class that builds its tokenizer takes no more than the vocabulary from the file.
+    "llama 2": files(metaspace(), LLAMA2, config={"model_type": "llama"}),
+    "llama 2, legacy": files(metaspace(), LLAMA2 | {"legacy": True}),
+    "llama 2: the class alone": files(metaspace(), {"tokenizer_class": "LlamaTokenizer"}),
+    "olmo: neox": files(neox(), NEOX, config={"model_type": "olmo"}),
+    "gemma": files(gemma(), {"tokenizer_class": "GemmaTokenizer", "bos_token": "<s>",
+                             "eos_token": "</s>"}, config={"model_type": "gemma"}),
+    "phi: codegen": files(byte_bpe(END), {"tokenizer_class": "CodeGenTokenizer"}),
+    "qwen3.5": files(split_bpe(END, pattern=QWEN3_5, compose=True), QWEN2_CLASS,
+                     config={"model_type": "qwen3_5"}),
+    # The model has the file obeyed, whatever class is named.
+    "olmo 2": files(split_bpe(END), {"tokenizer_class": "GPT2Tokenizer", "eos_token": END},
+                    config={"model_type": "olmo2"}),
+    "mistral": files(metaspace(), LLAMA2, config={"model_type": "mistral"}),
+    "deepseek": files(split_bpe("<begin>", "<end>"), DEEPSEEK,
+                      config={"model_type": "deepseek_v3"}),
+    # The model has its own class, whatever is named.
+    "deepseek-r1 of qwen": files(QWEN_ENDS, DEEPSEEK, config={"model_type": "qwen2"}),
+    "smollm, as it says itself": files(digits(), FAST | {"eos_token": END},
+                                       config={"model_type": "llama"}),
     "gpt2: two files": pair(byte_bpe(END), GPT2 | {"added_tokens_decoder": listed(
         **{f"id{SIZE}": {"content": END}})}),
     "gpt2: by its config.json": pair(BARE, {}, config={"model_type": "gpt2"}),
@@ -245,6 +313,21 @@ REFUSED: dict[str, tuple[Make, tuple[str, ...]]] = {
     "a class that cuts text otherwise": (
         files(BARE, QWEN2_CLASS | {"eos_token": END}),
         ("Qwen2Tokenizer", "PreTrainedTokenizerFast")),
+    "digits that the class does not cut": (
+        files(digits(), {"tokenizer_class": "GPT2Tokenizer"}),
+        ("GPT2Tokenizer", "PreTrainedTokenizerFast")),
+    "a class that composes letters": (files(neox(compose=False), NEOX), ("GPTNeoXTokenizer",)),
+    "a class that has bytes for the unknown": (
+        files(metaspace(fallback=False), LLAMA2), ("LlamaTokenizer",)),
+    "a class that puts no space in front": (
+        files(metaspace(), LLAMA2 | {"add_prefix_space": False}), ("LlamaTokenizer",)),
+    "a class that is made of no words": (files(unigram(), LLAMA2), ("LlamaTokenizer",)),
+    "a class that nobody here knows": (
+        files(word_piece(), {"tokenizer_class": "BertTokenizer", "do_lower_case": False}),
+        ("BertTokenizer", "PreTrainedTokenizerFast")),
+    "a model that overrules the class": (
+        files(split_bpe(END), FAST | {"eos_token": END}, config={"model_type": "qwen2"}),
+        ("Qwen2Tokenizer", "without config.json")),
     "sentencepiece's own file alone": (
         lambda folder: (folder / "tokenizer.model").write_bytes(b"\n\x0b") and None,
         ("holds no tokenizer", "tokenizer.json")),
@@ -308,3 +391,26 @@ def test_other_folders_are_refused(shape: str, tmp_path: Path) -> None:
     assert "\n" not in sentence
     assert all(words in sentence for words in says), sentence
     assert not (tmp_path / "run").exists()
+
+
+def test_the_tables_of_classes_are_those_of_transformers() -> None:
+    auto = pytest.importorskip("transformers.models.auto.tokenization_auto")
+    obedient = ("TokenizersBackend", "MistralCommonBackend", "PreTrainedTokenizerFast")
+    theirs = {
+        model: which_class.OBEDIENT if (name := given.removesuffix("Fast")) in obedient else name
+        for model, given in auto.TOKENIZER_MAPPING_NAMES.items()
+        if given
+    }
+    known = {which_class.OBEDIENT, *CLASSES}
+    assert which_class.OF_MODELS == {m: name for m, name in theirs.items() if name in known}
+    wrong = auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
+    assert which_class.OVERRULED == {m for m in wrong if theirs.get(m) in CLASSES}
+
+    def builds(name: str) -> bool:
+        found = auto.tokenizer_class_from_name(name)
+        backend = auto.TokenizersBackend
+        return issubclass(found or object, backend) and "__init__" in found.__dict__
+
+    assert {name for name in CLASSES if not builds(name)} == set()
+    others = {name for name in {*theirs.values(), "CodeLlamaTokenizer"} if builds(name)}
+    assert others - known == which_class.BUILDERS

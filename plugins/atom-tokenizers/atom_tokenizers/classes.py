@@ -1,6 +1,6 @@
 """Classes of ``transformers`` that know by themselves how text is cut into words.
 
-A folder with ``vocab.json`` and ``merges.txt`` does not say; its class does.
+Such a class takes no more than the vocabulary from a ``tokenizer.json``, and builds the rest.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 END = "<|endoftext|>"
 
-QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?{letter}+|\p{{N}}| ?[^\s{marks}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN2 = _WORDS.format(letter=r"\p{L}", marks=r"\p{L}\p{N}")
+QWEN3_5 = _WORDS.format(letter=r"[\p{L}\p{M}]", marks=r"\p{L}\p{M}\p{N}")
 
 
 @dataclass(frozen=True)
@@ -24,20 +26,31 @@ class Class:
 
     Attributes:
         roles: the special tokens that it has where no file names others.
+    """
+
+    roles: dict[str, str]
+
+    def prepare(self, tokenizer: Tokenizer, *, prefix_space: bool | None, legacy: bool) -> None:
+        """Have ``tokenizer`` cut text as this class does."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ByteLevel(Class):
+    """Bytes as letters.
+
+    Attributes:
         pattern: of a word; None for GPT-2's.
         compose: whether text is normalised to NFC.
     """
 
-    roles: dict[str, str]
     pattern: str | None = None
     compose: bool = False
 
-    def prepare(self, tokenizer: Tokenizer, *, prefix_space: bool) -> None:
-        """Have ``tokenizer`` cut text as this class does."""
-        if self.compose:
-            tokenizer.normalizer = normalizers.NFC()
-        plain = self.pattern is None
-        cut: Any = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=plain)
+    def prepare(self, tokenizer: Tokenizer, *, prefix_space: bool | None, legacy: bool) -> None:  # noqa: ARG002
+        tokenizer.normalizer = normalizers.NFC() if self.compose else None
+        plain, spaced = self.pattern is None, bool(prefix_space)
+        cut: Any = pre_tokenizers.ByteLevel(add_prefix_space=spaced, use_regex=plain)
         if self.pattern is not None:
             split = pre_tokenizers.Split(Regex(self.pattern), behavior="isolated", invert=False)
             cut = pre_tokenizers.Sequence([split, cut])
@@ -45,39 +58,100 @@ class Class:
         tokenizer.decoder = decoders.ByteLevel()
 
 
-CLASSES = {
-    "GPT2Tokenizer": Class({"bos_token": END, "eos_token": END, "unk_token": END}),
-    "Qwen2Tokenizer": Class(
-        {"eos_token": END, "unk_token": END, "pad_token": END}, pattern=QWEN2, compose=True
+_LETTERS = (decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse())
+
+
+@dataclass(frozen=True)
+class Llama(Class):
+    """SentencePiece's BPE, whole: a space before the text, bytes for unknown letters."""
+
+    def prepare(self, tokenizer: Tokenizer, *, prefix_space: bool | None, legacy: bool) -> None:
+        spaced = prefix_space is not False
+        scheme = ("always" if legacy else "first") if spaced else "never"
+        strip = [decoders.Strip(content=" ", left=1)] if spaced else []
+        tokenizer.normalizer = None
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False)
+        tokenizer.decoder = decoders.Sequence([*_LETTERS, *strip])
+        model: Any = tokenizer.model
+        model.fuse_unk, model.byte_fallback, model.unk_token = True, True, None
+
+
+@dataclass(frozen=True)
+class Gemma(Class):
+    """SentencePiece's BPE without a space before the text."""
+
+    def prepare(self, tokenizer: Tokenizer, *, prefix_space: bool | None, legacy: bool) -> None:  # noqa: ARG002
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous", invert=False)
+        tokenizer.decoder = decoders.Sequence([*_LETTERS])
+        model: Any = tokenizer.model
+        model.fuse_unk, model.byte_fallback = True, True
+
+
+_GPT2 = {"bos_token": END, "eos_token": END, "unk_token": END}
+_QWEN = {"eos_token": END, "unk_token": END, "pad_token": END}
+
+CLASSES: dict[str, Class] = {
+    "GPT2Tokenizer": ByteLevel(_GPT2),
+    "CodeGenTokenizer": ByteLevel(_GPT2),
+    "GPTNeoXTokenizer": ByteLevel(_GPT2 | {"pad_token": "<|padding|>"}, compose=True),
+    "Qwen2Tokenizer": ByteLevel(_QWEN, pattern=QWEN2, compose=True),
+    "Qwen3_5Tokenizer": ByteLevel(_QWEN, pattern=QWEN3_5, compose=True),
+    "LlamaTokenizer": Llama({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
+    "GemmaTokenizer": Gemma(
+        {
+            "bos_token": "<bos>",
+            "eos_token": "<eos>",
+            "unk_token": "<unk>",
+            "pad_token": "<pad>",
+            "mask_token": "<mask>",
+        }
     ),
 }
 
-OF_MODELS = {
-    "gpt2": "GPT2Tokenizer",
-    "qwen2": "Qwen2Tokenizer",
-    "qwen3": "Qwen2Tokenizer",
-    "qwen3_moe": "Qwen2Tokenizer",
-}
-"""The class of a folder whose files name none, by the ``model_type`` of its ``config.json``."""
+PAIRS = ("GPT2Tokenizer", "Qwen2Tokenizer")
+"""Classes that are made of ``vocab.json`` and ``merges.txt``."""
 
 
-def from_files(name: str, vocabulary: str, merges: str, *, prefix_space: bool) -> Tokenizer:
+def from_files(name: str, vocabulary: str, merges: str, *, prefix_space: bool | None) -> Tokenizer:
     """Return the tokenizer that the class ``name`` makes of ``vocab.json`` and ``merges.txt``."""
     tokenizer = Tokenizer(models.BPE.from_file(vocabulary, merges))
-    CLASSES[name].prepare(tokenizer, prefix_space=prefix_space)
+    CLASSES[name].prepare(tokenizer, prefix_space=prefix_space, legacy=False)
     return tokenizer
 
 
-def cuts_otherwise(name: str, tokenizer: Tokenizer, *, prefix_space: bool) -> bool:
-    """Return whether a ``tokenizer.json`` cuts text otherwise than its class, which is obeyed."""
-    own = Tokenizer(models.BPE())
-    CLASSES[name].prepare(own, prefix_space=prefix_space)
-    ours, theirs = own.pre_tokenizer, tokenizer.pre_tokenizer
-    text = " it's  1234 ÀÀ\r\n\n x<|a|>__y　中文!?"
-    if theirs is None or ours.pre_tokenize_str(text) != theirs.pre_tokenize_str(text):
-        return True
-    composed = "e\u0301 ﬁ"
-    before = tokenizer.normalizer
-    normal = before.normalize_str(composed) if before is not None else composed
-    own_normal = own.normalizer
-    return bool(normal != (own_normal.normalize_str(composed) if own_normal else composed))
+_TEXT = "it's  1234 ÀÀ\r\n\n x<|a|>__y　中文!? e\u0301 ﬁ THE ☃\U0010fffd"
+
+
+def as_class(
+    name: str, tokenizer: Tokenizer, *, prefix_space: bool | None, legacy: bool
+) -> Tokenizer | None:
+    """Return what the class ``name`` makes of a ``tokenizer.json``; None if that cuts otherwise.
+
+    Text that begins with a space is not looked at for SentencePiece's: files of Llama 2 differ
+    there from their class by one id, and the class is obeyed.
+    """
+    if not isinstance(tokenizer.model, models.BPE):
+        return None
+    own = Tokenizer.from_str(tokenizer.to_str())
+    model: Any = own.model
+    model.ignore_merges, model.dropout = False, None
+    CLASSES[name].prepare(own, prefix_space=prefix_space, legacy=legacy)
+    spaced = [f" {_TEXT}"] if isinstance(CLASSES[name], ByteLevel) else []
+    for text in [_TEXT, *spaced]:
+        if _words(own, text) != _words(tokenizer, text) or _ids(own, text) != _ids(tokenizer, text):
+            return None
+    return own
+
+
+def _words(tokenizer: Tokenizer, text: str) -> list[str]:
+    if tokenizer.normalizer is not None:
+        text = tokenizer.normalizer.normalize_str(text)
+    if tokenizer.pre_tokenizer is None:
+        return [text]
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids

@@ -15,10 +15,11 @@ from tokenizers import Tokenizer
 
 from atom.errors import UserError
 from atom.plugin import PreparedTokenizer, TokenizerContext
-from atom_tokenizers.classes import CLASSES, OF_MODELS, cuts_otherwise, from_files
+from atom_tokenizers.classes import CLASSES, PAIRS, as_class, from_files
 from atom_tokenizers.config import HuggingFace
 from atom_tokenizers.files import TOKENIZER, TOKENIZER_CONFIG, write
 from atom_tokenizers.tokenizer_config import ROLES, Token, TokenizerConfig, merged
+from atom_tokenizers.which_class import BUILDERS, OVERRULED, class_of
 
 SPECIAL_TOKENS, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 MODEL_CONFIG = "config.json"
@@ -50,8 +51,7 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
     settings = _of_class(path, settings, _json(path, folder / MODEL_CONFIG))
     with _refused(path, f"{TOKENIZER_CONFIG} cannot be read"):
         named = _named(settings)
-    source, tokenizer = _tokenizer(path, named, context.cache)
-    before = tokenizer.to_str()
+    source, before, tokenizer = _tokenizer(path, named, context.cache)
     with _refused(path, "its added tokens cannot be read"):
         _add(tokenizer, named)
     with _refused(path, "the tokenizer cannot read every text"):
@@ -71,33 +71,58 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
 
 
 def _of_class(path: Path, settings: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """Return ``settings`` with what the class of the tokenizer adds to them."""
-    name = settings.get("tokenizer_class") or model.get("tokenizer_class")
-    name = name or OF_MODELS.get(str(model.get("model_type")))
-    if not isinstance(name, str) or name.removesuffix("Fast") not in CLASSES:
-        return settings if isinstance(name, str | None) else settings | {"tokenizer_class": name}
-    if (path / TOKENIZER).is_file() and "tokenizer_class" not in settings:
+    """Return ``settings`` with the class that is taken, and what that adds to them."""
+    named = settings.get("tokenizer_class") or model.get("tokenizer_class")
+    if not isinstance(named, str | None):
+        return settings | {"tokenizer_class": named}
+    file = path if path.is_file() else path / TOKENIZER
+    found = file.is_file()
+    # Code that comes with a tokenizer is not run, and its model's class is not looked for.
+    kind = model.get("model_type") if "auto_map" not in settings else None
+    byte_level = found and b'"ByteLevel"' in file.read_bytes()
+    name = class_of(named, str(kind) if kind else None, byte_level=byte_level)
+    if name is None:
         return settings
-    roles = CLASSES[name.removesuffix("Fast")].roles
-    return roles | {"tokenizer_class": name} | settings
+    known = CLASSES.get(name.removesuffix("Fast"))
+    return (known.roles if known else {}) | settings | {"tokenizer_class": name}
 
 
-def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, Tokenizer]:
-    """Return the ``tokenizer.json`` and the tokenizer that it is."""
+def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, str, Tokenizer]:
+    """Return the ``tokenizer.json``, its content, and the tokenizer that its class makes of it."""
     source = path if path.is_file() else path / TOKENIZER
-    spaced = bool(named.add_prefix_space)
     if source.is_file():
         with _refused(path, f"{source.name} cannot be read as a tokenizer"):
             tokenizer = Tokenizer.from_file(str(source))
-        if named.kind in CLASSES and cuts_otherwise(named.kind, tokenizer, prefix_space=spaced):
+        overruled = _json(path, source.parent / MODEL_CONFIG).get("model_type") in OVERRULED
+        apart = f" in a folder without {MODEL_CONFIG}" if overruled else ""
+        valid = (
+            f"valid: PreTrainedTokenizerFast as tokenizer_class in {TOKENIZER_CONFIG}{apart}, "
+            f"if {source.name} is right"
+        )
+        if named.kind in BUILDERS:
             raise UserError(
-                f"its tokenizer_class is {named.tokenizer_class}, which cuts text otherwise than "
-                f"its {source.name} says; valid: PreTrainedTokenizerFast as tokenizer_class in "
-                f"{TOKENIZER_CONFIG}, if {source.name} is right",
+                f"its tokenizer_class is {named.tokenizer_class}, which makes a tokenizer of its "
+                f"own that ATOM does not know; {valid}",
                 key="tokenizer.path",
                 value=path,
             )
-        return source, tokenizer
+        if named.kind not in CLASSES:
+            return source, tokenizer.to_str(), tokenizer
+        with _refused(path, f"{named.tokenizer_class} can make no tokenizer of {source.name}"):
+            made = as_class(
+                named.kind,
+                tokenizer,
+                prefix_space=named.add_prefix_space,
+                legacy=bool(named.legacy),
+            )
+        if made is None:
+            raise UserError(
+                f"its tokenizer_class is {named.tokenizer_class}, which cuts text otherwise than "
+                f"its {source.name} says; {valid}",
+                key="tokenizer.path",
+                value=path,
+            )
+        return source, tokenizer.to_str(), made
     vocabulary, merges = path / "vocab.json", path / "merges.txt"
     if not (vocabulary.is_file() and merges.is_file()):
         problem = "holds no tokenizer" if path.is_dir() else "there is no such folder or file"
@@ -107,22 +132,24 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, T
             key="tokenizer.path",
             value=path,
         )
-    if named.kind not in CLASSES:
+    if named.kind not in PAIRS:
         what = f"{named.tokenizer_class} cuts" if named.kind else "an unnamed class cuts"
         raise UserError(
             f"vocab.json and merges.txt do not say how {what} text into words; valid: a folder "
             "with tokenizer.json (transformers' save_pretrained writes it), or a tokenizer_class "
-            f"in {TOKENIZER_CONFIG} of {', '.join(CLASSES)}",
+            f"in {TOKENIZER_CONFIG} of {', '.join(PAIRS)}",
             key="tokenizer.path",
             value=path,
         )
     # torchtitan's own reader of the two skips every merge that begins with "#".
     with _refused(path, "vocab.json and merges.txt cannot be read as a tokenizer"):
-        tokenizer = from_files(named.kind, str(vocabulary), str(merges), prefix_space=spaced)
+        tokenizer = from_files(
+            named.kind, str(vocabulary), str(merges), prefix_space=named.add_prefix_space
+        )
     text = tokenizer.to_str()
     folder = cache / f"hf-{hashlib.sha256(text.encode()).hexdigest()}"
     write(folder, {TOKENIZER: text})
-    return folder / TOKENIZER, tokenizer
+    return folder / TOKENIZER, text, tokenizer
 
 
 def _add(tokenizer: Tokenizer, named: TokenizerConfig) -> None:

@@ -46,6 +46,7 @@ class TokenizerConfig(BaseModel):
 
     tokenizer_class: str | None = None
     add_prefix_space: bool | None = None
+    legacy: bool | None = None
     bos_token: str | Token | None = None
     eos_token: str | Token | None = None
     unk_token: str | Token | None = None
