@@ -402,9 +402,9 @@ def test_the_tables_of_classes_are_those_of_transformers() -> None:
         if given
     }
     known = {which_class.OBEDIENT, *CLASSES}
-    assert which_class.OF_MODELS == {m: name for m, name in theirs.items() if name in known}
+    assert {m: name for m, name in theirs.items() if name in known} == which_class.OF_MODELS
     wrong = auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
-    assert which_class.OVERRULED == {m for m in wrong if theirs.get(m) in CLASSES}
+    assert {m for m in wrong if theirs.get(m) in CLASSES} == which_class.OVERRULED
 
     def builds(name: str) -> bool:
         found = auto.tokenizer_class_from_name(name)

@@ -41,25 +41,25 @@ _OF_MODELS = {
 OF_MODELS = {model: name for name, models in _OF_MODELS.items() for model in models.split()}
 """The class of a model's tokenizer, by the ``model_type`` of its ``config.json``."""
 
-OVERRULED = frozenset(
-    "hyperclovax_vision_v2 qwen2 qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen4_exp".split()
-)
+OVERRULED = {
+    "hyperclovax_vision_v2", "qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp",
+}  # fmt: skip
 """Models whose class is taken whatever their files name."""
 
-BUILDERS = frozenset(
-    """
-    AlbertTokenizer BartTokenizer BarthezTokenizer BertTokenizer BigBirdTokenizer
-    BlenderbotTokenizer CLIPTokenizer CamembertTokenizer CodeLlamaTokenizer CohereTokenizer
-    DPRQuestionEncoderTokenizer DebertaTokenizer DebertaV2Tokenizer EsmcTokenizer
-    FunnelTokenizer HerbertTokenizer LEDTokenizer LasrTokenizer LayoutLMv2Tokenizer
-    LayoutLMv3Tokenizer LayoutXLMTokenizer LukeTokenizer LxmertTokenizer MBart50Tokenizer
-    MBartTokenizer MPNetTokenizer MarkupLMTokenizer MobileBertTokenizer MvpTokenizer
-    NllbTokenizer NougatTokenizer OpenAIGPTTokenizer PegasusTokenizer ReformerTokenizer
-    RemBertTokenizer RoFormerTokenizer RobertaTokenizer SeamlessM4TTokenizer
-    Siglip2Tokenizer SplinterTokenizer T5Tokenizer UdopTokenizer VideoPrismTokenizer
-    WhisperTokenizer XGLMTokenizer XLMRobertaTokenizer XLNetTokenizer
-    """.split()
-)
+BUILDERS = {
+    "AlbertTokenizer", "BartTokenizer", "BarthezTokenizer", "BertTokenizer",
+    "BigBirdTokenizer", "BlenderbotTokenizer", "CLIPTokenizer", "CamembertTokenizer",
+    "CodeLlamaTokenizer", "CohereTokenizer", "DPRQuestionEncoderTokenizer",
+    "DebertaTokenizer", "DebertaV2Tokenizer", "EsmcTokenizer", "FunnelTokenizer",
+    "HerbertTokenizer", "LEDTokenizer", "LasrTokenizer", "LayoutLMv2Tokenizer",
+    "LayoutLMv3Tokenizer", "LayoutXLMTokenizer", "LukeTokenizer", "LxmertTokenizer",
+    "MBart50Tokenizer", "MBartTokenizer", "MPNetTokenizer", "MarkupLMTokenizer",
+    "MobileBertTokenizer", "MvpTokenizer", "NllbTokenizer", "NougatTokenizer",
+    "OpenAIGPTTokenizer", "PegasusTokenizer", "ReformerTokenizer", "RemBertTokenizer",
+    "RoFormerTokenizer", "RobertaTokenizer", "SeamlessM4TTokenizer", "Siglip2Tokenizer",
+    "SplinterTokenizer", "T5Tokenizer", "UdopTokenizer", "VideoPrismTokenizer",
+    "WhisperTokenizer", "XGLMTokenizer", "XLMRobertaTokenizer", "XLNetTokenizer",
+}  # fmt: skip
 """Further classes that build a tokenizer of their own: what they make of a file is not known."""
 
 
