@@ -26,10 +26,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 
-from atom import command_line, effects, lengths, ranges, rates
+from atom import command_line, effects, lengths, ranges, rates, users_alone
 from atom.errors import UserError, nearest
 from atom.groups import Groups
-from atom.guard import Loader, guarded, hide_hydra_plugins, is_name, refusal
+from atom.guard import HYDRAS, Loader, guarded, hide_hydra_plugins, is_name, refusal, user_folder
 from atom.host import Host
 from atom.plugin import Kernel
 from atom.run import COMPONENTS, Plugins, Run, parse
@@ -145,6 +145,7 @@ def run_of(config: DictConfig, host: Host) -> Run:
     try:
         _check_trust(config)
         _check_choices(host)
+        _check_others(config, host, origins)
         for key in sorted(OmegaConf.missing_keys(config)):
             raise UserError("is required and has no value", key=key)
         sections = OmegaConf.to_container(config, resolve=True)
@@ -242,11 +243,16 @@ class Origins:
         loader = GlobalHydra.instance().config_loader()
         assert isinstance(loader, ConfigLoaderImpl)
         repository = CachingConfigRepository(loader.repository)
-        defaults = loader.compute_defaults_list(CONFIG_NAME, self._overrides, RunMode.RUN)
+        chosen = HydraConfig.get()
+        overrides = [*chosen.overrides.hydra, *self._overrides]
+        name = chosen.job.config_name or CONFIG_NAME
+        defaults = loader.compute_defaults_list(name, overrides, RunMode.RUN)
         for default in reversed(defaults.defaults):
-            if default.config_path is None or default.config_path.startswith("hydra/"):
+            if default.config_path is None:
                 continue
             loaded = loader._load_single_config(default, repository)
+            if str(loaded.path).startswith(HYDRAS):
+                continue
             folder = str(loaded.path).removeprefix("file://")
             path = Path(folder) if folder.endswith(".yaml") else Path(folder, default.config_path)
             yield str(path.with_suffix(".yaml")), loaded.config, loaded.provider in _SHIPPED
@@ -279,7 +285,7 @@ def _at_home(value: Any, key: str) -> Any:
 def _folders(arguments: list[str]) -> set[str]:
     """Return the groups of ATOM's own folder, and of the folder that the user has named."""
     named = (a.partition("=")[2] for a in arguments if a.startswith("--config-dir="))
-    folders = [CONF, *map(Path, named)]
+    folders = [CONF, user_folder(), *map(Path, named)]
     found = (child for folder in folders if folder.is_dir() for child in folder.iterdir())
     return {child.name for child in found if child.is_dir()}
 
@@ -322,6 +328,17 @@ def _check_trust(config: DictConfig) -> None:
             )
 
 
+def _check_others(config: DictConfig, host: Host, origins: Origins) -> None:
+    """Refuse files of others that decide what is for the user to decide."""
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, Loader)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        # Where a launcher of Hydra's has taken the job elsewhere, its files are read again here.
+        origins.every(())
+    name = OmegaConf.select(config, "launcher.name")
+    users_alone.check(loader.of_others, name, list(HydraConfig.get().overrides.task), host)
+
+
 def _packages_used(run: Run, host: Host) -> set[str]:
     """Return the packages that a run needs: its components', and those of its possible kernels."""
     used = {
@@ -345,6 +362,7 @@ def _check_choices(host: Host) -> None:
     for group, option in HydraConfig.get().runtime.choices.items():
         if group.startswith("hydra/") or option is None:
             continue
+        group = group.partition("@")[0]  # what follows is where its content goes
         offered = loader.get_group_options(group)
         if option not in offered:
             raise _unknown_option(group, option, offered, host)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ from atom.host import Plugin
 
 HYDRA = "hydra"
 SUFFIX = ".yaml"
+
+_HYDRA_GROUP = re.compile(rf"\s*((optional|override)\s+)*/*{HYDRA}(?![\w-])")
 
 
 class Groups:
@@ -70,8 +73,10 @@ class Groups:
 class PluginSource(ConfigSource):
     """The files of plugins: ``atom://plugins``."""
 
+    PROVIDER = "plugins"
+
     def __init__(self, groups: Groups) -> None:
-        super().__init__(provider="plugins", path=f"{self.scheme()}://plugins")
+        super().__init__(provider=self.PROVIDER, path=f"{self.scheme()}://plugins")
         self.groups = groups
 
     def __deepcopy__(self, memo: Any) -> PluginSource:
@@ -146,13 +151,9 @@ def loaded(folder: Path, name: str, provider: str, *, trusted: bool = False) -> 
     """
     file = folder / (name if name.endswith(SUFFIX) else name + SUFFIX)
     try:
-        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        text = yaml_data.text_of(file)
     except FileNotFoundError:
         raise ConfigLoadError(f"Config not found : {file}") from None
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{file} is no text in UTF-8; valid: the same text, saved as UTF-8"
-        ) from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
     yaml_data.check(text, str(file))
@@ -161,9 +162,18 @@ def loaded(folder: Path, name: str, provider: str, *, trusted: bool = False) -> 
         config = OmegaConf.load(io.StringIO(text))
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise yaml_data.unreadable(str(file), error) from None
-    if not trusted and OmegaConf.is_dict(config) and HYDRA in config:
+    if not trusted and OmegaConf.is_dict(config) and (HYDRA in config or _chooses_hydra(config)):
         raise refused_hydra(str(file))
     return ConfigResult(config=config, path=f"file://{folder}", provider=provider, header=header)
+
+
+def _chooses_hydra(config: Any) -> bool:
+    """Return whether a defaults list names an option of Hydra's own groups."""
+    content = OmegaConf.to_container(config, resolve=False)
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    entries = defaults if isinstance(defaults, list) else []
+    words = [w for e in entries for w in (e if isinstance(e, dict) else [e])]
+    return any(isinstance(word, str) and _HYDRA_GROUP.match(word) for word in words)
 
 
 def refused_hydra(file: str) -> UserError:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hydra._internal import hydra as hydra_internal
@@ -39,6 +39,7 @@ from omegaconf.resolvers import oc
 from atom.errors import UserError
 from atom.groups import HYDRA, FolderSource, Groups, PluginSource, refused_hydra
 from atom.installed import Plugin, recorded
+from atom.trust import user_file
 
 RESOLVERS = (
     "hydra",
@@ -54,8 +55,11 @@ RESOLVERS = (
 BUDGET = 5_000
 """What all interpolations may come to: evaluations, values, and hundreds of characters."""
 
+USER = "user"
+"""The provider of the files below :func:`user_folder`."""
+
 _ENV = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([A-Za-z_]\w*)")
-_TRUSTED = ("pkg://hydra.", "structured://")
+HYDRAS = ("pkg://hydra.", "structured://")
 """Where Hydra's own configuration is, and that of its plugins."""
 
 
@@ -86,16 +90,19 @@ class Loader(ConfigLoaderImpl):
         self.config_search_path = config_search_path
         self.own = own
         self.repository = Repository(config_search_path, groups, own)
+        self.of_others: dict[str, Any] = {}
+        """What was read from files that neither ATOM, nor a plugin, nor the user has written."""
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         result = super()._load_single_config(default, repo)
+        if result.path.startswith(HYDRAS) or result.path == f"file://{self.own}":
+            return result
+        file = f"{result.path.removeprefix('file://')}/{default.config_path}.yaml"
         # A file comes to stand there by its header or by a defaults list, too.
-        if (
-            OmegaConf.is_dict(result.config)
-            and HYDRA in result.config
-            and not result.path.startswith((*_TRUSTED, f"file://{self.own}"))
-        ):
-            raise refused_hydra(f"{result.path.removeprefix('file://')}/{default.config_path}.yaml")
+        if OmegaConf.is_dict(result.config) and HYDRA in result.config:
+            raise refused_hydra(file)
+        if result.provider not in (PluginSource.PROVIDER, USER):
+            self.of_others[file] = OmegaConf.to_container(result.config, resolve=False)
         return result
 
 
@@ -112,6 +119,9 @@ class Repository(ConfigRepository):
         self.sources = [self._guarded(source) for source in self.sources]
         after = [n for n, source in enumerate(self.sources) if source.provider == "main"]
         self.sources.insert(after[-1] + 1 if after else len(self.sources) - 1, self._plugins)
+        # In front: a file of one's own with the name of a shipped one is meant.
+        if (folder := user_folder()).is_dir():
+            self.sources.insert(0, FolderSource(USER, str(folder), trusted=False))
 
     def _guarded(self, source: ConfigSource) -> ConfigSource:
         if source.scheme() != "file":
@@ -124,6 +134,11 @@ class Repository(ConfigRepository):
         return (
             super()._find_object_source(config_path, object_type) if is_name(config_path) else None
         )
+
+
+def user_folder() -> Path:
+    """Return where config files of the user's own are, if there are any."""
+    return user_file().parent / "conf"
 
 
 def is_name(config_path: str) -> bool:

@@ -25,6 +25,7 @@ from pydantic import (
 from atom import ranges, run_checks, yaml_data
 from atom.errors import UserError, nearest
 from atom.files import write_text
+from atom.lines import FROM_FILES, Line, Value, Variable, Word
 from atom.metrics import StepMetrics
 from atom.validation import validated
 
@@ -219,21 +220,26 @@ class Launcher(Component):
     gpus_per_node: PositiveInt | None = Field(
         default=None, description="GPUs, and ranks, of a node; null: ranks share its CPU"
     )
-    gpu: str | None = Field(
-        default=None, description="the GPU there, as in device=h100; null: as on this machine"
+    gpu: Word | None = Field(
+        default=None,
+        description="the GPU there, as in device=h100; null: as on this machine",
+        json_schema_extra=FROM_FILES,
     )
     cpus_per_node: PositiveInt | None = Field(default=None, description="cores of a node")
     time: str | None = Field(
         default=None,
         pattern=r"^(\d+-)?\d+(:\d\d){0,2}$",
+        json_schema_extra=FROM_FILES,
         description="limit of one job: MINUTES, HOURS:MM:SS or DAYS-HH:MM:SS",
     )
-    queue: str | None = Field(default=None, description="partition or queue")
-    account: str | None = Field(default=None, description="who pays")
-    image: str | None = Field(default=None, description="container image; null: no container")
-    environment: dict[str, str] = Field(default={}, description="variables of the ranks")
-    mounts: list[str] = Field(default=[], description="SOURCE:TARGET, for containers and pods")
-    before: list[str] = Field(
+    queue: Word | None = Field(
+        default=None, description="partition or queue", json_schema_extra=FROM_FILES
+    )
+    account: Word | None = Field(default=None, description="who pays", json_schema_extra=FROM_FILES)
+    image: Word | None = Field(default=None, description="container image; null: no container")
+    environment: dict[Variable, Value] = Field(default={}, description="variables of the ranks")
+    mounts: list[Line] = Field(default=[], description="SOURCE:TARGET, for containers and pods")
+    before: list[Line] = Field(
         default=[], description="shell commands on every node, before the ranks"
     )
 
@@ -433,8 +439,8 @@ def read(path: Path) -> Run:
         UserError: the file cannot be read, or is not a run.
     """
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        text = yaml_data.text_of(path)
+    except OSError as error:
         raise UserError(f"{path} cannot be read as a run: {' '.join(str(error).split())}") from None
     sections = yaml_data.load(text, str(path))
     if not isinstance(sections, dict):

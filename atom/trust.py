@@ -163,14 +163,14 @@ def _of_variables(environment: Mapping[str, str]) -> list[_Place]:
 
 
 def _of_user(path: Path) -> list[_Place]:
-    try:
-        text = path.read_text()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
     from atom import yaml_data
 
+    try:
+        text = yaml_data.text_of(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     section = yaml_data.load(text, str(path))
     if section is None:
         return []

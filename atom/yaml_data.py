@@ -6,6 +6,9 @@ a number of a million digits, or brackets within brackets, end in an error that 
 
 from __future__ import annotations
 
+import os
+import stat
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -43,6 +46,32 @@ def load(text: str, origin: str) -> Any:
         raise unreadable(origin, error) from None
 
 
+def text_of(path: Path) -> str:
+    """Return the text of a file, which is measured before it is read.
+
+    Raises:
+        UserError: it is no regular file, no text, or larger than a configuration may be.
+        OSError: it cannot be opened.
+    """
+    # Without O_NONBLOCK, to open a pipe would wait for a writer.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"{path} is no file of a disk")
+        content = file.read(BYTES + 1)
+    if len(content) > BYTES:
+        raise _too_large(str(path))
+    try:
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{path} is no text in UTF-8; valid: the same text, saved as UTF-8"
+        ) from None
+
+
+def _too_large(origin: str) -> UserError:
+    return UserError(f"{origin} is larger than the {BYTES // 1024} KiB a configuration may have")
+
+
 def check(text: str, origin: str) -> None:
     """Refuse a document that is no plain data, without building anything from it.
 
@@ -50,7 +79,7 @@ def check(text: str, origin: str) -> None:
         UserError: as for :func:`load`.
     """
     if len(text) > BYTES:
-        raise UserError(f"{origin} is larger than the {BYTES // 1024} KiB a configuration may have")
+        raise _too_large(origin)
     try:
         _walk(text, origin)
     except yaml.YAMLError as error:

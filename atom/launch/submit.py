@@ -12,6 +12,7 @@ from atom import plugin
 from atom.errors import UserError
 from atom.host import Host, resolve
 from atom.launch import start
+from atom.lines import is_line
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import LaunchContext, LaunchJob, Submission
 from atom.run import Launcher, Run
@@ -33,6 +34,12 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
         UserError: the run cannot be, or not so on that launcher; nothing has been written.
     """
     place = place.absolute()
+    if not is_line(str(place)):
+        raise UserError(
+            "goes into scripts; valid: a name without line breaks and control characters",
+            key="run.dir",
+            value=str(place),
+        )
     if run.launcher.gpus_per_node is None and run.device == "auto":
         run = run.model_copy(update={"device": "cpu"})
     ranks, planned = _ranks(run), _planned(run)

@@ -12,8 +12,7 @@ from pydantic import (
     PositiveInt,
 )
 
-Line = Annotated[str, Field(pattern=r"^[^\r\n]+$")]
-"""What becomes a line of a script."""
+from atom.lines import FROM_FILES, Line, Word
 
 _PYTHON = Field(default="python", description="the interpreter there, which has ATOM")
 _PORT = Field(default=29500, gt=0, lt=65536, description="a free port of the first machine")
@@ -36,9 +35,15 @@ class Torchrun(_Parameters):
 class Slurm(_Parameters):
     """A batch job of Slurm."""
 
-    qos: Line | None = Field(default=None, description="quality of service")
-    constraint: Line | None = Field(default=None, description="features that nodes must have")
-    exclude: Line | None = Field(default=None, description="nodes not to be given")
+    qos: Word | None = Field(
+        default=None, description="quality of service", json_schema_extra=FROM_FILES
+    )
+    constraint: Word | None = Field(
+        default=None, description="features that nodes must have", json_schema_extra=FROM_FILES
+    )
+    exclude: Word | None = Field(
+        default=None, description="nodes not to be given", json_schema_extra=FROM_FILES
+    )
     exclusive: bool = Field(default=True, description="share the nodes with nobody")
     arguments: list[Line] = Field(default=[], description="further options of sbatch")
     srun: list[Line] = Field(default=[], description="further options of srun")
@@ -78,16 +83,26 @@ class Kubernetes(_Parameters):
     """A JobSet."""
 
     namespace: str | None = Field(
-        default=None, pattern=_DNS, max_length=63, description="null: that of kubectl's context"
+        default=None,
+        pattern=_DNS,
+        max_length=63,
+        description="null: that of kubectl's context",
+        json_schema_extra=FROM_FILES,
     )
     python: Line = _PYTHON
     port: int = _PORT
-    memory: Quantity | None = Field(default=None, description="of a pod; null: no limit")
-    shared_memory: Quantity | None = Field(
-        default=None, description="the most that /dev/shm may hold; null: as much as the node's"
+    memory: Quantity | None = Field(
+        default=None, description="of a pod; null: no limit", json_schema_extra=FROM_FILES
     )
-    extended_resources: dict[str, PositiveInt] = Field(
-        default={}, description="devices of a pod beside GPUs, such as rdma/ib: 1"
+    shared_memory: Quantity | None = Field(
+        default=None,
+        description="the most that /dev/shm may hold; null: as much as the node's",
+        json_schema_extra=FROM_FILES,
+    )
+    extended_resources: dict[Word, PositiveInt] = Field(
+        default={},
+        description="devices of a pod beside GPUs, such as rdma/ib: 1",
+        json_schema_extra=FROM_FILES,
     )
     restarts: NonNegativeInt = _RESTARTS
     grace_seconds: PositiveInt = Field(
@@ -104,14 +119,20 @@ class SkyPilot(_Parameters):
     infra: Line | None = Field(
         default=None, description="CLOUD, CLOUD/REGION or CLOUD/REGION/ZONE; null: the cheapest"
     )
-    accelerator: Line | None = Field(
-        default=None, description="SkyPilot's name of the GPU; null: that of launcher.gpu"
+    accelerator: Word | None = Field(
+        default=None,
+        description="SkyPilot's name of the GPU; null: that of launcher.gpu",
+        json_schema_extra=FROM_FILES,
     )
     use_spot: bool = Field(default=False, description="machines that may be taken away")
-    memory: Line | None = Field(default=None, description="GiB of a machine: 64, or 64+ for more")
+    memory: Word | None = Field(
+        default=None,
+        description="GiB of a machine: 64, or 64+ for more",
+        json_schema_extra=FROM_FILES,
+    )
     python: Line = _PYTHON
     port: int = _PORT
-    setup: list[str] = Field(default=[], description="shell commands that make a machine ready")
+    setup: list[Line] = Field(default=[], description="shell commands that make a machine ready")
     bucket: str | None = Field(
         default=None,
         pattern=_DNS,

@@ -175,7 +175,7 @@ def _container(config: Kubernetes, context: LaunchContext, job: LaunchJob) -> di
         limits["memory"] = config.memory
     requests = {} if resources.cpus_per_node is None else {"cpu": resources.cpus_per_node}
     amounts = {"limits": limits, "requests": requests}
-    variables = manifest.environment(context).items()
+    variables = context.resources.environment.items()
     targets = [target for _, target in manifest.mounts(context)]
     return {
         "name": "node",

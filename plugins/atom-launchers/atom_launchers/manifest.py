@@ -14,7 +14,6 @@ import yaml
 from atom.errors import UserError
 from atom.plugin import LaunchContext
 
-_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z/~][\w./@+-]*", re.ASCII)
 _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
 _LONGEST_WORDS = 24
@@ -52,22 +51,6 @@ def mounts(context: LaunchContext) -> list[tuple[str, str]]:
 def holds(target: str, folder: Path) -> bool:
     """Return whether ``folder`` is in what is mounted at ``target``."""
     return PurePosixPath(folder).is_relative_to(target)
-
-
-def environment(context: LaunchContext) -> dict[str, str]:
-    """Return the variables of the ranks.
-
-    Raises:
-        UserError: a name is none that a shell knows.
-    """
-    variables: dict[str, str] = context.resources.environment
-    for variable in variables:
-        if not _VARIABLE.fullmatch(variable):
-            raise UserError(
-                f"{variable!r} is no name of a variable; valid: letters, digits and _",
-                key="launcher.environment",
-            )
-    return variables
 
 
 def refuse(context: LaunchContext, system: str, *keys: str) -> None:

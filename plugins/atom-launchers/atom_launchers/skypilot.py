@@ -102,7 +102,7 @@ def _task(config: SkyPilot, context: LaunchContext, job: LaunchJob, number: int)
         "resources": manifest.added(
             _resources(config, context), config.resources, "launcher.resources"
         ),
-        "envs": manifest.environment(context),
+        "envs": context.resources.environment,
         "volumes": volumes,
         "file_mounts": files,
         "setup": "\n".join([*config.setup, f"{_word(config)} -c 'import atom' || exit 2", ""]),

@@ -224,7 +224,6 @@ def test_a_sweep_is_a_jobset_a_run() -> None:
         ({"mounts": ["shared:/runs/First"]}, {}, "run.dir=/runs/First run: is on no volume"),
         ({"mounts": ["shared"]}, {}, "launcher.mounts=shared: is no volume and where"),
         ({"mounts": ["Shared:/runs"]}, {}, "launcher.mounts=Shared:/runs: is no volume; valid"),
-        ({"environment": {"A-B": "1"}}, {}, "launcher.environment: 'A-B' is no name of a"),
         ({}, {"pod": {"restartPolicy": "Always"}}, "launcher.pod.restartPolicy: is set by ATOM"),
     ],
 )

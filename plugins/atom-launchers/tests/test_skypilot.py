@@ -188,7 +188,6 @@ def test_a_sweep_is_a_task_and_a_bucket_a_run(tmp_path: Path) -> None:
         ({"mounts": []}, {}, "run.dir={run}: does not outlive the machines"),
         ({"mounts": ["s3://lab:{runs}"]}, {}, "run.dir={run}: does not outlive the machines"),
         ({"mounts": ["shared"]}, {}, "launcher.mounts=shared: is no volume and where"),
-        ({"environment": {"A-B": "1"}}, {}, "launcher.environment: 'A-B' is no name of a"),
         ({}, {"resources": {"cpus": 4, "use_spot": True}}, "launcher.resources.use_spot: is set"),
     ],
 )
