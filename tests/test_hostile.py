@@ -81,7 +81,6 @@ FILES = {
         "defaults:\n  - override /hydra/launcher: evil",
         ("hydra", "itself"),
         files={"hydra/launcher/evil.yaml": "_target_: os.system\ncommand: touch {mark}"},
-        named="hydra/launcher/evil.yaml",
     ),
     "import by a search path": Hostile(
         "hydra: {searchpath: ['pkg://antigravity']}", ("hydra", "itself")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from atom.errors import UserError
 from atom.plugin import Contents, Document
-from atom_datasets import content, identity
+from atom_datasets import admitted, content, identity
 from atom_datasets.config import HuggingFace
 from atom_datasets.dealing import permutation
 from atom_datasets.finding import Tally, find
@@ -153,6 +153,7 @@ def _opened(source: HuggingFaceSource) -> _Opened:
     left_out = Tally()
     with quiet(), _explained(source):
         builder, links = _builder(source, left_out)
+        admitted.check(builder, source.path, links or None)
         read_only(builder, source.text_field)
         stream = builder.as_streaming_dataset(split=source.split)
         files = builder.config.data_files
@@ -177,12 +178,14 @@ def _builder(
     import datasets
 
     path = source.path
+    admitted.check_name(path)
     links: dict[str, Path] = {}
     folder = Path(path).expanduser()
     if folder.is_dir():
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "atom_datasets"
         found = find([path], None, "")
         left_out.kinds.update(found.left_out.kinds)
+        admitted.check_card(folder)
         for file in found.files:
             content.check_pointer(file)
         place, links = linked(folder, found.files, cache)
@@ -193,7 +196,8 @@ def _builder(
 
 def _columns(source: HuggingFaceSource) -> list[str]:
     """Return the names of all columns, as far as they can be found out."""
-    builder, _ = _builder(source, Tally())
+    builder, links = _builder(source, Tally())
+    admitted.check(builder, source.path, links or None)
     stream = builder.as_streaming_dataset(split=source.split)
     return stream.column_names or list(next(iter(stream), {}))
 

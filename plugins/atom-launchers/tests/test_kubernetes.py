@@ -219,7 +219,7 @@ def test_a_sweep_is_a_jobset_a_run() -> None:
     [
         ({"image": None}, {}, "launcher.image: is needed"),
         ({"account": "lab"}, {}, "launcher.account=lab: Kubernetes knows nothing like it"),
-        ({"queue": "a b"}, {}, "launcher.queue=a b: is no name of a queue"),
+        ({"queue": "a/b"}, {}, "launcher.queue=a/b: is no name of a queue"),
         ({"mounts": []}, {}, "run.dir=/runs/First run: is on no volume of the pods"),
         ({"mounts": ["shared:/runs/First"]}, {}, "run.dir=/runs/First run: is on no volume"),
         ({"mounts": ["shared"]}, {}, "launcher.mounts=shared: is no volume and where"),

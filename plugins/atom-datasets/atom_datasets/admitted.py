@@ -1,0 +1,125 @@
+"""Which code of ``datasets`` may read a dataset, and from where.
+
+``datasets`` has readers that unpickle, and a dataset's card (its README) may name files anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from atom.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+FORMATS = ("arrow", "csv", "json", "parquet", "text", "webdataset")
+"""The readers that are used. ``pandas`` unpickles; those of pictures and sound have no text."""
+
+_DECODED = ("txt", "text", "transcript", "json", "jsn")
+"""Entries of a web dataset that are decoded."""
+
+_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+_CARD = re.compile(r"\A\ufeff?---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
+_CARD_BYTES = 16 * 2**20
+
+
+def check_name(path: str) -> None:
+    """Refuse what is neither a name on the Hub nor a folder: ``datasets`` has readers by name.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if not Path(path).expanduser().is_dir() and not _NAME.fullmatch(path):
+        raise UserError(
+            "is neither a dataset of the Hub nor a folder; valid: OWNER/NAME, such as allenai/c4, "
+            "or a folder that exists",
+            key="dataset.path",
+            value=path,
+        )
+
+
+def check_card(folder: Path) -> None:
+    """Refuse the card of a folder that names files elsewhere, before any of them is asked for.
+
+    Raises:
+        UserError: it does.
+    """
+    path = folder / "README.md"
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        text = file.read(_CARD_BYTES).decode(errors="replace")
+    if (found := _CARD.search(text)) is None:
+        return
+    try:
+        card = yaml.load(found[1], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(
+            f"{path} begins with YAML that cannot be read", key="dataset.path"
+        ) from None
+    configs = card.get("configs") if isinstance(card, dict) else None
+    for config in configs if isinstance(configs, list) else []:
+        if not isinstance(config, dict):
+            continue
+        for pattern in _texts([config.get("data_files"), config.get("data_dir")], depth=5):
+            if "://" in pattern or pattern.startswith(("/", "~")) or ".." in _parts(pattern):
+                raise _outside(pattern, str(path))
+
+
+def check(builder: datasets.DatasetBuilder, source: str, known: Iterable[str] | None) -> None:
+    """Refuse a reader or a file that is none of the dataset's; nothing has been read yet.
+
+    Args:
+        builder: what ``datasets`` would read with.
+        source: the dataset: a name on the Hub, or a folder.
+        known: the files of the folder; None for the Hub.
+
+    Raises:
+        UserError: it would unpickle, or read what is elsewhere.
+    """
+    *package, format, _ = type(builder).__module__.split(".")
+    if package != ["datasets", "packaged_modules"] or format not in FORMATS:
+        raise UserError(
+            f"would be read as {format}, which is not among the formats that are only data; "
+            f"valid: {', '.join(FORMATS)}",
+            key="dataset.path",
+            value=source,
+        )
+    from datasets import config
+
+    places = (f"hf://datasets/{source}@", f"{config.HF_ENDPOINT}/datasets/{source}/")
+    inside = None if known is None else set(known)
+    for names in (builder.config.data_files or {}).values():
+        for name in names:
+            of_hub = name.startswith(places) and ".." not in _parts(name)
+            if not (of_hub if inside is None else name in inside):
+                raise _outside(name, source)
+    if format == "webdataset":
+        whole: Any = type(builder)
+        # Others are code of torch's and pickles: .pth, .pyd. What is not decoded is bytes.
+        kept = {name: whole.DECODERS[name] for name in _DECODED if name in whole.DECODERS}
+        builder.__class__ = type(whole.__name__, (whole,), {"DECODERS": kept})
+
+
+def _outside(name: str, where: str) -> UserError:
+    return UserError(
+        f"{where} names a file that is not in the dataset ({name}); valid: files of its own",
+        key="dataset.path",
+    )
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name.replace("\\", "/")).parts
+
+
+def _texts(value: Any, depth: int) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif depth and isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from _texts(child, depth - 1)
