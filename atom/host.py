@@ -82,15 +82,7 @@ class Host:
             UserError: what is installed differs from the lock; nothing has been imported then.
         """
         trust = Trust.gather() if trust is None else trust
-        trusted, blocked = [], []
-        for plugin in installed():
-            if not trust.is_of_use(plugin.package):
-                continue
-            refusal = trust.refusal(plugin.package)
-            if refusal is None:
-                trusted.append(plugin)
-            else:
-                blocked.append(replace(plugin, reason=refusal))
+        trusted, blocked = trust.divided(installed())
         if trust.locked is not None:
             from atom import plugin_lock
 

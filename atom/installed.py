@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from atom import ownership
 from atom.errors import UserError
 from atom.plugin import ENTRY_POINT_GROUP
 
@@ -28,6 +29,7 @@ class Plugin:
             without importing anything, so a broken plugin has it too; None if there is no such
             thing.
         conf: the folder with the plugin's Hydra config groups, if it has one.
+        stray: a file that importing ``module`` would run and that is not the package's own.
         reason: why the plugin is broken or blocked, in one line; None if it is neither.
         warnings: what the plugin uses that is deprecated, a line each.
     """
@@ -39,6 +41,7 @@ class Plugin:
     import_package: str
     source: Path | None = None
     conf: Path | None = None
+    stray: Path | None = None
     reason: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -123,6 +126,10 @@ def _plugins(distribution: metadata.Distribution) -> list[Plugin]:
     for point in points:
         import_package, source = _locate(point.value)
         conf = source / "conf" if source is not None else None
+        stray = None
+        if source is not None:
+            depth = import_package.count(".") + 1
+            stray = ownership.stray(distribution, point.value, depth, source)
         plugin = Plugin(
             entry_point=point.name,
             package=described["Name"] or "unknown",
@@ -131,6 +138,7 @@ def _plugins(distribution: metadata.Distribution) -> list[Plugin]:
             import_package=import_package,
             source=source,
             conf=conf if conf is not None and conf.is_dir() else None,
+            stray=stray,
         )
         plugins.append(plugin)
     return plugins

@@ -9,20 +9,21 @@ Three places may say so, and each can only be stricter than the others:
 
 A package is loaded if every list of allowed packages names it, and no list of blocked ones does.
 The configuration files of a run have no say: they are read after the plugins, some come from
-plugins, and some from strangers.
+plugins, and some from strangers. A ``run.yaml`` records the lists of whoever made it: they can only
+be stricter than the user's, too.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom.errors import UserError, nearest
-from atom.installed import normalized
+from atom.installed import Plugin, normalized
 
 if TYPE_CHECKING:
     from atom.run import Plugins
@@ -91,17 +92,22 @@ class Trust:
         return cls(rules("allow"), rules("block"), place)
 
     @classmethod
-    def of_run(cls, section: Plugins, origin: str = "run.yaml") -> Trust:
-        """Return what a composed run says: its ranks load what it uses, and nothing else."""
+    def of_run(cls, section: Plugins, environment: Mapping[str, str] = os.environ) -> Trust:
+        """Return what a composed run and this user say together, of what the run uses.
+
+        Raises:
+            UserError: a list of the user's cannot be understood. Nothing is loaded then.
+        """
+        users = cls.gather((), environment)
 
         def rules(name: str, patterns: list[str] | None) -> tuple[Rule, ...]:
             if patterns is None:
                 return ()
-            return (Rule(tuple(patterns), f"{SECTION}.{name}={_listed(patterns)} ({origin})"),)
+            return (Rule(tuple(patterns), f"{SECTION}.{name}={_listed(patterns)} (run.yaml)"),)
 
         return cls(
-            rules("allow", section.allow),
-            rules("block", section.block),
+            users.allow + rules("allow", section.allow),
+            users.block + rules("block", section.block),
             section.locked,
             None if section.used is None else frozenset(map(normalized, section.used)),
         )
@@ -116,9 +122,31 @@ class Trust:
                 return f"it is not in {rule.origin}"
         return None
 
-    def is_of_use(self, package: str) -> bool:
-        """Return whether a package is among those to load at all."""
-        return self.only is None or normalized(package) in self.only
+    def divided(self, plugins: Iterable[Plugin]) -> tuple[list[Plugin], list[Plugin]]:
+        """Return those of use that may be loaded, and those that are blocked, with the reason.
+
+        The lists are about packages, so a package may bring in nothing that is another's.
+        """
+        refused = [(plugin, self.refusal(plugin.package)) for plugin in plugins]
+        kept = {
+            plugin.source: plugin.package
+            for plugin, refusal in refused
+            if refusal is not None and plugin.source is not None and plugin.stray is None
+        }
+        trusted, blocked = [], []
+        for plugin, refusal in refused:
+            if self.only is not None and normalized(plugin.package) not in self.only:
+                continue
+            if refusal is None and plugin.stray is not None:
+                refusal = f"its entry point runs {plugin.stray}, which is no file of its own"
+            elif refusal is None and plugin.source in kept:
+                owner = kept[plugin.source]
+                refusal = f"its entry point names {plugin.module} of {owner}, which is blocked"
+            if refusal is None:
+                trusted.append(plugin)
+            else:
+                blocked.append(replace(plugin, reason=refusal))
+        return trusted, blocked
 
     def section(self, packages: Iterable[str], used: Iterable[str]) -> dict[str, Any]:
         """Return the section ``plugins`` of a run, for its ranks.
@@ -156,9 +184,15 @@ _Place = tuple[str, list[str], str]
 def _of_variables(environment: Mapping[str, str]) -> list[_Place]:
     found = []
     for name, variable in (("allow", ALLOW), ("block", BLOCK)):
-        text = environment.get(variable, "")
-        if patterns := [word.strip() for word in text.split(",") if word.strip()]:
-            found.append((name, patterns, f"{variable}={','.join(patterns)}"))
+        if (text := environment.get(variable)) is None:
+            continue
+        patterns = [word.strip() for word in text.split(",") if word.strip()]
+        if not patterns:
+            raise UserError(
+                f"{variable}={text} holds no pattern of package names, such as atom-*; "
+                "unset it for no list"
+            )
+        found.append((name, patterns, f"{variable}={','.join(patterns)}"))
     return found
 
 
@@ -205,7 +239,7 @@ def typed(arguments: Sequence[str]) -> dict[str, Any]:
         try:
             override = OverridesParser.create().parse_override(literal(argument, taken(argument)))
             sound = not override.is_delete() and not override.is_sweep_override()
-        except (HydraException, ValueError):
+        except (HydraException, ValueError, UserError):
             sound = False
         if not sound or name not in (*_LISTS, "locked"):
             raise _mistake(

@@ -92,8 +92,7 @@ def main(arguments: list[str]) -> int:
 def _lock(path: Path) -> int:
     from atom import plugin_lock
 
-    trust = Trust.gather()
-    trusted = [plugin for plugin in installed() if trust.refusal(plugin.package) is None]
+    trusted, _ = Trust.gather().divided(installed())
     packages = plugin_lock.write(path, trusted)["plugins"]
     count = sum(len(entry["files"]) for entry in packages.values())
     print(f"{path}: {len(packages)} packages, {count} files")
