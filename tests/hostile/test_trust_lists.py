@@ -78,7 +78,7 @@ def test_a_stranger_s_run_loads_nothing_that_the_user_blocks(
         (settings / "atom/plugins.yaml").write_text("block: [marked]\n")
     arguments = {
         "generate": ("generate", str(stranger), "hello"),
-        "export": ("export", str(stranger), str(tmp_path / "out")),
+        "export": ("export", str(stranger), "--to", "hf", "--out", str(tmp_path / "out")),
         "train": ("train", "architecture.name=marked_net", f"run.dir={tmp_path / 'out'}"),
     }[command]
     done = atom(*arguments, cwd=tmp_path, **environment)
