@@ -17,9 +17,11 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationInfo,
     field_validator,
+    model_serializer,
 )
 
 from atom import ranges, run_checks, yaml_data
@@ -27,6 +29,7 @@ from atom.errors import UserError, nearest
 from atom.files import write_text
 from atom.lines import FROM_FILES, Line, Value, Variable, Word
 from atom.metrics import StepMetrics
+from atom.redaction import redacted
 from atom.validation import validated
 
 COMPONENTS = ("architecture", "tokenizer", "dataset", "parallelism")
@@ -238,10 +241,19 @@ class Launcher(Component):
     account: Word | None = Field(default=None, description="who pays", json_schema_extra=FROM_FILES)
     image: Word | None = Field(default=None, description="container image; null: no container")
     environment: dict[Variable, Value] = Field(default={}, description="variables of the ranks")
+    pass_environment: list[Variable] = Field(
+        default=[],
+        description="variables that ranks take from the shell that submits; no value is written",
+    )
     mounts: list[Line] = Field(default=[], description="SOURCE:TARGET, for containers and pods")
     before: list[Line] = Field(
         default=[], description="shell commands on every node, before the ranks"
     )
+
+    @model_serializer(mode="wrap")
+    def _without_secrets(self, handler: SerializerFunctionWrapHandler) -> Section:
+        section: Section = redacted(handler(self), "launcher")
+        return section
 
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from atom import plugin
@@ -15,8 +17,12 @@ from atom.launch import start
 from atom.lines import is_line
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import LaunchContext, LaunchJob, Submission
+from atom.redaction import REDACTED, found
 from atom.run import Launcher, Run
 from atom.select import configured
+
+_SWEEP = "multirun.yaml"
+"""What Hydra writes into the folder of a sweep."""
 
 COMMAND = (sys.executable, "-P", "-m", "atom.launch.node")
 """What each node runs, with the run folder after it."""
@@ -61,6 +67,7 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
     )
     # What the launcher cannot do, it says now: the plan itself is made of all jobs together.
     submission = plan([job], run, host, place)
+    _check_passed(run, submission)
     if not run.launcher.dry_run:
         for command in submission.commands:
             if shutil.which(command[0]) is None:
@@ -82,20 +89,79 @@ def submit(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> None
         UserError: the launcher cannot be used so, or what it submits to refuses.
     """
     submission = plan(jobs, run, host, place)
+    secrets = list(found(dict(run.launcher), "launcher"))
     if run.launcher.dry_run:
         for name, text in submission.files.items():
-            print(f"# {place.absolute() / name}\n{text}")
+            print(f"# {place.absolute() / name}\n{_without(text, secrets)}")
         for command in submission.commands:
-            print(f"$ {' '.join(command)}")
+            print(f"$ {_without(' '.join(command), secrets)}")
         if not submission.commands:
             print(submission.advice)
         return
     for name, text in submission.files.items():
-        (place / name).write_text(text)
+        _write(place / name, text, private=bool(secrets))
+    if secrets:
+        _tell(secrets, place, submission)
     for command in submission.commands:
         _run(command, place, submission)
     if submission.advice:
         print(submission.advice, flush=True)
+
+
+def _check_passed(run: Run, submission: Submission) -> None:
+    """Refuse a variable that would not reach the ranks."""
+    written = [*submission.files.values(), submission.advice, *map(" ".join, submission.commands)]
+    for name in run.launcher.pass_environment:
+        if submission.commands and name not in os.environ:
+            raise UserError(
+                f"{name} is not set here; valid: variables of the shell that submits",
+                key="launcher.pass_environment",
+                value=name,
+            )
+        if not any(name in text for text in written):
+            raise UserError(
+                f"the launcher {run.launcher.name} does not hand on variables by their names",
+                key="launcher.pass_environment",
+                value=name,
+            )
+    for key, value in found(dict(run.launcher), "launcher"):
+        if value == REDACTED:
+            raise UserError("is what was written for a secret; valid: the secret", key=key)
+
+
+def _write(path: Path, text: str, *, private: bool) -> None:
+    """Write a file of the submission, whole or not at all; ``private``: for its owner alone."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.unlink(missing_ok=True)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(unfinished, flags, 0o600 if private else 0o666), "w") as file:
+            file.write(text)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _tell(secrets: Sequence[tuple[str, str]], place: Path, submission: Submission) -> None:
+    """Say where secrets are and where not, and take them out of what Hydra writes of a sweep."""
+    sweep = place / _SWEEP
+    if sweep.is_file():
+        _write(sweep, _without(sweep.read_text(), secrets), private=True)
+    files = " and ".join(str(place / name) for name in submission.files)
+    keys = ", ".join(dict.fromkeys(key for key, _ in secrets))
+    print(
+        f"{keys}: redacted in run.yaml; {files} holds what the job needs, and only you can read "
+        "it. launcher.pass_environment=[NAME] writes no value at all",
+        flush=True,
+    )
+
+
+def _without(text: str, secrets: Iterable[tuple[str, str]]) -> str:
+    """Return text without secrets, as they are and as a shell is given them."""
+    spelled = {form for _, secret in secrets for form in (secret, shlex.quote(secret))}
+    for form in sorted(spelled, key=len, reverse=True):
+        text = text.replace(form, REDACTED)
+    return text
 
 
 def plan(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> Submission:

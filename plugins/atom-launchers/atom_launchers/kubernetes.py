@@ -62,6 +62,14 @@ def _check(context: LaunchContext) -> None:
             key="launcher.image",
         )
     manifest.refuse(context, "Kubernetes", "account")
+    if resources.pass_environment:
+        raise UserError(
+            "pods have nothing of this shell; valid: a Secret of the cluster, as in "
+            "launcher.container='{env: [{name: NAME, valueFrom: {secretKeyRef: {name: SECRET, "
+            "key: KEY}}}]}'",
+            key="launcher.pass_environment",
+            value=resources.pass_environment,
+        )
     if resources.queue is not None and not _LABEL.fullmatch(resources.queue):
         raise UserError(
             "is no name of a queue of Kueue; valid: up to 63 letters, digits, -, _ and .",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -51,6 +52,16 @@ def mounts(context: LaunchContext) -> list[tuple[str, str]]:
 def holds(target: str, folder: Path) -> bool:
     """Return whether ``folder`` is in what is mounted at ``target``."""
     return PurePosixPath(folder).is_relative_to(target)
+
+
+def exports(context: LaunchContext) -> list[str]:
+    """Return lines of bash that set the ranks' variables; those without a value must be set."""
+    given = context.resources.environment.items()
+    passed = context.resources.pass_environment
+    return [
+        *(f"export {key}={shlex.quote(value)}" for key, value in given),
+        *(f"export {name}=${{{name}:?launcher.pass_environment names it}}" for name in passed),
+    ]
 
 
 def refuse(context: LaunchContext, system: str, *keys: str) -> None:

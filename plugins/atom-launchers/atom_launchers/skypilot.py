@@ -32,7 +32,8 @@ def plan(config: SkyPilot, context: LaunchContext) -> Submission:
         file = "skypilot.yaml" if len(context.jobs) == 1 else f"skypilot-{number}.yaml"
         comment = f"Made by `atom train launcher=skypilot`; `sky jobs launch {file}` submits it."
         files[file] = manifest.dump(comment, _task(config, context, job, number))
-    launch = ("sky", "jobs", "launch", "--yes", "--detach-run", *config.arguments)
+    passed = (w for name in context.resources.pass_environment for w in ("--secret", name))
+    launch = ("sky", "jobs", "launch", "--yes", "--detach-run", *passed, *config.arguments)
     return Submission(
         files=files,
         commands=tuple((*launch, file) for file in files),

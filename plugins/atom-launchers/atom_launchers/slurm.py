@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from atom.errors import UserError
 from atom.plugin import LaunchContext, LaunchJob, Submission
+from atom_launchers import manifest
 from atom_launchers.config import Slurm
 
 SCRIPT = "submit.sh"
@@ -143,8 +144,7 @@ def _folder(context: LaunchContext) -> str:
 
 
 def _environment(context: LaunchContext) -> str:
-    given = context.resources.environment.items()
-    return "\n".join(f"export {key}={shlex.quote(value)}" for key, value in given)
+    return "\n".join(manifest.exports(context))
 
 
 def _container_options(config: Slurm, context: LaunchContext) -> list[str]:

@@ -6,6 +6,8 @@ import shlex
 
 from atom.errors import UserError
 from atom.plugin import LaunchContext, LaunchJob, Submission
+from atom.redaction import found
+from atom_launchers import manifest
 from atom_launchers.config import Torchrun
 
 
@@ -23,6 +25,12 @@ def plan(config: Torchrun, context: LaunchContext) -> Submission:
                 key=f"launcher.{key}",
                 value=value,
             )
+    for key, _ in found(context.resources.environment, "launcher.environment"):
+        raise UserError(
+            "is a secret by its name, and these commands are shown; valid: "
+            f"launcher.pass_environment=[{key.rpartition('.')[2]}]",
+            key=key,
+        )
     parts = [_commands(config, context, job) for job in context.jobs]
     return Submission(advice="\n\n".join(parts))
 
@@ -44,5 +52,5 @@ def _commands(config: Torchrun, context: LaunchContext, job: LaunchJob) -> str:
     lines = [f"# on each of {nodes} machines" if nodes > 1 else "# on the machine"]
     # torchrun starts ranks without -P, so that they would import what lies in the current folder.
     lines.append("export PYTHONSAFEPATH=1")
-    lines += [f"export {key}={shlex.quote(text)}" for key, text in resources.environment.items()]
+    lines += manifest.exports(context)
     return "\n".join([*lines, *resources.before, shlex.join(torchrun)])
