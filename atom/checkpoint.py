@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atom.files import sha256
+from atom import json_data
+from atom.files import is_regular, sha256, write_text
 
 FOLDER = "checkpoint"
 MANIFEST = "manifest.json"
 
-_STEP = re.compile(r"step-(\d+)")
+_STEP = re.compile(r"step-([0-9]{1,19})")
+_MOST = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Manifest:
         """Write the manifest as JSON; the caller syncs it."""
         files = {name: [file.size, file.sha256] for name, file in sorted(self.files.items())}
         content = {"step": self.step, "model_only": self.model_only, "files": files}
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -58,7 +60,7 @@ def read_manifest(folder: Path) -> Manifest:
         ValueError: it is missing or is no manifest; the message says which.
     """
     try:
-        content: Any = json.loads((folder / MANIFEST).read_bytes())
+        content: Any = json_data.read(folder / MANIFEST, most=_MOST)
         files = {
             str(name): File(int(size), str(sha)) for name, (size, sha) in content["files"].items()
         }
@@ -73,7 +75,7 @@ def steps(folder: Path) -> list[int]:
     """Return the steps of the checkpoints in ``folder`` that are whole by name, in order."""
     if not folder.is_dir():
         return []
-    found = [_STEP.fullmatch(path.name) for path in folder.iterdir()]
+    found = [_STEP.fullmatch(path.name) for path in folder.iterdir() if not path.is_symlink()]
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -107,9 +109,11 @@ def missing(place: Path, manifest: Manifest) -> str | None:
         if "/" in name or name.startswith(".."):
             return f"{MANIFEST} names {name!r}, which is not in the folder"
         try:
-            size = (place / name).stat().st_size
-        except OSError:
+            size = (place / name).lstat().st_size
+        except (OSError, ValueError):
             return f"{name} is missing"
+        if not is_regular(place / name):
+            return f"{name} is no regular file"
         if size != file.size:
             return f"{name} has {size} bytes instead of {file.size}"
     return None

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from atom import files, json_data
 from atom.errors import UserError
 
 FILE_NAME = "running.json"
@@ -32,7 +33,7 @@ def claim(run: Path) -> None:
     place = run.resolve()
     if place in _held:
         return
-    file = os.open(place / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    file = files.opened(place / FILE_NAME, os.O_RDWR | os.O_CREAT)
     if not _locked(file):
         os.close(file)
         check(run)
@@ -56,19 +57,33 @@ def check(run: Path) -> None:
 
 
 def holder(run: Path) -> dict[str, Any] | None:
-    """Return ``pid``, ``host`` and ``since`` of the job at work in a run folder; None if there is
-    none."""
+    """Return ``pid``, ``host`` and ``since`` of the job at work in a run folder, as far as they are
+    known; None if there is none."""
     try:
-        file = os.open(run / FILE_NAME, os.O_RDONLY)
+        file = files.opened(run / FILE_NAME, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
         if _locked(file, fcntl.LOCK_SH):
             return None
-        content = json.loads(os.read(file, 4096) or b"{}")
-        return content if isinstance(content, dict) else {}
+        return _told(os.read(file, 4096))
     finally:
         os.close(file)
+
+
+def _told(data: bytes) -> dict[str, Any]:
+    try:
+        content = json_data.loads(data)
+    except ValueError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    pid, told = content.get("pid"), {}
+    # A number of no process would be that of many to whoever sends it a signal.
+    if isinstance(pid, int) and not isinstance(pid, bool) and 0 < pid < 2**31:
+        told["pid"] = pid
+    words = {name: content.get(name) for name in ("host", "since")}
+    return told | {name: word for name, word in words.items() if isinstance(word, str)}
 
 
 def _locked(file: int, how: int = fcntl.LOCK_EX) -> bool:

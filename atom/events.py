@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from atom.files import append, is_full, whole_lines
+from atom import json_data
+from atom.errors import UserError
+from atom.files import append, appending, is_full
 
 FILE_NAME = "events.jsonl"
 
@@ -83,7 +87,7 @@ def record(run: Path, event: str, **fields: Any) -> None:
     outlives that."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = json.dumps({"time": time, "event": event, "host": socket.gethostname(), **fields})
-    file = os.open(run / FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    file = appending(run / FILE_NAME)
     try:
         append(file, f"{line}\n".encode())
     except OSError as error:
@@ -94,12 +98,98 @@ def record(run: Path, event: str, **fields: Any) -> None:
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """Return the events of a run, in the order they happened; a last half line is left out."""
+    """Return the events of a run, in the order they happened; a last half line is left out.
+
+    Raises:
+        UserError: a line is no event, or the file cannot be read.
+    """
+    found: list[dict[str, Any]] = []
     try:
-        lines = whole_lines((run / FILE_NAME).read_bytes())
+        for line in json_data.lines(run / FILE_NAME):
+            found.append(parsed(line))
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines]
+    except OSError as error:
+        raise UserError(f"{run / FILE_NAME} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(
+            f"line {len(found) + 1} of {run / FILE_NAME} is no event ({error}); valid: a file that "
+            "ATOM wrote"
+        ) from None
+    return found
+
+
+_KEPT = re.compile(r"history/[0-9]{1,9}")
+
+_NEEDED = {
+    UNDER_WAY: ("step",),
+    CHECKPOINT_FAILED: ("step", "reason"),
+    CHECKPOINT_DAMAGED: ("step", "reason", "place"),
+    CHANGED: ("kept",),
+    STOP_ASKED: ("signal",),
+    STOPPED: ("step", "reason"),
+    FAILED: ("restart",),
+    INTERRUPTED: ("step", "from_step"),
+    RECOVERED: ("seconds",),
+    NUMERICAL_FAULT: ("step", "decision"),
+}
+"""What the readers of an event rely on."""
+
+_STEPS = ("step", "from_step", "to_step", "reached", "done", "short")
+_WORDS = ("reason", "place", "signal", "kept", "decision", "cause", "fault")
+
+
+def parsed(line: bytes) -> dict[str, Any]:
+    """Return the event that a line of the file holds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    event = json_data.loads(line)
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        raise ValueError("it says of no event")
+    if (problem := next(_problems(event), None)) is not None:
+        raise ValueError(f"its {problem} is {json.dumps(event.get(problem))[:80]}")
+    return event
+
+
+def _problems(event: dict[str, Any]) -> Iterator[str]:
+    """Yield the fields of an event that are missing or have another type."""
+    kind = event["event"]
+    if not _is_time(event.get("time")):
+        yield "time"
+    yield from (name for name in _NEEDED.get(kind, ()) if event.get(name) is None)
+    for name in _STEPS:
+        value = event.get(name)
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if value is not None and not whole:
+            yield name
+    yield from (name for name in _WORDS if not isinstance(event.get(name), str | None))
+    if kind in (RECOVERED, CHECKPOINT_SAVED) and not _is_length(event.get("seconds")):
+        yield "seconds"
+    if kind == FAILED and not isinstance(event.get("restart"), bool):
+        yield "restart"
+    if kind == CHANGED and not _KEPT.fullmatch(event["kept"]):
+        yield "kept"
+    if kind == NUMERICAL_FAULT and event["decision"] == "rollback" and event.get("to_step") is None:
+        yield "to_step"
+    if kind == WITHOUT_TEXT and not isinstance(event.get("documents", 0), int):
+        yield "documents"
+    if kind == BAD_DOCUMENT:
+        yield from (
+            n for n in ("document", "rank") if not isinstance(event.get(n), str | int | None)
+        )
+
+
+def _is_time(value: object) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 def asked_by(happened: list[dict[str, Any]]) -> str | None:

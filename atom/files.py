@@ -1,4 +1,10 @@
-"""Files that other processes read while this one writes, and what is in them."""
+"""Files that others may have written, linked or put something else in the place of.
+
+Whatever is in a run folder, an export or a cache is opened here. Nothing is reached by a link,
+nothing but a regular file is opened, a pipe is not waited for, and no more is read than the caller
+says.
+What is written appears whole, under a name that nobody knew before, in the place of what was there.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +12,128 @@ import errno
 import hashlib
 import json
 import os
+import secrets
+import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
+
+MOST = 8 << 20
+"""Bytes that a file may have whose reader says nothing else."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Without ``O_NONBLOCK``, to open a pipe would wait for another process."""
+
+
+class NotAFileError(OSError):
+    """What a name stands for is no regular file: a link, a folder, a pipe or a device."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ELOOP, "it is no regular file", str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename} is no regular file"
+
+
+class TooLargeError(OSError):
+    """A file has more bytes than whatever it is has."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        super().__init__(errno.EFBIG, f"it has more than {_size(most)}", str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+# ---------------------------------------------------------------------------- opening
+
+
+def opened(path: Path, flags: int, *, below: Path | None = None) -> int:
+    """Open a regular file, which is made if ``flags`` have ``O_CREAT``; return its descriptor.
+
+    Args:
+        path: the file, which is not reached by a link.
+        flags: as of :func:`os.open`.
+        below: a folder around it. No folder on the way from there is reached by a link either.
+
+    Raises:
+        NotAFileError: it is something else.
+        OSError: it cannot be opened.
+    """
+    with _place(path, below) as (name, folder):
+        try:
+            descriptor = os.open(name, flags | _SAFE, 0o666, dir_fd=folder)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                raise NotAFileError(path) from None
+            error.filename = str(path)
+            raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotAFileError(path)
+    return descriptor
+
+
+def open_regular(path: Path, *, below: Path | None = None) -> BufferedReader:
+    """Open a regular file to read: see :func:`opened`."""
+    return os.fdopen(opened(path, os.O_RDONLY, below=below), "rb")
+
+
+def appending(path: Path, *, below: Path | None = None) -> int:
+    """Open a regular file to append to, which is made if need be; return its descriptor."""
+    return opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, below=below)
+
+
+def is_regular(path: Path) -> bool:
+    """Return whether a name is that of a regular file, and no link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def read_bytes(path: Path, *, most: int = MOST, below: Path | None = None) -> bytes:
+    """Return what a regular file holds.
+
+    Raises:
+        NotAFileError: it is something else.
+        TooLargeError: it has more than ``most`` bytes.
+        OSError: it cannot be read.
+    """
+    with open_regular(path, below=below) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise TooLargeError(path, most)
+        # It may grow meanwhile.
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise TooLargeError(path, most)
+    return content
+
+
+def read_text(path: Path, *, most: int = MOST, below: Path | None = None) -> str:
+    """Return what a regular file of UTF-8 holds: see :func:`read_bytes`.
+
+    Raises:
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    return read_bytes(path, most=most, below=below).decode()
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a regular file's content."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------------------- writing
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -16,44 +141,67 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_text(path: Path, content: str) -> None:
-    """Write ``content`` to ``path``, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def write_text(path: Path, content: str, *, private: bool = False) -> None:
+    """Write ``content`` to ``path`` as UTF-8, whole or not at all: see :func:`write_bytes`."""
+    write_bytes(path, content.encode(), private=private)
 
 
-class NotAFileError(Exception):
-    """What a name stands for is no regular file: a link, a folder, a pipe or a device."""
+def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write ``content`` to ``path``, whole or not at all.
+
+    Args:
+        path: the file; a link there is replaced.
+        content: all of it.
+        private: let nobody but its owner read it.
+    """
+    with _unfinished(path, mode=0o600 if private else 0o666) as file:
+        file.write(content)
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file to read, which is not reached by a link.
+def write_given(path: Path, content: str) -> None:
+    """Write to a file that the user has named: what is no regular file, such as ``/dev/stdout``, is
+    written to, and any other one as by :func:`write_text`."""
+    data = content.encode(errors="replace")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(data)
+    else:
+        write_bytes(path, data)
+
+
+def copy(source: Path, target: Path, *, below: Path | None = None) -> None:
+    """Copy a regular file, whole or not at all.
+
+    Args:
+        source: the file; ``below`` is as of :func:`opened`.
+        target: where to; a link there is replaced.
+        below: see there.
+    """
+    with open_regular(source, below=below) as content, _unfinished(target) as file:
+        shutil.copyfileobj(content, file, 1 << 20)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those around it, if they are not there.
 
     Raises:
-        NotAFileError: it is something else.
-        OSError: it cannot be opened.
+        NotADirectoryError: a link has its name, or what is no folder.
     """
-    try:
-        # Without O_NONBLOCK, to open a pipe would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise NotAFileError(f"{path} is no regular file") from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise NotAFileError(f"{path} is no regular file")
-    return os.fdopen(descriptor, "rb")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir()
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it is a link, or no folder", str(path))
 
 
-def sha256(path: Path) -> str:
-    """Return the digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def probe(folder: Path) -> None:
+    """Make a file in a folder, and remove it.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=".atom-write-test-", dir=folder)
+    os.close(descriptor)
+    Path(name).unlink()
 
 
 def append(descriptor: int, content: bytes) -> None:
@@ -76,3 +224,59 @@ def is_full(error: OSError) -> bool:
 def whole_lines(content: bytes) -> list[bytes]:
     """Return the lines that end with a newline, without it."""
     return content.split(b"\n")[:-1]
+
+
+# ---------------------------------------------------------------------------- places
+
+
+@contextmanager
+def _place(path: Path, below: Path | None) -> Iterator[tuple[str, int | None]]:
+    """Give the name of a file, and the descriptor of the folder that it is in."""
+    if below is None:
+        yield str(path), None
+        return
+    *folders, name = path.relative_to(below).parts
+    if ".." in (*folders, name):
+        raise NotAFileError(path)
+    # The folder around may itself be a link.
+    here = os.open(below, _FOLDER & ~os.O_NOFOLLOW)
+    try:
+        for folder in folders:
+            above = here
+            try:
+                here = os.open(folder, _FOLDER, dir_fd=above)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise NotAFileError(path) from None
+                error.filename = str(path)
+                raise
+            finally:
+                if here != above:
+                    os.close(above)
+        yield name, here
+    finally:
+        os.close(here)
+
+
+@contextmanager
+def _unfinished(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Give a new file in the folder of ``path``, which gets its name when all is written."""
+    new = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
+    try:
+        with os.fdopen(os.open(new, flags, mode), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        if error.filename == str(new):
+            error.filename = str(path)
+        raise
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _size(most: int) -> str:
+    units = ((30, "GiB"), (20, "MiB"), (10, "KiB"))
+    return next((f"{most >> bits} {unit}" for bits, unit in units if most >> bits), f"{most} bytes")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from atom import claim, history, inputs, lock
+from atom import claim, files, history, inputs, lock, strangers
 from atom.errors import UserError
-from atom.files import write_json
+from atom.files import is_regular, write_json
 from atom.host import Host
 from atom.inputs import Inputs
 from atom.run import Run, read
@@ -50,15 +50,16 @@ def check_usable(folder: Path) -> None:
 def _check_content(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError("is a file; valid: a folder", key="run.dir", value=folder)
-    claim.check(folder)
     others = {path.name for path in folder.iterdir()} - _BEGUN if folder.is_dir() else set()
-    if others and not (folder / RUN_FILE).is_file():
+    if others and not os.path.lexists(folder / RUN_FILE):
         raise UserError(
             "is a folder with other things in it; valid: a new or empty folder, or one of a run",
             key="run.dir",
             value=folder,
         )
-    if (folder / RUN_FILE).is_file():
+    strangers.check(folder)
+    claim.check(folder)
+    if os.path.lexists(folder / RUN_FILE):
         read(folder / RUN_FILE)
     check_writable(folder)
 
@@ -90,24 +91,25 @@ def create(
         UserError: another job has taken it meanwhile.
     """
     assert run.resolved is not None
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder / "logs")
     claim.claim(folder)
     locked = lock.lock(
         host, seed=run.debug.get("seed"), device=run.resolved.device, kernels=run.resolved.kernels
     )
-    files: tuple[str, ...] = (RUN_FILE, ORIGINS, LOCK, inputs.FILE_NAME)
+    kept: tuple[str, ...] = (RUN_FILE, ORIGINS, LOCK, inputs.FILE_NAME)
     if "tokenizer" in (contents or {}):
-        files += tuple(_names(folder / TOKENIZER))
-    history.keep(folder, run, locked, files, step=resumed, contents=contents or {})
+        kept += tuple(_names(folder / TOKENIZER))
+    history.keep(folder, run, locked, kept, step=resumed, contents=contents or {})
     if tokenizer:
-        (folder / TOKENIZER).mkdir(exist_ok=True)
+        files.make_folder(folder / TOKENIZER)
     for name in _names(folder / TOKENIZER):
         if Path(name).name not in tokenizer:
             (folder / name).unlink()
     for name, source in tokenizer.items():
         target = folder / TOKENIZER / name
-        if not target.exists() or not target.samefile(source):
-            shutil.copyfile(source, target)
+        # A plugin vouches for its files, which may lie in a cache of links.
+        if not is_regular(target) or not target.samefile(source):
+            files.copy(source.resolve(), target)
     run.write(folder / RUN_FILE)
     read_by_it.write(folder / inputs.FILE_NAME)
     if origins := run.origins:
@@ -117,7 +119,7 @@ def create(
 
 def _names(folder: Path) -> list[str]:
     """Return the files in a folder of the run's, by their paths within that."""
-    return [f"{folder.name}/{path.name}" for path in folder.glob("*") if path.is_file()]
+    return [f"{folder.name}/{path.name}" for path in folder.glob("*") if is_regular(path)]
 
 
 def check_writable(folder: Path) -> None:
@@ -127,10 +129,8 @@ def check_writable(folder: Path) -> None:
         UserError: it cannot be written to.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    probe = existing / ".atom-write-test"
     try:
-        probe.touch()
-        probe.unlink()
+        files.probe(existing)
     except OSError as error:
         raise UserError(
             f"cannot be written to ({error.strerror}); valid: a folder of yours",

@@ -11,9 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from atom import files, json_data
+
 FILE_NAME = "logs/heartbeat"
 
 _WIDTH = 20
+_MOST = 256
 
 
 class Beat(NamedTuple):
@@ -31,7 +34,7 @@ def beat(run: Path, step: int, number: int, tokens_seen: int) -> None:
     """Write that ``step`` is done, now, as the ``number``-th sign of this process."""
     words = "".join(f"{value:<{_WIDTH}}" for value in (step, number, tokens_seen))
     with suppress(OSError):
-        file = os.open(run / FILE_NAME, os.O_WRONLY | os.O_CREAT, 0o666)
+        file = files.opened(run / FILE_NAME, os.O_WRONLY | os.O_CREAT, below=run)
         try:
             os.pwrite(file, f"{words}\n".encode(), 0)
         finally:
@@ -41,8 +44,12 @@ def beat(run: Path, step: int, number: int, tokens_seen: int) -> None:
 def last(run: Path) -> Beat | None:
     """Return the last sign of life; None if no process has come so far as to begin a step."""
     try:
-        path = run / FILE_NAME
-        step, number, *tokens = map(int, path.read_text().split())
-        return Beat(step, path.stat().st_mtime, number, *tokens[:1])
+        with files.open_regular(run / FILE_NAME, below=run) as file:
+            words = file.read(_MOST).split()
+            time = os.fstat(file.fileno()).st_mtime
+        step, number, *tokens = (int(word) for word in words)
+        if not all(0 <= value < json_data.INT64 for value in (step, number, *tokens)):
+            return None
+        return Beat(step, time, number, *tokens[:1])
     except (OSError, ValueError):
         return None

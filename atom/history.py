@@ -7,14 +7,13 @@ start before is an event (:data:`atom.events.CHANGED`), and the files before are
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atom import events, settings
+from atom import events, files, json_data, settings
 from atom.changes import changes
 from atom.run import Run, read
 
@@ -30,7 +29,7 @@ def keep(
     folder: Path,
     run: Run,
     lock: Mapping[str, Any],
-    files: tuple[str, ...],
+    names: tuple[str, ...],
     *,
     step: int,
     contents: Mapping[str, str],
@@ -44,13 +43,13 @@ def keep(
         folder: the run folder.
         run: as it goes on.
         lock: of this start.
-        files: their names; the first is the run's.
+        names: of the files; the first is the run's.
         step: of the checkpoint that it goes on from, 0 if it begins anew.
         contents: component -> how what it reads has changed, in words.
     """
-    if not (folder / files[0]).is_file():
+    if not files.is_regular(folder / names[0]):
         return
-    found = changes(read(folder / files[0]).model_dump(mode="json"), run.model_dump(mode="json"))
+    found = changes(read(folder / names[0]).model_dump(mode="json"), run.model_dump(mode="json"))
     told = {
         change.key: [change.before, change.after]
         for change in found
@@ -62,10 +61,11 @@ def keep(
     kept = _next(folder / FOLDER)
     unfinished = kept.with_name(f".{kept.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    for name in files:
-        if (folder / name).is_file():
-            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, unfinished / name)
+    files.make_folder(kept.parent)
+    for name in names:
+        if files.is_regular(folder / name):
+            files.make_folder((unfinished / name).parent)
+            files.copy(folder / name, unfinished / name, below=folder)
     unfinished.rename(kept)
     events.record(
         folder,
@@ -100,19 +100,19 @@ def periods(folder: Path, run_file: str) -> list[Period]:
         run_file: the name of the file with the settings.
     """
     begun: list[tuple[int, int]] = []
-    files: list[Path] = []
+    found: list[Path] = []
     for event in events.read(folder):
         match event["event"]:
             case events.CHANGED:
-                files.append(folder / event["kept"] / run_file)
+                found.append(folder / event["kept"] / run_file)
             case events.UNDER_WAY:
-                _begin(begun, event["step"], len(files))
+                _begin(begun, event["step"], len(found))
             case events.NUMERICAL_FAULT if event.get("to_step") is not None:
-                _begin(begun, event["to_step"] + 1, len(files))
-    files.append(folder / run_file)
+                _begin(begun, event["to_step"] + 1, len(found))
+    found.append(folder / run_file)
     ends = ([first - 1 for first, _ in begun[1:]] + [None])[: len(begun)]
     return [
-        Period(first, last, files[number])
+        Period(first, last, found[number])
         for (first, number), last in zip(begun, ends, strict=True)
     ]
 
@@ -125,7 +125,7 @@ def course(folder: Path, run_file: str) -> tuple[list[Period], dict[str, list[An
         UserError: the settings of one cannot be read.
     """
     found = periods(folder, run_file) or [Period(1, None, folder / run_file)]
-    each = [settings.flat(read(period.file)) for period in found]
+    each = [settings.flat(read(period.file, below=folder)) for period in found]
     keys = dict.fromkeys(key for flat in each for key in flat)
     values = {key: [flat.get(key) for flat in each] for key in keys}
     return found, {key: all_ for key, all_ in values.items() if any(v != all_[0] for v in all_)}
@@ -141,7 +141,7 @@ def _begin(begun: list[tuple[int, int]], step: int, number: int) -> None:
 def _versions(path: Path, lock: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return how two locks differ, by key."""
     try:
-        before = json.loads(path.read_bytes())
+        before = json_data.read(path)
     except (OSError, ValueError):
         return {}
     old, new = (settings.leaves(_told(each)) for each in (before, lock))
@@ -150,13 +150,15 @@ def _versions(path: Path, lock: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _told(lock: Mapping[str, Any]) -> dict[str, Any]:
+    listed = lock.get("plugins")
     plugins = {
-        each["package"]: f"{each['version']} {str(each['sha256'])[:12]}"
-        for each in lock.get("plugins", ())
+        str(each["package"]): f"{each.get('version')} {str(each.get('sha256'))[:12]}"
+        for each in (listed if isinstance(listed, list) else ())
+        if isinstance(each, dict) and "package" in each
     }
     return {name: lock.get(name) for name in _IN_LOCK} | {"plugins": plugins}
 
 
 def _next(folder: Path) -> Path:
-    numbers = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()]
+    numbers = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()]
     return folder / str(max(numbers, default=0) + 1)

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from atom import json_data
+from atom.errors import UserError
 from atom.files import sha256, write_json
 from atom.plugin import PreparedTokenizer
 
@@ -63,18 +65,37 @@ def of(digest: str, parts: Mapping[str, str], tokenizer: PreparedTokenizer) -> I
         parts: of the dataset, as far as it tells.
         tokenizer: as prepared.
     """
-    files = {name: sha256(path) for name, path in sorted(tokenizer.files.items())}
+    # A plugin vouches for its files, which may lie in a cache of links.
+    files = {name: sha256(path.resolve()) for name, path in sorted(tokenizer.files.items())}
     whole = json.dumps([tokenizer.vocab_size, files]).encode()
     return Inputs(_content(digest, parts), _content(hashlib.sha256(whole).hexdigest(), files))
 
 
 def read(path: Path) -> Inputs | None:
-    """Return what was written; None if it was not, as by an ATOM that kept none."""
+    """Return what was written; None if it was not, as by an ATOM that kept none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        content: Any = json.loads(path.read_bytes())
-        return Inputs(*(_content(**content[name]) for name in ("dataset", "tokenizer")))
-    except (OSError, ValueError, TypeError, KeyError):
+        content = json_data.read(path)
+        return Inputs(*(_read(content[name]) for name in ("dataset", "tokenizer")))
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} does not say what the run has read ({' '.join(str(error).split())}); valid: a "
+            "file that ATOM wrote"
+        ) from None
+
+
+def _read(told: Any) -> Content:
+    parts = told.get("parts", {}) if isinstance(told, dict) else None
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise ValueError("it holds no digests by name")
+    if not isinstance(told["digest"], str):
+        raise ValueError("it holds no digest")
+    return _content(told["digest"], parts)
 
 
 def _content(digest: str, parts: Mapping[str, str]) -> Content:

@@ -20,7 +20,9 @@ import structlog
 from structlog.types import EventDict
 
 from atom import events
+from atom.files import appending
 from atom.notices import Notices
+from atom.words import clean, escaped
 
 _terminal: TextIO | None = None
 """What was the standard error before :func:`redirect_output`."""
@@ -69,7 +71,7 @@ def redirect_output(folder: Path, rank: int) -> None:
     if _terminal is None:
         _replaced.extend((sys.stdout, sys.stderr))
         _terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
-    file = os.open(folder / f"rank_{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    file = appending(folder / f"rank_{rank}.txt", below=folder.parent)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
     os.close(file)
@@ -79,7 +81,7 @@ def redirect_output(folder: Path, rank: int) -> None:
 def remove_if_empty(folder: Path) -> None:
     """Remove every ``rank_N.txt`` that nothing was printed to, once the ranks have ended."""
     for path in folder.glob("rank_*.txt"):
-        if path.stat().st_size == 0:
+        if path.lstat().st_size == 0:
             path.unlink()
 
 
@@ -103,7 +105,7 @@ class _LineHandler(logging.Handler):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._file = appending(path, below=path.parent.parent)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -141,7 +143,7 @@ def _console_handler(stream: TextIO) -> logging.Handler:
         pad_event_to=0,
         exception_formatter=structlog.dev.plain_traceback,
     )
-    handler.setFormatter(_formatter(_Fields({}, time="%H:%M:%S"), console))
+    handler.setFormatter(_formatter(_Fields({}, time="%H:%M:%S"), _cleaned, console))
     return handler
 
 
@@ -225,7 +227,19 @@ class _Fields:
         return stamp(seconds)
 
 
+def _cleaned(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Take from a record for the terminal what would steer it."""
+    return {
+        clean(key): clean(value, keep="\n\t") if isinstance(value, str) else value
+        for key, value in event.items()
+    }
+
+
 def _json(_logger: object, _method: str, event: EventDict) -> str:
+    return escaped(_dumped(event))
+
+
+def _dumped(event: EventDict) -> str:
     try:
         return json.dumps(event, ensure_ascii=False, allow_nan=False, default=repr)
     except (TypeError, ValueError):

@@ -15,8 +15,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from atom import json_data
 from atom.errors import UserError
-from atom.files import append, is_full, whole_lines
+from atom.files import (
+    append,
+    appending,
+    is_full,
+    is_regular,
+    open_regular,
+    read_bytes,
+    whole_lines,
+    write_bytes,
+)
 from atom.tail import Tail
 
 FILE_NAME = "metrics.jsonl"
@@ -72,7 +82,7 @@ class StepMetrics:
         Raises:
             ValueError: ``line`` is not a row.
         """
-        values = json.loads(line)
+        values = json_data.loads(line.encode() if isinstance(line, str) else line)
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
         row: dict[str, float] = {}
@@ -113,8 +123,7 @@ class MetricsWriter:
         if self._last_step is None or metrics.step <= self._last_step:
             self.close()
             _roll_back(self._path, metrics.step)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            self._descriptor = os.open(self._path, flags, 0o666)
+            self._descriptor = appending(self._path)
         self._waiting += f"{metrics.to_json()}\n".encode()
         try:
             self._write()
@@ -155,28 +164,28 @@ def read(path: Path) -> list[StepMetrics]:
     """Return the rows of ``path``, none if there is no such file; a last half line is left out.
 
     Raises:
-        UserError: a whole line is not a row.
+        UserError: a whole line is not a row, or the file cannot be read.
     """
+    rows: list[StepMetrics] = []
     try:
-        lines = whole_lines(path.read_bytes())
+        for line in json_data.lines(path):
+            rows.append(StepMetrics.from_json(line))
     except FileNotFoundError:
         return []
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(StepMetrics.from_json(line))
-        except ValueError as error:
-            raise UserError(
-                f"line {number} of {path} is not a row of metrics ({error}); valid: a file that "
-                "ATOM wrote"
-            ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(
+            f"line {len(rows) + 1} of {path} is not a row of metrics ({error}); valid: a file that "
+            "ATOM wrote"
+        ) from None
     return rows
 
 
 def last_step(path: Path) -> int:
     """Return the step of the last whole row of ``path``, 0 if there is none."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - 8192, 0))
             lines = whole_lines(file.read())
@@ -231,7 +240,7 @@ def _roll_back(path: Path, step: int) -> None:
     next one ends the work.
     """
     try:
-        old = path.read_bytes()
+        old = read_bytes(path, most=json_data.FILE)
     except FileNotFoundError:
         return
     kept: list[bytes] = []
@@ -240,11 +249,11 @@ def _roll_back(path: Path, step: int) -> None:
         (kept if _is_before(line, step) else moved).append(line + b"\n")
     if moved:
         aside = path.with_name(f"{path.stem}.rolled_back{path.suffix}")
-        history = aside.read_bytes() if aside.exists() else b""
+        history = read_bytes(aside, most=json_data.FILE) if is_regular(aside) else b""
         if not history.endswith(b"".join(moved)):
-            _replace(aside, b"".join((history, *moved)))
+            write_bytes(aside, b"".join((history, *moved)))
     if (content := b"".join(kept)) != old:
-        _replace(path, content)
+        write_bytes(path, content)
 
 
 def _is_before(line: bytes, step: int) -> bool:
@@ -254,15 +263,6 @@ def _is_before(line: bytes, step: int) -> bool:
         return False
 
 
-def _replace(path: Path, content: bytes) -> None:
-    new = path.with_name(f"{path.name}.new")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
 def _or_null(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -270,7 +270,7 @@ def _or_null(value: float) -> float | None:
 def _number(field: dataclasses.Field[float], value: object) -> float:
     """Return ``value`` as the number that ``field`` holds."""
     if field.type == "int":
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
     elif value is None:
         return math.nan

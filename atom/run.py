@@ -26,7 +26,7 @@ from pydantic import (
 
 from atom import ranges, run_checks, yaml_data
 from atom.errors import UserError, nearest
-from atom.files import write_text
+from atom.files import read_text, write_text
 from atom.lines import FROM_FILES, Line, Value, Variable, Word
 from atom.metrics import StepMetrics
 from atom.redaction import redacted
@@ -444,16 +444,21 @@ def parse(sections: Section) -> Run:
     )
 
 
-def read(path: Path) -> Run:
+def read(path: Path, *, below: Path | None = None) -> Run:
     """Read the ``run.yaml`` that :meth:`Run.write` wrote.
+
+    Args:
+        path: the file.
+        below: as of :func:`atom.files.opened`.
 
     Raises:
         UserError: the file cannot be read, or is not a run.
     """
     try:
-        text = yaml_data.text_of(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as a run: {' '.join(str(error).split())}") from None
+        text = read_text(path, most=yaml_data.BYTES, below=below).removeprefix("\ufeff")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"{path} cannot be read as a run: {reason}") from None
     sections = yaml_data.load(text, str(path))
     if not isinstance(sections, dict):
         raise UserError(f"{path} cannot be read as a run: it holds no sections")

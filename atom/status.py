@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from atom import checkpoint, claim, events, heartbeat, metrics, progress
+from atom import checkpoint, claim, events, heartbeat, metrics, progress, strangers
 from atom.errors import UserError
+from atom.files import is_regular
 from atom.folder import RUN_FILE
 from atom.run import read
 
@@ -69,11 +71,14 @@ def status(run: Path) -> Status:
     """Return how the run in a folder is doing.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run, or what cannot be read.
     """
-    if not (run / RUN_FILE).is_file():
+    if not os.path.lexists(run / RUN_FILE):
         raise UserError(f"{run} holds no run; valid: a folder with a {RUN_FILE}")
+    strangers.check(run)
     steps = read(run / RUN_FILE).training.get("steps")
+    if not isinstance(steps, int | None):
+        raise UserError(f"{run / RUN_FILE} has training.steps={steps}; valid: a whole number")
     happened = events.read(run)
     rows = metrics.read(run / metrics.FILE_NAME)
     at_work = claim.holder(run)
@@ -131,7 +136,7 @@ def _wall(run: Path, happened: list[dict], at_work: bool) -> float | None:
     if begin is None:
         return None
     signs = [run / metrics.FILE_NAME, run / events.FILE_NAME, run / heartbeat.FILE_NAME]
-    last = max(sign.stat().st_mtime for sign in signs if sign.exists())
+    last = max(sign.lstat().st_mtime for sign in signs if is_regular(sign))
     return (time.time() if at_work else last) - datetime.fromisoformat(begin).timestamp()
 
 

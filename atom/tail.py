@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import os
-from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
-from atom.files import whole_lines
+from atom.files import TooLargeError, open_regular, whole_lines
+from atom.json_data import FILE, LINE, TooLongError
+
+_CHUNK = 1 << 20
 
 
 class Tail:
-    """The whole lines that are added to a file."""
+    """The whole lines that are added to a file.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file, which may not be there yet.
+        below: as of :func:`atom.files.opened`.
+    """
+
+    def __init__(self, path: Path, *, below: Path | None = None) -> None:
         self._path = path
-        self._file: FileIO | None = None
+        self._below = below
+        self._file: BinaryIO | None = None
         self._offset = 0
 
     def lines(self) -> list[bytes]:
-        """Return the lines added since the last call, those of a replaced file first."""
+        """Return the lines added since the last call, those of a replaced file first.
+
+        Raises:
+            OSError: there is a file that cannot be read, or that is too large for one of a run.
+        """
         lines = self._added()
         if self._reopen():
             lines += self._added()
@@ -33,14 +46,23 @@ class Tail:
             return []
         if os.fstat(self._file.fileno()).st_size < self._offset:
             self._offset = 0
-        lines = whole_lines(_from(self._file, self._offset))
-        self._offset += sum(len(line) + 1 for line in lines)
+        lines: list[bytes] = []
+        self._file.seek(self._offset)
+        rest = b""
+        while chunk := self._file.read(_CHUNK):
+            *whole, rest = (rest + chunk).split(b"\n")
+            if len(rest) > LINE:
+                raise TooLongError(self._path)
+            lines += whole
+            self._offset += sum(len(line) + 1 for line in whole)
+            if self._offset > FILE:
+                raise TooLargeError(self._path, FILE)
         return lines
 
     def _reopen(self) -> bool:
         """Open the file if it has appeared or been replaced; return whether it has."""
         try:
-            file = self._path.open("rb", buffering=0)
+            file = open_regular(self._path, below=self._below)
         except FileNotFoundError:
             return False
         if self._file is not None:
@@ -48,16 +70,17 @@ class Tail:
                 file.close()
                 return False
             # The old file lives as long as it is open: what both begin with has been returned.
-            seen = _from(self._file, 0)[: self._offset]
-            self._offset = _common(whole_lines(seen), whole_lines(_from(file, 0)))
+            seen = _beginning(self._file, self._offset)
+            self._offset = _common(seen, _beginning(file, self._offset))
             self._file.close()
         self._file = file
         return True
 
 
-def _from(file: FileIO, offset: int) -> bytes:
-    file.seek(offset)
-    return file.read()
+def _beginning(file: BinaryIO, length: int) -> list[bytes]:
+    """Return the whole lines among the first bytes of a file."""
+    file.seek(0)
+    return whole_lines(file.read(length))
 
 
 def _common(old: list[bytes], new: list[bytes]) -> int:

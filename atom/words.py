@@ -7,6 +7,10 @@ import re
 import statistics
 from collections.abc import Sequence
 
+STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters (an escape sequence begins with one), separators of lines, and what turns the
+direction of the text around it."""
+
 
 def human(number: float) -> str:
     """Return a count to two or three digits: ``6.1 M``."""
@@ -65,7 +69,10 @@ def decimal(value: float, digits: int) -> str:
 
 
 def clean(text: str, keep: str = "") -> str:
-    """Return ``text`` without characters that would steer the terminal."""
-    return re.sub(
-        r"[\x00-\x1f\x7f-\x9f]", lambda found: found[0] if found[0] in keep else "?", text
-    )
+    """Return ``text`` with a question mark for each character that would steer the terminal."""
+    return STEERING.sub(lambda found: found[0] if found[0] in keep else "?", text)
+
+
+def escaped(text: str) -> str:
+    """Return a line of JSON with the same content and no character that would steer a terminal."""
+    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -17,6 +17,7 @@ from typing import NoReturn
 import atom
 from atom import notices
 from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError, nearest
+from atom.files import NotAFileError, TooLargeError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
@@ -99,6 +100,8 @@ def _run(arguments: list[str]) -> int:
         return _command(arguments)
     except UserError as error:
         return _say(error.sentence(getattr(error, "origin", None)), code=2)
+    except (NotAFileError, TooLargeError) as error:
+        return _say(str(error), code=2)
     except RunError as error:
         return _say(str(error), code=1)
     except RunStoppedError as error:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from atom.cli import Parser
 from atom.errors import UserError, shown
+from atom.files import write_given
 from atom.terminal import Encodable
 from atom.watch import compare
 from atom.watch.compare import Compared
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
     runs = compare.load(options.runs)
     if options.out is not None:
         drawn = svg_file(compare.picture(runs))
-        options.out.write_text(drawn, encoding="utf-8", errors="replace")
+        write_given(options.out, drawn)
     if options.json:
         print(json.dumps(_json(runs), indent=2))
         return 0

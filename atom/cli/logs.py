@@ -139,7 +139,7 @@ def _local(time: str) -> tuple[str, str]:
     """Return day and time of day here; what is no time stays as it is."""
     try:
         here = datetime.fromisoformat(time).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         return "", clean(time)
     return f"{here:%Y-%m-%d}", f"{here:%H:%M:%S}"
 

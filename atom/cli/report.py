@@ -6,6 +6,7 @@ from pathlib import Path
 
 from atom.cli import Parser
 from atom.errors import UserError
+from atom.files import write_given, write_text
 from atom.watch import record, report
 
 
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
     page = report.page(record.load(options.run))
     place = options.out or options.run / "report.html"
     try:
-        place.write_text(page, encoding="utf-8")
+        (write_given if options.out else write_text)(place, page)
     except OSError as error:
         raise UserError(f"{place} cannot be written: {error.strerror}; valid: --out FILE") from None
     print(place)

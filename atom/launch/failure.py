@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from atom import json_data
 
 RANK_FAILED = "rank failed"
 """The event that a rank logs, with the field ``error``, before it ends."""
@@ -74,9 +75,21 @@ def cause(logs: Path, exit_codes: Mapping[int, int | None], since: str) -> Failu
 
 
 def _failures(log: Path) -> list[dict[str, str]]:
+    found = []
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        for line in json_data.lines(log, below=log.parent.parent):
+            if RANK_FAILED.encode() in line and (record := _failed(line)) is not None:
+                found.append(record)
     except OSError:
-        return []
-    records = [json.loads(line) for line in lines if RANK_FAILED in line]
-    return [record for record in records if record.get("event") == RANK_FAILED]
+        pass
+    return found
+
+
+def _failed(line: bytes) -> dict[str, str] | None:
+    try:
+        record = json_data.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or record.get("event") != RANK_FAILED:
+        return None
+    return record if all(isinstance(record.get(key), str) for key in ("time", "error")) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from atom import events
@@ -21,7 +20,11 @@ class News:
     def tell(self) -> None:
         """Show what has happened since the last call."""
         for line in self._tail.lines():
-            if (words := _words(json.loads(line))) is not None:
+            try:
+                words = _words(events.parsed(line))
+            except ValueError:
+                continue  # what reads the whole file says so
+            if words is not None:
                 self._screen.note(words)
 
     def close(self) -> None:

@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from atom import checkpoint, claim, events, logs, metrics, progress
+from atom import checkpoint, claim, events, logs, metrics, progress, strangers
 from atom.errors import EX_STOPPED, UserError
+from atom.files import make_folder
 from atom.folder import RUN_FILE
 from atom.launch.child import Child, call
 from atom.launch.failure import Failure
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
     early = _Early()
     options = _parser().parse_args(arguments)
     try:
+        strangers.check(options.run)
         run = read(options.run / RUN_FILE)
         machine = _machine(run, options)
         if machine.node == 0:
@@ -131,7 +133,7 @@ def _start(
 
     screen, begin, steps = Screen(), time.time(), training_section(run, kind).steps
     first = machine.node == 0
-    (folder / "logs").mkdir(exist_ok=True)
+    make_folder(folder / "logs")
     if first:
         screen.starting(f"starting {run.resolved.world_size:,} ranks", steps=steps)
         events.record(folder, events.STARTED, ranks=run.resolved.world_size, attempt=attempt)

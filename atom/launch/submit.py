@@ -12,6 +12,7 @@ from pathlib import Path
 
 from atom import plugin
 from atom.errors import UserError
+from atom.files import read_text, write_text
 from atom.host import Host, resolve
 from atom.launch import start
 from atom.lines import is_line
@@ -99,7 +100,7 @@ def submit(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> None
             print(submission.advice)
         return
     for name, text in submission.files.items():
-        _write(place / name, text, private=bool(secrets))
+        write_text(place / name, text, private=bool(secrets))
     if secrets:
         _tell(secrets, place, submission)
     for command in submission.commands:
@@ -129,24 +130,11 @@ def _check_passed(run: Run, submission: Submission) -> None:
             raise UserError("is what was written for a secret; valid: the secret", key=key)
 
 
-def _write(path: Path, text: str, *, private: bool) -> None:
-    """Write a file of the submission, whole or not at all; ``private``: for its owner alone."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.unlink(missing_ok=True)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with os.fdopen(os.open(unfinished, flags, 0o600 if private else 0o666), "w") as file:
-            file.write(text)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def _tell(secrets: Sequence[tuple[str, str]], place: Path, submission: Submission) -> None:
     """Say where secrets are and where not, and take them out of what Hydra writes of a sweep."""
     sweep = place / _SWEEP
     if sweep.is_file():
-        _write(sweep, _without(sweep.read_text(), secrets), private=True)
+        write_text(sweep, _without(read_text(sweep), secrets), private=True)
     files = " and ".join(str(place / name) for name in submission.files)
     keys = ", ".join(dict.fromkeys(key for key, _ in secrets))
     print(

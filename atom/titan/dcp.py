@@ -30,7 +30,7 @@ from torch.futures import Future
 from torch.utils.serialization import config as serialization
 
 from atom import checkpoint
-from atom.files import NotAFileError, open_regular, sha256
+from atom.files import NotAFileError, copy, is_regular, open_regular, sha256
 from atom.titan import dcp_index
 from atom.titan.dcp_index import HostileCheckpointError
 
@@ -97,9 +97,9 @@ class AtomicWriter(FileSystemWriter):
             for result in of_rank
             if isinstance(result, _HashedResult)
         }
-        present = [companion for companion in self._companions if companion.is_file()]
+        present = [companion for companion in self._companions if is_regular(companion)]
         for companion in present:
-            shutil.copyfile(companion, self._partial / companion.name)
+            copy(companion, self._partial / companion.name)
         for name in (dcp_index.FILE_NAME, *(companion.name for companion in present)):
             path = self._partial / name
             files[name] = checkpoint.File(path.stat().st_size, sha256(path))
@@ -116,7 +116,7 @@ class AtomicWriter(FileSystemWriter):
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
     finally:

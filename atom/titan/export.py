@@ -6,7 +6,6 @@ weight at Hugging Face: what is held at once is one file of the export and these
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from atom import checkpoint
+from atom import checkpoint, files
 from atom.errors import UserError
 from atom.folder import RUN_FILE, TOKENIZER
 from atom.titan import hf_tokenizer, weights
@@ -123,7 +122,7 @@ def _describe(run: Trained, folder: Path, dtype: str) -> bool:
     _write(folder / CONFIG, dict(run.parts.hf_config or {}) | ids | {"dtype": dtype})
     _write(folder / "generation_config.json", ids)
     # So that the export can be generated from, and says where it came from.
-    shutil.copyfile(run.folder / RUN_FILE, folder / RUN_FILE)
+    files.copy(run.folder / RUN_FILE, folder / RUN_FILE)
     return hf_tokenizer.copy(run.folder / TOKENIZER, folder, bos_id=ids["bos_token_id"])
 
 
@@ -256,4 +255,4 @@ def _aliases(model: nn.Module) -> set[str]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    files.write_json(path, dict(content))

@@ -13,10 +13,16 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from atom.files import read_bytes
+from atom.strangers import real
+
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SUFFIX = ".safetensors"
+
+_MOST = 256 << 20
+"""Bytes of an index; that of the largest models has a hundredth."""
 
 PLAIN = ("F64", "F32", "BF16", "F16")
 """Dtypes whose values are the weights themselves."""
@@ -52,6 +58,9 @@ def files(folder: Path) -> list[Path]:
             raise ValueError(f"lacks {name}, which {INDEX} names")
     if WEIGHTS not in names and (folder / WEIGHTS).is_file():
         raise ValueError(f"holds {WEIGHTS} and an {INDEX} that does not name it: two models")
+    # Names, and not what they stand for: torch's reader goes by them.
+    for name in names:
+        real(folder / name, folder)
     return [folder / name for name in names]
 
 
@@ -136,7 +145,8 @@ def _json(path: Path) -> dict[str, Any]:
         return content
 
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=once)
+        text = read_bytes(real(path, path.parent), most=_MOST)
+        content = json.loads(text, object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"holds a {path.name} that cannot be read ({error})") from None
     if not isinstance(content, dict):

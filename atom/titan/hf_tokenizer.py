@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from typing import Any
+
+from atom import files, json_data
 
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+
+_MOST = 256 << 20
+"""Bytes of a tokenizer.json; those of the largest vocabularies have a tenth."""
 
 
 def copy(source: Path, target: Path, *, bos_id: int | None) -> bool:
@@ -22,20 +25,20 @@ def copy(source: Path, target: Path, *, bos_id: int | None) -> bool:
         target: the folder of the export.
         bos_id: of the token that documents begin with, if there is one.
     """
-    if not (source / TOKENIZER_JSON).is_file():
+    if not files.is_regular(source / TOKENIZER_JSON):
         return False
     for path in source.iterdir():
-        shutil.copyfile(path, target / path.name)
-    if not (target / TOKENIZER_CONFIG).is_file():
+        files.copy(path, target / path.name, below=source.parent)
+    if not files.is_regular(target / TOKENIZER_CONFIG):
         fast = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        (target / TOKENIZER_CONFIG).write_text(json.dumps(fast, indent=2) + "\n")
+        files.write_json(target / TOKENIZER_CONFIG, fast)
     if bos_id is not None:
         _begin_with(target / TOKENIZER_JSON, bos_id)
     return True
 
 
 def _begin_with(path: Path, bos_id: int) -> None:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content = json_data.read(path, most=_MOST)
     token = next(
         (added["content"] for added in content.get("added_tokens", ()) if added["id"] == bos_id),
         None,
@@ -54,4 +57,4 @@ def _begin_with(path: Path, bos_id: int) -> None:
     if before is not None:
         template = {"type": "Sequence", "processors": [before, template]}
     content["post_processor"] = template
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
+    files.write_text(path, json.dumps(content, ensure_ascii=False, indent=2))

@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from atom import events
+from atom.files import appending
 from atom.titan.data import DocumentLoader
 
 log = structlog.get_logger("atom")
@@ -39,7 +40,7 @@ class DataNotes:
         self._trace: int | None = None
         if trace:
             path = run / "logs" / f"samples_rank_{rank}.jsonl"
-            self._trace = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._trace = appending(path, below=run)
 
     def write(self, step: int, loader: DocumentLoader) -> None:
         """Note what ``loader`` has read for ``step``."""

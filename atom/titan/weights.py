@@ -16,8 +16,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torchtitan.config import ParallelismConfig
 
-from atom import checkpoint
+from atom import checkpoint, strangers
 from atom.errors import UserError
+from atom.files import is_regular
 from atom.folder import RUN_FILE, TOKENIZER
 from atom.host import Host
 from atom.plugin import ModelParts
@@ -69,7 +70,8 @@ def trained(folder: Path) -> Trained:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; valid: one of a run")
-    if not (folder / RUN_FILE).is_file():
+    strangers.check(folder)
+    if not is_regular(folder / RUN_FILE):
         raise UserError(f"{folder} holds no {RUN_FILE}; valid: the folder of a run, or its export")
     run = read(folder / RUN_FILE)
     if run.resolved is None:

@@ -84,7 +84,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         )
         for key, values in changed.items()
     }
-    return settings.flat(read(periods[-1].file)) | told
+    return settings.flat(read(periods[-1].file, below=folder)) | told
 
 
 def names(folders: Sequence[Path]) -> list[str]:

@@ -6,21 +6,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atom import json_data, strangers
 from atom.errors import UserError
+from atom.files import is_regular
 from atom.folder import RUN_FILE
 from atom.tail import Tail
 
 LAUNCHER = "launcher"
 ALL = "all"
 
-_RANK = re.compile(r"rank_(\d+)\.(jsonl|txt)")
+_RANK = re.compile(r"rank_([0-9]{1,9})\.(jsonl|txt)")
 _OWN = ("time", "level", "event", "rank", "logger", "exception", "stack")
 
 
@@ -63,8 +64,9 @@ class Logs:
     """
 
     def __init__(self, run: Path, sources: list[str], *, printed: bool = False) -> None:
-        if not (run / RUN_FILE).is_file():
+        if not is_regular(run / RUN_FILE):
             raise UserError(f"{run} holds no run; valid: a folder with a {RUN_FILE}")
+        strangers.check(run)
         self._folder = run / "logs"
         self._ending = "txt" if printed else "jsonl"
         self._sources = sources
@@ -81,7 +83,7 @@ class Logs:
         found: list[tuple[str, Line]] = []
         there = self._there()
         for source in there if ALL in self._sources else self._sources:
-            tail = self._tails.setdefault(source, Tail(there[source]))
+            tail = self._tails.setdefault(source, Tail(there[source], below=self._folder.parent))
             found += _timed(_line(source, raw) for raw in tail.lines())
         return [line for _, line in sorted(found, key=lambda timed: timed[0])]
 
@@ -97,14 +99,14 @@ class Logs:
         for path in self._folder.glob(f"rank_*.{self._ending}"):
             if (match := _RANK.fullmatch(path.name)) is not None:
                 ranks.append((int(match[1]), path))
-        first = {LAUNCHER: launcher} if launcher.is_file() else {}
+        first = {LAUNCHER: launcher} if is_regular(launcher) else {}
         return first | {str(rank): path for rank, path in sorted(ranks)}
 
 
 def _line(source: str, raw: bytes) -> Line:
     try:
-        fields = json.loads(raw)
-    except (ValueError, RecursionError):
+        fields = json_data.loads(raw)
+    except ValueError:
         fields = {}
     return Line(source, raw, fields if isinstance(fields, dict) else {})
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atom.files import write_json
+from atom import json_data
+from atom.files import open_regular, write_json
 
 FOLDER = "profile"
 
@@ -82,23 +84,42 @@ def shares(trace: Mapping[str, Any], groups: Mapping[int, str]) -> list[Shares]:
 
 def write(trace: Path, target: Path, groups: Mapping[int, str]) -> None:
     """Write the shares of each step in the trace file to ``target``."""
-    opened = gzip.open if trace.suffix == ".gz" else open
-    with opened(trace, "rb") as file:
-        found = json.load(file)
+    with open_regular(trace) as raw, gzip.GzipFile(fileobj=raw) as unpacked:
+        found = json.load(unpacked if trace.suffix == ".gz" else raw)
     rank = found.get("distributedInfo", {}).get("rank", 0)
     write_json(target, {"rank": rank, "steps": [asdict(one) for one in shares(found, groups)]})
 
 
-def read(run: Path) -> dict[int, list[Shares]]:
-    """Return the shares of each rank of a run that profiled; what cannot be read is left out."""
+def read(run: Path, problems: list[str] | None = None) -> dict[int, list[Shares]]:
+    """Return the shares of each rank of a run that profiled.
+
+    Args:
+        run: its folder.
+        problems: is given what cannot be read, and why, if it is there.
+    """
     found = {}
     for path in (run / FOLDER).glob("rank_*.json"):
         try:
-            content = json.loads(path.read_bytes())
-            found[int(content["rank"])] = [Shares(**one) for one in content["steps"]]
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
+            content = json_data.read(path, most=64 << 20, below=run)
+            found[int(content["rank"])] = [_shares(one) for one in content["steps"]]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            if problems is not None:
+                problems.append(f"{FOLDER}/{path.name} cannot be read ({reason})")
     return dict(sorted(found.items()))
+
+
+def _shares(one: dict[str, Any]) -> Shares:
+    shares = Shares(**one)
+    values = [value for name, value in one.items() if name != "communication"]
+    named = dict(shares.communication)
+    if not all(_is_number(value) for value in (*values, *named.values())):
+        raise ValueError("a share is no number")
+    return shares
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def mean(steps: list[Shares]) -> Shares:

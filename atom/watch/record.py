@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atom import events, history, metrics
+from atom import events, history, json_data, metrics
 from atom.folder import ORIGINS, RUN_FILE
 from atom.history import Period
 from atom.metrics import StepMetrics
@@ -30,6 +29,7 @@ class Record:
         course: the periods of the run that other settings have made, and those settings:
             :func:`atom.history.course`.
         profile: of each rank that profiled, where the time of its steps went.
+        problems: what is left out because it cannot be read, and why.
     """
 
     folder: Path
@@ -42,6 +42,7 @@ class Record:
     lock: dict[str, Any]
     course: tuple[list[Period], dict[str, list[Any]]]
     profile: dict[int, list[Shares]]
+    problems: list[str]
 
     @property
     def name(self) -> str:
@@ -57,6 +58,7 @@ def load(folder: Path) -> Record:
     """
     found = status(folder)
     rows = folder / metrics.FILE_NAME
+    problems: list[str] = []
     return Record(
         folder=folder,
         run=read(folder / RUN_FILE),
@@ -64,16 +66,19 @@ def load(folder: Path) -> Record:
         rows=metrics.read(rows),
         done_again=metrics.read(rows.with_name(f"{rows.stem}.rolled_back{rows.suffix}")),
         happened=events.read(folder),
-        origins=_json(folder / ORIGINS),
-        lock=_json(folder / "lock.json") or {},
+        origins=_json(folder / ORIGINS, problems),
+        lock=_json(folder / "lock.json", problems) or {},
         course=history.course(folder, RUN_FILE),
-        profile=profile.read(folder),
+        profile=profile.read(folder, problems),
+        problems=problems,
     )
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _json(path: Path, problems: list[str]) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return json_data.read(path)
+    except FileNotFoundError:
         return None
-    return content if isinstance(content, dict) else None
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} cannot be read ({' '.join(str(error).split())})")
+        return None

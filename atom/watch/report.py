@@ -72,6 +72,8 @@ def _header(record: Record) -> Iterator[Element]:
         element("span", found.state, class_=f"state {found.state}"),
         f"{reason} · {run.architecture.name} on {run.dataset.name}{where}",
     )
+    for problem in record.problems:
+        yield element("p", f"Left out, as it is damaged: {problem}.", class_="faint")
     yield element(
         "dl",
         *(

@@ -49,27 +49,32 @@ class Runs:
         if known and known[0] == signs and not _runs(known[1]):
             again = known[1]
             # A job may have begun that has written nothing yet.
-            if not (place / claim.FILE_NAME).exists() or not _at_work(place):
+            if not _at_work(place):
                 return again
         try:
             found = Found(place, status(place))
-        except (UserError, OSError, ValueError, KeyError) as error:
+        except (UserError, OSError) as error:
             found = Found(place, None, " ".join(str(error).split()))
         self._known[place] = (signs, found)
         return found
 
 
 def folders(folder: Path) -> Iterator[Path]:
-    """Yield the run folders in a folder, itself included; a run holds no other runs."""
-    if (folder / RUN_FILE).is_file():
-        yield folder
-        return
-    try:
-        below = sorted(entry.name for entry in os.scandir(folder) if _is_folder(entry))
-    except OSError:  # not ours to read, or gone meanwhile
-        return
-    for name in below:
-        yield from folders(folder / name)
+    """Yield the run folders in a folder, itself included; a run holds no other runs.
+
+    A folder that has lost its ``run.yaml`` is one as well, by its events.
+    """
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        if any(os.path.lexists(place / name) for name in (RUN_FILE, events.FILE_NAME)):
+            yield place
+            continue
+        try:
+            below = sorted(entry.name for entry in os.scandir(place) if _is_folder(entry))
+        except OSError:  # not ours to read, or gone meanwhile
+            continue
+        waiting += [place / name for name in reversed(below)]
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -78,7 +83,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 def _sign(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        found = path.lstat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
@@ -89,7 +94,10 @@ def _runs(found: Found) -> bool:
 
 
 def _at_work(place: Path) -> bool:
-    return claim.holder(place) is not None
+    try:
+        return claim.holder(place) is not None
+    except OSError:
+        return True  # its status says why that cannot be told
 
 
 def _started(found: Found) -> str:

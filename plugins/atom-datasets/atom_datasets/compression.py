@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from atom.errors import UserError
+from atom.files import is_regular, make_folder
 
 SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
@@ -60,9 +61,9 @@ def plain(path: Path, cache: Path) -> Path:
     stat = path.stat()
     identity = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}"
     copy = cache / f"{hashlib.sha256(identity.encode()).hexdigest()}{bare_suffix(path)}"
-    if copy.exists():
+    if is_regular(copy):
         return copy
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     with tempfile.NamedTemporaryFile(dir=cache, delete=False) as unfinished:
         try:
             with explained(path), opened(path) as compressed:

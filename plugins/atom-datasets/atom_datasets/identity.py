@@ -11,11 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from atom.files import make_folder, read_bytes, write_text
+
 WHOLE = 64 << 20
 """Bytes of the largest file that is read whole; of a larger one, blocks that are spread over it."""
 
 _BLOCK = 1 << 16
 _BLOCKS = 64
+_MOST_KEPT = 1 << 30
 _WORTH_KEEPING = 16 << 20
 """Bytes that take so long to read that their digests are kept."""
 
@@ -103,14 +106,12 @@ def _content(stat: _Stat) -> str:
 
 def _read(file: Path) -> dict[_Stat, str]:
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_bytes(file, most=_MOST_KEPT))
         return {_Stat(*stat): str(each) for stat, each in content}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 
 def _write(file: Path, digests: dict[_Stat, str]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(list(digests.items())))
-    unfinished.replace(file)
+    make_folder(file.parent)
+    write_text(file, json.dumps(list(digests.items())))

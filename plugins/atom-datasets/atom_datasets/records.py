@@ -4,13 +4,12 @@ its cache."""
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from atom.errors import UserError, nearest
+from atom.files import make_folder, read_text, write_text
 from atom.plugin import Document
 from atom_datasets import json_lines, parquet
 from atom_datasets.compression import explained, opened
@@ -94,7 +93,7 @@ class Records:
             raise
         self.left_out = Tally()
         """What was left out as the table was made."""
-        self.left_out.kinds.update(json.loads(notes.read_text()))
+        self.left_out.kinds.update(json.loads(read_text(notes)))
 
     def __len__(self) -> int:
         return len(self._table)
@@ -161,7 +160,5 @@ def _read(file: File, format: str, text_field: str) -> Iterator[Row]:
 
 def _write(path: Path, left_out: Tally) -> None:
     """Write a file in one piece: other processes may write the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as unfinished:
-        json.dump(left_out.kinds, unfinished)
-    os.replace(unfinished.name, path)  # noqa: PTH105
+    make_folder(path.parent)
+    write_text(path, json.dumps(left_out.kinds))

@@ -14,9 +14,19 @@ import tokenizers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from atom.errors import UserError
+from atom.files import read_text
 from atom.plugin import Document, PreparedTokenizer, TokenizerContext
 from atom_tokenizers.config import Bpe
-from atom_tokenizers.files import BOS, CONFIG_TEXT, EOS, TOKENIZER, TOKENIZER_CONFIG, locked, write
+from atom_tokenizers.files import (
+    BOS,
+    CONFIG_TEXT,
+    EOS,
+    MOST,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    locked,
+    write,
+)
 from atom_tokenizers.text import well_formed
 
 
@@ -101,8 +111,9 @@ def _key(config: Bpe, digest: str) -> str:
 
 def _is_whole(folder: Path, vocab_size: int) -> bool:
     try:
-        if (folder / TOKENIZER_CONFIG).read_text(encoding="utf-8") != CONFIG_TEXT:
+        if read_text(folder / TOKENIZER_CONFIG, below=folder.parent) != CONFIG_TEXT:
             return False
-        return Tokenizer.from_file(str(folder / TOKENIZER)).get_vocab_size() == vocab_size
+        whole = read_text(folder / TOKENIZER, most=MOST, below=folder.parent)
+        return Tokenizer.from_str(whole).get_vocab_size() == vocab_size
     except Exception:  # the library raises a bare Exception for a file it cannot read
         return False

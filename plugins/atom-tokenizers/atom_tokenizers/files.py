@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from atom import files as guarded
 from atom.errors import UserError
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+
+MOST = 256 << 20
+"""Bytes of a tokenizer.json; those of the largest vocabularies have a tenth."""
 
 BOS = "<|begin_of_text|>"
 EOS = "<|end_of_text|>"
@@ -36,8 +40,8 @@ def locked(folder: Path) -> Iterator[None]:
     The lock saves work and keeps nothing safe: :func:`write` is safe without it.
     """
     with _writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        guarded.make_folder(folder)
+        lock = os.fdopen(guarded.opened(folder / ".lock", os.O_WRONLY | os.O_CREAT), "w")
     with lock:
         # Some network file systems have no locks; there, each process does the work itself.
         with suppress(OSError):
@@ -48,12 +52,9 @@ def locked(folder: Path) -> Iterator[None]:
 def write(folder: Path, files: Mapping[str, str]) -> None:
     """Put ``files`` (name: text) into ``folder``; a reader sees a whole file, old or new."""
     with _writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder) as beside:
-            for name, text in files.items():
-                new = Path(beside, name)
-                new.write_text(text, encoding="utf-8")
-                new.replace(folder / name)
+        guarded.make_folder(folder)
+        for name, text in files.items():
+            guarded.write_text(folder / name, text)
 
 
 @contextmanager

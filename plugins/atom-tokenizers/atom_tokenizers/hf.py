@@ -14,15 +14,18 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from atom.errors import UserError
+from atom.files import read_bytes
 from atom.plugin import PreparedTokenizer, TokenizerContext
+from atom.strangers import real
 from atom_tokenizers.classes import CLASSES, PAIRS, as_class, from_files
 from atom_tokenizers.config import HuggingFace
-from atom_tokenizers.files import TOKENIZER, TOKENIZER_CONFIG, write
+from atom_tokenizers.files import MOST, TOKENIZER, TOKENIZER_CONFIG, write
 from atom_tokenizers.tokenizer_config import ROLES, Token, TokenizerConfig, merged
 from atom_tokenizers.which_class import BUILDERS, OVERRULED, class_of
 
 SPECIAL_TOKENS, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 MODEL_CONFIG = "config.json"
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
 
 BESIDE = (TOKENIZER_CONFIG, SPECIAL_TOKENS, "chat_template.jinja")
 """Files that are copied along where they exist."""
@@ -44,6 +47,7 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
     """
     path = config.path.expanduser()
     folder = path if path.is_dir() else path.parent
+    _check_links(path, folder)
     beside = {name: folder / name for name in BESIDE if (folder / name).is_file()}
     said = _json(path, beside.get(TOKENIZER_CONFIG))
     special, added = (_json(path, folder / name) for name in (SPECIAL_TOKENS, ADDED_TOKENS))
@@ -70,6 +74,20 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
     return PreparedTokenizer(vocab_size=max(vocabulary.values()) + 1, files=files)
 
 
+def _check_links(path: Path, folder: Path) -> None:
+    """Refuse a folder with links out of it; a file that the user names may be one."""
+    names = (*BESIDE, SPECIAL_TOKENS, ADDED_TOKENS, MODEL_CONFIG, VOCABULARY, MERGES)
+    try:
+        for name in names if path.is_file() else (TOKENIZER, *names):
+            real(folder / name, folder)
+    except ValueError as error:
+        raise UserError(
+            f"{error}; valid: a folder with the files themselves, or one of Hugging Face's cache",
+            key="tokenizer.path",
+            value=path,
+        ) from None
+
+
 def _of_class(path: Path, settings: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     """Return ``settings`` with the class that is taken, and what that adds to them."""
     named = settings.get("tokenizer_class") or model.get("tokenizer_class")
@@ -79,7 +97,7 @@ def _of_class(path: Path, settings: dict[str, Any], model: dict[str, Any]) -> di
     found = file.is_file()
     # Code that comes with a tokenizer is not run, and its model's class is not looked for.
     kind = model.get("model_type") if "auto_map" not in settings else None
-    byte_level = found and b'"ByteLevel"' in file.read_bytes()
+    byte_level = found and b'"ByteLevel"' in read_bytes(file.resolve(), most=MOST)
     name = class_of(named, str(kind) if kind else None, byte_level=byte_level)
     if name is None:
         return settings
@@ -123,7 +141,7 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
                 value=path,
             )
         return source, tokenizer.to_str(), made
-    vocabulary, merges = path / "vocab.json", path / "merges.txt"
+    vocabulary, merges = path / VOCABULARY, path / MERGES
     if not (vocabulary.is_file() and merges.is_file()):
         problem = "holds no tokenizer" if path.is_dir() else "there is no such folder or file"
         raise UserError(
@@ -200,7 +218,7 @@ def _json(path: Path, file: Path | None) -> dict[str, Any]:
     if file is None or not file.is_file():
         return {}
     with _refused(path, f"{file.name} cannot be read"):
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_bytes(file.resolve(), most=MOST))
         if not isinstance(content, dict):
             raise ValueError("it is no object")
     return content

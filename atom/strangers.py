@@ -1,0 +1,88 @@
+"""Folders that a stranger may have made: what in them leads elsewhere, or would be waited for."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from atom.errors import UserError
+
+_MOST = 1_000_000
+"""Entries of a run folder; one of thousands of ranks and checkpoints has a tenth."""
+
+_CHECKPOINT = "step-"
+_CACHED = ("models--", "datasets--")
+
+
+def check(folder: Path) -> None:
+    """Refuse a run folder with a link out of it, a pipe or a device in it.
+
+    The folder itself may be a link. What is in a checkpoint is looked at when it is read.
+
+    Raises:
+        UserError: there is one.
+    """
+    root = os.path.realpath(folder)
+    for number, entry in enumerate(_entries(root)):
+        if number == _MOST:
+            raise UserError(f"{folder} holds more than {_MOST:,} files; valid: a run folder")
+        name = os.path.relpath(entry.path, root)
+        if entry.is_symlink():
+            if not _is_within(os.path.realpath(entry.path), root):
+                raise UserError(
+                    f"{folder} holds a link that leads out of it ({name}); valid: a folder without "
+                    f"such links: put {name} itself there, or remove it"
+                )
+        elif not (entry.is_dir() or entry.is_file()) and not _is_socket(entry):
+            raise UserError(f"{folder} holds a pipe or a device ({name}); valid: a folder of files")
+
+
+def real(path: Path, folder: Path) -> Path:
+    """Return the file that a name in a folder of Hugging Face's format stands for.
+
+    The cache of Hugging Face has links there, to files of the same model. The folder itself may be
+    reached by a link.
+
+    Raises:
+        ValueError: it is a link that leads elsewhere.
+    """
+    there = os.path.realpath(folder)
+    parts = Path(there).parts
+    cached = [number for number, part in enumerate(parts) if part.startswith(_CACHED)]
+    root = str(Path(*parts[: cached[-1] + 1])) if cached else there
+    found = Path(os.path.realpath(path))
+    if not _is_within(str(found), root):
+        raise ValueError(f"holds {path.name}, a link that leads out of it")
+    if found.exists() and not found.is_file():
+        raise ValueError(f"holds {path.name}, which is no regular file")
+    return found
+
+
+def _entries(root: str) -> Iterator[os.DirEntry[str]]:
+    waiting = [root]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    yield entry
+                    if entry.is_dir(follow_symlinks=False) and not _is_checkpoint(entry):
+                        waiting.append(entry.path)
+        except OSError:  # gone meanwhile, or not ours to read
+            continue
+
+
+def _is_checkpoint(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lstrip(".").startswith(_CHECKPOINT)
+
+
+def _is_socket(entry: os.DirEntry[str]) -> bool:
+    try:
+        return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
+    except OSError:
+        return True  # gone meanwhile
+
+
+def _is_within(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")

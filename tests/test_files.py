@@ -1,0 +1,192 @@
+"""Files that others may have put something else in the place of."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atom import files, json_data, strangers
+from atom.errors import UserError
+from atom.files import NotAFileError, TooLargeError
+
+SECRET = "a secret\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder, with a secret beside it."""
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "x").write_text(SECRET)
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place"
+
+
+def _link(path: Path) -> None:
+    path.symlink_to(path.parent.parent / "secret")
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+KINDS = {"a link": _link, "a pipe": _pipe, "a folder": Path.mkdir}
+OPENINGS = {
+    "read": files.read_bytes,
+    "append": files.appending,
+    "in place": lambda path: files.opened(path, os.O_RDWR | os.O_CREAT),
+    "digest": files.sha256,
+    "copy from": lambda path: files.copy(path, path.with_name("copy")),
+    "lines": lambda path: list(json_data.lines(path)),
+}
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize("use", OPENINGS.values(), ids=OPENINGS.keys())
+def test_nothing_but_a_regular_file_is_opened(place: Path, make: Callable, use: Callable) -> None:
+    make(place / "x")
+    with pytest.raises(NotAFileError, match="x is no regular file"):
+        use(place / "x")
+    assert (place.parent / "secret").read_text() == SECRET
+    assert [path.name for path in place.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("use", OPENINGS.values(), ids=OPENINGS.keys())
+def test_a_folder_on_the_way_is_no_link(place: Path, use: Callable) -> None:
+    """With ``below``; the folder below which files are may itself be one."""
+    (place / "linked").symlink_to(place.parent / "outside")
+    with pytest.raises(NotAFileError):
+        files.read_bytes(place / "linked" / "x", below=place)
+    with pytest.raises(NotAFileError):
+        files.read_bytes(place / ".." / "secret", below=place)
+    (place.parent / "other").symlink_to(place)
+    (place / "real").mkdir()
+    files.write_text(place / "real" / "x", "{}\n")
+    assert files.read_text(place.parent / "other/real/x", below=place.parent / "other") == "{}\n"
+    use(place / "real" / "x")
+
+
+WRITINGS = {
+    "text": lambda path: files.write_text(path, "new"),
+    "copy": lambda path: files.copy(path.parent.parent / "new", path),
+    "given": lambda path: files.write_given(path, "new"),
+}
+
+
+@pytest.mark.parametrize("make", [_link, _pipe], ids=["a link", "a pipe"])
+@pytest.mark.parametrize("use", WRITINGS.values(), ids=WRITINGS.keys())
+def test_what_is_written_replaces_what_was_there(
+    place: Path, make: Callable, use: Callable, request: pytest.FixtureRequest
+) -> None:
+    if "given-a pipe" in request.node.callspec.id:
+        make = _link  # a pipe that the user names is written to
+    (place.parent / "new").write_text("new")
+    make(place / "x")
+    use(place / "x")
+    assert (place / "x").read_text() == "new"
+    assert not (place / "x").is_symlink()
+    assert (place.parent / "secret").read_text() == SECRET
+    assert [path.name for path in place.iterdir()] == ["x"], "nothing unfinished is left"
+
+
+def test_what_cannot_be_written_leaves_what_was_there(place: Path) -> None:
+    files.write_text(place / "x", "old")
+    with pytest.raises(UnicodeEncodeError):
+        files.write_text(place / "x", "\ud800")
+    assert (place / "x").read_text() == "old"
+    (place / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.write_text(place / "folder", "new")
+    assert {path.name for path in place.iterdir()} == {"x", "folder"}
+
+
+def test_a_new_file_has_the_mode_of_any_other(place: Path) -> None:
+    files.write_text(place / "x", "")
+    (place / "y").touch()
+    assert stat.S_IMODE((place / "x").stat().st_mode) == stat.S_IMODE((place / "y").stat().st_mode)
+
+
+def test_a_folder_is_no_link(place: Path) -> None:
+    (place / "logs").symlink_to(place.parent / "outside")
+    with pytest.raises(NotADirectoryError):
+        files.make_folder(place / "logs")
+    files.make_folder(place / "a/b")
+    files.make_folder(place / "a/b")
+
+
+def test_a_large_file_is_not_read(place: Path) -> None:
+    with (place / "x").open("wb") as file:
+        file.truncate(8 << 30)
+    for use in (files.read_bytes, lambda path: list(json_data.lines(path))):
+        with pytest.raises(TooLargeError, match="it has more than"):
+            use(place / "x")
+    with (place / "x").open("wb") as file:
+        file.truncate(json_data.LINE + 1)
+    with pytest.raises(TooLargeError, match="a line of more than 4 MiB"):
+        list(json_data.lines(place / "x"))
+
+
+NO_DATA = {
+    "deep": b"[" * 41 + b"]" * 41,
+    "very deep": b"[" * 100_000,
+    "NaN": b"NaN",
+    "infinite": b"[1e999]",
+    "more than 64 bits": b"%d" % 2**64,
+    "many digits": b"1" * 5000,
+    "UTF-16": '"x"'.encode("utf-16"),
+    "no UTF-8": b'"\xff"',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("data", NO_DATA.values(), ids=NO_DATA.keys())
+def test_no_data(data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        json_data.loads(data)
+
+
+def test_data() -> None:
+    deep = b"[" * 40 + b"]" * 40
+    assert json_data.loads(deep) is not None
+    assert json_data.loads(b'{"a": [1, -2.5, null, true, "{[{["]}') == {
+        "a": [1, -2.5, None, True, "{[{["]
+    }
+
+
+def test_links_of_a_run_folder(place: Path) -> None:
+    """Those within it are its own; of the others, and pipes, the first is named."""
+    (place / "wandb/run-1").mkdir(parents=True)
+    (place / "wandb/latest").symlink_to("run-1")
+    (place.parent / "by-name").symlink_to(place)
+    strangers.check(place.parent / "by-name")
+    (place / "wandb/run-1/x").symlink_to("../../../secret")
+    with pytest.raises(UserError, match=r"a link that leads out of it \(wandb/run-1/x\)"):
+        strangers.check(place)
+    (place / "wandb/run-1/x").unlink()
+    (place / "wandb/run-1/y").symlink_to("y")  # a circle leads nowhere
+    strangers.check(place)
+    os.mkfifo(place / "wandb/pipe")
+    with pytest.raises(UserError, match=r"a pipe or a device \(wandb/pipe\)"):
+        strangers.check(place)
+
+
+def test_links_of_hugging_faces_cache(place: Path) -> None:
+    model = place / "models--org--name"
+    (model / "snapshots/abc").mkdir(parents=True)
+    (model / "blobs").mkdir()
+    (model / "blobs/123").write_text("{}")
+    snapshot = model / "snapshots/abc"
+    (snapshot / "config.json").symlink_to("../../blobs/123")
+    assert strangers.real(snapshot / "config.json", snapshot) == model / "blobs/123"
+    (place / "mine").symlink_to(snapshot)
+    assert strangers.real(place / "mine/config.json", place / "mine") == model / "blobs/123"
+    (snapshot / "bad.json").symlink_to("../../../../secret")
+    (snapshot / "pipe.json").symlink_to("../../blobs/pipe")
+    os.mkfifo(model / "blobs/pipe")
+    for name in ("bad.json", "pipe.json"):
+        with pytest.raises(ValueError, match=name):
+            strangers.real(snapshot / name, snapshot)
