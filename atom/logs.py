@@ -164,6 +164,7 @@ def _install(handlers: list[logging.Handler]) -> None:
         root.addHandler(handler)
     root.setLevel(logging.INFO)
     _silence_own_handlers()
+    logging.captureWarnings(False)  # what captured them before may have been replaced since
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

@@ -51,6 +51,7 @@ def show() -> None:
     for old in [handler for handler in root.handlers if isinstance(handler, Notices)]:
         root.removeHandler(old)
     root.addHandler(Notices(lambda line: print(f"atom: {line}", file=sys.stderr, flush=True)))
+    logging.captureWarnings(False)  # what captured them before may have been replaced since
     logging.captureWarnings(True)
 
 

@@ -74,7 +74,6 @@ def test_any_degree_can_be_what_is_left() -> None:
 @pytest.mark.parametrize(
     ("option", "ranks", "overrides", "says"),
     [
-        ("tp", None, {"tensor_parallel_degree": 0}, "a positive number"),
         ("tp", None, {"tensor_parallel_degre": 2}, "tensor_parallel_degree"),
         ("fsdp", None, {"context_parallel_degree": -1}, "only one degree"),
         ("ep", None, {"expert_parallel_degree": 4}, "must divide the 2 ranks"),
