@@ -5,6 +5,10 @@ from __future__ import annotations
 from atom.errors import UserError
 from atom.plugin import ArchitectureContext
 
+MOST_LAYERS, MOST_WIDTH, MOST_TOKENS = 10_000, 2**20, 2**30
+"""The most that a parameter may be: of blocks; of a width, heads or experts; and of tokens, in a
+vocabulary or a sequence. Far above any model, and below what would take the machine's memory."""
+
 
 def vocabulary(wanted: int | None, context: ArchitectureContext) -> int:
     """Return the rows of the embedding: ``architecture.vocab_size``, or the tokenizer's ids.

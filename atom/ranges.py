@@ -70,18 +70,19 @@ class Range:
 
 _COUNT = Range(1)
 _NATURAL = Range(0)
-_DEGREE = Range(1, also=((-1, "for what is left"),))
+_SEQUENCES = 10**9
+_DEGREE = Range(1, 10**6, also=((-1, "for what is left"),))
 _SHARE = Range(0, 1, whole=False)
 _SECONDS = Range(1, 10**9)
 _TORCHS = "for torch's own"
 
 RANGES: dict[str, Range] = {
-    "training.local_batch_size": _COUNT,
-    "training.global_batch_size": Range(1, also=((-1, "for local_batch_size a rank"),)),
-    "training.seq_len": _COUNT,
+    "training.local_batch_size": Range(1, _SEQUENCES),
+    "training.global_batch_size": Range(1, _SEQUENCES, also=((-1, "for local_batch_size a rank"),)),
+    "training.seq_len": Range(1, 2**30),
     # 0 would make every gradient 0.
     "training.max_norm": Range(0, above=True, whole=False),
-    "training.steps": _COUNT,
+    "training.steps": Range(1, 10**12),
     "training.gc_freq": _COUNT,
     "lr_scheduler.warmup_steps": _NATURAL,
     "lr_scheduler.total_steps": Range(1, null="for training.steps"),
@@ -114,7 +115,7 @@ RANGES: dict[str, Range] = {
     "parallelism.tensor_parallel_degree": _DEGREE,
     "parallelism.pipeline_parallel_degree": _DEGREE,
     "parallelism.context_parallel_degree": _DEGREE,
-    "parallelism.expert_parallel_degree": _COUNT,
+    "parallelism.expert_parallel_degree": Range(1, 10**6),
     "parallelism.pipeline_parallel_first_stage_less_layers": _NATURAL,
     "parallelism.pipeline_parallel_last_stage_less_layers": _NATURAL,
     "parallelism.pipeline_parallel_layers_per_stage": Range(1, null="for as many as there are"),

@@ -93,7 +93,9 @@ class Launch(_Model):
     """How ranks are started."""
 
     ranks: PositiveInt | None = Field(
-        default=None, description="number of ranks; null: as the layout says, or one a GPU"
+        default=None,
+        le=10**6,
+        description="number of ranks; null: as the layout says, or one a GPU",
     )
     max_restarts: NonNegativeInt = Field(
         default=3,
@@ -219,9 +221,9 @@ class Launcher(Component):
     dry_run: bool = Field(
         default=False, description="print what would be submitted, and write nothing"
     )
-    nodes: PositiveInt = Field(default=1, description="machines of one job")
+    nodes: PositiveInt = Field(default=1, le=10**6, description="machines of one job")
     gpus_per_node: PositiveInt | None = Field(
-        default=None, description="GPUs, and ranks, of a node; null: ranks share its CPU"
+        default=None, le=10**4, description="GPUs, and ranks, of a node; null: ranks share its CPU"
     )
     gpu: Word | None = Field(
         default=None,
@@ -292,7 +294,7 @@ class Loss(_Model):
     """Cross-entropy of the next token, averaged over the tokens of the global batch."""
 
     num_chunks: PositiveInt = Field(
-        default=1, description="compute logits and loss in so many pieces of the sequence"
+        default=1, le=2**20, description="compute logits and loss in so many pieces of the sequence"
     )
 
 

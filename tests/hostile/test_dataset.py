@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
 import os
 import pickle
 import tarfile
@@ -98,3 +100,44 @@ def test_entries_of_a_web_dataset(suffix: str, victim: Victim) -> None:
         entry.size = len(content)
         tar.addfile(entry, io.BytesIO(content))
     assert "there is no text in its column" in victim.huggingface()
+
+
+def bomb(path: Path) -> None:
+    """Make a file of a gigabyte of zeros, in a few kilobytes or one megabyte."""
+    zeros = b"\0" * 2**20
+    if path.suffix == ".zst":
+        import pyarrow as pa  # type: ignore[import-untyped]
+
+        with pa.CompressedOutputStream(str(path), "zstd") as stream:
+            for _ in range(1024):
+                stream.write(zeros)
+        return
+    opens: dict[str, Callable] = {".gz": gzip.open, ".xz": lzma.open}
+    with opens[path.suffix](path, "wb") as file:
+        for _ in range(256):
+            file.write(zeros)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.zst", "txt.gz", "txt.xz"])
+def test_a_file_that_grows(suffix: str, victim: Victim) -> None:
+    """It is left before it has filled the memory or the disk."""
+    path = victim.folder / f"a.{suffix}"
+    bomb(path)
+    tolerant = ["dataset.max_bad_fraction=0.5"] if "txt" in suffix else []
+    said = victim.run("dataset=local", f"dataset.path={path}", *tolerant)
+    assert f"{path} becomes more than 200 times its size" in said
+    copies = [file for file in victim.cache.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in copies) < 2**20
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "pipe in a folder", "device in a folder"])
+def test_what_is_no_file(kind: str, victim: Victim) -> None:
+    path = victim.folder / "a.txt"
+    if kind.startswith("pipe"):
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    given = victim.folder if "folder" in kind else path
+    for dataset in ("local", "huggingface") if "folder" in kind else ("local",):
+        said = victim.run(f"dataset={dataset}", f"dataset.path={given}", timeout=30)
+        assert f"{path} is no file of a disk" in said

@@ -12,10 +12,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from atom.errors import UserError
 from atom.files import is_regular, make_folder
+
+_RATIO = 200
+"""The most that a compressed file may grow: ten times what text does."""
+
+_ALWAYS = 64 * 2**20
+"""Bytes that any file may become: a small one of one word, again and again, harms nobody."""
 
 SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
@@ -31,7 +37,43 @@ def is_compressed(path: Path) -> bool:
 
 
 def opened(path: Path) -> BinaryIO:
-    """Open ``path`` to be read, decompressed if its suffix says so."""
+    """Open ``path`` to be read, decompressed if its suffix says so.
+
+    Reading raises :class:`UserError` where a file becomes far more than text or tables do.
+    """
+    if not is_compressed(path):
+        return path.open("rb")
+    return io.BufferedReader(_Bounded(_decompressed(path), path), 1 << 17)
+
+
+class _Bounded(io.RawIOBase):
+    """A decompressed file, with an end to how much it becomes."""
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream, self._path = stream, path
+        self._left = max(_ALWAYS, path.stat().st_size * _RATIO)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        self._left -= len(content)
+        if self._left < 0:
+            raise UserError(
+                f"{self._path} becomes more than {_RATIO} times its size when it is decompressed; "
+                "valid: the file itself, decompressed, if that is meant",
+                key="dataset.path",
+            )
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _decompressed(path: Path) -> BinaryIO:
     match path.suffix.lower():
         case ".gz":
             return cast(BinaryIO, gzip.open(path))
@@ -43,9 +85,8 @@ def opened(path: Path) -> BinaryIO:
             # Unlike the package zstandard, pyarrow tells a file that was cut off from a whole one.
             import pyarrow as pa  # type: ignore[import-untyped]
 
-            stream = pa.input_stream(str(path), compression="zstd")
-            return io.BufferedReader(stream, 1 << 17)
-    return path.open("rb")
+            return cast(BinaryIO, pa.input_stream(str(path), compression="zstd"))
+    raise AssertionError(path)
 
 
 def plain(path: Path, cache: Path) -> Path:

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from atom.errors import UserError
 
 
@@ -12,39 +13,58 @@ class DeepSeekV3(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dim: int = Field(gt=0, description="width of the residual stream")
-    n_layers: int = Field(gt=0, description="transformer blocks")
+    dim: int = Field(gt=0, le=MOST_WIDTH, description="width of the residual stream")
+    n_layers: int = Field(gt=0, le=MOST_LAYERS, description="transformer blocks")
     n_dense_layers: int = Field(
-        ge=0, description="blocks at the start that have a feed-forward layer and no experts"
+        ge=0,
+        le=MOST_LAYERS,
+        description="blocks at the start that have a feed-forward layer and no experts",
     )
-    n_heads: int = Field(gt=0, description="attention heads")
+    n_heads: int = Field(gt=0, le=MOST_WIDTH, description="attention heads")
     vocab_size: int | None = Field(
-        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+        default=None,
+        gt=0,
+        le=MOST_TOKENS,
+        description="rows of the embedding; null: the tokenizer's vocabulary",
     )
 
     norm_eps: float = Field(default=1e-6, gt=0, description="added to the mean square in norms")
 
     # Multi-head latent attention (section 2.1.1)
     q_lora_rank: int | None = Field(
-        default=None, gt=0, description="width of the compressed query; null: not compressed"
+        default=None,
+        gt=0,
+        le=MOST_WIDTH,
+        description="width of the compressed query; null: not compressed",
     )
     kv_lora_rank: int = Field(
-        default=512, gt=0, description="width that keys and values are compressed to"
+        default=512, gt=0, le=MOST_WIDTH, description="width that keys and values are compressed to"
     )
     qk_nope_head_dim: int = Field(
-        default=128, gt=0, description="width of a head's query and key that has no position"
+        default=128,
+        gt=0,
+        le=MOST_WIDTH,
+        description="width of a head's query and key that has no position",
     )
     qk_rope_head_dim: int = Field(
-        default=64, gt=0, multiple_of=2, description="width of a head's query and key with RoPE"
+        default=64,
+        gt=0,
+        le=MOST_WIDTH,
+        multiple_of=2,
+        description="width of a head's query and key with RoPE",
     )
-    v_head_dim: int = Field(default=128, gt=0, description="width of a head's value")
+    v_head_dim: int = Field(default=128, gt=0, le=MOST_WIDTH, description="width of a head's value")
 
     # Experts (section 2.1.2)
-    dense_hidden_dim: int = Field(gt=0, description="width of the dense blocks' feed-forward layer")
-    moe_hidden_dim: int = Field(gt=0, description="width of each expert")
-    num_experts: int = Field(gt=0, description="routed experts of a block")
-    num_shared_experts: int = Field(gt=0, description="experts that every token goes to")
-    top_k: int = Field(gt=0, description="routed experts that a token goes to")
+    dense_hidden_dim: int = Field(
+        gt=0, le=MOST_WIDTH, description="width of the dense blocks' feed-forward layer"
+    )
+    moe_hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of each expert")
+    num_experts: int = Field(gt=0, le=MOST_WIDTH, description="routed experts of a block")
+    num_shared_experts: int = Field(
+        gt=0, le=MOST_WIDTH, description="experts that every token goes to"
+    )
+    top_k: int = Field(gt=0, le=MOST_WIDTH, description="routed experts that a token goes to")
     score_func: Literal["sigmoid", "softmax"] = Field(
         default="sigmoid", description="what makes scores of a token's affinities to the experts"
     )
@@ -55,10 +75,13 @@ class DeepSeekV3(BaseModel):
         default=1.0, gt=0, description="factor of the routed experts' outputs"
     )
     num_expert_groups: int | None = Field(
-        default=None, gt=0, description="groups (nodes) that experts are in; null: no groups"
+        default=None,
+        gt=0,
+        le=MOST_WIDTH,
+        description="groups (nodes) that experts are in; null: no groups",
     )
     num_limited_groups: int | None = Field(
-        default=None, gt=0, description="groups that a token's experts may be in"
+        default=None, gt=0, le=MOST_WIDTH, description="groups that a token's experts may be in"
     )
     load_balance_coeff: float | None = Field(
         default=1e-3,
@@ -69,14 +92,17 @@ class DeepSeekV3(BaseModel):
 
     # Positions
     max_seq_len: int = Field(
-        default=16384, gt=0, description="longest sequence that RoPE is made for, in tokens"
+        default=16384,
+        gt=0,
+        le=MOST_TOKENS,
+        description="longest sequence that RoPE is made for, in tokens",
     )
     rope_theta: float = Field(default=10_000.0, gt=0, description="base of RoPE's frequencies")
     rope_factor: float = Field(
         default=1.0, ge=1, description="YaRN's stretching of positions; 1: plain RoPE"
     )
     rope_original_seq_len: int = Field(
-        default=4096, gt=0, description="the length, in tokens, that YaRN stretches"
+        default=4096, gt=0, le=MOST_TOKENS, description="the length, in tokens, that YaRN stretches"
     )
     rope_beta_fast: float = Field(
         default=32.0, gt=0, description="rotations in that length above which YaRN changes nothing"

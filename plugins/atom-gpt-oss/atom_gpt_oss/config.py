@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atom.architecture import check_experts, check_heads
+from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
 
 
 class GptOss(BaseModel):
@@ -12,19 +12,22 @@ class GptOss(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dim: int = Field(gt=0, description="width of the residual stream")
-    n_layers: int = Field(gt=0, description="transformer blocks")
-    n_heads: int = Field(default=64, gt=0, description="query heads")
-    n_kv_heads: int = Field(default=8, gt=0, description="key and value heads")
+    dim: int = Field(gt=0, le=MOST_WIDTH, description="width of the residual stream")
+    n_layers: int = Field(gt=0, le=MOST_LAYERS, description="transformer blocks")
+    n_heads: int = Field(default=64, gt=0, le=MOST_WIDTH, description="query heads")
+    n_kv_heads: int = Field(default=8, gt=0, le=MOST_WIDTH, description="key and value heads")
     head_dim: int = Field(
-        default=64, gt=0, multiple_of=2, description="width of a head, even for RoPE"
+        default=64, gt=0, le=MOST_WIDTH, multiple_of=2, description="width of a head, even for RoPE"
     )
     sliding_window: int = Field(
-        default=128, gt=0, description="tokens that the first, third, … block's attention sees"
+        default=128,
+        gt=0,
+        le=MOST_TOKENS,
+        description="tokens that the first, third, … block's attention sees",
     )
-    moe_hidden_dim: int = Field(gt=0, description="width of each expert")
-    num_experts: int = Field(gt=0, description="experts of a block")
-    top_k: int = Field(default=4, gt=0, description="experts that a token goes to")
+    moe_hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of each expert")
+    num_experts: int = Field(gt=0, le=MOST_WIDTH, description="experts of a block")
+    top_k: int = Field(default=4, gt=0, le=MOST_WIDTH, description="experts that a token goes to")
     load_balance_coeff: float | None = Field(
         default=1e-3,
         gt=0,
@@ -32,17 +35,23 @@ class GptOss(BaseModel):
         "no balancing",
     )
     vocab_size: int | None = Field(
-        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+        default=None,
+        gt=0,
+        le=MOST_TOKENS,
+        description="rows of the embedding; null: the tokenizer's vocabulary",
     )
     max_seq_len: int = Field(
-        default=131072, gt=0, description="longest sequence that RoPE is made for, in tokens"
+        default=131072,
+        gt=0,
+        le=MOST_TOKENS,
+        description="longest sequence that RoPE is made for, in tokens",
     )
     rope_theta: float = Field(default=150_000.0, gt=0, description="base of RoPE's frequencies")
     rope_factor: float = Field(
         default=32.0, ge=1, description="YaRN's stretching of positions; 1: plain RoPE"
     )
     rope_original_seq_len: int = Field(
-        default=4096, gt=0, description="the length, in tokens, that YaRN stretches"
+        default=4096, gt=0, le=MOST_TOKENS, description="the length, in tokens, that YaRN stretches"
     )
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atom.architecture import check_head_dim, check_heads
+from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_head_dim, check_heads
 
 
 class Llama3(BaseModel):
@@ -12,26 +12,40 @@ class Llama3(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dim: int = Field(gt=0, description="width of the residual stream")
-    n_layers: int = Field(gt=0, description="transformer blocks")
-    n_heads: int = Field(gt=0, description="query heads; the head dimension is dim / n_heads")
+    dim: int = Field(gt=0, le=MOST_WIDTH, description="width of the residual stream")
+    n_layers: int = Field(gt=0, le=MOST_LAYERS, description="transformer blocks")
+    n_heads: int = Field(
+        gt=0, le=MOST_WIDTH, description="query heads; the head dimension is dim / n_heads"
+    )
     n_kv_heads: int | None = Field(
-        default=None, gt=0, description="key and value heads; null: as many as n_heads"
+        default=None,
+        gt=0,
+        le=MOST_WIDTH,
+        description="key and value heads; null: as many as n_heads",
     )
     multiple_of: int = Field(
-        default=256, gt=0, description="the feed-forward width is rounded up to a multiple of this"
+        default=256,
+        gt=0,
+        le=MOST_WIDTH,
+        description="the feed-forward width is rounded up to a multiple of this",
     )
     ffn_dim_multiplier: float | None = Field(
         default=None, gt=0, description="scales the feed-forward width of 8/3 dim; null: 1"
     )
     vocab_size: int | None = Field(
-        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+        default=None,
+        gt=0,
+        le=MOST_TOKENS,
+        description="rows of the embedding; null: the tokenizer's vocabulary",
     )
     tie_embeddings: bool = Field(
         default=False, description="share one weight between the embedding and the output layer"
     )
     max_seq_len: int = Field(
-        default=131072, gt=0, description="longest sequence that RoPE is made for, in tokens"
+        default=131072,
+        gt=0,
+        le=MOST_TOKENS,
+        description="longest sequence that RoPE is made for, in tokens",
     )
     rope_theta: float = Field(default=500_000.0, gt=0, description="base of RoPE's frequencies")
     rope_scaling: Literal["none", "llama"] = Field(

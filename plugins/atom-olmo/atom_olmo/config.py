@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atom.architecture import check_head_dim, check_heads
+from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_head_dim, check_heads
 
 
 class Olmo2(BaseModel):
@@ -12,18 +12,29 @@ class Olmo2(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dim: int = Field(gt=0, description="width of the residual stream")
-    n_layers: int = Field(gt=0, description="transformer blocks")
-    n_heads: int = Field(gt=0, description="query heads; the head dimension is dim / n_heads")
-    n_kv_heads: int | None = Field(
-        default=None, gt=0, description="key and value heads; null: as many as n_heads"
+    dim: int = Field(gt=0, le=MOST_WIDTH, description="width of the residual stream")
+    n_layers: int = Field(gt=0, le=MOST_LAYERS, description="transformer blocks")
+    n_heads: int = Field(
+        gt=0, le=MOST_WIDTH, description="query heads; the head dimension is dim / n_heads"
     )
-    hidden_dim: int = Field(gt=0, description="width of the feed-forward layer")
+    n_kv_heads: int | None = Field(
+        default=None,
+        gt=0,
+        le=MOST_WIDTH,
+        description="key and value heads; null: as many as n_heads",
+    )
+    hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of the feed-forward layer")
     vocab_size: int | None = Field(
-        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+        default=None,
+        gt=0,
+        le=MOST_TOKENS,
+        description="rows of the embedding; null: the tokenizer's vocabulary",
     )
     max_seq_len: int = Field(
-        default=4096, gt=0, description="longest sequence that RoPE is made for, in tokens"
+        default=4096,
+        gt=0,
+        le=MOST_TOKENS,
+        description="longest sequence that RoPE is made for, in tokens",
     )
     rope_theta: float = Field(default=500_000.0, gt=0, description="base of RoPE's frequencies")
     norm_eps: float = Field(default=1e-6, gt=0, description="added to the mean square in norms")

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atom.architecture import check_experts, check_heads
+from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
 from atom.errors import UserError
 
 
@@ -16,34 +16,49 @@ class Decoder(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dim: int = Field(gt=0, description="width of the residual stream")
-    n_layers: int = Field(gt=0, description="blocks")
+    dim: int = Field(gt=0, le=MOST_WIDTH, description="width of the residual stream")
+    n_layers: int = Field(gt=0, le=MOST_LAYERS, description="blocks")
     full_attention_interval: int = Field(
-        default=4, gt=0, description="every such layer is attention, the others are linear"
+        default=4,
+        gt=0,
+        le=MOST_WIDTH,
+        description="every such layer is attention, the others are linear",
     )
-    n_heads: int = Field(gt=0, description="query heads of attention")
-    n_kv_heads: int = Field(gt=0, description="key and value heads of attention")
-    head_dim: int = Field(default=256, gt=0, multiple_of=8, description="width of such a head")
+    n_heads: int = Field(gt=0, le=MOST_WIDTH, description="query heads of attention")
+    n_kv_heads: int = Field(gt=0, le=MOST_WIDTH, description="key and value heads of attention")
+    head_dim: int = Field(
+        default=256, gt=0, le=MOST_WIDTH, multiple_of=8, description="width of such a head"
+    )
     rotary_dim: int = Field(
-        default=64, gt=0, multiple_of=2, description="of head_dim, what RoPE turns"
+        default=64, gt=0, le=MOST_WIDTH, multiple_of=2, description="of head_dim, what RoPE turns"
     )
-    n_key_heads: int = Field(default=16, gt=0, description="query and key heads of linear layers")
-    n_value_heads: int = Field(gt=0, description="value heads of linear layers")
-    key_head_dim: int = Field(default=128, gt=0, description="width of a linear layer's key head")
+    n_key_heads: int = Field(
+        default=16, gt=0, le=MOST_WIDTH, description="query and key heads of linear layers"
+    )
+    n_value_heads: int = Field(gt=0, le=MOST_WIDTH, description="value heads of linear layers")
+    key_head_dim: int = Field(
+        default=128, gt=0, le=MOST_WIDTH, description="width of a linear layer's key head"
+    )
     value_head_dim: int = Field(
-        default=128, gt=0, description="width of a linear layer's value head"
+        default=128, gt=0, le=MOST_WIDTH, description="width of a linear layer's value head"
     )
     conv_kernel_size: int = Field(
-        default=4, gt=0, description="tokens that a linear layer's convolution sees"
+        default=4, gt=0, le=MOST_WIDTH, description="tokens that a linear layer's convolution sees"
     )
     vocab_size: int | None = Field(
-        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+        default=None,
+        gt=0,
+        le=MOST_TOKENS,
+        description="rows of the embedding; null: the tokenizer's vocabulary",
     )
     tie_embeddings: bool = Field(
         default=False, description="share one weight between the embedding and the output layer"
     )
     max_seq_len: int = Field(
-        default=262144, gt=0, description="longest sequence that RoPE is made for, in tokens"
+        default=262144,
+        gt=0,
+        le=MOST_TOKENS,
+        description="longest sequence that RoPE is made for, in tokens",
     )
     rope_theta: float = Field(default=10_000_000.0, gt=0, description="base of RoPE's frequencies")
 
@@ -75,18 +90,20 @@ class Decoder(BaseModel):
 class Qwen35(Decoder):
     """A dense model. Every field can be overridden: ``architecture.n_layers=12``."""
 
-    hidden_dim: int = Field(gt=0, description="width of the feed-forward layer")
+    hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of the feed-forward layer")
 
 
 class Qwen35MoE(Decoder):
     """A mixture of experts: every block's feed-forward layer is one, beside an expert for all."""
 
-    moe_hidden_dim: int = Field(gt=0, description="width of each expert")
+    moe_hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of each expert")
     shared_hidden_dim: int = Field(
-        gt=0, description="width of the expert that every token goes to, behind a gate"
+        gt=0,
+        le=MOST_WIDTH,
+        description="width of the expert that every token goes to, behind a gate",
     )
-    num_experts: int = Field(gt=0, description="experts of a layer")
-    top_k: int = Field(gt=0, description="experts that a token goes to")
+    num_experts: int = Field(gt=0, le=MOST_WIDTH, description="experts of a layer")
+    top_k: int = Field(gt=0, le=MOST_WIDTH, description="experts that a token goes to")
     load_balance_coeff: float | None = Field(
         default=1e-3,
         gt=0,

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atom.architecture import check_experts, check_heads
+from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
 
 
 class Decoder(BaseModel):
@@ -12,21 +12,31 @@ class Decoder(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dim: int = Field(gt=0, description="width of the residual stream")
-    n_layers: int = Field(gt=0, description="transformer blocks")
-    n_heads: int = Field(gt=0, description="query heads")
-    n_kv_heads: int = Field(gt=0, description="key and value heads")
+    dim: int = Field(gt=0, le=MOST_WIDTH, description="width of the residual stream")
+    n_layers: int = Field(gt=0, le=MOST_LAYERS, description="transformer blocks")
+    n_heads: int = Field(gt=0, le=MOST_WIDTH, description="query heads")
+    n_kv_heads: int = Field(gt=0, le=MOST_WIDTH, description="key and value heads")
     head_dim: int = Field(
-        default=128, gt=0, multiple_of=2, description="width of a head, even for RoPE"
+        default=128,
+        gt=0,
+        le=MOST_WIDTH,
+        multiple_of=2,
+        description="width of a head, even for RoPE",
     )
     vocab_size: int | None = Field(
-        default=None, gt=0, description="rows of the embedding; null: the tokenizer's vocabulary"
+        default=None,
+        gt=0,
+        le=MOST_TOKENS,
+        description="rows of the embedding; null: the tokenizer's vocabulary",
     )
     tie_embeddings: bool = Field(
         default=False, description="share one weight between the embedding and the output layer"
     )
     max_seq_len: int = Field(
-        default=40960, gt=0, description="longest sequence that RoPE is made for, in tokens"
+        default=40960,
+        gt=0,
+        le=MOST_TOKENS,
+        description="longest sequence that RoPE is made for, in tokens",
     )
     rope_theta: float = Field(default=1_000_000.0, gt=0, description="base of RoPE's frequencies")
 
@@ -39,15 +49,15 @@ class Decoder(BaseModel):
 class Qwen3(Decoder):
     """A dense model. Every field can be overridden: ``architecture.n_layers=12``."""
 
-    hidden_dim: int = Field(gt=0, description="width of the feed-forward layer")
+    hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of the feed-forward layer")
 
 
 class Qwen3MoE(Decoder):
     """A mixture of experts: every block's feed-forward layer is one."""
 
-    moe_hidden_dim: int = Field(gt=0, description="width of each expert")
-    num_experts: int = Field(gt=0, description="experts of a layer")
-    top_k: int = Field(gt=0, description="experts that a token goes to")
+    moe_hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of each expert")
+    num_experts: int = Field(gt=0, le=MOST_WIDTH, description="experts of a layer")
+    top_k: int = Field(gt=0, le=MOST_WIDTH, description="experts that a token goes to")
     load_balance_coeff: float | None = Field(
         default=1e-3,
         gt=0,
