@@ -1,7 +1,8 @@
 """One job a run folder: who works on it, told by a lock that ends with its holder.
 
 The lock is the kernel's (``flock``), on ``running.json``. The launcher holds it and the processes
-that it has forked; it is gone when the last of them is, however that ended.
+that it has forked; it is gone when the last of them is, however that ended. Nobody else can read
+the file: that is all it takes to lock it, and so to keep a run from being gone on with.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import fcntl
 import json
 import os
 import socket
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from atom import files, json_data
+from atom import files, heartbeat, json_data
 from atom.errors import UserError
 
 FILE_NAME = "running.json"
+
+_SILENT_SECONDS = 600
 
 _held: dict[Path, int] = {}
 """Folder -> descriptor of the lock, for as long as this process lives."""
@@ -37,6 +42,9 @@ def claim(run: Path) -> None:
     if not _locked(file):
         os.close(file)
         check(run)
+    # Whoever can open it can lock it.
+    with suppress(OSError):
+        os.fchmod(file, 0o600)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
     os.ftruncate(file, 0)
@@ -63,6 +71,8 @@ def holder(run: Path) -> dict[str, Any] | None:
         file = files.opened(run / FILE_NAME, os.O_RDONLY)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        return _of_another_account(run)
     try:
         if _locked(file, fcntl.LOCK_SH):
             return None
@@ -84,6 +94,22 @@ def _told(data: bytes) -> dict[str, Any]:
         told["pid"] = pid
     words = {name: content.get(name) for name in ("host", "since")}
     return told | {name: word for name, word in words.items() if isinstance(word, str)}
+
+
+def _of_another_account(run: Path) -> dict[str, Any] | None:
+    """Return nothing but that a job of another account is at work, if one is.
+
+    Its lock cannot be asked for. The kernel lists those that processes of this machine hold; the
+    run's sign of life tells of other machines.
+    """
+    with suppress(OSError):
+        found = (run / FILE_NAME).stat()
+        device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+        locks = Path("/proc/locks").read_text().splitlines()
+        if any(f" {device}:{found.st_ino} " in lock for lock in locks if "FLOCK" in lock):
+            return {}
+    beat = heartbeat.last(run)
+    return {} if beat is not None and time.time() - beat.time < _SILENT_SECONDS else None
 
 
 def _locked(file: int, how: int = fcntl.LOCK_EX) -> bool:

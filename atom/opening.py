@@ -7,15 +7,14 @@ keys that the user wrote (``dataset.sources.a.path``).
 from __future__ import annotations
 
 import inspect
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from atom import caches
 from atom.errors import UserError
 from atom.host import Component, Host, resolve
 from atom.plugin import Document, DocumentSource, SourceContext
@@ -23,13 +22,6 @@ from atom.select import configured
 
 _DEEPEST = 16
 """Components that open each other; more is a circle."""
-
-
-def cache() -> Path:
-    """Return the folder for what outlives a run: ``ATOM_CACHE``, or the user's own cache."""
-    if folder := os.environ.get("ATOM_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atom"
 
 
 class Opener:
@@ -69,7 +61,7 @@ class Opener:
                 source = self.source(opened, config, depth=depth + 1)
             return _Opened(source, key, fields)
 
-        folder = cache() / component.kind / component.plugin.import_package / component.name
+        folder = caches.folder() / component.kind / component.plugin.import_package / component.name
         return SourceContext(open_dataset=open_dataset, cache=folder)
 
     def _find(

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from atom import inputs
+from atom import caches, inputs
 from atom.errors import UserError
 from atom.folder import RUN_FILE
 from atom.host import Host
 from atom.inputs import Inputs
-from atom.opening import Opener, cache
+from atom.opening import Opener
 from atom.plugin import Contents, Document, DocumentSource, PreparedTokenizer, TokenizerContext
 from atom.run import read
 from atom.select import Selection, select
@@ -79,7 +79,7 @@ def prepare(selection: Selection, host: Host) -> Prepared:
 
     digest = source.check()
     contents = getattr(source, "contents", None)
-    context = TokenizerContext(documents=documents, digest=digest, cache=cache())
+    context = TokenizerContext(documents=documents, digest=digest, cache=caches.folder())
     prepared: PreparedTokenizer = selection.tokenizer.code("prepare")(
         selection.tokenizer.config, context
     )

@@ -29,6 +29,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from atom import caches
 from atom.plan.device import DeviceDescription, named
 from atom.titan import put_off
 
@@ -94,7 +95,9 @@ def use(device: str) -> None:
 
     Raises:
         RuntimeError: torchtitan was imported for another device before.
+        UserError: what torch compiles would be kept where another account can write.
     """
+    caches.keep_compiled_code()
     # torchtitan imports torchao where it is installed, and torch tells its users what torchao's
     # developers should know.
     logging.getLogger("torch.utils._pytree").addFilter(_is_for_users)
