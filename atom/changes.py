@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from atom import ranges
 from atom.errors import shown
 
 Kind = Literal["harmless", "matters", "refused", "unused"]
@@ -172,5 +173,13 @@ def _differences(key: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(a, dict) and isinstance(b, dict):
         for name in dict.fromkeys([*a, *b]):
             yield from _differences(f"{key}.{name}" if key else name, a.get(name), b.get(name))
-    elif a != b:
+    elif not _alike(a, b):
         yield key, a, b
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Return whether two values are one, to a key that takes text for the number that it spells."""
+    if isinstance(a, str) != isinstance(b, str):
+        number = ranges.number(a)
+        return number is not None and number == ranges.number(b)
+    return bool(a == b)

@@ -19,6 +19,7 @@ from atom.files import is_regular, sha256, write_text
 
 FOLDER = "checkpoint"
 MANIFEST = "manifest.json"
+HF_INDEX = "model.safetensors.index.json"
 
 _STEP = re.compile(r"step-([0-9]{1,19})")
 _MOST = 256 << 20
@@ -91,6 +92,30 @@ def resumable(folder: Path) -> list[int]:
         if not manifest.model_only and missing(place, manifest) is None:
             found.append(step)
     return found
+
+
+def last_whole(folder: Path) -> int:
+    """Return the last step with a checkpoint that is whole, be it of the weights alone, in whatever
+    format; 0 if there is none."""
+    for step in reversed(steps(folder)):
+        place = step_folder(folder, step)
+        try:
+            if is_exported(place) or missing(place, read_manifest(place)) is None:
+                return step
+        except ValueError:
+            continue
+    return 0
+
+
+def in_own_format(folder: Path) -> list[int]:
+    """Return the steps of checkpoints, damaged or not, that are no exported weights, in order."""
+    return [step for step in steps(folder) if not is_exported(step_folder(folder, step))]
+
+
+def is_exported(place: Path) -> bool:
+    """Return whether a checkpoint is weights in Hugging Face's format: the last of a run with
+    ``checkpoint.last_save_in_hf``, which no run goes on from. Their index is written last."""
+    return (place / HF_INDEX).is_file() and not (place / MANIFEST).exists()
 
 
 def step_folder(folder: Path, step: int) -> Path:

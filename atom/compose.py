@@ -34,6 +34,7 @@ from atom.host import Host
 from atom.plugin import Kernel
 from atom.run import COMPONENTS, Plugins, Run, parse
 from atom.settings import leaves
+from atom.sweeps import tidied
 from atom.trust import SECTION, typed
 
 CONFIG_NAME = "train"
@@ -71,6 +72,7 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
         print(f"atom: {warning}", file=sys.stderr)
     failures: list[BaseException] = []
 
+    made: list[bool] = []
     process = os.getpid()
 
     def job(config: DictConfig) -> float | None:
@@ -80,9 +82,12 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
         # Kept and raised below: Hydra would print its own words about it first.
         if not failures:
             try:
-                return task(config)
+                result = task(config)
+                made.append(not (config.get("dry_run") or config.launcher.get("dry_run")))
+                return result
             except (Exception, KeyboardInterrupt) as error:
                 failures.append(error)
+                made.append(not isinstance(error, UserError))
         return math.nan  # no sweeper takes that for a result
 
     sweep = command_line.MULTIRUN in arguments
@@ -99,7 +104,7 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
     sys.argv = ["atom train", *_sweep_folder(rewritten), *rewritten]
     hide_hydra_plugins(host.blocked)
     try:
-        with guarded(arguments, groups, str(CONF)):
+        with guarded(arguments, groups, str(CONF)), tidied(lambda: not any(made)):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(job)()
     except MissingConfigException as error:
         raise _missing(error, host) from None

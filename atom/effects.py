@@ -15,6 +15,8 @@ from atom.run import DEGREES, Run
 
 _COMPILED = ("model", "loss")
 _CHECKS = ("default", "none")
+_STATES = ("optimizer", "lr_scheduler", "dataloader", "random", "faults")
+"""Of a checkpoint, beside the weights and the step, without which no run goes on."""
 
 
 def composed(run: Run, *, chooses: bool) -> Situation:
@@ -83,6 +85,14 @@ def _check_choices(run: Run) -> None:
             key="activation_checkpoint.determinism_check",
             value=checked,
         )
+    excluded = defaults.value(run, "checkpoint.exclude_from_loading")
+    for name in excluded if isinstance(excluded, list) else ():
+        if name not in _STATES:
+            raise UserError(
+                f"is no state that can be left out; {nearest(str(name), _STATES)}",
+                key="checkpoint.exclude_from_loading",
+                value=name,
+            )
     mode = defaults.value(run, "comm.mode")
     if mode in ("fake_backend", "local_tensor"):
         raise UserError(

@@ -555,10 +555,13 @@ class Submission:
 
     ``files`` are written to the context's ``place``, by their names; ``commands`` are then run
     there, one after the other. ``advice`` is told at the end, with the output of the commands.
-    ``reason(errors)`` makes one sentence of what a command that failed has printed.
+    ``reason(errors)`` makes one sentence of what a command that failed has printed. ``ignored`` are
+    keys of the run that nobody looks at there, such as ``launch.hang_seconds`` where nodes do not
+    run the job's ``command``: a user who has set one is refused.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[tuple[str, ...], ...] = ()
     advice: str = ""
     reason: Callable[[str], str] | None = None
+    ignored: tuple[str, ...] = ()

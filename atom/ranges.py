@@ -45,15 +45,15 @@ class Range:
         """Return whether ``value`` is in the range; text counts as the number that it spells."""
         if value is None:
             return self.null is not None
-        number = _number(value)
-        if number is None or (self.whole and number != int(number)):
+        found = number(value)
+        if found is None or (self.whole and found != int(found)):
             return False
-        if self.whole and isinstance(value, str) and isinstance(number, float):
+        if self.whole and isinstance(value, str) and isinstance(found, float):
             return False
-        if any(number == extra for extra, _ in self.also):
+        if any(found == extra for extra, _ in self.also):
             return True
         most = _LARGEST[self.whole] if self.most is None else self.most
-        return (self.least < number if self.above else self.least <= number) and number <= most
+        return (self.least < found if self.above else self.least <= found) and found <= most
 
     def __str__(self) -> str:
         words = "a whole number" if self.whole else "a number"
@@ -139,6 +139,24 @@ def check(run: Run) -> None:
             raise UserError(f"valid: {valid}", key=key, value=values[name])
 
 
+def as_numbers(sections: Section) -> Section:
+    """Return sections in which what spells a number, or a whole one with a point, is that number.
+
+    Args:
+        sections: of a run, unchecked: what is out of its range is left as it is.
+    """
+    found = dict(sections)
+    for key, valid in RANGES.items():
+        name, _, last = key.partition(".")
+        section = found.get(name)
+        if not isinstance(section, dict) or section.get(last) is None:
+            continue
+        spelled = number(section[last])
+        if spelled is not None and valid.holds(section[last]):
+            found[name] = section | {last: int(spelled) if valid.whole else spelled}
+    return found
+
+
 def is_numeric(annotation: Any) -> bool:
     """Return whether a type takes numbers, alone or in a list, and no booleans."""
     if annotation in (int, float):
@@ -169,7 +187,7 @@ def _is_endless(value: float | str) -> bool:
         return False  # text that is no number: its field says so
 
 
-def _number(value: object) -> float | int | None:
+def number(value: object) -> float | int | None:
     """Return the finite number that ``value`` is or spells, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

@@ -97,7 +97,7 @@ def done(folder: Path, run: Run, steps: int, read: Inputs) -> Done | None:
             go on from.
     """
     places = folder / checkpoint.FOLDER
-    last = max((step for step in checkpoint.steps(places) if _is_whole(places, step)), default=0)
+    last = checkpoint.last_whole(places)
     file = _beside(folder, last, RUN_FILE)
     if not last:
         last = _ended(folder)
@@ -127,14 +127,6 @@ def done(folder: Path, run: Run, steps: int, read: Inputs) -> Done | None:
             value=folder,
         )
     return Done(last, tuple(found))
-
-
-def _is_whole(places: Path, step: int) -> bool:
-    place = checkpoint.step_folder(places, step)
-    try:
-        return checkpoint.missing(place, checkpoint.read_manifest(place)) is None
-    except ValueError:
-        return False
 
 
 def _ended(folder: Path) -> int:

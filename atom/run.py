@@ -389,7 +389,8 @@ class Run(_Model):
     resolved: Resolved | None = Field(default=None, description="written by ATOM, not by users")
 
     _origins: Callable[[], dict[str, str]] = PrivateAttr(default=dict)
-    _given: Callable[[str], bool] = PrivateAttr(default=lambda _key: False)
+    # A default that is a function would become a method of the run's, and hide what it is set to.
+    _given: Callable[[str], bool] = PrivateAttr(default_factory=lambda: lambda _key: False)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -435,7 +436,7 @@ def parse(sections: Section) -> Run:
     yaml_data.refuse_objects(sections)
     for section in TORCHTITAN_SECTIONS:
         run_checks.places(section, sections.get(section))
-    run = validated(_RUN, sections, key="", fields=Run.model_fields)
+    run = validated(_RUN, ranges.as_numbers(sections), key="", fields=Run.model_fields)
     run_checks.dry_run(run)
     run_checks.launcher(run.launcher)
     run_checks.best(run)

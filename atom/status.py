@@ -83,12 +83,15 @@ def status(run: Path) -> Status:
     rows = metrics.read(run / metrics.FILE_NAME)
     at_work = claim.holder(run)
     state, reason = _state(happened, at_work is not None)
+    places = run / checkpoint.FOLDER
+    if state == "interrupted" and steps and checkpoint.last_whole(places) >= steps:
+        state = "finished"  # its launcher was killed before it could say so
     recent = rows[-_RECENT:]
     pace = statistics.median(row.step_seconds for row in recent) if recent else None
     step, tokens_seen = progress.of(run, rows)
     productive = _productive(rows, step, pace)
     wall = _wall(run, happened, at_work is not None)
-    saved = checkpoint.resumable(run / checkpoint.FOLDER)
+    saved = checkpoint.resumable(places)
     return Status(
         state=state,
         reason=reason,

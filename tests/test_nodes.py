@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atom import events, heartbeat
+from atom import events, heartbeat, status
 from atom.errors import EX_STOPPED, UserError
 from atom.launch import health, links
 from atom.launch.machine import Machine
@@ -168,6 +168,8 @@ def test_two_nodes_train_as_one(
         shlex.split(command), env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    told = status.status(run)
+    assert (told.state, told.step) == ("finished", 5)
     result = atom("train", *overrides, "launcher.nodes=2", f"run.dir={other}")
     assert "# on each of 2 machines" in result.stdout
     nodes = [

@@ -63,6 +63,14 @@ def test_numbers_of_torchtitans_have_a_range(section: str, schema: type) -> None
             assert not valid.holds(wrong), f"{key}={wrong}"
 
 
+def test_text_that_spells_a_number_is_that_number() -> None:
+    sections = {"training": {"steps": "8", "seq_len": 64.0, "max_norm": "0.5", "dtype": "1"}}
+    found = ranges.as_numbers(sections | {"metrics": {"log_freq": "often"}, "debug": None})
+    assert found["training"] == {"steps": 8, "seq_len": 64, "max_norm": 0.5, "dtype": "1"}
+    assert all(type(found["training"][name]) is int for name in ("steps", "seq_len"))
+    assert found["metrics"] == {"log_freq": "often"}, "its check says what is wrong with it"
+
+
 def test_no_range_is_of_a_key_that_is_gone() -> None:
     known = {key for section, schema in SECTIONS for key, *_ in fields(schema, section)}
     assert set(ranges.RANGES) <= known

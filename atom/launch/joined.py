@@ -172,7 +172,7 @@ def train(compose: Callable[[], Preflight | None], *, verbose: bool = False) -> 
         store.set(_KEY, _DONE)
         return 0
     store.set(_KEY, str(ready.place.absolute()))
-    with _recorded(ready), _followed(ready, verbose=verbose):
+    with recorded(ready.place, ready.resolved.world_size), _followed(ready, verbose=verbose):
         rank.train(ready.place, verbose=verbose)
         refuse_stopped(ready.place)
     return 0
@@ -245,28 +245,28 @@ def _seconds(text: str) -> float:
 
 
 @contextmanager
-def _recorded(ready: Preflight) -> Iterator[None]:
-    """Record the start of the ranks and their end, as far as rank 0 lives to see it."""
+def recorded(place: Path, ranks: int) -> Iterator[None]:
+    """Record the start of ``ranks`` and their end, as far as rank 0 lives to see it."""
     # torchrun counts its restarts, and says how many there may be.
     counts = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in _RESTARTS)
     done, limit = (int(count) if count.isdecimal() else 0 for count in counts)
     begin = time.time()
-    events.record(ready.place, events.STARTED, ranks=ready.resolved.world_size, attempt=done + 1)
+    events.record(place, events.STARTED, ranks=ranks, attempt=done + 1)
     try:
         yield
     except RunStoppedError:
         raise
     except Exception as error:
         events.record(
-            ready.place,
+            place,
             events.FAILED,
             reason=f"rank 0 failed: {type(error).__name__}: {error}",
             rank=0,
-            step=progress.since(ready.place, begin),
+            step=progress.since(place, begin),
             restart=done < limit,
         )
         raise
-    progress.finish(ready.place)
+    progress.finish(place)
 
 
 @contextmanager

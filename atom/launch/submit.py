@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from atom import plugin
-from atom.errors import UserError
+from atom import defaults, plugin
+from atom.errors import UserError, shown
 from atom.files import read_text, write_text
 from atom.host import Host, resolve
 from atom.launch import start
@@ -69,6 +69,7 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
     # What the launcher cannot do, it says now: the plan itself is made of all jobs together.
     submission = plan([job], run, host, place)
     _check_passed(run, submission)
+    _refuse_ignored(submission, run)
     if not run.launcher.dry_run:
         for command in submission.commands:
             if shutil.which(command[0]) is None:
@@ -175,6 +176,18 @@ def check(run: Run, host: Host) -> None:
     assert run.launcher.name is not None
     component = host.find("launcher", run.launcher.name, key="launcher.name")
     configured(component, run.launcher.parameters, also=Launcher.model_fields)
+
+
+def _refuse_ignored(submission: Submission, run: Run) -> None:
+    for key in submission.ignored:
+        value, default = defaults.value(run, key), defaults.default(run, key)
+        if value != default and run.given(key):
+            raise UserError(
+                f"has no effect with launcher.name={run.launcher.name}; valid: {shown(default)}, "
+                "or leave it out",
+                key=key,
+                value=value,
+            )
 
 
 def _run(command: Sequence[str], place: Path, submission: Submission) -> None:

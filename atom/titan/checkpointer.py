@@ -261,7 +261,7 @@ class VerifiedCheckpointManager(CheckpointManager):
         if first:
             for leftover in self._place.glob(".step-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-        for step in reversed(_agreed(checkpoint.steps(self._place) if first else None)):
+        for step in reversed(_agreed(checkpoint.in_own_format(self._place) if first else None)):
             reason, usable = self._verified(step)
             if reason is None and usable:
                 if first:

@@ -13,12 +13,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from atom.checkpoint import HF_INDEX
 from atom.files import read_bytes
 from atom.strangers import real
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+INDEX = HF_INDEX
 SUFFIX = ".safetensors"
 
 _MOST = 256 << 20

@@ -36,6 +36,10 @@ class JudgingTrainer(Trainer):
     class Config(Trainer.Config):
         faults: Faults = field(default_factory=Faults)
 
+        def to_dict(self) -> dict[str, Any]:
+            """Return torchtitan's dictionary, with the faults as plain data."""
+            return Trainer.Config.to_dict(self) | {"faults": self.faults.model_dump(mode="json")}
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._run = Path(config.dump_folder)

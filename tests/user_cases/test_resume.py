@@ -220,6 +220,9 @@ HARMLESS = (
     "debug.deterministic=true",
     "data.trace=true",
     "launch.max_restarts=0",
+    # torchtitan's own dump of its config; ranks failed.
+    "debug.print_config=true",
+    "debug.save_config_file=torchtitan.json",
 )
 
 
@@ -243,7 +246,10 @@ REFUSED = {
         ("optimizer.name=Muon", "state of AdamW", "checkpoint.exclude_from_loading=[optimizer]"),
     ),
     # A checkpoint that is not read would be trained over from the first step.
-    "checkpoints off": (("checkpoint.enable=false",), ("checkpoint.enable=false", "another run.")),
+    "checkpoints off": (
+        ("checkpoint.interval=500", "checkpoint.enable=false"),
+        ("checkpoint.enable=false", "another run."),
+    ),
     "other weights": (
         ("checkpoint.initial_load=elsewhere",),
         ("checkpoint.initial_load=", "no initial weights are loaded", "resume.force=true"),
@@ -427,6 +433,11 @@ def test_other_data_by_force_and_a_checkpoint_that_does_not_tell(
 FINISHED = {
     # The same command again: a sweep's runs that are done.
     "the same": ((), 0, ("is finished at step 3: nothing is left to train",)),
+    "numbers in text": (
+        ("architecture.dim='64'", "training.steps='3'"),
+        0,
+        ("step 3: nothing is",),
+    ),
     "another layout": (
         ("parallelism=fsdp", "launch.ranks=2"),
         0,
@@ -462,6 +473,38 @@ def test_nothing_is_written_where_nothing_is_left_to_train(
     assert tree(three_steps) == before
 
 
+def test_a_run_that_was_killed_after_its_last_checkpoint_is_finished(
+    three_steps: Path, forked: Callable, tmp_path: Path
+) -> None:
+    """Its launcher died before it could say so."""
+    place = shutil.copytree(three_steps, tmp_path / "run")
+    happened = (place / "events.jsonl").read_text().splitlines(keepends=True)
+    assert json.loads(happened[-1])["event"] == "finished"
+    (place / "events.jsonl").write_text("".join(happened[:-1]))
+    assert json.loads(forked("status", str(place), "--json").stdout)["state"] == "finished"
+    shutil.rmtree(place / "checkpoint/step-3")
+    assert json.loads(forked("status", str(place), "--json").stdout)["state"] == "interrupted"
+
+
+def test_a_run_that_ends_in_exported_weights_is_finished(
+    three_steps: Path, train: Callable, tmp_path: Path
+) -> None:
+    """Its last steps were trained again at every start, and the weights went for damaged."""
+    place = two_of(three_steps, tmp_path / "run")
+    exported = ("checkpoint.last_save_model_only=true", "checkpoint.last_save_in_hf=true")
+    train(place, *GRADIENTS_KEPT, *exported, "training.steps=3")
+    before = tree(place)
+    assert "checkpoint/step-3/model.safetensors.index.json" in before
+    said = train(place, *GRADIENTS_KEPT, *exported, "training.steps=3")
+    assert "is finished at step 3: nothing is left to train" in said
+    assert tree(place) == before
+    train(place, *GRADIENTS_KEPT, *exported, "training.steps=4")
+    assert {path.name for path in (place / "checkpoint").iterdir()} >= {"step-3", "step-4"}
+    assert [row["step"] for row in rows(place)] == [1, 2, 3, 4]
+    happened = {event["event"] for event in events.read(place)}
+    assert events.CHECKPOINT_DAMAGED not in happened
+
+
 def test_a_finished_sweep_is_finished(
     train: Callable, atom: Callable, texts: Path, tmp_path: Path
 ) -> None:
@@ -481,6 +524,9 @@ def test_a_finished_sweep_is_finished(
         result = atom("train", *command, "training.steps=2", f"checkpoint.enable={enable}")
         assert result.returncode == 2
         assert "has left no checkpoint to train on from" in result.stderr
+    # Hydra writes down a sweep before its first run; here none comes of it.
+    command = (*TINY, f"dataset.path={texts}", f"run.dir={tmp_path}", *sweep, "optimizer.lr=1,2")
+    assert atom("train", *command).returncode == 2
     assert tree(tmp_path) == before
 
 

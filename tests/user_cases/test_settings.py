@@ -101,6 +101,9 @@ IGNORED: dict[str, tuple[str, ...]] = {
     "checkpoint.keep_latest_k=0 checkpoint.keep_best=2": ("checkpoint.keep_latest_k=0",),
     "checkpoint.export_dtype=bfloat16": ("checkpoint.last_save_model_only=false",),
     "checkpoint.initial_load_in_hf=true": ("without checkpoint.initial_load",),
+    # Only where a run went on did its ranks fail.
+    "checkpoint.exclude_from_loading=[optimzer]": ("did you mean optimizer?",),
+    "checkpoint.exclude_from_loading=[train_state]": ("dataloader, faults, lr_scheduler",),
     "checkpoint.create_seed_checkpoint=true": ("the same under every layout",),
     "compile.backend=eager": ("compile.enable=false",),
     "compile.enable=true compile.components=[modle]": ("did you mean model?",),
@@ -178,6 +181,29 @@ def test_restarts_are_torchruns_under_torchrun(atom: Callable, port: int, tmp_pa
     result = atom("train", *TINY, "run.dir=run", "launch.max_restarts=9", cwd=tmp_path, **started)
     assert result.returncode == 2, result.stderr
     assert "launch.max_restarts=9 (command line): has no effect under torchrun" in result.stderr
+
+
+NOT_BEFORE_THE_LAYOUT = {
+    "parallelism=auto parallelism.pipeline_parallel_schedule=GPipe": (PIPELINE, "valid: 1F1B"),
+    "launcher=torchrun launch.hang_seconds=60": ("launcher.name=torchrun", "valid: 1800"),
+    "launcher=torchrun launch.start_seconds=60": ("launcher.name=torchrun", "valid: 1800"),
+}
+
+
+@pytest.mark.parametrize("overrides", NOT_BEFORE_THE_LAYOUT)
+def test_settings_without_effect_once_the_layout_is_known(
+    overrides: str, atom: Callable, tmp_path: Path
+) -> None:
+    refused(overrides, NOT_BEFORE_THE_LAYOUT[overrides], atom, tmp_path)
+
+
+@pytest.mark.parametrize("asked", ["optimizer.lr=inf,1", "dry_run=true optimizer.lr=1,2"])
+def test_a_sweep_that_trains_nothing_leaves_nothing(
+    asked: str, atom: Callable, tmp_path: Path
+) -> None:
+    result = atom("train", *TINY, "run.dir=runs/sweep", "-m", *asked.split(), cwd=tmp_path)
+    assert result.returncode == (0 if "dry_run" in asked else 2), result.stderr
+    assert not list(tmp_path.iterdir()), "something was left behind"
 
 
 def refused(overrides: str, says: tuple[str, ...], forked: Callable, tmp_path: Path) -> None:

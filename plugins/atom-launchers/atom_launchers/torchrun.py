@@ -10,6 +10,9 @@ from atom.redaction import found
 from atom_launchers import manifest
 from atom_launchers.config import Torchrun
 
+_UNWATCHED = ("launch.start_seconds", "launch.hang_seconds")
+"""torchrun watches the ranks, and none for a step that does not come."""
+
 
 def plan(config: Torchrun, context: LaunchContext) -> Submission:
     """Return the commands as advice: nothing is submitted.
@@ -32,7 +35,7 @@ def plan(config: Torchrun, context: LaunchContext) -> Submission:
             key=key,
         )
     parts = [_commands(config, context, job) for job in context.jobs]
-    return Submission(advice="\n\n".join(parts))
+    return Submission(advice="\n\n".join(parts), ignored=_UNWATCHED)
 
 
 def _commands(config: Torchrun, context: LaunchContext, job: LaunchJob) -> str:
@@ -47,7 +50,7 @@ def _commands(config: Torchrun, context: LaunchContext, job: LaunchJob) -> str:
         f"--rdzv-id={job.folder.name}",
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={config.host}:{config.port}",
-        *("-m", "atom.titan.rank", str(job.folder)),
+        *("-m", "atom.launch.by_hand", str(job.folder)),
     ]
     lines = [f"# on each of {nodes} machines" if nodes > 1 else "# on the machine"]
     # torchrun starts ranks without -P, so that they would import what lies in the current folder.

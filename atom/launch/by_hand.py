@@ -1,0 +1,43 @@
+"""One rank of a run that ``launcher=torchrun`` has written, as torchrun starts it.
+
+``python -m atom.launch.by_hand RUN`` reads ``run.yaml``, and nothing else of the command that made
+it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from atom import claim
+from atom.errors import EX_STOPPED, RunStoppedError, UserError
+from atom.folder import RUN_FILE
+from atom.launch.joined import recorded
+from atom.launch.local import refuse_stopped
+from atom.run import read
+
+
+def main(folder: Path) -> int:
+    """Be one rank; return the exit code."""
+    from atom.titan import rank
+
+    if os.environ["RANK"] != "0":
+        return EX_STOPPED if rank.train(folder) else 0
+    try:
+        resolved = read(folder / RUN_FILE).resolved
+        assert resolved is not None
+        claim.claim(folder)
+        with recorded(folder, resolved.world_size):
+            rank.train(folder)
+            refuse_stopped(folder)
+    except UserError as error:
+        print(f"atom: {error.sentence()}", file=sys.stderr, flush=True)
+        return 2
+    except RunStoppedError:
+        return EX_STOPPED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
