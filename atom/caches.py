@@ -14,6 +14,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from atom import environment
 from atom.errors import UserError
 
 _VARIABLES = {
@@ -33,10 +34,13 @@ def folder() -> Path:
     Raises:
         UserError: another account can write to it.
     """
-    if named := os.environ.get("ATOM_CACHE"):
-        place = Path(named).expanduser()
-    else:
-        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atom"
+    try:
+        if named := os.environ.get(environment.CACHE):
+            place = Path(named).expanduser()
+        else:
+            place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atom"
+    except RuntimeError:  # an account without a home
+        return _temporary()
     _check(place, "ATOM_CACHE")
     with suppress(OSError):
         _make(place)
@@ -69,6 +73,10 @@ def _writable() -> Path:
     place = folder()
     if place.is_dir() and os.access(place, os.W_OK):
         return place
+    return _temporary()
+
+
+def _temporary() -> Path:
     place = Path(tempfile.gettempdir(), f"atom-{os.getuid()}")
     _make(place)
     _check(place, "ATOM_CACHE")

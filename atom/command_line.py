@@ -79,6 +79,8 @@ def arranged(arguments: Sequence[str]) -> list[str]:
             words.clear()
         else:
             name, equals, value = word.partition("=")
+            if name == "--version":
+                raise UserError("atom train: --version is an option of atom; valid: atom --version")
             action = known.get(name)
             if action is None:
                 raise UserError(f"atom train: there is no option {name}; {nearest(name, known)}")

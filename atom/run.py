@@ -233,7 +233,6 @@ class Launcher(Component):
     cpus_per_node: PositiveInt | None = Field(default=None, description="cores of a node")
     time: str | None = Field(
         default=None,
-        pattern=r"^(\d+-)?\d+(:\d\d){0,2}$",
         json_schema_extra=FROM_FILES,
         description="limit of one job: MINUTES, HOURS:MM:SS or DAYS-HH:MM:SS",
     )
@@ -251,6 +250,13 @@ class Launcher(Component):
     before: list[Line] = Field(
         default=[], description="shell commands on every node, before the ranks"
     )
+
+    @field_validator("time")
+    @classmethod
+    def _is_a_time(cls, time: str | None) -> str | None:
+        if time is not None and re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}", time) is None:
+            raise ValueError("must be MINUTES, HOURS:MM:SS or DAYS-HH:MM:SS")
+        return time
 
     @model_serializer(mode="wrap")
     def _without_secrets(self, handler: SerializerFunctionWrapHandler) -> Section:

@@ -83,7 +83,10 @@ def configured(
             except ValueError as error:
                 raise UserError(str(error), key=f"{component.kind}.{name}", value=value) from None
     config: BaseModel = validated(
-        TypeAdapter(model), parameters, key=component.kind, fields=[*model.model_fields, *also]
+        TypeAdapter(model),
+        parameters,
+        key=component.kind,
+        fields={**dict.fromkeys(also), **model.model_fields},
     )
     return config
 

@@ -22,6 +22,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atom import environment as variables
+from atom.environment import ALLOW, BLOCK
 from atom.errors import UserError, nearest
 from atom.installed import Plugin, normalized
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from atom.run import Plugins
 
 SECTION = "plugins"
-ALLOW, BLOCK = "ATOM_PLUGINS_ALLOW", "ATOM_PLUGINS_BLOCK"
 
 _LISTS = ("allow", "block")
 
@@ -80,6 +81,7 @@ class Trust:
         Raises:
             UserError: one of them cannot be understood. Nothing is loaded then.
         """
+        variables.check(environment)
         given = typed(arguments)
         locked: str | None = given.pop("locked", None)
         places = [*_of_user(user_file(environment)), *_of_variables(environment)]
@@ -168,7 +170,8 @@ class Trust:
 def user_file(environment: Mapping[str, str] = os.environ) -> Path:
     """Return where the user's own lists are, if there are any."""
     folder = environment.get("XDG_CONFIG_HOME")
-    return Path(folder or Path.home() / ".config") / "atom" / "plugins.yaml"
+    # Without a home, as in some containers, `~` stays: a folder that is not there.
+    return Path(folder or os.path.expanduser("~/.config")) / "atom" / "plugins.yaml"  # noqa: PTH111
 
 
 def is_typed(argument: str) -> bool:

@@ -20,7 +20,8 @@ def validated(adapter: TypeAdapter[T], section: object, *, key: str, fields: Ite
         adapter: wraps a pydantic model or a dataclass.
         section: what the configuration holds under ``key``.
         key: where the section stands, such as ``training``; empty for the whole run.
-        fields: the names that are valid in it, to suggest the nearest of.
+        fields: the names that are valid in it, to suggest the nearest of; of a pydantic model, with
+            its fields, for those of sections within it.
 
     Raises:
         UserError: names the first key at fault.
@@ -50,7 +51,7 @@ def _explain(
     kind = error["type"]
     if kind in _UNKNOWN:
         value = error["input"]
-        hint = nearest(path[-1], fields)
+        hint = nearest(path[-1], _fields(fields, place[:-1]))
         while isinstance(value, Mapping) and len(value) == 1:
             ((part, value),) = value.items()
             name = f"{name}.{part}"
@@ -68,6 +69,14 @@ def _explain(
     # What may be of several types has a fault of each.
     alike = [fault for fault in faults if _place(fault, section) == place]
     return UserError(_joined([_said(fault) for fault in alike]), key=name, value=error["input"])
+
+
+def _fields(fields: Iterable[str], above: Sequence[str]) -> Iterable[str]:
+    """Return the names that are valid below some keys; ``fields`` are those of the top."""
+    for part in above:
+        field = fields.get(part) if isinstance(fields, Mapping) else None
+        fields = getattr(getattr(field, "annotation", None), "model_fields", {})
+    return fields
 
 
 def _place(error: Mapping[str, Any], section: object) -> list[str]:

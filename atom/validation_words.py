@@ -76,7 +76,7 @@ WORDS: dict[str, str] = {
     "string_unicode": "must be text in UTF-8",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "must match {pattern}",
+    "string_pattern_mismatch": "must be written as the regular expression {pattern} says",
     "string_not_ascii": "must have no other letters than a to z",
     "bytes_type": "must be text",
     "bytes_too_short": "must have at least {min_length} bytes",

@@ -162,6 +162,10 @@ WITH_TORCH = {
     "operation that is not there": Mistake(
         ("kernels.atention=flex",), ("kernels.atention=flex", "attention", "command line")
     ),
+    "unknown key without checkpointing": Mistake(
+        ("activation_checkpoint.memory_budgt=0.5",),
+        ("activation_checkpoint.memory_budgt=0.5", "did you mean memory_budget", "command line"),
+    ),
     "activation checkpointing": Mistake(
         ("activation_checkpoint.mode=some",),
         ("activation_checkpoint.mode=some", "selective", "command line"),

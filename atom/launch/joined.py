@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atom import events, progress
+from atom.environment import JOIN_SECONDS
 from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError
 from atom.launch.local import refuse_stopped
 from atom.launch.rendezvous import tcp_store
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
     from atom.titan.preflight import Preflight
-
-WAIT = "ATOM_JOIN_SECONDS"
-"""The variable that says how long ranks may take to meet."""
 
 _KEY = "atom/run.dir"
 _REFUSED = "\0"
@@ -191,7 +189,7 @@ def _meet() -> tuple[Store, int]:
     others = "the other ranks" if environment["RANK"] == "0" else "rank 0"
     slurm = "SLURM_PROCID" in environment and "TORCHELASTIC_RUN_ID" not in environment
     left_over = _remedy(("SLURM_PROCID",) if slurm else _TORCHRUN)
-    seconds = _seconds(environment.get(WAIT, str(_MEETING.total_seconds())))
+    seconds = _seconds(environment.get(JOIN_SECONDS, str(_MEETING.total_seconds())))
 
     def tell() -> None:
         print(
@@ -240,7 +238,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < 1e6:
-        raise UserError(f"{WAIT}={text} is no number of seconds")
+        raise UserError(f"{JOIN_SECONDS}={text} is no number of seconds")
     return seconds
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atom import events, folder, logs, metrics, progress, resume
+from atom import environment, events, folder, logs, metrics, progress, resume
 from atom.host import Host
 from atom.inputs import Inputs
 from atom.launch import local
@@ -201,6 +201,7 @@ def prepare_folder(
     Raises:
         UserError: the run cannot be, and nothing has been written.
     """
+    environment.check_threads()
     prepared = check(run, host, place, ranks=ranks)
     if prepared.done is not None:
         print(prepared.done.sentence(place), flush=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from atom import logs
+from atom import environment, logs
 from atom.folder import RUN_FILE
 from atom.host import Host
 from atom.launch import rendezvous
@@ -100,7 +100,7 @@ def _train(path: Path, store: str | None, stop_on: tuple[signal.Signals, ...]) -
 
     if run.resolved.device == "cpu":
         device.keep_freed_memory()
-        if "OMP_NUM_THREADS" not in os.environ:
+        if not os.environ.get(environment.THREADS, "").strip():
             # Ranks share the cores; more threads than cores only wait for each other.
             local = int(os.environ.get("LOCAL_WORLD_SIZE", run.resolved.world_size))
             torch.set_num_threads(max(device.cores() // local, 1))

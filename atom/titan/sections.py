@@ -69,5 +69,12 @@ def activation_checkpoint(section: Section) -> Any:
         )
     schema = ACTIVATION_CHECKPOINT[mode]
     if schema is None:
+        known = {f.name for s in ACTIVATION_CHECKPOINT.values() if s for f in dataclasses.fields(s)}
+        for name in (option for option in options if option not in known):
+            raise UserError(
+                f"{name} is no key here; {nearest(name, known | {'mode'})}",
+                key=f"activation_checkpoint.{name}",
+                value=options[name],
+            )
         return None
     return build(schema, options, "activation_checkpoint")

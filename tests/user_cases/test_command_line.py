@@ -156,6 +156,20 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
         (["launch.ranks=0"], "launch.ranks=0 (command line): must be greater than 0"),
         (["resume.force=maybe"], "resume.force=maybe (command line): must be true or false"),
         (["optimizer.betas=[0.9]"], "optimizer.betas (command line): has too few entries"),
+        (
+            ["faults.spik=1"],
+            "faults.spik=1 (command line): spik is no key here; did you mean spike?",
+        ),
+        (
+            ["launch.retry.x=1"],
+            "launch.retry.x=1 (command line): retry is no key here; valid: hang",
+        ),
+        (["--version"], "atom train: --version is an option of atom; valid: atom --version"),
+        (["launcher.time=x"], "launcher.time=x (command line): must be MINUTES, HOURS:MM:SS or"),
+        (
+            ["launcher=kubernetes", "launcher.image=x", "launcher.memory=x"],
+            "launcher.memory=x (command line): must be an amount, such as 64Gi",
+        ),
         (["optimizer=3"], "optimizer=3 (command line): must be a section of keys"),
         (
             ["dataset=local", "dataset.path={a: 1}"],

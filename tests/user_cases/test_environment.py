@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from atom import environment as variables_of_atom
 from atom.errors import UserError
 from atom.launch import joined
 
@@ -78,6 +79,60 @@ def test_a_shell_of_srun_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
         joined.world_size(SLURM | {"SLURM_PTY_PORT": "1"})
     monkeypatch.setattr(os, "isatty", lambda _: False)  # srun in that shell
     assert joined.world_size(SLURM | {"SLURM_PTY_PORT": "1"}) == 2
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        (
+            {"ATOM_PLUGIN_ALLOW": "x"},
+            "ATOM_PLUGIN_ALLOW=x in the environment is no variable of ATO",
+        ),
+        ({"ATOM_PLUGIN_ALLOW": "x"}, "did you mean ATOM_PLUGINS_ALLOW?"),
+        ({"ATOM_PLUGINS_ALOW": "x"}, "did you mean ATOM_PLUGINS_ALLOW?"),
+        ({"ATOM_BLOCK": "x"}, "did you mean ATOM_PLUGINS_BLOCK?"),
+        ({"ATOM_CACHE_DIR": "x"}, "did you mean ATOM_CACHE?"),
+        ({"OMP_NUM_THREADS": "0"}, "OMP_NUM_THREADS=0 in the environment is no number of threads"),
+        ({"OMP_NUM_THREADS": "x"}, "valid: a whole number from 1, or env -u OMP_NUM_THREADS"),
+    ],
+)
+def test_variables_that_nobody_would_read_are_refused(
+    forked: Callable, tmp_path: Path, variables: dict[str, str], words: str
+) -> None:
+    result = forked("train", *TINY, cwd=tmp_path, **variables)
+    assert result.returncode == 2, result.stdout
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    # An editor's, a service's of Kubernetes, and lists and blanks as OpenMP takes them.
+    others = ("ATOM_HOME", "ATOM_CACHE_SERVICE_HOST", "ATOM_DISABLE_SHELLING_OUT_FOR_ENVIRONMENT")
+    variables_of_atom.check(dict.fromkeys((*others, *variables_of_atom.VARIABLES), "x"))
+    for threads in ("1", " 8 ", "4,2", "", " "):
+        variables_of_atom.check_threads({"OMP_NUM_THREADS": threads})
+
+
+def test_an_account_without_a_home(tmp_path: Path) -> None:
+    # A container's user that is in no list of accounts.
+    code = (
+        "import pwd, sys\n"
+        "def nobody(_): raise KeyError\n"
+        "pwd.getpwuid = nobody\n"
+        "import atom.caches, atom.cli\n"
+        "assert atom.cli.main(['plugins']) == 0\n"
+        "print(atom.caches.folder())"
+    )
+    bare = {k: v for k, v in os.environ.items() if k not in ("HOME", "ATOM_CACHE")}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=bare | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == str(tmp_path / f"atom-{os.getuid()}")
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 """Parameters of the launchers, beside the resources that all launchers share."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -13,6 +15,18 @@ from pydantic import (
 )
 
 from atom.lines import FROM_FILES, Line, Word
+
+
+def _written(pattern: str, words: str) -> AfterValidator:
+    """Return a validator of text that matches ``pattern``; a fault is told in words."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise ValueError(f"must be {words}")
+        return text
+
+    return AfterValidator(check)
+
 
 _PYTHON = Field(default="python", description="the interpreter there, which has ATOM")
 _PORT = Field(default=29500, gt=0, lt=65536, description="a free port of the first machine")
@@ -72,9 +86,16 @@ class Slurm(_Parameters):
     )
 
 
-_DNS = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_Name = Annotated[
+    str,
+    _written(
+        r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "lower-case letters, digits and hyphens between them"
+    ),
+]
 Quantity = Annotated[
-    str, Field(pattern=r"^\d+(\.\d+)?([KMGTP]i|[kMGTP])?$", coerce_numbers_to_str=True)
+    str,
+    Field(coerce_numbers_to_str=True),
+    _written(r"[0-9]+(\.[0-9]+)?([KMGTP]i|[kMGTP])?", "an amount, such as 64Gi"),
 ]
 """An amount, as Kubernetes writes it: ``64Gi``."""
 
@@ -82,9 +103,8 @@ Quantity = Annotated[
 class Kubernetes(_Parameters):
     """A JobSet."""
 
-    namespace: str | None = Field(
+    namespace: _Name | None = Field(
         default=None,
-        pattern=_DNS,
         max_length=63,
         description="null: that of kubectl's context",
         json_schema_extra=FROM_FILES,
@@ -133,9 +153,8 @@ class SkyPilot(_Parameters):
     python: Line = _PYTHON
     port: int = _PORT
     setup: list[Line] = Field(default=[], description="shell commands that make a machine ready")
-    bucket: str | None = Field(
+    bucket: _Name | None = Field(
         default=None,
-        pattern=_DNS,
         min_length=3,
         max_length=54,
         description="keeps the run, one machine's alone; null: a volume of launcher.mounts does",

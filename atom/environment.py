@@ -1,0 +1,56 @@
+"""Variables of the environment that ATOM reads, and ones that nobody reads as they were meant."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+
+from atom.errors import UserError
+
+ALLOW, BLOCK = "ATOM_PLUGINS_ALLOW", "ATOM_PLUGINS_BLOCK"
+CACHE = "ATOM_CACHE"
+JOIN_SECONDS = "ATOM_JOIN_SECONDS"
+
+VARIABLES = (ALLOW, BLOCK, CACHE, JOIN_SECONDS)
+THREADS = "OMP_NUM_THREADS"
+
+_LISTS = {"PLUGIN", "PLUGINS", "ALLOW", "ALLOWED", "BLOCK", "BLOCKED"}
+"""Words of a variable that somebody wanted to keep plugins out with."""
+
+_ALIKE = 0.82
+"""Others may begin with ATOM_, too: an editor's, and those of a service of Kubernetes."""
+
+
+def check(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse variables that look like those of ATOM and are none.
+
+    Raises:
+        UserError: names the first one, and the nearest that there is.
+    """
+    for name in sorted(environment):
+        if not name.upper().startswith("ATOM_") or name in VARIABLES:
+            continue
+        close = difflib.get_close_matches(name.upper(), VARIABLES, n=1, cutoff=_ALIKE)
+        if not close and _LISTS & set(name.upper().split("_")):
+            close = difflib.get_close_matches(name.upper(), (ALLOW, BLOCK), n=1, cutoff=0)
+        if close:
+            raise UserError(
+                f"{name}={environment[name]} in the environment is no variable of ATOM's; did you "
+                f"mean {close[0]}? (env -u {name} atom … goes without)"
+            )
+
+
+def check_threads(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a number of threads that OpenMP would pass over, for as many as there are cores.
+
+    Raises:
+        UserError: it is none.
+    """
+    text = environment.get(THREADS, "")
+    if text.strip() and not re.fullmatch(r"\s*0*[1-9]\d{0,5}\s*(,\s*0*[1-9]\d{0,5}\s*)*", text):
+        raise UserError(
+            f"{THREADS}={text} in the environment is no number of threads; valid: a whole number "
+            f"from 1, or env -u {THREADS} atom train … to share the cores among the ranks"
+        )
