@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from atom.errors import UserError
 from atom.plugin import Contents, Document
-from atom_datasets import admitted, content, identity
+from atom_datasets import admitted, content, identity, saved
 from atom_datasets.config import HuggingFace
 from atom_datasets.dealing import permutation
 from atom_datasets.finding import Tally, find
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 _ROWS = 256
 """Rows read at a time."""
+
+_LINKS = re.compile(r"\S*/atom_datasets/[0-9a-f]{32}\.d")
+"""A folder of links in a message: see :mod:`atom_datasets.links`."""
 
 _LOOKED_AT = 100_000
 """Rows that are looked at for one with text, before a run starts."""
@@ -186,9 +191,12 @@ def _builder(
         found = find([path], None, "")
         left_out.kinds.update(found.left_out.kinds)
         admitted.check_card(folder)
+        files = saved.tables(found.files)
         for file in found.files:
             content.check_pointer(file)
-        place, links = linked(folder, found.files, cache)
+            if file not in files:
+                left_out.add("files that are in no split", file.name)
+        place, links = linked(folder, files, cache)
         path = str(place)
     builder = datasets.load_dataset_builder(path, source.subset, revision=source.revision)
     return builder, links
@@ -216,6 +224,12 @@ def _explained(source: HuggingFaceSource) -> Iterator[None]:
         if names and source.text_field not in names:
             raise no_column(source.text_field, names) from None
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = _LINKS.sub(lambda _: source.path, reason)
+        if "type zstd" in reason or isinstance(error, io.UnsupportedOperation):
+            reason = (
+                "it has files compressed with zstd, which are read whole; valid: dataset=local "
+                "with a folder of them, or files decompressed"
+            )
         raise UserError(
             f"cannot be streamed: {reason}", key="dataset.path", value=source.path
         ) from error

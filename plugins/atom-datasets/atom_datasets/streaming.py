@@ -35,6 +35,8 @@ def read_only(builder: datasets.DatasetBuilder, text_field: str) -> None:
     config = builder.config
     if isinstance(builder, Parquet):
         config.columns = [text_field]
+        # By itself the size of a file's first group of rows, which may be 0.
+        config.batch_size = config.batch_size or _ROWS
     elif isinstance(builder, Csv):
         config.usecols = [text_field]
         # "NA", "null" and numbers are texts, too.

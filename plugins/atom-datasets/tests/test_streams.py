@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +65,17 @@ def arrow(*shards: dict[str, object]) -> Write:
 
 def file(name: str, data: bytes) -> Write:
     return lambda folder: (folder / name).write_bytes(data)
+
+
+def saved(folder: Path) -> None:
+    import datasets
+
+    # Not in `folder` itself, whose name may be a pattern to the library.
+    with tempfile.TemporaryDirectory() as place:
+        datasets.Dataset.from_dict({"text": ["a", "b"], "n": [1, 2]}).save_to_disk(place)
+        shutil.copytree(place, folder, dirs_exist_ok=True)
+    # What `map` keeps there is no part of the dataset.
+    arrow({"text": ["cached"]})(folder)
 
 
 NESTED = [{"a": 1}, {"a": 2}]
@@ -136,6 +149,18 @@ READ: dict[str, tuple[Write, list[str]]] = {
         ],
         ["17", "NA", "null", 'two\nlines, and "quotes"'],
     ),
+    "a first shard without rows": (
+        parquet({"text": pa.array([], pa.string())}, {"text": ["a"]}),
+        ["a"],
+    ),
+    "what save_to_disk wrote": (saved, ["a", "b"]),
+    "splits that save_to_disk wrote": (
+        lambda folder: [
+            saved(folder / "train"),
+            file("dataset_dict.json", b'{"splits": ["train"]}')(folder),
+        ],
+        ["a", "b"],
+    ),
     "lines of text": (file("a.txt", b"one\r\ntwo"), ["one", "two"]),
 }
 
@@ -163,6 +188,11 @@ REFUSED: dict[str, tuple[Write, str]] = {
         file("a.jsonl", b'{"text": "a", "b": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
         "line 1 of {folder}/a.jsonl is no JSON record (it is nested too deep)",
     ),
+    "zstd": (
+        file("a.jsonl.zst", b""),
+        "compressed with zstd, which are read whole; valid: dataset",
+    ),
+    "no file that can be read": (file("a.py", b"x"), "data files found in {folder}"),
     "no UTF-8": (file("a.jsonl", b'{"text": "caf\xe9"}'), "byte 14 is not UTF-8"),
     "no Parquet": (file("a.parquet", b"PAR1 and nothing"), "cannot be streamed: "),
 }

@@ -1,0 +1,34 @@
+"""Folders that ``save_to_disk`` of the datasets library has written: tables, beside what is said of
+them, and beside what ``map`` has left there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+_STATE = "state.json"
+_SAID = ("dataset_info.json", "dataset_dict.json", _STATE)
+
+
+def tables(files: Iterable[Path]) -> list[Path]:
+    """Return ``files`` without those of saved datasets that are not their tables."""
+    files = list(files)
+    named = {path.parent: _named(path) for path in files if path.name == _STATE}
+    saved = {folder: names for folder, names in named.items() if names}
+    above = {folder.parent for folder in saved}
+
+    def is_read(path: Path) -> bool:
+        if path.parent in saved:
+            return path.name in saved[path.parent]
+        return not (path.parent in above and path.name in _SAID)
+
+    return [path for path in files if is_read(path)]
+
+
+def _named(state: Path) -> set[str]:
+    """Return the names of the tables of a saved dataset; none if it is no such file."""
+    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
+        return {str(one["filename"]) for one in json.loads(state.read_bytes())["_data_files"]}
+    return set()
