@@ -14,7 +14,7 @@ import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
 import structlog
 from structlog.types import EventDict
@@ -22,7 +22,7 @@ from structlog.types import EventDict
 from atom import events
 from atom.files import appending
 from atom.notices import Notices
-from atom.words import clean, escaped
+from atom.printing import as_it_is, clean, escaped
 
 _terminal: TextIO | None = None
 """What was the standard error before :func:`redirect_output`."""
@@ -44,7 +44,7 @@ def setup_rank(folder: Path, rank: int, *, verbose: bool = False) -> None:
     """
     handlers: list[logging.Handler] = [_json_handler(folder / f"rank_{rank}.jsonl", rank=rank)]
     if verbose and rank == 0:
-        handlers.append(_console_handler(_terminal or sys.stderr))
+        handlers.append(_console_handler(_terminal or as_it_is(sys.stderr)))
     if rank == 0:
         run = folder.parent
         handlers.append(Notices(lambda line: events.record(run, events.WARNED, text=line)))
@@ -134,7 +134,7 @@ def _json_handler(path: Path, **constant: int) -> logging.Handler:
     return handler
 
 
-def _console_handler(stream: TextIO) -> logging.Handler:
+def _console_handler(stream: IO[str]) -> logging.Handler:
     handler = logging.StreamHandler(stream)
     colors = stream.isatty() and not os.environ.get("NO_COLOR")
     console = structlog.dev.ConsoleRenderer(
@@ -143,7 +143,14 @@ def _console_handler(stream: TextIO) -> logging.Handler:
         pad_event_to=0,
         exception_formatter=structlog.dev.plain_traceback,
     )
-    handler.setFormatter(_formatter(_Fields({}, time="%H:%M:%S"), _cleaned, console))
+    handler.setFormatter(
+        _formatter(
+            structlog.processors.format_exc_info,
+            _Fields({}, time="%H:%M:%S"),
+            _cleaned,
+            console,
+        )
+    )
     return handler
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
@@ -24,8 +24,9 @@ from rich.text import Text
 
 from atom import checkpoint
 from atom.metrics import FILE_NAME, StepMetrics
-from atom.terminal import Animation, Encodable
-from atom.words import clean, clock, decimal, human, sparkline
+from atom.printing import clean
+from atom.terminal import Animation, Encodable, Styled
+from atom.words import clock, decimal, human, sparkline
 
 SPLITS = {
     "dp_replicate": "the batch, over replicas",
@@ -87,13 +88,7 @@ class Screen:
 
     def __init__(self, stream: IO[str] | None = None, verbose: bool = False) -> None:
         target = Encodable(stream or sys.stdout)
-        self._console = Console(
-            file=cast(IO[str], target),
-            markup=False,
-            highlight=False,
-            emoji=False,
-            force_jupyter=False,
-        )
+        self._console = Styled(target)
         self._ascii = not target.encoding.lower().startswith("utf")
         self._terminal = target.isatty() and self._console.is_interactive
         self._draws_bar = self._terminal and not verbose

@@ -7,11 +7,14 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable
-from typing import IO
+from collections.abc import Callable, Iterable
+from typing import IO, cast
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.segment import Segment
+
+from atom.printing import STEERING, as_it_is, clean
 
 
 class Animation:
@@ -69,7 +72,7 @@ class Encodable:
     """
 
     def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+        self._stream = as_it_is(stream)
         self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
@@ -104,8 +107,34 @@ class Encodable:
         self._stream.flush()
 
 
+class Styled(Console):
+    """A console whose styles and movements are ATOM's own, whatever the text in between holds.
+
+    Args:
+        stream: where to.
+    """
+
+    def __init__(self, stream: Encodable) -> None:
+        super().__init__(
+            file=cast(IO[str], stream),
+            markup=False,
+            highlight=False,
+            emoji=False,
+            force_jupyter=False,
+        )
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or not STEERING.search(segment.text):
+                yield segment
+            else:
+                yield Segment(clean(segment.text, keep="\n\t"), segment.style)
+
+
 def say(text: str) -> None:
     """Print a line that is part of a run's screen."""
     out = Encodable(sys.stdout)
-    out.write(f"{text}\n")
+    out.write(clean(f"{text}\n", keep="\n\t"))
     out.flush()

@@ -1,15 +1,10 @@
-"""Numbers and text as a person reads them."""
+"""Numbers as a person reads them."""
 
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Sequence
-
-STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters (an escape sequence begins with one), separators of lines, and what turns the
-direction of the text around it."""
 
 
 def human(number: float) -> str:
@@ -66,13 +61,3 @@ def decimal(value: float, digits: int) -> str:
     if value == 0 or not math.isfinite(value) or 10.0**-digits <= abs(value) < 1e5:
         return f"{value:.{digits}f}"
     return f"{value:.1e}"
-
-
-def clean(text: str, keep: str = "") -> str:
-    """Return ``text`` with a question mark for each character that would steer the terminal."""
-    return STEERING.sub(lambda found: found[0] if found[0] in keep else "?", text)
-
-
-def escaped(text: str) -> str:
-    """Return a line of JSON with the same content and no character that would steer a terminal."""
-    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

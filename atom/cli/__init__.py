@@ -18,6 +18,7 @@ import atom
 from atom import notices
 from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError, nearest
 from atom.files import NotAFileError, TooLargeError
+from atom.printing import protected
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
@@ -82,7 +83,12 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     _replace_closed_streams()
-    notices.show()
+    with protected():
+        notices.show()
+        return _to_its_end(arguments)
+
+
+def _to_its_end(arguments: list[str]) -> int:
     try:
         code = _run(arguments)
         print(end="", flush=True)

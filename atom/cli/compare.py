@@ -6,20 +6,20 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from atom.cli import Parser
 from atom.errors import UserError, shown
 from atom.files import write_given
-from atom.terminal import Encodable
+from atom.printing import clean
+from atom.terminal import Encodable, Styled
 from atom.watch import compare
 from atom.watch.compare import Compared
 from atom.watch.markup import svg_file
-from atom.words import clean, decimal, sparkline
+from atom.words import decimal, sparkline
 
 _SHOW: dict[str, Callable[[Any], str]] = {
     "loss": lambda value: decimal(value, 4),
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(_json(runs), indent=2))
         return 0
     target = Encodable(sys.stdout)
-    console = Console(file=cast(IO[str], target), markup=False, highlight=False, emoji=False)
+    console = Styled(target)
     width = console.width if console.is_terminal else 10_000
     differing = compare.differing(runs)
     if differing:

@@ -8,17 +8,16 @@ import time
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from atom import claim
 from atom.cli import Parser
 from atom.errors import UserError
-from atom.terminal import Encodable
+from atom.printing import clean, escaped
+from atom.terminal import Encodable, Styled
 from atom.watch.log_lines import ALL, LAUNCHER, Line, Logs
-from atom.words import clean
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -85,7 +84,9 @@ def main(arguments: list[str]) -> int:
 def _raw(lines: Iterable[Line]) -> None:
     sys.stdout.flush()
     for line in lines:
-        os.write(sys.stdout.fileno(), line.raw + b"\n")
+        # The same JSON, as a terminal may show it.
+        text = escaped(line.raw.decode(errors="backslashreplace").rstrip("\r"))
+        os.write(sys.stdout.fileno(), f"{text}\n".encode())
 
 
 class _Readable:
@@ -96,8 +97,7 @@ class _Readable:
     """
 
     def __init__(self, named: bool) -> None:
-        target = cast(IO[str], Encodable(sys.stdout))
-        self._console = Console(file=target, markup=False, highlight=False, emoji=False)
+        self._console = Styled(Encodable(sys.stdout))
         self._named = named
         self._day = ""
 

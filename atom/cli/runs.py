@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -19,9 +18,10 @@ from rich.text import Text
 
 from atom.cli import Parser
 from atom.errors import UserError
-from atom.terminal import Encodable
+from atom.printing import clean
+from atom.terminal import Encodable, Styled
 from atom.watch.runs import Found, Runs
-from atom.words import clean, clock, decimal
+from atom.words import clock, decimal
 
 LIVE_SECONDS = 2.0
 
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps([_json(found) for found in runs.look()], indent=2))
         return 0
     target = Encodable(sys.stdout)
-    console = Console(file=cast(IO[str], target), markup=False, highlight=False, emoji=False)
+    console = Styled(target)
     if options.live:
         if not console.is_terminal:
             raise UserError("--live draws on a terminal; valid here: no option, or --json")

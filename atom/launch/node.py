@@ -28,6 +28,7 @@ from atom.launch.local import start_once
 from atom.launch.machine import Machine
 from atom.launch.stopper import Stopper
 from atom.prepare import data_changed
+from atom.printing import protected
 from atom.run import Launch, Run, read
 from atom.screen import Screen
 
@@ -171,4 +172,5 @@ def _ended(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with protected():
+        sys.exit(main(sys.argv[1:]))

@@ -23,6 +23,7 @@ from atom.errors import EX_STOPPED
 from atom.folder import RUN_FILE
 from atom.launch.failure import Failure
 from atom.launch.restarts import Restarts
+from atom.printing import clean
 from atom.run import read
 
 EX_AGAIN = 76
@@ -110,5 +111,5 @@ if __name__ == "__main__":
     # A launcher may give every task of a node more, such as which node it is.
     exit_code, words = verdict(Path(sys.argv[1]), *map(int, sys.argv[2:3]))
     if words:
-        print(f"atom: {words}", file=sys.stderr)
+        print(f"atom: {clean(words)}", file=sys.stderr)
     sys.exit(exit_code)

@@ -10,7 +10,7 @@ Child = Element | str | None
 _UNFIT = re.compile(
     # Control characters, halves of pairs and non-characters, which no page may hold; and those that
     # turn the direction of the text around them.
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028-\u2029\u202a-\u202e\u2066-\u2069]"
 )
 
 

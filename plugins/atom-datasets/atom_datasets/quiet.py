@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+
+from atom.printing import as_it_is
 
 
 @contextmanager
@@ -19,7 +21,9 @@ def quiet() -> Iterator[None]:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        yield
+        # A bar moves on the terminal by itself.
+        with redirect_stderr(as_it_is(sys.stderr)):
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -1,0 +1,68 @@
+"""What is printed: text of files, models and plugins must not steer the terminal that shows it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any, cast
+
+STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters (an escape sequence begins with one), separators of lines, and what turns the
+direction of the text around it."""
+
+
+def clean(text: str, keep: str = "") -> str:
+    """Return ``text`` with a question mark for each character that would steer the terminal."""
+    return STEERING.sub(lambda found: found[0] if found[0] in keep else "?", text)
+
+
+def escaped(text: str) -> str:
+    """Return a line of JSON that holds the same, and no character that would steer a terminal."""
+    return STEERING.sub(lambda found: "\t" if found[0] == "\t" else f"\\u{ord(found[0]):04x}", text)
+
+
+class Printed:
+    """A text stream that only shows: whatever would steer a terminal becomes a question mark.
+
+    Args:
+        stream: what is written to. ATOM's own screen writes to it directly: :func:`as_it_is`.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.below = stream
+
+    def write(self, text: str) -> int:
+        self.below.write(clean(text.replace("\r\n", "\n"), keep="\n\t"))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "below":  # of a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.below, name)
+
+
+def as_it_is(stream: IO[str]) -> IO[str]:
+    """Return the stream for what draws on the terminal itself, and cleans the text in it."""
+    return stream.below if isinstance(stream, Printed) else stream
+
+
+@contextmanager
+def protected() -> Iterator[None]:
+    """Print through :class:`Printed` for as long as the context is open."""
+    before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    made = {name: cast(IO[str], Printed(stream)) for name, stream in before.items()}
+    for name, stream in made.items():
+        setattr(sys, name, stream)
+    try:
+        yield
+    finally:
+        for name, stream in before.items():
+            # A rank has put its log there, for good.
+            if getattr(sys, name) is made[name]:
+                setattr(sys, name, stream)
