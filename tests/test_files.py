@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
 from collections.abc import Callable
@@ -190,3 +191,70 @@ def test_links_of_hugging_faces_cache(place: Path) -> None:
     for name in ("bad.json", "pipe.json"):
         with pytest.raises(ValueError, match=name):
             strangers.real(snapshot / name, snapshot)
+
+
+# ---------------------------------------------------------------------------- one module
+
+ROOT = Path(__file__).parent.parent
+
+_OPENS = frozenset({
+    "open", "read_text", "write_text", "read_bytes", "write_bytes", "touch", "copyfile", "copy2",
+    "copytree", "symlink_to", "hardlink_to", "fdopen", "mkfifo", "mkstemp", "NamedTemporaryFile",
+})  # fmt: skip
+_GUARDED = frozenset({"files", "guarded", "json_data"})
+
+_PACKAGE, _DESCRIPTOR = "a file of an installed package", "a descriptor that is open"
+_PROC, _DATA = "/proc", "the data that the user names, whose links are followed"
+OTHERS = {
+    "atom/files.py": "the module itself",
+    "atom/bench/report.py": _PROC,
+    "atom/cli/__init__.py": "/dev/null",
+    "atom/cli/bench.py": "a file that the user names",
+    "atom/cli/new.py": "a package that it has just made in a new folder of its own",
+    "atom/installed.py": _PACKAGE,
+    "atom/launch/health.py": "a new file of a random name",
+    "atom/launch/joined.py": _DESCRIPTOR,
+    "atom/lock.py": _PACKAGE,
+    "atom/logs.py": _DESCRIPTOR,
+    "atom/ownership.py": _PACKAGE,
+    "atom/plan/device.py": _PACKAGE,
+    "atom/plugin_lock.py": "a lock that the user names, and files of installed packages",
+    "atom/terminal.py": "/dev/null",
+    "atom/titan/dcp.py": "a file that it has just written, to have it on the disk",
+    "atom/titan/dcp_index.py": _PROC,
+    "atom/titan/startup.py": _PROC,
+    "atom/watch/report.py": _PACKAGE,
+    "atom/watch/stop.py": _PROC,
+    "atom/yaml_data.py": "a configuration, which it measures itself and whose links are followed",
+    "plugins/atom-datasets/atom_datasets/admitted.py": _DATA,
+    "plugins/atom-datasets/atom_datasets/compression.py": f"{_DATA}; a new file of a random name",
+    "plugins/atom-datasets/atom_datasets/content.py": _DATA,
+    "plugins/atom-datasets/atom_datasets/identity.py": _DATA,
+    "plugins/atom-datasets/atom_datasets/links.py": "links in a new folder of a random name",
+    "plugins/atom-datasets/atom_datasets/text_files.py": _DATA,
+    "plugins/atom-kernels-triton/atom_kernels_triton/tuning.py": _PACKAGE,
+    "plugins/atom-launchers/atom_launchers/slurm.py": _PACKAGE,
+    "plugins/atom-tokenizers/atom_tokenizers/files.py": _DESCRIPTOR,
+}
+"""What opens files by itself, and why these are in no run folder, export or cache."""
+
+
+def _opens(call: ast.Call) -> bool:
+    function = call.func
+    if isinstance(function, ast.Name):
+        return function.id == "open"
+    if not isinstance(function, ast.Attribute) or function.attr not in _OPENS:
+        return False
+    return not (isinstance(function.value, ast.Name) and function.value.id in _GUARDED)
+
+
+def test_no_other_code_opens_files() -> None:
+    """The conformance kit opens what it has made itself."""
+    found = set()
+    for path in [*ROOT.glob("atom/**/*.py"), *ROOT.glob("plugins/*/atom_*/**/*.py")]:
+        tree = ast.walk(ast.parse(path.read_text()))
+        if any(isinstance(node, ast.Call) and _opens(node) for node in tree):
+            found.add(path.relative_to(ROOT).as_posix())
+    found = {name for name in found if not name.startswith("atom/testing/")}
+    assert sorted(found - OTHERS.keys()) == [], "atom/files.py opens them safely"
+    assert sorted(OTHERS.keys() - found) == [], "needs no exception any more"
