@@ -15,6 +15,14 @@ from atom.run import DEGREES, Run
 
 _COMPILED = ("model", "loss")
 _CHECKS = ("default", "none")
+_FIXED = {
+    "checkpoint.folder": ("checkpoint", "where a run that goes on looks"),
+    # Ranks that start again would go back to it, whatever has been saved since.
+    "checkpoint.load_step": (
+        -1,
+        "the newest; to go back, move newer checkpoints elsewhere",
+    ),
+}
 _STATES = ("optimizer", "lr_scheduler", "dataloader", "random", "faults")
 """Of a checkpoint, beside the weights and the step, without which no run goes on."""
 
@@ -85,6 +93,9 @@ def _check_choices(run: Run) -> None:
             key="activation_checkpoint.determinism_check",
             value=checked,
         )
+    for key, (only, why) in _FIXED.items():
+        if (value := defaults.value(run, key)) != only:
+            raise UserError(f"is always {only}, {why}", key=key, value=value)
     excluded = defaults.value(run, "checkpoint.exclude_from_loading")
     for name in excluded if isinstance(excluded, list) else ():
         if name not in _STATES:

@@ -22,7 +22,6 @@ from torchtitan.components.checkpointer.base import (
     LR_SCHEDULER,
     MODEL,
     OPTIMIZER,
-    TRAIN_STATE,
 )
 from torchtitan.components.checkpointer.dcp import AsyncMode, CheckpointManager
 from torchtitan.tools.utils import GarbageCollection
@@ -85,17 +84,6 @@ class VerifiedCheckpointManager(CheckpointManager):
             CheckpointManager.Config.__post_init__(self)
             if self.keep_every < 0 or self.keep_best < 0:
                 raise ValueError("keep_every and keep_best cannot be negative.")
-            if self.folder != checkpoint.FOLDER:
-                # Resuming, restarts and `atom status` look there.
-                raise ValueError(f"folder is always {checkpoint.FOLDER}.")
-            if self.load_step != -1:
-                # Ranks that start again would go back to it, whatever has been saved since.
-                raise ValueError(
-                    "load_step is always -1, the newest; to go back, move the newer checkpoints "
-                    "out of the folder."
-                )
-            if TRAIN_STATE in self.exclude_from_loading:
-                raise ValueError(f"a run cannot go on without {TRAIN_STATE}, its step.")
 
     def __init__(self, config: Config, *, base_folder: str = "", **runtime: Any) -> None:
         super().__init__(config, base_folder=base_folder, **runtime)

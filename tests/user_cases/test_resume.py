@@ -255,7 +255,10 @@ REFUSED = {
         ("checkpoint.initial_load=", "no initial weights are loaded", "resume.force=true"),
     ),
     # Ranks that start again after a failure would go back to it every time.
-    "another step": (("checkpoint.load_step=1",), ("load_step is always -1",)),
+    "another step": (
+        ("checkpoint.load_step=1",),
+        ("checkpoint.load_step=1 (command line): is always -1", "move newer checkpoints"),
+    ),
 }
 
 

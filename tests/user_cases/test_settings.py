@@ -104,6 +104,9 @@ IGNORED: dict[str, tuple[str, ...]] = {
     # Only where a run went on did its ranks fail.
     "checkpoint.exclude_from_loading=[optimzer]": ("did you mean optimizer?",),
     "checkpoint.exclude_from_loading=[train_state]": ("dataloader, faults, lr_scheduler",),
+    # Named the section, and ATOM's own file.
+    "checkpoint.load_step=5": ("is always -1",),
+    "checkpoint.folder=saved": ("is always checkpoint",),
     "checkpoint.create_seed_checkpoint=true": ("the same under every layout",),
     "compile.backend=eager": ("compile.enable=false",),
     "compile.enable=true compile.components=[modle]": ("did you mean model?",),
