@@ -12,12 +12,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from atom import yaml_data
 from atom.errors import UserError
 from atom.files import sha256 as sha256_of
 from atom.files import write_json
 from atom.installed import Plugin, normalized, recorded
 
 FORMAT = 1
+_MOST = 64 * 2**20
+"""Bytes that a lock may have: some hundred for each file of each plugin."""
+
 KEY = "plugins.locked"
 
 # What an installer writes of the installing, and not of the package.
@@ -136,7 +140,9 @@ def _difference(
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        lock = json.loads(path.read_text())
+        lock = json.loads(yaml_data.text_of(path, most=_MOST, what="a lock"))
+    except UserError as error:
+        raise UserError(f"the lock cannot be read: {error.problem}", key=KEY, value=path) from None
     except (OSError, ValueError, RecursionError) as error:
         words = error.strerror if isinstance(error, OSError) else "it is no JSON"
         raise UserError(f"the lock cannot be read: {words}", key=KEY, value=path) from None

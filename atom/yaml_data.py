@@ -46,20 +46,25 @@ def load(text: str, origin: str) -> Any:
         raise unreadable(origin, error) from None
 
 
-def text_of(path: Path) -> str:
+def text_of(path: Path, *, most: int = BYTES, what: str = "a configuration") -> str:
     """Return the text of a file, which is measured before it is read.
 
+    Args:
+        path: the file.
+        most: the bytes that it may have.
+        what: it is, for errors.
+
     Raises:
-        UserError: it is no regular file, no text, or larger than a configuration may be.
+        UserError: it is no regular file, no text, or larger than it may be.
         OSError: it cannot be opened.
     """
     # Without O_NONBLOCK, to open a pipe would wait for a writer.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise UserError(f"{path} is no file of a disk")
-        content = file.read(BYTES + 1)
-    if len(content) > BYTES:
-        raise _too_large(str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise _too_large(str(path), most, what)
     try:
         return content.decode("utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError:
@@ -68,8 +73,8 @@ def text_of(path: Path) -> str:
         ) from None
 
 
-def _too_large(origin: str) -> UserError:
-    return UserError(f"{origin} is larger than the {BYTES // 1024} KiB a configuration may have")
+def _too_large(origin: str, most: int = BYTES, what: str = "a configuration") -> UserError:
+    return UserError(f"{origin} is larger than the {most // 1024} KiB {what} may have")
 
 
 def check(text: str, origin: str) -> None:
