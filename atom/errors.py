@@ -27,10 +27,10 @@ class UserError(Exception):
     def sentence(self, origin: str | None = None) -> str:
         """Return the sentence to show, naming ``origin`` (a file or "command line") if known."""
         if self.key is None:
-            return self.problem
+            return one_line(self.problem)
         what = self.key if self.value is ... else f"{self.key}={shown(self.value)}"
         where = f" ({origin})" if origin else ""
-        return f"{what}{where}: {self.problem}"
+        return one_line(f"{what}{where}: {self.problem}")
 
     def __str__(self) -> str:
         return self.sentence()
@@ -54,10 +54,13 @@ def shown(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    # A sentence is one line, whatever a value holds.
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)
-    )
+    return one_line(str(value))
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` with escapes for line ends and whatever else does not print: names and values
+    in it may be anybody's."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 _MOST_LISTED = 20

@@ -2,37 +2,42 @@
 
 ``atom plugins lock FILE`` writes it; a run with ``plugins.locked=FILE`` checks it before it imports
 a plugin. It tells of another version, an edited, added or lost file, and a package more or less.
-It is no defence against someone who can write to the machine while the run begins.
+What is imported then is the source that was compared: see :mod:`atom.from_source`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from atom import yaml_data
+from atom import from_source
 from atom.errors import UserError
+from atom.files import read_text, write_json
 from atom.files import sha256 as sha256_of
-from atom.files import write_json
 from atom.installed import Plugin, normalized, recorded
 
-FORMAT = 1
-_MOST = 64 * 2**20
-"""Bytes that a lock may have: some hundred for each file of each plugin."""
-
+FORMAT = 2
 KEY = "plugins.locked"
+LARGEST = 2**26
+"""Bytes of a lock; that of ATOM's own plugins has a thousandth."""
+MOST_FILES = 100_000
+"""Of a package."""
 
 # What an installer writes of the installing, and not of the package.
 _INSTALLING = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
 
 
 def content(plugins: Iterable[Plugin]) -> dict[str, Any]:
-    """Return what the lock holds: of each package its version, and the SHA-256 of each file."""
+    """Return what the lock holds: of each package its version, its entry points and the SHA-256 of
+    each file."""
     packages: dict[str, dict[str, Any]] = {}
     for plugin in plugins:
-        entry = packages.setdefault(plugin.package, {"version": plugin.version, "files": {}})
+        new = {"version": plugin.version, "entry_points": {}, "files": {}}
+        entry = packages.setdefault(plugin.package, new)
+        entry["entry_points"][plugin.entry_point] = plugin.module
         entry["files"] |= {name: sha256(path) for name, path in files(plugin)}
     for entry in packages.values():
         entry["files"] = dict(sorted(entry["files"].items()))
@@ -56,7 +61,7 @@ def write(path: Path, plugins: Iterable[Plugin]) -> dict[str, Any]:
 def check(
     path: Path, plugins: Iterable[Plugin], blocked: Iterable[Plugin], *, partly: bool
 ) -> None:
-    """Refuse plugins that differ from the lock.
+    """Refuse plugins that differ from the lock, and have the others imported from their source.
 
     Args:
         path: the lock.
@@ -71,10 +76,14 @@ def check(
     packages: dict[str, list[Plugin]] = {}
     for plugin in plugins:
         packages.setdefault(plugin.package, []).append(plugin)
+    sources: dict[str, str | None] = {}
     for package, its in packages.items():
         _, entry = locked.pop(normalized(package), (None, None))
         if difference := _difference(package, its, entry):
             raise UserError(difference, key=KEY, value=path)
+        assert entry is not None
+        installed = {name: file for plugin in its for name, file in files(plugin)}
+        sources |= {str(file): entry["files"][name] for name, file in installed.items()}
     for plugin in blocked:
         locked.pop(normalized(plugin.package), None)
     for name, entry in () if partly else locked.values():
@@ -83,36 +92,64 @@ def check(
             key=KEY,
             value=path,
         )
+    from_source.use(sources)
 
 
 def files(plugin: Plugin) -> Iterator[tuple[str, Path]]:
     """Yield every installed file of a plugin's package, with its path relative to the import path.
 
     That is what the installer recorded, and what else is in the folder of the code: of an editable
-    install, everything. Caches of bytecode are left out, unless Python would run them unseen.
+    install, everything. Bytecode that is a cache is left out: none is used.
+
+    Raises:
+        UserError: something there is no file, or there is too much.
     """
     seen = set()
-    for name, path, hashed in recorded(plugin.package):
-        if path.name in _INSTALLING and ".dist-info/" in name:
-            continue
-        if _is_cache(path) and not hashed and not _is_unchecked(path):
+    for name, path, _ in recorded(plugin.package):
+        if (path.name in _INSTALLING and ".dist-info/" in name) or _is_cache(path):
             continue
         seen.add(name)
         yield name, path
-    source = plugin.source
-    if source is None:
+    if plugin.source is None:
         return
-    for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
-        name = path.relative_to(source.parent).as_posix()
-        if name in seen or path.is_dir() or (_is_cache(path) and not _is_unchecked(path)):
-            continue
-        yield name, path
+    names = plugin.import_package.split(".")
+    entry = plugin.source.parents[len(names) - 1]
+    tops = [plugin.source]
+    if not any(path.is_relative_to(plugin.source) for _, path, _ in recorded(plugin.package)):
+        # An editable install: its part of a namespace, and of Hydra's, is all that is there.
+        tops = [plugin.source if len(names) == 1 else entry / names[0], entry / "hydra_plugins"]
+    for path in (path for top in tops for path in _below(top)):
+        name = path.relative_to(entry).as_posix()
+        if name not in seen and not _is_cache(path):
+            seen.add(name)
+            yield name, path
+
+
+def _below(top: Path) -> Iterator[Path]:
+    """Yield the files in a folder, in order. Links to folders are followed, as imports do."""
+    if top.is_file():
+        yield top
+    found = 0
+    for place, folders, names in os.walk(top, followlinks=True):
+        folders.sort()
+        real = os.path.realpath(place)
+        for folder in folders:
+            below = os.path.realpath(Path(place, folder))
+            if f"{real}/".startswith(f"{below}/"):
+                raise UserError(f"{place}/{folder} is a link to a folder that it is in", key=KEY)
+        found += len(names)
+        if found > MOST_FILES:
+            raise UserError(f"{top} holds more than {MOST_FILES:,} files", key=KEY)
+        for path in (Path(place, name) for name in sorted(names)):
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path} is no regular file", key=KEY)
+            yield path
 
 
 def sha256(path: Path) -> str | None:
     """Return the digest of a file's content; None if the file cannot be read."""
     try:
-        return sha256_of(path)
+        return sha256_of(Path(os.path.realpath(path)))
     except OSError:
         return None
 
@@ -126,6 +163,12 @@ def _difference(
         return f"the package {package} {version} is installed and not in the lock"
     if entry["version"] != version:
         return f"the package {package} is {version} and not {entry['version']}"
+    for plugin in entry_points:
+        if entry["entry_points"].get(plugin.entry_point) != plugin.module:
+            return (
+                f"the package {package} {version} has an entry point that is not in the lock: "
+                f"{plugin.entry_point} = {plugin.module}"
+            )
     expected = dict(entry["files"])
     for name, path in (file for plugin in entry_points for file in files(plugin)):
         if name not in entry["files"]:
@@ -140,9 +183,7 @@ def _difference(
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        lock = json.loads(yaml_data.text_of(path, most=_MOST, what="a lock"))
-    except UserError as error:
-        raise UserError(f"the lock cannot be read: {error.problem}", key=KEY, value=path) from None
+        lock = json.loads(read_text(Path(os.path.realpath(path)), most=LARGEST))
     except (OSError, ValueError, RecursionError) as error:
         words = error.strerror if isinstance(error, OSError) else "it is no JSON"
         raise UserError(f"the lock cannot be read: {words}", key=KEY, value=path) from None
@@ -152,6 +193,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     sound = all(
         isinstance(entry, dict)
         and isinstance(entry.get("version"), str)
+        and isinstance(entry.get("entry_points"), dict)
         and isinstance(entry.get("files"), dict)
         for entry in plugins.values()
     )
@@ -166,12 +208,3 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 def _is_cache(path: Path) -> bool:
     return path.suffix in (".pyc", ".pyo") and path.parent.name == "__pycache__"
-
-
-def _is_unchecked(path: Path) -> bool:
-    """Return whether Python runs this bytecode without comparing it to its source (PEP 552)."""
-    try:
-        with path.open("rb") as file:
-            return int.from_bytes(file.read(8)[4:8], "little") & 0b11 == 0b01
-    except OSError:
-        return False

@@ -82,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         (``EX_STOPPED``) after a run that stopped on request.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    # For what this process starts, such as the compilers of torch: no module of the current folder.
+    os.environ["PYTHONSAFEPATH"] = "1"
     _replace_closed_streams()
     with protected():
         notices.show()

@@ -11,6 +11,7 @@ surrounds them all (Slurm, Kubernetes, …) can see to that.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -38,6 +39,7 @@ _LOOK_SECONDS = 0.1
 def main(arguments: list[str]) -> int:
     """Run one node to its end; return the exit code."""
     early = _Early()
+    os.environ["PYTHONSAFEPATH"] = "1"  # of what this process starts
     options = _parser().parse_args(arguments)
     try:
         strangers.check(options.run)

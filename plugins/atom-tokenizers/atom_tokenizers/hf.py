@@ -111,7 +111,7 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
     if source.is_file():
         with _refused(path, f"{source.name} cannot be read as a tokenizer"):
             tokenizer = Tokenizer.from_file(str(source))
-        overruled = _json(path, source.parent / MODEL_CONFIG).get("model_type") in OVERRULED
+        overruled = str(_json(path, source.parent / MODEL_CONFIG).get("model_type")) in OVERRULED
         apart = f" in a folder without {MODEL_CONFIG}" if overruled else ""
         valid = (
             f"valid: PreTrainedTokenizerFast as tokenizer_class in {TOKENIZER_CONFIG}{apart}, "
