@@ -57,4 +57,4 @@ def test_no_command_imports_from_it(
     command(*MODULE, "report", ".")
     command(*ATOM, "status", ".")
     command(*MODULE, "bench", "--help")
-    command(*MODULE, "new", "plugin", "--help")
+    command(*MODULE, "new", "dataset", "--help")
