@@ -48,6 +48,7 @@ _MISTAKES = (ValueError, AssertionError, RecursionError)
 
 # Python's own limit on the digits of a whole number.
 _TOO_LONG = re.compile(rf"\d{{{sys.get_int_max_str_digits() + 1},}}")
+_NOT_CHOSEN = re.compile(r"Could not override '([\w/]+)'")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?==)")
 _RERUN = "--experimental-rerun"
 
@@ -428,6 +429,13 @@ def _mistake(error: Exception, arguments: list[str]) -> UserError:
                 mistake.origin = "command line"  # type: ignore[attr-defined]
             return mistake
         cause = cause.__cause__
+    if (group := _NOT_CHOSEN.match(str(error))) is not None:
+        for argument in arguments:
+            if argument.startswith(f"{group[1]}="):
+                return UserError(
+                    f"{argument} (command line): no {group[1]} is chosen by default, so that "
+                    f"one is added; valid: +{argument}"
+                )
     for argument in arguments:
         if isinstance(error, ValueError) and _TOO_LONG.search(argument):
             key = argument.partition("=")[0]

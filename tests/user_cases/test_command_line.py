@@ -164,6 +164,11 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
             ["launch.retry.x=1"],
             "launch.retry.x=1 (command line): retry is no key here; valid: hang",
         ),
+        (
+            ["experiment=first_run"],
+            "experiment=first_run (command line): no experiment is chosen by default, so that one "
+            "is added; valid: +experiment=first_run",
+        ),
         (["--version"], "atom train: --version is an option of atom; valid: atom --version"),
         (["launcher.time=x"], "launcher.time=x (command line): must be MINUTES, HOURS:MM:SS or"),
         (
