@@ -15,9 +15,13 @@ import pytest
 
 from atom import events
 from atom.cli import main
+from atom.errors import UserError
+from atom.files import NotAFileError
 from atom.metrics import StepMetrics
 from atom.run import parse
 from atom.strangers import check
+from atom.titan import hf_tokenizer
+from atom_tokenizers.files import locked
 
 SECRET = "ssh-ed25519 AAAA victim\n"
 SECTIONS = {
@@ -381,3 +385,66 @@ def test_folders_within_folders(tmp_path: Path, forked: Callable) -> None:
         subprocess.run(["rm", "-rf", lab / "d"], check=True)
     assert result.returncode == 0, result.stderr
     assert "finished" in result.stdout
+
+
+# ---------------------------------------------------------------------------- folders around a run
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_a_tokenizer_folder_names_no_file_outside(
+    name: str, victim: Path, tmp_path: Path, here: Callable
+) -> None:
+    """A link in a folder of Hugging Face's format would be copied into the run, and its export."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(victim / "authorized_keys")
+    run = tmp_path / "run"
+    code, _, said = here(
+        "train", "tokenizer=hf", f"tokenizer.path={folder}", "device=cpu", f"run.dir={run}"
+    )
+    assert code == 2
+    assert f"holds {name}, a link that leads out of it" in said
+    assert not run.exists()
+    assert untouched(victim)
+
+
+def test_the_lock_of_a_cache_is_no_link(victim: Path, tmp_path: Path) -> None:
+    """It was opened to write, which empties the file that a link stands for."""
+    folder = tmp_path / "bpe-x"
+    folder.mkdir()
+    (folder / ".lock").symlink_to(victim / "authorized_keys")
+    with pytest.raises(UserError, match="cannot be kept"), locked(folder):
+        pass
+    assert untouched(victim)
+
+
+def test_what_an_export_copies(victim: Path, tmp_path: Path) -> None:
+    """Of the tokenizer's folder, its own files; a link that appears there ends it."""
+    run = finished(tmp_path / "run")
+    out = tmp_path / "out"
+    out.mkdir()
+    (run / "tokenizer/extra.json").symlink_to(victim / "authorized_keys")
+    with pytest.raises(NotAFileError):
+        hf_tokenizer.copy(run / "tokenizer", out, bos_id=None)
+    (run / "tokenizer/extra.json").unlink()
+    (run / "tokenizer").rename(tmp_path / "elsewhere")
+    (run / "tokenizer").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotAFileError):
+        hf_tokenizer.copy(run / "tokenizer", out, bos_id=None)
+    assert SECRET not in [path.read_text() for path in out.iterdir()]
+
+
+@pytest.mark.slow
+def test_an_export_of_a_folder_with_a_link(victim: Path, tmp_path: Path, atom: Callable) -> None:
+    run, out = finished(tmp_path / "run"), tmp_path / "out"
+    (run / "tokenizer/extra.json").symlink_to(victim / "authorized_keys")
+    for words in (
+        ("export", str(run), "--to", "hf", "--out", str(out)),
+        ("generate", str(run), "x"),
+    ):
+        result = atom(*words)
+        assert result.returncode == 2
+        assert "a link that leads out of it (tokenizer/extra.json)" in result.stderr
+    assert not out.exists()
