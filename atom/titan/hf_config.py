@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 NO_EFFECT = frozenset({
@@ -85,35 +85,74 @@ _ROPE_FIELDS: dict[str, dict[str, Any]] = {
 _OFF: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
+_SAME_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "kimi_k2": ("deepseek_v3", {}),
+    "mistral": ("llama", {"sliding_window": 4096, "num_key_value_heads": 8}),
+}
+"""Types of models that are another one under a name of their own, with what they leave out."""
+
+
+class Disagreement(str):
+    """The sentence that two configs say that models compute differently.
+
+    Attributes:
+        field: of ``config.json``, as it is compared.
+        wanted: its value there.
+    """
+
+    field: str
+    wanted: Any
+
+    def __new__(cls, words: str, field: str, wanted: Any = None) -> Disagreement:
+        made = super().__new__(cls, words)
+        made.field, made.wanted = field, wanted
+        return made
+
+
 def disagreement(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> str | None:
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    *,
+    only: str | None = None,
+    without: Container[str] = (),
+) -> Disagreement | None:
     """Return in which field two configs say that models compute differently, or None.
 
     Args:
         theirs: ``config.json`` of a folder.
         ours: that of the architecture, as an export would have it.
         defaults: what it means at Hugging Face when fields of this kind of model are left out.
+        only: the field that is looked at, of :attr:`Disagreement.field`.
+        without: fields that are not.
     """
     rope = theirs.get("rope_scaling") or theirs.get(_ROPE) or {}
     for key in ("rope_theta", "partial_rotary_factor"):
         outer, inner = theirs.get(key), rope.get(key)
         if None not in (outer, inner) and outer != inner:
             both = f"{_json(outer)} and, with RoPE's parameters, {_json(inner)}"
-            return f"its config.json says {key}={both}"
+            return Disagreement(f"its config.json says {key}={both}", key)
     there, here = _canonical(theirs, defaults), _canonical(ours, defaults)
+    if only is not None:
+        if (only in there) != (only in here):
+            return Disagreement(f"one of both leaves out {only}", only, there.get(only))
+        there, here = ({only: at[only]} if only in at else {} for at in (there, here))
+    there, here = ({k: v for k, v in at.items() if k not in without} for at in (there, here))
     for key in dict.fromkeys([*_canonical(ours, {}), *here]):
         compared = key in there and key in here and key not in NO_EFFECT
         if compared and not _same(there[key], here[key]):
-            return f"{_said(key, there[key], theirs)}, the architecture {_json(here[key])}"
+            words = f"{_said(key, there[key], theirs)}, the architecture {_json(here[key])}"
+            return Disagreement(words, key, there[key])
     if defaults:
         # What has no default is a size, which nobody leaves out.
         lacking = [key for key in here if key not in there and key not in NO_EFFECT]
         if lacking := [key for key in lacking if here[key] not in _OFF]:
-            return f"its config.json leaves out {lacking[0]}, {_json(here[lacking[0]])} here"
+            words = f"its config.json leaves out {lacking[0]}, {_json(here[lacking[0]])} here"
+            return Disagreement(words, lacking[0])
     for key in sorted(there.keys() - here.keys() - NO_EFFECT):
         if key in EFFECT and there[key] not in _OFF:
-            return f"{_said(key, there[key], theirs)}, which the architecture does not know"
+            words = f"{_said(key, there[key], theirs)}, which the architecture does not know"
+            return Disagreement(words, key, there[key])
     return None
 
 
@@ -138,7 +177,9 @@ def unknown(
 def _canonical(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of ``config`` under one name each, those left out filled in."""
     filled: dict[str, Any] = {}
-    for given in (defaults, config):
+    kind, left_out = _SAME_MODELS.get(config.get("model_type", ""), (None, {}))
+    renamed = {"model_type": kind} if kind else {}
+    for given in (dict(defaults) | left_out if defaults else {}, config, renamed):
         for key, value in given.items():
             name = _ALIASES.get(key, key)
             # Two names of one thing that say two things are two fields.

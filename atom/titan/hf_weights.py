@@ -65,14 +65,15 @@ def check(
 def _packing(packed: Any, adapter: Any, *, quantized: bool) -> str | None:
     """Return why weights that are packed as ``quantization_config`` says cannot be read."""
     key = "checkpoint.initial_load_in_hf_quantized"
+    own = type(adapter).get_hf_storage_reader
+    reads_them = own is not StateDictAdapter.get_hf_storage_reader
     if not quantized:
         if packed is None:
             return None
         kind = packed.get("quant_method") if isinstance(packed, dict) else packed
-        return (
-            f"its weights are quantized ({kind}); valid: weights of full precision, or {key}=true"
-        )
-    if type(adapter).get_hf_storage_reader is StateDictAdapter.get_hf_storage_reader:
+        remedy = f", or {key}=true" if reads_them and kind == "fp8" else ""
+        return f"its weights are quantized ({kind}); valid: weights of full precision{remedy}"
+    if not reads_them:
         return f"{key}=true, and this architecture reads no quantized weights"
     if not isinstance(packed, dict):
         return f"{key}=true, and its config.json has no quantization_config"

@@ -15,7 +15,7 @@ from atom.host import Host
 from atom.plugin import ModelParts
 from atom.run import Run, read
 from atom.select import select
-from atom.titan import hf_config, hf_folder, hf_weights, sections, weights
+from atom.titan import hf_config, hf_folder, hf_weights, remedy, sections, weights
 from atom.titan.checkpointer import HUGGING_FACE, VerifiedCheckpointManager
 from atom.titan.trainer_config import model_parts
 
@@ -63,7 +63,9 @@ def resolve(
         weights.on_one_rank(parts, training)
         if hugging_face:
             quantized = section.initial_load_in_hf_quantized
-            notes = _check_hugging_face(run, parts, folder, wanted, quantized)
+            notes = _check_hugging_face(
+                run, parts, folder, wanted, host, vocab_size, quantized=quantized
+            )
         else:
             folder = _native(parts, folder, wanted)
             notes = _compare(run, parts, folder, wanted, host, vocab_size)
@@ -75,7 +77,14 @@ def resolve(
 
 
 def _check_hugging_face(
-    run: Run, parts: ModelParts, folder: Path, wanted: str, quantized: bool
+    run: Run,
+    parts: ModelParts,
+    folder: Path,
+    wanted: str,
+    host: Host,
+    vocab_size: int,
+    *,
+    quantized: bool,
 ) -> list[str]:
     try:
         adapter = weights.adapter(parts, run.architecture.name)
@@ -90,9 +99,16 @@ def _check_hugging_face(
             f"{hf_folder.WEIGHTS} or in the files that {hf_folder.INDEX} names, as `atom export` "
             "and transformers' save_pretrained write it",
         ) from None
+    if isinstance(problem, hf_config.Disagreement):
+        theirs = hf_folder.config(folder)
+        problem += _valid(remedy.settings(theirs, parts, run, host, vocab_size))
     if problem:
         raise _refusal(wanted, f"is of another model: {problem}")
     return notes
+
+
+def _valid(settings: str) -> str:
+    return f"; valid: {settings}" if settings else ""
 
 
 def _native(parts: ModelParts, folder: Path, wanted: str) -> Path:
@@ -148,6 +164,7 @@ def _compare(
     problem = hf_config.disagreement(theirs, ours, parts.hf_defaults or {})
     if problem:
         words = problem.removeprefix("its config.json says ")
+        words += _valid(remedy.settings(theirs, parts, run, host, vocab_size))
         raise _refusal(wanted, f"is of another model: there {words}")
     return []
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from atom.host import Host
@@ -21,7 +22,7 @@ from atom.plugin import ModelParts
 from atom.run import parse
 from atom.select import select
 from atom.testing.models import logits
-from atom.titan import hf_config, hf_reader, hf_weights, weights
+from atom.titan import hf_config, hf_reader, hf_weights, remedy, weights
 from atom.titan.trainer_config import model_parts, training_section
 
 TOLERANCE = 1e-4
@@ -32,12 +33,19 @@ SHAPE = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
 MIXTURE = {"moe_hidden_dim": 32, "num_experts": 8, "top_k": 2, "load_balance_coeff": None}
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    "llama3": {"name": "llama3", **SHAPE},
-    "llama3, tied": {"name": "llama3", **SHAPE, "rope_scaling": "none", "tie_embeddings": True},
-    "qwen3": {"name": "qwen3", **SHAPE, "head_dim": 16, "hidden_dim": 128},
+    "llama3": {
+        "name": "llama3", **SHAPE, "rope_factor": 32.0, "rope_low_freq_factor": 0.5,
+        "rope_high_freq_factor": 3.0, "rope_original_seq_len": 16,
+    },
+    "llama3, tied": {
+        "name": "llama3", **SHAPE, "rope_scaling": "none", "tie_embeddings": True,
+        "norm_eps": 1e-2, "hidden_dim": 96,
+    },
+    "qwen3": {"name": "qwen3", **SHAPE, "head_dim": 16, "hidden_dim": 128, "norm_eps": 1e-2},
     "qwen3_moe": {"name": "qwen3_moe", **SHAPE, "head_dim": 16, **MIXTURE},
     "olmo2": {"name": "olmo2", **SHAPE, "hidden_dim": 128},
-    "gpt_oss": {"name": "gpt_oss", **SHAPE, "head_dim": 16, "sliding_window": 8, **MIXTURE},
+    "gpt_oss": {"name": "gpt_oss", **SHAPE, "head_dim": 16, "sliding_window": 8, **MIXTURE,
+                "norm_eps": 1e-2},
     "deepseek_v3": {
         "name": "deepseek_v3", "dim": 64, "n_layers": 2, "n_dense_layers": 1, "n_heads": 4,
         "kv_lora_rank": 32, "q_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8,
@@ -275,6 +283,61 @@ class suppress_refusals(suppress):  # noqa: N801
 
     def __init__(self) -> None:
         super().__init__(KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError)
+
+
+PUBLISHED: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "bos_token_id": 128000, "eos_token_id": [128001, 128008], "hidden_act": "silu",
+    "hidden_size": 96, "initializer_range": 0.02, "intermediate_size": 160, "mlp_bias": False,
+    "max_position_embeddings": 131072, "model_type": "llama", "num_attention_heads": 8,
+    "num_hidden_layers": 3, "num_key_value_heads": 4, "pretraining_tp": 1, "rms_norm_eps": 1e-6,
+    "rope_scaling": {
+        "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 4096, "rope_type": "llama3",
+    },
+    "rope_theta": 400000.0, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+    "transformers_version": "4.43.0.dev0", "use_cache": True, "vocab_size": 512,
+}  # fmt: skip
+"""A ``config.json`` as Llama 3.2 has it, with other sizes."""
+WITHOUT_SCALING = {k: v for k, v in PUBLISHED.items() if k != "rope_scaling"}
+
+REMEDIES: dict[str, tuple[dict[str, Any], str | None]] = {
+    "llama 3.2": (
+        PUBLISHED,
+        "architecture.vocab_size=512 architecture.dim=96 architecture.hidden_dim=160 "
+        "architecture.n_layers=3 architecture.n_heads=8 architecture.n_kv_heads=4 "
+        "architecture.rope_theta=400000.0 architecture.rope_factor=32.0 "
+        "architecture.rope_original_seq_len=4096 architecture.norm_eps=1e-06 "
+        "architecture.tie_embeddings=true",
+    ),
+    "mistral without a window": (
+        WITHOUT_SCALING | {"model_type": "mistral", "sliding_window": None},
+        "architecture.rope_scaling=none",
+    ),
+    "mistral's window": (WITHOUT_SCALING | {"model_type": "mistral", "sliding_window": 64}, None),
+    "mistral's window, left out": (WITHOUT_SCALING | {"model_type": "mistral"}, None),
+    "another family": (PUBLISHED | {"model_type": "qwen2"}, None),
+    "a bias": (PUBLISHED | {"attention_bias": True}, None),
+}
+
+
+@pytest.mark.parametrize("case", REMEDIES)
+def test_a_refusal_names_the_parameters_to_set(case: str) -> None:
+    """Followed, they make the model the one that the file says."""
+    theirs, expected = REMEDIES[case]
+    architecture = {"name": "llama3", **SHAPE}
+    sections = {"tokenizer": {"name": "bytes"}, "dataset": {"name": "stdlib"}}
+    run = parse({"architecture": architecture, "parallelism": {"name": "mesh"}, **sections})
+    host, parts = Host.load(), parts_of(architecture)
+    assert hf_config.disagreement(theirs, parts.hf_config or {}, parts.hf_defaults or {})
+    found = remedy.settings(theirs, parts, run, host, VOCABULARY)
+    if expected is None:
+        assert found == ""
+        return
+    assert set(expected.split()) <= set(found.split()), found
+    typed = dict(setting.removeprefix("architecture.").split("=") for setting in found.split())
+    made = parts_of(architecture | {name: yaml.safe_load(value) for name, value in typed.items()})
+    assert not hf_config.disagreement(theirs, made.hf_config or {}, made.hf_defaults or {})
 
 
 # ---------------------------------------------------------------------------- files

@@ -205,7 +205,9 @@ def _experts(config: GptOss, layer: int) -> GptOssMoE.Config:
 
 
 def _norm(config: GptOss) -> RMSNorm.Config:
-    return RMSNorm.Config(normalized_shape=config.dim, param_init={"weight": nn.init.ones_})
+    return RMSNorm.Config(
+        normalized_shape=config.dim, eps=config.norm_eps, param_init={"weight": nn.init.ones_}
+    )
 
 
 def _weights(layer: int) -> Initializers:

@@ -34,6 +34,7 @@ class GptOss(BaseModel):
         description="step of the routing biases that balance the experts without a loss; null: "
         "no balancing",
     )
+    norm_eps: float = Field(default=1e-5, gt=0, description="added to the mean square in norms")
     vocab_size: int | None = Field(
         default=None,
         gt=0,

@@ -78,11 +78,16 @@ def _block(config: Llama3, layer: int) -> Llama3TransformerBlock.Config:
                 max_seq_len=config.max_seq_len,
                 theta=config.rope_theta,
                 scaling=config.rope_scaling,
+                scaling_factor=config.rope_factor,
+                low_freq_factor=config.rope_low_freq_factor,
+                high_freq_factor=config.rope_high_freq_factor,
+                original_max_position_embeddings=config.rope_original_seq_len,
             ),
         ),
         feed_forward=make_ffn_config(
             dim=config.dim,
-            hidden_dim=compute_ffn_hidden_dim(
+            hidden_dim=config.hidden_dim
+            or compute_ffn_hidden_dim(
                 config.dim,
                 multiple_of=config.multiple_of,
                 ffn_dim_multiplier=config.ffn_dim_multiplier,
@@ -126,7 +131,9 @@ def _hugging_face(config: Llama3, model: Llama3Model.Config) -> dict[str, Any]:
 
 
 def _norm(config: Llama3) -> RMSNorm.Config:
-    return RMSNorm.Config(normalized_shape=config.dim, param_init={"weight": nn.init.ones_})
+    return RMSNorm.Config(
+        normalized_shape=config.dim, eps=config.norm_eps, param_init={"weight": nn.init.ones_}
+    )
 
 
 def _linear(std: float) -> Initializers:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_head_dim, check_heads
+from atom.errors import UserError
 
 
 class Llama3(BaseModel):
@@ -23,6 +24,12 @@ class Llama3(BaseModel):
         le=MOST_WIDTH,
         description="key and value heads; null: as many as n_heads",
     )
+    hidden_dim: int | None = Field(
+        default=None,
+        gt=0,
+        le=MOST_WIDTH,
+        description="the feed-forward width itself; null: by the two below",
+    )
     multiple_of: int = Field(
         default=256,
         gt=0,
@@ -32,6 +39,7 @@ class Llama3(BaseModel):
     ffn_dim_multiplier: float | None = Field(
         default=None, gt=0, description="scales the feed-forward width of 8/3 dim; null: 1"
     )
+    norm_eps: float = Field(default=1e-5, gt=0, description="added to the mean square in norms")
     vocab_size: int | None = Field(
         default=None,
         gt=0,
@@ -51,9 +59,29 @@ class Llama3(BaseModel):
     rope_scaling: Literal["none", "llama"] = Field(
         default="llama", description="llama: Llama 3.1's scaling of low frequencies"
     )
+    rope_factor: float = Field(
+        default=8.0, ge=1, description="by how much that scaling stretches low frequencies"
+    )
+    rope_low_freq_factor: float = Field(
+        default=1.0,
+        gt=0,
+        description="turns in the original length below which frequencies are stretched in full",
+    )
+    rope_high_freq_factor: float = Field(
+        default=4.0, gt=0, description="turns in it above which they are as they were"
+    )
+    rope_original_seq_len: int = Field(
+        default=8192, gt=0, le=MOST_TOKENS, description="the length, in tokens, that is stretched"
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "Llama3":
         check_head_dim(self.dim, self.n_heads)
         check_heads(self.n_heads, self.n_kv_heads or self.n_heads)
+        if self.rope_low_freq_factor >= self.rope_high_freq_factor:
+            raise UserError(
+                f"must be below rope_high_freq_factor={self.rope_high_freq_factor}",
+                key="architecture.rope_low_freq_factor",
+                value=self.rope_low_freq_factor,
+            )
         return self

@@ -63,8 +63,8 @@ def qwen3(config: Qwen3, context: ArchitectureContext) -> ModelParts:
     )
     layers = [
         Qwen3TransformerBlock.Config(
-            attention_norm=_norm(config.dim),
-            ffn_norm=_norm(config.dim),
+            attention_norm=_norm(config, config.dim),
+            ffn_norm=_norm(config, config.dim),
             attention=_attention(config, LINEAR),
             feed_forward=feed_forward(),
         )
@@ -91,8 +91,8 @@ def qwen3_moe(config: Qwen3MoE, context: ArchitectureContext) -> ModelParts:
     residual = partial(nn.init.normal_, std=0.02 / (2 * config.n_layers) ** 0.5)
     layers = [
         Qwen3TransformerBlock.Config(
-            attention_norm=_norm(config.dim),
-            ffn_norm=_norm(config.dim),
+            attention_norm=_norm(config, config.dim),
+            ffn_norm=_norm(config, config.dim),
             attention=_attention(config, LINEAR | {"weight": residual}),
             moe=_experts(config, residual),
         )
@@ -134,7 +134,7 @@ def _model(
             param_init={"weight": skip_param_init if config.tie_embeddings else NORMAL},
         ),
         layers=layers,
-        norm=_norm(config.dim),
+        norm=_norm(config, config.dim),
         lm_head=Linear.Config(in_features=config.dim, out_features=vocab_size, param_init=LINEAR),
     )
 
@@ -170,7 +170,7 @@ def _attention(config: Decoder, output: Initializers) -> GQAttention.Config:
         rope=CosSinRoPE.Config(
             dim=config.head_dim, max_seq_len=config.max_seq_len, theta=config.rope_theta
         ),
-        qk_norm=_norm(config.head_dim),
+        qk_norm=_norm(config, config.head_dim),
     )
 
 
@@ -197,5 +197,7 @@ def _experts(config: Qwen3MoE, residual: Callable) -> MoE.Config:
     )
 
 
-def _norm(dim: int) -> RMSNorm.Config:
-    return RMSNorm.Config(normalized_shape=dim, eps=1e-6, param_init={"weight": nn.init.ones_})
+def _norm(config: Decoder, dim: int) -> RMSNorm.Config:
+    return RMSNorm.Config(
+        normalized_shape=dim, eps=config.norm_eps, param_init={"weight": nn.init.ones_}
+    )

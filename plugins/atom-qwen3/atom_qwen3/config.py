@@ -23,6 +23,7 @@ class Decoder(BaseModel):
         multiple_of=2,
         description="width of a head, even for RoPE",
     )
+    norm_eps: float = Field(default=1e-6, gt=0, description="added to the mean square in norms")
     vocab_size: int | None = Field(
         default=None,
         gt=0,
