@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def test_run_yaml(fuzz: Any, tmp_path: Path) -> None:
             is_one_sentence(error)
             return
         run.write(path)
-        assert read(path) == run or "nan" in path.read_text()
+        assert json.dumps(read(path).model_dump(mode="json")) == json.dumps(
+            run.model_dump(mode="json")
+        )
 
     check(yaml.safe_dump(SOUND | {"resolved": None}).encode())
     fuzz(documents(), check)
