@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 EXAMPLE = DOCS / "examples" / "atom-gated-linear-attention"
 
 _KEY = re.compile(r"[a-z_]+(\.[a-z_]+)+(=\S+)?")
-_FILE_SUFFIXES = ("jsonl", "yaml", "md", "py", "toml", "json")
+_FILE_SUFFIXES = ("model", "jsonl", "yaml", "md", "py", "toml", "json")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
