@@ -76,4 +76,7 @@ def with_partners(host: Host) -> Host:
 
 def write_entry_point(folder: Path) -> None:
     """Make ``folder``, put on a process's ``sys.path``, the place where this package is found."""
-    describe(folder, PACKAGE, module=__name__, entry_point="conformance", version="0")
+    describe(folder, PACKAGE, entry_point="conformance", version="0")
+    # Of its own: a package whose entry point names another's module is blocked.
+    module = folder / f"{PACKAGE.replace('-', '_')}.py"
+    module.write_text(f'"""See {__name__}."""\n\nfrom {__name__} import *\n')
