@@ -194,6 +194,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], s
         group = folder / PACKAGE.name / "conf" / kind
         group.mkdir(parents=True)
         (group / "mutant_twin.yaml").write_text("name: twin\n")
+    (group.parent / "architecture/mutant_windowed_twin.yaml").write_text("name: windowed_twin\n")
     describe(folder, "mutants-model")
     module = folder / "test_mutants.py"
     lines = [
