@@ -32,7 +32,7 @@ from atom.groups import Groups
 from atom.guard import HYDRAS, Loader, guarded, hide_hydra_plugins, is_name, refusal, user_folder
 from atom.host import Host
 from atom.plugin import Kernel
-from atom.run import COMPONENTS, Plugins, Run, parse
+from atom.run import COMMAND_LINE, COMPONENTS, Plugins, Run, parse
 from atom.settings import leaves
 from atom.sweeps import tidied
 from atom.trust import SECTION, typed
@@ -52,7 +52,6 @@ _NOT_CHOSEN = re.compile(r"Could not override '([\w/]+)'")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?==)")
 _RERUN = "--experimental-rerun"
 
-COMMAND_LINE = "command line"
 _SHIPPED = ("main", "plugins")
 """Hydra's names of the sources that are ATOM's own and the plugins'."""
 
@@ -224,12 +223,12 @@ class Origins:
             return COMMAND_LINE
         return "default"
 
-    def given(self, key: str) -> bool:
-        """Return whether the user has set a key, and no file that ATOM or a plugin ships."""
+    def given(self, key: str) -> str | None:
+        """Return where the user has set a key; None where nobody, or a file of ATOM or a plugin."""
         if self._typed(key):
-            return True
+            return COMMAND_LINE
         found = self._file(key)
-        return found is not None and not found[1]
+        return found[0] if found is not None and not found[1] else None
 
     def _typed(self, key: str) -> bool:
         for override in self._overrides:

@@ -118,6 +118,24 @@ def _on_cpu(words: str) -> Reason:
     return lambda seen: words if seen.where.device == "cpu" else None
 
 
+def _too_short_to_judge(seen: Seen) -> str | None:
+    steps, window = seen.run.training.get("steps"), seen.run.faults.window
+    if not isinstance(steps, int) or steps > window:
+        return None
+    return f"with training.steps={steps}: faults.window={window} steps are looked at before one is"
+
+
+def _longer_than_the_run(name: str) -> Reason:
+    """Return the reason that an interval in steps is never over."""
+
+    def reason(seen: Seen) -> str | None:
+        steps, interval = seen.run.training.get("steps"), getattr(seen.run.faults, name)
+        never = isinstance(steps, int) and steps < interval
+        return f"with training.steps={steps}, which are fewer" if never else None
+
+    return reason
+
+
 _SAVING = (
     "checkpoint.interval",
     "checkpoint.keep_latest_k",
@@ -157,6 +175,11 @@ _SNAPSHOTS = ("profiler.memory_snapshot_freq", "profiler.save_memory_snapshot_fo
 RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
     (("optimizer.momentum",), _with("optimizer.name", "Adam", "AdamW")),
     (("faults.spike_threshold",), _with("faults.spike", "none")),
+    (("faults.spike",), _too_short_to_judge),
+    *(
+        ((f"faults.{name}",), _longer_than_the_run(name))
+        for name in ("replay_check_interval", "replica_check_interval")
+    ),
     (("faults.budget",), _faults("none", "stop")),
     (
         ("faults.window",),

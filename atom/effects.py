@@ -6,15 +6,17 @@ plugins' files bring, and what a sweep over layouts needs, is left alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from atom import defaults
 from atom.effect_rules import RULES, Seen, Situation
 from atom.errors import UserError, nearest, shown
-from atom.run import DEGREES, Run
+from atom.run import COMMAND_LINE, DEGREES, Run
 
 _COMPILED = ("model", "loss")
 _CHECKS = ("default", "none")
+_KEY = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 _FIXED = {
     "checkpoint.folder": ("checkpoint", "where a run that goes on looks"),
     # Ranks that start again would go back to it, whatever has been saved since.
@@ -43,13 +45,13 @@ def composed(run: Run, *, chooses: bool) -> Situation:
     )
 
 
-def check(run: Run, where: Situation, given: Callable[[str], bool]) -> None:
+def check(run: Run, where: Situation, given: Callable[[str], str | None]) -> None:
     """Refuse what the user has set and what nothing would come of.
 
     Args:
         run: its numbers in their ranges.
         where: as far as it is known.
-        given: tells whether the user has set a key.
+        given: tells where the user has set a key, if at all.
 
     Raises:
         UserError: names the first such key, and the setting that leaves it without effect.
@@ -60,13 +62,23 @@ def check(run: Run, where: Situation, given: Callable[[str], bool]) -> None:
         why = reason(seen)
         for key in keys if why is not None else ():
             value, default = defaults.value(run, key), defaults.default(run, key)
-            if value in (default, defaults.ATOMS.get(key, default)) or not given(key):
+            if value in (default, defaults.ATOMS.get(key, default)):
+                continue
+            origin = given(key)
+            if origin is None or (origin != COMMAND_LINE and _typed(str(why), given)):
                 continue
             raise UserError(
                 f"has no effect {why}; valid: {shown(default) or 'empty'}, or leave it out",
                 key=key,
                 value=value,
             )
+
+
+def _typed(why: str, given: Callable[[str], str | None]) -> bool:
+    """Return whether a setting of the reason was typed, or its group: then what a file has set, and
+    the run does not come to, is left out on purpose."""
+    keys = _KEY.findall(why)
+    return any(COMMAND_LINE in (given(key), given(key.partition(".")[0])) for key in keys)
 
 
 def _check_choices(run: Run) -> None:

@@ -43,7 +43,7 @@ def schedule(run: Run) -> Schedule:
     return Schedule(total, int(warmup), decay, end)
 
 
-def check(run: Run, given: Callable[[str], bool]) -> None:
+def check(run: Run, given: Callable[[str], str | None]) -> None:
     """Refuse parts that are longer than the whole, and steps at a rate of 0.
 
     Args:

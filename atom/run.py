@@ -60,6 +60,9 @@ DEGREES = (
 )
 """The mesh dimensions that multiply to the number of ranks; expert parallelism borrows theirs."""
 
+COMMAND_LINE = "command line"
+"""Where a setting came from that was typed; of others the file is named."""
+
 Section = dict[str, Any]
 
 
@@ -396,7 +399,7 @@ class Run(_Model):
 
     _origins: Callable[[], dict[str, str]] = PrivateAttr(default=dict)
     # A default that is a function would become a method of the run's, and hide what it is set to.
-    _given: Callable[[str], bool] = PrivateAttr(default_factory=lambda: lambda _key: False)
+    _given: Callable[[str], str | None] = PrivateAttr(default_factory=lambda: lambda _key: None)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -406,12 +409,12 @@ class Run(_Model):
         """
         return self._origins()
 
-    def given(self, key: str) -> bool:
-        """Return whether the user has set ``key``, as far as :attr:`origins` are known."""
+    def given(self, key: str) -> str | None:
+        """Return where the user has set ``key``, as far as :attr:`origins` are known, or None."""
         return self._given(key)
 
     def with_origins(
-        self, origins: Callable[[], dict[str, str]], given: Callable[[str], bool]
+        self, origins: Callable[[], dict[str, str]], given: Callable[[str], str | None]
     ) -> Run:
         """Return the same run that can find out where its settings came from."""
         run = self.model_copy()

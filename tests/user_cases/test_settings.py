@@ -20,7 +20,7 @@ TINY = (
     "metrics=none",
 )
 
-WHOLE = "a whole number from 1 up"
+WHOLE = "a whole number from 1"
 
 NUMBERS: dict[str, tuple[str, ...]] = {
     # overrides, of which the last is at fault: what is said of it
@@ -87,6 +87,8 @@ IGNORED: dict[str, tuple[str, ...]] = {
     "parallelism.context_parallel_load_balancer=ptrr": ("parallelism.context_parallel_degree=1",),
     "parallelism=cp parallelism.context_parallel_ptrr_mask_key=causal": ("load_balancer=headtail",),
     "faults.spike_threshold=5": ("faults.spike=none",),
+    "training.steps=50 faults.spike=skip": ("training.steps=50: faults.window=100 steps",),
+    "training.steps=3 faults.replay_check_interval=100": ("training.steps=3, which are fewer",),
     "faults.budget=9": ("faults.spike=none and faults.non_finite=stop",),
     "faults.window=9": ("faults.spike=none and faults.non_finite=stop",),
     "training.gc_debug=true training.gc_freq=5": ("training.gc_debug=true",),
@@ -170,6 +172,20 @@ def test_a_file_of_the_users_is_no_default(forked: Callable, tmp_path: Path) -> 
     assert result.returncode == 2
     assert result.stderr.startswith("atom: optimizer.momentum=0.5 ("), result.stderr
     assert "slow.yaml): has no effect with optimizer.name=AdamW" in result.stderr
+
+
+def test_what_is_turned_off_by_hand_may_stand_in_a_file(forked: Callable, tmp_path: Path) -> None:
+    """An experiment is tried with a part of it left out; a file that contradicts itself is none."""
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/saved.yaml").write_text(
+        "# @package _global_\ncheckpoint:\n  interval: 5\nparallelism:\n"
+        "  pipeline_parallel_degree: 2\n  pipeline_parallel_schedule: GPipe\n"
+    )
+    missing = ("dataset=local", "dataset.path=/no/such/file")
+    own = ("--config-dir", "mine", "+experiment=saved")
+    by_hand = ("checkpoint.enable=false", "parallelism.pipeline_parallel_degree=1")
+    result = forked("train", *own, *TINY, *missing, *by_hand, cwd=tmp_path)
+    assert result.stderr.startswith("atom: dataset.path=/no/such/file"), result.stderr
 
 
 @pytest.mark.slow
