@@ -81,6 +81,7 @@ KINDS: dict[str, Kind] = {
     "profile": "harmless",
     "data": "harmless",
     "launch": "harmless",
+    "sweep": "harmless",
     "launcher": "harmless",
     "plugins": "harmless",
     "run": "harmless",
