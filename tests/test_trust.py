@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -52,7 +53,7 @@ class Marked:
             "XDG_CONFIG_HOME": str(self.settings.parents[1]),
         }
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
         self.mark.unlink(missing_ok=True)
         return self._command(*arguments, cwd=self.folder, **self.environment(), **environment)
 
@@ -263,7 +264,7 @@ def test_ranks_hold_to_it(marked: Marked, locked: Path, tmp_path: Path, port: in
     place = tmp_path / "run"
     small = ("tokenizer=bytes", "training.steps=1", "training.seq_len=64", "device=cpu")
     trust = (f"plugins.locked={locked}", "plugins.block=[nothing]")
-    result = marked.run("train", *small, *trust, f"run.dir={place}")
+    result = marked.run("train", *small, *trust, f"run.dir={place}", timeout=300)
     assert result.returncode == 0, result.stderr
     section = yaml.safe_load((place / "run.yaml").read_text())["plugins"]
     assert section["locked"] == str(locked)
