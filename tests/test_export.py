@@ -16,7 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 
-from atom import checkpoint, cli
+from atom import checkpoint, cli, printing
 from atom.errors import UserError
 from atom.host import Host
 from atom.plugin import TokenizerContext
@@ -429,7 +429,7 @@ def test_from_training_to_transformers_and_back(
         result = atom(
             "generate", source, "def main", "--tokens", "20", "--temperature", "0", cwd=tmp_path
         )
-        assert result.stdout == expected + "\n", result.stderr
+        assert result.stdout == printing.clean(expected, keep="\n\t") + "\n", result.stderr
 
     layout = (
         "parallelism=fsdp", "parallelism.data_parallel_shard_degree=2",

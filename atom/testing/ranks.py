@@ -32,12 +32,16 @@ MOST_RANKS = 16
 """Of one run; each is a process of its own."""
 
 
-@functools.cache
 def shared(*, interpreted: bool = False) -> Ranks:
     """Return the ranks of this process, which live as long as it.
 
     ``interpreted`` ones run Triton kernels in Triton's interpreter.
     """
+    return _shared(interpreted)
+
+
+@functools.cache
+def _shared(interpreted: bool) -> Ranks:
     ranks = Ranks({"TRITON_INTERPRET": "1"} if interpreted else {})
     atexit.register(ranks.close)
     return ranks
