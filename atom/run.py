@@ -353,6 +353,10 @@ class Resolved(_Model):
     )
 
 
+def _nowhere(_key: str) -> None:
+    """Nobody has set a key, as far as is known."""
+
+
 class Run(_Model):
     """One training run, whole."""
 
@@ -399,7 +403,7 @@ class Run(_Model):
 
     _origins: Callable[[], dict[str, str]] = PrivateAttr(default=dict)
     # A default that is a function would become a method of the run's, and hide what it is set to.
-    _given: Callable[[str], str | None] = PrivateAttr(default_factory=lambda: lambda _key: None)
+    _given: Callable[[str], str | None] = PrivateAttr(default_factory=lambda: _nowhere)
 
     @property
     def origins(self) -> dict[str, str]:

@@ -45,7 +45,9 @@ AT_ONCE = {
     "wrong type of torchtitan's": Mistake(
         ("training.steps=many",), ("training.steps=many", "whole number", "command line")
     ),
-    "number of steps": Mistake(("training.steps=0",), ("training.steps=0", "from 1 up")),
+    "number of steps": Mistake(
+        ("training.steps=0",), ("training.steps=0", "a whole number from 1")
+    ),
     "device that is none": Mistake(("device=tpu",), ("device=tpu", "'cpu'", "command line")),
     "heads that do not divide the width": Mistake(
         ("architecture.n_heads=5",), ("dim=128", "n_heads=5")

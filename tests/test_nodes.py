@@ -196,7 +196,7 @@ def test_two_nodes_train_as_one(
     [
         ({"nodes": 2}, "launcher.nodes=2: is for other machines, and launcher=local"),
         ({"host": "a"}, "launcher.host=a: host is no key of launcher=local"),
-        ({"name": "x", "time": "soon"}, "launcher.time=soon: must match"),
+        ({"name": "x", "time": "soon"}, "launcher.time=soon: must be MINUTES"),
         ({"name": "x", "nodes": 0}, "launcher.nodes=0: must be greater than 0"),
     ],
 )
