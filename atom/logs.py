@@ -21,7 +21,7 @@ from structlog.types import EventDict
 
 from atom import events
 from atom.files import appending
-from atom.notices import Notices
+from atom.notices import Notices, capture
 from atom.printing import as_it_is, clean, escaped
 
 _terminal: TextIO | None = None
@@ -171,8 +171,7 @@ def _install(handlers: list[logging.Handler]) -> None:
         root.addHandler(handler)
     root.setLevel(logging.INFO)
     _silence_own_handlers()
-    logging.captureWarnings(False)  # what captured them before may have been replaced since
-    logging.captureWarnings(True)
+    capture()
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

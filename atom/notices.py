@@ -45,14 +45,19 @@ class Notices(logging.Handler):
             self.handleError(record)
 
 
+def capture() -> None:
+    """Give Python's warnings to the log, whatever took them from it since it last had them."""
+    logging.captureWarnings(False)
+    logging.captureWarnings(True)
+
+
 def show() -> None:
     """Print plugins' warnings to the standard error from now on, and no library's."""
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, Notices)]:
         root.removeHandler(old)
     root.addHandler(Notices(lambda line: print(f"atom: {line}", file=sys.stderr, flush=True)))
-    logging.captureWarnings(False)  # what captured them before may have been replaced since
-    logging.captureWarnings(True)
+    capture()
 
 
 def _origin(record: logging.LogRecord) -> tuple[str, str]:

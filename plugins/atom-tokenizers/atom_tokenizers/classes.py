@@ -5,6 +5,7 @@ Such a class takes no more than the vocabulary from a ``tokenizer.json``, and bu
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ QWEN3_5 = _WORDS.format(letter=r"[\p{L}\p{M}]", marks=r"\p{L}\p{M}\p{N}")
 
 
 @dataclass(frozen=True)
-class Class:
+class Class(ABC):
     """One class.
 
     Attributes:
@@ -30,9 +31,9 @@ class Class:
 
     roles: dict[str, str]
 
+    @abstractmethod
     def prepare(self, tokenizer: Tokenizer, *, prefix_space: bool | None, legacy: bool) -> None:
         """Have ``tokenizer`` cut text as this class does."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
