@@ -13,13 +13,17 @@ _MOST = 1_000_000
 """Entries of a run folder; one of thousands of ranks and checkpoints has a tenth."""
 
 _CHECKPOINT = "step-"
+_NOT_READ = "wandb"
+"""W&B's own folder, with links to logs of its own; no command of ATOM's reads it."""
+
 _CACHED = ("models--", "datasets--")
 
 
 def check(folder: Path) -> None:
     """Refuse a run folder with a link out of it, a pipe or a device in it.
 
-    The folder itself may be a link. What is in a checkpoint is looked at when it is read.
+    The folder itself may be a link. What is in a checkpoint is looked at when it is read; nothing
+    reads what is in a folder of W&B's.
 
     Raises:
         UserError: there is one.
@@ -67,14 +71,14 @@ def _entries(root: str) -> Iterator[os.DirEntry[str]]:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
                     yield entry
-                    if entry.is_dir(follow_symlinks=False) and not _is_checkpoint(entry):
+                    if entry.is_dir(follow_symlinks=False) and not _is_left_alone(entry):
                         waiting.append(entry.path)
         except OSError:  # gone meanwhile, or not ours to read
             continue
 
 
-def _is_checkpoint(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lstrip(".").startswith(_CHECKPOINT)
+def _is_left_alone(entry: os.DirEntry[str]) -> bool:
+    return entry.name == _NOT_READ or entry.name.lstrip(".").startswith(_CHECKPOINT)
 
 
 def _is_socket(entry: os.DirEntry[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,32 @@ POD = (
     f"launcher.python={sys.executable}",
 )
 TASK = ("launcher=skypilot", f"launcher.python={sys.executable}")
+
+
+def accepting(folder: Path, name: str) -> str:
+    """Return a PATH with a command of that name, which takes what it is given: there is no cloud
+    here."""
+    command = folder / "bin" / name
+    command.parent.mkdir()
+    command.write_text("#!/bin/sh\nexit 0\n")
+    command.chmod(0o755)
+    return f"{command.parent}:{os.environ['PATH']}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "command"), [(POD, "kubectl"), (TASK, "sky")], ids=["kubernetes", "skypilot"]
+)
+def test_without_its_command_a_launcher_writes_nothing(
+    given: tuple[str, ...], command: str, atom: Callable, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    run, nothing = tmp_path / "run", tmp_path / "bin"
+    given += (f"launcher.mounts=[shared:{tmp_path}]", f"run.dir={run}")
+    result = atom("train", *small, *given, PATH=str(nothing))
+    assert result.returncode == 2
+    assert "atom: launcher" in result.stderr
+    assert f"there is no command {command} on this machine" in result.stderr
+    assert not run.exists()
 
 
 @pytest.mark.slow
@@ -47,10 +74,8 @@ def test_a_pod_trains(
     run = tmp_path / "run"
     overrides = (*small, *POD, f"launcher.port={port}", f"launcher.mounts=[shared:{tmp_path}]")
     overrides += ("training.steps=2",)
-    result = atom("train", *overrides, f"run.dir={run}", PATH=str(tmp_path))
-    assert result.returncode == 2, "there is nobody to submit it to"
-    assert "atom: launcher" in result.stderr
-    assert "there is no command kubectl on this machine" in result.stderr
+    result = atom("train", *overrides, f"run.dir={run}", PATH=accepting(tmp_path, "kubectl"))
+    assert result.returncode == 0, result.stderr
     jobset = yaml.safe_load((run / "jobset.yaml").read_text())
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     *bash, script = job["template"]["spec"]["containers"][0]["command"]
@@ -80,9 +105,8 @@ def test_a_machine_of_skypilot_trains_and_is_started_again(
     run = tmp_path / "volume" / "run"
     overrides = (*small, *TASK, f"launcher.port={port}", f"launcher.mounts=[shared:{run.parent}]")
     overrides += ("training.steps=2",)
-    result = atom("train", *overrides, f"run.dir={run}", PATH=str(tmp_path))
-    assert result.returncode == 2
-    assert "there is no command sky on this machine" in result.stderr
+    result = atom("train", *overrides, f"run.dir={run}", PATH=accepting(tmp_path, "sky"))
+    assert result.returncode == 0, result.stderr
     task = yaml.safe_load((run / "skypilot.yaml").read_text())
     uploaded = tmp_path / ".atom" / task["name"]
     assert task["file_mounts"] == {f"~/.atom/{task['name']}": str(run)}

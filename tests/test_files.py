@@ -160,18 +160,29 @@ def test_data() -> None:
 
 def test_links_of_a_run_folder(place: Path) -> None:
     """Those within it are its own; of the others, and pipes, the first is named."""
-    (place / "wandb/run-1").mkdir(parents=True)
-    (place / "wandb/latest").symlink_to("run-1")
+    (place / "notes/run-1").mkdir(parents=True)
+    (place / "notes/latest").symlink_to("run-1")
     (place.parent / "by-name").symlink_to(place)
     strangers.check(place.parent / "by-name")
-    (place / "wandb/run-1/x").symlink_to("../../../secret")
-    with pytest.raises(UserError, match=r"a link that leads out of it \(wandb/run-1/x\)"):
+    (place / "notes/run-1/x").symlink_to("../../../secret")
+    with pytest.raises(UserError, match=r"a link that leads out of it \(notes/run-1/x\)"):
         strangers.check(place)
-    (place / "wandb/run-1/x").unlink()
-    (place / "wandb/run-1/y").symlink_to("y")  # a circle leads nowhere
+    (place / "notes/run-1/x").unlink()
+    (place / "notes/run-1/y").symlink_to("y")  # a circle leads nowhere
     strangers.check(place)
-    os.mkfifo(place / "wandb/pipe")
-    with pytest.raises(UserError, match=r"a pipe or a device \(wandb/pipe\)"):
+    os.mkfifo(place / "notes/pipe")
+    with pytest.raises(UserError, match=r"a pipe or a device \(notes/pipe\)"):
+        strangers.check(place)
+
+
+def test_links_of_wandb(place: Path) -> None:
+    """W&B links to its logs in the user's cache, and nothing of ATOM's reads there; a link that has
+    the folder's name is a link as any other."""
+    (place / "tb/wandb/run-1").mkdir(parents=True)
+    (place / "tb/wandb/run-1/debug-core.log").symlink_to(place.parent / "cache/core.log")
+    strangers.check(place)
+    (place / "wandb").symlink_to(place.parent)
+    with pytest.raises(UserError, match=r"a link that leads out of it \(wandb\)"):
         strangers.check(place)
 
 

@@ -71,7 +71,8 @@ def test_kernels_can_be_swapped_in_the_middle_of_a_run(tmp_path: Path) -> None:
 
 
 def test_without_the_interpreter_a_cpu_refuses_them(tmp_path: Path) -> None:
-    result = train(tmp_path / "run", "kernels.rms_norm=triton", interpret=False)
+    given = ("training.steps=1", "kernels.rms_norm=triton")
+    result = train(tmp_path / "run", *given, interpret=False)
     assert result.returncode == 2
     assert "TRITON_INTERPRET=1" in result.stderr
     assert not (tmp_path / "run").exists()
