@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 SKYPILOT := $(VENV)/skypilot
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help train test test-fast test-slow test-slurm test-skypilot test-unproven fuzz matrix lint format docs tables install clean
+.PHONY: help train test test-fast test-slow test-slurm test-skypilot test-unproven golden fuzz matrix lint format docs tables install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test-skypilot: install ## tasks for SkyPilot by its own parser, skipped where it
 
 test-unproven: install ## tests that are written and have not been seen to pass yet
 	$(BIN)/pytest -m unproven $(ARGS)
+
+golden: install ## write the golden values of tests/golden anew: losses, sentences, --help
+	ATOM_GOLDEN=write $(BIN)/pytest $(ARGS) tests/test_golden.py tests/test_bad_input.py
 
 fuzz: install ## fuzz each reader of strangers' files for ten minutes (ATOM_FUZZ_SECONDS)
 	ATOM_FUZZ_SECONDS=$${ATOM_FUZZ_SECONDS:-600} $(BIN)/pytest -s tests/fuzz $(ARGS)

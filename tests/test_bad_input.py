@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from golden.record import Record
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -187,10 +194,13 @@ WITH_TORCH = {
 }
 
 
-def check(mistake: Mistake, atom: Callable, tmp_path: Path) -> None:
-    for name, text in mistake.files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+SENTENCES = Record("sentences")
+
+
+def check(mistake: Mistake, atom: Callable, tmp_path: Path, name: str) -> None:
+    for file, text in mistake.files.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
     (tmp_path / "empty").mkdir()
     work = tmp_path / "work"
     work.mkdir()
@@ -203,14 +213,16 @@ def check(mistake: Mistake, atom: Callable, tmp_path: Path) -> None:
     for words in mistake.says:
         assert words.replace("{tmp}", str(tmp_path)) in said, said
     assert not list(work.iterdir()), "something was left behind"
+    said = said.replace(str(tmp_path), "{tmp}").replace(str(ROOT), "{atom}")
+    assert said == SENTENCES.value(name, said)
 
 
-@pytest.mark.parametrize("mistake", AT_ONCE.values(), ids=AT_ONCE.keys())
-def test_said_at_once(mistake: Mistake, forked: Callable, tmp_path: Path) -> None:
-    check(mistake, forked, tmp_path)
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_said_at_once(name: str, forked: Callable, tmp_path: Path) -> None:
+    check(AT_ONCE[name], forked, tmp_path, name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mistake", WITH_TORCH.values(), ids=WITH_TORCH.keys())
-def test_said_before_ranks_start(mistake: Mistake, atom: Callable, tmp_path: Path) -> None:
-    check(mistake, atom, tmp_path)
+@pytest.mark.parametrize("name", WITH_TORCH)
+def test_said_before_ranks_start(name: str, atom: Callable, tmp_path: Path) -> None:
+    check(WITH_TORCH[name], atom, tmp_path, name)

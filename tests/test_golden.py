@@ -1,0 +1,71 @@
+"""Golden runs: losses of the tiny architectures, and the text of ``--help``.
+
+The sentences of bad input are compared in ``test_bad_input.py``, where they are made.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from atom.cli import COMMANDS
+from atom.host import Host
+from atom.testing import matrix, ranks, runs
+
+sys.path.append(str(Path(__file__).parent))
+
+from golden.record import Record
+
+LAYOUTS = ("single", "fsdp", "tp", "pp", "cp")
+
+TOLERANCE = 1e-5
+"""|difference in loss| where the golden run was made on another kind of CPU, or on several ranks."""
+
+LOSSES, HELP = Record("losses"), Record("help")
+
+
+def _machine() -> str:
+    """Return the kind of CPU, which decides the last bits of a sum."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+@pytest.fixture(scope="module")
+def options() -> tuple[dict, dict]:
+    host = Host.load()
+    return matrix.architectures(host), matrix.strategies(host)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_losses_of_the_tiny_architectures(layout: str, options: tuple[dict, dict]) -> None:
+    """Bit by bit on one rank of the same kind of CPU; what a layout refuses, it refuses so."""
+    architectures, strategies = options
+    for name, architecture in architectures.items():
+        run = runs.sections(architecture, strategies[layout])
+        run["launch"] = {"ranks": matrix.world_size(strategies[layout]), "max_restarts": 0}
+        try:
+            found = [row.loss for row in ranks.shared().train(run)]
+        except ranks.UserError as error:
+            found = " ".join(str(error).split())
+        golden = LOSSES.value(f"{name} {layout}", found)
+        made_on = LOSSES.value("cpu", _machine())
+        if isinstance(golden, str):
+            assert found == golden, name
+        elif layout == "single" and made_on == _machine():
+            assert found == golden, name
+        else:
+            assert found == pytest.approx(golden, abs=TOLERANCE), name
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help(command: str, forked: Callable) -> None:
+    result = forked(*filter(None, [command]), "--help")
+    assert result.returncode == 0
+    assert result.stdout == HELP.value(command or "atom", result.stdout)
