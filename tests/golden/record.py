@@ -1,7 +1,7 @@
 """Compare what ATOM does with what it did: golden values, one file of JSON each in this folder.
 
-``make golden`` writes them anew. A change of structure leaves them as they are; a commit that changes
-one says why.
+``make golden`` writes them anew. A change of structure leaves them as they are; a commit that
+changes one says why.
 """
 
 from __future__ import annotations
