@@ -6,12 +6,14 @@ import math
 import subprocess
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from atom.cli.new import make
 from atom.errors import UserError
 from atom.host import Host
 from atom.launch.child import call
@@ -19,6 +21,7 @@ from atom.plan.device import named
 from atom.run import DEGREES, Run, parse
 from atom.select import select
 from atom.testing import matrix
+from atom.testing.installing import describe
 from atom.titan import checks, pretend, trainer_config
 from atom.titan.preflight import preflight
 
@@ -59,17 +62,40 @@ REFUSED = {
     # Each of these failed on every rank.
     "architecture=qwen3_tiny_moe architecture.num_experts=2 architecture.top_k=1 parallelism=fsdp "
     "launch.ranks=3": (f"{SHARD}=3", "2 experts", "architecture.moe_hidden_dim=128"),
+    # This was a bug of torch's words.
+    "architecture=qwen3_30b_a3b parallelism=fsdp launch.ranks=512 dry_run=true": (
+        f"{SHARD}=512",
+        "128 experts",
+        "architecture.moe_hidden_dim=768",
+    ),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", REFUSED)
 def test_a_size_that_does_not_divide_is_named(atom: Command, tmp_path: Path, asked: str) -> None:
-    done = atom("train", *TINY, *asked.split(), "run.dir=run", cwd=tmp_path)
+    tiny = TINY
+    if "launch.ranks=512" in asked:
+        tiny = (*TINY[:2], "training.global_batch_size=512", "device=h100")
+    done = atom("train", *tiny, *asked.split(), "run.dir=run", cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     (sentence,) = done.stderr.splitlines()
     assert all(word in sentence for word in REFUSED[asked]), sentence
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_what_a_new_architecture_starts_from_is_held_to_it(atom: Command, tmp_path: Path) -> None:
+    make("architecture", "my-net", tmp_path / "my-net")
+    describe(tmp_path / "my-net", "my-net")
+    odd_width = ["architecture=my_net", "architecture.hidden_dim=383", "parallelism=tp"]
+    place = tmp_path / "work"
+    place.mkdir()
+    done = atom("train", *TINY, *odd_width, cwd=place, PYTHONPATH=str(tmp_path / "my-net"))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"{TP} " in done.stderr
+    assert "must divide architecture.hidden_dim=383, dimension 0 of layers.0." in done.stderr
+    assert not list(place.iterdir())
 
 
 def wider(model: torch.nn.Module, **_layout: Any) -> torch.nn.Module:
@@ -105,14 +131,25 @@ WIDE = [
     if "tiny" not in name and any(word in name for word in EXPERTS)
 ]
 LAYOUTS = {
+    "ddp": {"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 1},
     "fsdp_3": {"data_parallel_shard_degree": 3},
+    "hsdp": {"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 3},
     "tp": {"data_parallel_shard_degree": 1, "tensor_parallel_degree": 2},
+    "pp": {"data_parallel_shard_degree": 1, "pipeline_parallel_degree": 2},
+    "cp": {"data_parallel_shard_degree": 1, "context_parallel_degree": 2},
     "fsdp_ep_tp": {
         "data_parallel_shard_degree": 2,
         "tensor_parallel_degree": 2,
         "expert_parallel_degree": 2,
     },
+    "4d": {
+        "data_parallel_shard_degree": 2,
+        "tensor_parallel_degree": 2,
+        "pipeline_parallel_degree": 2,
+        "context_parallel_degree": 2,
+    },
 }
+Shapes = dict[str, tuple[int, ...]]
 
 
 def planned(architecture: dict[str, Any], layout: dict[str, int], **training: int) -> Run:
@@ -141,7 +178,7 @@ def put_together(run: Run) -> tuple[Any, int]:
     return config, ranks
 
 
-def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+def shapes(model: torch.nn.Module) -> Shapes:
     """Return the shapes of all ranks' parameters together, which each DTensor knows."""
     return {
         name.replace("_checkpoint_wrapped_module.", ""): tuple(parameter.shape)
@@ -149,27 +186,55 @@ def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     }
 
 
-def outcomes(architecture: dict[str, Any], layout: dict[str, int]) -> dict[str, str]:
-    """Make each size of the architecture odd by itself; return what becomes of each such run."""
-    found: dict[str, str] = {}
-    ranks = math.prod(layout.get(name, 1) for name in DEGREES)
-    with pretend.pretending(0, ranks):
-        dims = None
-        for name, size in architecture.items():
-            if type(size) is not int or name == "max_seq_len":
+def odd(architecture: dict[str, Any]) -> dict[str, int]:
+    """Return for each size the next one that the architecture takes, together with the others."""
+    together: dict[str, int] = {}
+    for name, size in architecture.items():
+        if type(size) is not int or name == "max_seq_len":
+            continue
+        # Experts are multiplied in groups, which takes widths of multiples of 8.
+        eights = name == "moe_hidden_dim" or (name == "dim" and "num_experts" in architecture)
+        for larger in range(size + (8 if eights else 1), 2 * size + 1):
+            try:
+                select(planned(architecture | together | {name: larger}, {}), HOST)
+            except UserError:
                 continue
-            step = 8 if size % 8 == 0 and "moe" in name else 1
-            run = planned(architecture | {name: size + step}, layout, global_batch_size=12)
+            together[name] = larger
+            break
+    return together
+
+
+def outcomes(
+    architecture: dict[str, Any], layout: dict[str, int], stage: int
+) -> dict[tuple[str, ...], str | tuple[Shapes, Shapes]]:
+    """Make sizes odd, fewer at a time as long as they are refused; return for each such run its
+    refusal, or the shapes of the parameters in a stage of the pipeline and in the whole model."""
+    found: dict[tuple[str, ...], str | tuple[Shapes, Shapes]] = {}
+    ranks = math.prod(layout.values())
+    if layout.get("expert_parallel_degree"):  # over the ranks of the others
+        ranks //= layout["expert_parallel_degree"]
+    rank = stage * ranks // layout.get("pipeline_parallel_degree", 1)
+    with pretend.pretending(rank, ranks):
+        dims, left = None, [odd(architecture)]
+        while left:
+            sizes = left.pop()
+            run = planned(architecture | sizes, layout, global_batch_size=12, seq_len=256)
             try:
                 config, _ = put_together(run)
                 dims = dims or pretend.mesh(config, ranks)
-                (part,) = pretend.model_parts(config, dims)
+                parts = pretend.model_parts(config, dims)
             except UserError as error:
-                found[name] = error.sentence()
+                half = len(sizes) // 2
+                if half:
+                    left += map(
+                        dict, (islice(sizes.items(), half), islice(sizes.items(), half, None))
+                    )
+                found[tuple(sizes)] = error.sentence()
                 continue
             with torch.device("meta"):
                 whole = config.model_spec.model.build()
-            found[name] = "same" if shapes(part) == shapes(whole) else "another"
+            here = {name: shape for part in parts for name, shape in shapes(part).items()}
+            found[tuple(sizes)] = here, shapes(whole)
     return found
 
 
@@ -180,26 +245,36 @@ def outcomes(architecture: dict[str, Any], layout: dict[str, int]) -> dict[str, 
         (name, layout)
         for name in TINIES
         for layout in LAYOUTS
-        if "num_experts" in TINIES[name] or layout == "tp"
+        if "num_experts" in TINIES[name] or layout != "fsdp_ep_tp"
     ],
 )
 def test_no_layout_trains_a_larger_model(name: str, layout: str) -> None:
-    """With each size odd in its turn: the same shapes as on one rank, or a sentence with a key."""
+    """With odd sizes: the shapes of the whole model, or a sentence with a key."""
     shorter = {"n_layers": 2}
     if name.startswith("qwen3_5"):
         shorter["full_attention_interval"] = 2
-    # torch keeps meshes for the life of a process.
-    found = call(partial(outcomes, TINIES[name] | shorter, LAYOUTS[layout]))
-    for size, said in found.items():
-        assert said == "same" or said.startswith(("architecture.", "parallelism.", "training.")), (
-            size,
-            said,
-        )
-    assert "same" in found.values()
-    if layout == "tp" and "hidden_dim" in found:
-        assert any(
-            said.startswith("parallelism.tensor_parallel_degree=2") for said in found.values()
-        )
+    model, degrees = TINIES[name] | shorter, LAYOUTS[layout]
+    stages = [
+        # torch keeps meshes for the life of a process.
+        call(partial(outcomes, model, degrees, stage))
+        for stage in range(degrees.get("pipeline_parallel_degree", 1))
+    ]
+    trained = False
+    for sizes, first in stages[0].items():
+        if isinstance(first, str):
+            assert first.startswith(("architecture.", "parallelism.", "training.")), (sizes, first)
+            continue
+        together: Shapes = {}
+        for found in stages:
+            part = found[sizes]
+            assert not isinstance(part, str), (sizes, part)
+            together |= part[0]
+        assert together == first[1], sizes
+        trained = True
+    assert trained or (name.startswith("qwen3_5") and "context_parallel_degree" in degrees)
+    if "tensor_parallel_degree" in degrees and "hidden_dim" in model and trained:
+        refused = [said for said in stages[0].values() if isinstance(said, str)]
+        assert any(said.startswith(TP) for said in refused)
 
 
 @pytest.mark.slow
