@@ -28,6 +28,9 @@ from atom.host import Host, resolve
 from atom.run import Component, Run
 
 MULTIRUN = "--multirun"
+COMPLETION = "--shell-completion"
+_ALONE = ("--run", MULTIRUN, "--cfg", "--info")
+_WITH = {"--resolve": ("--cfg", "--help"), "--package": ("--cfg",)}
 
 ENGINE_TEXT = {
     "activation_checkpoint.determinism_check",
@@ -102,7 +105,23 @@ def arranged(arguments: Sequence[str]) -> list[str]:
             if name == "--config-dir":
                 value = home_expanded(value)
             options.append(f"{name}={value}")
+    _check_together(options, overrides)
     return [*overrides, *options]
+
+
+def _check_together(options: Sequence[str], overrides: Sequence[str]) -> None:
+    """Refuse options that Hydra takes one of, or one only with another."""
+    given = dict.fromkeys(option.partition("=")[0] for option in options)
+    if COMPLETION in given:
+        raise UserError(f"atom train: {COMPLETION} is not ATOM's; valid: atom completion SHELL")
+    alone = [name for name in given if name in _ALONE]
+    if len(alone) > 1:
+        raise UserError(f"atom train: {' and '.join(alone)} do not go together; valid: one of them")
+    if "--hydra-help" in given and overrides:
+        raise UserError("atom train: --hydra-help stands alone; valid: no overrides")
+    for name, others in _WITH.items():
+        if name in given and not given.keys() & set(others):
+            raise UserError(f"atom train: {name} is for what {' or '.join(others)} prints")
 
 
 def _readable(word: str) -> str:

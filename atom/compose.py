@@ -24,11 +24,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from atom import command_line, effects, lengths, ranges, rates, users_alone
+from atom import command_line, effects, hydra_words, lengths, ranges, rates, users_alone
 from atom.errors import UserError, nearest
-from atom.groups import Groups
+from atom.groups import HYDRA, Groups
 from atom.guard import HYDRAS, Loader, guarded, hide_hydra_plugins, is_name, refusal, user_folder
 from atom.host import Host
 from atom.plugin import Kernel
@@ -46,11 +46,11 @@ CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 # What Hydra's own code raises at a file that it does not expect.
 _MISTAKES = (ValueError, AssertionError, RecursionError)
 
-# Python's own limit on the digits of a whole number.
-_TOO_LONG = re.compile(rf"\d{{{sys.get_int_max_str_digits() + 1},}}")
-_NOT_CHOSEN = re.compile(r"Could not override '([\w/]+)'")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?==)")
 _RERUN = "--experimental-rerun"
+
+RESOLVED = "resolved"
+"""The section of ``run.yaml`` that ATOM alone writes."""
 
 _SHIPPED = ("main", "plugins")
 """Hydra's names of the sources that are ATOM's own and the plugins'."""
@@ -107,6 +107,8 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
         with guarded(arguments, groups, str(CONF)), tidied(lambda: not any(made)):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(job)()
     except MissingConfigException as error:
+        if "/" not in (error.missing_cfg_file or ""):
+            raise hydra_words.mistake(error, arguments, names) from None
         raise _missing(error, host) from None
     except OverrideParseException as error:
         raise UserError(
@@ -119,7 +121,7 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
     except (HydraException, OmegaConfBaseException, *_MISTAKES) as error:
         if failures:  # a sweeper that has no results
             raise failures[0] from None
-        raise (refusal(error) or _mistake(error, arguments)) from None
+        raise (refusal(error) or hydra_words.mistake(error, arguments, names)) from None
     finally:
         sys.argv = saved
         if saved_environment is None:
@@ -151,13 +153,8 @@ def run_of(config: DictConfig, host: Host) -> Run:
         _check_trust(config)
         _check_choices(host)
         _check_others(config, host, origins)
-        for key in sorted(OmegaConf.missing_keys(config)):
-            raise UserError("is required and has no value", key=key)
-        sections = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(sections, dict)
-        sections.pop(SECTION, None)
-        sections = {name: _at_home(section, str(name)) for name, section in sections.items()}
-        run = parse({str(name): section for name, section in sections.items()})
+        run = _parsed(config)
+        _check_removals(run)
         ranges.check(run)
         rates.check(run, origins.given)
         packages = [plugin.package for plugin in host.plugins]
@@ -172,9 +169,46 @@ def run_of(config: DictConfig, host: Host) -> Run:
         origins.attach(error)
         raise
     except OmegaConfBaseException as error:
-        mistake = _unresolved(error)
+        mistake = hydra_words.unresolved(error)
         origins.attach(mistake)
         raise mistake from None
+
+
+def _parsed(config: DictConfig) -> Run:
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise UserError("is required and has no value", key=key)
+    sections = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(sections, dict)
+    sections.pop(SECTION, None)
+    if (found := sections.get(RESOLVED)) is not None:
+        below = f"{RESOLVED}.{next(iter(found))}" if isinstance(found, dict) and found else RESOLVED
+        raise UserError("is found out by ATOM before a run; valid: leave it out", key=below)
+    return parse({str(name): _at_home(section, str(name)) for name, section in sections.items()})
+
+
+def _check_removals(run: Run) -> None:
+    """Refuse each ``~KEY`` that takes nothing away: what was hoped of it does not happen."""
+    loader = GlobalHydra.instance().config_loader()
+    chosen = HydraConfig.get().overrides
+    typed = [str(override) for override in chosen.task]
+    for removal in typed:
+        if not removal.startswith("~") or removal.startswith(f"~{SECTION}."):
+            continue
+        others = [*chosen.hydra, *(override for override in typed if override != removal)]
+        try:
+            without = loader.load_configuration(CONFIG_NAME, others, RunMode.RUN)
+            same = (
+                _parsed(OmegaConf.masked_copy(without, [str(k) for k in without if k != HYDRA]))
+                == run
+            )
+        except (UserError, HydraException, OmegaConfBaseException):
+            continue  # the run needs it
+        if same:
+            raise UserError(
+                f"{removal.removesuffix('=null')} (command line): takes nothing away, the run is "
+                f"the same without it; valid: {removal[1:].partition('=')[0]}=VALUE, or leave it "
+                "out"
+            )
 
 
 def do(config: DictConfig, *, host: Host, job: Callable[[Run], float | None]) -> float | None:
@@ -407,55 +441,6 @@ def _missing(error: MissingConfigException, host: Host) -> UserError:
     if not is_name(name):
         return UserError(f"{name} leads out of the config folders; valid: a file in one of them")
     group, _, option = name.rpartition("/")
-    if not group:
-        return UserError(_one_line(error))
     missing = _unknown_option(group, option, list(error.options or []), host)
     missing.origin = "command line"  # type: ignore[attr-defined]
     return missing
-
-
-def _mistake(error: Exception, arguments: list[str]) -> UserError:
-    if isinstance(error, RecursionError):
-        return UserError("the defaults lists of the configuration files go round in a circle")
-    if isinstance(error, AssertionError):
-        return UserError("a defaults list of the configuration files holds what Hydra cannot read")
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OmegaConfBaseException):
-            mistake = _unresolved(cause)
-            if len(typed := [a.lstrip("+").partition("=")[0] for a in arguments if "${" in a]) == 1:
-                mistake.key = mistake.key or typed[0]
-                mistake.origin = "command line"  # type: ignore[attr-defined]
-            return mistake
-        cause = cause.__cause__
-    if (group := _NOT_CHOSEN.match(str(error))) is not None:
-        for argument in arguments:
-            if argument.startswith(f"{group[1]}="):
-                return UserError(
-                    f"{argument} (command line): no {group[1]} is chosen by default, so that "
-                    f"one is added; valid: +{argument}"
-                )
-    for argument in arguments:
-        if isinstance(error, ValueError) and _TOO_LONG.search(argument):
-            key = argument.partition("=")[0]
-            return UserError(f"{key} (command line): a number has too many digits")
-    return UserError(_one_line(error))
-
-
-def _unresolved(error: OmegaConfBaseException) -> UserError:
-    """Return what is wrong with a value that refers to another."""
-    refused = refusal(error)
-    words = refused.problem if refused else _one_line(error)
-    if isinstance(error, GrammarParseError):
-        words = r"${ begins a reference to another key; valid: ${KEY}, or \${ for the characters"
-    elif isinstance(error, InterpolationKeyError):
-        words = f"{words[0].lower()}{words[1:]}; \\${{ stands for the characters ${{"
-    return UserError(words, key=error.full_key or None)
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    words = (lines[0] if lines else type(error).__name__).rstrip(".")
-    if words.endswith(":") and isinstance(error.__cause__, Exception):
-        words = f"{words} {_one_line(error.__cause__)}"
-    return words

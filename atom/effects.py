@@ -27,6 +27,26 @@ _FIXED = {
 }
 _STATES = ("optimizer", "lr_scheduler", "dataloader", "random", "faults")
 """Of a checkpoint, beside the weights and the step, without which no run goes on."""
+_KNOWN = {
+    "compile.components": ("there is nothing such to compile", _COMPILED),
+    "activation_checkpoint.determinism_check": ("there is no such check", _CHECKS),
+    "checkpoint.exclude_from_loading": ("is no state that can be left out", _STATES),
+}
+"""Key -> what is said of a name, or of one in a list, that is none of these."""
+_REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    "comm.mode": (
+        ("fake_backend", "local_tensor"),
+        "sends nothing between ranks, so that nothing would be trained; valid: default, "
+        "torchcomms, or dry_run=true to look at a run without its ranks",
+    ),
+    "checkpoint.create_seed_checkpoint": (
+        (True,),
+        "leaves the layout out; initial weights are the same under every layout here, so that "
+        "none is needed; valid: false",
+    ),
+    "debug.batch_invariant": ((True,), "is not for training; valid: false"),
+}
+"""Key -> the values that are refused, and why."""
 
 
 def composed(run: Run, *, chooses: bool) -> Situation:
@@ -83,55 +103,21 @@ def _typed(why: str, given: Callable[[str], str | None]) -> bool:
 
 def _check_choices(run: Run) -> None:
     """Refuse values that torchtitan takes, and that would train nothing, or something else."""
-    components = defaults.value(run, "compile.components")
-    for name in components if isinstance(components, list) else ():
-        if name not in _COMPILED:
-            raise UserError(
-                f"there is nothing such to compile; {nearest(str(name), _COMPILED)}",
-                key="compile.components",
-                value=name,
-            )
-    if components == [] and defaults.value(run, "compile.enable"):
+    for key, (words, known) in _KNOWN.items():
+        value = defaults.value(run, key)
+        for name in value if isinstance(value, list) else (value,):
+            if name not in known:
+                raise UserError(f"{words}; {nearest(str(name), known)}", key=key, value=name)
+    if defaults.value(run, "compile.components") == [] and defaults.value(run, "compile.enable"):
         raise UserError(
             f"nothing would be compiled; valid: some of {', '.join(_COMPILED)}, or "
             "compile.enable=false",
             key="compile.components",
             value="[]",
         )
-    checked = defaults.value(run, "activation_checkpoint.determinism_check")
-    if checked not in _CHECKS:
-        raise UserError(
-            f"there is no such check; {nearest(str(checked), _CHECKS)}",
-            key="activation_checkpoint.determinism_check",
-            value=checked,
-        )
     for key, (only, why) in _FIXED.items():
         if (value := defaults.value(run, key)) != only:
             raise UserError(f"is always {only}, {why}", key=key, value=value)
-    excluded = defaults.value(run, "checkpoint.exclude_from_loading")
-    for name in excluded if isinstance(excluded, list) else ():
-        if name not in _STATES:
-            raise UserError(
-                f"is no state that can be left out; {nearest(str(name), _STATES)}",
-                key="checkpoint.exclude_from_loading",
-                value=name,
-            )
-    mode = defaults.value(run, "comm.mode")
-    if mode in ("fake_backend", "local_tensor"):
-        raise UserError(
-            "sends nothing between ranks, so that nothing would be trained; valid: default, "
-            "torchcomms, or dry_run=true to look at a run without its ranks",
-            key="comm.mode",
-            value=mode,
-        )
-    if defaults.value(run, "checkpoint.create_seed_checkpoint"):
-        raise UserError(
-            "leaves the layout out; initial weights are the same under every layout here, so that "
-            "none is needed; valid: false",
-            key="checkpoint.create_seed_checkpoint",
-            value=True,
-        )
-    if defaults.value(run, "debug.batch_invariant"):
-        raise UserError(
-            "is not for training; valid: false", key="debug.batch_invariant", value=True
-        )
+    for key, (values, why) in _REFUSED.items():
+        if (value := defaults.value(run, key)) in values:
+            raise UserError(why, key=key, value=value)

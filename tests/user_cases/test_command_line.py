@@ -180,6 +180,50 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
             ["dataset=local", "dataset.path={a: 1}"],
             "dataset.path={'a': 1} (command line): must be text or a list, such as [a,b]",
         ),
+        # Nothing happened, and nothing was said.
+        (["~metrics"], "~metrics (command line): takes nothing away, the run is the same without"),
+        (["~launcher"], "~launcher (command line): takes nothing away"),
+        (["-m", "~batch"], "~batch (command line): takes nothing away, the run is the same"),
+        # These were answered in Hydra's words.
+        (["~run.dir"], "~run.dir (command line): takes nothing away, for run.dir has no value"),
+        (["~nothing"], "~nothing (command line): takes nothing away, for nothing has no value"),
+        (["~metrics=none"], "~metrics=none (command line): takes nothing away, for that is not"),
+        (["~optimizer.lr=3"], "~optimizer.lr=3 (command line): takes nothing away, for it is 0.0"),
+        (["+optimizer.lr=3"], "+optimizer.lr=3 (command line): has a value already; valid: opt"),
+        (
+            ["architecture@architecture=llama3_tiny"],
+            "architecture@architecture=llama3_tiny (command line): an option goes to the section "
+            "of its group alone; valid: architecture=llama3_tiny",
+        ),
+        (
+            ["+architecture=llama3_tiny"],
+            "+architecture=llama3_tiny (command line): one is chosen already, and there is one at "
+            "a time; valid: architecture=llama3_tiny",
+        ),
+        (
+            ["+hydra/launcher=joblib"],
+            "+hydra/launcher=joblib (command line): one is chosen already, and there is one at a "
+            "time; valid: hydra/launcher=joblib",
+        ),
+        (
+            ["++architecture=llama3_tiny"],
+            "++architecture=llama3_tiny (command line): an option is chosen by its name alone; "
+            "valid: architecture=llama3_tiny",
+        ),
+        (["metrics=null"], "metrics=null (command line): names no option; `atom train --help`"),
+        (["hydra=x"], "hydra=x (command line): is the whole of Hydra's own section; valid: one"),
+        (["hydra.foo=3"], "hydra.foo: is nothing that Hydra has; `atom train --cfg hydra`"),
+        (["--config-path=x"], "--config-path=x (command line): is no folder with a configuration"),
+        (["--config-path=/x"], "--config-path=/x (command line): is no folder with a config"),
+        (["--config-name=x"], "--config-name=x (command line): is no file where configurations"),
+        (["-m", "--cfg", "job"], "atom train: --multirun and --cfg do not go together; valid: one"),
+        (["--resolve"], "atom train: --resolve is for what --cfg or --help prints"),
+        (["--hydra-help"], "atom train: --hydra-help stands alone; valid: no overrides"),
+        (["--shell-completion"], "atom train: --shell-completion is not ATOM's; valid: atom com"),
+        # resolved.device was said to be required.
+        (["resolved.zzz=1"], "resolved.zzz (command line): is found out by ATOM before a run; val"),
+        (["resolved.device=cpu"], "resolved.device (command line): is found out by ATOM before"),
+        (["resolved=3"], "resolved (command line): is found out by ATOM before a run"),
     ],
 )
 def test_a_mistake_is_told_in_words_of_the_users(
@@ -190,6 +234,16 @@ def test_a_mistake_is_told_in_words_of_the_users(
     assert result.stderr.startswith(f"atom: {words}"), result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_removal_with_an_effect_is_one(forked: Callable, tmp_path: Path) -> None:
+    shown = ("--cfg", "job", "--package", "lr_scheduler")
+    removed = forked("train", "~lr_scheduler.warmup_steps", *shown, cwd=tmp_path)
+    assert (removed.returncode, removed.stdout.splitlines()[-1]) == (0, "{}")
+    # It is refused for what follows, not for the removal.
+    asked = ("~lr_scheduler.warmup_steps", "metrics=wandb", "~metrics", "training.steps=-5")
+    refused = forked("train", "tokenizer=bytes", *asked, cwd=tmp_path)
+    assert refused.stderr.startswith("atom: training.steps=-5 ")
 
 
 @pytest.mark.parametrize(
