@@ -15,6 +15,7 @@ from atom.errors import UserError, shown
 from atom.files import read_text, write_text
 from atom.host import Host, resolve
 from atom.launch import start
+from atom.launch.looked_at import LookedAt
 from atom.lines import is_line
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import LaunchContext, LaunchJob, Submission
@@ -69,7 +70,7 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
     # What the launcher cannot do, it says now: the plan itself is made of all jobs together.
     submission = plan([job], run, host, place)
     _check_passed(run, submission)
-    _refuse_ignored(submission, run)
+    _refuse_ignored(submission.ignored, run)
     if not run.launcher.dry_run:
         for command in submission.commands:
             if shutil.which(command[0]) is None:
@@ -154,20 +155,26 @@ def _without(text: str, secrets: Iterable[tuple[str, str]]) -> str:
 
 
 def plan(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> Submission:
-    """Return what the run's launcher would submit."""
+    """Return what the run's launcher would submit.
+
+    Raises:
+        UserError: the launcher cannot do what is asked for, or has not looked at it.
+    """
     assert run.launcher.name is not None
     component = host.find("launcher", run.launcher.name, key="launcher.name")
     config = configured(component, run.launcher.parameters, also=Launcher.model_fields)
+    resources = LookedAt(run.launcher)
     context = LaunchContext(
         jobs=tuple(jobs),
         place=place.absolute(),
-        resources=run.launcher,
+        resources=resources,
         max_restarts=run.launch.max_restarts,
         python=sys.executable,
     )
     declaration = component.declaration
     assert isinstance(declaration, plugin.Launcher)
     submission: Submission = resolve(declaration.plan, component)(config, context)
+    _refuse_ignored([f"launcher.{name}" for name in resources.missed()], run)
     return submission
 
 
@@ -178,8 +185,8 @@ def check(run: Run, host: Host) -> None:
     configured(component, run.launcher.parameters, also=Launcher.model_fields)
 
 
-def _refuse_ignored(submission: Submission, run: Run) -> None:
-    for key in submission.ignored:
+def _refuse_ignored(keys: Iterable[str], run: Run) -> None:
+    for key in keys:
         value, default = defaults.value(run, key), defaults.default(run, key)
         if value != default and run.given(key):
             raise UserError(

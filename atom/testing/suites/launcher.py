@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from atom.errors import UserError
 from atom.host import Component, Host, resolve
+from atom.launch.looked_at import LookedAt
 from atom.plugin import LaunchContext, LaunchJob, Submission
 from atom.run import Launcher
 from atom.testing.options import Options
@@ -22,6 +23,7 @@ FEATURES = ("gpus", "cpus", "sweeps", "nodes", "time", "image", "mounts", "envir
 """What a launcher's system may lack."""
 
 COMMAND = ("/usr/bin/python3", "-P", "-m", "atom.launch.node")
+_MISSED = "the plan has not looked at this resource, so that ATOM refuses it; valid: unsupported="
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -61,9 +63,15 @@ class LauncherSuite(Options, ComponentSuite):
     def planned(
         self, component: Component, config: BaseModel | None, context: LaunchContext
     ) -> Submission:
-        """Return what the launcher would submit."""
+        """Return what the launcher would submit.
+
+        Raises:
+            UserError: the launcher refuses it, or ATOM does, as the plan has not looked at it.
+        """
         submission = resolve(component.declaration.plan, component)(config, context)  # type: ignore[attr-defined]
         assert isinstance(submission, Submission), "plan returns no Submission"
+        for name in context.resources.missed():
+            raise UserError(f"{_MISSED} {name}", key=f"launcher.{name}")
         return submission
 
     def asked(self, folder: Path, *, jobs: int = 1, device: str | None = None) -> LaunchContext:
@@ -180,7 +188,7 @@ def context(
             LaunchJob(folder=place, ranks=ranks, device=device, command=COMMAND) for place in places
         ),
         place=places[0] if jobs == 1 else folder,
-        resources=resources,
+        resources=LookedAt(resources),
         max_restarts=3,
         python=COMMAND[0],
     )
