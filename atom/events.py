@@ -18,6 +18,7 @@ from typing import Any
 from atom import json_data
 from atom.errors import UserError
 from atom.files import append, appending, is_full
+from atom.json_data import dumps
 
 FILE_NAME = "events.jsonl"
 
@@ -86,7 +87,7 @@ def record(run: Path, event: str, **fields: Any) -> None:
     """Append an event to the file in the run folder ``run``; on a full disk it is lost, as a run
     outlives that."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    line = json.dumps({"time": time, "event": event, "host": socket.gethostname(), **fields})
+    line = dumps({"time": time, "event": event, "host": socket.gethostname(), **fields})
     file = appending(run / FILE_NAME)
     try:
         append(file, f"{line}\n".encode())

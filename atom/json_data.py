@@ -21,6 +21,14 @@ INT64 = 2**63
 _UINT64 = 2**64
 
 
+def dumps(value: Any, indent: int | None = None) -> str:
+    """Return ``value`` as JSON, which has no number that is not finite: null stands for one.
+
+    Whatever is not printable ASCII is escaped.
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
 def loads(data: bytes) -> Any:
     """Return what ``data`` holds.
 
@@ -96,6 +104,16 @@ def _none(text: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(parse_int=_whole, parse_float=_real, parse_constant=_none)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(child) for child in value]
+    return value
 
 
 def _depth(found: Any) -> int:

@@ -27,6 +27,7 @@ from atom.files import (
     whole_lines,
     write_bytes,
 )
+from atom.json_data import dumps
 from atom.tail import Tail
 
 FILE_NAME = "metrics.jsonl"
@@ -73,7 +74,7 @@ class StepMetrics:
         values = dataclasses.asdict(self)
         if self.mfu is None:
             del values["mfu"]
-        return json.dumps({name: _or_null(value) for name, value in values.items()})
+        return dumps(values)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> StepMetrics:
@@ -261,10 +262,6 @@ def _is_before(line: bytes, step: int) -> bool:
         return StepMetrics.from_json(line).step < step
     except ValueError:
         return False
-
-
-def _or_null(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _number(field: dataclasses.Field[float], value: object) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from atom.cli import Parser
 from atom.errors import UserError
 from atom.host import Host
+from atom.json_data import dumps
 
 if TYPE_CHECKING:
     from atom.bench.measure import Row
@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> int:
 
     table = report.markdown(result)
     print(table, end="")
-    _write(options.json, json.dumps(result.data(), indent=2) + "\n")
+    _write(options.json, dumps(result.data(), indent=2) + "\n")
     _write(options.markdown, table)
     if options.picture is not None:
         _write(options.picture, svg_file(roofline.picture(result)))

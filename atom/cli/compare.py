@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.text import Text
 from atom.cli import Parser
 from atom.errors import UserError, shown
 from atom.files import write_given
+from atom.json_data import dumps
 from atom.printing import clean
 from atom.terminal import Encodable, Styled
 from atom.watch import compare
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
         drawn = svg_file(compare.picture(runs))
         write_given(options.out, drawn)
     if options.json:
-        print(json.dumps(_json(runs), indent=2))
+        print(dumps(_json(runs), indent=2))
         return 0
     target = Encodable(sys.stdout)
     console = Styled(target)

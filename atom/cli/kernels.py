@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from atom import compose
 from atom.cli import Parser
 from atom.errors import UserError
 from atom.host import Component, Host
+from atom.json_data import dumps
 from atom.kernels import FITS, described
 from atom.operations import OPERATIONS
 from atom.plugin import Kernel
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
         if options.operation in (None, name)
     ]
     if options.json:
-        print(json.dumps([_as_data(component) for component in listed], indent=2))
+        print(dumps([_as_data(component) for component in listed], indent=2))
         return 0
     rows: list[Row] = [
         (
@@ -141,7 +141,7 @@ def _explain(options: argparse.Namespace) -> int:
 
         choices, where = explain(run, selection, host, supposed)
         if options.json:
-            print(json.dumps(_explained(run, choices, where), indent=2))
+            print(dumps(_explained(run, choices, where), indent=2))
         else:
             print(_told(run, choices, where))
 

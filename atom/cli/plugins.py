@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import textwrap
@@ -16,6 +15,7 @@ from pathlib import Path
 from atom.cli import Parser
 from atom.host import Host
 from atom.installed import Plugin, installed
+from atom.json_data import dumps
 from atom.plugin import KINDS
 from atom.trust import Trust
 
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     every = rows(host)
     shown = [row for row in every if options.kind in (None, row.kind)]
     if options.json:
-        print(json.dumps([asdict(row) for row in shown], indent=2))
+        print(dumps([asdict(row) for row in shown], indent=2))
         return 0
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     if shown:

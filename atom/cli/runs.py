@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from atom.cli import Parser
 from atom.errors import UserError
+from atom.json_data import dumps
 from atom.printing import clean
 from atom.terminal import Encodable, Styled
 from atom.watch.runs import Found, Runs
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     runs = Runs(options.folder)
     if options.json:
-        print(json.dumps([_json(found) for found in runs.look()], indent=2))
+        print(dumps([_json(found) for found in runs.look()], indent=2))
         return 0
     target = Encodable(sys.stdout)
     console = Styled(target)
@@ -114,11 +114,7 @@ def _draw(console: Console, runs: Runs, below: Path) -> None:
 def _json(one: Found) -> dict:
     told = {"folder": str(one.folder), "problem": one.problem}
     values = asdict(one.status) if one.status else {"state": "unreadable"}
-    return told | {name: _finite(value) for name, value in values.items()}
-
-
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return told | values
 
 
 def _from(below: Path, folder: Path) -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from atom import status
 from atom.cli import Parser
+from atom.json_data import dumps
 from atom.words import clock
 
 
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     found = status.status(options.run)
     if options.json:
-        print(json.dumps(asdict(found), indent=2))
+        print(dumps(asdict(found), indent=2))
         return 0
     for label, words in lines(found):
         print(f"{label:<11}{words}")

@@ -8,9 +8,15 @@ import lzma
 import os
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec.implementations.zip  # noqa: F401 (the commands are forks, and need not import it)
+import pandas as pd  # noqa: F401 (as above)
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.dataset  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 pytestmark = pytest.mark.slow  # the library that reads them takes seconds to import
@@ -105,9 +111,16 @@ def test_entries_of_a_web_dataset(suffix: str, victim: Victim) -> None:
 def bomb(path: Path) -> None:
     """Make a file of a gigabyte of zeros, in a few kilobytes or one megabyte."""
     zeros = b"\0" * 2**20
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(path.stem, zeros * 256)
+        return
+    if path.suffix == ".parquet":  # one text, 20,000 times
+        indices = pa.array([0] * 20_000, pa.int32())
+        text = pa.DictionaryArray.from_arrays(indices, pa.array(["x" * 2**20]))
+        pq.write_table(pa.table({"text": text}), path, compression="zstd")
+        return
     if path.suffix == ".zst":
-        import pyarrow as pa  # type: ignore[import-untyped]
-
         with pa.CompressedOutputStream(str(path), "zstd") as stream:
             for _ in range(1024):
                 stream.write(zeros)
@@ -118,7 +131,7 @@ def bomb(path: Path) -> None:
             file.write(zeros)
 
 
-@pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.zst", "txt.gz", "txt.xz"])
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.zst", "txt.gz", "txt.xz", "parquet"])
 def test_a_file_that_grows(suffix: str, victim: Victim) -> None:
     """It is left before it has filled the memory or the disk."""
     path = victim.folder / f"a.{suffix}"
@@ -128,6 +141,57 @@ def test_a_file_that_grows(suffix: str, victim: Victim) -> None:
     assert f"{path} becomes more than 200 times its size" in said
     copies = [file for file in victim.cache.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in copies) < 2**20
+
+
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "csv.gz", "jsonl.zip"])
+def test_a_file_that_grows_in_a_folder_that_is_streamed(suffix: str, victim: Victim) -> None:
+    path = victim.folder / f"a.{suffix}"
+    bomb(path)
+    assert f"{path} becomes more than 200 times its size" in victim.huggingface()
+
+
+def test_many_small_files_that_grow(victim: Victim) -> None:
+    """It is all of them together that count."""
+    zeros = gzip.compress(b"\0" * (40 << 20))
+    for number in range(2):
+        (victim.folder / f"{number}.txt.gz").write_bytes(zeros)
+    said = victim.run(
+        "dataset=local", f"dataset.path={victim.folder}", "dataset.max_bad_fraction=0.5"
+    )
+    assert "1.txt.gz becomes more than 200 times its size" in said
+
+
+def test_a_file_that_becomes_more_than_it_may(victim: Victim) -> None:
+    path = victim.folder / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "' + b"x" * 2000 + b'"}'))
+    for dataset in ("local", "huggingface"):
+        said = victim.run(
+            f"dataset={dataset}", f"dataset.path={victim.folder}", "dataset.max_bytes=1000"
+        )
+        assert f"dataset.max_bytes=1000 (command line): {path} becomes more" in said
+
+
+def test_a_large_entry_of_a_web_dataset(victim: Victim) -> None:
+    with tarfile.open(victim.folder / "train.tar", "w:gz") as tar:
+        entry = tarfile.TarInfo("0.txt")
+        entry.size = 80 << 20
+        tar.addfile(entry, io.BytesIO(bytes(entry.size)))
+    assert "0.txt in an archive has more than 64 MiB" in victim.huggingface()
+
+
+@pytest.mark.parametrize("dataset", ["local", "huggingface"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_a_line_without_an_end(name: str, dataset: str, victim: Victim) -> None:
+    """A terabyte that takes no place on the disk."""
+    path = victim.folder / name
+    path.write_bytes(b'{"text": "')
+    os.truncate(path, 1 << 40)
+    said = victim.run(f"dataset={dataset}", f"dataset.path={victim.folder}")
+    if (dataset, name) == ("local", "a.txt"):
+        assert "is no text (byte 11 is zero)" in said
+    else:
+        assert f"line 1 of {path}" in said
+        assert "has more than 64 MiB" in said
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "pipe in a folder", "device in a folder"])

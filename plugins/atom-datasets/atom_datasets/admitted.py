@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from atom.errors import UserError
+from atom_datasets.bounding import entries
+from atom_datasets.finding import open_regular
 
 if TYPE_CHECKING:
     import datasets
@@ -52,7 +54,7 @@ def check_card(folder: Path) -> None:
     path = folder / "README.md"
     if not path.is_file():
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         text = file.read(_CARD_BYTES).decode(errors="replace")
     if (found := _CARD.search(text)) is None:
         return
@@ -103,7 +105,12 @@ def check(builder: datasets.DatasetBuilder, source: str, known: Iterable[str] | 
         whole: Any = type(builder)
         # Others are code of torch's and pickles: .pth, .pyd. What is not decoded is bytes.
         kept = {name: whole.DECODERS[name] for name in _DECODED if name in whole.DECODERS}
-        builder.__class__ = type(whole.__name__, (whole,), {"DECODERS": kept})
+
+        def pipeline(tar: str, files: Any) -> Iterator[dict[str, Any]]:
+            yield from whole._get_pipeline_from_tar(tar, entries(files))
+
+        changed = {"DECODERS": kept, "_get_pipeline_from_tar": staticmethod(pipeline)}
+        builder.__class__ = type(whole.__name__, (whole,), changed)
 
 
 def _outside(name: str, where: str) -> UserError:

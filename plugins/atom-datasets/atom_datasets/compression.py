@@ -9,19 +9,20 @@ import io
 import lzma
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from atom.errors import UserError
 from atom.files import is_regular, make_folder
+from atom_datasets.finding import open_regular
 
 _RATIO = 200
-"""The most that a compressed file may grow: ten times what text does."""
+"""The most that compressed files may grow: ten times what text does."""
 
 _ALWAYS = 64 * 2**20
-"""Bytes that any file may become: a small one of one word, again and again, harms nobody."""
+"""Bytes that any dataset may become: a small one of one word, again and again, harms nobody."""
 
 SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
@@ -36,66 +37,126 @@ def is_compressed(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def opened(path: Path) -> BinaryIO:
+class Budget:
+    """Bytes that compressed files may become, all together.
+
+    Args:
+        compressed: bytes that they have.
+        most: bytes that they may become; None: 200 times what they have, and 64 MiB in any case.
+    """
+
+    def __init__(self, compressed: int, most: int | None) -> None:
+        self._most = most
+        self._left = max(_ALWAYS, compressed * _RATIO) if most is None else most
+
+    def use(self, size: int, name: object) -> None:
+        """Count ``size`` bytes more, of the file ``name``.
+
+        Raises:
+            UserError: there are more than may be.
+        """
+        self._left -= size
+        if self._left >= 0:
+            return
+        if self._most is None:
+            raise UserError(
+                f"{name} becomes more than {_RATIO} times its size when it is decompressed; valid: "
+                "dataset.max_bytes, the bytes that it may become, if that is meant",
+                key="dataset.path",
+            )
+        raise UserError(
+            f"{name} becomes more when it is decompressed", key="dataset.max_bytes",
+            value=self._most,
+        )  # fmt: skip
+
+
+def budget(files: Iterable[Path], most: int | None) -> Budget:
+    """Return the budget of those of ``files`` that are compressed."""
+    return Budget(sum(path.stat().st_size for path in files if is_compressed(path)), most)
+
+
+def opened(path: Path, left: Budget | None = None) -> BinaryIO:
     """Open ``path`` to be read, decompressed if its suffix says so.
 
-    Reading raises :class:`UserError` where a file becomes far more than text or tables do.
+    Args:
+        path: the file.
+        left: what it may become; None: what it may by itself.
+
+    Reading raises :class:`UserError` where a file becomes more than that.
     """
     if not is_compressed(path):
-        return path.open("rb")
-    return io.BufferedReader(_Bounded(_decompressed(path), path), 1 << 17)
+        return open_regular(path)
+    file = open_regular(path)
+    stream = _decompressed(file, path.suffix.lower())
+    return bounded(stream, path, left or budget([path], None), below=file)
+
+
+def bounded(
+    stream: BinaryIO, name: object, left: Budget, below: BinaryIO | None = None
+) -> BinaryIO:
+    """Return a decompressed file that may become so much; closing it closes ``below``."""
+    return io.BufferedReader(_Bounded(stream, name, left, below), 1 << 17)
 
 
 class _Bounded(io.RawIOBase):
-    """A decompressed file, with an end to how much it becomes."""
-
-    def __init__(self, stream: BinaryIO, path: Path) -> None:
-        self._stream, self._path = stream, path
-        self._left = max(_ALWAYS, path.stat().st_size * _RATIO)
+    def __init__(
+        self, stream: BinaryIO, name: object, left: Budget, below: BinaryIO | None
+    ) -> None:
+        self._stream, self._name, self._budget, self._below = stream, name, left, below
+        self._at = self._furthest = 0
 
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
     def readinto(self, buffer: Any) -> int:
         content = self._stream.read(len(buffer))
-        self._left -= len(content)
-        if self._left < 0:
-            raise UserError(
-                f"{self._path} becomes more than {_RATIO} times its size when it is decompressed; "
-                "valid: the file itself, decompressed, if that is meant",
-                key="dataset.path",
-            )
+        self._moved(self._at + len(content))
         buffer[: len(content)] = content
         return len(content)
 
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._moved(self._stream.seek(offset, whence))
+        return self._at
+
+    def _moved(self, place: int) -> None:
+        self._at = place
+        if place > self._furthest:
+            self._budget.use(place - self._furthest, self._name)
+            self._furthest = place
+
     def close(self) -> None:
         self._stream.close()
+        if self._below is not None:
+            self._below.close()
         super().close()
 
 
-def _decompressed(path: Path) -> BinaryIO:
-    match path.suffix.lower():
+def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
+    match suffix:
         case ".gz":
-            return cast(BinaryIO, gzip.open(path))
+            return cast(BinaryIO, gzip.open(file))
         case ".bz2":
-            return cast(BinaryIO, bz2.open(path))
+            return cast(BinaryIO, bz2.open(file))
         case ".xz":
-            return cast(BinaryIO, lzma.open(path))
+            return cast(BinaryIO, lzma.open(file))
         case ".zst":
             # Unlike the package zstandard, pyarrow tells a file that was cut off from a whole one.
             import pyarrow as pa  # type: ignore[import-untyped]
 
-            return cast(BinaryIO, pa.input_stream(str(path), compression="zstd"))
-    raise AssertionError(path)
+            return cast(BinaryIO, pa.input_stream(file, compression="zstd"))
+    raise AssertionError(suffix)
 
 
-def plain(path: Path, cache: Path) -> Path:
+def plain(path: Path, cache: Path, left: Budget) -> Path:
     """Return ``path``, or a decompressed copy of it in ``cache``.
 
     A copy is made once for each content (path, size and time), by however many processes ask.
 
     Raises:
-        UserError: it cannot be decompressed.
+        UserError: it cannot be decompressed, or becomes more than is ``left``.
     """
     if not is_compressed(path):
         return path
@@ -103,11 +164,12 @@ def plain(path: Path, cache: Path) -> Path:
     identity = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}"
     copy = cache / f"{hashlib.sha256(identity.encode()).hexdigest()}{bare_suffix(path)}"
     if is_regular(copy):
+        left.use(copy.stat().st_size, path)
         return copy
     make_folder(cache)
     with tempfile.NamedTemporaryFile(dir=cache, delete=False) as unfinished:
         try:
-            with explained(path), opened(path) as compressed:
+            with explained(path), opened(path, left) as compressed:
                 shutil.copyfileobj(compressed, unfinished, 1 << 20)
         except BaseException:
             Path(unfinished.name).unlink()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -43,6 +43,11 @@ class Local(_TextFiles):
         description="of the documents, how many may be unreadable (no JSON record, no UTF-8) and "
         "are left out; 0: the first one stops the run",
     )
+    max_bytes: PositiveInt | None = Field(
+        default=None,
+        description="bytes that compressed files may become, all together; null: 200 times what "
+        "they have, and 64 MiB in any case",
+    )
 
 
 class HuggingFace(_Parameters):
@@ -56,4 +61,9 @@ class HuggingFace(_Parameters):
     text_field: Name = Field(default="text", description="the column that holds the text")
     revision: Name | None = Field(
         default=None, description="a branch, tag or commit of the dataset; null: the newest"
+    )
+    max_bytes: PositiveInt | None = Field(
+        default=None,
+        description="bytes that a compressed file may become; null: 200 times what it has, and "
+        "64 MiB in any case",
     )

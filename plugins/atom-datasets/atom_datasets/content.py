@@ -7,6 +7,7 @@ from pathlib import Path
 
 from atom.errors import UserError
 from atom_datasets.compression import explained, opened
+from atom_datasets.finding import open_regular
 
 _SNIFFED = 4096
 
@@ -32,7 +33,7 @@ def check_pointer(path: Path) -> None:
     Raises:
         UserError: it is one.
     """
-    with explained(path), path.open("rb") as stream:
+    with explained(path), open_regular(path) as stream:
         if stream.read(len(_LFS)) == _LFS:
             raise _refusal(path, "the pointer of a file in Git LFS", "the file (git lfs pull)")
 

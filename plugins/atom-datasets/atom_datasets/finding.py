@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import glob
+import io
 import os
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +75,19 @@ def find(paths: Iterable[str], wanted: Callable[[Path], bool] | None, format: st
                 f"{path} is no file of a disk, or a link to one that is gone", key="dataset.path"
             )
     return Found(_each_once(found, left_out), left_out)
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file, which links may lead to; a pipe or a device is not waited for.
+
+    Raises:
+        OSError: it is no file of a disk, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file of a disk", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def walk(
@@ -147,8 +162,8 @@ def _each_once(found: Iterable[Path], left_out: Tally) -> tuple[Path, ...]:
 
 
 def _identity(path: Path) -> object:
-    stat = path.stat()
-    return (stat.st_dev, stat.st_ino) if stat.st_ino else path.resolve()
+    found = path.stat()
+    return (found.st_dev, found.st_ino) if found.st_ino else path.resolve()
 
 
 def _refuse(error: OSError) -> None:

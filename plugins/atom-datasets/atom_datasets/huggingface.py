@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from atom.errors import UserError
 from atom.plugin import Contents, Document
 from atom_datasets import admitted, content, identity, saved
+from atom_datasets.bounding import bound
 from atom_datasets.config import HuggingFace
 from atom_datasets.dealing import permutation
 from atom_datasets.finding import Tally, find
@@ -39,7 +40,12 @@ _LOOKED_AT = 100_000
 def source(config: HuggingFace) -> HuggingFaceSource:
     """Return the source that ``config`` describes. The Hub is asked when it is used."""
     return HuggingFaceSource(
-        config.path, config.subset, config.split, config.text_field, config.revision
+        config.path,
+        config.subset,
+        config.split,
+        config.text_field,
+        config.revision,
+        config.max_bytes,
     )
 
 
@@ -57,6 +63,7 @@ class HuggingFaceSource:
     split: str
     text_field: str
     revision: str | None
+    max_bytes: int | None = None
 
     def check(self) -> str:
         """Return a digest of the dataset's files: of their commit, or their content.
@@ -198,6 +205,7 @@ def _builder(
                 left_out.add("files that are in no split", file.name)
         place, links = linked(folder, files, cache)
         path = str(place)
+    bound(path if links else f"hf://datasets/{path}@", source.max_bytes)
     builder = datasets.load_dataset_builder(path, source.subset, revision=source.revision)
     return builder, links
 

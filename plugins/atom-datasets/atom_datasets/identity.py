@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atom.files import make_folder, read_bytes, write_text
+from atom_datasets.finding import open_regular
 
 WHOLE = 64 << 20
 """Bytes of the largest file that is read whole; of a larger one, blocks that are spread over it."""
@@ -94,7 +95,7 @@ def _digests(stats: Sequence[_Stat], kept: Callable[[], Path]) -> list[str]:
 
 @cache
 def _content(stat: _Stat) -> str:
-    with Path(stat.path).open("rb") as stream:
+    with open_regular(Path(stat.path)) as stream:
         if stat.size <= WHOLE:
             return hashlib.file_digest(stream, "sha256").hexdigest()
         found = hashlib.sha256(str(stat.size).encode())

@@ -14,6 +14,14 @@ WITHOUT_FIELD = "records without the field"
 WITHOUT_TEXT = "records with no text in the field"
 HALVES = "halves of surrogate pairs, read as U+FFFD"
 
+RECORD = 64 << 20
+"""Bytes that a record may have: a line without an end would fill the memory."""
+
+_ARRAY_BYTES = 1 << 30
+"""Bytes that a file may have which is one array, and has to be read whole."""
+
+_PART = 1 << 20
+
 _ARRAY = re.compile(rb"\s*\[\s*(\{|$)")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -52,14 +60,18 @@ def read(stream: BinaryIO, name: object, text_field: str, *, arrays: bool = Fals
     Raises:
         UserError: the file as a whole is something else.
     """
+    lines = _Lines(stream)
     first = True
-    for number, data in enumerate(stream, 1):
+    for number, data in enumerate(lines, 1):
+        if data is None:
+            yield _bad(number, name, f"it has more than {RECORD >> 20} MiB")
+            continue
         line = data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
         if line.isspace() or not line:
             continue
         if first and _ARRAY.match(line):
             if arrays:
-                yield from _array(line + stream.read(), name, text_field)
+                yield from _array(lines.whole(line, _ARRAY_BYTES), name, text_field)
                 return
             raise UserError(
                 f"{name} is one JSON array; valid: one JSON object a line (jq -c '.[]' makes them "
@@ -70,7 +82,55 @@ def read(stream: BinaryIO, name: object, text_field: str, *, arrays: bool = Fals
         yield _row(number, line, name, text_field)
 
 
-def _array(data: bytes, name: object, text_field: str) -> Iterator[Row]:
+class _Lines:
+    """The lines of a stream, with their ends; None for one of more bytes than a record has."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._read: list[bytes] = []
+        """Lines that have been read, the last one first."""
+        self._begun = b""
+
+    def __iter__(self) -> Iterator[bytes | None]:
+        part = b" "
+        while part:
+            part = self._stream.read(_PART)
+            *whole, self._begun = (self._begun + part).split(b"\n")
+            self._read = [line + b"\n" for line in reversed(whole)]
+            while self._read:
+                line = self._read.pop()
+                yield line if len(line) <= RECORD else None
+            if len(self._begun) > RECORD:
+                yield None
+                self._skip()
+        if self._begun:
+            last, self._begun = self._begun, b""
+            yield last
+
+    def whole(self, first: bytes, most: int) -> bytes | None:
+        """Return the line ``first`` and all that follows; None if that is more than ``most``."""
+        parts = [first, *reversed(self._read), self._begun]
+        left = most - sum(map(len, parts))
+        while left >= 0 and (part := self._stream.read(_PART)):
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts) if left >= 0 else None
+
+    def _skip(self) -> None:
+        self._begun = b""
+        while part := self._stream.read(_PART):
+            _, end, self._begun = part.partition(b"\n")
+            if end:
+                return
+
+
+def _array(data: bytes | None, name: object, text_field: str) -> Iterator[Row]:
+    if data is None:
+        raise UserError(
+            f"{name} is one JSON array of more than {_ARRAY_BYTES >> 30} GiB; valid: one JSON "
+            "object a line (jq -c '.[]' makes them of it)",
+            key="dataset.path",
+        )
     try:
         records = json.loads(data.decode())
     except (ValueError, RecursionError) as error:

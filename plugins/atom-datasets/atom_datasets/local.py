@@ -13,7 +13,7 @@ from typing import Literal
 from atom.errors import UserError
 from atom.plugin import Contents, Document
 from atom_datasets import content, identity, parquet
-from atom_datasets.compression import bare_suffix, is_compressed, plain
+from atom_datasets.compression import bare_suffix, budget, is_compressed, plain
 from atom_datasets.config import Local
 from atom_datasets.dealing import deal
 from atom_datasets.finding import Found, find
@@ -36,7 +36,12 @@ def source(config: Local) -> LocalSource:
     """Return the source that ``config`` describes. The files are looked for when it is used."""
     paths = (config.path,) if isinstance(config.path, str) else tuple(config.path)
     return LocalSource(
-        paths, config.format, config.text_field, config.max_chars, config.max_bad_fraction
+        paths,
+        config.format,
+        config.text_field,
+        config.max_chars,
+        config.max_bad_fraction,
+        config.max_bytes,
     )
 
 
@@ -49,6 +54,7 @@ class LocalSource:
     text_field: str
     max_chars: int
     max_bad_fraction: float = 0.0
+    max_bytes: int | None = None
 
     def check(self) -> str:
         """Return a digest of what the files hold, in their order.
@@ -108,7 +114,7 @@ def _documents(source: LocalSource) -> TextFiles | Records:
 
 def _opened(source: LocalSource, files: tuple[Path, ...]) -> TextFiles | Records:
     format = _format(files, source)
-    copies = files if format == "jsonl" else _plain(files)
+    copies = files if format == "jsonl" else _plain(files, source.max_bytes)
     if format == "text":
         return TextFiles(
             (_text_file(path, copy) for path, copy in zip(files, copies, strict=True)),
@@ -124,12 +130,14 @@ def _opened(source: LocalSource, files: tuple[Path, ...]) -> TextFiles | Records
         source.text_field,
         _digest(source, files),
         source.max_bad_fraction,
+        source.max_bytes,
     )
 
 
-def _plain(files: tuple[Path, ...]) -> tuple[Path, ...]:
+def _plain(files: tuple[Path, ...], most: int | None) -> tuple[Path, ...]:
+    left = budget(files, most)
     # Where nothing is compressed, `datasets` need not be imported.
-    return tuple(plain(path, _cache()) if is_compressed(path) else path for path in files)
+    return tuple(plain(path, _cache(), left) if is_compressed(path) else path for path in files)
 
 
 def _text_file(path: Path, copy: Path) -> TextFile:

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom.errors import UserError, nearest
+from atom_datasets.compression import Budget
 from atom_datasets.json_lines import WITHOUT_TEXT, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
-_ROWS = 1024
-"""Rows read at a time."""
+_ROWS = (16, 1024)
+"""Rows read at a time: few where texts are so long that many would fill the memory."""
+
+_TOGETHER = 1 << 30
+"""Bytes that are read at a time, in so far as their number can be told ahead."""
 
 
 def check(path: Path, name: Path, text_field: str) -> None:
@@ -45,24 +49,42 @@ def check(path: Path, name: Path, text_field: str) -> None:
         )
 
 
-def read(path: Path, name: Path, text_field: str) -> Iterator[Row]:
+def read(path: Path, name: Path, text_field: str, left: Budget) -> Iterator[Row]:
     """Yield the rows of a file that :func:`check` has passed.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or its texts are more than is ``left``.
     """
     import pyarrow.parquet as pq
 
     number = 0
     with _told(name, "damaged"), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_ROWS, columns=[text_field]):
+        for batch in file.iter_batches(_rows(file, text_field), columns=[text_field]):
             for text in texts(batch.column(0)):
                 number += 1
+                # One that is stored once may be the text of any number of rows.
+                left.use(len(text or ""), name)
                 if isinstance(text, bytes):
                     problem = f"row {number} of {name} is not UTF-8"
                     yield Row(number, problem=problem)
                 else:
                     yield Row(number, text or None, note=None if text else WITHOUT_TEXT)
+
+
+def _rows(file: Any, column: str) -> int:
+    """Return how many rows to read at a time: each may be the longest text of its column."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    largest = max(
+        (
+            chunk.total_uncompressed_size
+            for group in groups
+            for chunk in map(group.column, range(group.num_columns))
+            if chunk.path_in_schema == column
+        ),
+        default=0,
+    )
+    fewest, most = _ROWS
+    return min(most, max(fewest, _TOGETHER // max(largest, 1)))
 
 
 def is_text(kind: pa.DataType) -> bool:

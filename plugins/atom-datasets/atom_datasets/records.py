@@ -12,7 +12,7 @@ from atom.errors import UserError, nearest
 from atom.files import make_folder, read_text, write_text
 from atom.plugin import Document
 from atom_datasets import json_lines, parquet
-from atom_datasets.compression import explained, opened
+from atom_datasets.compression import Budget, budget, explained, opened
 from atom_datasets.finding import Tally
 from atom_datasets.json_lines import Row
 from atom_datasets.quiet import quiet
@@ -47,6 +47,7 @@ class Records:
         text_field: str,
         fingerprint: str,
         max_bad_fraction: float = 0.0,
+        max_bytes: int | None = None,
     ) -> None:
         """Open the table from the cache, or make it.
 
@@ -56,6 +57,7 @@ class Records:
             text_field: the field or column that holds the text.
             fingerprint: the same as long as the files and the other arguments are.
             max_bad_fraction: of the records, how many may be none.
+            max_bytes: that compressed files may become.
 
         Raises:
             UserError: more records are bad than may be, or the field is in none of them.
@@ -81,6 +83,7 @@ class Records:
             "text_field": text_field,
             "max_bad_fraction": max_bad_fraction,
             "notes": notes,
+            "max_bytes": max_bytes,
         }
         try:
             with quiet():
@@ -110,14 +113,24 @@ class Records:
 
 
 def _rows(
-    files: tuple[File, ...], format: str, text_field: str, max_bad_fraction: float, notes: Path
+    files: tuple[File, ...],
+    format: str,
+    text_field: str,
+    max_bad_fraction: float,
+    notes: Path,
+    max_bytes: int | None,
 ) -> Iterator[dict[str, str | int | None]]:
     """Yield the rows of the table, and write down what is left out of it."""
     fields: set[str] = set()
     left_out = Tally()
+    paths = [file.path for file in files]
+    if format == "parquet":  # which is compressed in itself
+        left = Budget(sum(path.stat().st_size for path in paths), max_bytes)
+    else:
+        left = budget(paths, max_bytes)
     bad, total, with_text, problem = 0, 0, 0, None
     for index, file in enumerate(files):
-        for row in _read(file, format, text_field):
+        for row in _read(file, format, text_field, left):
             total += 1
             if row.note is not None:
                 left_out.add(row.note, f"{file.name.name}:{row.number}")
@@ -150,11 +163,11 @@ def _rows(
     _write(notes, left_out)
 
 
-def _read(file: File, format: str, text_field: str) -> Iterator[Row]:
+def _read(file: File, format: str, text_field: str, left: Budget) -> Iterator[Row]:
     if format == "parquet":
-        yield from parquet.read(file.path, file.name, text_field)
+        yield from parquet.read(file.path, file.name, text_field, left)
         return
-    with explained(file.name), opened(file.path) as stream:
+    with explained(file.name), opened(file.path, left) as stream:
         yield from json_lines.read(stream, file.name, text_field)
 
 

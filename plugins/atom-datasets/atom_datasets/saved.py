@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from atom_datasets.finding import open_regular
+
 _STATE = "state.json"
+_STATE_BYTES = 16 << 20
 _SAID = ("dataset_info.json", "dataset_dict.json", _STATE)
 
 
@@ -27,8 +30,13 @@ def tables(files: Iterable[Path]) -> list[Path]:
     return [path for path in files if is_read(path)]
 
 
+def _read(state: Path) -> bytes:
+    with open_regular(state) as file:
+        return file.read(_STATE_BYTES)
+
+
 def _named(state: Path) -> set[str]:
     """Return the names of the tables of a saved dataset; none if it is no such file."""
     with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
-        return {str(one["filename"]) for one in json.loads(state.read_bytes())["_data_files"]}
+        return {str(one["filename"]) for one in json.loads(_read(state))["_data_files"]}
     return set()

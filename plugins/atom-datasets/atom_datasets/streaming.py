@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from atom.errors import UserError, nearest
 from atom_datasets import json_lines
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
 _ROWS = 256
-"""Rows made at a time."""
+"""Rows made at a time, or fewer that have so many bytes as a record may have."""
 
 
 def read_only(builder: datasets.DatasetBuilder, text_field: str) -> None:
@@ -29,6 +28,7 @@ def read_only(builder: datasets.DatasetBuilder, text_field: str) -> None:
     from datasets.packaged_modules.csv.csv import Csv
     from datasets.packaged_modules.json.json import Json
     from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.text.text import Text
 
     if not hasattr(builder, "_cast_table"):  # images, web datasets: no columns of a table
         return
@@ -44,6 +44,8 @@ def read_only(builder: datasets.DatasetBuilder, text_field: str) -> None:
         config.keep_default_na = False
     elif isinstance(builder, Json) and config.field is None and config.encoding == "utf-8":
         builder._generate_tables = _JsonTables(text_field)
+    elif isinstance(builder, Text) and config.sample_by == "line":
+        builder._generate_tables = _TextTables(builder, text_field)
     builder.info.features = Features({text_field: Value("large_string")})
     builder._cast_table = _Column(text_field)
 
@@ -86,10 +88,61 @@ class _JsonTables:
             for file in files:
                 with xopen(file, "rb") as stream:
                     rows = _json_rows(stream, original(file), self._field)
-                    while batch := list(islice(rows, _ROWS)):
-                        column = pa.array([row.text for row in batch], pa.large_string())
+                    for batch in _batches(row.text for row in rows):
+                        column = pa.array(batch, pa.large_string())
                         yield (shard, number), pa.table({self._field: column})
                         number += 1
+
+
+class _TextTables:
+    """Makes tables of the lines of text files, as ``datasets`` does, and refuses endless ones."""
+
+    def __init__(self, builder: Any, text_field: str) -> None:
+        self._config, self._cast = builder.config, _Column(text_field)
+
+    def __call__(
+        self, files_iterables: Iterable[Iterable[str]], **_: Any
+    ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        import pyarrow as pa
+        from datasets.utils.file_utils import xopen
+
+        config = self._config
+        for shard, files in enumerate(files_iterables):
+            number = 0
+            for file in files:
+                opened = xopen(file, encoding=config.encoding, errors=config.encoding_errors)
+                with opened as stream:
+                    lines = _lines(stream, original(file), keep=bool(config.keep_linebreaks))
+                    for batch in _batches(lines):
+                        column = pa.array(batch, pa.large_string())
+                        yield (shard, number), self._cast(pa.table({"text": column}))
+                        number += 1
+
+
+def _lines(stream: TextIO, name: str, *, keep: bool) -> Iterator[str]:
+    number = 0
+    while line := stream.readline(json_lines.RECORD + 1):
+        number += 1
+        if len(line) > json_lines.RECORD:
+            raise UserError(
+                f"line {number} of {name} has more than {json_lines.RECORD >> 20} MiB; valid: "
+                "shorter lines, or dataset=local, which splits a text",
+                key="dataset.path",
+            )
+        yield line if keep else line.rstrip("\n")
+
+
+def _batches(texts: Iterable[str | None]) -> Iterator[list[str | None]]:
+    batch: list[str | None] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text or "")
+        if len(batch) == _ROWS or size > json_lines.RECORD:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _json_rows(stream: BinaryIO, name: str, text_field: str) -> Iterator[json_lines.Row]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from atom.errors import UserError
 from atom.plugin import Document
-from atom_datasets.finding import Tally
+from atom_datasets.finding import Tally, open_regular
 from atom_datasets.tolerance import Tolerance
 
 
@@ -102,7 +102,7 @@ class TextFiles:
     def _read(self, file: TextFile, part: int, parts: int) -> tuple[int, bytes]:
         """Return where in the file the part begins, and the part."""
         try:
-            with file.path.open("rb") as stream:
+            with open_regular(file.path) as stream:
                 _check_unchanged(file, stream)
                 if parts == 1:
                     return _without_mark(stream.read())
@@ -145,7 +145,7 @@ def _check_unchanged(file: TextFile, stream: io.BufferedReader) -> None:
 def _line(path: Path, offset: int) -> int:
     """Return the number of the line that byte ``offset`` of a file is in, from 1."""
     line = 1
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while offset > 0 and (part := stream.read(min(offset, 1 << 20))):
             line += part.count(b"\n")
             offset -= len(part)

@@ -20,7 +20,7 @@ import pytest
 
 from atom.errors import UserError
 from atom.plugin import Document
-from atom_datasets import local, records
+from atom_datasets import json_lines, local, records
 from atom_datasets.config import Local
 from atom_datasets.json_lines import Row
 
@@ -292,6 +292,28 @@ def test_a_line_that_is_no_record(content: str, says: str, tmp_path: Path) -> No
     error = mistake(made([good, path]))
     assert says.format(path=path) in str(error)
     assert "\n" not in str(error)
+
+
+def test_a_line_that_is_too_long_is_one_bad_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_lines, "RECORD", 40)
+    monkeypatch.setattr(json_lines, "_PART", 16)
+    path = write_jsonl(tmp_path / "a.jsonl", *({"text": text} for text in ("one", "x" * 80, "two")))
+    assert "line 2 of" in mistake(made(path)).problem
+    assert texts(made(path, max_bad_fraction=0.5)) == ["", "one", "two"]
+    another = tmp_path / "b.jsonl"
+    another.write_text(path.read_text() + "y" * 99)
+    assert texts(made(another, max_bad_fraction=0.5)) == ["", "", "one", "two"]
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz"])
+def test_what_compressed_files_may_become(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    content = b'{"text": "' + b"x" * 989 + b'"}'
+    path.write_bytes(gzip.compress(content))
+    assert mistake(made(path, max_bytes=1000)).key == "dataset.max_bytes"
+    assert len(texts(made(path, max_bytes=1001))) == 1
 
 
 def test_a_field_that_no_record_has(tmp_path: Path) -> None:
