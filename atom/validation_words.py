@@ -136,11 +136,13 @@ QUOTED = {"string_type", "string_sub_type", "path_type"}
 
 def words(fault: Mapping[str, Any]) -> str | None:
     """Return what is said of one of pydantic's errors; None of a kind that a plugin has made."""
-    template = WORDS.get(fault["type"])
+    kind, value = fault["type"], fault["input"]
+    if kind in ("too_short", "too_long") and isinstance(value, str):
+        kind = f"string_{kind}"  # of a type that wraps text, which pydantic counts as any other
+    template = WORDS.get(kind)
     if template is None:
         return None
     text = template.format_map(fault.get("ctx") or {})
-    value = fault["input"]
     if fault["type"] in QUOTED and isinstance(value, bool | int | float):
         text += f"; YAML reads this as {'a switch' if isinstance(value, bool) else 'a number'}: "
         text += "put it in quotes there"

@@ -48,7 +48,6 @@ _MACHINE = {
     errno.EROFS: "",
     errno.EACCES: "",
     errno.EPERM: "",
-    errno.ENAMETOOLONG: "",
     errno.ENOTDIR: "",
     errno.ELOOP: "",
     errno.ENOMEM: "",
@@ -57,6 +56,9 @@ _MACHINE = {
     errno.EAGAIN: "; `ulimit -u` shows how many processes a user may have, and sets it",
 }
 """Faults of a machine, or of names given to it, and a hint; they are no bugs."""
+
+_SHOWN_CHARACTERS = 60
+"""So much is shown of what is too long."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -123,6 +125,8 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return _say(_too_long(str(error.filename), arguments), code=2)
         if isinstance(error, OSError) and error.errno in _MACHINE:
             print(end="", flush=True)  # raises if it is the output that finds no space
             where = f"{error.filename}: " if error.filename is not None else ""
@@ -167,6 +171,15 @@ def _say(sentence: str, *, code: int) -> int:
     with suppress(OSError):  # nobody is there to read it; the exit code says it
         print(f"atom: {sentence}", file=sys.stderr, flush=True)
     return code
+
+
+def _too_long(path: str, arguments: list[str]) -> str:
+    """Return a sentence on a name that no file can have, and on where the user gave it."""
+    name = max(Path(path).parts, key=len, default="")
+    given = next((argument for argument in arguments if name in argument), path)
+    if len(given) > _SHOWN_CHARACTERS:
+        given = f"{given[:_SHOWN_CHARACTERS]}…"
+    return f"{given}: is too long for the name of a file; valid: a shorter one"
 
 
 def _has_folder() -> bool:

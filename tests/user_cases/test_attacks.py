@@ -78,3 +78,37 @@ def test_the_kit_finds_a_resource_that_a_launcher_does_not_look_at(site: Path) -
     assert len(failed) == 1, result.stdout
     assert "TestAll::test_resources_are_handed_on" in failed[0]
     assert "launcher.nodes: the plan has not looked at this" in result.stdout, result.stdout
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", *TINY, "dataset=local", f"dataset.path=/tmp/{LONG}"),
+        ("train", *TINY, f"{LONG}=1"),
+        ("train", *TINY, "--config-dir", LONG),
+        ("logs", LONG),
+        ("new", "dataset", LONG),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_the_users_mistake(
+    words: tuple[str, ...], tmp_path: Path, forked: Command
+) -> None:
+    """It ended with exit code 1, and named a file within Hydra."""
+    result = forked(*words, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    said = next(word for word in words if LONG in word)[:60]
+    assert result.stderr == (
+        f"atom: {said}…: is too long for the name of a file; valid: a shorter one\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_text_that_is_too_short_has_characters(tmp_path: Path, atom: Command) -> None:
+    """It had "at least 3 entries"."""
+    result = atom("train", *TINY, "launcher=skypilot", "launcher.bucket=b", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "launcher.bucket=b (command line): must have at least 3 characters" in result.stderr
