@@ -269,6 +269,8 @@ class Origins:
             name = override.lstrip("+~").partition("=")[0]
             if key == name or (key.startswith(f"{name}.") and not _is_group(name)):
                 return True
+            if "." in key and name.startswith(f"{key}."):  # an entry of a dictionary
+                return True
         return False
 
     def _file(self, key: str) -> tuple[str, bool] | None:

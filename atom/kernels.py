@@ -273,9 +273,13 @@ def _choose(
     if operation not in preferences and any((operation, n) in situation.unfit for n in kernels):
         return None  # the model's own modules compute it, and nobody has asked for a kernel
     reasons = "; ".join(f"{name} {reason}" for name, reason in tried)
+    unasked, named = (
+        [n for n, k in kernels.items() if _reason(k, situation, replaced, is_named=asked) is None]
+        for asked in (False, True)
+    )
+    valid = ", ".join([AUTO] * bool(unasked) + named)
     raise UserError(
-        f"no kernel for {operation} fits: {reasons}; valid: {AUTO}, or one of "
-        + ", ".join(kernels),
+        f"no kernel for {operation} fits: {reasons}" + (f"; valid: {valid}" if valid else ""),
         key=f"kernels.{key}",
         value=preference,
     )

@@ -79,6 +79,7 @@ def export(
             key="architecture.name",
             value=run.run.architecture.name,
         )
+    hf_tokenizer.check(folder / TOKENIZER, run.tokenizer())
     number, place = weights.newest(folder, run.run, step)
     _verify(place)
     model = weights.on_meta(run.parts.model)

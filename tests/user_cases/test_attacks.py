@@ -23,11 +23,23 @@ TINY = (
 
 @pytest.fixture
 def site(tmp_path: Path, forked: Command) -> Path:
-    """A folder for ``PYTHONPATH`` with the launcher that ``atom new`` makes; the jobs run here."""
+    """A folder for ``PYTHONPATH`` with the launcher of ``atom new``, less the environment."""
     made = forked("new", "launcher", "my-launcher", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
+    _replace(
+        tmp_path / "my-launcher" / "my_launcher" / "plan.py",
+        'lines = [f"export {key}={shlex.quote(text)}" for key, text in '
+        "resources.environment.items()]",
+        "lines = []",
+    )
     describe(tmp_path / "my-launcher", "my-launcher")
     return tmp_path / "my-launcher"
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 @pytest.mark.slow
@@ -36,6 +48,7 @@ def site(tmp_path: Path, forked: Command) -> Path:
     [
         ("launcher.time=30",),
         ("launcher.mounts=[/data:/data]",),
+        ("launcher.environment.LEVEL=3",),
         ("launcher.nodes=2", "parallelism=fsdp", "launch.ranks=2"),
     ],
 )
@@ -49,7 +62,9 @@ def test_a_resource_that_a_launcher_does_not_look_at_is_refused(
         PYTHONPATH=str(site),
     )
     assert result.returncode == 2, result.stdout + result.stderr
-    assert f"{asked[0].partition('=')[0]}=" in result.stderr
+    key = asked[0].partition("=")[0].removesuffix(".LEVEL")
+    assert f"atom: {key}=" in result.stderr
+    assert "(command line)" in result.stderr
     assert "has no effect with launcher.name=my_launcher; valid: " in result.stderr
     assert not (site.parent / "run").exists()
 
@@ -61,7 +76,7 @@ def test_the_kit_finds_a_resource_that_a_launcher_does_not_look_at(site: Path) -
         "from atom.testing import conformance\n"
         "TestAll = conformance('launcher:my_launcher')\n"
         "TestLess = conformance('launcher:my_launcher').having(unsupported=dict.fromkeys("
-        "('nodes', 'time', 'image', 'mounts'), 'a script'))\n"
+        "('nodes', 'time', 'image', 'mounts', 'environment'), 'a script'))\n"
     )
     result = subprocess.run(
         [
@@ -112,3 +127,56 @@ def test_a_text_that_is_too_short_has_characters(tmp_path: Path, atom: Command) 
     result = atom("train", *TINY, "launcher=skypilot", "launcher.bucket=b", cwd=tmp_path)
     assert result.returncode == 2
     assert "launcher.bucket=b (command line): must have at least 3 characters" in result.stderr
+
+
+@pytest.mark.slow
+def test_an_export_has_the_ids_of_its_run(tmp_path: Path, forked: Command, atom: Command) -> None:
+    """A plugin's ``tokenizer.json`` was copied whatever it makes; the kit did not look at it."""
+    made = forked("new", "tokenizer", "my-tokenizer", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    site = tmp_path / "my-tokenizer"
+    describe(site, "my-tokenizer")
+    _replace(
+        site / "my_tokenizer" / "prepare.py",
+        "files={CHARACTERS: path})",
+        "files={CHARACTERS: path, 'tokenizer.json': _other(folder)})\n\n\n"
+        "def _other(folder: Path) -> Path:\n"
+        "    from tokenizers import Tokenizer, models, pre_tokenizers\n"
+        "    letters = sorted(pre_tokenizers.ByteLevel.alphabet())\n"
+        "    vocab = {letter: number for number, letter in enumerate(letters)}\n"
+        "    other = Tokenizer(models.BPE(vocab, []))\n"
+        "    other.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)\n"
+        "    other.save(str(folder / 'tokenizer.json'))\n"
+        "    return folder / 'tokenizer.json'",
+    )
+    overrides = [word for word in TINY if word != "tokenizer=bytes"]
+    there = {"cwd": tmp_path, "PYTHONPATH": str(site)}
+    trained = atom("train", *overrides, "tokenizer=my_tokenizer", "run.dir=run", **there)
+    assert trained.returncode == 0, trained.stderr
+    result = atom("export", "run", "--to", "hf", "--out", "out", **there)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "run/tokenizer/tokenizer.json makes other ids of 'The' than the run's" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+    kit = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", f"--rootdir={site}", "-c", os.devnull),
+            *("-p", "no:cacheprovider", "-rf", "tests/test_conformance.py", "-k", "tokenizer_json"),
+        ],
+        cwd=site,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert kit.returncode == 1
+    assert "tokenizer.json makes other ids of 'The'" in kit.stdout
+
+
+@pytest.mark.slow
+def test_kernels_that_are_said_to_be_valid_fit(tmp_path: Path, atom: Command) -> None:
+    """The one that was refused was among them, and others that need a GPU."""
+    refused = atom("train", *TINY, "kernels.attention=varlen_fa3", cwd=tmp_path)
+    assert refused.returncode == 2
+    valid = refused.stderr.rpartition("; valid: ")[2].strip().split(", ")
+    assert valid == ["auto", "reference"]

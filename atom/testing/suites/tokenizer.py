@@ -203,6 +203,15 @@ class TokenizerSuite(Options, ComponentSuite):
         assert tokenizer.get_vocab_size() == prepared.vocab_size
         assert all(0 <= number < prepared.vocab_size for number in specials.ids)
 
+    def test_a_tokenizer_json_makes_the_same_ids(self, folder: Path, tokenizer: Any) -> None:
+        """``atom export`` hands it on, to a model that knows the run's ids."""
+        from atom.titan.hf_tokenizer import TOKENIZER_JSON, differing
+
+        if not (folder / TOKENIZER_JSON).is_file():
+            pytest.skip(f"{self.name} has no {TOKENIZER_JSON}")
+        text = differing(folder / TOKENIZER_JSON, tokenizer)
+        assert text is None, f"{TOKENIZER_JSON} makes other ids of {text!r}"
+
     def test_plain_text_yields_no_special_token(self, tokenizer: Any, specials: Specials) -> None:
         """A document cannot end itself: what is spelled like a special token is text."""
         if not specials.ids:
