@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from atom import ranges
+from atom import idle, ranges
 from atom.errors import UserError
 from atom.host import Component, Host, resolve
 from atom.run import Run
@@ -94,4 +94,6 @@ def configured(
 def _choose(run: Run, host: Host, kind: str) -> Chosen:
     section = getattr(run, kind)
     component = host.find(kind, section.name, key=f"{kind}.name")
-    return Chosen(component, configured(component, section.parameters))
+    config = configured(component, section.parameters)
+    idle.check(kind, config, run.given)
+    return Chosen(component, config)

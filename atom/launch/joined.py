@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -44,6 +45,9 @@ _NO_STEPS = ("4294967290", "4294967291")
 
 _MEETING = timedelta(minutes=10)
 """How long ranks may take to meet: each has imported torch by then."""
+
+_LOOK_SECONDS = 0.5
+"""Between looks for rank 0, which may be a while after the others."""
 
 _PATIENCE = 5.0
 """Seconds after which it is said what is waited for."""
@@ -228,8 +232,29 @@ def _store(seconds: float) -> Store:
         return tcp_store(
             host, int(port), int(environment["WORLD_SIZE"]), listen=True, seconds=seconds
         )
-    store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
+    until = time.monotonic() + seconds
+    _wait_for_a_listener(until)
+    left = max(until - time.monotonic(), 1.0)
+    store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=left)))
     return store
+
+
+def _wait_for_a_listener(until: float) -> None:
+    """Wait until something listens at ``MASTER_ADDR``: torch prints a trace of its own C++ where
+    nothing does.
+
+    Raises:
+        OSError: nothing does in time.
+    """
+    host, port = (os.environ[name] for name in _ADDRESS)
+    while True:
+        try:
+            with socket.create_connection((host, int(port)), timeout=_LOOK_SECONDS):
+                return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise OSError(f"{host}:{port}: {error.strerror or error}") from None
+        time.sleep(_LOOK_SECONDS)
 
 
 def _seconds(text: str) -> float:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from atom import defaults, plugin
+from atom import defaults, idle, plugin
 from atom.errors import UserError, shown
 from atom.files import read_text, write_text
 from atom.host import Host, resolve
@@ -182,7 +182,8 @@ def check(run: Run, host: Host) -> None:
     """Refuse a launcher that there is not, or that has no such parameters, before all else."""
     assert run.launcher.name is not None
     component = host.find("launcher", run.launcher.name, key="launcher.name")
-    configured(component, run.launcher.parameters, also=Launcher.model_fields)
+    config = configured(component, run.launcher.parameters, also=Launcher.model_fields)
+    idle.check("launcher", config, run.given)
 
 
 def _refuse_ignored(keys: Iterable[str], run: Run) -> None:

@@ -155,6 +155,21 @@ def test_ranks_that_never_come_are_waited_for_in_words(
 
 
 @pytest.mark.slow
+def test_a_rank_0_that_never_comes_is_told_and_nothing_else(
+    atom: Callable, tmp_path: Path, port: int
+) -> None:
+    """torch printed a page of its own C++ before."""
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ATOM_JOIN_SECONDS": "2"}
+    result = atom("train", *TINY, cwd=tmp_path, timeout=120, **TORCHRUN | {"RANK": "1"}, **here)
+    assert result.returncode == 1
+    told, ended = result.stderr.splitlines()
+    assert told.startswith("atom: waiting for rank 0, 2 s at most, as RANK=1, WORLD_SIZE=2")
+    assert ended.startswith("atom: rank 0 did not come within 2 s, as RANK=1, WORLD_SIZE=2")
+    assert f"(127.0.0.1:{port}: Connection refused); env -u RANK" in ended
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_ranks_that_contradict_the_environment_are_refused(
     atom: Callable, tmp_path: Path, port: int
 ) -> None:

@@ -1,11 +1,12 @@
 """Parameters of DeepSeek-V3 models (DeepSeek-AI, 2024, https://arxiv.org/abs/2412.19437)."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from atom.errors import UserError
+from atom.idle import Idle
 
 
 class DeepSeekV3(BaseModel):
@@ -56,7 +57,7 @@ class DeepSeekV3(BaseModel):
     v_head_dim: int = Field(default=128, gt=0, le=MOST_WIDTH, description="width of a head's value")
 
     # Experts (section 2.1.2)
-    dense_hidden_dim: int = Field(
+    dense_hidden_dim: Annotated[int, Idle("n_dense_layers", 0)] = Field(
         gt=0, le=MOST_WIDTH, description="width of the dense blocks' feed-forward layer"
     )
     moe_hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of each expert")
@@ -101,16 +102,16 @@ class DeepSeekV3(BaseModel):
     rope_factor: float = Field(
         default=1.0, ge=1, description="YaRN's stretching of positions; 1: plain RoPE"
     )
-    rope_original_seq_len: int = Field(
+    rope_original_seq_len: Annotated[int, Idle("rope_factor", 1)] = Field(
         default=4096, gt=0, le=MOST_TOKENS, description="the length, in tokens, that YaRN stretches"
     )
-    rope_beta_fast: float = Field(
+    rope_beta_fast: Annotated[float, Idle("rope_factor", 1)] = Field(
         default=32.0, gt=0, description="rotations in that length above which YaRN changes nothing"
     )
-    rope_beta_slow: float = Field(
+    rope_beta_slow: Annotated[float, Idle("rope_factor", 1)] = Field(
         default=1.0, gt=0, description="rotations in that length below which YaRN stretches in full"
     )
-    mscale: float = Field(
+    mscale: Annotated[float, Idle("rope_factor", 1)] = Field(
         default=1.0, gt=0, description="how much YaRN sharpens attention as it stretches"
     )
 

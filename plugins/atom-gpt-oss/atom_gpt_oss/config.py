@@ -1,10 +1,11 @@
 """Parameters of a gpt-oss model (OpenAI, 2025, https://arxiv.org/abs/2508.10925)."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
+from atom.idle import Idle
 
 
 class GptOss(BaseModel):
@@ -51,7 +52,7 @@ class GptOss(BaseModel):
     rope_factor: float = Field(
         default=32.0, ge=1, description="YaRN's stretching of positions; 1: plain RoPE"
     )
-    rope_original_seq_len: int = Field(
+    rope_original_seq_len: Annotated[int, Idle("rope_factor", 1)] = Field(
         default=4096, gt=0, le=MOST_TOKENS, description="the length, in tokens, that YaRN stretches"
     )
 

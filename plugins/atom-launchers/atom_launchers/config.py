@@ -14,6 +14,7 @@ from pydantic import (
     PositiveInt,
 )
 
+from atom.idle import Idle
 from atom.lines import FROM_FILES, Line, Word
 
 
@@ -74,14 +75,14 @@ class Slurm(_Parameters):
         default="pyxis", description="what runs launcher.image"
     )
     check_nodes: bool = Field(default=True, description="check every node before the ranks start")
-    check_links: bool | None = Field(
+    check_links: Annotated[bool | None, Idle("check_nodes", False)] = Field(
         default=None,
         description="check_nodes computes an all-reduce between neighbours too; null: with GPUs",
     )
     min_link_gb_per_second: NonNegativeFloat = Field(
         default=0.0, description="bus bandwidth that check_links wants of each GPU"
     )
-    min_disk_gib: PositiveFloat = Field(
+    min_disk_gib: Annotated[PositiveFloat, Idle("check_nodes", False)] = Field(
         default=1.0, description="free space that the check wants in the run folder and in /tmp"
     )
 
@@ -159,7 +160,7 @@ class SkyPilot(_Parameters):
         max_length=54,
         description="keeps the run, one machine's alone; null: a volume of launcher.mounts does",
     )
-    store: Line | None = Field(
+    store: Annotated[Line | None, Idle("bucket", None)] = Field(
         default=None, description="kind of the bucket: s3, gcs, azure, r2, …; null: the cloud's own"
     )
     restarts: NonNegativeInt = _RESTARTS

@@ -1,11 +1,12 @@
 """Parameters of a Llama 3 model (Llama Team, 2024, https://arxiv.org/abs/2407.21783, table 3)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_head_dim, check_heads
 from atom.errors import UserError
+from atom.idle import Idle
 
 
 class Llama3(BaseModel):
@@ -30,13 +31,13 @@ class Llama3(BaseModel):
         le=MOST_WIDTH,
         description="the feed-forward width itself; null: by the two below",
     )
-    multiple_of: int = Field(
+    multiple_of: Annotated[int, Idle("hidden_dim")] = Field(
         default=256,
         gt=0,
         le=MOST_WIDTH,
         description="the feed-forward width is rounded up to a multiple of this",
     )
-    ffn_dim_multiplier: float | None = Field(
+    ffn_dim_multiplier: Annotated[float | None, Idle("hidden_dim")] = Field(
         default=None, gt=0, description="scales the feed-forward width of 8/3 dim; null: 1"
     )
     norm_eps: float = Field(default=1e-5, gt=0, description="added to the mean square in norms")
@@ -59,18 +60,18 @@ class Llama3(BaseModel):
     rope_scaling: Literal["none", "llama"] = Field(
         default="llama", description="llama: Llama 3.1's scaling of low frequencies"
     )
-    rope_factor: float = Field(
+    rope_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(
         default=8.0, ge=1, description="by how much that scaling stretches low frequencies"
     )
-    rope_low_freq_factor: float = Field(
+    rope_low_freq_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(
         default=1.0,
         gt=0,
         description="turns in the original length below which frequencies are stretched in full",
     )
-    rope_high_freq_factor: float = Field(
+    rope_high_freq_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(
         default=4.0, gt=0, description="turns in it above which they are as they were"
     )
-    rope_original_seq_len: int = Field(
+    rope_original_seq_len: Annotated[int, Idle("rope_scaling", "none")] = Field(
         default=8192, gt=0, le=MOST_TOKENS, description="the length, in tokens, that is stretched"
     )
 

@@ -3,12 +3,13 @@
 The linear layers are Gated DeltaNet (Yang et al., 2025, https://arxiv.org/abs/2412.06464).
 """
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
 from atom.errors import UserError
+from atom.idle import Idle
 
 
 class Decoder(BaseModel):
@@ -32,17 +33,19 @@ class Decoder(BaseModel):
     rotary_dim: int = Field(
         default=64, gt=0, le=MOST_WIDTH, multiple_of=2, description="of head_dim, what RoPE turns"
     )
-    n_key_heads: int = Field(
+    n_key_heads: Annotated[int, Idle("full_attention_interval", 1)] = Field(
         default=16, gt=0, le=MOST_WIDTH, description="query and key heads of linear layers"
     )
-    n_value_heads: int = Field(gt=0, le=MOST_WIDTH, description="value heads of linear layers")
-    key_head_dim: int = Field(
+    n_value_heads: Annotated[int, Idle("full_attention_interval", 1)] = Field(
+        gt=0, le=MOST_WIDTH, description="value heads of linear layers"
+    )
+    key_head_dim: Annotated[int, Idle("full_attention_interval", 1)] = Field(
         default=128, gt=0, le=MOST_WIDTH, description="width of a linear layer's key head"
     )
-    value_head_dim: int = Field(
+    value_head_dim: Annotated[int, Idle("full_attention_interval", 1)] = Field(
         default=128, gt=0, le=MOST_WIDTH, description="width of a linear layer's value head"
     )
-    conv_kernel_size: int = Field(
+    conv_kernel_size: Annotated[int, Idle("full_attention_interval", 1)] = Field(
         default=4, gt=0, le=MOST_WIDTH, description="tokens that a linear layer's convolution sees"
     )
     vocab_size: int | None = Field(

@@ -1,8 +1,11 @@
 """Parameters of the tokenizers."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from atom.idle import Idle
 
 
 class _Parameters(BaseModel):
@@ -43,11 +46,11 @@ class Bpe(_Parameters):
         le=1 << 20,
         description="number of ids: the 256 byte values, 2 special tokens, and merges",
     )
-    train_bytes: int = Field(
+    train_bytes: Annotated[int, Idle("vocab_size", 258)] = Field(
         default=8 << 20,
         ge=1,
         description="train on so many bytes of UTF-8, from the first documents of the dataset",
     )
-    min_frequency: int = Field(
+    min_frequency: Annotated[int, Idle("vocab_size", 258)] = Field(
         default=2, ge=1, description="a pair that occurs less often is not merged"
     )
