@@ -259,12 +259,21 @@ def test_a_lock_that_is_none(marked: Marked, tmp_path: Path, text: str | None) -
 
 
 @pytest.mark.slow
-def test_ranks_hold_to_it(marked: Marked, locked: Path, tmp_path: Path, port: int) -> None:
+def test_ranks_hold_to_it(
+    atom: Callable, marked: Marked, locked: Path, tmp_path: Path, port: int
+) -> None:
     """They read it in run.yaml, load what the run uses and nothing else, and check that."""
     place = tmp_path / "run"
     small = ("tokenizer=bytes", "training.steps=1", "training.seq_len=64", "device=cpu")
     trust = (f"plugins.locked={locked}", "plugins.block=[nothing]")
-    result = marked.run("train", *small, *trust, f"run.dir={place}", timeout=300)
+    # No fork of this process: it has torch's threads where another test has computed, and a rank
+    # that inherits their pool waits for it for ever.
+    result = atom(
+        *("train", *small, *trust, f"run.dir={place}"),
+        cwd=marked.folder,
+        timeout=300,
+        **marked.environment(),
+    )
     assert result.returncode == 0, result.stderr
     section = yaml.safe_load((place / "run.yaml").read_text())["plugins"]
     assert section["locked"] == str(locked)

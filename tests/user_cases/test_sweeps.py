@@ -61,6 +61,38 @@ def test_a_launcher_of_hydras_tells_a_run_that_fails(
     assert [row["step"] for row in _rows(tmp_path / "sweep" / "0")] == [1]
 
 
+HOSTILE = [
+    # by which launcher, what a stranger's experiment holds, what is said of it
+    ("joblib", "optimizer: {name: '${oc.env:SECRET}'}", "a file may not read the environment"),
+    ("submitit_local", "optimizer: {name: '${oc.env:SECRET}'}", "may not read the environment"),
+    ("joblib", "launcher: {before: [touch mark]}", "launcher.before"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "text", "said"), HOSTILE)
+def test_a_worker_of_hydras_composes_under_the_same_guard(
+    atom: Callable, tmp_path: Path, launcher: str, text: str, said: str
+) -> None:
+    experiment = tmp_path / "theirs" / "experiment" / "x.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text(f"# @package _global_\n{text}\n")
+    work = tmp_path / "work"
+    work.mkdir()
+    result = atom(
+        *("train", "-m", f"hydra/launcher={launcher}", "training.steps=1,2", *TINY),
+        *("--config-dir=../theirs", "+experiment=x", "run.dir=sweep"),
+        cwd=work,
+        LOKY_MAX_CPU_COUNT="1",
+        SECRET="Adam-the-secret",
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert said in result.stderr
+    assert "the-secret" not in result.stdout + result.stderr
+    assert not list(work.rglob("mark"))
+    assert not list(work.rglob("run.yaml"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
