@@ -42,6 +42,8 @@ def resolve(
         source, key = "world_size gives", "world_size"
     elif joined:
         source, key = "the launcher around it started", ""
+        if run.launcher.gpus_per_node:
+            source = "launcher.nodes x launcher.gpus_per_node give"
     layout = " x ".join(
         f"{name.removesuffix('_degree')} {'?' if degree == -1 else degree}"
         for name, degree in degrees.items()
@@ -57,13 +59,21 @@ def resolve(
         config = replace(config, **{left[0]: ranks // known})
     elif ranks != known:
         raise UserError(
-            f"the layout ({layout or 'one rank'}) needs {known} ranks, and {source} {ranks}; "
-            "set one degree to -1 to take what is left",
+            f"the layout ({layout or 'one rank'}) needs {known} rank{'s' * (known > 1)}, and "
+            f"{source} {ranks}; valid: {known}{_or_what_is_left(degrees, known, ranks)}",
             key=key or None,
             **({"value": ranks} if key else {}),
         )
     _check_experts(config)
     return config, ranks
+
+
+def _or_what_is_left(degrees: dict[str, int], known: int, ranks: int) -> str:
+    """Return the words for data parallelism over what is left, if the other degrees divide that."""
+    name = "data_parallel_shard_degree"
+    if ranks % (known // degrees[name]):
+        return ""
+    return f", or parallelism.{name}=-1 to take what is left"
 
 
 def _check_experts(config: ParallelismConfig) -> None:

@@ -180,3 +180,27 @@ def test_kernels_that_are_said_to_be_valid_fit(tmp_path: Path, atom: Command) ->
     assert refused.returncode == 2
     valid = refused.stderr.rpartition("; valid: ")[2].strip().split(", ")
     assert valid == ["auto", "reference"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "valid"),
+    [
+        (("parallelism=pp", "launch.ranks=3"), "2"),
+        (
+            ("parallelism=pp", "launch.ranks=4"),
+            "2, or parallelism.data_parallel_shard_degree=-1 to take what is left",
+        ),
+    ],
+)
+def test_what_a_layout_is_said_to_take_is_taken(
+    asked: tuple[str, ...], valid: str, tmp_path: Path, atom: Command
+) -> None:
+    """A degree of -1 was the remedy where no degree divides the ranks."""
+    refused = atom("train", *TINY, *asked, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(f"; valid: {valid}\n")
+    if "parallelism." in valid:
+        left = valid.split()[2]
+        taken = atom("train", *TINY, *asked, left, "dry_run=true", cwd=tmp_path)
+        assert taken.returncode == 0, taken.stderr
