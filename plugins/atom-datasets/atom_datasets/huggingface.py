@@ -16,6 +16,7 @@ from atom.errors import UserError
 from atom.plugin import Contents, Document
 from atom_datasets import admitted, content, identity, saved
 from atom_datasets.bounding import bound
+from atom_datasets.compression import let_streams_decompress
 from atom_datasets.config import HuggingFace
 from atom_datasets.dealing import permutation
 from atom_datasets.finding import Tally, find
@@ -163,6 +164,7 @@ class _Opened:
 @lru_cache(maxsize=4)
 def _opened(source: HuggingFaceSource) -> _Opened:
     left_out = Tally()
+    let_streams_decompress()
     with quiet(), _explained(source):
         builder, links = _builder(source, left_out)
         admitted.check(builder, source.path, links or None)
@@ -233,11 +235,13 @@ def _explained(source: HuggingFaceSource) -> Iterator[None]:
             raise no_column(source.text_field, names) from None
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         reason = _LINKS.sub(lambda _: source.path, reason)
-        if "type zstd" in reason or isinstance(error, io.UnsupportedOperation):
+        if isinstance(error, io.UnsupportedOperation):
             reason = (
-                "it has files compressed with zstd, which are read whole; valid: dataset=local "
+                "it has tables compressed with zstd, which are read whole; valid: dataset=local "
                 "with a folder of them, or files decompressed"
             )
+        elif "Parquet magic bytes" in reason:
+            reason += "; one that is compressed as a whole is for dataset=local"
         raise UserError(
             f"cannot be streamed: {reason}", key="dataset.path", value=source.path
         ) from error

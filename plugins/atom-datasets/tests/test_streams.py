@@ -176,6 +176,16 @@ def test_the_text_is_read_whatever_is_beside_it(case: str, tmp_path: Path) -> No
     assert texts(made(folder), lanes=3) == expected
 
 
+def test_zstd_is_streamed(tmp_path: Path) -> None:
+    for number in range(2):
+        lines = "".join(json.dumps({"text": f"{number} {row}"}) + "\n" for row in range(300))
+        compressed = pa.compress(lines.encode(), codec="zstd", asbytes=True)
+        (tmp_path / f"{number}.jsonl.zst").write_bytes(compressed)
+    expected = sorted(f"{number} {row}" for number in range(2) for row in range(300))
+    assert texts(made(tmp_path)) == expected
+    assert texts(made(tmp_path), lanes=3) == expected
+
+
 # What the shards hold, and words of the sentence.
 REFUSED: dict[str, tuple[Write, str]] = {
     "a list": (parquet({"text": [["a"]]}), "text_field=text: holds list<"),
@@ -188,9 +198,9 @@ REFUSED: dict[str, tuple[Write, str]] = {
         file("a.jsonl", b'{"text": "a", "b": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
         "line 1 of {folder}/a.jsonl is no JSON record (it is nested too deep)",
     ),
-    "zstd": (
-        file("a.jsonl.zst", b""),
-        "compressed with zstd, which are read whole; valid: dataset",
+    "half of a file": (
+        file("a.jsonl.zst", pa.compress(b'{"text": "a"}' * 99, codec="zstd", asbytes=True)[:-5]),
+        "cannot be streamed: Truncated compressed stream",
     ),
     "no file that can be read": (file("a.py", b"x"), "data files found in {folder}"),
     "no UTF-8": (file("a.jsonl", b'{"text": "caf\xe9"}'), "byte 14 is not UTF-8"),
