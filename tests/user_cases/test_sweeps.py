@@ -82,8 +82,9 @@ def test_a_worker_of_hydras_composes_under_the_same_guard(
     result = atom(
         *("train", "-m", f"hydra/launcher={launcher}", "training.steps=1,2", *TINY),
         *("--config-dir=../theirs", "+experiment=x", "run.dir=sweep"),
+        # With one worker joblib takes none.
+        *(["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []),
         cwd=work,
-        LOKY_MAX_CPU_COUNT="1",
         SECRET="Adam-the-secret",
     )
     assert result.returncode == 2, result.stdout + result.stderr
