@@ -11,6 +11,14 @@ class _Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _Folder(_Parameters):
+    links: Literal["data", "follow", "refuse"] = Field(
+        default="data",
+        description="links out of a folder: data reads what passes as data by its name, and says "
+        "how many; follow reads anything; refuse nothing",
+    )
+
+
 class _TextFiles(_Parameters):
     max_chars: int = Field(
         default=65536,
@@ -24,7 +32,7 @@ class Stdlib(_TextFiles):
     """The ``.py``, ``.txt`` and ``.rst`` files of the Python that runs ATOM."""
 
 
-class Local(_TextFiles):
+class Local(_TextFiles, _Folder):
     """Files on this machine, or on a disk that all machines see."""
 
     path: Name | Annotated[list[Name], Field(min_length=1)] = Field(
@@ -50,7 +58,7 @@ class Local(_TextFiles):
     )
 
 
-class HuggingFace(_Parameters):
+class HuggingFace(_Folder):
     """A dataset that ``datasets.load_dataset`` can stream."""
 
     path: Name = Field(description="the dataset's name on the Hub, such as allenai/c4, or a folder")

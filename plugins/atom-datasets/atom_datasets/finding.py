@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atom.errors import UserError
+from atom_datasets import leading_out
 
 _MOST_EXAMPLES = 3
 
@@ -45,13 +46,19 @@ class Found:
     left_out: Tally = field(compare=False)
 
 
-def find(paths: Iterable[str], wanted: Callable[[Path], bool] | None, format: str) -> Found:
+def find(
+    paths: Iterable[str],
+    wanted: Callable[[Path], bool] | None,
+    format: str,
+    links: leading_out.Links,
+) -> Found:
     """Return the files that ``paths`` lead to: files, folders, glob patterns.
 
     Args:
         paths: as the user gave them.
         wanted: which files of a folder are of the ``format``; None: all of them.
         format: its name.
+        links: which links may lead out of a folder.
 
     Raises:
         UserError: one of the paths leads to no file, or a folder cannot be read.
@@ -68,12 +75,16 @@ def find(paths: Iterable[str], wanted: Callable[[Path], bool] | None, format: st
             nothing = f"there is no file in this folder whose suffix says {format}"
         if not files:
             raise UserError(nothing, key="dataset.path", value=given)
+        for path in files:
+            if not path.is_file():
+                raise UserError(
+                    f"{path} is no file of a disk, or a link to one that is gone",
+                    key="dataset.path",
+                )
+        if (folder := _folder(given)) is not None:
+            for path in leading_out.check(files, folder, links):
+                left_out.add("files elsewhere, read through links", path.name)
         found.update(dict.fromkeys(files))
-    for path in found:
-        if not path.is_file():
-            raise UserError(
-                f"{path} is no file of a disk, or a link to one that is gone", key="dataset.path"
-            )
     return Found(_each_once(found, left_out), left_out)
 
 
@@ -139,6 +150,18 @@ def _files(given: str, left_out: Tally) -> tuple[list[Path], str]:
             if match.is_dir():
                 left_out.add("folders that the pattern matches", match.name)
     return [match for match in matches if not match.is_dir()], "no file matches this pattern"
+
+
+def _folder(given: str) -> Path | None:
+    """Return the folder that a path names, or that a pattern begins with; None for a file."""
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return path
+    if os.path.lexists(path) or not glob.has_magic(given):
+        return None
+    while glob.has_magic(str(path)):
+        path = path.parent
+    return path
 
 
 def _check_pattern(pattern: str) -> None:

@@ -20,6 +20,7 @@ from atom_datasets.compression import let_streams_decompress
 from atom_datasets.config import HuggingFace
 from atom_datasets.dealing import permutation
 from atom_datasets.finding import Tally, find
+from atom_datasets.leading_out import Links
 from atom_datasets.links import linked
 from atom_datasets.quiet import quiet
 from atom_datasets.streaming import no_column, read_only
@@ -47,6 +48,7 @@ def source(config: HuggingFace) -> HuggingFaceSource:
         config.text_field,
         config.revision,
         config.max_bytes,
+        config.links,
     )
 
 
@@ -65,6 +67,7 @@ class HuggingFaceSource:
     text_field: str
     revision: str | None
     max_bytes: int | None = None
+    links: Links = "data"
 
     def check(self) -> str:
         """Return a digest of the dataset's files: of their commit, or their content.
@@ -197,7 +200,7 @@ def _builder(
     folder = Path(path).expanduser()
     if folder.is_dir():
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "atom_datasets"
-        found = find([path], None, "")
+        found = find([path], None, "", source.links)
         left_out.kinds.update(found.left_out.kinds)
         admitted.check_card(folder)
         files = saved.tables(found.files)

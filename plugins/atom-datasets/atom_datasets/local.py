@@ -17,6 +17,7 @@ from atom_datasets.compression import bare_suffix, budget, is_compressed, plain
 from atom_datasets.config import Local
 from atom_datasets.dealing import deal
 from atom_datasets.finding import Found, find
+from atom_datasets.leading_out import Links
 from atom_datasets.records import File, NoTextError, Records
 from atom_datasets.text_files import TextFile, TextFiles
 
@@ -42,6 +43,7 @@ def source(config: Local) -> LocalSource:
         config.max_chars,
         config.max_bad_fraction,
         config.max_bytes,
+        config.links,
     )
 
 
@@ -55,6 +57,7 @@ class LocalSource:
     max_chars: int
     max_bad_fraction: float = 0.0
     max_bytes: int | None = None
+    links: Links = "data"
 
     def check(self) -> str:
         """Return a digest of what the files hold, in their order.
@@ -93,7 +96,7 @@ class LocalSource:
 def _found(source: LocalSource) -> Found:
     chosen = source.format
     wanted = None if chosen == "auto" else lambda path: _format_of(path) == chosen
-    return find(source.paths, wanted, chosen)
+    return find(source.paths, wanted, chosen, source.links)
 
 
 @lru_cache(maxsize=4)

@@ -255,6 +255,7 @@ def test_every_file_of_a_folder_is_read_or_told(tmp_path: Path) -> None:
     assert (contents.files, contents.documents) == (4, None)
     assert contents.left_out == (
         "hidden files and folders: 1 (.hidden)",
+        "files elsewhere, read through links: 1 (c.jsonl)",
         "files that are in no split: 1 (notes.docx)",
     )
     # With names that say so there are splits; what is in none of them is told.
@@ -262,7 +263,7 @@ def test_every_file_of_a_folder_is_read_or_told(tmp_path: Path) -> None:
     (data / "test.jsonl").write_text('{"text": "test"}\n')
     huggingface._opened.cache_clear()
     assert texts(source) == ["train"]
-    assert source.contents().left_out[1:] == (
+    assert source.contents().left_out[2:] == (
         "files of other splits: 1 (test.jsonl)",
         "files that are in no split: 5 (UP.JSONL, a.jsonl, c.jsonl, …)",
     )
