@@ -32,6 +32,7 @@ from atom.groups import HYDRA, Groups
 from atom.guard import HYDRAS, Loader, guarded, hide_hydra_plugins, is_name, refusal, user_folder
 from atom.host import Host
 from atom.plugin import Kernel
+from atom.redaction import exposed
 from atom.run import COMMAND_LINE, COMPONENTS, Plugins, Run, parse
 from atom.settings import leaves
 from atom.sweeps import tidied
@@ -180,10 +181,22 @@ def _parsed(config: DictConfig) -> Run:
     sections = OmegaConf.to_container(config, resolve=True)
     assert isinstance(sections, dict)
     sections.pop(SECTION, None)
+    _check_secrets({str(name): section for name, section in sections.items()})
     if (found := sections.get(RESOLVED)) is not None:
         below = f"{RESOLVED}.{next(iter(found))}" if isinstance(found, dict) and found else RESOLVED
         raise UserError("is found out by ATOM before a run; valid: leave it out", key=below)
     return parse({str(name): _at_home(section, str(name)) for name, section in sections.items()})
+
+
+def _check_secrets(sections: dict[str, Any]) -> None:
+    """Refuse a secret where it would be written down; a launcher's are redacted there."""
+    others = {name: section for name, section in sections.items() if name != "launcher"}
+    for found in exposed(others, ""):
+        raise UserError(
+            f"holds {found.what}, which would be written to run.yaml; valid: {found.instead}",
+            key=found.key,
+            value=found.shown,
+        )
 
 
 def _check_removals(run: Run) -> None:

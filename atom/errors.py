@@ -7,6 +7,8 @@ bug, whose traceback goes to the log and whose exit code is 1.
 import difflib
 from collections.abc import Iterable
 
+from atom.redaction import concealed
+
 
 class UserError(Exception):
     """A mistake of the user's, told in one sentence.
@@ -27,10 +29,10 @@ class UserError(Exception):
     def sentence(self, origin: str | None = None) -> str:
         """Return the sentence to show, naming ``origin`` (a file or "command line") if known."""
         if self.key is None:
-            return one_line(self.problem)
+            return one_line(concealed(self.problem))
         what = self.key if self.value is ... else f"{self.key}={shown(self.value)}"
         where = f" ({origin})" if origin else ""
-        return one_line(f"{what}{where}: {self.problem}")
+        return one_line(concealed(f"{what}{where}: {self.problem}"))
 
     def __str__(self) -> str:
         return self.sentence()

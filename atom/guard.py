@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal import hydra as hydra_internal
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -29,7 +29,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.base import Container as BaseOfContainers
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationResolutionError
@@ -39,6 +39,7 @@ from omegaconf.resolvers import oc
 from atom.errors import UserError
 from atom.groups import HYDRA, FolderSource, Groups, PluginSource, refused_hydra
 from atom.installed import Plugin, recorded
+from atom.redaction import without_secrets
 from atom.trust import user_file
 
 RESOLVERS = (
@@ -77,9 +78,22 @@ def guarded(arguments: Sequence[str], groups: Groups, own: str) -> Iterator[None
         _replaced(hydra_internal, "ConfigLoaderImpl", loader),
         _replaced(BaseOfContainers, "resolve_parse_tree", _counted()),
         _replaced(BaseContainer, "_resolvers", {}) as others,
+        _replaced(hydra_internal.Hydra, "get_sanitized_cfg", _shown),
     ):
         _register(arguments, others)
         yield
+
+
+_sanitized = hydra_internal.Hydra.get_sanitized_cfg
+
+
+def _shown(hydra: hydra_internal.Hydra, config: DictConfig, kind: str) -> DictConfig:
+    """Return what ``--cfg`` shows: without secrets."""
+    launcher = OmegaConf.to_container(config, resolve=False)["launcher"]  # type: ignore[index,call-overload]
+    config = _sanitized(hydra, config, kind)
+    content = OmegaConf.to_container(config, resolve=False)
+    shown = without_secrets(cast(dict[str, Any], content), launcher)
+    return config if shown == content else OmegaConf.create(shown)
 
 
 class Loader(ConfigLoaderImpl):

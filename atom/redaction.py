@@ -1,13 +1,15 @@
 """Secrets that were typed into a run: they reach its job, and nothing that is written or shown.
 
-A value is a secret by its name: ``WANDB_API_KEY``, ``--token=…``, a password in an address.
+What a launcher is given is a secret by its name: ``WANDB_API_KEY``, ``--token=…``, a password in an
+address. In the other sections, where ``pad_token`` is none, a value is one by its form; as ranks
+read these from run.yaml, they are refused and not redacted.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 REDACTED = "(redacted)"
 
@@ -15,6 +17,116 @@ _WORDS = "api_?key|key|token|secret|password|passwd|passphrase|credential|auth|c
 _NAME = re.compile(rf"(?:.*[^a-zA-Z])?(?:{_WORDS})s?(?:[^a-zA-Z].*)?", re.IGNORECASE | re.DOTALL)
 _ASSIGNED = re.compile(r"""([\w-]+)=('[^']*'|"[^"]*"|[^\s'"]+)""")
 _ADDRESS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+
+
+_LAST = re.compile(
+    r"(.*_)?(api_?key|access_?key|secret|passw(or)?d|passphrase|credentials?"
+    r"|(access|api|auth|bearer|hub)_?token)",
+    re.IGNORECASE,
+)
+"""How keys end that hold secrets, whatever the section."""
+
+
+class _Form(NamedTuple):
+    what: str
+    instead: str
+    pattern: re.Pattern[str]
+
+
+_ELSEWHERE = "the place where its client looks for it, such as a variable of the environment"
+_FORMS = (
+    _Form(
+        "a token of Hugging Face",
+        "HF_TOKEN in the environment, or `hf auth login`",
+        re.compile(r"\bhf_[A-Za-z0-9]{20,}"),
+    ),
+    _Form(
+        "a key of AWS",
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+        re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
+    ),
+    _Form(
+        "a token",
+        _ELSEWHERE,
+        re.compile(
+            r"\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,}"
+            r"|sk-[A-Za-z0-9_-]{24,}|xox[abprs]-[\w-]{10,})"
+        ),
+    ),
+    _Form(
+        "a password in an address",
+        f"the address without it, and {_ELSEWHERE}",
+        re.compile(r"(?<=://)([^/\s@:]*:[^/\s@]+|[^/\s@:]{16,})(?=@)"),
+    ),
+    _Form(
+        "a secret in an address",
+        f"the address without it, and {_ELSEWHERE}",
+        re.compile(
+            r"(?<=[?&])(?:[\w.-]*(?:token|secret|passw(?:or)?d|api_?key|signature|credential)"
+            r"|key|auth|sig)=[^&#\s]+",
+            re.IGNORECASE,
+        ),
+    ),
+)
+
+
+def concealed(text: str) -> str:
+    """Return ``text`` with :data:`REDACTED` in the place of what has the form of a secret."""
+    for form in _FORMS:
+        text = form.pattern.sub(REDACTED, text)
+    return text
+
+
+class Exposed(NamedTuple):
+    """A secret in a section that is written down: its key, what it is, what is valid instead, and
+    the value without it."""
+
+    key: str
+    what: str
+    instead: str
+    shown: str
+
+
+def exposed(value: Any, key: str) -> Iterator[Exposed]:
+    """Yield the secrets in ``value``, which ``key`` holds."""
+    if isinstance(value, dict):
+        for name, child in value.items():
+            yield from exposed(child, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for child in value:
+            yield from exposed(child, key)
+    elif isinstance(value, str) and value:
+        for form in _FORMS:
+            if form.pattern.search(value):
+                yield Exposed(key, form.what, form.instead, concealed(value))
+        if _LAST.fullmatch(key.rpartition(".")[2]) and value != REDACTED:
+            yield Exposed(key, "a secret", _ELSEWHERE, REDACTED)
+
+
+def without_secrets(sections: dict[str, Any], launcher: Any) -> dict[str, Any]:
+    """Return the sections of a run, and Hydra's, as they may be shown.
+
+    Args:
+        sections: by name.
+        launcher: that of the run, whose secrets are in Hydra's section as they were typed.
+    """
+    secrets = sorted({secret for _, secret in found(launcher, "launcher")}, key=len, reverse=True)
+    return {
+        name: redacted(section, name) if name == "launcher" else _concealed(section, secrets)
+        for name, section in sections.items()
+    }
+
+
+def _concealed(value: Any, secrets: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _concealed(child, secrets) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_concealed(child, secrets) for child in value]
+    if not isinstance(value, str):
+        return value
+    for secret in secrets:
+        value = value.replace(secret, REDACTED)
+    return concealed(value)
 
 
 def is_secret(name: str) -> bool:

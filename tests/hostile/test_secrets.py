@@ -14,7 +14,7 @@ import yaml
 
 from atom.errors import UserError
 from atom.plugin import LaunchContext, LaunchJob
-from atom.redaction import REDACTED, found, is_secret, redacted
+from atom.redaction import REDACTED, concealed, exposed, found, is_secret, redacted
 from atom.run import Launcher
 from atom_launchers import kubernetes, skypilot, slurm, torchrun
 from atom_launchers.config import Kubernetes, SkyPilot, Slurm, Torchrun
@@ -140,6 +140,64 @@ def test_a_submitted_run(atom: Callable, tmp_path: Path, small: tuple[str, ...])
     assert result.returncode == 2
     assert "launcher.pass_environment=HF_TOKEN" in result.stderr
     assert "is not set here" in result.stderr
+
+
+HUB, AWS = "hf_" + "aB3" * 11 + "x", "AKIA" + "ABCD1234" * 2
+EXPOSED = {
+    "a password": ("dataset.path=https://user:{}@example.org/x", SECRET, "without it"),
+    "a token for a user": ("dataset.path=https://{}@example.org/x", SECRET * 2, "without it"),
+    "a query": ("dataset.path=https://example.org/x?a=1&token={}", SECRET, "without it"),
+    "a signature": ("dataset.path=s3://b/x?X-Amz-Signature={}", SECRET, "without it"),
+    "the Hub": ("dataset.path={}", HUB, "HF_TOKEN in the environment"),
+    "one of a list": ("dataset.path=[a,b/{}]", HUB, "HF_TOKEN in the environment"),
+    "a checkpoint": ("checkpoint.initial_load_path=hf://{}@x/y", HUB, "HF_TOKEN"),
+    "AWS": ("run.name={}", AWS, "AWS_SECRET_ACCESS_KEY in the environment"),
+    "a name": ("+dataset.hub_token={}", SECRET, "a variable of the environment"),
+    "a number of a token": ("training.steps={}", HUB, ""),
+    "a key of a token": ("training.{}=1", HUB, ""),
+}
+
+
+@pytest.mark.parametrize("case", EXPOSED)
+def test_a_secret_in_another_section_is_refused(
+    case: str, forked: Callable, tmp_path: Path
+) -> None:
+    """It would be written to run.yaml, where ranks and resumed runs read it."""
+    override, secret, valid = EXPOSED[case]
+    override = override.format(secret)
+    typed = ["dataset=local"] if override.startswith("dataset.path") else []
+    result = forked(
+        "train", "tokenizer=bytes", "device=cpu", *typed, override, f"run.dir={tmp_path / 'run'}"
+    )
+    assert result.returncode == 2, result.stderr
+    [said] = result.stderr.splitlines()
+    assert secret not in result.stdout + result.stderr
+    assert REDACTED in said
+    assert valid in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_secret() -> None:
+    for text in (
+        "https://example.org/a?page=2&monkey=1", "hf://datasets/a/b@main/x.json", "hf_cache",
+        "s3://bucket/key/x", "git@example.org:a/b", "runs/sk-small", "http://127.0.0.1:80/a@b",
+    ):  # fmt: skip
+        assert concealed(text) == text
+    assert not list(exposed({"tokenizer": {"pad_token": "<|end of text|>", "key": "text"}}, ""))
+
+
+@pytest.mark.parametrize("kind", ["job", "all", "hydra"])
+@pytest.mark.parametrize("also", [[], ["--resolve"], ["--package", "launcher.environment"]])
+def test_what_cfg_shows(kind: str, also: list[str], forked: Callable) -> None:
+    if kind == "hydra" and "--package" in also:
+        also = []
+    result = forked(
+        "train", "launcher=slurm", f"launcher.environment.WANDB_API_KEY={SECRET}",
+        "dataset=local", f"dataset.path=https://user:{SECRET}@example.org/x", "--cfg", kind, *also,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert SECRET not in result.stdout + result.stderr
+    assert REDACTED in result.stdout
 
 
 def words(path: Path) -> list[str]:
