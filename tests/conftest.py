@@ -22,6 +22,7 @@ from atom.testing.installing import describe
 
 sys.path.append(str(Path(__file__).parent))
 
+import audit
 from warm import Process, Warm
 
 # Small enough for seconds, large enough for every layout: 4 heads, 2 key-value heads, 4 layers.
@@ -125,6 +126,7 @@ def forked(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
                     os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
                     setattr(sys, name, os.fdopen(number, "w", closefd=False))
                 sys.path[:0] = filter(None, extra.get("PYTHONPATH", "").split(os.pathsep))
+                audit.install()
                 code = atom.cli.main(list(arguments))
             except BaseException:
                 traceback.print_exc()

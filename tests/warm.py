@@ -173,11 +173,16 @@ def _run(
     sys.argv = ["atom", *arguments]
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     importlib.invalidate_caches()
+    import audit
+
     import atom.cli
 
+    audit.install()
     return atom.cli.main(arguments)
 
 
 if __name__ == "__main__":
+    import audit  # noqa: F401
+
     sys.path.pop(0)  # this folder
     sys.exit(_serve(sys.argv[1]))

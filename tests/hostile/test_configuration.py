@@ -54,8 +54,8 @@ class Victim:
 
 
 @pytest.fixture
-def victim(forked: Callable, tmp_path: Path) -> Victim:
-    return Victim(forked, tmp_path)
+def victim(watched: Callable, tmp_path: Path) -> Victim:
+    return Victim(watched, tmp_path)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec.implementations.zip  # noqa: F401 (the commands are forks, and need not import it)
 import pandas as pd  # noqa: F401 (as above)
@@ -60,8 +61,10 @@ class Victim:
 
 
 @pytest.fixture
-def victim(forked: Callable, tmp_path: Path) -> Victim:
-    return Victim(forked, tmp_path)
+def victim(watched: Any, tmp_path: Path) -> Victim:
+    made = Victim(watched, tmp_path)
+    watched.places.append(made.cache)
+    return made
 
 
 @pytest.mark.parametrize("path", ["pandas", "json", "generator", "https://example.org/x", "a/b/c"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +34,7 @@ PRIVATE = {
 
 @pytest.mark.parametrize("case", PRIVATE)
 @pytest.mark.parametrize("given", ["folder", "pattern"])
-def test_a_link_to_a_private_file(case: str, given: str, tmp_path: Path, forked: Callable) -> None:
+def test_a_link_to_a_private_file(case: str, given: str, tmp_path: Path, watched: Any) -> None:
     name, target, reason = PRIVATE[case]
     data, home = tmp_path / "data", tmp_path / "home"
     put(data / "own.txt", "hello")
@@ -44,7 +44,8 @@ def test_a_link_to_a_private_file(case: str, given: str, tmp_path: Path, forked:
     if given == "pattern" and case == "a folder":
         path = f"{data}/*/*"
     run = tmp_path / "run"
-    result = forked(
+    watched.private.add("home")
+    result = watched(
         "train", "tokenizer=bytes", "device=cpu", "dataset=local", "dataset.format=text",
         f"dataset.path={path}", f"run.dir={run}",
     )  # fmt: skip

@@ -273,15 +273,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lab
 
 
-def test_one_bad_folder_blinds_nobody(lab: Path, forked: Callable) -> None:
+def test_one_bad_folder_blinds_nobody(lab: Path, watched: Callable) -> None:
     """``atom runs`` shows every damaged folder with the reason in a line, and the good one."""
-    result = forked("runs", str(lab), timeout=60)
+    result = watched("runs", str(lab), timeout=60)
     assert result.returncode == 0, result.stderr
     assert sum(line.startswith("unreadable") for line in result.stdout.splitlines()) == len(DAMAGED)
     assert sum(line.startswith("finished") for line in result.stdout.splitlines()) == 1
     told = {
         Path(one["folder"]).name: one
-        for one in json.loads(forked("runs", str(lab), "--json").stdout)
+        for one in json.loads(watched("runs", str(lab), "--json").stdout)
     }
     assert told["good"]["state"] == "finished"
     for number, name in enumerate(DAMAGED):

@@ -106,10 +106,11 @@ def check(builder: datasets.DatasetBuilder, source: str, known: Iterable[str] | 
         # Others are code of torch's and pickles: .pth, .pyd. What is not decoded is bytes.
         kept = {name: whole.DECODERS[name] for name in _DECODED if name in whole.DECODERS}
 
-        def pipeline(tar: str, files: Any) -> Iterator[dict[str, Any]]:
-            yield from whole._get_pipeline_from_tar(tar, entries(files))
+        def pipeline(own: Any, tar: str, files: Any) -> Iterator[dict[str, Any]]:
+            # Of the class made here, which decodes less.
+            yield from whole._get_pipeline_from_tar.__func__(own, tar, entries(files))
 
-        changed = {"DECODERS": kept, "_get_pipeline_from_tar": staticmethod(pipeline)}
+        changed = {"DECODERS": kept, "_get_pipeline_from_tar": classmethod(pipeline)}
         builder.__class__ = type(whole.__name__, (whole,), changed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -212,8 +213,11 @@ class Victim:
 
 
 @pytest.fixture
-def victim(forked: Callable, tmp_path: Path, install: Callable) -> Victim:
-    return Victim(forked, tmp_path, install("resolving-plugin", {"__init__.py": RESOLVING}))
+def victim(watched: Any, tmp_path: Path, install: Callable) -> Victim:
+    site = install("resolving-plugin", {"__init__.py": RESOLVING})
+    watched.installed.append(site)
+    watched.private.add("secret.yaml")
+    return Victim(watched, tmp_path, site)
 
 
 @pytest.mark.parametrize("hostile", FILES.values(), ids=FILES.keys())
