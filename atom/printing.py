@@ -28,13 +28,15 @@ class Printed:
 
     Args:
         stream: what is written to. ATOM's own screen writes to it directly: :func:`as_it_is`.
+        keep: characters that are written as they are.
     """
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], keep: str = "\n\t") -> None:
         self.below = stream
+        self._keep = keep
 
     def write(self, text: str) -> int:
-        self.below.write(clean(text.replace("\r\n", "\n"), keep="\n\t"))
+        self.below.write(clean(text.replace("\r\n", "\n"), self._keep))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -42,9 +44,14 @@ class Printed:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "below":  # of a copy that is being made
+        if name in ("below", "_keep"):  # of a copy that is being made
             raise AttributeError(name)
         return getattr(self.below, name)
+
+
+def with_bars(stream: IO[str]) -> IO[str]:
+    """Return the stream for a library's progress bars, which go back to the start of their line."""
+    return cast(IO[str], Printed(as_it_is(stream), keep="\n\t\r"))
 
 
 def as_it_is(stream: IO[str]) -> IO[str]:

@@ -164,3 +164,23 @@ def test_streams_come_back() -> None:
         assert (as_it_is(sys.stdout), as_it_is(sys.stderr)) == before
         assert sys.stdout.encoding == before[0].encoding
     assert (sys.stdout, sys.stderr) == before
+
+
+@pytest.mark.slow
+def test_bars_of_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar of ``datasets`` moves to the start of its line, and names nothing that steers."""
+    from datasets.utils import tqdm  # type: ignore[attr-defined]
+
+    from atom_datasets.quiet import quiet
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", Printed(shown))
+    with quiet():
+        list(tqdm(range(2), desc=f"split {STEERS['clipboard']}{STEERS['title']}"))
+    assert "split ?]52;c;" in shown.getvalue()
+    assert "\r" in shown.getvalue()
+    assert not FORBIDDEN.search(shown.getvalue().replace("\r", ""))

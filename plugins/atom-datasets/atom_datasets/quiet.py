@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
-from atom.printing import as_it_is
+from atom.printing import with_bars
 
 
 @contextmanager
@@ -21,8 +21,7 @@ def quiet() -> Iterator[None]:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
-        # A bar moves on the terminal by itself.
-        with redirect_stderr(as_it_is(sys.stderr)):
+        with redirect_stderr(with_bars(sys.stderr)):
             yield
     finally:
         logging.set_verbosity(verbosity)
