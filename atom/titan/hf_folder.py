@@ -7,6 +7,7 @@ files beside them (adapters, optimizers, another format's) are nobody's.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,10 @@ def files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError("there is no such folder")
-    names = sorted(set(_places(folder).values())) if (folder / INDEX).is_file() else [WEIGHTS]
-    if not (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+    # A pipe, or a link to nowhere, of that name is an index that cannot be read.
+    indexed = os.path.lexists(folder / INDEX)
+    names = sorted(set(_places(folder).values())) if indexed else [WEIGHTS]
+    if not indexed and not (folder / WEIGHTS).is_file():
         found = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
         if not found:
             raise ValueError(f"holds no {SUFFIX} file")
