@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 SKYPILOT := $(VENV)/skypilot
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help train test test-fast test-slow test-slurm test-skypilot test-unproven golden fuzz matrix lint format docs tables install clean
+.PHONY: help train test test-fast test-slow test-slurm test-skypilot golden fuzz matrix lint format docs tables install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,19 +21,16 @@ test-fast: install ## the tests that take seconds
 	$(BIN)/pytest -n auto -m "not slow and not gpu" $(ARGS)
 
 test-slow: install ## the tests that start many ranks, or install packages
-	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not gpu and not slurm and not unproven" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not gpu and not slurm" $(ARGS)
 
 test-slurm: install ## the tests on a real Slurm, skipped where there is none
-	$(BIN)/pytest -m "slurm and not unproven" -rs $(ARGS) tests/slurm
+	$(BIN)/pytest -m "slurm" -rs $(ARGS) tests/slurm
 
 test-skypilot: install ## tasks for SkyPilot by its own parser, skipped where it cannot be installed
 	test -x $(SKYPILOT)/bin/sky || { $(PYTHON) -m venv $(SKYPILOT) && $(SKYPILOT)/bin/pip install \
 		--disable-pip-version-check -q skypilot==0.14.1; } || echo "SkyPilot could not be installed"
 	test ! -x $(SKYPILOT)/bin/sky || export SKYPILOT_PYTHON=$(abspath $(SKYPILOT))/bin/python; \
 	$(BIN)/pytest -rs -k parser $(ARGS) plugins/atom-launchers/tests/test_skypilot.py
-
-test-unproven: install ## tests that are written and have not been seen to pass yet
-	$(BIN)/pytest -m unproven $(ARGS)
 
 golden: install ## write the golden values of tests/golden anew: losses, sentences, --help
 	ATOM_GOLDEN=write $(BIN)/pytest $(ARGS) tests/test_golden.py tests/test_bad_input.py
@@ -44,9 +41,10 @@ fuzz: install ## fuzz each reader of strangers' files for ten minutes (ATOM_FUZZ
 matrix: install ## train every architecture under every strategy, and write docs/matrix.md
 	$(BIN)/python -m atom.testing.matrix $(ARGS)
 
-lint: install ## format and lint checks, and types
+lint: install ## format and lint checks, which room imports what, and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 format: install ## format the code and mend what the linter can

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from atom.titan import device
+from atom.titan.compat import device
 
 # A shell has its background jobs ignore Ctrl-C, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

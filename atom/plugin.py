@@ -179,15 +179,15 @@ class Kernel(Declaration):
 
     ``override`` points to a factory marked with ``torchtitan.config.override``, which replaces the
     operation's node of the model's config tree; ``None`` leaves torchtitan's own node in place. For
-    an operation that is a function (:mod:`atom.operations`) it is one of the same arguments.
+    an operation that is a function (:mod:`atom.kernels.operations`) it takes the same arguments.
     ``kernels=auto`` tries the kernels of an operation by descending ``priority``.
 
     ``tolerance`` names the dtypes that the kernel takes and for each the largest error, of its
     output and of every gradient, relative to the largest value of the operation's reference.
 
     ``functions`` are the kernel as functions of tensors, for tests and benches where there is no
-    torchtitan: name in :data:`atom.testing.functions.FUNCTIONS` -> ``"package.module:attribute"``,
-    a module that imports no torchtitan.
+    torchtitan: name in :data:`atom.titan.contracts.functions.FUNCTIONS` ->
+    ``"package.module:attribute"``, a module that imports no torchtitan.
 
     ``before_sharding`` has the override applied before the model's shardings are set, for a node
     that is to have others.
@@ -538,7 +538,7 @@ class LaunchContext:
     """What is to be submitted: several jobs are those of a sweep.
 
     ``place`` is the folder that the submission's files are written to. ``resources`` is the run's
-    :class:`atom.run.Launcher`, which all jobs share.
+    :class:`atom.recipe.run.Launcher`, which all jobs share.
     ``max_restarts`` and ``python`` are the run's and this machine's.
     """
 

@@ -33,7 +33,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from atom.launch.child import call
+from atom.io.process import call
 
 RESULTS = Path(__file__).with_name("results") / "load_memory.md"
 RANKS = 4
@@ -83,17 +83,17 @@ def measure(architecture: dict[str, Any], place: Path) -> Measured:
 
 def save(architecture: dict[str, Any], folder: Path) -> int:
     """Write a run with a checkpoint of random weights; return their bytes."""
-    from atom.titan import device
+    from atom.titan.compat import device
 
     device.use("cpu")
     import torch
     import torch.distributed.checkpoint as dcp
 
-    from atom import checkpoint
-    from atom.folder import RUN_FILE
-    from atom.run import DEGREES, Resolved, parse
-    from atom.titan import weights
-    from atom.titan.dcp import AtomicWriter
+    from atom.recipe.run import DEGREES, Resolved, parse
+    from atom.run_dir import checkpoint
+    from atom.run_dir.folder import RUN_FILE
+    from atom.titan import saved_model
+    from atom.titan.checkpoint.dcp import AtomicWriter
 
     resolved = Resolved(
         device="cpu",
@@ -106,7 +106,7 @@ def save(architecture: dict[str, Any], folder: Path) -> int:
     folder.mkdir(parents=True)
     run = parse(sections(architecture)).model_copy(update={"resolved": resolved})
     run.write(folder / RUN_FILE)
-    shapes = weights.on_meta(weights.trained(folder).parts.model).state_dict()
+    shapes = saved_model.on_meta(saved_model.trained(folder).parts.model).state_dict()
     state = {name: torch.randn(tensor.shape) for name, tensor in shapes.items()}
     writer = AtomicWriter(folder / checkpoint.FOLDER, 1, model_only=True)
     dcp.save(state, storage_writer=writer, no_dist=True)
@@ -115,10 +115,10 @@ def save(architecture: dict[str, Any], folder: Path) -> int:
 
 def export(source: Path, out: Path) -> int:
     """Export the run; return the growth of this process."""
-    from atom.titan import device
+    from atom.titan.compat import device
 
     device.use("cpu")
-    from atom.titan.export import export as write
+    from atom.titan.weights.export import export as write
 
     with peak_growth() as grown:
         write(source, out, shard_size=SHARD_SIZE)
@@ -127,9 +127,9 @@ def export(source: Path, out: Path) -> int:
 
 def load(architecture: dict[str, Any], place: Path) -> tuple[int, ...]:
     """Let ranks of FSDP load the export; return the growth of each."""
-    from atom.host import Host
     from atom.launch.start import prepare_folder
-    from atom.run import parse
+    from atom.recipe.run import parse
+    from atom.registry.host import Host
 
     run = parse(sections(architecture, {"enable": True, "initial_load": f"hf:{place / 'hf'}"}))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -157,10 +157,10 @@ def one_rank(folder: str) -> int:
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the process's life
     import torch
 
-    from atom.folder import RUN_FILE
-    from atom.host import Host
-    from atom.run import read
-    from atom.select import select
+    from atom.recipe.run import read
+    from atom.registry.host import Host
+    from atom.registry.select import select
+    from atom.run_dir.folder import RUN_FILE
     from atom.titan.trainer_config import trainer_config
 
     torch.set_num_threads(1)

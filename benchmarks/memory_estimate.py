@@ -29,7 +29,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from atom.launch.child import call
+from atom.io.process import call
 
 GIB = 2**30
 RESULTS = Path(__file__).with_name("results") / "memory.md"
@@ -139,7 +139,7 @@ def _option(name: str) -> dict[str, Any]:
     """Return the parameters of an architecture's option, from the plugin that ships it."""
     import yaml
 
-    from atom.host import Host
+    from atom.registry.host import Host
 
     for plugin in Host.load().plugins:
         file = None if plugin.conf is None else plugin.conf / "architecture" / f"{name}.yaml"
@@ -151,11 +151,11 @@ def _option(name: str) -> dict[str, Any]:
 
 def measure(combination: Combination, place: Path) -> dict[str, tuple[int, int]]:
     """Return (measured, estimated) bytes of the rank with the most, for each kind of state."""
-    from atom.host import Host
     from atom.launch.start import prepare_folder
     from atom.plan.memory import memory
-    from atom.run import parse
-    from atom.select import select
+    from atom.recipe.run import parse
+    from atom.registry.host import Host
+    from atom.registry.select import select
 
     host = Host.load()
     run = parse(sections(combination))
@@ -164,7 +164,8 @@ def measure(combination: Combination, place: Path) -> dict[str, tuple[int, int]]
     # Only now: preflight has chosen the device, which torchtitan asks for as it is imported.
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from atom.titan import planning, trainer_config
+    from atom.titan import trainer_config
+    from atom.titan.planning import planning
 
     ranks = ready.resolved.world_size
     settings = LaunchConfig(
@@ -209,10 +210,10 @@ def one_rank(folder: str) -> dict[str, int]:
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the process's life
     import torch
 
-    from atom.folder import RUN_FILE
-    from atom.host import Host
-    from atom.run import read
-    from atom.select import select
+    from atom.recipe.run import read
+    from atom.registry.host import Host
+    from atom.registry.select import select
+    from atom.run_dir.folder import RUN_FILE
     from atom.titan.trainer_config import trainer_config
 
     torch.set_num_threads(1)
@@ -334,16 +335,17 @@ PUBLISHED = [
 
 def estimated(row: Published) -> float:
     """Return the estimate of ``row``, in GiB."""
-    from atom.titan import device
+    from atom.titan.compat import device
 
     device.use("cpu")
     from torchtitan.config import ParallelismConfig, TrainingConfig
 
-    from atom.host import Host
     from atom.plan.device import named
-    from atom.run import parse
-    from atom.select import select
-    from atom.titan import planning, trainer_config
+    from atom.recipe.run import parse
+    from atom.registry.host import Host
+    from atom.registry.select import select
+    from atom.titan import trainer_config
+    from atom.titan.planning import planning
 
     architecture = {
         "name": "llama3",

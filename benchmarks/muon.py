@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from atom.titan.muon import Muon
+from atom.titan.optim.muon import Muon
 
 OPTIONS: dict[str, Any] = {"lr": 1e-3, "adjust_lr_fn": "match_rms_adamw"}
 

@@ -21,8 +21,8 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from atom import metrics
-from atom.metrics import StepMetrics
+from atom.run_dir import metrics
+from atom.run_dir.metrics import StepMetrics
 
 
 @dataclass(frozen=True)

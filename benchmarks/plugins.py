@@ -35,8 +35,8 @@ ENOUGH = 100
 
 COMPOSE = """
 import sys
-from atom import compose
-from atom.host import Host
+from atom.compose import compose
+from atom.registry.host import Host
 host = Host.load()
 compose.main(sys.argv[1:], lambda config: print(compose.run_of(config, host).architecture), host)
 """

@@ -31,7 +31,7 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from atom import checkpoint, metrics, status
+from atom.run_dir import checkpoint, metrics, status
 
 MODEL = (
     *("architecture=llama3_tiny", "architecture.dim=64", "tokenizer=bytes", "training.seq_len=64"),

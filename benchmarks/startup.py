@@ -25,9 +25,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from atom.folder import RUN_FILE
-from atom.launch.child import call
-from atom.run import read
+from atom.io.process import call
+from atom.recipe.run import read
+from atom.run_dir.folder import RUN_FILE
 
 MODEL = (
     *("architecture=llama3_70b", "architecture.vocab_size=128256", "tokenizer=bytes"),
@@ -55,9 +55,9 @@ def overrides(ranks: int) -> list[str]:
 
 def launcher(ranks: int, place: Path) -> dict[str, float]:
     """Compose the run, check all of it, and write ``run.yaml``: what is done once."""
-    from atom import compose
-    from atom.host import Host
-    from atom.select import select
+    from atom.compose import compose
+    from atom.registry.host import Host
+    from atom.registry.select import select
 
     begin = time.process_time()
     host = Host.load()
@@ -65,7 +65,7 @@ def launcher(ranks: int, place: Path) -> dict[str, float]:
     compose.main(overrides(ranks), lambda config: found.append(compose.run_of(config, host)), host)
     composed = time.process_time() - begin
 
-    from atom.titan.preflight import preflight
+    from atom.titan.preflight.preflight import preflight
 
     begin = time.process_time()
     ready = preflight(
@@ -78,18 +78,18 @@ def launcher(ranks: int, place: Path) -> dict[str, float]:
 
 def rank(ranks: int, place: Path) -> dict[str, float]:
     """Do what a rank does alone: read its run, and make its mesh."""
-    from atom.titan import device
+    from atom.titan.compat import device
 
     device.use("cpu")
     from torch.distributed.distributed_c10d import _world
     from torchtitan.config import ParallelismConfig
     from torchtitan.distributed import ParallelDims
 
-    from atom.host import Host
-    from atom.select import select
-    from atom.titan.pretend import pretending
+    from atom.registry.host import Host
+    from atom.registry.select import select
+    from atom.registry.trust import Trust
+    from atom.titan.checks.pretend import pretending
     from atom.titan.trainer_config import trainer_config
-    from atom.trust import Trust
 
     begin = time.process_time()
     run = read(place / RUN_FILE)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atom.titan import device
+from atom.titan.compat import device
 
 device.use("cpu")
 
@@ -37,9 +37,9 @@ from torchtitan.protocols.model_spec import ModelSpec  # noqa: E402
 from torchtitan.trainer import Trainer  # noqa: E402
 
 from atom.plugin import ArchitectureContext  # noqa: E402
-from atom.titan.data import DocumentLoader  # noqa: E402
-from atom.titan.initial_weights import seed_parameters  # noqa: E402
-from atom.titan.pipeline import send_contiguous  # noqa: E402
+from atom.titan.compat.pipeline import send_contiguous  # noqa: E402
+from atom.titan.train.data import DocumentLoader  # noqa: E402
+from atom.titan.train.initial_weights import seed_parameters  # noqa: E402
 from atom_datasets.config import Stdlib  # noqa: E402
 from atom_datasets.stdlib import source  # noqa: E402
 from atom_llama.build import llama3  # noqa: E402

@@ -76,9 +76,6 @@ def _told(event: str, arguments: tuple[Any, ...], installed: tuple[str, ...]) ->
         )
         if any(isinstance(name, int) for name in names):
             return None
-        folder = arguments[-1]
-        if isinstance(folder, int) and folder >= 0 and not os.fsdecode(names[-1]).startswith("/"):
-            return None  # within a folder that is open: shutil.rmtree has told of it
         name = os.path.abspath(os.fsdecode(names[-1]))  # noqa: PTH100
         # A folder that is there is not made.
         return None if event == "os.mkdir" and os.path.isdir(name) else ("writes", name)  # noqa: PTH112

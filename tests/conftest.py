@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from atom import metrics
+from atom.run_dir import metrics
 from atom.testing.installing import describe
 
 sys.path.append(str(Path(__file__).parent))
@@ -42,6 +42,17 @@ SMALL = (
 )
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+THROUGH_THE_COMMAND = {"user_cases", "hostile"}
+"""Folders of tests that run the command hundreds of times: together they take minutes."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tables of the real command as slow, before slow tests are left out."""
+    for item in items:
+        if THROUGH_THE_COMMAND & set(item.path.parts):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

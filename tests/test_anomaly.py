@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from atom.run import Faults
-from atom.titan.anomaly import Anomalies
-from atom.titan.replicas import checksum
+from atom.recipe.run import Faults
+from atom.titan.train.anomaly import Anomalies
+from atom.titan.train.replicas import checksum
 
 
 def judged(window: int = 8, **settings) -> Anomalies:

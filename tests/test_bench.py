@@ -18,10 +18,11 @@ from atom.bench.measure import Bench, Row
 from atom.bench.subjects import SHAPES, chosen
 from atom.cli import main
 from atom.cli.bench import _SHAPES
-from atom.host import Component, Host
 from atom.plan.device import named
 from atom.plugin import Kernel, Needs
-from atom.testing import functions, models, operations
+from atom.registry.host import Component, Host
+from atom.testing import models
+from atom.titan.contracts import functions, operations
 
 QUICK = ("--device", "cpu", "--shapes", "tiny", "--seconds", "0.001")
 

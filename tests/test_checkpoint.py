@@ -11,8 +11,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
-from atom import checkpoint
-from atom.titan.dcp import AtomicWriter, HostileCheckpointError, SafePlanner, SafeReader
+from atom.run_dir import checkpoint
+from atom.titan.checkpoint.dcp import AtomicWriter, HostileCheckpointError, SafePlanner, SafeReader
 
 
 def state() -> dict:

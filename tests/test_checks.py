@@ -10,8 +10,9 @@ from torchtitan.config import ParallelismConfig, TrainingConfig
 
 from atom.errors import UserError
 from atom.plugin import ArchitectureContext
-from atom.run import Run
-from atom.titan import checks, layout, schedule
+from atom.recipe.run import Run
+from atom.titan.checks import engine, layout
+from atom.titan.planning import schedule
 from atom_llama.build import llama3
 from atom_llama.config import Llama3
 from atom_qwen3.build import qwen3_moe
@@ -28,14 +29,14 @@ def mixture(**changed: Any) -> Any:
 
 
 def check(model: Any, local_batch_size: int = 4, seq_len: int = 64, **parallelism: Any) -> None:
-    checks.check(
+    engine.check(
         TrainingConfig(local_batch_size=local_batch_size, seq_len=seq_len),
         ParallelismConfig(**parallelism),
         model,
     )
 
 
-@pytest.mark.parametrize("name", checks.schedules())
+@pytest.mark.parametrize("name", engine.schedules())
 @pytest.mark.parametrize("degree", [2, 3, 4])
 def test_a_schedule_is_refused_where_torch_refuses_it(name: str, degree: int) -> None:
     stages = degree * (1 if name in ("1F1B", "GPipe") else 2)
@@ -78,9 +79,9 @@ def test_a_backward_pass_in_two_parts_is_not_compiled(name: str) -> None:
     compilation = SimpleNamespace(enable=True, components=["model", "loss"])
     config: Any = SimpleNamespace(parallelism=parallelism, compile=compilation)
     with pytest.raises(UserError, match=r"compile\.enable=false"):
-        checks._check_compile(config)
+        engine._check_compile(config)
     compilation.components = ["loss"]
-    checks._check_compile(config)
+    engine._check_compile(config)
 
 
 @pytest.mark.parametrize(
@@ -146,5 +147,5 @@ def test_a_hint_names_parameters_that_the_architecture_has() -> None:
         (None, "valid: a tokenizer with a multiple of it"),
     ):
         with pytest.raises(UserError, match="must divide the vocabulary of 256; ") as refused:
-            checks.check(TrainingConfig(seq_len=63), thirds, model, architecture)
+            engine.check(TrainingConfig(seq_len=63), thirds, model, architecture)
         assert refused.value.problem.endswith(valid)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atom import events
+from atom.run_dir import events
 
 POD = (
     "launcher=kubernetes",

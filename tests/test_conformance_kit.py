@@ -32,7 +32,8 @@ import sys
 
 def test_it():
     assert "atom.testing.plugin" in sys.modules
-    heavy = {"torch", "torchtitan", "pydantic", "hypothesis", "numpy", "hydra", "yaml", "atom.host"}
+    heavy = {"torch", "torchtitan", "pydantic", "hypothesis", "numpy", "hydra", "yaml"}
+    heavy.add("atom.registry.host")
     assert not heavy & set(sys.modules)
 """
     done = ran(tmp_path, module)
@@ -72,7 +73,7 @@ def test_what_is_not_there_is_told_in_one_sentence(line: str, says: str, tmp_pat
     assert done.returncode == 1
     assert says in done.stdout
     assert "Traceback" not in done.stdout
-    assert "atom/host.py" not in done.stdout
+    assert "atom/registry/host.py" not in done.stdout
 
 
 def test_a_class_for_each_line() -> None:

@@ -21,7 +21,7 @@ from torchtitan.components.tokenizer import BaseTokenizer
 
 from atom.errors import UserError
 from atom.plugin import Document
-from atom.titan.data import DocumentLoader
+from atom.titan.train.data import DocumentLoader
 
 BOS, EOS = 256, 257
 LANES = 8

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from atom.errors import UserError
-from atom.run import parse
-from atom.titan import device, preflight
+from atom.recipe.run import parse
+from atom.titan.compat import device
+from atom.titan.preflight import preflight
 
 
 def run(wanted: str, ranks: int | None = None, **degrees: int):

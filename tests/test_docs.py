@@ -27,13 +27,14 @@ from atom_docs.pages import (
     write_files,
 )
 
-from atom import compose, plugin
+from atom import plugin
 from atom.cli import COMMANDS
+from atom.compose import compose, plugin_lists
 from atom.errors import UserError
-from atom.host import Host, resolve
-from atom.run import Run
-from atom.select import select
-from atom.trust import Trust
+from atom.recipe.run import Run
+from atom.registry.host import Host, resolve
+from atom.registry.select import select
+from atom.registry.trust import Trust
 
 pytestmark = pytest.mark.slow
 
@@ -201,7 +202,7 @@ def check_command(command: str) -> None:
             at = words.index(option)
             assert words[at + 1] == value, command
             del words[at : at + 2]
-    trust = Trust.gather([word for word in words if not word.startswith("plugins.locked=")])
+    trust = plugin_lists.trust([word for word in words if not word.startswith("plugins.locked=")])
     host = Host.load(trust)
     composed: list[Run] = []
 

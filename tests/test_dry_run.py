@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from atom.host import Host
 from atom.plan.memory import parts_of
-from atom.run import Run
-from atom.select import select
+from atom.recipe.run import Run
+from atom.registry.host import Host
+from atom.registry.select import select
 
 H100 = ("architecture.vocab_size=128256", "training.seq_len=8192", "device=h100", "tokenizer=bytes")
 
@@ -211,7 +211,7 @@ def test_counted_shards_are_the_estimated_ones(degrees: dict[str, int]) -> None:
     # In a process of its own, as a dry run is: other tests leave CUDA looking as if it were in use.
     code = (
         "import json, runpy, sys\n"
-        "from atom.run import parse\n"
+        "from atom.recipe.run import parse\n"
         "module = runpy.run_path(sys.argv[1])\n"
         "print(json.dumps(module['counted_and_estimated'](parse(json.loads(sys.argv[2])))))\n"
     )
@@ -230,7 +230,7 @@ def test_counted_shards_are_the_estimated_ones(degrees: dict[str, int]) -> None:
 
 def counted_and_estimated(run: Run) -> list[tuple[int, int]]:
     """Return the elements of each rank that was built."""
-    from atom.titan.dry_run import dry_run
+    from atom.titan.preflight.dry_run import dry_run
 
     host = Host.load()
     found = dry_run(run, select(run, host), host, vocab_size=320)

@@ -8,30 +8,30 @@ import pytest
 from pydantic import BaseModel
 from torchtitan.config import ParallelismConfig
 
-from atom import defaults
-from atom.effect_rules import RULES, Seen, Situation
-from atom.effects import composed
-from atom.run import Component, Run
+from atom.recipe import defaults
+from atom.recipe.effect_rules import RULES, Seen, Situation
+from atom.recipe.effects import composed
+from atom.recipe.run import Component, Run
 from atom.titan.sections import ACTIVATION_CHECKPOINT, SCHEMA
 
 RULED = {key for keys, _ in RULES for key in keys}
 
 ELSEWHERE = {
-    "checkpoint.create_seed_checkpoint": "refused: atom.effects",
-    "comm.mode": "what sends nothing is refused: atom.effects",
-    "compile.enable": "with no components it is refused: atom.effects",
-    "compile.enable_async_tensor_parallel": "atom.titan.requirements",
-    "debug.batch_invariant": "refused: atom.effects",
-    "debug.moe_force_load_balance": "atom.titan.requirements",
+    "checkpoint.create_seed_checkpoint": "refused: atom.recipe.effects",
+    "comm.mode": "what sends nothing is refused: atom.recipe.effects",
+    "compile.enable": "with no components it is refused: atom.recipe.effects",
+    "compile.enable_async_tensor_parallel": "atom.titan.checks.requirements",
+    "debug.batch_invariant": "refused: atom.recipe.effects",
+    "debug.moe_force_load_balance": "atom.titan.checks.requirements",
     "data.trace": "atom.titan.trainer_config",
     "launch.hang_seconds": "atom.cli.train, under torchrun",
     "launch.max_restarts": "atom.cli.train, under torchrun",
     "launch.start_seconds": "atom.cli.train, under torchrun",
-    "optimizer.state_dtype": "atom.titan.requirements",
-    "parallelism.expert_parallel_degree": "atom.titan.checks",
+    "optimizer.state_dtype": "atom.titan.checks.requirements",
+    "parallelism.expert_parallel_degree": "atom.titan.checks.engine",
     "parallelism.fsdp_reshard_after_forward": "without FSDP: atom_parallelism.unsharded",
-    "profiler.enable_profiling": "of which nothing would be written: atom.lengths",
-    "training.enable_cpu_offload": "atom.titan.requirements",
+    "profiler.enable_profiling": "of which nothing would be written: atom.recipe.lengths",
+    "training.enable_cpu_offload": "atom.titan.checks.requirements",
 }
 """Keys that are looked at by other code, and by which."""
 

@@ -16,18 +16,21 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 
-from atom import checkpoint, cli, printing
+from atom import cli
 from atom.errors import UserError
-from atom.host import Host
+from atom.io import printing
 from atom.plugin import TokenizerContext
-from atom.run import DEGREES, Resolved, parse
-from atom.select import select
+from atom.recipe.run import DEGREES, Resolved, parse
+from atom.registry.host import Host
+from atom.registry.select import select
+from atom.run_dir import checkpoint
 from atom.testing.models import logits
-from atom.titan import initial_load, weights
-from atom.titan.dcp import AtomicWriter
-from atom.titan.export import export
-from atom.titan.generate import Generator
+from atom.titan import saved_model
+from atom.titan.checkpoint.dcp import AtomicWriter
 from atom.titan.trainer_config import model_parts, training_section
+from atom.titan.weights import initial_load
+from atom.titan.weights.export import export
+from atom.titan.weights.generate import Generator
 
 TOLERANCE = 1e-4
 """|difference in a logit|, in float32."""
@@ -108,7 +111,7 @@ def run(tmp_path: Path) -> Save:
             kernels={},
         )
         described.model_copy(update={"resolved": resolved}).write(folder / "run.yaml")
-        model: Any = weights.on_meta(weights.trained(folder).parts.model)
+        model: Any = saved_model.on_meta(saved_model.trained(folder).parts.model)
         model.to_empty(device="cpu")
         torch.manual_seed(0)
         with torch.no_grad():
@@ -178,8 +181,8 @@ def test_what_has_no_place_is_named(run: Save, tmp_path: Path) -> None:
     balanced = FAMILIES["qwen3_moe"] | {"load_balance_coeff": 1e-3}
     folder = run(balanced)
     assert not export(folder, tmp_path / "balanced").lost, "biases of zero are no loss"
-    model = weights.on_meta(weights.trained(folder).parts.model)
-    source = weights.Checkpoint(folder / "checkpoint/step-3")
+    model = saved_model.on_meta(saved_model.trained(folder).parts.model)
+    source = saved_model.Checkpoint(folder / "checkpoint/step-3")
     state = {name: source.read(name) for name in model.state_dict()}
     biases = [name for name in state if name.endswith("expert_bias_E")]
     for name in biases:
@@ -194,7 +197,7 @@ def test_what_has_no_place_is_named(run: Save, tmp_path: Path) -> None:
 
 def resolved(architecture: dict[str, Any], place: Path, **section: Any) -> str:
     """Return ``checkpoint.initial_load`` as a run of ``architecture`` would have it."""
-    read = weights.read(place / "run.yaml")
+    read = saved_model.read(place / "run.yaml")
     run = read.model_copy(
         update={
             "checkpoint": {"enable": True} | section,
@@ -335,7 +338,7 @@ def test_an_export_that_fails_leaves_nothing(places: Path, monkeypatch: pytest.M
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left")
 
-    monkeypatch.setattr("atom.titan.export.save_file", full)
+    monkeypatch.setattr("atom.titan.weights.export.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         export(places / "run", places / "new")
     assert not list(places.glob("*new*"))
@@ -362,7 +365,7 @@ def test_bytes_say_the_same_in_transformers(run: Save, tmp_path: Path) -> None:
     """A greedy continuation, by the files of the export alone."""
     transformers = pytest.importorskip("transformers")
     folder = run(LLAMA)
-    chosen = weights.trained(folder).selection.tokenizer
+    chosen = saved_model.trained(folder).selection.tokenizer
     context = TokenizerContext(documents=lambda: iter(()), digest="", cache=tmp_path / "cache")
     (folder / "tokenizer").mkdir()
     for name, path in chosen.code("prepare")(chosen.config, context).files.items():

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from atom import files, json_data, strangers
 from atom.errors import UserError
-from atom.files import NotAFileError, TooLargeError
+from atom.io import files, json_data, strangers
+from atom.io.files import NotAFileError, TooLargeError
 
 SECRET = "a secret\n"
 
@@ -217,27 +217,27 @@ _GUARDED = frozenset({"files", "guarded", "json_data"})
 _PACKAGE, _DESCRIPTOR = "a file of an installed package", "a descriptor that is open"
 _PROC, _DATA = "/proc", "the data that the user names, whose links are followed"
 OTHERS = {
-    "atom/files.py": "the module itself",
+    "atom/io/files.py": "the module itself",
     "atom/bench/report.py": _PROC,
-    "atom/caches.py": _PROC,
-    "atom/claim.py": _PROC,
+    "atom/io/caches.py": _PROC,
+    "atom/run_dir/claim.py": _PROC,
     "atom/cli/__init__.py": "/dev/null",
     "atom/cli/bench.py": "a file that the user names",
     "atom/cli/new.py": "a package that it has just made in a new folder of its own",
-    "atom/installed.py": _PACKAGE,
+    "atom/registry/installed.py": _PACKAGE,
     "atom/launch/health.py": "a new file of a random name",
     "atom/launch/joined.py": _DESCRIPTOR,
-    "atom/lock.py": _PACKAGE,
-    "atom/logs.py": _DESCRIPTOR,
-    "atom/ownership.py": _PACKAGE,
+    "atom/run_dir/provenance.py": _PACKAGE,
+    "atom/run_dir/logs.py": _DESCRIPTOR,
+    "atom/registry/ownership.py": _PACKAGE,
     "atom/plan/device.py": _PACKAGE,
-    "atom/terminal.py": "/dev/null",
-    "atom/titan/dcp.py": "a file that it has just written, to have it on the disk",
-    "atom/titan/dcp_index.py": _PROC,
-    "atom/titan/startup.py": _PROC,
+    "atom/io/terminal.py": "/dev/null",
+    "atom/titan/checkpoint/dcp.py": "a file that it has just written, to have it on the disk",
+    "atom/titan/checkpoint/dcp_index.py": _PROC,
+    "atom/titan/train/startup.py": _PROC,
     "atom/watch/report.py": _PACKAGE,
     "atom/watch/stop.py": _PROC,
-    "atom/yaml_data.py": "a configuration, which it measures itself and whose links are followed",
+    "atom/io/yaml_data.py": "a configuration, which it measures itself, by links too",
     "plugins/atom-datasets/atom_datasets/compression.py": "a new file of a random name",
     "plugins/atom-datasets/atom_datasets/finding.py": _DATA,
     "plugins/atom-datasets/atom_datasets/links.py": "links in a new folder of a random name",
@@ -265,5 +265,5 @@ def test_no_other_code_opens_files() -> None:
         if any(isinstance(node, ast.Call) and _opens(node) for node in tree):
             found.add(path.relative_to(ROOT).as_posix())
     found = {name for name in found if not name.startswith("atom/testing/")}
-    assert sorted(found - OTHERS.keys()) == [], "atom/files.py opens them safely"
+    assert sorted(found - OTHERS.keys()) == [], "atom/io/files.py opens them safely"
     assert sorted(OTHERS.keys() - found) == [], "needs no exception any more"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from atom.titan.frames import call_with_room
+from atom.titan.compat.frames import call_with_room
 
 CALLS = 200
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from atom.cli import COMMANDS
-from atom.host import Host
+from atom.registry.host import Host
 from atom.testing import matrix, ranks, runs
 
 sys.path.append(str(Path(__file__).parent))

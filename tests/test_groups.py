@@ -14,14 +14,15 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig
 
-from atom import compose
+from atom.compose import compose
+from atom.compose.groups import loaded
 from atom.errors import UserError
-from atom.groups import loaded
-from atom.host import Host
-from atom.run import Run, parse
+from atom.recipe.run import Run, parse
+from atom.registry.host import Host
 from atom.testing import matrix, models, partners, runs
-from atom.titan import requirements, sections
-from atom.titan.weights import on_meta
+from atom.titan import sections
+from atom.titan.checks import requirements
+from atom.titan.saved_model import on_meta
 
 GROUPS = ("activation_checkpoint", "compile", "precision", "offload", "batch")
 OPTIONS = [
@@ -107,7 +108,7 @@ def test_tokens_become_sequences(composed: Callable[..., dict[str, Any]]) -> Non
 def test_the_written_run_is_read_as_the_same(
     composed: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    from atom.run import read
+    from atom.recipe.run import read
 
     run = parse(composed("batch=tokens"))
     run.write(tmp_path / "run.yaml")

@@ -12,9 +12,9 @@ import pytest
 from atom_docs import config_reference
 from pydantic import BaseModel
 
-from atom.host import Host, resolve
-from atom.run import Run
-from atom.trust import Trust
+from atom.recipe.run import Run
+from atom.registry.host import Host, resolve
+from atom.registry.trust import Trust
 
 pytestmark = pytest.mark.slow
 

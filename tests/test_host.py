@@ -17,7 +17,7 @@ import yaml
 
 from atom.cli import main
 from atom.errors import UserError
-from atom.host import Host
+from atom.registry.host import Host
 from atom.testing.installing import describe
 
 NET = """
@@ -347,8 +347,10 @@ def test_a_namespace_package_of_several_distributions(site: Site) -> None:
     assert listed["nets-first"]["name"] == "first_net"
     assert listed["nets-second"]["name"] == "second_net"
     assert listed["nets-third"]["reason"] == "cannot be imported: ValueError (third.py:1)"
-    code = "import atom.host; print(*(f'{p.package}={p.import_package}={p.source}={p.conf}'"
-    code += " for p in atom.host.Host.load().plugins if 'nets' in p.package), sep='\\n')"
+    code = (
+        "import atom.registry.host; print(*(f'{p.package}={p.import_package}={p.source}={p.conf}'"
+    )
+    code += " for p in atom.registry.host.Host.load().plugins if 'nets' in p.package), sep='\\n')"
     result = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONPATH": str(site.folder)},

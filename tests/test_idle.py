@@ -13,9 +13,9 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from atom.errors import UserError
-from atom.host import Host, resolve
-from atom.idle import Idle
 from atom.plugin import ArchitectureContext
+from atom.recipe.idle import Idle
+from atom.registry.host import Host, resolve
 from atom.testing import matrix
 
 REFUSED = {

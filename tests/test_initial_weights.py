@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from atom.titan.parts import part_of
+from atom.titan.shards import part_of
 
 RANKS = (4, 2)
 """FSDP 4 x TP 2: tensor parallelism divides first, and FSDP what it leaves."""

@@ -9,14 +9,14 @@ from collections.abc import Callable
 import pytest
 
 from atom.errors import UserError
-from atom.host import Component, Host
-from atom.installed import Plugin
-from atom.kernels import Situation, choose
+from atom.kernels.choose import Situation, choose
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import Kernel, Needs
-from atom.testing.kernels import Case
-from atom.testing.operation import ODD, REGULAR
+from atom.registry.host import Component, Host
+from atom.registry.installed import Plugin
 from atom.testing.suites.kernel import takes
+from atom.titan.contracts.comparison import Case
+from atom.titan.contracts.sizes import ODD, REGULAR
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from atom import checkpoint
+from atom.run_dir import checkpoint
 from atom.testing.installing import describe
 
 pytestmark = pytest.mark.slow

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 import atom as atom_package
-from atom import files, lock
-from atom.host import Host
-from atom.installed import Plugin
+from atom.io import files
+from atom.registry.host import Host
+from atom.registry.installed import Plugin
+from atom.run_dir import provenance
 
 NET = """
 from atom.plugin import Architecture, hookimpl
@@ -53,7 +54,7 @@ def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 
 def test_contents(host: Host) -> None:
-    content = lock.lock(host, seed=7, device="cuda")
+    content = provenance.lock(host, seed=7, device="cuda")
     assert list(content) == [
         *("python", "platform", "atom", "torch", "torchtitan", "packages", "plugins"),
         *("kernels", "git", "seed", "device", "created"),
@@ -63,7 +64,7 @@ def test_contents(host: Host) -> None:
     assert content["atom"] == atom_package.__version__
     assert content["torch"] == metadata.version("torch")
     assert content["torchtitan"] == metadata.version("torchtitan")
-    assert content["packages"].keys() == set(lock.PACKAGES)
+    assert content["packages"].keys() == set(provenance.PACKAGES)
     assert content["packages"]["hydra-core"] == metadata.version("hydra-core")
     assert (content["seed"], content["device"]) == (7, "cuda")
     created = datetime.fromisoformat(content["created"])
@@ -81,8 +82,8 @@ def test_contents(host: Host) -> None:
 
 
 def test_a_package_that_is_not_installed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "PACKAGES", ("torch", "torchtitan", "no-such-package"))
-    content = lock.lock(host, seed=None, device="cpu")
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "torchtitan", "no-such-package"))
+    content = provenance.lock(host, seed=None, device="cpu")
     assert content["packages"]["no-such-package"] is None
     assert content["seed"] is None
 
@@ -90,7 +91,7 @@ def test_a_package_that_is_not_installed(host: Host, monkeypatch: pytest.MonkeyP
 def test_broken_plugins_are_in_it(install: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are installed, and may be why something else came out."""
     monkeypatch.syspath_prepend(str(install("faulty", {"__init__.py": "raise RuntimeError\n"})))
-    entries = lock.lock(Host.load(), seed=0, device="cpu")["plugins"]
+    entries = provenance.lock(Host.load(), seed=0, device="cpu")["plugins"]
     faulty = next(entry for entry in entries if entry["package"] == "faulty")
     assert faulty["version"] == "1.0"
     assert re.fullmatch("[0-9a-f]{64}", faulty["sha256"])
@@ -99,9 +100,9 @@ def test_broken_plugins_are_in_it(install: Callable, monkeypatch: pytest.MonkeyP
 def test_nothing_is_imported_for_it() -> None:
     code = (
         "import json, sys\n"
-        "from atom import lock\n"
-        "from atom.host import Host\n"
-        "content = lock.lock(Host.load(), seed=0, device='cpu')\n"
+        "from atom.run_dir import provenance\n"
+        "from atom.registry.host import Host\n"
+        "content = provenance.lock(Host.load(), seed=0, device='cpu')\n"
         "assert content['torch'] and content['plugins']\n"
         "sys.exit(str({'torch', 'torchtitan', 'hydra'} & set(sys.modules) or ''))\n"
     )
@@ -138,28 +139,28 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_digest_changes_with(change: Callable[[Path], object], net: Plugin) -> None:
     assert net.source is not None
-    before = lock.sha256(net)
+    before = provenance.sha256(net)
     change(net.source)
-    assert lock.sha256(net) != before
+    assert provenance.sha256(net) != before
 
 
 def test_digest_does_not_change_with_what_python_makes(net: Plugin) -> None:
     assert net.source is not None
-    before = lock.sha256(net)
+    before = provenance.sha256(net)
     subprocess.run([sys.executable, "-m", "compileall", "-q", str(net.source)], check=True)
     assert list(net.source.glob("__pycache__/*.pyc"))
     (net.source / "kernel.so").write_bytes(b"\x7fELF")
     (net.source / "empty").mkdir()
     (net.source / "dangling").symlink_to("nowhere")
     os.utime(net.source / "build.py", (0, 0))
-    assert lock.sha256(net) == before
+    assert provenance.sha256(net) == before
 
 
 def test_digest_is_of_the_files_and_not_of_their_place(net: Plugin, tmp_path: Path) -> None:
     assert net.source is not None
-    before = lock.sha256(net)
+    before = provenance.sha256(net)
     moved = net.source.rename(tmp_path / "elsewhere")
-    assert lock.sha256(replace(net, source=moved)) == before
+    assert provenance.sha256(replace(net, source=moved)) == before
 
 
 def test_digest_of_one_module(net: Plugin, tmp_path: Path) -> None:
@@ -167,22 +168,22 @@ def test_digest_of_one_module(net: Plugin, tmp_path: Path) -> None:
     module.write_text("x = 1\n")
     (tmp_path / "beside.py").write_text("y = 1\n")
     plugin = replace(net, source=module)
-    before = lock.sha256(plugin)
+    before = provenance.sha256(plugin)
     (tmp_path / "beside.py").write_text("y = 2\n")
-    assert lock.sha256(plugin) == before
+    assert provenance.sha256(plugin) == before
     module.write_text("x = 2\n")
-    assert lock.sha256(plugin) != before
+    assert provenance.sha256(plugin) != before
 
 
 def test_no_digest_of_what_is_not_there(net: Plugin) -> None:
-    assert lock.sha256(replace(net, source=None)) is None
+    assert provenance.sha256(replace(net, source=None)) is None
 
 
 # ---------------------------------------------------------------------------- git
 
 
 def at(host: Host) -> object:
-    return lock.lock(replace(host, plugins=()), seed=0, device="cpu")["git"]
+    return provenance.lock(replace(host, plugins=()), seed=0, device="cpu")["git"]
 
 
 def test_commit_and_whether_files_differ(git: Callable[..., str], host: Host) -> None:
@@ -228,7 +229,7 @@ def test_a_repository_that_git_cannot_read(git: Callable[..., str], host: Host) 
 
 def test_written_whole_or_not_at_all(host: Host, tmp_path: Path) -> None:
     place = tmp_path / "lock.json"
-    content = lock.lock(host, seed=0, device="cpu")
+    content = provenance.lock(host, seed=0, device="cpu")
     files.write_json(place, content)
     assert json.loads(place.read_text()) == content
     assert place.read_text().endswith("}\n")

@@ -18,7 +18,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from atom import logs
+from atom.run_dir import logs
 
 
 @pytest.fixture

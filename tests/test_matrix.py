@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from atom.host import Host
+from atom.registry.host import Host
 from atom.testing import matrix, runs
 from atom.testing.matrix import Cell
 

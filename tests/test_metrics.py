@@ -20,14 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atom.errors import UserError
-from atom.metrics import FILE_NAME, MetricsWriter, StepMetrics, follow, read
+from atom.run_dir.metrics import FILE_NAME, MetricsWriter, StepMetrics, follow, read
 
 DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from atom.metrics import MetricsWriter, StepMetrics
+from atom.run_dir.metrics import MetricsWriter, StepMetrics
 
 path, first, last, pause = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 writer = MetricsWriter(path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchtitan.components.optimizer import default_adamw
 
-from atom.titan.muon import Muon, with_muon
+from atom.titan.optim.muon import Muon, with_muon
 
 MUON = ("optimizer.name=Muon", "training.steps=4")
 TOLERANCE = 2e-4

@@ -17,8 +17,8 @@ import yaml
 import atom
 from atom.cli import COMMANDS, main
 from atom.cli.new import TEMPLATE, make
-from atom.host import Host
 from atom.plugin import HOOKS, INTERFACE, KINDS
+from atom.registry.host import Host
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atom import events, heartbeat, status
 from atom.errors import EX_STOPPED, UserError
 from atom.launch import health, links
 from atom.launch.machine import Machine
 from atom.launch.node import main as node
 from atom.launch.verdict import EX_AGAIN, verdict
-from atom.run import parse
+from atom.recipe.run import parse
+from atom.run_dir import events, heartbeat, status
 
 SECTIONS = {name: {"name": "any"} for name in ("architecture", "tokenizer", "dataset")}
 SECTIONS["parallelism"] = {"name": "any"}

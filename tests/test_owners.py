@@ -12,8 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from atom.titan.owners import on_owners
-from atom.titan.parts import part_of
+from atom.titan.optim.whole_matrices import on_owners
+from atom.titan.shards import part_of
 
 RANKS = 8
 AXES = {"dp_replicate": 2, "fsdp": 2, "tp": 2}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from atom import heartbeat
-from atom.heartbeat import Beat
-from atom.launch.patience import Patience
-from atom.run import Launch
+from atom.launch.hang_timeout import Patience
+from atom.recipe.run import Launch
+from atom.run_dir import heartbeat
+from atom.run_dir.heartbeat import Beat
 
 BEGIN = 1000.0
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from atom.host import Host
 from atom.plan.layout import Layout
 from atom.plan.memory import activation_bytes, memory
 from atom.plan.model import MODES, ModelDescription
 from atom.plan.pipeline import Order, bubble, in_flight
-from atom.run import parse
-from atom.select import select
+from atom.recipe.run import parse
+from atom.registry.host import Host
+from atom.registry.select import select
 
 SEQ_LEN = 64
 SCHEDULES = {  # name -> stages a rank
@@ -40,7 +40,8 @@ def tiny() -> dict[str, dict[str, Any]]:
 
 def described(architecture: dict[str, Any], **training: Any) -> ModelDescription:
 
-    from atom.titan import planning, trainer_config
+    from atom.titan import trainer_config
+    from atom.titan.planning import planning
 
     run = parse(
         {
@@ -173,7 +174,7 @@ def test_microbatches_in_flight() -> None:
 
 def ordered(name: str, ranks: int, microbatches: int) -> tuple[Order, int]:
 
-    from atom.titan import schedule
+    from atom.titan.planning import schedule
 
     stages = ranks * SCHEDULES[name]
     return schedule.order(name, ranks, stages, microbatches), stages
@@ -198,7 +199,7 @@ def test_measured_memory_is_met(
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     import memory_estimate
 
-    from atom.launch.child import call
+    from atom.io.process import call
 
     combination = memory_estimate.COMBINATIONS[number]
     found = call(lambda: memory_estimate.measure(combination, tmp_path / "run"))

@@ -13,8 +13,8 @@ import pytest
 
 from atom.cli import main
 from atom.cli.plugins import Row, rows, table
-from atom.host import Host
 from atom.plugin import KINDS
+from atom.registry.host import Host
 
 FIELDS = ["kind", "name", "package", "version", "status", "reason", "summary"]
 COLUMNS = ["KIND", "NAME", "PACKAGE", "VERSION", "STATUS", "SUMMARY, OR REASON"]

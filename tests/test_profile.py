@@ -12,8 +12,8 @@ import pytest
 
 from atom.cli import main
 from atom.errors import UserError
-from atom.run import COMPONENTS, Run, parse
-from atom.watch import profile
+from atom.recipe.run import COMPONENTS, Run, parse
+from atom.run_dir import profile
 
 MAIN, WORKER, OTHER_WORKER, DEVICE = 1, 2, 3, 7
 
@@ -96,7 +96,7 @@ def test_wrong_steps_are_told(wrong: str, says: str, forked: Callable) -> None:
 def test_steps_become_the_profiler_of_torchtitan() -> None:
     from torchtitan.tools.profiler import Profiler
 
-    from atom.titan import profiling
+    from atom.titan.train import profiling
 
     def asked(steps: int | str | None) -> Run:
         sections = {kind: {"name": "x"} for kind in COMPONENTS}

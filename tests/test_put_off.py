@@ -10,12 +10,12 @@ import pytest
 PROGRAM = """
 import sys
 
-from atom.titan import device
+from atom.titan.compat import device
 
 device.use("cpu")
 import torch
-import atom.titan.preflight
-import atom.titan.trainer
+import atom.titan.preflight.preflight
+import atom.titan.train.trainer
 
 unused = {"datasets", "pandas", "torch._inductor.compile_fx"} & sys.modules.keys()
 assert not unused, unused

@@ -14,10 +14,10 @@ import torch
 from pydantic import BaseModel
 from torchtitan.config import ParallelismConfig
 
-from atom import defaults, ranges
-from atom.host import Host, resolve
-from atom.run import Run
-from atom.titan.rates import EndingLRSchedulers
+from atom.recipe import defaults, ranges
+from atom.recipe.run import Run
+from atom.registry.host import Host, resolve
+from atom.titan.optim.rates import EndingLRSchedulers
 from atom.titan.sections import ACTIVATION_CHECKPOINT, SCHEMA
 
 SECTIONS: list[tuple[str, type]] = [

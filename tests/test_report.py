@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from atom import events
 from atom.cli import main
-from atom.metrics import FILE_NAME, StepMetrics
-from atom.run import DEGREES, parse
+from atom.recipe.run import DEGREES, parse
+from atom.run_dir import events
+from atom.run_dir.metrics import FILE_NAME, StepMetrics
 
 HOSTILE = "</title><script>document.title='owned'</script><img src=x onerror=alert(1)>\x1b\u202e"
 CHROMIUM = next(

@@ -23,9 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from atom.metrics import StepMetrics
-from atom.screen import Header, Screen
-from atom.words import clock, human, sparkline
+from atom.io.numbers import clock, human, sparkline
+from atom.run_dir.metrics import StepMetrics
+from atom.watch.screen import Header, Screen
 
 HEADER = Header(
     run_dir="outputs/2026-11-24/16-14-50",
@@ -79,7 +79,7 @@ class Piped:
 SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from atom.screen import Screen
+from atom.watch.screen import Screen
 from test_screen import HEADER, row
 
 screen = Screen(verbose="-v" in sys.argv)

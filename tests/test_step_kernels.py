@@ -11,15 +11,15 @@ import torch
 from torchtitan.distributed import utils
 
 from atom.errors import UserError
-from atom.host import Host
-from atom.kernels import Situation, choose
+from atom.kernels.choose import Situation, choose
 from atom.plan.device import DeviceDescription
-from atom.run import Optimizer
+from atom.recipe.run import Optimizer
+from atom.registry.host import Host
 from atom.titan import kernels
-from atom.titan.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers
-from atom.titan.optimizer import config as optimizer_config
-from atom.titan.optimizer import state_bytes
-from atom.titan.trainer import StoppableTrainer
+from atom.titan.optim.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers
+from atom.titan.optim.optimizer import config as optimizer_config
+from atom.titan.optim.optimizer import state_bytes
+from atom.titan.train.trainer import StoppableTrainer
 
 SPLIT = ("parallelism=fsdp", "launch.ranks=2")
 STEPS = ("training.max_norm=0.1", "training.steps=3")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from atom.trust import Trust
+from atom.compose import plugin_lists
 
 pytestmark = pytest.mark.slow
 
@@ -132,7 +132,7 @@ def test_what_hydra_would_import_of_a_blocked_plugin(marked: Marked, install: Ca
 
 def test_every_list_of_allowed_packages_must_name_a_package(tmp_path: Path) -> None:
     environment = {"ATOM_PLUGINS_ALLOW": "a-*,b", "XDG_CONFIG_HOME": str(tmp_path)}
-    trust = Trust.gather(["plugins.allow=[a-x,b,c]", "training.steps=1"], environment)
+    trust = plugin_lists.trust(["plugins.allow=[a-x,b,c]", "training.steps=1"], environment)
     assert [name for name in ("a-x", "A.X", "a-y", "b", "c") if not trust.refusal(name)] == [
         "a-x",
         "A.X",
@@ -140,7 +140,7 @@ def test_every_list_of_allowed_packages_must_name_a_package(tmp_path: Path) -> N
     ]
     # Two lists that must both match are the packages that both match.
     assert trust.section(["b", "a-x"], [])["allow"] == ["a-x", "b"]
-    trust = Trust.gather(["plugins.allow=[a-*]", "plugins.block=a-x"], {})
+    trust = plugin_lists.trust(["plugins.allow=[a-*]", "plugins.block=a-x"], {})
     assert trust.refusal("a-y") is None
     assert trust.refusal("a-x") == "by plugins.block=[a-x]"
     assert trust.section([], [])["allow"] == ["a-*"]
@@ -284,7 +284,7 @@ def test_ranks_hold_to_it(
     def rank(**extra: str) -> tuple[int, str]:
         marked.mark.unlink(missing_ok=True)
         result = subprocess.run(
-            [sys.executable, "-m", "atom.titan.rank", str(place)],
+            [sys.executable, "-m", "atom.launch.rank", str(place)],
             env=os.environ
             | marked.environment()
             | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}

@@ -16,10 +16,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from atom import claim, events
 from atom.cli import main
-from atom.metrics import FILE_NAME, StepMetrics
-from atom.run import parse
+from atom.recipe.run import parse
+from atom.run_dir import claim, events
+from atom.run_dir.metrics import FILE_NAME, StepMetrics
 from atom.watch import chart, compare
 from atom.watch.chart import Mark, Series
 
@@ -189,7 +189,8 @@ def test_raw_logs_are_the_lines_themselves(
 JOB = """
 import signal, sys, time
 from pathlib import Path
-from atom import claim, events
+from atom.run_dir import claim
+from atom.run_dir import events
 run = Path(sys.argv[1])
 claim.claim(run)
 print("claimed", flush=True)

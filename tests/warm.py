@@ -121,11 +121,13 @@ def _serve(path: str) -> int:
     """Answer requests for ever; return, in the process of a command, with its exit code."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
-    from atom.titan import device
+    from atom.titan.compat import device
 
     device.use("cpu")
     # What a run needs; nothing here may start a thread.
-    from atom.titan import preflight, rank, trainer_config  # noqa: F401
+    from atom.launch import rank  # noqa: F401
+    from atom.titan import trainer_config  # noqa: F401
+    from atom.titan.preflight import preflight  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener.listen(64)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from atom.bench.ceiling import Ceiling
 from atom.bench.subjects import REFERENCE, Subject, refusal, situation
 from atom.bench.timing import Timing, peak_memory, timed
-from atom.host import resolve
 from atom.plan.device import DeviceDescription
-from atom.testing import operations
-from atom.testing.comparing import outputs, prepared
-from atom.testing.functions import FUNCTIONS
-from atom.testing.kernels import Implementation
-from atom.testing.operation import Sizes
-from atom.testing.work import Work
+from atom.registry.host import resolve
+from atom.titan.contracts import operations
+from atom.titan.contracts.comparing import outputs, prepared
+from atom.titan.contracts.comparison import Implementation
+from atom.titan.contracts.functions import FUNCTIONS
+from atom.titan.contracts.sizes import Sizes
+from atom.titan.contracts.work import Work
 
 if TYPE_CHECKING:
     import torch
@@ -220,7 +220,7 @@ def _of_module(subject: Subject, sizes: Sizes, dtype: str, device: str) -> _Call
     """The kernel as the module that takes the place of torchtitan's."""
     import torch
 
-    from atom.titan import device as titan_device
+    from atom.titan.compat import device as titan_device
 
     titan_device.use(device)
     operation = operations.OPERATIONS[subject.kernel.operation]

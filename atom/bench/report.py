@@ -60,7 +60,7 @@ def made(command: str, device: DeviceDescription, ceiling: Ceiling, rows: Iterab
         "capability": device.capability,
     }
     if device.kind == "cpu":
-        from atom.titan.device import cores
+        from atom.titan.compat.device import cores
 
         described["cores"] = cores()
     packages = ("atom-train", "torch", "triton", "torchtitan")
@@ -160,7 +160,7 @@ def _notes(report: Report) -> Iterator[str]:
     yield (
         "Times are medians. *both* is forward and backward; *backward* is the difference of the "
         "medians of *both* and *forward*. What is reached counts the FLOPs that the operation "
-        "needs and the bytes that it must move at least (`atom/testing/work.py`). *of the "
+        "needs and the bytes that it must move at least (`atom/titan/contracts/work.py`). *of the "
         "ceiling* is the time that the ceilings allow for that, divided by the time taken. *peak* "
         "is what the passes allocate at the most, beside inputs"
         + ("; a CPU does not say." if report.device["kind"] == "cpu" else ".")

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from atom.errors import UserError, nearest
-from atom.host import Component, Host
-from atom.kernels import Situation, misfit
-from atom.operations import OPERATIONS
+from atom.kernels.choose import Situation, misfit
+from atom.kernels.operations import OPERATIONS
 from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
-from atom.testing import operations
-from atom.testing.functions import FUNCTIONS, functions_of
-from atom.testing.operation import Sizes
+from atom.registry.host import Component, Host
+from atom.titan.contracts import operations
+from atom.titan.contracts.functions import FUNCTIONS, functions_of
+from atom.titan.contracts.sizes import Sizes
 
 REFERENCE = "reference"
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import atom
-from atom import notices
 from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError, nearest
-from atom.files import NotAFileError, TooLargeError
-from atom.printing import protected
+from atom.io import notices
+from atom.io.files import NotAFileError, TooLargeError
+from atom.io.printing import protected
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from atom.cli import Parser
 from atom.errors import UserError
-from atom.host import Host
-from atom.json_data import dumps
+from atom.io.json_data import dumps
+from atom.registry.host import Host
 
 if TYPE_CHECKING:
     from atom.bench.measure import Row
@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> int:
 def _measured(options: Namespace, found: list[Subject], command: str) -> Report:
     from atom.bench import ceiling, report, subjects
     from atom.bench.measure import Bench
-    from atom.titan import device
+    from atom.titan.compat import device
 
     kind = device.pick(options.device)
     described = device.describe(kind)

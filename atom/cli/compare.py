@@ -12,14 +12,14 @@ from rich.text import Text
 
 from atom.cli import Parser
 from atom.errors import UserError, shown
-from atom.files import write_given
-from atom.json_data import dumps
-from atom.printing import clean
-from atom.terminal import Encodable, Styled
+from atom.io.files import write_given
+from atom.io.json_data import dumps
+from atom.io.numbers import decimal, sparkline
+from atom.io.printing import clean
+from atom.io.terminal import Encodable, Styled
 from atom.watch import compare
 from atom.watch.compare import Compared
 from atom.watch.markup import svg_file
-from atom.words import decimal, sparkline
 
 _SHOW: dict[str, Callable[[Any], str]] = {
     "loss": lambda value: decimal(value, 4),

@@ -36,10 +36,10 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run ``atom export``; return the exit code."""
     options = parser().parse_args(arguments)
-    from atom.titan import device
+    from atom.titan.compat import device
 
     device.use("cpu")
-    from atom.titan.export import export
+    from atom.titan.weights.export import export
 
     made = export(
         options.run,

@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from atom import compose
 from atom.cli import Parser
+from atom.compose import compose, plugin_lists
 from atom.errors import UserError
-from atom.host import Component, Host
-from atom.json_data import dumps
-from atom.kernels import FITS, described
-from atom.operations import OPERATIONS
+from atom.io.json_data import dumps
+from atom.kernels.choose import FITS, described
+from atom.kernels.operations import OPERATIONS
 from atom.plugin import Kernel
-from atom.run import Run
-from atom.select import select
-from atom.trust import Trust
+from atom.recipe.run import Run
+from atom.registry.host import Component, Host
+from atom.registry.select import select
 
 if TYPE_CHECKING:
-    from atom.kernels import Choice, Situation
+    from atom.kernels.choose import Choice, Situation
 
 Row = tuple[str, ...]
 
@@ -133,11 +132,11 @@ def _explain(options: argparse.Namespace) -> int:
     supposed = dict(map(_supposed, options.supposed))
     # A dry run may be for a device that is not here.
     overrides = [*options.overrides, "dry_run=true"]
-    host = Host.load(Trust.gather(overrides))
+    host = Host.load(plugin_lists.trust(overrides))
 
     def job(run: Run) -> None:
         selection = select(run, host)
-        from atom.titan.explain import explain
+        from atom.titan.preflight.explain import explain
 
         choices, where = explain(run, selection, host, supposed)
         if options.json:

@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.text import Text
 
-from atom import claim
 from atom.cli import Parser
 from atom.errors import UserError
-from atom.printing import clean, escaped
-from atom.terminal import Encodable, Styled
+from atom.io.printing import clean, escaped
+from atom.io.terminal import Encodable, Styled
+from atom.run_dir import claim
 from atom.watch.log_lines import ALL, LAUNCHER, Line, Logs
 
 LEVELS = ("debug", "info", "warning", "error", "critical")

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 import atom
 from atom.cli import Parser
 from atom.errors import UserError, nearest
-from atom.host import Host
 from atom.plugin import INTERFACE, KINDS
+from atom.registry.host import Host
 
 TEMPLATE = Path(atom.__file__).parent / "templates"
 

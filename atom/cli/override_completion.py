@@ -20,13 +20,12 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from atom import compose
+from atom.compose import compose, plugin_lists
+from atom.compose.guard import guarded
 from atom.errors import UserError, shown
-from atom.guard import guarded
-from atom.host import Host, resolve
 from atom.plugin import Kernel
-from atom.run import NAMED, Component, Run
-from atom.trust import Trust
+from atom.recipe.run import NAMED, Component, Run
+from atom.registry.host import Host, resolve
 
 _PREFIX = re.compile(r"[+~]*")
 
@@ -42,7 +41,7 @@ def of_overrides(before: Sequence[str], word: str, config_dir: str | None) -> li
         word: the beginning of an override; empty for any.
         config_dir: the value of ``--config-dir``, if it is given.
     """
-    host = Host.load(Trust.gather(before))
+    host = Host.load(plugin_lists.trust(before))
     loader = compose.config_loader(host, config_dir)
     prefix = _PREFIX.match(word)
     assert prefix is not None

@@ -1,6 +1,6 @@
 """``atom plugins``: what is installed, from which package, and why something is broken.
 
-``atom plugins lock FILE`` writes down which files that is: see :mod:`atom.plugin_lock`.
+``atom plugins lock FILE`` writes down which files that is: see :mod:`atom.registry.lock`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from atom.cli import Parser
-from atom.host import Host
-from atom.installed import Plugin, installed
-from atom.json_data import dumps
+from atom.io.json_data import dumps
 from atom.plugin import KINDS
-from atom.trust import Trust
+from atom.registry.host import Host
+from atom.registry.installed import Plugin, installed
+from atom.registry.trust import Trust
 
 _KINDS = [declaration.kind for declaration in KINDS]
 _HEADER = ("KIND", "NAME", "PACKAGE", "VERSION", "STATUS", "SUMMARY, OR REASON")
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _lock(path: Path) -> int:
-    from atom import plugin_lock
+    from atom.registry import lock as plugin_lock
 
     trusted, _ = Trust.gather().divided(installed())
     packages = plugin_lock.write(path, trusted)["plugins"]

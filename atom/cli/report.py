@@ -6,7 +6,7 @@ from pathlib import Path
 
 from atom.cli import Parser
 from atom.errors import UserError
-from atom.files import write_given, write_text
+from atom.io.files import write_given, write_text
 from atom.watch import record, report
 
 

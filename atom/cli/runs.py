@@ -17,11 +17,11 @@ from rich.text import Text
 
 from atom.cli import Parser
 from atom.errors import UserError
-from atom.json_data import dumps
-from atom.printing import clean
-from atom.terminal import Encodable, Styled
+from atom.io.json_data import dumps
+from atom.io.numbers import clock, decimal
+from atom.io.printing import clean
+from atom.io.terminal import Encodable, Styled
 from atom.watch.runs import Found, Runs
-from atom.words import clock, decimal
 
 LIVE_SECONDS = 2.0
 

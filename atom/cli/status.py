@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from atom import status
 from atom.cli import Parser
-from atom.json_data import dumps
-from atom.words import clock
+from atom.io.json_data import dumps
+from atom.io.numbers import clock
+from atom.run_dir import status
 
 
 def parser() -> Parser:

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from atom import compose, folder, metrics
+from atom.compose import compose, plugin_lists
 from atom.errors import UserError
-from atom.host import Host
+from atom.io.process import call
+from atom.io.terminal import say
 from atom.launch import joined, start, submit
-from atom.launch.child import call
 from atom.plugin import LaunchJob
-from atom.prepare import prepare
-from atom.run import Run
-from atom.select import select
-from atom.terminal import say
-from atom.trust import Trust
+from atom.recipe.run import Run
+from atom.registry.host import Host
+from atom.registry.select import select
+from atom.run_dir import folder, metrics
+from atom.run_dir.prepare import prepare
 
 if TYPE_CHECKING:
-    from atom.titan.preflight import Preflight
+    from atom.titan.preflight.preflight import Preflight
 
 
 def main(argv: list[str]) -> int:
     """Run ``atom train``; return the exit code."""
     verbose = "-v" in argv
     arguments = ["dry_run=true" if a == "--dry-run" else a for a in argv if a != "-v"]
-    host = Host.load(Trust.gather(arguments))
+    host = Host.load(plugin_lists.trust(arguments))
     ranks = joined.world_size()
     if ranks is not None:
         return joined.train(partial(_compose_for_all, arguments, host, ranks), verbose=verbose)
@@ -122,8 +122,8 @@ def _dry_run(run: Run, host: Host) -> None:
     """
     selection = select(run, host)
     vocab_size = call(partial(prepare, selection, host)).tokenizer.vocab_size
-    from atom.titan.dry_run import dry_run
-    from atom.titan.dry_run_report import report
+    from atom.titan.preflight.dry_run import dry_run
+    from atom.titan.preflight.dry_run_report import report
 
     found = dry_run(run, selection, host, vocab_size=vocab_size)
     print(report(found), end="", flush=True)

@@ -24,11 +24,11 @@ from torch.distributed.elastic.multiprocessing.api import (
     SubprocessContext,
 )
 
-from atom import heartbeat, logs
 from atom.launch.failure import Failure, cause
+from atom.launch.hang_timeout import Patience
 from atom.launch.machine import Machine
-from atom.launch.patience import Patience
-from atom.run import Launch
+from atom.recipe.run import Launch
+from atom.run_dir import heartbeat, logs
 
 _MONITOR_SECONDS = 0.2
 _END_SECONDS = 5
@@ -134,7 +134,7 @@ class Agent(LocalElasticAgent):
         return Failure(complaint)
 
     def _end_hung(self) -> None:
-        """Have every rank tell where it is (:mod:`atom.titan.hang`), then end them all.
+        """Have every rank tell where it is (:mod:`atom.titan.train.hang`), then end them all.
 
         Not by SIGTERM, which a stopped one does not mind.
         """

@@ -10,17 +10,17 @@ import os
 import sys
 from pathlib import Path
 
-from atom import claim
 from atom.errors import EX_STOPPED, RunStoppedError, UserError
-from atom.folder import RUN_FILE
 from atom.launch.joined import recorded
 from atom.launch.local import refuse_stopped
-from atom.run import read
+from atom.recipe.run import read
+from atom.run_dir import claim
+from atom.run_dir.folder import RUN_FILE
 
 
 def main(folder: Path) -> int:
     """Be one rank; return the exit code."""
-    from atom.titan import rank
+    from atom.launch import rank
 
     if os.environ["RANK"] != "0":
         return EX_STOPPED if rank.train(folder) else 0

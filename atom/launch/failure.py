@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from atom import json_data
+from atom.io import json_data
 
 RANK_FAILED = "rank failed"
 """The event that a rank logs, with the field ``error``, before it ends."""

@@ -19,19 +19,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atom import events, progress
-from atom.environment import JOIN_SECONDS
 from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError
+from atom.io.environment import JOIN_SECONDS
 from atom.launch.local import refuse_stopped
 from atom.launch.rendezvous import tcp_store
 from atom.launch.start import follow
-from atom.run import Run
-from atom.screen import Screen
+from atom.recipe.run import Run
+from atom.run_dir import events, progress
+from atom.watch.screen import Screen
 
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-    from atom.titan.preflight import Preflight
+    from atom.titan.preflight.preflight import Preflight
 
 _KEY = "atom/run.dir"
 _REFUSED = "\0"
@@ -154,7 +154,7 @@ def train(compose: Callable[[], Preflight | None], *, verbose: bool = False) -> 
     Raises:
         UserError: on rank 0; the other ranks return 2 and say nothing.
     """
-    from atom.titan import rank
+    from atom.launch import rank
 
     adopt_slurm()
     store, number = _meet()

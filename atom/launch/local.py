@@ -13,16 +13,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from atom import checkpoint, events, logs, progress
 from atom.errors import RunError, RunStoppedError
-from atom.launch.child import Child, call
+from atom.io.process import Child, call
 from atom.launch.failure import Failure
 from atom.launch.gate import Gate
 from atom.launch.machine import Machine
 from atom.launch.rendezvous import meeting_file
 from atom.launch.restarts import Restarts
-from atom.prepare import data_changed
-from atom.run import Launch
+from atom.recipe.run import Launch
+from atom.run_dir import checkpoint, events, logs, progress
+from atom.run_dir.prepare import data_changed
 
 
 def start(
@@ -84,8 +84,8 @@ def start_once(
     imports on two cores take longer than a short run. With GPUs they are processes of their own,
     since CUDA does not survive a fork.
     """
+    from atom.launch import rank
     from atom.launch.agent import Agent
-    from atom.titan import rank
 
     with meeting_file() if machine.endpoint is None else nullcontext("") as store:
         gate = Gate()

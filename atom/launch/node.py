@@ -19,19 +19,20 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from atom import checkpoint, claim, events, logs, metrics, progress, strangers
 from atom.errors import EX_STOPPED, UserError
-from atom.files import make_folder
-from atom.folder import RUN_FILE
-from atom.launch.child import Child, call
+from atom.io import strangers
+from atom.io.files import make_folder
+from atom.io.printing import protected
+from atom.io.process import Child, call
 from atom.launch.failure import Failure
 from atom.launch.local import start_once
 from atom.launch.machine import Machine
 from atom.launch.stopper import Stopper
-from atom.prepare import data_changed
-from atom.printing import protected
-from atom.run import Launch, Run, read
-from atom.screen import Screen
+from atom.recipe.run import Launch, Run, read
+from atom.run_dir import checkpoint, claim, events, logs, metrics, progress
+from atom.run_dir.folder import RUN_FILE
+from atom.run_dir.prepare import data_changed
+from atom.watch.screen import Screen
 
 _LOOK_SECONDS = 0.1
 
@@ -127,7 +128,7 @@ def _start(
     folder: Path, run: Run, machine: Machine, early: _Early, *, attempt: int
 ) -> Failure | None:
     """Run the ranks of this node; draw the run's progress where it is the first."""
-    from atom.titan import device
+    from atom.titan.compat import device
 
     assert run.resolved is not None
     kind = run.resolved.device

@@ -10,23 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atom import environment, events, folder, logs, metrics, progress, resume
-from atom.host import Host
-from atom.inputs import Inputs
+from atom.io import environment
+from atom.io.process import Child, call
+from atom.io.terminal import say
 from atom.launch import local
-from atom.launch.child import Child, call
-from atom.launch.news import News
+from atom.launch.announcements import News
 from atom.launch.stopper import Stopper
-from atom.prepare import prepare
-from atom.run import Read, Run
-from atom.screen import Header, Screen
-from atom.select import select
-from atom.settings import FOLLOW
-from atom.terminal import say
+from atom.recipe.run import Read, Run
+from atom.recipe.settings import FOLLOW
+from atom.registry.host import Host
+from atom.registry.select import select
+from atom.run_dir import events, folder, logs, metrics, progress, resume
+from atom.run_dir.inputs import Inputs
+from atom.run_dir.prepare import prepare
+from atom.watch.screen import Header, Screen
 
 if TYPE_CHECKING:
     from atom.plan.device import DeviceDescription
-    from atom.titan.preflight import Preflight
+    from atom.titan.preflight.preflight import Preflight
 
 _OF_NO_INTEREST = (*FOLLOW, "launcher.")
 
@@ -147,7 +148,7 @@ def check(
     resume.check(place, run, prepared.inputs)
     run = run.using(prepared.opened)
     # Only now is torch needed: what is wrong so far was said within a second.
-    from atom.titan.preflight import preflight
+    from atom.titan.preflight.preflight import preflight
 
     ready = preflight(
         run,

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from atom import events
-from atom.folder import RUN_FILE
-from atom.run import read
-from atom.screen import Screen
+from atom.recipe.run import read
+from atom.run_dir import events
+from atom.run_dir.folder import RUN_FILE
+from atom.watch.screen import Screen
 
 _REPEAT_SECONDS = 1.0
 

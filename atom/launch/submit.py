@@ -10,18 +10,19 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from atom import defaults, idle, plugin
+from atom import plugin
 from atom.errors import UserError, shown
-from atom.files import read_text, write_text
-from atom.host import Host, resolve
+from atom.io.files import read_text, write_text
+from atom.io.lines import is_line
 from atom.launch import start
 from atom.launch.looked_at import LookedAt
-from atom.lines import is_line
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import LaunchContext, LaunchJob, Submission
+from atom.recipe import defaults, idle
+from atom.recipe.run import Launcher, Run
 from atom.redaction import REDACTED, found
-from atom.run import Launcher, Run
-from atom.select import configured
+from atom.registry.host import Host, resolve
+from atom.registry.select import configured
 
 _SWEEP = "multirun.yaml"
 """What Hydra writes into the folder of a sweep."""

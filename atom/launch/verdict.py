@@ -18,13 +18,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from atom import checkpoint, events, progress
 from atom.errors import EX_STOPPED
-from atom.folder import RUN_FILE
+from atom.io.printing import clean
 from atom.launch.failure import Failure
 from atom.launch.restarts import Restarts
-from atom.printing import clean
-from atom.run import read
+from atom.recipe.run import read
+from atom.run_dir import checkpoint, events, progress
+from atom.run_dir.folder import RUN_FILE
 
 EX_AGAIN = 76
 

@@ -1,7 +1,7 @@
 """A model as plans see it: its parameters, and what its blocks keep for the backward pass.
 
-Nothing here names an architecture: :func:`atom.titan.describe.describe` reads it off the model that
-a run would build. Units are bytes; activations are a token's, of one sequence.
+Nothing here names an architecture: :func:`atom.titan.planning.describe.describe` reads it off the
+model that a run would build. Units are bytes; activations are a token's, of one sequence.
 """
 
 from __future__ import annotations

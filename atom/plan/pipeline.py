@@ -1,7 +1,7 @@
 """What a pipeline schedule costs: idle time, and microbatches in flight.
 
-Both follow from the order of work, which is torch's own (:mod:`atom.titan.schedule`), for every
-schedule alike. For the schedules of Narayanan et al. (2021, https://arxiv.org/abs/2104.04473,
+Both follow from the order of work, which is torch's own (:mod:`atom.titan.planning.schedule`), for
+every schedule alike. For the schedules of Narayanan et al. (2021, https://arxiv.org/abs/2104.04473,
 section 2.2) that gives their closed forms, such as (p - 1) / (v m + p - 1) of the time idle.
 """
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from atom.errors import UserError
-from atom.testing.kernels import Implementation
-from atom.testing.operation import Sizes, ids
+from atom.titan.contracts.comparison import Implementation
+from atom.titan.contracts.operation import ids
+from atom.titan.contracts.sizes import Sizes
 
 TOLERANCE = 1e-2
 

@@ -21,14 +21,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from atom.host import Component, Host, resolve
-from atom.kernels import missing
+from atom.kernels.choose import missing
 from atom.plugin import Kernel, Needs
-from atom.testing.comparing import both
-from atom.testing.functions import FUNCTIONS, functions_of
+from atom.registry.host import Component, Host, resolve
 from atom.testing.interpreter import is_triton
-from atom.testing.kernels import Case, Implementation, contract, passes
-from atom.testing.operation import REGULAR
+from atom.titan.contracts.comparing import both
+from atom.titan.contracts.comparison import Case, Implementation, contract, passes
+from atom.titan.contracts.functions import FUNCTIONS, functions_of
+from atom.titan.contracts.sizes import REGULAR
 
 SECONDS = 600
 HOPPER = (9, 0)
@@ -125,7 +125,7 @@ def _of_package(package: str) -> dict[str, list[str] | None]:
 
 
 def _main(package: str) -> dict[str, list[str] | None]:
-    from atom.titan import device
+    from atom.titan.compat import device
 
     device.use("cpu")
     return {

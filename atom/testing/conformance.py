@@ -13,7 +13,7 @@ from atom.plugin import KINDS
 if TYPE_CHECKING:  # pytest imports this module in every session, and few use it
     from pydantic import BaseModel
 
-    from atom.host import Component, Host
+    from atom.registry.host import Component, Host
 
 
 class Suite:
@@ -32,7 +32,7 @@ class Suite:
     @classmethod
     def host(cls) -> Host:
         """What is installed."""
-        from atom.host import Host
+        from atom.registry.host import Host
 
         return Host.load()
 
@@ -49,7 +49,7 @@ class Suite:
     @classmethod
     def config(cls, component: Component) -> BaseModel | None:
         """The component's parameters, validated as a run's are; None if it has none."""
-        from atom.select import configured
+        from atom.registry.select import configured
 
         try:
             return configured(component, cls.parameters)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from atom.host import Host
+from atom.registry.host import Host
 from atom.testing import models, partners
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ import subprocess
 import sys
 from typing import Any
 
-from atom.host import Component, Host, resolve
 from atom.plugin import Kernel
-from atom.testing import comparing
-from atom.testing.functions import FUNCTIONS, functions_of
-from atom.testing.kernels import Case, Implementation, contract, reference_of
-from atom.testing.kernels import disagreements as compare
-from atom.testing.operation import ODD, REGULAR
+from atom.registry.host import Component, Host, resolve
+from atom.titan.contracts import comparing
+from atom.titan.contracts.comparison import Case, Implementation, contract, reference_of
+from atom.titan.contracts.comparison import disagreements as compare
+from atom.titan.contracts.functions import FUNCTIONS, functions_of
+from atom.titan.contracts.sizes import ODD, REGULAR
 
 CASES = (
     Case(REGULAR[0], "float32"),
@@ -58,7 +58,7 @@ def disagreements(component: Component) -> list[str] | None:
 
 
 def _main(address: str) -> list[str]:
-    from atom.titan import device
+    from atom.titan.compat import device
 
     device.use("cpu")
     host = Host.load()

@@ -26,10 +26,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import atom
+from atom.compose.groups import Groups, loaded
 from atom.errors import RunError, UserError
-from atom.groups import Groups, loaded
-from atom.host import Host
-from atom.run import DEGREES
+from atom.recipe.run import DEGREES
+from atom.registry.host import Host
 from atom.testing import ranks, runs
 
 CELLS = Path("benchmarks/results/matrix.jsonl")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom.errors import UserError
-from atom.host import Host
-from atom.run import parse
-from atom.select import select
+from atom.recipe.run import parse
+from atom.registry.host import Host
+from atom.registry.select import select
 from atom.testing import partners, runs
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ class Subject:
         Raises:
             UserError: as a run with it would be refused.
         """
-        from atom.titan import device
+        from atom.titan.compat import device
 
         self.device = device.settled()  # before any other module of torchtitan
 
         from torchtitan.models.common.moe import MoE
 
-        from atom.titan.preflight import preflight
+        from atom.titan.preflight.preflight import preflight
         from atom.titan.trainer_config import model_parts
 
         self._host = partners.with_partners(host)
@@ -78,7 +78,7 @@ class Subject:
 
     def on_meta(self) -> torch.nn.Module:
         """Return the model on the meta device."""
-        from atom.titan.weights import on_meta
+        from atom.titan.saved_model import on_meta
 
         return on_meta(self.config())
 
@@ -89,7 +89,7 @@ class Subject:
         """
         import torch
 
-        from atom.titan.initial_weights import seed_parameters
+        from atom.titan.train.initial_weights import seed_parameters
 
         model: Any = self.on_meta()
         seed_parameters(model, seed=0)
@@ -155,11 +155,11 @@ def logits(model: Any, ids_BL: torch.Tensor, documents: tuple[int, ...] = ()) ->
         model: the model.
         ids_BL: the tokens.
         documents: lengths of the documents in every sequence, or () for one document. Positions
-            count from 0 in each, as :mod:`atom.titan.data` makes them.
+            count from 0 in each, as :mod:`atom.titan.train.data` makes them.
     """
     import torch
 
-    from atom.titan import forward
+    from atom.titan.weights import forward
 
     lengths = documents or (ids_BL.shape[1],)
     positions_L = torch.cat([torch.arange(length) for length in lengths])

@@ -8,7 +8,7 @@ import pytest
 pytest.register_assert_rewrite(
     "atom.testing.suites",
     "atom.testing.hugging_face",
-    "atom.testing.kernels",
+    "atom.titan.contracts.comparison",
     "atom.testing.runs",
 )
 

@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from atom import metrics
 from atom.errors import RunError, UserError
-from atom.metrics import StepMetrics
+from atom.run_dir import metrics
+from atom.run_dir.metrics import StepMetrics
 from atom.testing import partners
 
 Sections = dict[str, Any]
@@ -63,7 +63,7 @@ class Ranks:
         """Train a run and return the metrics of its steps.
 
         Args:
-            sections: of the run, as in :class:`atom.run.Run`.
+            sections: of the run, as in :class:`atom.recipe.run.Run`.
             after: another run, of which this one goes on from the last checkpoint; the metrics
                 of both are returned.
 
@@ -148,12 +148,14 @@ def _serve(packages: str) -> None:
     os.dup2(2, 1)  # whatever else is printed must not look like an answer
     sys.path.append(packages)
 
-    from atom.launch.child import call
-    from atom.titan import device
+    from atom.io.process import call
+    from atom.titan.compat import device
 
     device.use("cpu")
     # What every run needs, imported once; nothing here may start a thread.
-    from atom.titan import preflight, rank, trainer_config  # noqa: F401
+    from atom.launch import rank  # noqa: F401
+    from atom.titan import trainer_config  # noqa: F401
+    from atom.titan.preflight import preflight  # noqa: F401
 
     for line in sys.stdin:
         sections, folder = json.loads(line)
@@ -167,10 +169,10 @@ def _serve(packages: str) -> None:
 
 
 def _train(sections: Sections, folder: Path) -> None:
-    from atom.host import Host
     from atom.launch import local
     from atom.launch.start import prepare_folder
-    from atom.run import parse
+    from atom.recipe.run import parse
+    from atom.registry.host import Host
 
     ready = prepare_folder(parse(sections), Host.load(), folder, {})
     if ready is None:  # all is done

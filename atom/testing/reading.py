@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from atom.host import Component, Host, resolve
-from atom.opening import Opener
 from atom.plugin import Dataset, DatasetContext, Document, DocumentSource
+from atom.registry.host import Component, Host, resolve
+from atom.registry.opening import Opener
 from atom.testing import isolated, partners
 
 Key = tuple[str, str]
@@ -128,7 +128,7 @@ def _loader_config(component: Component, config: BaseModel | None, seed: int) ->
             seed=seed, global_batch_size=LANES, opening=opener().context(component)
         )
         return resolve(declaration.build, component)(config, context)
-    from atom.titan.data import DocumentLoader
+    from atom.titan.train.data import DocumentLoader
 
     return DocumentLoader.Config(
         source=source(component, config), seed=seed, global_batch_size=LANES

@@ -1,4 +1,4 @@
-"""The small run that the kit trains: sections of :class:`atom.run.Run`, and its layouts."""
+"""The small run that the kit trains: sections of :class:`atom.recipe.run.Run`, and its layouts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from atom.errors import RunError, UserError
-from atom.metrics import StepMetrics
+from atom.run_dir.metrics import StepMetrics
 from atom.testing import partners, ranks
 
 Sections = dict[str, Any]

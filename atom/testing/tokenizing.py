@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from atom.host import Component, resolve
 from atom.plugin import PreparedTokenizer, TokenizerContext
+from atom.registry.host import Component, resolve
 from atom.testing import corpus, isolated
 
 UNKNOWN = ("<unk>", "[UNK]", "<|unk|>", "UNK")

@@ -1,4 +1,5 @@
-"""The torchtitan room: the only part of ATOM that imports torch and torchtitan.
+"""Train with torchtitan: the only room that imports it.
 
-:mod:`atom.titan.device` comes first: it must run before any other torchtitan module is imported.
+Imports all rooms but :mod:`atom.launch`, :mod:`atom.watch` and those above them.
+:mod:`atom.titan.compat.device` must run before any module of torchtitan is imported.
 """

@@ -14,15 +14,15 @@ from torchtitan.models.common.attention import GQAttention
 from torchtitan.models.common.feed_forward import FeedForward
 from torchtitan.models.common.moe import GroupedExperts
 
-from atom.host import Component, Host, resolve
-from atom.kernels import Choice, Preferences, Situation
-from atom.kernels import choose as choose_for
-from atom.operations import OPERATIONS
+from atom.kernels.choose import Choice, Preferences, Situation
+from atom.kernels.choose import choose as choose_for
+from atom.kernels.operations import OPERATIONS
 from atom.plan.device import DeviceDescription
 from atom.plugin import Declaration, Kernel
-from atom.run import Run
+from atom.recipe.run import Run
+from atom.registry.host import Component, Host, resolve
 from atom.titan import windows
-from atom.titan.muon import MUON
+from atom.titan.optim.muon import MUON
 
 LINEAR_CROSS_ENTROPY = "linear_cross_entropy"
 NEWTON_SCHULZ = "newton_schulz"
@@ -74,7 +74,7 @@ def situation(
         device: where.
         run: None if nothing is trained.
         training: its section.
-        unfit: see :class:`atom.kernels.Situation`.
+        unfit: see :class:`atom.kernels.choose.Situation`.
     """
     offered = [
         c.declaration.operation for c in host.components if isinstance(c.declaration, Kernel)

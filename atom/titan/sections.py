@@ -1,8 +1,8 @@
 """The sections of a run that are torchtitan's own: its dataclasses are their schema.
 
 What torchtitan documents is what a run accepts. What its dataclasses do not say, ranges of numbers
-and settings without effect, is in :mod:`atom.ranges` and :mod:`atom.effect_rules`; tests hold both
-against all of its fields.
+and settings without effect, is in :mod:`atom.recipe.ranges` and
+:mod:`atom.recipe.effect_rules`; tests hold both against all of its fields.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torchtitan.distributed.activation_checkpoint import FullAC, MemoryBudgetAC,
 from torchtitan.tools.profiler import Profiler
 
 from atom.errors import UserError, nearest
-from atom.run import Section
-from atom.titan.checkpointer import VerifiedCheckpointManager
-from atom.titan.metrics import StepMetricsProcessor
-from atom.titan.rates import EndingLRSchedulers
-from atom.validation import validated
+from atom.recipe.run import Section
+from atom.recipe.validation import validated
+from atom.titan.checkpoint.checkpointer import VerifiedCheckpointManager
+from atom.titan.optim.rates import EndingLRSchedulers
+from atom.titan.train.metrics import StepMetricsProcessor
 
 T = TypeVar("T")
 

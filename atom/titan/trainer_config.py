@@ -14,9 +14,6 @@ from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
 
 from atom.errors import UserError
-from atom.folder import TOKENIZER
-from atom.host import Host
-from atom.opening import Opener
 from atom.plugin import (
     ArchitectureContext,
     Dataset,
@@ -24,15 +21,20 @@ from atom.plugin import (
     ModelParts,
     ParallelismContext,
 )
-from atom.run import Resolved, Run, Section
-from atom.select import Selection
-from atom.titan import kernels, optimizer, profiling, sections
-from atom.titan.data import DocumentLoader
-from atom.titan.device import mend_fsdp
-from atom.titan.initial_weights import seed_parameters
-from atom.titan.parts import changed, parameters_of
-from atom.titan.pipeline import send_contiguous
-from atom.titan.trainer import StoppableTrainer
+from atom.recipe.run import Resolved, Run, Section
+from atom.registry.host import Host
+from atom.registry.opening import Opener
+from atom.registry.select import Selection
+from atom.run_dir.folder import TOKENIZER
+from atom.titan import kernels, sections
+from atom.titan.compat.device import mend_fsdp
+from atom.titan.compat.pipeline import send_contiguous
+from atom.titan.optim import optimizer
+from atom.titan.shards import changed, parameters_of
+from atom.titan.train import profiling
+from atom.titan.train.data import DocumentLoader
+from atom.titan.train.initial_weights import seed_parameters
+from atom.titan.train.trainer import StoppableTrainer
 
 CPU_DEFAULTS: dict[str, Section] = {
     # Most CPUs emulate bfloat16.

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from atom import history, metrics, settings
 from atom.errors import shown
-from atom.folder import RUN_FILE
-from atom.metrics import StepMetrics
-from atom.run import read
-from atom.status import Status, status
+from atom.recipe import settings
+from atom.recipe.run import read
+from atom.run_dir import history, metrics
+from atom.run_dir.folder import RUN_FILE
+from atom.run_dir.metrics import StepMetrics
+from atom.run_dir.status import Status, status
 from atom.watch import chart
 from atom.watch.chart import Series
 from atom.watch.markup import element

@@ -1,6 +1,6 @@
 """The lines of a run's logs: of the launcher and of ranks, in the order of time.
 
-``logs/launcher.jsonl`` and ``logs/rank_N.jsonl`` hold JSON lines (:mod:`atom.logs`);
+``logs/launcher.jsonl`` and ``logs/rank_N.jsonl`` hold JSON lines (:mod:`atom.run_dir.logs`);
 ``logs/rank_N.txt`` holds what the rank and its libraries printed.
 """
 
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atom import json_data, strangers
 from atom.errors import UserError
-from atom.files import is_regular
-from atom.folder import RUN_FILE
-from atom.tail import Tail
+from atom.io import json_data, strangers
+from atom.io.files import is_regular
+from atom.io.tail import Tail
+from atom.run_dir.folder import RUN_FILE
 
 LAUNCHER = "launcher"
 ALL = "all"

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atom import events, history, json_data, metrics
-from atom.folder import ORIGINS, RUN_FILE
-from atom.history import Period
-from atom.metrics import StepMetrics
-from atom.run import Run, read
-from atom.status import Status, status
-from atom.watch import profile
-from atom.watch.profile import Shares
+from atom.io import json_data
+from atom.recipe.run import Run, read
+from atom.run_dir import events, history, metrics, profile
+from atom.run_dir.folder import ORIGINS, RUN_FILE
+from atom.run_dir.history import Period
+from atom.run_dir.metrics import StepMetrics
+from atom.run_dir.profile import Shares
+from atom.run_dir.status import Status, status
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Record:
         origins: where its settings came from; None for a run of an ATOM that did not keep it.
         lock: what ``lock.json`` holds; empty if there is none.
         course: the periods of the run that other settings have made, and those settings:
-            :func:`atom.history.course`.
+            :func:`atom.run_dir.history.course`.
         profile: of each rank that profiled, where the time of its steps went.
         problems: what is left out because it cannot be read, and why.
     """

@@ -7,13 +7,13 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import atom
+from atom.io.numbers import clock, decimal, human
 from atom.watch import chart, mesh_picture
 from atom.watch import report_curves as curves
 from atom.watch import report_tables as tables
 from atom.watch.markup import element, html
 from atom.watch.record import Record
 from atom.watch.report_history import changed
-from atom.words import clock, decimal, human
 
 _STYLE = Path(__file__).with_name("report.css")
 _NO_NETWORK = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

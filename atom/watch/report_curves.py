@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from xml.etree.ElementTree import Element
 
-from atom import events
-from atom.metrics import StepMetrics
+from atom.io.numbers import decimal
+from atom.run_dir import events
+from atom.run_dir.metrics import StepMetrics
 from atom.watch.chart import Mark, Series, chart
 from atom.watch.compare import CURVES
 from atom.watch.markup import element
 from atom.watch.record import Record
-from atom.words import decimal
 
 Value = Callable[[StepMetrics], float]
 

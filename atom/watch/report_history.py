@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
-from atom import history
 from atom.errors import shown
+from atom.run_dir import history
 from atom.watch.markup import Child, element
 from atom.watch.record import Record
 from atom.watch.report_tables import table

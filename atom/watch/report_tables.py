@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from atom import events
-from atom import settings as run_settings
 from atom.errors import shown
-from atom.run import Resolved
-from atom.screen import SPLITS
-from atom.watch import profile
+from atom.recipe import settings as run_settings
+from atom.recipe.run import Resolved
+from atom.run_dir import events, profile
 from atom.watch.markup import Child, element
 from atom.watch.mesh_picture import DIMENSIONS
 from atom.watch.record import Record
+from atom.watch.screen import SPLITS
 
 _MOST_EVENTS = 200
 _MOST_RANKS = 16

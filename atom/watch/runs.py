@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from atom import claim, events, metrics
 from atom.errors import UserError
-from atom.folder import RUN_FILE
-from atom.status import Status, status
+from atom.run_dir import claim, events, metrics
+from atom.run_dir.folder import RUN_FILE
+from atom.run_dir.status import Status, status
 
 _SIGNS = (RUN_FILE, metrics.FILE_NAME, events.FILE_NAME)
 """The files that change when a run that no job works on does."""

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from atom import claim
 from atom.errors import RunError, UserError
-from atom.status import Status, status
+from atom.run_dir import claim
+from atom.run_dir.status import Status, status
 
 SIGNAL = signal.SIGUSR1
 """Both the launcher and a rank that torchrun or Slurm has started take it for this request; where

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from atom import events
 from atom.launch.failure import RANK_FAILED
+from atom.run_dir import events
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from atom import checkpoint, events, metrics
+from atom.run_dir import checkpoint, events, metrics
 
 STEPS = 24
 RUN = ("parallelism=fsdp", "launch.ranks=2", f"training.steps={STEPS}", "checkpoint.interval=3")

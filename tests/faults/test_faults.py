@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from atom import checkpoint, events
-from atom.titan.startup import PHASES
+from atom.run_dir import checkpoint, events
+from atom.titan.train.startup import PHASES
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from atom import checkpoint, events, heartbeat, status
+from atom.run_dir import checkpoint, events, heartbeat, status
 
 pytestmark = pytest.mark.slow
 

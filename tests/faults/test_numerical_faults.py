@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from atom import events
+from atom.run_dir import events
 
 pytestmark = pytest.mark.slow
 

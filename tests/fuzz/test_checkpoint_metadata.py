@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.distributed.checkpoint import FileSystemWriter, save
 from torch.distributed.checkpoint.metadata import Metadata
 
-from atom.titan.dcp_index import HostileCheckpointError, parse
+from atom.titan.checkpoint.dcp_index import HostileCheckpointError, parse
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ import pytest
 from damage import damaged, is_one_sentence, json_values
 from hypothesis import strategies as st
 
-from atom import events, metrics
 from atom.errors import UserError
-from atom.folder import RUN_FILE
-from atom.status import status
+from atom.run_dir import events, metrics
+from atom.run_dir.folder import RUN_FILE
+from atom.run_dir.status import status
 
 pytestmark = pytest.mark.slow
 

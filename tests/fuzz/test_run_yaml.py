@@ -12,7 +12,7 @@ from damage import damaged, is_one_sentence, json_values
 from hypothesis import strategies as st
 
 from atom.errors import UserError
-from atom.run import Run, read
+from atom.recipe.run import Run, read
 
 pytestmark = pytest.mark.slow
 

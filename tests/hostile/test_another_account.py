@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from atom import claim, events
-from atom.metrics import StepMetrics
-from atom.run import parse
+from atom.recipe.run import parse
+from atom.run_dir import claim, events
+from atom.run_dir.metrics import StepMetrics
 
 NOBODY = 65534
 SECRET = "ssh-ed25519 AAAA victim\n"

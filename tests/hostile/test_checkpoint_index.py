@@ -22,9 +22,9 @@ from torch.distributed.checkpoint import state_dict_saver as dcp
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorProperties
 
 from atom.errors import UserError
-from atom.titan.dcp import AtomicWriter, SafeReader
-from atom.titan.dcp_index import HostileCheckpointError, parse
-from atom.titan.weights import Checkpoint
+from atom.titan.checkpoint.dcp import AtomicWriter, SafeReader
+from atom.titan.checkpoint.dcp_index import HostileCheckpointError, parse
+from atom.titan.saved_model import Checkpoint
 
 
 @pytest.fixture(scope="module")

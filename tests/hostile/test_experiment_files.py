@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from atom import yaml_data
 from atom.errors import UserError
-from atom.run import COMPONENTS, read
+from atom.io import yaml_data
+from atom.recipe.run import COMPONENTS, read
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ from typing import NoReturn
 
 import pytest
 
-from atom import events
-from atom.json_data import dumps
-from atom.metrics import StepMetrics
-from atom.run import parse
+from atom.io.json_data import dumps
+from atom.recipe.run import parse
+from atom.run_dir import events
+from atom.run_dir.metrics import StepMetrics
 
 NAN = float("nan")
 STEERING = "\x1b]52;c;x\x07\u202e\x9b\x7f"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from atom import metrics
 from atom.errors import UserError
 from atom.launch.rendezvous import tcp_store
+from atom.run_dir import metrics
 
 SMALL = (
     *("architecture=llama3_tiny", "architecture.dim=64", "tokenizer=bytes"),

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from atom import events
 from atom.cli import main
 from atom.errors import UserError
-from atom.files import NotAFileError
-from atom.metrics import StepMetrics
-from atom.run import parse
-from atom.strangers import check
-from atom.titan import hf_tokenizer
+from atom.io.files import NotAFileError
+from atom.io.strangers import check
+from atom.recipe.run import parse
+from atom.run_dir import events
+from atom.run_dir.metrics import StepMetrics
+from atom.titan.hugging_face import tokenizer as hf_tokenizer
 from atom_tokenizers.files import locked
 
 SECRET = "ssh-ed25519 AAAA victim\n"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from atom import caches, claim, heartbeat
 from atom.errors import UserError
+from atom.io import caches
+from atom.run_dir import claim, heartbeat
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -212,7 +213,7 @@ def test_where_no_home_can_be_written_to_it_is_below_that_of_temporary_files(
 def test_torch_compiles_into_it_and_not_below_tmp(tmp_path: Path) -> None:
     """``/tmp/torchinductor_$USER`` is a name that another account may have taken."""
     code = (
-        "from atom import caches; caches.keep_compiled_code(); import json, os\n"
+        "from atom.io import caches; caches.keep_compiled_code(); import json, os\n"
         "from torch._inductor.runtime.cache_dir_utils import cache_dir, triton_cache_dir\n"
         "print(json.dumps([cache_dir(), triton_cache_dir(0)]))"
     )
@@ -233,7 +234,7 @@ def test_torch_compiles_into_it_and_not_below_tmp(tmp_path: Path) -> None:
 CLAIM = """
 import os, sys, time
 from pathlib import Path
-from atom import claim
+from atom.run_dir import claim
 os.umask(0o022)
 claim.claim(Path(sys.argv[1]))
 print("claimed", flush=True)

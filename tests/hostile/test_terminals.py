@@ -13,10 +13,10 @@ import pytest
 import structlog
 from rich.text import Text
 
-from atom import events, logs
-from atom.printing import Printed, as_it_is, clean, escaped, protected
-from atom.run import parse
-from atom.terminal import Encodable, Styled
+from atom.io.printing import Printed, as_it_is, clean, escaped, protected
+from atom.io.terminal import Encodable, Styled
+from atom.recipe.run import parse
+from atom.run_dir import events, logs
 
 STEERS = {
     "color": "\x1b[31m",

@@ -18,7 +18,7 @@ from torchtitan.models.llama3.model import Llama3Model, Llama3TransformerBlock
 from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 
 from atom.plugin import ArchitectureContext, ModelParts
-from atom.testing.partners.model import llama_model
+from atom.titan.contracts.small_models import llama_model
 
 
 def _model(context: ArchitectureContext, kind: type = Llama3Model) -> Any:

@@ -11,7 +11,7 @@ import triton.language as tl
 from torchtitan.config.override import derive, override
 from torchtitan.models.common.nn_modules import RMSNorm
 
-from atom.sharded import local, local_weight, placed
+from atom.kernels.sharded import local, local_weight, placed
 
 
 class _Norm(torch.autograd.Function):

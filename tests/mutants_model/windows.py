@@ -10,7 +10,7 @@ from typing import Any
 from torchtitan.config.override import derive
 
 from atom.plugin import ArchitectureContext, ModelParts
-from atom.testing.partners.model import llama_model
+from atom.titan.contracts.small_models import llama_model
 from mutants_model.windowed import WindowedBlock, WindowedModel, windowed
 
 WINDOWS = (12, None)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from atom import events, metrics
+from atom.run_dir import events, metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 

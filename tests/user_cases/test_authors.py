@@ -16,7 +16,7 @@ from atom_docs import nodes, rendered
 from atom_docs.pages import DOCS, write_files
 
 from atom.errors import UserError
-from atom.opening import renamed
+from atom.registry.opening import renamed
 
 PAIR = {
     "__init__.py": """
@@ -313,7 +313,7 @@ from dataclasses import dataclass
 from torchtitan.config.override import derive
 from torchtitan.models.llama3.model import Llama3Model
 from atom.plugin import ModelParts
-from atom.testing.partners.model import llama_model
+from atom.titan.contracts.small_models import llama_model
 from windowed.windowed import WindowedModel, windowed as with_windows
 
 def windowed(_config, context):

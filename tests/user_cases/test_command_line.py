@@ -14,9 +14,10 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core._pydantic_core import list_all_errors
 
-from atom import command_line, validation, validation_words
+from atom.compose import command_line
 from atom.errors import UserError
-from atom.run import Run
+from atom.recipe import validation, validation_words
+from atom.recipe.run import Run
 
 SHOWN = ("--cfg", "job", "--package", "run")
 
@@ -210,6 +211,8 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
             "++architecture=llama3_tiny (command line): an option is chosen by its name alone; "
             "valid: architecture=llama3_tiny",
         ),
+        # Hydra mixes the options: the name of the last one, with what parameters the first had.
+        (["tokenizer=[bytes,bpe]"], "tokenizer (command line): takes one option, and no list"),
         (["metrics=null"], "metrics=null (command line): names no option; `atom train --help`"),
         (["hydra=x"], "hydra=x (command line): is the whole of Hydra's own section; valid: one"),
         (["hydra.foo=3"], "hydra.foo: is nothing that Hydra has; `atom train --cfg hydra`"),

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from atom import environment as variables_of_atom
 from atom.errors import UserError
+from atom.io import environment as variables_of_atom
 from atom.launch import joined
 
 TINY = (
@@ -120,9 +120,9 @@ def test_an_account_without_a_home(tmp_path: Path) -> None:
         "import pwd, sys\n"
         "def nobody(_): raise KeyError\n"
         "pwd.getpwuid = nobody\n"
-        "import atom.caches, atom.cli\n"
+        "import atom.io.caches, atom.cli\n"
         "assert atom.cli.main(['plugins']) == 0\n"
-        "print(atom.caches.folder())"
+        "print(atom.io.caches.folder())"
     )
     bare = {k: v for k, v in os.environ.items() if k not in ("HOME", "ATOM_CACHE")}
     result = subprocess.run(

@@ -15,15 +15,16 @@ import torch
 
 from atom.cli.new import make
 from atom.errors import UserError
-from atom.host import Host
-from atom.launch.child import call
+from atom.io.process import call
 from atom.plan.device import named
-from atom.run import DEGREES, Run, parse
-from atom.select import select
+from atom.recipe.run import DEGREES, Run, parse
+from atom.registry.host import Host
+from atom.registry.select import select
 from atom.testing import matrix
 from atom.testing.installing import describe
-from atom.titan import checks, pretend, trainer_config
-from atom.titan.preflight import preflight
+from atom.titan import trainer_config
+from atom.titan.checks import engine, pretend
+from atom.titan.preflight.preflight import preflight
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -174,7 +175,7 @@ def put_together(run: Run) -> tuple[Any, int]:
         *(run, selection, HOST, place), vocab_size=320, joined=ranks, planned=named("h100")
     )
     config = trainer_config.trainer_config(ready.run, selection, HOST, place)
-    checks.check_together(config)
+    engine.check_together(config)
     return config, ranks
 
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torchtitan.config import ParallelismConfig, TrainingConfig
 
-from atom.host import Host
-from atom.operations import OPERATIONS
+from atom.kernels.operations import OPERATIONS
 from atom.plugin import Kernel
-from atom.run import parse
-from atom.select import select
+from atom.recipe.run import parse
+from atom.registry.host import Host
+from atom.registry.select import select
 from atom.testing import matrix
 from atom.titan import kernels
 from atom.titan.trainer_config import model_parts, set_sharding

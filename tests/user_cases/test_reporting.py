@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from damaged import damaged  # noqa: F401
 
-from atom import checkpoint, events, heartbeat, metrics, progress
 from atom.launch.failure import Failure
 from atom.launch.restarts import Restarts
-from atom.status import status
+from atom.run_dir import checkpoint, events, heartbeat, metrics, progress
+from atom.run_dir.status import status
 
 TOKENS = 4 * 64
 """Of a step."""

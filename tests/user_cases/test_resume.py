@@ -16,11 +16,11 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from atom import changes, events, history
-from atom.launch.child import call
-from atom.prepare import data_changed
-from atom.run import TORCHTITAN_SECTIONS, Run
-from atom.titan.dcp import SafeReader
+from atom.io.process import call
+from atom.recipe.run import TORCHTITAN_SECTIONS, Run
+from atom.run_dir import changes, events, history
+from atom.run_dir.prepare import data_changed
+from atom.titan.checkpoint.dcp import SafeReader
 
 pytestmark = pytest.mark.slow
 

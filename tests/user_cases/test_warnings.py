@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from atom import events, logs, notices
-from atom.launch import news
-from atom.launch.child import call
+from atom.io import notices
+from atom.io.process import call
+from atom.launch import announcements
+from atom.run_dir import events, logs
 
 LOUD = """
 import logging, warnings
@@ -54,7 +55,7 @@ def test_a_rank_warns(tmp_path: Path) -> None:
     call(warn)
     told = [e["text"] for e in events.read(tmp_path) if e["event"] == events.WARNED]
     assert told == ["loud: slow 0"]
-    assert [news._words(e) for e in events.read(tmp_path)] == told
+    assert [announcements._words(e) for e in events.read(tmp_path)] == told
     for rank in (0, 1):
         assert (tmp_path / f"logs/rank_{rank}.jsonl").read_text().count(f"slow {rank}") == 2
 

@@ -17,12 +17,16 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from atom.host import Host
 from atom.plugin import ModelParts
-from atom.run import parse
-from atom.select import select
+from atom.recipe.run import parse
+from atom.registry.host import Host
+from atom.registry.select import select
 from atom.testing.models import logits
-from atom.titan import hf_config, hf_reader, hf_weights, remedy, weights
+from atom.titan import saved_model
+from atom.titan.checkpoint import hugging_face_reader as hf_reader
+from atom.titan.hugging_face import config as hf_config
+from atom.titan.hugging_face import remedy
+from atom.titan.hugging_face import weights as hf_weights
 from atom.titan.trainer_config import model_parts, training_section
 
 TOLERANCE = 1e-4
@@ -114,7 +118,7 @@ def parts_of(architecture: dict[str, Any]) -> ModelParts:
     )
     training = training_section(run, "cpu")
     parts = model_parts(select(run, Host.load()), VOCABULARY, 64)
-    weights.on_one_rank(parts, training)
+    saved_model.on_one_rank(parts, training)
     return parts
 
 
@@ -161,16 +165,16 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 
 
 def check(parts: ModelParts, folder: Path) -> tuple[str | None, list[str]]:
-    return hf_weights.check(parts, weights.adapter(parts, "it"), folder)
+    return hf_weights.check(parts, saved_model.adapter(parts, "it"), folder)
 
 
 @torch.no_grad()
 def ours(parts: ModelParts, folder: Path) -> torch.Tensor:
     """Return the logits of ATOM's model with the weights of ``folder``."""
-    model: Any = weights.on_meta(parts.model)
+    model: Any = saved_model.on_meta(parts.model)
     model.to_empty(device="cpu")
     model.init_weights(buffer_device=None)
-    adapter = weights.adapter(parts, "it")
+    adapter = saved_model.adapter(parts, "it")
     loaded = hf_reader.load(model.state_dict(), adapter, folder, alone=True)
     model.load_state_dict(loaded, strict=False)
     return logits(model.eval(), IDS_BL)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from atom.host import Component, Host, Plugin
 from atom.plugin import Architecture, Dataset, Parallelism, Tokenizer, hookimpl
+from atom.registry.host import Component, Host, Plugin
 from atom.testing.installing import describe
 
 PACKAGE = "atom-conformance"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from atom.errors import UserError
-from atom.host import Host
+from atom.registry.host import Host
 from atom.testing import models, partners, runs, windows
 from atom.testing.models import Subject
 from atom.testing.options import Options
@@ -197,7 +197,7 @@ class ArchitectureSuite(Options, ComponentSuite):
         """The output layer over pieces of the hidden states (``loss.num_chunks``) gives the loss of
         the logits: nothing is done with them beside it. A model that a run refuses this is left
         out."""
-        from atom.titan import output_layers
+        from atom.titan.checks import output_layers
 
         model, ids_BL = subject.model(), subject.tokens(2, 17)
         if reason := output_layers.beside_layer(model, getattr(model, "lm_head", None)):

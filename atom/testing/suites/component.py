@@ -12,12 +12,12 @@ import pytest
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from atom import yaml_data
 from atom.errors import UserError
-from atom.host import Component, Host, resolve
+from atom.io import yaml_data
 from atom.plugin import Declaration, Kernel
-from atom.run import NAMED
-from atom.select import configured
+from atom.recipe.run import NAMED
+from atom.registry.host import Component, Host, resolve
+from atom.registry.select import configured
 from atom.testing import isolated
 from atom.testing.conformance import Suite
 
@@ -80,7 +80,7 @@ class ComponentSuite(Suite):
     @classmethod
     def settled_device(cls) -> None:
         """Decide what torchtitan computes on, before anything that a test resolves imports it."""
-        from atom.titan import device
+        from atom.titan.compat import device
 
         device.settled()
 
@@ -190,7 +190,7 @@ class ComponentSuite(Suite):
 
     def test_config_group_files_are_its_own(self, component: Component, host: Host) -> None:
         """No other installed package ships an option of the same name: a run could have neither."""
-        from atom.groups import Groups
+        from atom.compose.groups import Groups
 
         owners = Groups(host.plugins).owners
         for option in _options(component, self.group):
@@ -221,7 +221,7 @@ def composed(host: Host, group: str, option: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from atom.compose import CONFIG_NAME, config_loader
+    from atom.compose.compose import CONFIG_NAME, config_loader
 
     try:
         config = config_loader(host).load_configuration(
@@ -266,7 +266,7 @@ def _check_partly(component: Component, parameters: dict[str, Any], unset: list[
 
 
 def _through_yaml(adapter: TypeAdapter[Any], value: Any) -> Any:
-    """Write and read ``value`` as :meth:`atom.run.Run.write` and :func:`atom.run.read` would."""
+    """Write and read ``value`` as a run's ``run.yaml`` is written and read."""
     text = yaml.safe_dump(adapter.dump_python(value, mode="json"), sort_keys=False)
     return yaml_data.load(text, "run.yaml")
 

@@ -11,17 +11,20 @@ import pytest
 from packaging.requirements import Requirement
 
 from atom.errors import UserError, nearest
-from atom.host import Component, Host, resolve
-from atom.kernels import Situation, misfit_of_numbers, missing
+from atom.kernels.choose import Situation, misfit_of_numbers, missing
 from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
-from atom.testing import capping, comparing, compiler, interpreter, kernels, models, partners, runs
-from atom.testing.functions import FUNCTIONS, functions_of
-from atom.testing.kernels import REFERENCE, Case, Implementation
-from atom.testing.operation import ODD, REGULAR, Operation, Sizes
-from atom.testing.operations import OPERATIONS
+from atom.registry.host import Component, Host, resolve
+from atom.testing import capping, compiler, interpreter, models, partners, runs
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
+from atom.titan.contracts import comparing
+from atom.titan.contracts import comparison as kernels
+from atom.titan.contracts.comparison import REFERENCE, Case, Implementation
+from atom.titan.contracts.functions import FUNCTIONS, functions_of
+from atom.titan.contracts.operation import Operation
+from atom.titan.contracts.operations import OPERATIONS
+from atom.titan.contracts.sizes import ODD, REGULAR, Sizes
 
 BENCHMARK = {
     "cpu": Sizes(batch=1, length=128, n_kv_heads=4, head_dim=32, hidden_dim=256),
@@ -99,14 +102,14 @@ class KernelSuite(Options, ComponentSuite):
         if contract is None:
             pytest.skip(
                 f"the kit has no contract of {kernel.operation}; give one with "
-                "conformance(…).having(operation=atom.testing.operation.Operation(…))"
+                "conformance(…).having(operation=atom.titan.contracts.operation.Operation(…))"
             )
         return contract
 
     @pytest.fixture
     def device(self) -> str:
         """The device of this process: a GPU where there is one."""
-        from atom.titan import device
+        from atom.titan.compat import device
 
         return device.settled()
 
@@ -162,7 +165,7 @@ class KernelSuite(Options, ComponentSuite):
 
     def test_needs_are_a_reason_and_not_a_crash(self, component: Component, kernel: Kernel) -> None:
         """On every kind of device the kernel is chosen, or refused in one sentence."""
-        from atom.titan.device import DeviceDescription
+        from atom.titan.compat.device import DeviceDescription
 
         for package in kernel.needs.packages:
             Requirement(package)  # raises InvalidRequirement
@@ -318,7 +321,7 @@ class KernelSuite(Options, ComponentSuite):
     def test_computes_sharded(self, layout: str, component: Component, kernel: Kernel) -> None:
         """Two ranks, each with its part of the heads (or of the sequence), train as one rank does
         with the reference."""
-        from atom.titan import device
+        from atom.titan.compat import device
 
         pytest.importorskip("torchtitan")
         if reason := _misfit(component, device.describe("cpu"), context_parallel=layout == "cp"):
@@ -352,7 +355,7 @@ class KernelSuite(Options, ComponentSuite):
     ) -> None:
         """A Triton kernel, on two ranks under tensor parallelism: given plain tensors, or DTensors
         under another backend, they train as one rank does with the reference."""
-        from atom.titan import device
+        from atom.titan.compat import device
 
         if reason := _missing(kernel):
             pytest.skip(reason)
@@ -432,14 +435,14 @@ def _missing(kernel: Kernel) -> str | None:
 
 
 def _refusal(component: Component, kind: str) -> str | None:
-    from atom.titan import device
+    from atom.titan.compat import device
 
     return _misfit(component, device.describe(kind), context_parallel=False)
 
 
 def _misfit(component: Component, described: Any, *, context_parallel: bool) -> str | None:
     """Return why ATOM would refuse the kernel on a device, or None if it would not."""
-    from atom.kernels import Situation, choose
+    from atom.kernels.choose import Situation, choose
 
     declaration = component.declaration
     assert isinstance(declaration, Kernel)

@@ -12,10 +12,10 @@ import pytest
 from pydantic import BaseModel
 
 from atom.errors import UserError
-from atom.host import Component, Host, resolve
 from atom.launch.looked_at import LookedAt
 from atom.plugin import LaunchContext, LaunchJob, Submission
-from atom.run import Launcher
+from atom.recipe.run import Launcher
+from atom.registry.host import Component, Host, resolve
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
 

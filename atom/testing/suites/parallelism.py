@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 from atom.errors import UserError
-from atom.host import Component, Host, resolve
 from atom.plugin import ArchitectureContext, ParallelismContext, Strategy
-from atom.run import DEGREES, Run, parse
+from atom.recipe.run import DEGREES, Run, parse
+from atom.registry.host import Component, Host, resolve
 from atom.testing import partners, ranks, runs
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
@@ -142,7 +142,8 @@ class ParallelismSuite(Options, ComponentSuite):
         Raises:
             UserError: as a run would be refused.
         """
-        from atom.titan import device, layout
+        from atom.titan.checks import layout
+        from atom.titan.compat import device
 
         device.settled()
         run: Run = parse(runs.sections(self.architectures[0], self.section))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from atom.errors import UserError
-from atom.host import Component
 from atom.plugin import PreparedTokenizer
+from atom.registry.host import Component
 from atom.testing import isolated, texts, tokenizing
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
@@ -205,7 +205,7 @@ class TokenizerSuite(Options, ComponentSuite):
 
     def test_a_tokenizer_json_makes_the_same_ids(self, folder: Path, tokenizer: Any) -> None:
         """``atom export`` hands it on, to a model that knows the run's ids."""
-        from atom.titan.hf_tokenizer import TOKENIZER_JSON, differing
+        from atom.titan.hugging_face.tokenizer import TOKENIZER_JSON, differing
 
         if not (folder / TOKENIZER_JSON).is_file():
             pytest.skip(f"{self.name} has no {TOKENIZER_JSON}")

@@ -1,7 +1,7 @@
 """``{config-reference}``: every key of a run, from the code that checks it.
 
-Keys of ATOM come from :class:`atom.run.Run`, keys of torchtitan's sections from its dataclasses,
-and parameters of components from the config models of the plugins that are installed.
+Keys of ATOM come from :class:`atom.recipe.run.Run`, keys of torchtitan's sections from its
+dataclasses, and parameters of components from the config models of the plugins that are installed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from atom.errors import shown
-from atom.host import Host, resolve
-from atom.ranges import RANGES
-from atom.run import COMPONENTS, TORCHTITAN_SECTIONS, Run
+from atom.recipe.ranges import RANGES
+from atom.recipe.run import COMPONENTS, TORCHTITAN_SECTIONS, Run
+from atom.registry.host import Host, resolve
 from atom_docs.nodes import definitions, paragraphs, section
 
 Entry = tuple[str, str, str]
@@ -88,7 +88,7 @@ def _components() -> Iterator[nodes.Node]:
 
 def torchtitan_schemas() -> dict[str, dict[str, type | None]]:
     """Return section -> mode -> dataclass; the mode is ``""`` where a section has one dataclass."""
-    from atom.titan import device
+    from atom.titan.compat import device
 
     device.use("cpu")
     from torchtitan.config import ParallelismConfig

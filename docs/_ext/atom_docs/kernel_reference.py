@@ -7,7 +7,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from atom.operations import OPERATIONS
+from atom.kernels.operations import OPERATIONS
 from atom_docs import nodes as pieces
 from atom_docs.nodes import definitions, output
 
@@ -34,7 +34,7 @@ class KernelFunctions(SphinxDirective):
     """Every contract of a function: the operation that it is of, and how it is called."""
 
     def run(self) -> list[nodes.Node]:
-        from atom.testing.functions import FUNCTIONS
+        from atom.titan.contracts.functions import FUNCTIONS
 
         found = definitions(
             [

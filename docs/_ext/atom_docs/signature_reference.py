@@ -32,8 +32,9 @@ class Operations(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         _use_cpu()
-        from atom.testing.operation import Sizes, tree
-        from atom.testing.operations import OPERATIONS
+        from atom.titan.contracts.operation import tree
+        from atom.titan.contracts.operations import OPERATIONS
+        from atom.titan.contracts.sizes import Sizes
 
         rows: list[tuple[str, ...]] = []
         for name, operation in OPERATIONS.items():
@@ -56,7 +57,7 @@ def forward(owner: type, method: str = "forward") -> str:
 
 
 def _use_cpu() -> None:
-    from atom.titan import device
+    from atom.titan.compat import device
 
     device.use("cpu")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from atom.errors import UserError
-from atom.files import is_regular, make_folder
+from atom.io.files import is_regular, make_folder
 from atom_datasets.finding import open_regular
 
 _RATIO = 200

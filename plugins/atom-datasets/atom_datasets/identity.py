@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from atom.files import make_folder, read_bytes, write_text
+from atom.io.files import make_folder, read_bytes, write_text
 from atom_datasets.finding import open_regular
 
 WHOLE = 64 << 20

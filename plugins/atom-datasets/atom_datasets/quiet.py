@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
-from atom.printing import with_bars
+from atom.io.printing import with_bars
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atom.errors import UserError, nearest
-from atom.files import make_folder, read_text, write_text
+from atom.io.files import make_folder, read_text, write_text
 from atom.plugin import Document
 from atom_datasets import json_lines, parquet
 from atom_datasets.compression import Budget, budget, explained, opened

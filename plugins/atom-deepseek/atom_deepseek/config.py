@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from atom.errors import UserError
-from atom.idle import Idle
+from atom.recipe.idle import Idle
 
 
 class DeepSeekV3(BaseModel):

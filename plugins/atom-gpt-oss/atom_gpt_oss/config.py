@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
-from atom.idle import Idle
+from atom.recipe.idle import Idle
 
 
 class GptOss(BaseModel):

@@ -9,7 +9,7 @@ from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.config.override import derive, override
 from torchtitan.models.common import CosSinRoPE, FeedForward, RMSNorm
 
-from atom.sharded import local, local_weight, placed
+from atom.kernels.sharded import local, local_weight, placed
 from atom_kernels_adapters import liger_functions as functions
 from atom_kernels_adapters.losses import LossOfHidden, LossOfLogits
 

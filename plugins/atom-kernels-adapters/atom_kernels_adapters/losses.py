@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
 
-from atom.output_layer import refuse_split, through
+from atom.kernels.output_layer import refuse_split, through
 
 Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]
 

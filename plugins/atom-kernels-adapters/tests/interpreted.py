@@ -22,12 +22,12 @@ from torchtitan.models.common import Linear, RMSNorm
 from torchtitan.models.common.rope import CosSinRoPE
 from triton.runtime import interpreter
 
-from atom.host import Host
-from atom.testing import kernels
+from atom.registry.host import Host
 from atom.testing.interpreter import CASES
-from atom.testing.kernels import Case, Implementation
-from atom.testing.operation import ODD
-from atom.testing.operations import OPERATIONS
+from atom.titan.contracts import comparison as kernels
+from atom.titan.contracts.comparison import Case, Implementation
+from atom.titan.contracts.operations import OPERATIONS
+from atom.titan.contracts.sizes import ODD
 from atom_kernels_adapters import liger
 
 

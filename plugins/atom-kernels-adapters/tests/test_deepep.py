@@ -6,12 +6,13 @@ import pytest
 from torchtitan.config import ParallelismConfig, TrainingConfig
 from torchtitan.models.common import token_dispatcher
 
-from atom.host import Host
-from atom.kernels import Situation, choose
+from atom.kernels.choose import Situation, choose
 from atom.plan.device import named
-from atom.testing.operation import REGULAR, tree
+from atom.registry.host import Host
 from atom.titan import kernels
-from atom.titan.trainer import StoppableTrainer
+from atom.titan.contracts.operation import tree
+from atom.titan.contracts.sizes import REGULAR
+from atom.titan.train.trainer import StoppableTrainer
 from atom.titan.trainer_config import set_sharding
 
 

@@ -16,12 +16,13 @@ from torchtitan.models.common.dist_gemm import (
     RowParallelLinear,
 )
 
-from atom.host import Host
-from atom.kernels import Situation, choose
+from atom.kernels.choose import Situation, choose
 from atom.plan.device import named
-from atom.testing.operation import REGULAR, tree
+from atom.registry.host import Host
 from atom.titan import kernels
-from atom.titan.trainer import StoppableTrainer
+from atom.titan.contracts.operation import tree
+from atom.titan.contracts.sizes import REGULAR
+from atom.titan.train.trainer import StoppableTrainer
 from atom.titan.trainer_config import set_sharding
 
 OPERATIONS = ("attention_projections", "feed_forward")

@@ -14,12 +14,13 @@ import pytest
 import torch
 from torchtitan.models.common import Linear
 
-from atom import metrics
-from atom.host import Host
 from atom.plugin import Kernel
+from atom.registry.host import Host
+from atom.run_dir import metrics
 from atom.testing.installing import describe
-from atom.testing.operation import REGULAR, Sizes, tree
 from atom.titan import kernels
+from atom.titan.contracts.operation import tree
+from atom.titan.contracts.sizes import REGULAR, Sizes
 
 pytestmark = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
 

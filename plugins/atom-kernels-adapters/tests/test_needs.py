@@ -11,10 +11,10 @@ import pytest
 from packaging.requirements import Requirement
 
 from atom.errors import UserError
-from atom.host import Host
-from atom.kernels import Situation, choose, misfit
+from atom.kernels.choose import Situation, choose, misfit
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import Kernel
+from atom.registry.host import Host
 from atom_kernels_adapters import atom_kernels
 
 KERNELS = {f"{kernel.operation}/{kernel.name}": kernel for kernel in atom_kernels()}

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torchtitan.models.common.moe import GroupedExperts
 
-from atom.host import Host, resolve
 from atom.plugin import Kernel
-from atom.testing.operation import Sizes, tree
-from atom.testing.operations import OPERATIONS
+from atom.registry.host import Host, resolve
+from atom.titan.contracts.operation import tree
+from atom.titan.contracts.operations import OPERATIONS
+from atom.titan.contracts.sizes import Sizes
 
 NODES = {
     "feed_forward": OPERATIONS["feed_forward"].node(tree("llama", Sizes())),

@@ -9,7 +9,7 @@ import torch
 from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.config.override import derive, override
 
-from atom.output_layer import refuse_split, through
+from atom.kernels.output_layer import refuse_split, through
 from atom_kernels_triton.cross_entropy import cross_entropy, linear_cross_entropy
 
 Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]

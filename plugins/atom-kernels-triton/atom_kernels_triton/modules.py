@@ -8,7 +8,7 @@ import torch
 from torchtitan.config.override import derive, override
 from torchtitan.models.common import ComplexRoPE, CosSinRoPE, FeedForward, RMSNorm
 
-from atom.sharded import local, local_weight, placed
+from atom.kernels.sharded import local, local_weight, placed
 from atom_kernels_triton.feed_forward import silu_mul
 from atom_kernels_triton.rms_norm import rms_norm
 from atom_kernels_triton.rope import rope

@@ -14,8 +14,8 @@ from pydantic import (
     PositiveInt,
 )
 
-from atom.idle import Idle
-from atom.lines import FROM_FILES, Line, Word
+from atom.io.lines import FROM_FILES, Line, Word
+from atom.recipe.idle import Idle
 
 
 def _written(pattern: str, words: str) -> AfterValidator:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_head_dim, check_heads
 from atom.errors import UserError
-from atom.idle import Idle
+from atom.recipe.idle import Idle
 
 
 class Llama3(BaseModel):

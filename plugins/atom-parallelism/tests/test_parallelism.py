@@ -11,8 +11,8 @@ import yaml
 from torchtitan.config import ParallelismConfig, TrainingConfig
 
 from atom.errors import UserError
-from atom.run import Run
-from atom.titan import layout
+from atom.recipe.run import Run
+from atom.titan.checks import layout
 from atom_parallelism.unsharded import unsharded
 
 CONF = Path(__file__).parents[1] / "atom_parallelism/conf/parallelism"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from atom import checkpoint
+from atom.run_dir import checkpoint
 from atom.testing import partners, ranks, runs
-from atom.titan.weights import Checkpoint
+from atom.titan.saved_model import Checkpoint
 
 LLAMA = {"name": f"{partners.PACKAGE}:llama"}
 MIXTURE = {

@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from atom.errors import UserError
-from atom.files import read_text
+from atom.io.files import read_text
 from atom.plugin import Document, PreparedTokenizer, TokenizerContext
 from atom_tokenizers.config import Bpe
 from atom_tokenizers.files import (

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from atom.idle import Idle
+from atom.recipe.idle import Idle
 
 
 class _Parameters(BaseModel):

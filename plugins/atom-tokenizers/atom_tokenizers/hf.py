@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from atom.errors import UserError
-from atom.files import read_bytes
+from atom.io.files import read_bytes
+from atom.io.strangers import real
 from atom.plugin import PreparedTokenizer, TokenizerContext
-from atom.strangers import real
 from atom_tokenizers.classes import CLASSES, PAIRS, as_class, from_files
 from atom_tokenizers.config import HuggingFace
 from atom_tokenizers.files import MOST, TOKENIZER, TOKENIZER_CONFIG, write

@@ -1,0 +1,479 @@
+"""Compose: from Hydra's command line over all groups to :class:`atom.recipe.run.Run`, once a job.
+
+Groups come from ATOM's own ``conf/`` and from the ``conf/`` folder of every installed plugin.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from atom.compose import command_line, hydra_words, plugin_lists, sweeps, users_alone
+from atom.compose.groups import HYDRA, Groups
+from atom.compose.guard import (
+    HYDRAS,
+    Loader,
+    guarded,
+    hide_hydra_plugins,
+    is_name,
+    refusal,
+    user_folder,
+)
+from atom.errors import UserError, nearest
+from atom.plugin import Kernel
+from atom.recipe import effects, lengths, ranges, schedules
+from atom.recipe.run import COMMAND_LINE, COMPONENTS, NAMED, Plugins, Run, parse
+from atom.recipe.settings import leaves
+from atom.redaction import exposed
+from atom.registry.host import Host
+from atom.registry.trust import SECTION
+
+CONFIG_NAME = "train"
+
+_PACKAGE = Path(__file__).parents[1]
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+"""ATOM's own groups: inside the package in a wheel, beside it in a checkout."""
+
+# What Hydra's own code raises at a file that it does not expect.
+_MISTAKES = (ValueError, AssertionError, RecursionError)
+
+_ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?==)")
+_RERUN = "--experimental-rerun"
+
+RESOLVED = "resolved"
+"""The section of ``run.yaml`` that ATOM alone writes."""
+
+_SHIPPED = ("main", "plugins")
+"""Hydra's names of the sources that are ATOM's own and the plugins'."""
+
+
+def main(arguments: list[str], task: Callable[[DictConfig], float | None], host: Host) -> None:
+    """Run Hydra's command line; call ``task`` with the composed config of each job.
+
+    What ``task`` returns is what a sweeper of Hydra's compares jobs by.
+
+    Raises:
+        UserError: what was asked for cannot be composed, or ``task`` refuses it.
+    """
+    arguments = command_line.arranged(arguments)
+    if any(argument.startswith(_RERUN) for argument in arguments):
+        raise UserError(f"{_RERUN} runs what a pickle holds, and ATOM reads none")
+    groups = Groups(host.plugins)
+    for warning in host.warnings:
+        print(f"atom: {warning}", file=sys.stderr)
+    failures: list[BaseException] = []
+
+    made: list[bool] = []
+    process = os.getpid()
+
+    def job(config: DictConfig) -> float | None:
+        if os.getpid() != process:  # a launcher of Hydra's has taken it there
+            with guarded(arguments, groups, str(CONF)):
+                return task(config)
+        # Kept and raised below: Hydra would print its own words about it first.
+        if not failures:
+            try:
+                result = task(config)
+                made.append(not (config.get("dry_run") or config.launcher.get("dry_run")))
+                return result
+            except (Exception, KeyboardInterrupt) as error:
+                failures.append(error)
+                made.append(not isinstance(error, UserError))
+        return math.nan  # no sweeper takes that for a result
+
+    sweep = command_line.MULTIRUN in arguments
+    names = groups.names | _folders(arguments)
+    rewritten = [
+        a
+        if a.startswith("-")
+        else _addable(command_line.literal(a, command_line.taken(a, host), sweep=sweep), names)
+        for a in arguments
+    ]
+    saved, saved_environment = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    # Hydra then raises its errors instead of printing them and leaving with its own exit code.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = ["atom train", *_sweep_folder(rewritten), *rewritten]
+    hide_hydra_plugins(host.blocked)
+    try:
+        with guarded(arguments, groups, str(CONF)), sweeps.tidied(lambda: not any(made)):
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(job)()
+    except MissingConfigException as error:
+        if "/" not in (error.missing_cfg_file or ""):
+            raise hydra_words.mistake(error, arguments, names) from None
+        raise _missing(error, host) from None
+    except OverrideParseException as error:
+        raise UserError(
+            f"{error.override.lstrip('+')} (command line): is no override that can be read; valid: "
+            "KEY=VALUE, with quotes of its own around a value, as in \"KEY='VALUE'\""
+        ) from None
+    except UserError:
+        raise
+    # Hydra raises errors of many classes about what is wrong with a file or an override.
+    except (HydraException, OmegaConfBaseException, *_MISTAKES) as error:
+        if failures:  # a sweeper that has no results
+            raise failures[0] from None
+        raise (refusal(error) or hydra_words.mistake(error, arguments, names)) from None
+    finally:
+        sys.argv = saved
+        if saved_environment is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = saved_environment
+    if failures:
+        raise failures[0]
+
+
+def config_loader(host: Host, config_dir: str | None = None) -> Loader:
+    """Return a loader over ATOM's groups, the plugins' and those of a folder, for completion."""
+    hide_hydra_plugins(host.blocked)
+    search_path = create_automatic_config_search_path(None, None, str(CONF))
+    if config_dir is not None:
+        place = f"file://{Path(config_dir).absolute()}"
+        search_path.prepend("command-line", place, SearchPathQuery(provider="schema"))
+    return Loader(search_path, groups=Groups(host.plugins), own=str(CONF))
+
+
+def run_of(config: DictConfig, host: Host) -> Run:
+    """Return the run that a job's composed config describes.
+
+    Raises:
+        UserError: with ``origin`` set to where the value at fault came from.
+    """
+    origins = Origins(config)
+    try:
+        _check_trust(config)
+        _check_choices(config, host)
+        _check_others(config, host, origins)
+        run = _parsed(config)
+        _check_removals(run)
+        ranges.check(run)
+        sweeps.check(run)
+        schedules.check(run, origins.given)
+        packages = [plugin.package for plugin in host.plugins]
+        section = host.trust.section(packages, _packages_used(run, host))
+        strategy = host.find("parallelism", run.parallelism.name, key="parallelism.name")
+        chooses = getattr(strategy.declaration, "choose", None) is not None
+        where = effects.composed(run, chooses=chooses)
+        effects.check(run, where, origins.given)
+        lengths.check(run, where.degrees.get("context_parallel_degree"))
+        return run.model_copy(update={"plugins": Plugins(**section)})
+    except UserError as error:
+        origins.attach(error)
+        raise
+    except OmegaConfBaseException as error:
+        mistake = hydra_words.unresolved(error)
+        origins.attach(mistake)
+        raise mistake from None
+
+
+def _parsed(config: DictConfig) -> Run:
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise UserError("is required and has no value", key=key)
+    sections = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(sections, dict)
+    sections.pop(SECTION, None)
+    _check_secrets({str(name): section for name, section in sections.items()})
+    if (found := sections.get(RESOLVED)) is not None:
+        below = f"{RESOLVED}.{next(iter(found))}" if isinstance(found, dict) and found else RESOLVED
+        raise UserError("is found out by ATOM before a run; valid: leave it out", key=below)
+    return parse({str(name): _at_home(section, str(name)) for name, section in sections.items()})
+
+
+def _check_secrets(sections: dict[str, Any]) -> None:
+    """Refuse a secret where it would be written down; a launcher's are redacted there."""
+    others = {name: section for name, section in sections.items() if name != "launcher"}
+    for found in exposed(others, ""):
+        raise UserError(
+            f"holds {found.what}, which would be written to run.yaml; valid: {found.instead}",
+            key=found.key,
+            value=found.shown,
+        )
+
+
+def _check_removals(run: Run) -> None:
+    """Refuse each ``~KEY`` that takes nothing away: what was hoped of it does not happen."""
+    loader = GlobalHydra.instance().config_loader()
+    chosen = HydraConfig.get().overrides
+    typed = [str(override) for override in chosen.task]
+    for removal in typed:
+        if not removal.startswith("~") or removal.startswith(f"~{SECTION}."):
+            continue
+        others = [*chosen.hydra, *(override for override in typed if override != removal)]
+        try:
+            without = loader.load_configuration(CONFIG_NAME, others, RunMode.RUN)
+            same = (
+                _parsed(OmegaConf.masked_copy(without, [str(k) for k in without if k != HYDRA]))
+                == run
+            )
+        except (UserError, HydraException, OmegaConfBaseException):
+            continue  # the run needs it
+        if same:
+            raise UserError(
+                f"{removal.removesuffix('=null')} (command line): takes nothing away, the run is "
+                f"the same without it; valid: {removal[1:].partition('=')[0]}=VALUE, or leave it "
+                "out"
+            )
+
+
+def do(config: DictConfig, *, host: Host, job: Callable[[Run], float | None]) -> float | None:
+    """Compose ``config`` and do ``job``; let a mistake say where its value came from."""
+    run = run_of(config, host)
+    origins = Origins(config)
+    try:
+        return job(
+            run.with_origins(
+                lambda: origins.every(leaves(run.model_dump(mode="json"))), origins.given
+            )
+        )
+    except UserError as error:
+        origins.attach(error)
+        raise
+
+
+class Origins:
+    """Where the values of a job's config came from. Hydra does not keep it; it can be found."""
+
+    def __init__(self, config: DictConfig) -> None:
+        # Unresolved: an override may hold an interpolation, which is the config's and not Hydra's.
+        task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        self._overrides = [str(override) for override in task or ()]
+        self._config = config
+        self._read: list[tuple[str, Any, bool]] = []
+
+    def attach(self, error: UserError) -> None:
+        """Give ``error`` the ``origin`` of its key, once."""
+        if error.key is not None and getattr(error, "origin", None) is None:
+            error.origin = self.of(error.key)  # type: ignore[attr-defined]
+
+    def every(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return what :meth:`of` says of each key; the files are read once."""
+        self._read = list(self._files())
+        return {key: self.of(key) for key in keys}
+
+    def of(self, key: str) -> str:
+        """Return ``command line``, a file, or ``default`` for a value that nobody has set."""
+        if self._typed(key):
+            return COMMAND_LINE
+        if (found := self._file(key)) is not None:
+            return found[0]
+        group = key.partition(".")[0]
+        if any(o.lstrip("+").startswith(f"{group}=") for o in self._overrides):
+            return COMMAND_LINE
+        return "default"
+
+    def given(self, key: str) -> str | None:
+        """Return where the user has set a key; None where nobody, or a file of ATOM or a plugin."""
+        if self._typed(key):
+            return COMMAND_LINE
+        found = self._file(key)
+        return found[0] if found is not None and not found[1] else None
+
+    def _typed(self, key: str) -> bool:
+        for override in self._overrides:
+            name = override.lstrip("+~").partition("=")[0]
+            if key == name or (key.startswith(f"{name}.") and not _is_group(name)):
+                return True
+            if "." in key and name.startswith(f"{key}."):  # an entry of a dictionary
+                return True
+        return False
+
+    def _file(self, key: str) -> tuple[str, bool] | None:
+        """Return the file that a value came from, and whether it is shipped."""
+        for path, config, shipped in self._read or self._files():
+            if _holds(config, key):
+                return path, shipped
+        return None
+
+    def _files(self) -> Iterator[tuple[str, Any, bool]]:
+        loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, ConfigLoaderImpl)
+        repository = CachingConfigRepository(loader.repository)
+        chosen = HydraConfig.get()
+        overrides = [*chosen.overrides.hydra, *self._overrides]
+        name = chosen.job.config_name or CONFIG_NAME
+        defaults = loader.compute_defaults_list(name, overrides, RunMode.RUN)
+        for default in reversed(defaults.defaults):
+            if default.config_path is None:
+                continue
+            loaded = loader._load_single_config(default, repository)
+            if str(loaded.path).startswith(HYDRAS):
+                continue
+            folder = str(loaded.path).removeprefix("file://")
+            path = Path(folder) if folder.endswith(".yaml") else Path(folder, default.config_path)
+            yield str(path.with_suffix(".yaml")), loaded.config, loaded.provider in _SHIPPED
+
+
+def _holds(config: Any, key: str) -> bool:
+    try:
+        return OmegaConf.select(config, key, throw_on_missing=False) is not None
+    except OmegaConfBaseException:
+        return True  # an interpolation, which is the run's and not the file's
+
+
+def _is_group(name: str) -> bool:
+    loader = GlobalHydra.instance().config_loader()
+    return bool(loader.list_groups("")) and name in loader.list_groups("")
+
+
+def _at_home(value: Any, key: str) -> Any:
+    """Return a section with ``~`` expanded, as a shell does only where a word begins with it."""
+    if isinstance(value, dict):
+        return {name: _at_home(child, f"{key}.{name}") for name, child in value.items()}
+    if isinstance(value, list):
+        return [_at_home(child, key) for child in value]
+    # A launcher's folders are those of other machines.
+    if isinstance(value, str) and not key.startswith("launcher."):
+        return command_line.home_expanded(value)
+    return value
+
+
+def _folders(arguments: list[str]) -> set[str]:
+    """Return the groups of ATOM's own folder, and of the folder that the user has named."""
+    named = (a.partition("=")[2] for a in arguments if a.startswith("--config-dir="))
+    folders = [CONF, user_folder(), *map(Path, named)]
+    found = (child for folder in folders if folder.is_dir() for child in folder.iterdir())
+    return {child.name for child in found if child.is_dir()}
+
+
+def _addable(argument: str, groups: set[str]) -> str:
+    """Let ``KEY=VALUE`` set a key that no file has written down: the schemas check all keys."""
+    match = _ASSIGNMENT.match(argument)
+    if match is None or match[0] in groups or match[0].startswith("hydra."):
+        return argument
+    return f"++{argument}"
+
+
+def _sweep_folder(arguments: list[str]) -> list[str]:
+    """Let ``run.dir`` name the folder of a sweep: its runs are numbered folders in it."""
+    places = [a for a in arguments if a.lstrip("+").startswith("run.dir=")]
+    if not places or command_line.MULTIRUN not in arguments:
+        return []
+    override = OverridesParser.create().parse_override(places[-1])
+    place = override.value()
+    # Several folders are each their runs': see `place_of`.
+    if override.is_sweep_override() or not isinstance(place, str):
+        return []
+    return [f"hydra.sweep.dir={command_line.quoted(command_line.home_expanded(place))}"]
+
+
+def _check_trust(config: DictConfig) -> None:
+    """Refuse a file that decides on plugins: those that it is about have been loaded already."""
+    section = config.get(SECTION)
+    if OmegaConf.is_config(section):
+        section = OmegaConf.to_container(section)
+    decided = plugin_lists.typed(list(HydraConfig.get().overrides.task))
+    for name, value in section.items() if isinstance(section, dict) else [("", section)]:
+        listed = value if isinstance(value, list) or name == "locked" else [value]
+        if value not in (None, []) and listed != decided.get(name):
+            raise UserError(
+                "a file cannot decide which plugins are loaded, for it is read after them; valid: "
+                "the command line, the environment, or the file plugins.yaml of your own",
+                key=f"{SECTION}.{name}".rstrip("."),
+                value=value,
+            )
+
+
+def _check_others(config: DictConfig, host: Host, origins: Origins) -> None:
+    """Refuse files of others that decide what is for the user to decide."""
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, Loader)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        # Where a launcher of Hydra's has taken the job elsewhere, its files are read again here.
+        origins.every(())
+    name = OmegaConf.select(config, "launcher.name")
+    users_alone.check(loader.of_others, name, list(HydraConfig.get().overrides.task), host)
+
+
+def _packages_used(run: Run, host: Host) -> set[str]:
+    """Return the packages that a run needs: its components', and those of its possible kernels."""
+    used = {
+        host.find(kind, getattr(run, kind).name, key=f"{kind}.name").plugin.package
+        for kind in COMPONENTS
+    }
+    preferences = [*run.kernels.values(), run.kernels.get("default", "auto")]
+    names = {name for p in preferences for name in ([p] if isinstance(p, str) else p)}
+    return used | {
+        component.plugin.package
+        for component in host.components
+        if isinstance(component.declaration, Kernel)
+        and ("auto" in names or component.declaration.name in names)
+    }
+
+
+def _check_choices(config: DictConfig, host: Host) -> None:
+    """Refuse an option that no package has (Hydra skips it where the default is optional)."""
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, Loader)
+    choices = HydraConfig.get().runtime.choices
+    removed = {word[1:] for word in HydraConfig.get().overrides.task if word.startswith("~")}
+    for group in NAMED:
+        # Hydra merges a list of options, and names none of them among its choices.
+        if group not in choices and group not in removed and config.get(group) is not None:
+            raise UserError(
+                f"takes one option, and no list of them, which is mixed; valid: {group}=OPTION",
+                key=group,
+            )
+    for group, option in choices.items():
+        if group.startswith("hydra/") or option is None:
+            continue
+        group = group.partition("@")[0]  # what follows is where its content goes
+        offered = loader.get_group_options(group)
+        if option not in offered:
+            raise _unknown_option(group, option, offered, host)
+        owners = {p.package for p in loader.groups.owners.get(f"{group}/{option}", [])}
+        if len(owners) > 1:
+            raise UserError(
+                f"the packages {' and '.join(sorted(owners))} both ship this option; "
+                "uninstall one, or copy the file under another name into a --config-dir",
+                key=group,
+                value=option,
+            )
+
+
+def _unknown_option(group: str, option: str, offered: list[str], host: Host) -> UserError:
+    for plugin in Groups(host.blocked).owners.get(f"{group}/{option}", []):
+        return UserError(
+            f"the package {plugin.package} has this option and is blocked: {plugin.reason}",
+            key=group,
+            value=option,
+        )
+    if not offered:
+        return UserError(
+            "no installed package has any option of this group; `atom plugins` lists what is "
+            "installed",
+            key=group,
+            value=option,
+        )
+    hint = nearest(option, offered)
+    groups = Groups(host.plugins)
+    named = {groups.owner(group, name) for name in offered if name in hint} - {None}
+    where = f" (from {', '.join(sorted(map(str, named)))})" if named else ""
+    return UserError(f"there is no such option; {hint}{where}", key=group, value=option)
+
+
+def _missing(error: MissingConfigException, host: Host) -> UserError:
+    name = error.missing_cfg_file or ""
+    if not is_name(name):
+        return UserError(f"{name} leads out of the config folders; valid: a file in one of them")
+    group, _, option = name.rpartition("/")
+    missing = _unknown_option(group, option, list(error.options or []), host)
+    missing.origin = "command line"  # type: ignore[attr-defined]
+    return missing

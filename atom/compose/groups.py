@@ -1,0 +1,197 @@
+"""The config group files of all plugins, as one source for Hydra.
+
+Hydra asks every source in turn for every file, and copies them all each time it composes. Sources
+of a thousand plugins would cost more than all else; one that knows where each file is does not.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from atom.errors import UserError
+from atom.io import yaml_data
+from atom.registry.host import Plugin
+
+HYDRA = "hydra"
+SUFFIX = ".yaml"
+
+_HYDRA_GROUP = re.compile(rf"\s*((optional|override)\s+)*/*{HYDRA}(?![\w-])")
+
+
+class Groups:
+    """Which plugin has which file, by the path without its suffix: ``architecture/llama3_8b``."""
+
+    def __init__(self, plugins: tuple[Plugin, ...]) -> None:
+        self._plugins = plugins
+
+    @cached_property
+    def owners(self) -> dict[str, list[Plugin]]:
+        """The plugins with a file of that name, the first of which is read."""
+        found: dict[str, list[Plugin]] = {}
+        for plugin in self._plugins:
+            if plugin.conf is not None:
+                for name in _files(str(plugin.conf), ""):
+                    found.setdefault(name, []).append(plugin)
+        return found
+
+    @cached_property
+    def options(self) -> dict[str, set[str]]:
+        """The files in each group, subgroups included: ``{"": …, "architecture": …}``."""
+        found: dict[str, set[str]] = {"": set()}
+        for name in self.owners:
+            group, _, option = name.rpartition("/")
+            found.setdefault(group, set()).add(option)
+            while group:
+                group = group.rpartition("/")[0]
+                found.setdefault(group, set())
+        return found
+
+    @property
+    def names(self) -> set[str]:
+        """The groups at the top: ``architecture``, ``tokenizer``, …"""
+        return {group for group in self.options if group and "/" not in group}
+
+    def owner(self, group: str, option: str) -> str | None:
+        """Return the package that has an option, if one does."""
+        plugins = self.owners.get(f"{group}/{option}")
+        return plugins[0].package if plugins else None
+
+
+class PluginSource(ConfigSource):
+    """The files of plugins: ``atom://plugins``."""
+
+    PROVIDER = "plugins"
+
+    def __init__(self, groups: Groups) -> None:
+        super().__init__(provider=self.PROVIDER, path=f"{self.scheme()}://plugins")
+        self.groups = groups
+
+    def __deepcopy__(self, memo: Any) -> PluginSource:
+        return self  # it never changes, and Hydra copies its sources for each composition
+
+    @staticmethod
+    def scheme() -> str:
+        return "atom"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        name = config_path.removesuffix(SUFFIX)
+        if name not in self.groups.owners:
+            raise ConfigLoadError(f"Config not found : {config_path}")
+        plugin = self.groups.owners[name][0]
+        assert plugin.conf is not None
+        return loaded(plugin.conf, config_path, self.provider)
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path.strip("/") in self.groups.options
+
+    def is_config(self, config_path: str) -> bool:
+        return config_path.removesuffix(SUFFIX) in self.groups.owners
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        group = config_path.strip("/")
+        found: set[str] = set()
+        if results_filter != ObjectType.GROUP:
+            found |= self.groups.options.get(group, set())
+        if results_filter != ObjectType.CONFIG:
+            found |= {
+                below.rpartition("/")[2]
+                for below in self.groups.options
+                if below and below.rpartition("/")[0] == group
+            }
+        return sorted(found)
+
+
+class FolderSource(FileConfigSource):
+    """A folder of files from anyone. ``trusted`` is ATOM's own, which may set Hydra up."""
+
+    def __init__(self, provider: str, path: str, *, trusted: bool) -> None:
+        super().__init__(provider, path)
+        self.trusted = trusted
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        folder, file = Path(self.path), Path(self.path, self._normalize_file_name(config_path))
+        # A link in a folder that somebody has sent could show a file that was never sent.
+        if not self.trusted and not file.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{file} is a link out of {folder}, and is refused")
+        return loaded(folder, config_path, self.provider, trusted=self.trusted)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        found = super().list(config_path, results_filter)
+        return [name for name in found if not self._goes_round(Path(self.path, config_path, name))]
+
+    @staticmethod
+    def _goes_round(path: Path) -> bool:
+        """Return whether it is a link to a folder that it is in."""
+        return path.is_symlink() and path.resolve() in map(Path.resolve, path.parents)
+
+
+def loaded(folder: Path, name: str, provider: str, *, trusted: bool = False) -> ConfigResult:
+    """Read a file of a config folder as Hydra would, if it is plain data.
+
+    Raises:
+        UserError: it is not, or it would set Hydra up and is not ``trusted`` to: Hydra runs what
+            its own section names.
+        ConfigLoadError: there is no such file.
+    """
+    file = folder / (name if name.endswith(SUFFIX) else name + SUFFIX)
+    try:
+        text = yaml_data.text_of(file)
+    except FileNotFoundError:
+        raise ConfigLoadError(f"Config not found : {file}") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    yaml_data.check(text, str(file))
+    header = ConfigSource._get_header_dict(text[:512])
+    try:
+        config = OmegaConf.load(io.StringIO(text))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise yaml_data.unreadable(str(file), error) from None
+    if not trusted and OmegaConf.is_dict(config) and (HYDRA in config or _chooses_hydra(config)):
+        raise refused_hydra(str(file))
+    return ConfigResult(config=config, path=f"file://{folder}", provider=provider, header=header)
+
+
+def _chooses_hydra(config: Any) -> bool:
+    """Return whether a defaults list names an option of Hydra's own groups."""
+    content = OmegaConf.to_container(config, resolve=False)
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    entries = defaults if isinstance(defaults, list) else []
+    words = [w for e in entries for w in (e if isinstance(e, dict) else [e])]
+    return any(isinstance(word, str) and _HYDRA_GROUP.match(word) for word in words)
+
+
+def refused_hydra(file: str) -> UserError:
+    """Return the error about a file that would set Hydra up."""
+    return UserError(
+        f"{HYDRA} ({file}): a configuration file cannot set Hydra itself up, for Hydra runs what "
+        "is named there; give it on the command line"
+    )
+
+
+def _files(folder: str, prefix: str) -> Iterator[str]:
+    """Yield the config files below a folder, without their suffix."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name.endswith(SUFFIX) and entry.is_file():
+            yield f"{prefix}{entry.name.removesuffix(SUFFIX)}"
+        elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith((".", "__")):
+            yield from _files(entry.path, f"{prefix}{entry.name}/")

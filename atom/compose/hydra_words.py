@@ -1,0 +1,155 @@
+"""What Hydra and OmegaConf say of a command line, in the words of whoever typed it: a table."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Container, Sequence
+
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    GrammarParseError,
+    InterpolationKeyError,
+    OmegaConfBaseException,
+)
+
+from atom.compose.guard import refusal
+from atom.errors import UserError
+
+# Python's own limit on the digits of a whole number.
+_TOO_LONG = re.compile(rf"\d{{{sys.get_int_max_str_digits() + 1},}}")
+
+_NO_KEY = (ConfigAttributeError, ConfigKeyError)
+_HYDRA_HAS_NOT = "is nothing that Hydra has; `atom train --cfg hydra` shows what it has"
+
+_OF_KEYS: tuple[tuple[str, str], ...] = (
+    (
+        r"Could not delete from config\. '(?P<key>.*)' does not exist",
+        "takes nothing away, for {key} has no value; valid: {key}=VALUE, or leave it out",
+    ),
+    (
+        r"Could not delete from config\. The value of '(?P<key>.*)' is (?P<found>.*) and not",
+        "takes nothing away, for it is {found}; valid: ~{key}",
+    ),
+    (
+        r"Could not delete '(?P<key>[^'=]*)(=.*)?'\. No match",
+        "takes nothing away, for that is not chosen; valid: leave it out",
+    ),
+    (
+        r"Could not override '(?P<key>hydra[./][^']*)'",
+        _HYDRA_HAS_NOT,
+    ),
+    (
+        r"Could not override '(?P<key>[\w/]+)@",
+        "an option goes to the section of its group alone; valid: {key}={value}",
+    ),
+    (
+        r"Could not override '(?P<key>[\w/]+)'",
+        "no {key} is chosen by default, so that one is added; valid: +{key}={value}",
+    ),
+    (
+        r"(?P<key>[\w/]+)\S* appears more than once|Multiple values for (?P<again>[\w/]+)",
+        "one is chosen already, and there is one at a time; valid: {key}={value}",
+    ),
+    (
+        r"force-add of config groups is not supported: '\+\+(?P<key>hydra)=",
+        "is the whole of Hydra's own section; valid: one key of it, hydra.KEY=VALUE",
+    ),
+    (
+        r"force-add of config groups is not supported: '\+\+(?P<key>[\w/]+)",
+        "an option is chosen by its name alone; valid: {key}={value}",
+    ),
+    (
+        r"Could not append to config\. An item is already at '(?P<key>.*)'",
+        "has a value already; valid: {key}={value}",
+    ),
+)
+"""What Hydra says of a ``key``, and what is to follow the word of the command line that has it."""
+
+_OF_WORDS: tuple[tuple[str, str, str], ...] = (
+    (
+        r"Config group override must be a string or a list",
+        r"\+*[\w/@]+=(null|true|false|[-+.\d].*)?",
+        "names no option; `atom train --help` lists those of each group",
+    ),
+    (
+        r"Primary config (module|directory)",
+        r"--config-path=.*",
+        "is no folder with a configuration; valid: --config-dir=FOLDER, with groups of your own",
+    ),
+    (
+        r"Cannot find primary config",
+        r"--config-name=.*",
+        "is no file where configurations are looked for; valid: +experiment=NAME, of a "
+        "--config-dir=FOLDER",
+    ),
+)
+"""What Hydra says, of which words of the command line, and what is to follow such a word."""
+
+
+def mistake(error: Exception, arguments: Sequence[str], groups: Container[str]) -> UserError:
+    """Return what is wrong with a command line, or with the files it names.
+
+    Args:
+        error: Hydra's.
+        arguments: the command line.
+        groups: the names of those that there are.
+    """
+    if isinstance(error, RecursionError):
+        return UserError("the defaults lists of the configuration files go round in a circle")
+    if isinstance(error, AssertionError):
+        return UserError("a defaults list of the configuration files holds what Hydra cannot read")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OmegaConfBaseException):
+            found = unresolved(cause)
+            if len(typed := [_key(a) for a in arguments if "${" in a]) == 1:
+                found.key = found.key or typed[0]
+                found.origin = "command line"  # type: ignore[attr-defined]
+            return found
+        cause = cause.__cause__
+    words = one_line(error)
+    for pattern, said in _OF_KEYS:
+        if (match := re.match(pattern, words)) is None:
+            continue
+        key = next(match[name] for name in ("key", "again") if match.groupdict().get(name))
+        for argument in arguments:
+            if _key(argument).partition("@")[0] == key:
+                names = match.groupdict() | {"key": key, "value": argument.partition("=")[2]}
+                return UserError(f"{argument} (command line): {said.format(**names)}")
+    for pattern, about, said in _OF_WORDS:
+        for argument in arguments if re.match(pattern, words) else ():
+            ours = argument.startswith("-") or _key(argument) in groups
+            if ours and re.fullmatch(about, argument):
+                return UserError(f"{argument} (command line): {said}")
+    for argument in arguments:
+        if isinstance(error, ValueError) and _TOO_LONG.search(argument):
+            return UserError(f"{_key(argument)} (command line): a number has too many digits")
+    return UserError(words)
+
+
+def unresolved(error: OmegaConfBaseException) -> UserError:
+    """Return what is wrong with a value that refers to another."""
+    refused = refusal(error)
+    words = refused.problem if refused else one_line(error)
+    if isinstance(error, GrammarParseError):
+        words = r"${ begins a reference to another key; valid: ${KEY}, or \${ for the characters"
+    elif isinstance(error, _NO_KEY) and (error.full_key or "").startswith("hydra"):
+        words = _HYDRA_HAS_NOT
+    elif isinstance(error, InterpolationKeyError):
+        words = f"{words[0].lower()}{words[1:]}; \\${{ stands for the characters ${{"
+    return UserError(words, key=error.full_key or None)
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of what an error says, and of what has caused it if that follows."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    words = (lines[0] if lines else type(error).__name__).rstrip(".")
+    if words.endswith(":") and isinstance(error.__cause__, Exception):
+        words = f"{words} {one_line(error.__cause__)}"
+    return words
+
+
+def _key(argument: str) -> str:
+    return argument.lstrip("+~").partition("=")[0]

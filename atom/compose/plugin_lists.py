@@ -1,0 +1,60 @@
+"""Read the lists of plugins on a command line, before anything is composed or loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from atom.errors import UserError
+from atom.registry.trust import LISTS, SECTION, Trust, is_typed, mistake, patterns_of
+
+
+def trust(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Trust:
+    """Return what the user's file, the environment and a command line say of plugins together.
+
+    Args:
+        arguments: the words of ``atom train``; others than ``plugins.…`` are passed over.
+        environment: the variables.
+
+    Raises:
+        UserError: one of them cannot be understood. Nothing is loaded then.
+    """
+    return Trust.gather(typed(arguments), environment)
+
+
+def typed(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the values of ``plugins.…=…`` on a command line, by their names: lists, and a path.
+
+    Raises:
+        UserError: one of them is no list of patterns, or no such key.
+    """
+    found: dict[str, Any] = {}
+    for argument in filter(is_typed, arguments):
+        # Only now: `atom plugins` and the ranks do without Hydra.
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        from atom.compose.command_line import literal, taken
+
+        key, _, text = argument.lstrip("+~").partition("=")
+        name = key.removeprefix(f"{SECTION}.")
+        try:
+            override = OverridesParser.create().parse_override(literal(argument, taken(argument)))
+            sound = not override.is_delete() and not override.is_sweep_override()
+        except (HydraException, ValueError, UserError):
+            sound = False
+        if not sound or name not in (*LISTS, "locked"):
+            raise mistake(
+                "is decided before the run is composed; valid: plugins.allow=[PATTERN,…], "
+                "plugins.block=[PATTERN,…] and plugins.locked=FILE",
+                key,
+                text or ...,
+            )
+        value = override.value()
+        if name != "locked":
+            value = patterns_of(value, key, "command line")
+        elif value is not None and (not isinstance(value, str) or not value):
+            raise mistake("valid: a file that `atom plugins lock` wrote", key, value)
+        found[name] = value
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,97 @@
+"""Sweeps: what they compare runs by, and what Hydra writes of one that has made nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+
+from atom.errors import UserError, nearest
+from atom.io.files import read_text, write_text
+from atom.recipe.run import Run
+from atom.run_dir.folder import RUN_FILE
+from atom.run_dir.metrics import StepMetrics
+
+RECORD = "multirun.yaml"
+"""What Hydra's own sweeper writes into the folder of a sweep, before its first run."""
+
+
+def check(run: Run) -> None:
+    """Refuse an objective that no run measures.
+
+    Raises:
+        UserError: names the numbers of metrics.jsonl.
+    """
+    measured = [field.name for field in dataclasses.fields(StepMetrics)]
+    if run.sweep.objective not in measured:
+        raise UserError(
+            f"is no number of metrics.jsonl; {nearest(run.sweep.objective, measured)}",
+            key="sweep.objective",
+            value=run.sweep.objective,
+        )
+
+
+@contextmanager
+def tidied(idle: Callable[[], bool]) -> Iterator[None]:
+    """Let a sweep that is refused, finished or dry leave its folder as it was.
+
+    Args:
+        idle: tells, after a sweep, whether no run of it can have made anything.
+    """
+    original = Plugins.instantiate_sweeper
+
+    def instantiate(self: Plugins, **arguments: Any) -> Any:
+        sweeper = original(self, **arguments)
+        place = Path(arguments["config"].hydra.sweep.dir)
+        sweeper.sweep = partial(  # type: ignore[method-assign]
+            _sweep, sweeper.sweep, place, idle
+        )
+        return sweeper
+
+    Plugins.instantiate_sweeper = instantiate  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
+
+
+def _sweep(
+    sweep: Callable[..., Any], place: Path, idle: Callable[[], bool], **arguments: Any
+) -> Any:
+    record, runs, folders = _text(place / RECORD), _runs(place), _folders(place)
+    new = [each for each in (place, *place.parents) if not each.exists()]
+    try:
+        return sweep(**arguments)
+    finally:
+        for folder in _folders(place) - folders:
+            _remove(folder)
+        if _runs(place) == runs and record is not None:
+            write_text(place / RECORD, record)
+        elif _runs(place) == runs and idle():
+            (place / RECORD).unlink(missing_ok=True)
+            for folder in new:
+                _remove(folder)
+
+
+def _text(path: Path) -> str | None:
+    return read_text(path) if path.is_file() else None
+
+
+def _runs(place: Path) -> dict[Path, tuple[int, int]]:
+    """Return what tells whether a run has been written anew."""
+    found = {path: path.stat() for path in place.glob(f"*/{RUN_FILE}")}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+def _folders(place: Path) -> set[Path]:
+    return {path for path in place.glob("*") if path.is_dir()}
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):  # it holds something
+        folder.rmdir()

@@ -1,0 +1,67 @@
+"""What the user alone decides: settings that are run or sent somewhere where a run is submitted.
+
+A configuration is data, whoever wrote it. A launcher's commands, options, images and places are
+code: they come from the command line, or a file of the user's own
+(:func:`atom.compose.guard.user_folder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from atom.compose.guard import user_folder
+from atom.errors import UserError
+from atom.io.lines import users_alone
+from atom.recipe.run import Launcher
+from atom.registry.host import Host, resolve
+
+_SECTION = "launcher"
+
+
+def check(
+    of_others: Mapping[str, Any],
+    launcher: str | None,
+    overrides: Sequence[str],
+    host: Host,
+) -> None:
+    """Refuse a file of somebody else's that chooses a launcher, or says what one runs.
+
+    Args:
+        of_others: what each of these files holds.
+        launcher: the name of the run's launcher; None for this machine.
+        overrides: those of the command line.
+        host: the plugins.
+
+    Raises:
+        UserError: with ``origin`` set to the file.
+    """
+    keys = users_alone(Launcher)
+    if launcher is not None:
+        component = host.find(_SECTION, launcher, key=f"{_SECTION}.name")
+        if component.declaration.config is not None:
+            model: type[BaseModel] = resolve(component.declaration.config, component)
+            keys |= users_alone(model)
+    for file, content in of_others.items():
+        section = content.get(_SECTION) if isinstance(content, dict) else None
+        if isinstance(section, str):
+            raise _refusal(file, _SECTION, section)
+        for key, value in section.items() if isinstance(section, dict) else ():
+            if key in keys and value not in (None, [], {}):
+                raise _refusal(file, f"{_SECTION}.{key}", value)
+    typed = any(o.lstrip("+").startswith((f"{_SECTION}=", f"{_SECTION}.name=")) for o in overrides)
+    if launcher is not None and of_others and not typed:
+        raise _refusal(next(iter(of_others)), _SECTION, launcher)
+
+
+def _refusal(file: str, key: str, value: object) -> UserError:
+    error = UserError(
+        "a file cannot decide what is run or sent where a run is submitted; valid: the command "
+        f"line, or a file of your own below {user_folder()}",
+        key=key,
+        value=value,
+    )
+    error.origin = file  # type: ignore[attr-defined]
+    return error

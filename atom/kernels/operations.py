@@ -1,0 +1,115 @@
+"""The operations of a model that have kernels: what each computes, and which node is replaced.
+
+A node is a class of torchtitan's whose ``Config`` stands in the tree of a ``Trainer.Config``. Where
+what is computed has no node, the operation is a function, and a kernel's own is called in its
+place. Both are named here and imported nowhere, so that listing kernels needs no torch. A plugin
+may have kernels of an operation that is not in the table: a model is then taken to have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One operation.
+
+    Attributes:
+        summary: what it computes, in one line.
+        node: ``module:Class`` of torchtitan's module; those derived from it count, too.
+        function: ``module:function`` of an operation that has no node.
+        within: operations whose node holds this one's. torchtitan refuses to replace both.
+        of_parameters: whether it computes with parameters and their gradients, in the dtype that
+            these are kept in, and not in that of the model's computation.
+        dtype: in which it computes whatever the run does; None for one of the two above.
+    """
+
+    summary: str
+    node: str | None = None
+    function: str | None = None
+    within: tuple[str, ...] = ()
+    of_parameters: bool = False
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.node is None) != (self.function is None)
+
+    @property
+    def place(self) -> str:
+        """What a kernel takes the place of: ``module:Class`` or ``module:function``."""
+        return self.node or self.function or ""
+
+
+_COMMON = "torchtitan.models.common"
+
+OPERATIONS: dict[str, Operation] = {
+    "attention": Operation(
+        summary="softmax(q kᵀ) v within documents, causal",
+        node=f"{_COMMON}.attention:FlexAttention",
+    ),
+    "attention_projections": Operation(
+        summary="q, k and v of attention, and what becomes of its output: products with weights",
+        node=f"{_COMMON}.attention:GQAttention",
+    ),
+    "cross_entropy": Operation(
+        summary="the sum of the tokens' losses, from logits",
+        node="torchtitan.components.loss:CrossEntropyLoss",
+        within=("linear_cross_entropy",),
+    ),
+    "embedding": Operation(
+        summary="rows of a table, by token", node=f"{_COMMON}.embedding:Embedding"
+    ),
+    "feed_forward": Operation(
+        summary="SwiGLU: (silu(x W1ᵀ) · x W3ᵀ) W2ᵀ", node=f"{_COMMON}.feed_forward:FeedForward"
+    ),
+    "gradient_clipping": Operation(
+        summary="the norm of all gradients; they are scaled down to the largest that is allowed",
+        function="torchtitan.distributed.utils:clip_grad_norm_",
+        of_parameters=True,
+    ),
+    "grouped_mm": Operation(
+        summary="SwiGLU of each expert over its own tokens",
+        node=f"{_COMMON}.moe:GroupedExperts",
+    ),
+    "linear": Operation(
+        summary="x Wᵀ",
+        node=f"{_COMMON}.linear:Linear",
+        within=("attention_projections", "feed_forward"),
+    ),
+    "linear_cross_entropy": Operation(
+        summary="the sum of the tokens' losses, from hidden states and the output layer",
+        node="torchtitan.components.loss:ChunkedLossWrapper",
+    ),
+    "moe_dispatch": Operation(
+        summary="tokens to the ranks of their experts, and back",
+        node=f"{_COMMON}.token_dispatcher:LocalTokenDispatcher",
+    ),
+    "newton_schulz": Operation(
+        summary="Muon's: a matrix with the same singular vectors, whose singular values are near 1",
+        function="atom.titan.optim.muon:newton_schulz",
+        dtype="bfloat16",
+    ),
+    "optimizer_step": Operation(
+        summary="the change of the parameters by their gradients, of Adam and AdamW",
+        node="torchtitan.components.optimizer:OptimizersContainer",
+        of_parameters=True,
+    ),
+    "rms_norm": Operation(
+        summary="x / sqrt(mean(x²) + eps) · weight", node=f"{_COMMON}.nn_modules:RMSNorm"
+    ),
+    "rope": Operation(
+        summary="rotary embedding of adjacent pairs", node=f"{_COMMON}.rope:ComplexRoPE"
+    ),
+    "rope_halves": Operation(
+        summary="rotary embedding of the two halves", node=f"{_COMMON}.rope:CosSinRoPE"
+    ),
+}
+
+
+def overlap(one: str, other: str) -> str | None:
+    """Return which of two operations has the node that holds the other's, or None."""
+    for inner, outer in ((one, other), (other, one)):
+        if inner in OPERATIONS and outer in OPERATIONS[inner].within:
+            return outer
+    return None

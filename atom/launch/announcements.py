@@ -1,0 +1,57 @@
+"""What a person at the screen is told of a run's events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atom.io.tail import Tail
+from atom.run_dir import events
+from atom.watch.screen import Screen
+
+
+class News:
+    """Shows the events that are added to a run's file from now on."""
+
+    def __init__(self, run: Path, screen: Screen) -> None:
+        self._screen = screen
+        self._tail = Tail(run / events.FILE_NAME)
+        self._tail.lines()
+
+    def tell(self) -> None:
+        """Show what has happened since the last call."""
+        for line in self._tail.lines():
+            try:
+                words = _words(events.parsed(line))
+            except ValueError:
+                continue  # what reads the whole file says so
+            if words is not None:
+                self._screen.note(words)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tail.close()
+
+
+def _words(event: dict) -> str | None:
+    """Return a line on an event, or None if it is nothing to be told."""
+    match event["event"]:
+        case events.FAILED if event["restart"]:
+            return f"{event['reason']}; starting the ranks again"
+        case events.CHECKPOINT_DAMAGED:
+            return (
+                f"checkpoint of step {event['step']} is damaged ({event['reason']}) and set aside "
+                f"as {event['place']}"
+            )
+        case events.CHECKPOINT_FAILED:
+            return f"checkpoint of step {event['step']} could not be written ({event['reason']})"
+        case events.WARNED:
+            return str(event["text"])
+        case events.BAD_DOCUMENT:
+            return f"left out a document: {event['reason']}"
+        case events.NUMERICAL_FAULT if event["decision"] == "skip":
+            return f"{event['reason']}; the step is skipped"
+        case events.NUMERICAL_FAULT if event["decision"] == "rollback":
+            return (
+                f"{event['reason']}; going back to step {event['to_step']}, without the data since"
+            )
+    return None

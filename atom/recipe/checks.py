@@ -1,0 +1,118 @@
+"""What the sections of a run need of each other, beside their types."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atom.errors import UserError, nearest
+from atom.plan.device import names as device_names
+
+if TYPE_CHECKING:
+    from atom.recipe.run import Launcher, Run, Section
+
+_PLACE = re.compile(r"(.*_)?(folder|file|file_prefix)")
+"""Keys of torchtitan's sections that name a place in the run folder, for it to write to."""
+
+
+def in_sequences(tokens: int, training: Section) -> Section:
+    """Return the section with ``global_batch_size``, the sequences that ``tokens`` make.
+
+    Raises:
+        UserError: they make no whole number, or another than the section says.
+    """
+    length, given = training.get("seq_len"), training.get("global_batch_size")
+    if not isinstance(length, int) or length < 1:
+        raise UserError(
+            "must be given to count the batch in tokens; valid: a positive number",
+            key="training.seq_len",
+            value=length,
+        )
+    if tokens % length:
+        raise UserError(
+            f"must be a multiple of training.seq_len {length}", key="batch.tokens", value=tokens
+        )
+    sequences = tokens // length
+    if given not in (None, sequences):
+        raise UserError(
+            f"batch.tokens {tokens} makes {sequences} sequences of {length}; valid: null "
+            "(which batch=tokens sets), or batch.tokens=null to count in sequences",
+            key="training.global_batch_size",
+            value=given,
+        )
+    return training | {"global_batch_size": sequences}
+
+
+def dry_run(run: Run) -> None:
+    """Refuse what only a dry run may have: a device that is not here, and any number of ranks."""
+    known = ("auto", "cpu", "cuda")
+    if run.device not in (*known, *device_names()):
+        described = ", ".join(device_names())
+        raise UserError(
+            f"there is no such device; valid: {', '.join(map(repr, known))}, and with dry_run=true "
+            f"{described}",
+            key="device",
+            value=run.device,
+        )
+    if not run.dry_run and run.device not in known:
+        raise UserError(
+            "is a description of a device, for dry_run=true; valid: auto, cpu, cuda",
+            key="device",
+            value=run.device,
+        )
+    if not run.dry_run and run.world_size is not None:
+        raise UserError(
+            "is for dry_run=true; launch.ranks sets the ranks of a run",
+            key="world_size",
+            value=run.world_size,
+        )
+
+
+def launcher(section: Launcher) -> None:
+    """Refuse what this machine, which is no launcher of a plugin's, has no use for."""
+    if section.name is not None:
+        return
+    defaults = type(section)().model_dump()
+    for name, value in section.model_dump().items():
+        if name not in defaults:
+            raise UserError(
+                f"{name} is no key of launcher=local; {nearest(name, defaults)}",
+                key=f"launcher.{name}",
+                value=value,
+            )
+        if value != defaults[name]:
+            raise UserError(
+                "is for other machines, and launcher=local starts the ranks on this one; choose "
+                "another launcher",
+                key=f"launcher.{name}",
+                value=value,
+            )
+
+
+def best(run: Run) -> None:
+    """Refuse to keep checkpoints by a loss that none of their steps has logged."""
+    kept, interval = run.checkpoint.get("keep_best"), run.checkpoint.get("interval", 500)
+    logged = run.metrics.get("log_freq", 10)
+    if not kept or not isinstance(interval, int) or not isinstance(logged, int):
+        return
+    if logged > interval:
+        raise UserError(
+            f"leaves checkpoints (checkpoint.interval={interval}) without a loss that "
+            f"checkpoint.keep_best={kept} could compare; valid: {interval} or fewer",
+            key="metrics.log_freq",
+            value=logged,
+        )
+
+
+def places(name: str, section: object) -> None:
+    """Refuse a place that is not in the run folder: nobody looks for results elsewhere."""
+    for key, value in section.items() if isinstance(section, dict) else ():
+        if not _PLACE.fullmatch(key) or not isinstance(value, str):
+            continue
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            raise UserError(
+                "is a place in the run folder; valid: a relative path without ..",
+                key=f"{name}.{key}",
+                value=value,
+            )

@@ -1,0 +1,108 @@
+"""torchtitan's defaults of the settings that are looked at before torch is imported.
+
+torchtitan says what they are, and a test holds these against it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atom.recipe.run import Run
+
+DEFAULTS: dict[str, Any] = {
+    "training.steps": 10000,
+    "training.seq_len": 2048,
+    "training.gc_freq": 50,
+    "training.gc_debug": False,
+    "lr_scheduler.warmup_steps": 200,
+    "lr_scheduler.total_steps": None,
+    "lr_scheduler.decay_ratio": None,
+    "lr_scheduler.decay_type": "linear",
+    "lr_scheduler.min_lr_factor": 0.0,
+    "activation_checkpoint.preserve_rng_state": True,
+    "activation_checkpoint.determinism_check": "default",
+    "activation_checkpoint.debug": False,
+    "activation_checkpoint.force_recompute_mm_shapes_by_fqns": ["moe.router.gate"],
+    "activation_checkpoint.memory_budget": 0.5,
+    "activation_checkpoint.visualize_memory_budget_pareto": False,
+    "checkpoint.enable": False,
+    "checkpoint.folder": "checkpoint",
+    "checkpoint.interval": 500,
+    "checkpoint.keep_latest_k": 10,
+    "checkpoint.keep_every": 0,
+    "checkpoint.keep_best": 0,
+    "checkpoint.async_mode": "async",
+    "checkpoint.enable_first_step_checkpoint": False,
+    "checkpoint.last_save_model_only": True,
+    "checkpoint.last_save_in_hf": False,
+    "checkpoint.export_dtype": "float32",
+    "checkpoint.load_step": -1,
+    "checkpoint.load_only": False,
+    "checkpoint.exclude_from_loading": [],
+    "checkpoint.create_seed_checkpoint": False,
+    "checkpoint.initial_load": "",
+    "checkpoint.initial_load_path": None,
+    "checkpoint.initial_load_model_only": True,
+    "checkpoint.initial_load_in_hf": False,
+    "checkpoint.initial_load_in_hf_quantized": False,
+    "compile.enable": False,
+    "compile.components": ["model", "loss"],
+    "compile.backend": "inductor",
+    "comm.mode": "default",
+    "comm.trace_buf_size": 20000,
+    "comm.save_traces_folder": "comm_traces",
+    "comm.save_traces_file_prefix": "rank_",
+    "metrics.enable_tensorboard": False,
+    "metrics.enable_wandb": False,
+    "metrics.wandb_mode": "online",
+    "metrics.save_tb_folder": "tb",
+    "metrics.save_for_all_ranks": False,
+    "profiler.enable_profiling": False,
+    "profiler.save_traces_folder": "profiling/traces",
+    "profiler.profile_freq": 10,
+    "profiler.profiler_repeat": None,
+    "profiler.profiler_skip_first": None,
+    "profiler.profiler_skip_first_wait": None,
+    "profiler.profiler_active": 1,
+    "profiler.profiler_warmup": 3,
+    "profiler.enable_memory_snapshot": False,
+    "profiler.memory_snapshot_freq": None,
+    "profiler.save_memory_snapshot_folder": "profiling/memory_snapshot",
+    "profiler.memory_snapshot_max_entries": 1_000_000,
+    "debug.deterministic": False,
+    "debug.deterministic_warn_only": False,
+    "debug.spmd_typechecking": False,
+    "debug.batch_invariant": False,
+    "debug.enable_structured_logging": True,
+    "parallelism.spmd_backend": "spmd_types",
+    "parallelism.enable_fsdp_symm_mem": False,
+    "parallelism.enable_sequence_parallel": True,
+    "parallelism.module_fqns_per_model_part": None,
+    "parallelism.pipeline_parallel_first_stage_less_layers": 1,
+    "parallelism.pipeline_parallel_last_stage_less_layers": 1,
+    "parallelism.pipeline_parallel_layers_per_stage": None,
+    "parallelism.pipeline_parallel_schedule": "1F1B",
+    "parallelism.pipeline_parallel_schedule_csv": "",
+    "parallelism.pipeline_parallel_microbatch_size": 1,
+    "parallelism.context_parallel_load_balancer": "headtail",
+    "parallelism.context_parallel_ptrr_mask_key": None,
+}
+
+ATOMS: dict[str, Any] = {"checkpoint.last_save_model_only": False}
+"""What ATOM's own ``train.yaml`` says instead."""
+
+
+def value(run: Run, key: str) -> Any:
+    """Return the value of ``key``, a section and a name: the run's, or torchtitan's default."""
+    section, _, name = key.partition(".")
+    found = getattr(run, section)
+    values = found if isinstance(found, dict) else {**found.__dict__, **(found.model_extra or {})}
+    return values.get(name, DEFAULTS.get(key))
+
+
+def default(run: Run, key: str) -> Any:
+    """Return the value that ``key`` has where nothing is said of it."""
+    if key in DEFAULTS:
+        return DEFAULTS[key]
+    section, _, name = key.partition(".")
+    return type(getattr(run, section)).model_fields[name].default

@@ -1,0 +1,123 @@
+"""Settings that are without effect, because of another setting of the same run.
+
+Only what the user has set is refused, and only where it differs from the default: what ATOM's and
+plugins' files bring, and what a sweep over layouts needs, is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from atom.errors import UserError, nearest, shown
+from atom.recipe import defaults
+from atom.recipe.effect_rules import RULES, Seen, Situation
+from atom.recipe.run import COMMAND_LINE, DEGREES, Run
+
+_COMPILED = ("model", "loss")
+_CHECKS = ("default", "none")
+_KEY = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
+_FIXED = {
+    "checkpoint.folder": ("checkpoint", "where a run that goes on looks"),
+    # Ranks that start again would go back to it, whatever has been saved since.
+    "checkpoint.load_step": (
+        -1,
+        "the newest; to go back, move newer checkpoints elsewhere",
+    ),
+}
+_STATES = ("optimizer", "lr_scheduler", "dataloader", "random", "faults")
+"""Of a checkpoint, beside the weights and the step, without which no run goes on."""
+_KNOWN = {
+    "compile.components": ("there is nothing such to compile", _COMPILED),
+    "activation_checkpoint.determinism_check": ("there is no such check", _CHECKS),
+    "checkpoint.exclude_from_loading": ("is no state that can be left out", _STATES),
+}
+"""Key -> what is said of a name, or of one in a list, that is none of these."""
+_REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    "comm.mode": (
+        ("fake_backend", "local_tensor"),
+        "sends nothing between ranks, so that nothing would be trained; valid: default, "
+        "torchcomms, or dry_run=true to look at a run without its ranks",
+    ),
+    "checkpoint.create_seed_checkpoint": (
+        (True,),
+        "leaves the layout out; initial weights are the same under every layout here, so that "
+        "none is needed; valid: false",
+    ),
+    "debug.batch_invariant": ((True,), "is not for training; valid: false"),
+}
+"""Key -> the values that are refused, and why."""
+
+
+def composed(run: Run, *, chooses: bool) -> Situation:
+    """Return what is known of a run before torch is imported.
+
+    Args:
+        run: as composed.
+        chooses: whether its strategy chooses the degrees that it does not give.
+    """
+    given = run.parallelism.parameters
+    usual = {} if chooses else {name: 1 for name in DEGREES if name != "data_parallel_shard_degree"}
+    degrees = usual | {name: int(given[name]) for name in DEGREES if name in given}
+    return Situation(
+        degrees={name: degree for name, degree in degrees.items() if degree > 0},
+        device=run.device if run.device in ("cpu", "cuda") else None,
+    )
+
+
+def check(run: Run, where: Situation, given: Callable[[str], str | None]) -> None:
+    """Refuse what the user has set and what nothing would come of.
+
+    Args:
+        run: its numbers in their ranges.
+        where: as far as it is known.
+        given: tells where the user has set a key, if at all.
+
+    Raises:
+        UserError: names the first such key, and the setting that leaves it without effect.
+    """
+    _check_choices(run)
+    seen = Seen(run, where)
+    for keys, reason in RULES:
+        why = reason(seen)
+        for key in keys if why is not None else ():
+            value, default = defaults.value(run, key), defaults.default(run, key)
+            if value in (default, defaults.ATOMS.get(key, default)):
+                continue
+            origin = given(key)
+            if origin is None or (origin != COMMAND_LINE and _typed(str(why), given)):
+                continue
+            raise UserError(
+                f"has no effect {why}; valid: {shown(default) or 'empty'}, or leave it out",
+                key=key,
+                value=value,
+            )
+
+
+def _typed(why: str, given: Callable[[str], str | None]) -> bool:
+    """Return whether a setting of the reason was typed, or its group: then what a file has set, and
+    the run does not come to, is left out on purpose."""
+    keys = _KEY.findall(why)
+    return any(COMMAND_LINE in (given(key), given(key.partition(".")[0])) for key in keys)
+
+
+def _check_choices(run: Run) -> None:
+    """Refuse values that torchtitan takes, and that would train nothing, or something else."""
+    for key, (words, known) in _KNOWN.items():
+        value = defaults.value(run, key)
+        for name in value if isinstance(value, list) else (value,):
+            if name not in known:
+                raise UserError(f"{words}; {nearest(str(name), known)}", key=key, value=name)
+    if defaults.value(run, "compile.components") == [] and defaults.value(run, "compile.enable"):
+        raise UserError(
+            f"nothing would be compiled; valid: some of {', '.join(_COMPILED)}, or "
+            "compile.enable=false",
+            key="compile.components",
+            value="[]",
+        )
+    for key, (only, why) in _FIXED.items():
+        if (value := defaults.value(run, key)) != only:
+            raise UserError(f"is always {only}, {why}", key=key, value=value)
+    for key, (values, why) in _REFUSED.items():
+        if (value := defaults.value(run, key)) in values:
+            raise UserError(why, key=key, value=value)

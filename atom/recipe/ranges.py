@@ -1,0 +1,202 @@
+"""The numbers that torchtitan's sections may hold: its dataclasses give types, and no ranges.
+
+Numbers of ATOM's own sections have theirs in :mod:`atom.recipe.run`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+import typing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from atom.errors import UserError
+
+if TYPE_CHECKING:
+    from atom.recipe.run import Run, Section
+
+_LARGEST = {True: 2**63 - 1, False: sys.float_info.max}
+"""By whether numbers are whole: torch counts in 64 bits."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a key may have; none of them is infinite, or NaN.
+
+    Args:
+        least: the least of them.
+        most: the greatest of them; None where nothing but its type limits it.
+        above: whether ``least`` itself is out.
+        whole: whether they are whole numbers.
+        also: further numbers, each with its meaning.
+        null: the meaning of null; None where a number must be given.
+    """
+
+    least: float
+    most: float | None = None
+    above: bool = False
+    whole: bool = True
+    also: tuple[tuple[int, str], ...] = ()
+    null: str | None = None
+
+    def holds(self, value: object) -> bool:
+        """Return whether ``value`` is in the range; text counts as the number that it spells."""
+        if value is None:
+            return self.null is not None
+        found = number(value)
+        if found is None or (self.whole and found != int(found)):
+            return False
+        if self.whole and isinstance(value, str) and isinstance(found, float):
+            return False
+        if any(found == extra for extra, _ in self.also):
+            return True
+        most = _LARGEST[self.whole] if self.most is None else self.most
+        return (self.least < found if self.above else self.least <= found) and found <= most
+
+    def __str__(self) -> str:
+        words = "a whole number" if self.whole else "a number"
+        if self.most is not None:
+            words += f" from {self.least} to {self.most}"
+        elif self.above:
+            words += f" above {self.least}"
+        else:
+            words += f" from {self.least} up"
+        also = [f"{number} {meaning}" for number, meaning in self.also]
+        also += [f"null {self.null}"] if self.null is not None else []
+        return ", or ".join([words, *also])
+
+
+_COUNT = Range(1)
+_NATURAL = Range(0)
+_SEQUENCES = 10**9
+_DEGREE = Range(1, 10**6, also=((-1, "for what is left"),))
+_SHARE = Range(0, 1, whole=False)
+_SECONDS = Range(1, 10**9)
+_TORCHS = "for torch's own"
+
+RANGES: dict[str, Range] = {
+    "training.local_batch_size": Range(1, _SEQUENCES),
+    "training.global_batch_size": Range(1, _SEQUENCES, also=((-1, "for local_batch_size a rank"),)),
+    "training.seq_len": Range(1, 2**30),
+    # 0 would make every gradient 0.
+    "training.max_norm": Range(0, above=True, whole=False),
+    "training.steps": Range(1, 10**12),
+    "training.gc_freq": _COUNT,
+    "lr_scheduler.warmup_steps": _NATURAL,
+    "lr_scheduler.total_steps": Range(1, null="for training.steps"),
+    "lr_scheduler.decay_ratio": Range(
+        0, 1, whole=False, null="for a decay from the end of the warm-up"
+    ),
+    "lr_scheduler.min_lr_factor": _SHARE,
+    "activation_checkpoint.memory_budget": _SHARE,
+    "checkpoint.interval": _COUNT,
+    # One may be half written when the other is needed.
+    "checkpoint.keep_latest_k": Range(2, also=((0, "to keep all"),)),
+    "checkpoint.load_step": Range(0, also=((-1, "for the newest"),)),
+    "checkpoint.keep_every": _NATURAL,
+    "checkpoint.keep_best": _NATURAL,
+    "comm.init_timeout_seconds": _SECONDS,
+    "comm.train_timeout_seconds": _SECONDS,
+    "comm.trace_buf_size": _NATURAL,
+    "metrics.log_freq": _COUNT,
+    "profiler.profile_freq": _COUNT,
+    "profiler.profiler_repeat": Range(0, null=_TORCHS),
+    "profiler.profiler_skip_first": Range(0, null=_TORCHS),
+    "profiler.profiler_skip_first_wait": Range(0, null=_TORCHS),
+    "profiler.profiler_active": _COUNT,
+    "profiler.profiler_warmup": _NATURAL,
+    "profiler.memory_snapshot_freq": Range(1, null="for profile_freq"),
+    "profiler.memory_snapshot_max_entries": _COUNT,
+    "debug.seed": Range(0, null="for 0"),
+    "parallelism.data_parallel_replicate_degree": _DEGREE,
+    "parallelism.data_parallel_shard_degree": _DEGREE,
+    "parallelism.tensor_parallel_degree": _DEGREE,
+    "parallelism.pipeline_parallel_degree": _DEGREE,
+    "parallelism.context_parallel_degree": _DEGREE,
+    "parallelism.expert_parallel_degree": Range(1, 10**6),
+    "parallelism.pipeline_parallel_first_stage_less_layers": _NATURAL,
+    "parallelism.pipeline_parallel_last_stage_less_layers": _NATURAL,
+    "parallelism.pipeline_parallel_layers_per_stage": Range(1, null="for as many as there are"),
+    "parallelism.pipeline_parallel_microbatch_size": _COUNT,
+}
+"""Each numeric key of torchtitan's sections; a test holds them against its dataclasses."""
+
+
+def check(run: Run) -> None:
+    """Refuse numbers that are out of their range.
+
+    Raises:
+        UserError: names the first key, and what is valid.
+    """
+    for key, valid in RANGES.items():
+        section, _, name = key.partition(".")
+        values: Section = (
+            run.parallelism.parameters if section == "parallelism" else getattr(run, section)
+        )
+        if name in values and not valid.holds(values[name]):
+            raise UserError(f"valid: {valid}", key=key, value=values[name])
+
+
+def as_numbers(sections: Section) -> Section:
+    """Return sections in which what spells a number, or a whole one with a point, is that number.
+
+    Args:
+        sections: of a run, unchecked: what is out of its range is left as it is.
+    """
+    found = dict(sections)
+    for key, valid in RANGES.items():
+        name, _, last = key.partition(".")
+        section = found.get(name)
+        if not isinstance(section, dict) or section.get(last) is None:
+            continue
+        spelled = number(section[last])
+        if spelled is not None and valid.holds(section[last]):
+            found[name] = section | {last: int(spelled) if valid.whole else spelled}
+    return found
+
+
+def is_numeric(annotation: Any) -> bool:
+    """Return whether a type takes numbers, alone or in a list, and no booleans."""
+    if annotation in (int, float):
+        return True
+    if typing.get_origin(annotation) is typing.Annotated:
+        return is_numeric(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, list):
+        options = typing.get_args(annotation)
+        return bool not in options and any(map(is_numeric, options))
+    return False
+
+
+def refuse_odd(value: object) -> None:
+    """Refuse what Python and pydantic take for a number, and a run does not: true, infinity, NaN.
+
+    Raises:
+        ValueError: ``value`` is one of them, or is a list that holds one.
+    """
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(one, bool) or (isinstance(one, float | str) and _is_endless(one)):
+            raise ValueError("valid: a finite number")
+
+
+def _is_endless(value: float | str) -> bool:
+    try:
+        return not math.isfinite(float(value))
+    except ValueError:
+        return False  # text that is no number: its field says so
+
+
+def number(value: object) -> float | int | None:
+    """Return the finite number that ``value`` is or spells, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str):
+        try:
+            value = int(value)
+        except ValueError:
+            try:
+                value = float(value)
+            except ValueError:
+                return None
+    return value if isinstance(value, int) or math.isfinite(value) else None

@@ -1,0 +1,31 @@
+"""A run's settings as a flat list of keys, to show and to compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atom.recipe.run import Run
+
+FOLLOW = ("run.", "resume.", "resolved.", "plugins.used")
+"""Settings that follow from others, or from where the command was given."""
+
+
+def flat(run: Run) -> dict[str, Any]:
+    """Return key, with dots, -> value of all settings that a user may have chosen."""
+    return {
+        key: value
+        for key, value in leaves(run.model_dump(mode="json")).items()
+        if not key.startswith(FOLLOW) and key != "resolved"
+    }
+
+
+def leaves(sections: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Return the values that are no sections, by their whole key."""
+    found: dict[str, Any] = {}
+    for name, value in sections.items():
+        key = f"{above}{name}"
+        if isinstance(value, dict) and value:
+            found |= leaves(value, f"{key}.")
+        elif not isinstance(value, dict):
+            found[key] = value
+    return found

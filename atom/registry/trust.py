@@ -1,0 +1,244 @@
+"""Which installed plugins may be loaded, decided before any of them is.
+
+Three places may say so, and each can only be stricter than the others:
+
+- the file ``plugins.yaml`` in the user's configuration folder, ``~/.config/atom``, with the keys
+  ``allow`` and ``block``;
+- the environment: ``ATOM_PLUGINS_ALLOW`` and ``ATOM_PLUGINS_BLOCK``, patterns between commas;
+- the command line: ``plugins.allow=[…]``, ``plugins.block=[…]`` and ``plugins.locked=FILE``.
+
+A package is loaded if every list of allowed packages names it, and no list of blocked ones does.
+The configuration files of a run have no say: they are read after the plugins, some come from
+plugins, and some from strangers. A ``run.yaml`` records the lists of whoever made it: they can only
+be stricter than the user's, too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atom.errors import UserError, nearest
+from atom.io import environment as variables
+from atom.io.environment import ALLOW, BLOCK
+from atom.registry.installed import Plugin, normalized
+
+if TYPE_CHECKING:
+    from atom.recipe.run import Plugins
+
+SECTION = "plugins"
+
+LISTS = ("allow", "block")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A list of patterns on distribution names, and where it is written.
+
+    A pattern is :mod:`fnmatch`'s. Capital and small letters are one, and so are ``-``, ``_`` and
+    ``.``, as they are to pip.
+    """
+
+    patterns: tuple[str, ...]
+    origin: str
+
+    def matching(self, package: str) -> str | None:
+        """Return the pattern that names ``package``, if one does."""
+        name = normalized(package)
+        return next((p for p in self.patterns if fnmatchcase(name, normalized(p))), None)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What may be loaded.
+
+    Attributes:
+        allow: lists that must all name a package.
+        block: lists that must not.
+        locked: the file that installed plugins must not differ from.
+        only: the packages that are of use; None for all. The others are passed over in silence.
+    """
+
+    allow: tuple[Rule, ...] = ()
+    block: tuple[Rule, ...] = ()
+    locked: Path | None = None
+    only: frozenset[str] | None = None
+
+    @classmethod
+    def gather(
+        cls, given: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+    ) -> Trust:
+        """Return what the user's file, the environment and a command line say together.
+
+        Args:
+            given: what a command line says, as :func:`atom.compose.plugin_lists.typed` returns it.
+            environment: the variables.
+
+        Raises:
+            UserError: one of them cannot be understood. Nothing is loaded then.
+        """
+        variables.check(environment)
+        lists = dict(given or {})
+        locked: str | None = lists.pop("locked", None)
+        places = [*_of_user(user_file(environment)), *_of_variables(environment)]
+        places += [(name, p, f"{SECTION}.{name}={_listed(p)}") for name, p in lists.items()]
+
+        def rules(wanted: str) -> tuple[Rule, ...]:
+            return tuple(Rule(tuple(p), origin) for name, p, origin in places if name == wanted)
+
+        place = Path(locked).expanduser().absolute() if locked else None
+        return cls(rules("allow"), rules("block"), place)
+
+    @classmethod
+    def of_run(cls, section: Plugins, environment: Mapping[str, str] = os.environ) -> Trust:
+        """Return what a composed run and this user say together, of what the run uses.
+
+        Raises:
+            UserError: a list of the user's cannot be understood. Nothing is loaded then.
+        """
+        users = cls.gather(None, environment)
+
+        def rules(name: str, patterns: list[str] | None) -> tuple[Rule, ...]:
+            if patterns is None:
+                return ()
+            return (Rule(tuple(patterns), f"{SECTION}.{name}={_listed(patterns)} (run.yaml)"),)
+
+        return cls(
+            users.allow + rules("allow", section.allow),
+            users.block + rules("block", section.block),
+            section.locked,
+            None if section.used is None else frozenset(map(normalized, section.used)),
+        )
+
+    def refusal(self, package: str) -> str | None:
+        """Return why ``package`` is blocked, or None if it may be loaded."""
+        for rule in self.block:
+            if rule.matching(package) is not None:
+                return f"by {rule.origin}"
+        for rule in self.allow:
+            if rule.matching(package) is None:
+                return f"it is not in {rule.origin}"
+        return None
+
+    def divided(self, plugins: Iterable[Plugin]) -> tuple[list[Plugin], list[Plugin]]:
+        """Return those of use that may be loaded, and those that are blocked, with the reason.
+
+        The lists are about packages, so a package may bring in nothing that is another's.
+        """
+        refused = [(plugin, self.refusal(plugin.package)) for plugin in plugins]
+        kept = {
+            plugin.source: plugin.package
+            for plugin, refusal in refused
+            if refusal is not None and plugin.source is not None and plugin.stray is None
+        }
+        trusted, blocked = [], []
+        for plugin, refusal in refused:
+            if self.only is not None and normalized(plugin.package) not in self.only:
+                continue
+            if refusal is None and plugin.stray is not None:
+                refusal = f"its entry point runs {plugin.stray}, which is no file of its own"
+            elif refusal is None and plugin.source in kept:
+                owner = kept[plugin.source]
+                refusal = f"its entry point names {plugin.module} of {owner}, which is blocked"
+            if refusal is None:
+                trusted.append(plugin)
+            else:
+                blocked.append(replace(plugin, reason=refusal))
+        return trusted, blocked
+
+    def section(self, packages: Iterable[str], used: Iterable[str]) -> dict[str, Any]:
+        """Return the section ``plugins`` of a run, for its ranks.
+
+        Args:
+            packages: those that are loaded.
+            used: those of which the run uses a component.
+        """
+        lists = [list(rule.patterns) for rule in self.allow]
+        return {
+            # Two lists that must both name a package are no list of patterns.
+            "allow": sorted(set(packages)) if len(lists) > 1 else next(iter(lists), None),
+            "block": [pattern for rule in self.block for pattern in rule.patterns],
+            "locked": self.locked,
+            "used": sorted(set(used)),
+        }
+
+
+def user_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the user's own lists are, if there are any."""
+    folder = environment.get("XDG_CONFIG_HOME")
+    # Without a home, as in some containers, `~` stays: a folder that is not there.
+    return Path(folder or os.path.expanduser("~/.config")) / "atom" / "plugins.yaml"  # noqa: PTH111
+
+
+def is_typed(argument: str) -> bool:
+    """Return whether a word of the command line decides on plugins."""
+    key = argument.lstrip("+~").partition("=")[0]
+    return key == SECTION or key.startswith(f"{SECTION}.")
+
+
+# A place's list: "allow" or "block", the patterns, and the words for where they are written.
+_Place = tuple[str, list[str], str]
+
+
+def _of_variables(environment: Mapping[str, str]) -> list[_Place]:
+    found = []
+    for name, variable in (("allow", ALLOW), ("block", BLOCK)):
+        if (text := environment.get(variable)) is None:
+            continue
+        patterns = [word.strip() for word in text.split(",") if word.strip()]
+        if not patterns:
+            raise UserError(
+                f"{variable}={text} holds no pattern of package names, such as atom-*; "
+                "unset it for no list"
+            )
+        found.append((name, patterns, f"{variable}={','.join(patterns)}"))
+    return found
+
+
+def _of_user(path: Path) -> list[_Place]:
+    from atom.io import yaml_data
+
+    try:
+        text = yaml_data.text_of(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    section = yaml_data.load(text, str(path))
+    if section is None:
+        return []
+    if not isinstance(section, dict):
+        raise UserError(f"{path} must hold lists of patterns, under allow and block")
+    for name in section:
+        if name not in LISTS:
+            raise UserError(f"{path}: there is no key {name}; {nearest(str(name), LISTS)}")
+    return [
+        (name, patterns, f"{name}: {_listed(patterns)} in {path}")
+        for name, value in section.items()
+        if (patterns := patterns_of(value, name, str(path))) is not None
+    ]
+
+
+def patterns_of(value: object, key: str, origin: str) -> list[str] | None:
+    """Return a value as a list of patterns; None where null takes the list away."""
+    if value is None:
+        return None
+    patterns: list[Any] = value if isinstance(value, list) else [value]
+    if not all(isinstance(pattern, str) and pattern.strip() for pattern in patterns):
+        valid = "valid: patterns of package names, such as [atom-*,my-net]"
+        raise mistake(valid, key, value, origin)
+    return [pattern.strip() for pattern in patterns]
+
+
+def mistake(problem: str, key: str, value: object, origin: str = "command line") -> UserError:
+    error = UserError(problem, key=key, value=value)
+    error.origin = origin  # type: ignore[attr-defined]
+    return error
+
+
+def _listed(patterns: Iterable[str]) -> str:
+    return f"[{','.join(patterns)}]"

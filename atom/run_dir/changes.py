@@ -1,0 +1,186 @@
+"""What a run that goes on does differently from the run that wrote its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from atom.errors import shown
+from atom.recipe import ranges
+
+Kind = Literal["harmless", "matters", "refused", "unused"]
+"""``harmless``: no effect on the losses beyond the order of floating-point sums. ``matters``:
+another course from here on, by the setting as it is now. ``refused``: another run. ``unused``: of a
+run's first start only."""
+
+KINDS: dict[str, Kind] = {
+    # What a checkpoint's weights and its place in the data belong to.
+    "architecture": "refused",
+    "tokenizer": "refused",
+    "dataset": "refused",
+    "training.seq_len": "refused",
+    "training.global_batch_size": "refused",
+    "debug.seed": "refused",
+    "resolved.vocab_size": "refused",
+    # The optimizer and its schedule are the run's; a checkpoint supplies moments and steps.
+    "optimizer": "matters",
+    "lr_scheduler.warmup_steps": "matters",
+    "lr_scheduler.total_steps": "matters",
+    "lr_scheduler.decay_ratio": "matters",
+    "lr_scheduler.decay_type": "matters",
+    "lr_scheduler.min_lr_factor": "matters",
+    "training.steps": "matters",  # where it is the end of the schedule, too
+    "training.max_norm": "matters",
+    "training.dtype": "matters",
+    "training.mixed_precision_param": "matters",
+    "training.mixed_precision_reduce": "matters",
+    "debug.moe_force_load_balance": "matters",
+    "faults": "matters",  # a step that is skipped changes no weights
+    "faults.replica_check_interval": "harmless",
+    "faults.replay_check_interval": "harmless",
+    "checkpoint.exclude_from_loading": "matters",
+    "device": "matters",  # the dtypes that it computes in by default
+    # Computes the same sums in another order or another place.
+    "training.local_batch_size": "harmless",
+    "training.enable_cpu_offload": "harmless",
+    "training.disable_cuda_graphs": "harmless",
+    "training.gc_freq": "harmless",
+    "training.gc_debug": "harmless",
+    "loss": "harmless",
+    "parallelism": "harmless",
+    "kernels": "harmless",  # within the tolerance that each declares
+    "activation_checkpoint": "harmless",
+    "compile": "harmless",
+    "debug.deterministic": "harmless",
+    "debug.deterministic_warn_only": "harmless",
+    "debug.batch_invariant": "harmless",
+    # Computes nothing of the losses.
+    "debug.spmd_typechecking": "harmless",
+    "debug.detect_anomaly": "harmless",
+    "debug.print_config": "harmless",
+    "debug.save_config_file": "harmless",
+    "debug.enable_structured_logging": "harmless",
+    "checkpoint.enable": "harmless",  # false is refused: nothing would be loaded
+    "checkpoint.folder": "harmless",
+    "checkpoint.interval": "harmless",
+    "checkpoint.last_save_model_only": "harmless",
+    "checkpoint.last_save_in_hf": "harmless",
+    "checkpoint.export_dtype": "harmless",
+    "checkpoint.keep_latest_k": "harmless",
+    "checkpoint.keep_every": "harmless",
+    "checkpoint.keep_best": "harmless",
+    "checkpoint.load_step": "harmless",  # refused: ranks that start again would go back to it
+    "checkpoint.enable_first_step_checkpoint": "harmless",
+    "checkpoint.create_seed_checkpoint": "harmless",
+    "checkpoint.load_only": "harmless",
+    "checkpoint.async_mode": "harmless",
+    "comm": "harmless",
+    "metrics": "harmless",
+    "profiler": "harmless",
+    "profile": "harmless",
+    "data": "harmless",
+    "launch": "harmless",
+    "sweep": "harmless",
+    "launcher": "harmless",
+    "plugins": "harmless",
+    "run": "harmless",
+    "resume": "harmless",
+    "dry_run": "harmless",
+    "world_size": "harmless",
+    "batch": "harmless",  # training.global_batch_size follows
+    "resolved": "harmless",  # follows
+    # The first weights of a run.
+    "checkpoint.initial_load": "unused",
+    "checkpoint.initial_load_path": "unused",
+    "checkpoint.initial_load_model_only": "unused",
+    "checkpoint.initial_load_in_hf": "unused",
+    "checkpoint.initial_load_in_hf_quantized": "unused",
+}
+"""Key, or what it begins with -> what a change of it is. The longest that fits counts."""
+
+_FOUND_OUT = {"device": "device", "training.global_batch_size": "global_batch_size"}
+"""Settings that may be left open (``auto``, null) -> what was made of them in ``resolved``, which
+counts."""
+
+_PLACES = ("path", "paths", "file", "files", "folder")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting that differs. ``key`` is written with dots."""
+
+    key: str
+    before: Any
+    after: Any
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.key}: {shown(self.before)} → {shown(self.after)}"
+
+
+def changes(
+    before: dict[str, Any], after: dict[str, Any], *, same: frozenset[str] = frozenset()
+) -> list[Change]:
+    """Return how two runs differ.
+
+    Args:
+        before: the sections of a ``run.yaml``.
+        after: those of the other.
+        same: sections whose content is known to be the same, wherever it is.
+    """
+    before, after = _decided(before), _decided(after)
+    found = []
+    for key, a, b in _differences("", before, after):
+        what = kind(key)
+        if key == "training.steps" and _schedule_end(before) == _schedule_end(after):
+            what = "harmless"
+        elif what == "unused" and (b is None or str(a).startswith(str(b))):
+            what = "harmless"  # no longer asked for; or the run whose newest checkpoint it was
+        elif is_place(key) and key.partition(".")[0] in same:
+            what = "harmless"
+        found.append(Change(key, a, b, what))
+    return found
+
+
+def kind(key: str) -> Kind:
+    """Return what a change of a setting is; of one that is not known, that it matters."""
+    while key not in KINDS and "." in key:
+        key = key.rpartition(".")[0]
+    return KINDS.get(key, "matters")
+
+
+def is_place(key: str) -> bool:
+    """Return whether a setting says where something is, and not what."""
+    return key.rpartition(".")[2] in _PLACES
+
+
+def _decided(sections: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections with what was left open filled in."""
+    resolved = dict(sections.get("resolved") or {})
+    filled = sections | {"training": dict(sections["training"]), "resolved": resolved}
+    for key, name in _FOUND_OUT.items():
+        if (value := resolved.pop(name, None)) is not None:
+            section, _, last = key.rpartition(".")
+            (filled[section] if section else filled)[last] = value
+    return filled
+
+
+def _schedule_end(sections: dict[str, Any]) -> Any:
+    return sections["lr_scheduler"].get("total_steps") or sections["training"].get("steps")
+
+
+def _differences(key: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in dict.fromkeys([*a, *b]):
+            yield from _differences(f"{key}.{name}" if key else name, a.get(name), b.get(name))
+    elif not _alike(a, b):
+        yield key, a, b
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Return whether two values are one, to a key that takes text for the number that it spells."""
+    if isinstance(a, str) != isinstance(b, str):
+        number = ranges.number(a)
+        return number is not None and number == ranges.number(b)
+    return bool(a == b)

@@ -1,0 +1,163 @@
+"""Checkpoints on disk: what makes one whole, and which one to go on from.
+
+``checkpoint/step-N`` appears by a rename once everything in it is written and synced; until then it
+is ``checkpoint/.step-N.partial``. ``manifest.json`` in it holds the size and SHA-256 of every other
+file. A checkpoint whose files differ is renamed to ``step-N.damaged`` and kept for a person to see.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atom.io import json_data
+from atom.io.files import is_regular, sha256, write_text
+
+FOLDER = "checkpoint"
+MANIFEST = "manifest.json"
+HF_INDEX = "model.safetensors.index.json"
+
+_STEP = re.compile(r"step-([0-9]{1,19})")
+_MOST = 256 << 20
+
+
+@dataclass(frozen=True)
+class File:
+    """What the manifest says of a file; ``size`` is in bytes."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint consists of.
+
+    Attributes:
+        step: of training.
+        model_only: whether weights are all there is, so that no run can go on from it.
+        files: by name; all are in one folder.
+    """
+
+    step: int
+    model_only: bool
+    files: dict[str, File]
+
+    def write(self, path: Path) -> None:
+        """Write the manifest as JSON; the caller syncs it."""
+        files = {name: [file.size, file.sha256] for name, file in sorted(self.files.items())}
+        content = {"step": self.step, "model_only": self.model_only, "files": files}
+        write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a checkpoint's folder.
+
+    Raises:
+        ValueError: it is missing or is no manifest; the message says which.
+    """
+    try:
+        content: Any = json_data.read(folder / MANIFEST, most=_MOST)
+        files = {
+            str(name): File(int(size), str(sha)) for name, (size, sha) in content["files"].items()
+        }
+        return Manifest(int(content["step"]), bool(content["model_only"]), files)
+    except FileNotFoundError:
+        raise ValueError(f"{MANIFEST} is missing") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{MANIFEST} cannot be read ({type(error).__name__})") from None
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in ``folder`` that are whole by name, in order."""
+    if not folder.is_dir():
+        return []
+    found = [_STEP.fullmatch(path.name) for path in folder.iterdir() if not path.is_symlink()]
+    return sorted(int(match[1]) for match in found if match)
+
+
+def resumable(folder: Path) -> list[int]:
+    """Return the steps that training can go on from, newest first, judged by manifest and sizes."""
+    found = []
+    for step in reversed(steps(folder)):
+        place = step_folder(folder, step)
+        try:
+            manifest = read_manifest(place)
+        except ValueError:
+            continue
+        if not manifest.model_only and missing(place, manifest) is None:
+            found.append(step)
+    return found
+
+
+def last_whole(folder: Path) -> int:
+    """Return the last step with a checkpoint that is whole, be it of the weights alone, in whatever
+    format; 0 if there is none."""
+    for step in reversed(steps(folder)):
+        place = step_folder(folder, step)
+        try:
+            if is_exported(place) or missing(place, read_manifest(place)) is None:
+                return step
+        except ValueError:
+            continue
+    return 0
+
+
+def in_own_format(folder: Path) -> list[int]:
+    """Return the steps of checkpoints, damaged or not, that are no exported weights, in order."""
+    return [step for step in steps(folder) if not is_exported(step_folder(folder, step))]
+
+
+def is_exported(place: Path) -> bool:
+    """Return whether a checkpoint is weights in Hugging Face's format: the last of a run with
+    ``checkpoint.last_save_in_hf``, which no run goes on from. Their index is written last."""
+    return (place / HF_INDEX).is_file() and not (place / MANIFEST).exists()
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Return the place of a step's checkpoint in the folder of checkpoints."""
+    return folder / f"step-{step}"
+
+
+def partial_folder(folder: Path, step: int) -> Path:
+    """Return where a step's checkpoint is until it is whole."""
+    return folder / f".step-{step}.partial"
+
+
+def missing(place: Path, manifest: Manifest) -> str | None:
+    """Return what is wrong with names and sizes of a checkpoint's files, or None."""
+    for name, file in manifest.files.items():
+        if "/" in name or name.startswith(".."):
+            return f"{MANIFEST} names {name!r}, which is not in the folder"
+        try:
+            size = (place / name).lstat().st_size
+        except (OSError, ValueError):
+            return f"{name} is missing"
+        if not is_regular(place / name):
+            return f"{name} is no regular file"
+        if size != file.size:
+            return f"{name} has {size} bytes instead of {file.size}"
+    return None
+
+
+def set_aside(folder: Path, step: int) -> Path:
+    """Rename a damaged checkpoint, so that nothing goes on from it; return its new place."""
+    place = step_folder(folder, step)
+    aside = place.with_name(f"{place.name}.damaged")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = place.with_name(f"{place.name}.damaged.{number}")
+    return place.rename(aside)
+
+
+def altered(place: Path, manifest: Manifest, names: Iterable[str]) -> str | None:
+    """Return which of the files ``names`` has other content than it was saved with, or None."""
+    for name in names:
+        if sha256(place / name) != manifest.files[name].sha256:
+            return f"{name} has other content than it was saved with"
+    return None

@@ -1,0 +1,107 @@
+"""What a run reads, by its content: kept beside every checkpoint, and compared before a run goes
+on from one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atom.errors import UserError
+from atom.io import json_data
+from atom.io.files import sha256, write_json
+from atom.plugin import PreparedTokenizer
+
+FILE_NAME = "inputs.json"
+
+_MOST_PARTS = 1000
+"""More parts are not noted one by one: there is a copy of the file in every checkpoint."""
+
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Content:
+    """``digest`` is of all; ``parts`` are digests by name, none where there are too many."""
+
+    digest: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    def difference(self, before: Content) -> str:
+        """Return in words what has changed since ``before``."""
+        added = [name for name in self.parts if name not in before.parts]
+        gone = [name for name in before.parts if name not in self.parts]
+        changed = [
+            name
+            for name, digest in self.parts.items()
+            if name in before.parts and before.parts[name] != digest
+        ]
+        if not self.parts or not before.parts or not (added or gone or changed):
+            return "it holds something else, or in another order"
+        kinds = (("changed", changed), ("gone", gone), ("new", added))
+        return "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds if names)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The content of the components that a run reads."""
+
+    dataset: Content
+    tokenizer: Content
+
+    def write(self, path: Path) -> None:
+        """Write them as JSON."""
+        write_json(path, asdict(self))
+
+
+def of(digest: str, parts: Mapping[str, str], tokenizer: PreparedTokenizer) -> Inputs:
+    """Return the inputs of a run.
+
+    Args:
+        digest: of the dataset.
+        parts: of the dataset, as far as it tells.
+        tokenizer: as prepared.
+    """
+    # A plugin vouches for its files, which may lie in a cache of links.
+    files = {name: sha256(path.resolve()) for name, path in sorted(tokenizer.files.items())}
+    whole = json.dumps([tokenizer.vocab_size, files]).encode()
+    return Inputs(_content(digest, parts), _content(hashlib.sha256(whole).hexdigest(), files))
+
+
+def read(path: Path) -> Inputs | None:
+    """Return what was written; None if it was not, as by an ATOM that kept none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        content = json_data.read(path)
+        return Inputs(*(_read(content[name]) for name in ("dataset", "tokenizer")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} does not say what the run has read ({' '.join(str(error).split())}); valid: a "
+            "file that ATOM wrote"
+        ) from None
+
+
+def _read(told: Any) -> Content:
+    parts = told.get("parts", {}) if isinstance(told, dict) else None
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise ValueError("it holds no digests by name")
+    if not isinstance(told["digest"], str):
+        raise ValueError("it holds no digest")
+    return _content(told["digest"], parts)
+
+
+def _content(digest: str, parts: Mapping[str, str]) -> Content:
+    return Content(digest, dict(parts) if len(parts) <= _MOST_PARTS else {})
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more

@@ -1,0 +1,93 @@
+"""What a run needs before torch: a dataset that can be read, and a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from atom.errors import UserError
+from atom.io import caches
+from atom.plugin import Contents, Document, DocumentSource, PreparedTokenizer, TokenizerContext
+from atom.recipe.run import read
+from atom.registry.host import Host
+from atom.registry.opening import Opener
+from atom.registry.select import Selection, select
+from atom.registry.trust import Trust
+from atom.run_dir import inputs
+from atom.run_dir.folder import RUN_FILE
+from atom.run_dir.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset that has been checked, and the tokenizer.
+
+    ``inputs`` is what the two hold; ``opened`` are the packages of the datasets that the run's own
+    has opened: ranks load them too.
+    ``contents`` are the dataset's, None of one that does not say.
+    """
+
+    tokenizer: PreparedTokenizer
+    inputs: Inputs
+    opened: frozenset[str]
+    contents: Contents | None
+
+
+def data_changed(folder: Path, *, adopt: bool = False) -> str | None:
+    """Return how the dataset of a run has changed since its folder was written, in words, or None.
+
+    To be called in a child: see :mod:`atom.io.process`.
+
+    Args:
+        folder: of the run.
+        adopt: note down what the dataset is now, for a run that has not begun.
+    """
+    before = inputs.read(folder / inputs.FILE_NAME)
+    if before is None:
+        return None
+    run = read(folder / RUN_FILE)
+    host = Host.load(Trust.of_run(run.plugins))
+    chosen = select(run, host).dataset
+    source = Opener(host).source(chosen.component, chosen.config)
+    try:
+        now = inputs.Content(source.check(), _parts(source))
+    except UserError:
+        return None  # what cannot be read, the ranks say
+    if now.digest == before.dataset.digest:
+        return None
+    if adopt:
+        replace(before, dataset=now).write(folder / inputs.FILE_NAME)
+    return f"the dataset has changed under the run ({now.difference(before.dataset)})"
+
+
+def _parts(source: DocumentSource) -> Mapping[str, str]:
+    parts = getattr(source, "parts", None)
+    return parts() if callable(parts) else {}
+
+
+def prepare(selection: Selection, host: Host) -> Prepared:
+    """Check the dataset and prepare the tokenizer on it.
+
+    Raises:
+        UserError: there is nothing to read, or the tokenizer cannot be had.
+    """
+    opener = Opener(host)
+    source = opener.source(selection.dataset.component, selection.dataset.config)
+
+    def documents() -> Iterator[Document]:
+        return source.lane(0, 1, seed=0, epoch=0)
+
+    digest = source.check()
+    contents = getattr(source, "contents", None)
+    context = TokenizerContext(documents=documents, digest=digest, cache=caches.folder())
+    prepared: PreparedTokenizer = selection.tokenizer.code("prepare")(
+        selection.tokenizer.config, context
+    )
+    found = inputs.of(digest, _parts(source), prepared)
+    return Prepared(
+        prepared,
+        found,
+        frozenset(opener.packages),
+        contents() if callable(contents) else None,
+    )

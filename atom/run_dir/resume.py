@@ -1,0 +1,209 @@
+"""Whether a run may go on from what is in its folder, and with which changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atom.errors import UserError, shown
+from atom.recipe import settings
+from atom.recipe.run import Run
+from atom.recipe.run import read as run_of
+from atom.run_dir import checkpoint, events, inputs
+from atom.run_dir.changes import Change, changes, is_place
+from atom.run_dir.folder import RUN_FILE
+from atom.run_dir.inputs import Inputs
+
+_MUON = "Muon"
+_OPTIMIZER = "optimizer"
+_READ = ("dataset", "tokenizer")
+_OPEN = ("resolved.", "training.global_batch_size")
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """The checkpoint that a run goes on from, and what has changed since.
+
+    Attributes:
+        step: of the checkpoint.
+        changes: settings that differ.
+        contents: component -> how its content differs, in words, where that is put up with.
+        unknown: whether the checkpoint does not tell what was read.
+    """
+
+    step: int
+    changes: tuple[Change, ...]
+    contents: Mapping[str, str] = field(default_factory=dict)
+    unknown: bool = False
+
+
+def check(folder: Path, run: Run, read: Inputs | None = None) -> Resumption | None:
+    """Return where the run in ``folder`` goes on, or None if it begins anew.
+
+    Args:
+        folder: the run folder, which is only looked at.
+        run: what is to go on. Before it is resolved, only what cannot change is compared.
+        read: the content of what it reads, once that is known.
+
+    Raises:
+        UserError: the folder's checkpoints belong to a run that this one cannot go on.
+    """
+    steps = checkpoint.resumable(folder / checkpoint.FOLDER)
+    if not steps:
+        return None
+    _check_loaded(folder, run)
+    differing, unknown = _differing(_beside(folder, steps[0], inputs.FILE_NAME), read)
+    same = frozenset() if read is None or unknown else frozenset(_READ) - differing.keys()
+    before = run_of(_beside(folder, steps[0], RUN_FILE))
+    found = changes(before.model_dump(mode="json"), run.model_dump(mode="json"), same=same)
+    if run.resolved is None:
+        # What is found out, and what places hold, may yet agree.
+        found = [c for c in found if c.kind == "refused" and not c.key.startswith(_OPEN)]
+        found = [c for c in found if not is_place(c.key)]
+    for change in found:
+        _check_change(change, folder, run)
+    if not run.resume.force:
+        for name, words in differing.items():
+            _check_content(name, words, folder, steps[0], run)
+    return Resumption(steps[0], tuple(found), differing, unknown)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that has nothing left to train: its last step, and the settings that it was not made
+    with, none of which matters."""
+
+    step: int
+    changes: tuple[Change, ...]
+
+    def sentence(self, folder: Path) -> str:
+        """Return it in words."""
+        others = [str(c) for c in self.changes if not c.key.startswith(settings.FOLLOW)]
+        but = f"; of no effect any more: {', '.join(others)}" if others else ""
+        return f"{folder} is finished at step {self.step}: nothing is left to train{but}"
+
+
+def done(folder: Path, run: Run, steps: int, read: Inputs) -> Done | None:
+    """Return where the run in ``folder`` has ended, or None if there is something left to train.
+
+    Args:
+        folder: the run folder, which is only looked at.
+        run: what is asked for, resolved.
+        steps: where that ends.
+        read: the content of what it reads.
+
+    Raises:
+        UserError: it has ended, and was made with other settings or data; or it has left nothing to
+            go on from.
+    """
+    places = folder / checkpoint.FOLDER
+    last = checkpoint.last_whole(places)
+    file = _beside(folder, last, RUN_FILE)
+    if not last:
+        last = _ended(folder)
+    if last == 0:
+        return None
+    if last < steps:
+        if _ended(folder) and not checkpoint.resumable(places):
+            raise UserError(
+                f"holds a run that is finished at step {last} and has left no checkpoint to train "
+                "on from; valid: another run.dir",
+                key="run.dir",
+                value=folder,
+            )
+        return None
+    before, now = run_of(file), run
+    contents, unknown = _differing(file.with_name(inputs.FILE_NAME), read)
+    same = frozenset() if unknown else frozenset(_READ) - contents.keys()
+    found = changes(before.model_dump(mode="json"), now.model_dump(mode="json"), same=same)
+    others = [str(change) for change in found if change.kind in ("matters", "refused")]
+    others += [f"{name}: {words}" for name, words in contents.items()]
+    if others:
+        raise UserError(
+            f"holds a run that has come to step {last} with other settings "
+            f"({'; '.join(others)}), and nothing is left to train; valid: another run.dir, or to "
+            f"train on, training.steps above {last}",
+            key="run.dir",
+            value=folder,
+        )
+    return Done(last, tuple(found))
+
+
+def _ended(folder: Path) -> int:
+    """Return the last step of a run that has finished; 0 of one that has not."""
+    ends = (events.FINISHED, events.STARTED, events.CHANGED)
+    last = next((e for e in reversed(events.read(folder)) if e["event"] in ends), None)
+    if last is None or last["event"] != events.FINISHED:
+        return 0
+    # An earlier version wrote no step.
+    return int(last.get("step") or run_of(folder / RUN_FILE).training.get("steps", 0))
+
+
+def _differing(beside: Path, now: Inputs | None) -> tuple[dict[str, str], bool]:
+    """Return the components that hold something else than they did, in words; and whether that is
+    not known."""
+    before = inputs.read(beside)
+    if now is None or before is None:
+        return {}, before is None
+    pairs = {name: (getattr(before, name), getattr(now, name)) for name in _READ}
+    return {
+        name: new.difference(old) for name, (old, new) in pairs.items() if new.digest != old.digest
+    }, False
+
+
+def _check_content(name: str, words: str, folder: Path, step: int, run: Run) -> None:
+    raise UserError(
+        f"does not hold what it held when the checkpoint of step {step} in {folder} was saved "
+        f"({words}); valid: that content, another run.dir, or resume.force=true",
+        key=name,
+        value=getattr(run, name).name,
+    )
+
+
+def _beside(folder: Path, step: int, name: str) -> Path:
+    """Return a file of the run that saved a checkpoint.
+
+    The folder's own may be of a start that ended before its first step.
+    """
+    beside = checkpoint.step_folder(folder / checkpoint.FOLDER, step) / name
+    return beside if beside.is_file() or name != RUN_FILE else folder / name
+
+
+def _check_loaded(folder: Path, run: Run) -> None:
+    """Refuse to begin anew in silence where there are checkpoints."""
+    if not run.checkpoint.get("enable", True):
+        raise UserError(
+            f"{folder} holds checkpoints of a run, of which nothing would be loaded; valid: true, "
+            "or another run.dir",
+            key="checkpoint.enable",
+            value=False,
+        )
+
+
+def _check_change(change: Change, folder: Path, run: Run) -> None:
+    if change.key == "optimizer.name" and _MUON in (change.before, change.after):
+        if _OPTIMIZER in run.checkpoint.get("exclude_from_loading", ()):
+            return
+        raise UserError(
+            f"{folder} holds checkpoints with the state of {change.before}, which is no state of "
+            f"{change.after}; valid: {change.before}, or to begin without that state: "
+            "checkpoint.exclude_from_loading=[optimizer]",
+            key=change.key,
+            value=change.after,
+        )
+    if run.resume.force or change.kind not in ("refused", "unused"):
+        return
+    if change.kind == "unused":
+        raise UserError(
+            f"{folder} holds checkpoints of the run itself, so that no initial weights are loaded; "
+            f"valid: {shown(change.before)}, another run.dir, or resume.force=true",
+            key=change.key,
+            value=change.after,
+        )
+    raise UserError(
+        f"{folder} holds checkpoints of a run with {change.key}={shown(change.before)}; "
+        "valid: that value, another run.dir, or resume.force=true",
+        key=change.key,
+        value=change.after,
+    )

@@ -1,0 +1,1 @@
+"""Write and read checkpoints: whole, verified and data only."""

@@ -1,0 +1,388 @@
+"""torchtitan's checkpoint manager, with checkpoints that are whole, verified and data only."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.stateful import Stateful
+from torchtitan.components.checkpointer.base import (
+    LR_SCHEDULER,
+    MODEL,
+    OPTIMIZER,
+)
+from torchtitan.components.checkpointer.dcp import AsyncMode, CheckpointManager
+from torchtitan.tools.utils import GarbageCollection
+
+from atom.errors import RunError, UserError
+from atom.recipe.run import read
+from atom.run_dir import checkpoint, events, inputs, metrics
+from atom.run_dir.folder import RUN_FILE
+from atom.titan.checkpoint import hugging_face_reader as hf_reader
+from atom.titan.checkpoint.dcp import AtomicWriter, SafePlanner, SafeReader
+from atom.titan.optim.kept_optimizers import StateOnly, follow_schedule
+
+RANDOM = "random"
+"""Key of the random number generators' states, one a rank."""
+
+HUGGING_FACE = "hf:"
+"""What the place of initial weights in Hugging Face's format begins with."""
+
+FAULTS = "faults"
+"""Key of what the run's steps are judged by: see :mod:`atom.titan.train.anomaly`."""
+
+log = structlog.get_logger("atom")
+
+
+class VerifiedCheckpointManager(CheckpointManager):
+    """Saves through :class:`AtomicWriter`; loads the newest checkpoint whose files verify.
+
+    What a rank does alone does not grow with the number of ranks: it hashes what it wrote itself,
+    and of a checkpoint to load every file is hashed by one rank.
+
+    A save that fails (a full disk) is recorded and tried again at the next interval; only the last
+    one must succeed.
+    """
+
+    save_future: Future[Any] | None
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(CheckpointManager.Config):
+        async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "async"
+        """Write in the background (async), or hold training until all is written (disabled)."""
+
+        keep_every: int = 0
+        """Keep checkpoints of steps divisible by this forever, beside keep_latest_k; 0: none."""
+
+        keep_best: int = 0
+        """Keep so many checkpoints of the lowest loss (its mean since the one before)."""
+
+        initial_load: str = ""
+        """Weights to start from: hf:FOLDER (Hugging Face's format), a run's folder, or step-N."""
+
+        def __post_init__(self) -> None:
+            if self.initial_load:
+                name = self.initial_load.removeprefix(HUGGING_FACE)
+                path = str(Path(name).expanduser().resolve())
+                if self.initial_load_path not in (None, path):  # type: ignore[has-type]
+                    raise ValueError("initial_load and initial_load_path are two places.")
+                # mypy does not look for slots in a base class of another package.
+                self.initial_load_path = path  # type: ignore[misc]
+                self.initial_load_in_hf = name != self.initial_load  # type: ignore[misc]
+            CheckpointManager.Config.__post_init__(self)
+            if self.keep_every < 0 or self.keep_best < 0:
+                raise ValueError("keep_every and keep_best cannot be negative.")
+
+    def __init__(self, config: Config, *, base_folder: str = "", **runtime: Any) -> None:
+        super().__init__(config, base_folder=base_folder, **runtime)
+        if not self.enable:
+            return
+        self._run = Path(base_folder)
+        self._place = Path(self.folder)
+        self._keep_every = config.keep_every
+        self._keep_best = config.keep_best
+        if self.async_mode is AsyncMode.ASYNC:
+            # It keeps the memory of a copy for the next one: to get that anew, page by page, takes
+            # longer than to copy.
+            self.stager = DefaultStager(StagingOptions(False, False, False, False))
+        self._saving: tuple[int, float] | None = None
+        """The step being saved in the background, and when that began."""
+        self.states[RANDOM] = RandomState()
+
+    # ------------------------------------------------------------------------ saving
+
+    def dcp_save(
+        self,
+        state_dict: dict[str, Any],
+        checkpoint_id: str,
+        async_mode: AsyncMode,
+        enable_garbage_collection: bool = False,
+        to_hf: bool = False,
+    ) -> Any:
+        """Save as torchtitan does, through a writer that names the checkpoint when it is whole."""
+        if to_hf:
+            return super().dcp_save(
+                state_dict, checkpoint_id, async_mode, enable_garbage_collection, to_hf
+            )
+        step = int(checkpoint_id.rpartition("-")[2])
+        self._saving = (step, time.monotonic())
+        writer = AtomicWriter(
+            self._place,
+            step,
+            model_only=RANDOM not in state_dict,
+            companions=(self._run / RUN_FILE, self._run / inputs.FILE_NAME),
+        )
+        future: Any = None
+        if async_mode is AsyncMode.DISABLED:
+            try:
+                dcp.save(state_dict, storage_writer=writer)
+            except CheckpointException as error:
+                self._saved(error)
+            else:
+                self._saved(None)
+        else:
+            pinned = async_mode is AsyncMode.ASYNC_WITH_PINNED_MEM
+            kinds = dcp.state_dict_saver.AsyncCheckpointerType
+            future = dcp.async_save(
+                state_dict,
+                storage_writer=writer,
+                process_group=self.pg,
+                async_checkpointer_type=kinds.PROCESS if pinned else kinds.THREAD,
+                async_stager=self.stager,
+            )
+        if enable_garbage_collection:
+            GarbageCollection.collect("GC collection invoked by checkpointer.")
+        return future
+
+    def _save(self, curr_step: int, last_step: bool = False) -> bool:
+        if last_step and self._should_save(curr_step, last_step):
+            # torchtitan would save beside a save that is still under way.
+            self.maybe_wait_for_saving()
+        self._poll()
+        return super()._save(curr_step, last_step)
+
+    def save_now(self, step: int) -> bool:
+        """Save everything of ``step``; return whether it is on disk, as the run saves at all.
+
+        Raises:
+            RunError: it could not be written.
+        """
+        if not self.enable or self.load_only:
+            return False
+        self.maybe_wait_for_saving()
+        if step not in checkpoint.steps(self._place):
+            self.dcp_save(
+                self._flattened_model_states_sd(),
+                checkpoint_id=self._create_checkpoint_id(step),
+                async_mode=AsyncMode.DISABLED,
+            )
+            self._check_written(step)
+        return True
+
+    def _save_last_step(self, curr_step: int) -> None:
+        super()._save_last_step(curr_step)
+        if not self.last_save_in_hf:
+            self._check_written(curr_step)
+
+    def _check_written(self, step: int) -> None:
+        if step not in checkpoint.steps(self._place):
+            raise RunError(f"the checkpoint of step {step}, the last one, could not be written")
+
+    def _poll(self) -> None:
+        """Take note of a background save that has ended, on the same step on every rank or not:
+        nothing is decided here."""
+        future = self.save_future
+        if future is not None and future.done():
+            self._saved(future.exception())
+            self.save_future = None
+
+    def _wait_for_saving(self) -> None:
+        assert self.save_future is not None
+        self._saved(self.save_future.exception())
+        self.save_future = None
+
+    def _saved(self, error: BaseException | None) -> None:
+        if self._saving is None:
+            return
+        (step, begin), self._saving = self._saving, None
+        if error is not None and not isinstance(error, CheckpointException):
+            raise error
+        if dist.get_rank() != 0:
+            return
+        if error is None:
+            seconds = round(time.monotonic() - begin, 3)
+            events.record(self._run, events.CHECKPOINT_SAVED, step=step, seconds=seconds)
+            # Only now is there one more; torchtitan purges before it is, and not after the last.
+            self._purge_stale_checkpoints()
+            return
+        reason = _reason(error)
+        log.warning("checkpoint failed", step=step, reason=reason)
+        shutil.rmtree(checkpoint.partial_folder(self._place, step), ignore_errors=True)
+        events.record(self._run, events.CHECKPOINT_FAILED, step=step, reason=reason)
+
+    def _close(self) -> None:
+        self.maybe_wait_for_saving()
+        super()._close()
+
+    # ------------------------------------------------------------------------ keeping
+
+    def _purge_stale_checkpoints(self) -> None:
+        if not self._should_purge():
+            return
+        steps = checkpoint.steps(self._place)
+        kept = set(steps[-self.keep_latest_k :])
+        if self._keep_every:
+            kept |= {step for step in steps if step % self._keep_every == 0}
+        if self._keep_best:
+            losses = _losses(self._run, steps)
+            kept |= set(sorted(losses, key=lambda step: losses[step])[: self._keep_best])
+        for step in steps:
+            if step in kept:
+                continue
+            place = checkpoint.step_folder(self._place, step)
+            # Under another name first: a checkpoint that is half deleted is none.
+            doomed = place.rename(place.with_name(f".{place.name}.deleted"))
+            self.purge_queue.put(str(doomed))
+
+    # ------------------------------------------------------------------------ loading
+
+    def _find_load_step(self, folder: str = "") -> int:
+        """Return the newest step that verifies, the same on every rank; -1 if there is none.
+
+        Checkpoints that do not verify are set aside on the way.
+        """
+        if folder and Path(folder) != self._place:
+            return super()._find_load_step(folder)
+        first = dist.get_rank() == 0
+        if first:
+            for leftover in self._place.glob(".step-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        for step in reversed(_agreed(checkpoint.in_own_format(self._place) if first else None)):
+            reason, usable = self._verified(step)
+            if reason is None and usable:
+                if first:
+                    events.record(self._run, events.RESUMED, step=step)
+                return step
+            if reason is not None and first:
+                aside = checkpoint.set_aside(self._place, step)
+                log.error("checkpoint damaged", step=step, reason=reason, place=str(aside))
+                events.record(
+                    self._run,
+                    events.CHECKPOINT_DAMAGED,
+                    step=step,
+                    reason=reason,
+                    place=aside.name,
+                )
+        return -1
+
+    def _verified(self, step: int) -> tuple[str | None, bool]:
+        """Return why a step's checkpoint is damaged, or None; and whether training can go on."""
+        place = checkpoint.step_folder(self._place, step)
+        try:
+            manifest = checkpoint.read_manifest(place)
+        except ValueError as error:
+            reason: str | None = str(error)
+            usable = False
+        else:
+            usable = not manifest.model_only
+            reason = checkpoint.missing(place, manifest)
+            if reason is None and usable:
+                mine = sorted(manifest.files)[dist.get_rank() :: dist.get_world_size()]
+                reason = checkpoint.altered(place, manifest, mine)
+        found: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, reason)
+        return next((words for words in found if words is not None), None), usable
+
+    def dcp_load(
+        self,
+        state_dict: dict[str, Any],
+        checkpoint_id: str,
+        from_hf: bool,
+        from_quantized: bool,
+    ) -> None:
+        """Load as torchtitan does, running nothing that the checkpoint holds.
+
+        Raises:
+            UserError: the weights to start from are no numbers.
+        """
+        if from_hf:
+            folder = Path(checkpoint_id)
+            try:
+                loaded = hf_reader.load(
+                    state_dict, self.sd_adapter, folder, quantized=from_quantized, alone=False
+                )
+            except hf_reader.NotFiniteError as error:
+                raise _no_numbers(checkpoint_id, error) from None
+            self.states[MODEL].load_state_dict(loaded)
+            return
+        reader = SafeReader(checkpoint_id)
+        saved = reader.read_metadata().state_dict_metadata
+        if RANDOM in state_dict and f"{RANDOM}.{RandomState.key()}.cpu" not in saved:
+            # Saved by fewer ranks, or by another trainer: this rank keeps its own.
+            state_dict.pop(RANDOM)
+        if FAULTS in state_dict and f"{FAULTS}.good" not in saved:
+            state_dict.pop(FAULTS)  # saved by an earlier version
+        if self.exclude_from_loading and self._excluded_before(Path(checkpoint_id)):
+            state_dict |= {name: self.states[name] for name in self.exclude_from_loading}
+        if OPTIMIZER in state_dict:
+            state_dict[OPTIMIZER] = StateOnly(state_dict[OPTIMIZER])
+        dcp.load(state_dict, storage_reader=reader, planner=SafePlanner())
+        if LR_SCHEDULER in state_dict:
+            follow_schedule(state_dict[LR_SCHEDULER])
+        if Path(checkpoint_id).parent != self._place:
+            try:
+                hf_reader.check_finite(state_dict)
+            except hf_reader.NotFiniteError as error:
+                raise _no_numbers(checkpoint_id, error) from None
+        if MODEL in self.states:
+            self.states[MODEL].load_state_dict(state_dict)
+
+    def _excluded_before(self, place: Path) -> bool:
+        """Return whether the run that left the same out of its first load has saved this."""
+        if place.parent != self._place or not (place / RUN_FILE).is_file():
+            return False
+        before = read(place / RUN_FILE).checkpoint.get("exclude_from_loading", ())
+        return set(before) == set(self.exclude_from_loading)
+
+
+class RandomState(Stateful):
+    """The states of this rank's random number generators, under a key of the rank's own."""
+
+    @staticmethod
+    def key() -> str:
+        return f"rank_{dist.get_rank()}"
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_initialized():
+            state["cuda"] = torch.cuda.get_rng_state()
+        return {self.key(): state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state = state_dict[self.key()]
+        torch.set_rng_state(state["cpu"])
+        if "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"])
+
+
+def _no_numbers(place: str, error: Exception) -> UserError:
+    return UserError(str(error), key="checkpoint.initial_load", value=place)
+
+
+def _agreed(steps: list[int] | None) -> list[int]:
+    """Return what rank 0 sees: another may look at a folder that is renamed under its eyes."""
+    seen = [steps]
+    dist.broadcast_object_list(seen, src=0)
+    assert seen[0] is not None
+    return seen[0]
+
+
+def _losses(run: Path, steps: list[int]) -> dict[int, float]:
+    """Return for each step the mean loss of the steps since the one before."""
+    rows = metrics.read(run / metrics.FILE_NAME)
+    found = {}
+    for before, step in zip([0, *steps], steps, strict=False):
+        losses = [row.loss for row in rows if before < row.step <= step]
+        if losses:
+            found[step] = statistics.fmean(losses)
+    return found
+
+
+def _reason(error: BaseException) -> str:
+    """Return the words of what went wrong on the first rank that a CheckpointException names."""
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (cause, _) = min(error.failures.items())
+        return f"rank {rank}: {type(cause).__name__}: {cause}"
+    return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")

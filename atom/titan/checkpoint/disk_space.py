@@ -1,0 +1,99 @@
+"""Room on the disk for a run's checkpoints, looked at before there are ranks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atom.errors import UserError
+from atom.plan.layout import BYTES
+from atom.run_dir import checkpoint
+from atom.run_dir.folder import check_writable
+from atom.titan.optim.muon import is_muons
+from atom.titan.optim.optimizer import matrix_state_bytes, state_bytes
+
+_GIB = 2**30
+
+
+def checkpoint_bytes(config: Any, model: torch.nn.Module) -> int:
+    """Return the size of a checkpoint that training can go on from: weights and optimizer.
+
+    Args:
+        config: torchtitan's ``Trainer.Config``.
+        model: the whole of it, on any device.
+    """
+    dtype = config.training.dtype
+    of_others = state_bytes(config.optimizer, dtype)
+    of_matrices = matrix_state_bytes(config.optimizer, dtype)
+    if of_matrices is None:
+        of_matrices = of_others
+    return sum(
+        parameter.numel()
+        * (BYTES[dtype] + (of_matrices if is_muons(name, parameter) else of_others))
+        for name, parameter in model.named_parameters()
+    )
+
+
+def check(config: Any, place: Path, model: torch.nn.Module) -> str:
+    """Refuse a disk that cannot hold the checkpoints which a run keeps at the least: two, since a
+    new one is written before an old one goes; one, if the run saves no more.
+
+    Args:
+        config: torchtitan's ``Trainer.Config``.
+        place: the run folder, which may not exist yet.
+        model: the whole of it, on any device.
+
+    Returns:
+        What is to be said where those fit but not all that the run is to keep; else nothing.
+
+    Raises:
+        UserError: there is no room, or nothing can be written.
+    """
+    section = config.checkpoint
+    if not section.enable or section.load_only:
+        return ""
+    folder = place / section.folder
+    there = checkpoint.steps(folder)
+    steps, interval = config.training.steps, section.interval
+    begun = there[-1] if there else 0
+    saves = -(-steps // interval) - begun // interval
+    if begun >= steps or saves < 1:
+        return ""
+    check_writable(folder)
+    size = checkpoint_bytes(config, model)
+    if section.last_save_model_only and saves == 1:
+        size = (
+            sum(parameter.numel() for parameter in model.parameters()) * BYTES[section.export_dtype]
+        )
+    free = shutil.disk_usage(
+        next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    ).free
+    least = max(min(saves, 2 - len(there)), 1)
+    if free < least * size:
+        raise UserError(
+            f"its disk has {_gib(free)} free, and {_counted(least)} of {_gib(size)} must fit, as a "
+            "new one is written before an old one goes; valid: a disk with more room, or "
+            "checkpoint.enable=false",
+            key="run.dir",
+            value=place,
+        )
+    kept = saves
+    if section.keep_latest_k:
+        kept = min(saves, section.keep_latest_k + 1 - min(len(there), section.keep_latest_k))
+    if free < kept * size:
+        return (
+            f"the disk has {_gib(free)} free, and the run is to write {_counted(kept)} of "
+            f"{_gib(size)} before one goes: checkpoint.keep_latest_k says how many are kept"
+        )
+    return ""
+
+
+def _counted(checkpoints: int) -> str:
+    return "a checkpoint" if checkpoints == 1 else f"{checkpoints:,} checkpoints"
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:,.1f} GiB" if size >= _GIB / 10 else f"{size / 2**20:,.1f} MiB"

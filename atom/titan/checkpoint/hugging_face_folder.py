@@ -1,0 +1,155 @@
+"""A folder of Hugging Face's format: what is in it, judged without reading a weight.
+
+The weights are those that ``model.safetensors.index.json`` names, or ``model.safetensors``. Other
+files beside them (adapters, optimizers, another format's) are nobody's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from atom.io.files import read_bytes
+from atom.io.strangers import real
+from atom.run_dir.checkpoint import HF_INDEX
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = HF_INDEX
+SUFFIX = ".safetensors"
+
+_MOST = 256 << 20
+"""Bytes of an index; that of the largest models has a hundredth."""
+
+PLAIN = ("F64", "F32", "BF16", "F16")
+"""Dtypes whose values are the weights themselves."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a file's header says of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of weights.
+
+    Raises:
+        ValueError: there are none, it is not clear which they are, or one is not there.
+    """
+    if not folder.is_dir():
+        raise ValueError("there is no such folder")
+    names = sorted(set(_places(folder).values())) if (folder / INDEX).is_file() else [WEIGHTS]
+    if not (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+        found = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
+        if not found:
+            raise ValueError(f"holds no {SUFFIX} file")
+        raise ValueError(f"holds neither {WEIGHTS} nor {INDEX}, only {', '.join(found[:3])}")
+    for name in names:
+        if Path(name).name != name or not name.endswith(SUFFIX):
+            raise ValueError(f"holds an {INDEX} that names {name!r}, which is no file of weights")
+        if not (folder / name).is_file():
+            raise ValueError(f"lacks {name}, which {INDEX} names")
+    if WEIGHTS not in names and (folder / WEIGHTS).is_file():
+        raise ValueError(f"holds {WEIGHTS} and an {INDEX} that does not name it: two models")
+    # Names, and not what they stand for: torch's reader goes by them.
+    for name in names:
+        real(folder / name, folder)
+    return [folder / name for name in names]
+
+
+def others(folder: Path) -> list[str]:
+    """Return the names of files of tensors that are none of the weights'."""
+    taken = {path.name for path in files(folder)}
+    return sorted(path.name for path in folder.glob(f"*{SUFFIX}") if path.name not in taken)
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """Return every tensor of the weights by its name, from the headers.
+
+    Raises:
+        ValueError: a file cannot be read, a tensor is in two, or the index says something else.
+    """
+    found: dict[str, Tensor] = {}
+    for path in files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    if name in found:
+                        where = f"{found[name].file.name} and in {path.name}"
+                        raise ValueError(f"holds {name} twice, in {where}")
+                    part = file.get_slice(name)
+                    found[name] = Tensor(tuple(part.get_shape()), part.get_dtype(), path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"holds {path.name}, which cannot be read ({error})") from None
+    if (folder / INDEX).is_file():
+        places = _places(folder)
+        for name, place in places.items():
+            if name not in found or found[name].file.name != place:
+                raise ValueError(f"holds an {INDEX} that has {name} in {place}, where it is not")
+        if unnamed := sorted(found.keys() - places.keys()):
+            where = found[unnamed[0]].file.name
+            raise ValueError(f"holds {unnamed[0]} in {where}, which {INDEX} does not name")
+    return found
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """Return what ``config.json`` says.
+
+    Raises:
+        ValueError: it is missing or cannot be read.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"holds no {CONFIG}")
+    return _json(folder / CONFIG)
+
+
+def same(one: Tensor, one_name: str, other: Tensor, other_name: str) -> bool:
+    """Return whether two tensors hold the same values, reading some rows at a time."""
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    with (
+        safe_open(one.file, framework="pt") as a,
+        safe_open(other.file, framework="pt") as b,
+    ):
+        first, second = a.get_slice(one_name), b.get_slice(other_name)
+        return all(
+            first[row : row + 4096].equal(second[row : row + 4096])
+            for row in range(0, one.shape[0], 4096)
+        )
+
+
+def _places(folder: Path) -> dict[str, str]:
+    """Return the file of each tensor, as the index has it."""
+    places = _json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise ValueError(f"holds an {INDEX} without a weight_map of names to files")
+    if not places:
+        raise ValueError(f"holds an {INDEX} that names no weights")
+    return places
+
+
+def _json(path: Path) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{twice} stands there twice")
+        return content
+
+    try:
+        text = read_bytes(real(path, path.parent), most=_MOST)
+        content = json.loads(text, object_pairs_hook=once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"holds a {path.name} that cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"holds a {path.name} that is no object")
+    return content

@@ -1,0 +1,61 @@
+"""Whether the output layer's product is all that lies between the hidden states and the loss.
+
+A loss in pieces applies the output layer itself, and a fused one computes it: both leave out what a
+model does after it, and a fused one what the layer does beside its product.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torchtitan.components.loss import ChunkedLossWrapper
+from torchtitan.models.common.decoder import Decoder
+
+from atom.errors import UserError
+from atom.kernels.output_layer import beside_product
+from atom.titan.kernels import LINEAR_CROSS_ENTROPY, UnfitError
+
+DECLARES = "loss_from_hidden"
+"""What a model class with a forward of its own says true of itself, if that returns what the output
+layer takes where ``_skip_lm_head`` is set, and else what the output layer returns."""
+
+
+def check(config: Any, model: nn.Module) -> None:
+    """Refuse a loss that computes something else than the model's logits give.
+
+    Args:
+        config: a ``Trainer.Config`` of ATOM's, with the kernels in place.
+        model: its model.
+
+    Raises:
+        UserError: the loss is to be computed in pieces.
+        UnfitError: by a kernel.
+    """
+    loss = config.loss
+    if not isinstance(loss, ChunkedLossWrapper.Config):
+        return
+    fused = LINEAR_CROSS_ENTROPY in config.replaced
+    head = getattr(model, "lm_head", None)
+    problem = beside_layer(model, head)
+    if fused and problem is None and head is not None:
+        problem = beside_product(head)
+    if problem is None:
+        return
+    if fused:
+        raise UnfitError(LINEAR_CROSS_ENTROPY, f"computes the output layer itself, and {problem}")
+    raise UserError(
+        f"applies the output layer in pieces, and {problem}; valid: 1",
+        key="loss.num_chunks",
+        value=loss.num_chunks,
+    )
+
+
+def beside_layer(model: nn.Module, head: nn.Module | None) -> str | None:
+    """Return what a model does with its logits beside its output layer, or None."""
+    kind = type(model)
+    if head is None:
+        return f"{kind.__name__} has none (lm_head)"
+    if kind.forward is Decoder.forward or getattr(kind, DECLARES, False):
+        return None
+    return f"{kind.__name__} has a forward of its own, which may do more with the logits"

@@ -1,0 +1,136 @@
+"""One rank's model of a run of any size, built without the other ranks and without values."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torchtitan.config import TORCH_DTYPE_MAP
+from torchtitan.distributed import ParallelDims, parallel_dims, utils
+from torchtitan.tools.utils import set_default_dtype
+
+from atom.errors import UserError
+from atom.io.process import Child
+from atom.titan.checks.engine import refused
+
+
+def check(config: Any, model: nn.Module, world_size: int) -> None:
+    """Build the model as the run's ranks do, and refuse the layout if they would, or if what they
+    hold together is another model.
+
+    One layer of each kind is built, which takes 0.2 s.
+
+    Args:
+        config: a ``Trainer.Config``, put together by
+            :func:`atom.titan.checks.engine.check_together`.
+        model: its model, on the meta device.
+        world_size: the number of ranks.
+
+    Raises:
+        UserError: names the tensor that would not be what it is in the model.
+    """
+    # torch keeps meshes for the life of a process.
+    Child(partial(_build, config, _kinds(model), world_size)).result()
+
+
+def _build(config: Any, layers: list[int], world_size: int) -> None:
+    # Stages are of whole layers, so that all of them can be looked at as one; and memory that
+    # devices share takes the devices.
+    degree = config.parallelism.pipeline_parallel_degree
+    together = replace(config.parallelism, pipeline_parallel_degree=1, enable_fsdp_symm_mem=False)
+    config = replace(config, parallelism=together)
+    whole = config.model_spec.model
+    with pretending(0, world_size // degree), refused():
+        dims = mesh(config, world_size // degree)
+        if 0 < len(layers) < len(whole.layers):
+            shorter = replace(whole, layers=[whole.layers[number] for number in layers])
+            config.model_spec.model = shorter
+            try:
+                model_parts(config, dims)
+                return
+            except UserError:
+                raise
+            except Exception:  # layers may know of each other
+                config.model_spec.model = whole
+        model_parts(config, dims)
+
+
+def _kinds(model: nn.Module) -> list[int]:
+    """Return the numbers of the first layers of each kind: of the same modules and shapes."""
+    layers = getattr(model, "layers", None)
+    kinds: dict[Any, int] = {}
+    for number, layer in enumerate(layers.values() if isinstance(layers, nn.ModuleDict) else ()):
+        modules = tuple((name, type(module)) for name, module in layer.named_modules())
+        shapes = tuple(tuple(parameter.shape) for parameter in layer.parameters())
+        kinds.setdefault((modules, shapes), number)
+    return list(kinds.values())
+
+
+def mesh(config: Any, world_size: int) -> ParallelDims:
+    """Return the mesh of ``config``, a ``Trainer.Config``; the process group is there."""
+    dims = ParallelDims.from_config(config.parallelism, world_size)
+    utils.set_spmd_backend(config.parallelism.spmd_backend)
+    dims.build_mesh()
+    return dims
+
+
+def model_parts(config: Any, dims: ParallelDims) -> list[Any]:
+    """Return this rank's parallelized model parts, as the trainer has them, on the meta device.
+
+    ``config`` is a ``Trainer.Config`` that :func:`atom.titan.checks.engine.check_together` has put
+    together, ``dims`` its mesh.
+    """
+    spec = config.model_spec
+    with torch.device("meta"), set_default_dtype(TORCH_DTYPE_MAP[config.training.dtype]):
+        model = spec.model.build()
+    common = {
+        "parallel_dims": dims,
+        "training": config.training,
+        "parallelism": config.parallelism,
+        "compile_config": config.compile,
+        "ac_config": config.activation_checkpoint,
+        "dump_folder": config.dump_folder,
+    }
+    if not dims.pp_enabled:
+        return [spec.parallelize_fn(model, **common)]
+    _, parts, _, _ = spec.pipelining_fn(
+        model,
+        device=torch.device("cpu"),
+        model_config=spec.model,
+        parallelize_fn=spec.parallelize_fn,
+        loss_fn=config.loss.build(compile_config=config.compile),
+        **common,
+    )
+    return list(parts)
+
+
+@contextmanager
+def pretending(rank: int, world_size: int) -> Iterator[None]:
+    """Be rank ``rank`` of ``world_size`` that are not there, whatever the device of the run is."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": "0"}
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    kind, parallel_dims.device_type = parallel_dims.device_type, "cpu"
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+        parallel_dims.device_type = kind
+        logging.disable(level)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,108 @@
+"""Compare a kernel's functions with what they compute, written out, forward and backward.
+
+Needs no torchtitan: this is how a kernel is compared on a machine without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from atom.titan.contracts.comparison import maker, numbers, relative_error
+from atom.titan.contracts.functions import Function
+from atom.titan.contracts.operation import Tensors
+from atom.titan.contracts.sizes import Sizes
+
+if TYPE_CHECKING:
+    import torch
+
+
+def prepared(
+    contract: Function,
+    sizes: Sizes,
+    dtype: torch.dtype,
+    device: Any,
+    make: Callable[..., torch.Tensor] | None = None,
+) -> tuple[Tensors, tuple[Any, ...]]:
+    """Return a function's inputs, which want gradients if it has any, and its other arguments.
+
+    ``make`` makes a tensor of a shape; by default one whose numbers are the same on every device.
+    """
+    made = contract.inputs(sizes, make or maker(device))
+    wanted = contract.backward is not None
+    inputs = {name: tensor.to(dtype).requires_grad_(wanted) for name, tensor in made.items()}
+    return inputs, contract.others(sizes, device)
+
+
+def outputs(result: Any) -> list[torch.Tensor]:
+    """Return what a function returns, as a list."""
+    return list(result) if isinstance(result, tuple | list) else [result]
+
+
+def both(
+    function: Callable[..., Any], contract: Function, sizes: Sizes, dtype: str, device: str
+) -> None:
+    """Run a function forward and backward."""
+    import torch
+
+    inputs, others = prepared(contract, sizes, getattr(torch, dtype), device)
+    found = outputs(contract.call(function, *inputs.values(), *others))
+    if contract.backward is not None:
+        weights = [torch.ones_like(one) for one in found]
+        torch.autograd.grad(found, list(inputs.values()), weights)
+
+
+def worst(
+    function: Callable[..., Any], contract: Function, sizes: Sizes, dtype: str, device: str
+) -> tuple[str, float]:
+    """Return the name and the error of the tensor in which ``function`` is farthest off.
+
+    The formula computes in float64, from the numbers that ``dtype`` can hold.
+    """
+    import torch
+
+    inputs, others = prepared(contract, sizes, getattr(torch, dtype), device)
+    exact = {
+        name: tensor.detach().double().requires_grad_(tensor.requires_grad)
+        for name, tensor in inputs.items()
+    }
+    expected = outputs(contract.formula(*exact.values(), *others))
+    found = outputs(contract.call(function, *inputs.values(), *others))
+    errors = {
+        f"output {n}": relative_error(one.detach(), expected[n].detach())
+        for n, one in enumerate(found)
+    }
+    if contract.backward is not None:
+        weights = [
+            numbers(*one.shape, name=f"output {n}", device=device) for n, one in enumerate(expected)
+        ]
+        wanted = torch.autograd.grad(expected, list(exact.values()), weights)
+        rounded = [
+            weight.reshape(one.shape).to(one.dtype)
+            for weight, one in zip(weights, found, strict=True)
+        ]
+        gradients = torch.autograd.grad(found, list(inputs.values()), rounded)
+        for name, gradient, other in zip(inputs, gradients, wanted, strict=True):
+            errors[f"the gradient of {name}"] = relative_error(gradient, other)
+    name = max(errors, key=lambda name: errors[name])
+    return name, errors[name]
+
+
+def disagreements(
+    function: Callable[..., Any],
+    contract: Function,
+    cases: Iterable[tuple[Sizes, str]],
+    tolerance: Mapping[str, float],
+    device: str,
+) -> list[str]:
+    """Return a sentence for each of the ``cases``, sizes and dtype, in which ``function`` is off
+    by more than ``tolerance``."""
+    sentences = []
+    for sizes, dtype in cases:
+        name, error = worst(function, contract, sizes, dtype, device)
+        if not error <= tolerance[dtype]:  # a NaN is no agreement
+            sentences.append(
+                f"{contract.signature}, {sizes}, {dtype}: {name} is off by {error:.2g}, "
+                f"tolerance {tolerance[dtype]:.2g}"
+            )
+    return sentences

@@ -1,0 +1,411 @@
+"""Compare a kernel with the reference of its operation, forward and backward.
+
+The error of a tensor is its largest difference from the reference's, divided by the reference's
+largest value, so that one number serves large and small outputs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from atom.plugin import Kernel
+from atom.registry.host import Component, Host
+from atom.titan.contracts.operation import Operation, Tensors, tree
+from atom.titan.contracts.operations import OPERATIONS
+from atom.titan.contracts.sizes import ODD, REGULAR, Sizes
+
+if TYPE_CHECKING:
+    import torch
+
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. ``strides`` is a key of :data:`STRIDES`; ``gradient``, the strides of the
+    output's gradient, is one too, or None for the same."""
+
+    sizes: Sizes
+    dtype: str
+    strides: str = "contiguous"
+    gradient: str | None = None
+
+    def __str__(self) -> str:
+        gradient = f", gradient {self.gradient}" if self.gradient else ""
+        return f"{self.sizes}, {self.dtype}, {self.strides}{gradient}"
+
+
+def _transposed(tensor: torch.Tensor) -> torch.Tensor:
+    """Batch and length (or length and heads) change places in memory; a vector has one way only."""
+    if tensor.dim() < 2:
+        return tensor.contiguous()
+    return tensor.transpose(0, 1).contiguous().transpose(0, 1)
+
+
+def _rows_apart(tensor: torch.Tensor) -> torch.Tensor:
+    """A gap after each row, as in a slice of a larger tensor."""
+    wide = tensor.new_full((*tensor.shape[:-1], tensor.shape[-1] + 8), float("nan"))
+    wide[..., : tensor.shape[-1]] = tensor
+    return wide[..., : tensor.shape[-1]]
+
+
+def _every_other(tensor: torch.Tensor) -> torch.Tensor:
+    """No two elements of a row are neighbours in memory."""
+    wide = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), float("nan"))
+    wide[..., ::2] = tensor
+    return wide[..., ::2]
+
+
+def _expanded(tensor: torch.Tensor) -> torch.Tensor:
+    """One number for all, as the gradient of a sum or a mean is."""
+    return tensor.flatten()[:1].view([1] * tensor.dim()).expand(tensor.shape)
+
+
+STRIDES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "transposed": _transposed,
+    "rows apart": _rows_apart,
+    "every other element": _every_other,
+}
+GRADIENTS = {"expanded": _expanded, **STRIDES}
+"""Strides of an output's gradient."""
+MAY_REFUSE = ("every other element",)
+"""Strides that no model makes. A kernel may raise an error, and must not be wrong in silence."""
+
+MAY_REFUSE_GRADIENT = (*MAY_REFUSE, "expanded")
+"""The same of gradients: torch's grouped product on a CPU takes no expanded one."""
+
+
+def regular(dtypes: list[str]) -> Iterator[Case]:
+    return (Case(sizes, dtype) for sizes in REGULAR for dtype in dtypes)
+
+
+def odd(dtypes: list[str]) -> Iterator[Case]:
+    return (Case(sizes, dtype) for sizes in ODD for dtype in dtypes)
+
+
+def strided(dtypes: list[str]) -> Iterator[Case]:
+    return (
+        Case(sizes, dtypes[0], strides) for sizes in (REGULAR[0], ODD[1]) for strides in STRIDES
+    )
+
+
+def strided_gradients(dtypes: list[str]) -> Iterator[Case]:
+    sizes = REGULAR[0]
+    gradients = [name for name in GRADIENTS if name not in MAY_REFUSE]
+    yield from (Case(sizes, dtypes[0], gradient=gradient) for gradient in gradients)
+    yield from (Case(sizes, dtypes[0], name, gradient="contiguous") for name in gradients[1:])
+
+
+class Implementation:
+    """One kernel of an operation, in a model tree of any sizes.
+
+    ``kernel=None`` is torchtitan's own node.
+    """
+
+    def __init__(self, operation: Operation, kernel: Component | None) -> None:
+        self.operation = operation
+        self.declarations = [] if kernel is None else [kernel.declaration]
+
+    def node(self, sizes: Sizes) -> Any:
+        """Return the operation's node, replaced by the kernel's if it has an override."""
+        from atom.titan.kernels import UnfitError, replace
+
+        config = tree(self.operation.family, sizes)
+        with suppress(UnfitError):
+            replace(config, self.declarations)
+        return self.operation.node(config)
+
+    def module(self, node: Any, device: str, dtype: torch.dtype) -> Any:
+        """Return what ``node`` builds; its weights have ``dtype`` and no values yet."""
+        import torch
+
+        with torch.device(device):
+            module = self.operation.build(node)
+        # Not module.to(dtype): as in mixed precision, buffers stay as they are.
+        for parameter in _parameters(module):
+            parameter.data = parameter.data.to(dtype)
+        return module
+
+
+@dataclass(frozen=True)
+class Result:
+    """An output and the gradients of inputs and weights, by name."""
+
+    output: torch.Tensor
+    gradients: Tensors
+
+
+def worst(
+    kernel: Implementation, reference: Implementation | None, case: Case, device: str
+) -> tuple[str, float]:
+    """Return the name and the error of the tensor in which ``kernel`` is farthest off.
+
+    Args:
+        kernel: under test.
+        reference: what it is compared with; None for the operation's formula.
+        case: sizes, dtype and strides.
+        device: ``cpu`` or ``cuda``.
+    """
+    import torch
+
+    operation, sizes = kernel.operation, case.sizes
+    dtype = getattr(torch, case.dtype)
+    exact = torch.float64 if reference is None or operation.float64 else torch.float32
+    node = kernel.node(sizes)
+    module = kernel.module(node, device, dtype)
+    measure = Implementation(operation, None) if reference is None else reference
+    measure_node = measure.node(sizes)
+    measure_module = measure.module(measure_node, device, exact)
+    # Both see the same numbers: those that the dtype under test can hold.
+    weights = {
+        name: numbers(*tensor.shape, name=name, device=device).to(dtype).to(exact)
+        for name, tensor in _state(measure_module).items()
+    }
+    inputs = {
+        name: tensor.to(dtype).to(exact)
+        for name, tensor in operation.inputs(sizes, maker(device)).items()
+    }
+    _fill(module, {name: tensor.to(dtype) for name, tensor in weights.items()})
+    change = STRIDES.get(case.strides, torch.Tensor.contiguous)
+    change_gradient = GRADIENTS.get(case.gradient or case.strides, torch.Tensor.contiguous)
+    # An expanded gradient has other numbers, for the reference too.
+    for_both = change_gradient if case.gradient == "expanded" else torch.Tensor.contiguous
+    if reference is None:
+        expected = _of_formula(operation, weights, inputs, sizes, for_both)
+    else:
+        _fill(measure_module, weights)
+        expected = _of_module(reference, measure_module, measure_node, inputs, sizes, for_both)
+
+    given = {name: change(tensor.to(dtype)) for name, tensor in inputs.items()}
+    found = _of_module(kernel, module, node, given, sizes, change_gradient)
+
+    errors = {"the output": relative_error(found.output, expected.output)}
+    for name, gradient in expected.gradients.items():
+        errors[f"the gradient of {name}"] = relative_error(found.gradients.get(name), gradient)
+    name = max(errors, key=lambda name: errors[name])
+    return name, errors[name]
+
+
+def disagreements(
+    kernel: Implementation,
+    reference: Implementation | None,
+    cases: Iterator[Case],
+    tolerance: dict[str, float],
+    device: str,
+) -> list[str]:
+    """Return a sentence for each case in which ``kernel`` is off by more than ``tolerance``."""
+    sentences = []
+    for case in cases:
+        try:
+            name, error = worst(kernel, reference, case, device)
+        except Exception as raised:
+            if case.strides in MAY_REFUSE or case.gradient in MAY_REFUSE_GRADIENT:
+                continue
+            words = " ".join(f"{type(raised).__name__}: {raised}".split())
+            sentences.append(f"{case}: {words[:300]}")
+            continue
+        allowed = tolerance[case.dtype]
+        if not error <= allowed:  # a NaN is no agreement
+            sentences.append(f"{case}: {name} is off by {error:.2g}, tolerance {allowed:.2g}")
+    return sentences
+
+
+def gradcheck(reference: Implementation, device: str) -> None:
+    """Compare the reference's gradients with finite differences, in float64.
+
+    Raises:
+        torch.autograd.gradcheck.GradcheckError: they differ.
+    """
+    import torch
+
+    sizes = Sizes(
+        batch=1, length=5, n_heads=2, n_kv_heads=1, head_dim=4, hidden_dim=6, vocab_size=7
+    )
+    operation = reference.operation
+    node = reference.node(sizes)
+    module = reference.module(node, device, torch.float64)
+    weights = {
+        name: numbers(*tensor.shape, name=name, device=device)
+        for name, tensor in _state(module).items()
+    }
+    _fill(module, weights)
+    inputs = operation.inputs(sizes, maker(device))
+    names = list(inputs)
+
+    def compute(*values: torch.Tensor) -> torch.Tensor:
+        return operation.call(module, dict(zip(names, values, strict=True)), node, sizes)
+
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs.values()]
+    torch.autograd.gradcheck(compute, leaves, fast_mode=True)
+
+
+# ---------------------------------------------------------------------------- computing
+
+
+def _of_module(
+    kernel: Implementation,
+    module: Any,
+    node: Any,
+    inputs: Tensors,
+    sizes: Sizes,
+    change: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
+) -> Result:
+    import torch
+
+    if not kernel.operation.differentiable:
+        return Result(kernel.operation.call(module, inputs, node, sizes).detach(), {})
+    # detach keeps the strides.
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in inputs.items()}
+    output = kernel.operation.call(module, leaves, node, sizes)
+    parameters = _parameters(module)
+    weight = numbers(*output.shape, name="output", device=output.device).to(output.dtype)
+    if output.dim() > 1:
+        weight = change(weight)
+    gradients = torch.autograd.grad(
+        output, [*leaves.values(), *parameters], weight, allow_unused=True
+    )
+    named: Tensors = {
+        name: gradient
+        for name, gradient in zip(leaves, gradients[: len(leaves)], strict=True)
+        if gradient is not None
+    }
+    # A kernel may keep its weights in another shape and give them the usual names in its state
+    # dict; so the gradients are put where the weights are, and read under those names.
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients[len(leaves) :], strict=True):
+            parameter.copy_(gradient if gradient is not None else torch.zeros_like(parameter))
+    if parameters:
+        named |= {name: tensor.clone() for name, tensor in _state(module).items()}
+    return Result(output.detach(), named)
+
+
+def _of_formula(
+    operation: Operation,
+    weights: Tensors,
+    inputs: Tensors,
+    sizes: Sizes,
+    change: Callable[[torch.Tensor], torch.Tensor],
+) -> Result:
+    import torch
+
+    if not operation.differentiable:
+        return Result(operation.formula(weights, inputs, sizes), {})
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in (weights | inputs).items()}
+    output = operation.formula(
+        {name: leaves[name] for name in weights}, {name: leaves[name] for name in inputs}, sizes
+    )
+    weight = numbers(*output.shape, name="output", device=output.device).to(output.dtype)
+    if output.dim() > 1:
+        weight = change(weight)
+    gradients = torch.autograd.grad(output, list(leaves.values()), weight)
+    return Result(output.detach(), dict(zip(leaves, gradients, strict=True)))
+
+
+# A loss is no torch module and has neither parameters nor a state dict.
+def _parameters(module: Any) -> list[torch.Tensor]:
+    return list(module.parameters()) if hasattr(module, "parameters") else []
+
+
+def _state(module: Any) -> Tensors:
+    return dict(module.state_dict()) if _parameters(module) else {}
+
+
+def _fill(module: Any, weights: Tensors) -> None:
+    if weights:
+        module.load_state_dict(weights)
+
+
+def numbers(*shape: int, name: str, device: Any) -> torch.Tensor:
+    """Return normal numbers in float64, the same for the same name and shape."""
+    import torch
+
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
+
+
+def maker(device: str) -> Callable[..., torch.Tensor]:
+    """Return a function of a shape, each of whose results has other numbers."""
+    made: list[int] = []
+
+    def make(*shape: int) -> torch.Tensor:
+        made.append(len(made))
+        return numbers(*shape, name=f"input {len(made)}", device=device)
+
+    return make
+
+
+def relative_error(found: torch.Tensor | None, expected: torch.Tensor) -> float:
+    if found is None or found.numel() != expected.numel():
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    scale = expected.abs().max().clamp(min=1e-30)
+    return ((found.to(expected.dtype) - expected).abs().max() / scale).item()
+
+
+def reference_of(component: Component, operation: Operation, host: Host) -> Implementation | None:
+    """Return the kernel named ``reference`` of a kernel's operation; None for that one itself.
+
+    Without such a kernel installed, it is torchtitan's own node.
+    """
+    kernel = component.declaration
+    assert isinstance(kernel, Kernel)
+    if kernel.name == REFERENCE:
+        return None
+    offered = {found.declaration.name: found for found in host.kernels(kernel.operation)}
+    return Implementation(operation, offered.get(REFERENCE))
+
+
+def contract(kernel: Kernel) -> Operation | None:
+    """Return the kit's contract of a kernel's operation, or None if it has none."""
+    return OPERATIONS.get(kernel.operation)
+
+
+def milliseconds(compute: Callable[[], object], device: str, *, repeats: int = 3) -> float:
+    """Return the median time of ``compute``."""
+    import statistics
+    import time
+
+    import torch
+
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    times = []
+    for _ in range(repeats + 1):
+        wait()
+        begin = time.perf_counter()
+        compute()
+        wait()
+        times.append(1000 * (time.perf_counter() - begin))
+    return statistics.median(times[1:])  # the first one may compile
+
+
+def computes(kernel: Implementation, case: Case, device: str) -> bool:
+    """Return whether ``kernel`` takes a case at all."""
+    try:
+        worst(kernel, kernel, case, device)
+    except Exception:
+        return False
+    return True
+
+
+def timed(kernel: Implementation, case: Case, device: str) -> float:
+    """Return the milliseconds of one forward and backward pass."""
+    return milliseconds(passes(kernel, case, device), device)
+
+
+def passes(kernel: Implementation, case: Case, device: str) -> Callable[[], object]:
+    """Return a function that runs a forward and a backward pass."""
+    import torch
+
+    dtype = getattr(torch, case.dtype)
+    node = kernel.node(case.sizes)
+    module = kernel.module(node, device, dtype)
+    inputs = kernel.operation.inputs(case.sizes, maker(device))
+    given = {name: tensor.to(dtype) for name, tensor in inputs.items()}
+    return partial(_of_module, kernel, module, node, given, case.sizes)

@@ -1,0 +1,1 @@
+"""Build the optimizer of a run and its learning rates."""

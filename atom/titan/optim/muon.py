@@ -1,0 +1,135 @@
+"""Muon for a model that is split over ranks: matrices of layers by Muon, all else by AdamW.
+
+Muon ("Muon is Scalable for LLM Training", arXiv:2502.16982) makes the momentum of a matrix
+orthogonal by five Newton-Schulz iterations. They need the whole matrix. So the ranks share the
+matrices out among themselves (:mod:`atom.titan.optim.whole_matrices`): the update is the
+same under every layout, and the more ranks there are, the less each computes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
+from torchtitan.components.checkpointer.utils import canonical_fqn
+from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
+
+from atom.titan.optim.kept_optimizers import KeptOptimizers
+from atom.titan.optim.whole_matrices import on_owners
+
+MUON = "Muon"
+_LAYERS = r"^layers\."
+
+
+def newton_schulz(
+    matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """Return ``matrix``, of shape (rows, columns) in bfloat16, made nearly orthogonal.
+
+    It is torch's, and what a kernel of the operation ``newton_schulz`` takes the place of.
+    """
+    return _zeropower_via_newtonschulz(matrix, coefficients, steps, eps)
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon, for parameters that may be DTensors."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Change every parameter that has a gradient, both of shape (rows, columns).
+
+        On ranks that share a model all call it together.
+        """
+        assert closure is None, "torchtitan's containers support none"
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            momentum, orthogonal = (partial(f, group=group) for f in (self._momentum, _orthogonal))
+            for parameter in parameters:
+                if not isinstance(parameter, DTensor):
+                    self._change(parameter, orthogonal(momentum(parameter)), group)
+            divided = [p for p in parameters if isinstance(p, DTensor)]
+            for parameter, update in on_owners(divided, momentum, orthogonal, dtype=torch.bfloat16):
+                self._change(parameter, update, group)
+
+    def _momentum(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        """Return what this rank has of the gradient with momentum, in the iterations' dtype."""
+        gradient, state = parameter.grad, self.state[parameter]
+        assert gradient is not None
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        if group["nesterov"]:
+            momentum = gradient.lerp(momentum, group["momentum"])
+        return _local(momentum).bfloat16()
+
+    def _change(self, parameter: torch.Tensor, update: torch.Tensor, group: dict[str, Any]) -> None:
+        """Change this rank's part of a parameter."""
+        lr = _adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape)
+        local = _local(parameter)
+        local.mul_(1 - group["lr"] * group["weight_decay"])
+        local.add_(update, alpha=-lr)
+
+
+def _orthogonal(momentum: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    return newton_schulz(momentum, group["ns_coefficients"], group["ns_steps"], group["eps"])
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def is_muons(name: str, parameter: torch.Tensor) -> bool:
+    """Return whether a parameter is Muon's, and not AdamW's: a matrix of a layer."""
+    return parameter.ndim == 2 and re.search(_LAYERS, canonical_fqn(name)) is not None
+
+
+class OptimizersWithMuon(KeptOptimizers):
+    """torchtitan's container, which knows Muon, too; its groups take matrices only."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(KeptOptimizers.Config):
+        pass
+
+    @staticmethod
+    def _resolve_optimizer_factory(name: str) -> Any:
+        if name == MUON:
+            return Muon
+        return OptimizersContainer._resolve_optimizer_factory(name)
+
+    @staticmethod
+    def _build_param_groups(
+        model: torch.nn.Module, param_group_configs: list[ParamGroupConfig], impl_kwargs: Any
+    ) -> Any:
+        groups = []
+        for group in param_group_configs:
+            if group.optimizer_name == MUON:
+                matrices = [
+                    re.escape(name)
+                    for name, parameter in model.named_parameters()
+                    if is_muons(name, parameter)
+                ]
+                if not matrices:  # a stage of a pipeline may have none
+                    continue
+                group = replace(group, pattern=f"^(?:{'|'.join(matrices)})$")
+            groups.append(group)
+        return OptimizersContainer._build_param_groups(model, groups, impl_kwargs)
+
+
+def with_muon(adamw: OptimizersContainer.Config, momentum: float) -> OptimizersContainer.Config:
+    """Return ``adamw``, a config of one group, with Muon for the matrices of layers.
+
+    Updates are scaled to the size of AdamW's, so that its learning rate and weight decay hold.
+    """
+    (rest,) = adamw.param_groups
+    given = {name: rest.optimizer_kwargs[name] for name in ("lr", "weight_decay")}
+    muon = ParamGroupConfig(
+        pattern=_LAYERS,
+        optimizer_name=MUON,
+        optimizer_kwargs=given | {"momentum": momentum, "adjust_lr_fn": "match_rms_adamw"},
+    )
+    return OptimizersWithMuon.Config(param_groups=[muon, rest], implementation=adamw.implementation)

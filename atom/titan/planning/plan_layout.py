@@ -1,0 +1,125 @@
+"""From torchtitan's sections of a run to a :class:`atom.plan.layout.Layout`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+from torchtitan.components.optimizer import OptimizersContainer
+from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.distributed import pipeline_parallel
+from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
+from torchtitan.distributed.fsdp import get_fsdp_reshard_after_forward_policy
+
+from atom.plan.layout import Layout
+from atom.plan.model import FULL, NONE, SELECTIVE
+from atom.plan.pipeline import bubble, in_flight
+from atom.titan.optim.optimizer import matrix_state_bytes, state_bytes
+from atom.titan.planning import schedule
+
+
+def layout_of(
+    parallelism: ParallelismConfig,
+    training: TrainingConfig,
+    model: Any,
+    *,
+    checkpointing: str,
+    global_batch_size: int,
+    optimizer: OptimizersContainer.Config,
+    loss_chunks: int = 1,
+) -> Layout:
+    """Return the layout of a run.
+
+    Args:
+        parallelism: with every degree resolved.
+        training: with its local batch size resolved.
+        model: the architecture's model config.
+        checkpointing: one of :data:`atom.plan.model.MODES`.
+        global_batch_size: in sequences.
+        optimizer: for the size of its states.
+        loss_chunks: pieces that logits are computed in.
+
+    Raises:
+        ValueError: the pipeline's stages or schedule are impossible.
+    """
+    pp = parallelism.pipeline_parallel_degree
+    dp = parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree
+    stages = stage_parts(parallelism, model)
+    name, microbatches = parallelism.pipeline_parallel_schedule, 1
+    if pp > 1:
+        size = parallelism.pipeline_parallel_microbatch_size
+        microbatches = training.local_batch_size // size
+    stages_of, flying, idle = _pipeline(name, pp, len(stages), microbatches)
+    return Layout(
+        dp_replicate=parallelism.data_parallel_replicate_degree,
+        dp_shard=parallelism.data_parallel_shard_degree,
+        tp=parallelism.tensor_parallel_degree,
+        pp=pp,
+        cp=parallelism.context_parallel_degree,
+        ep=parallelism.expert_parallel_degree,
+        seq_len=training.seq_len,
+        local_batch_size=training.local_batch_size,
+        microbatch_size=parallelism.pipeline_parallel_microbatch_size,
+        accumulation=global_batch_size // (training.local_batch_size * dp),
+        sequence_parallel=parallelism.enable_sequence_parallel,
+        reshard=get_fsdp_reshard_after_forward_policy(
+            parallelism.fsdp_reshard_after_forward, pp > 1
+        ),
+        schedule=name,
+        stages=stages,
+        stages_of=stages_of,
+        in_flight=flying,
+        bubble=idle,
+        checkpointing=checkpointing,
+        parameter_dtype=training.dtype,
+        compute_dtype=training.mixed_precision_param,
+        reduce_dtype=training.mixed_precision_reduce,
+        state_bytes=state_bytes(optimizer, training.dtype),
+        matrix_state_bytes=matrix_state_bytes(optimizer, training.dtype),
+        loss_chunks=loss_chunks,
+        offload=training.enable_cpu_offload,
+    )
+
+
+def checkpointing_of(policy: Any) -> str:
+    """Return the mode that a plan takes for torchtitan's ``policy``.
+
+    A memory budget is the compiler's to spend: the plan assumes that it keeps everything.
+    """
+    if isinstance(policy, FullAC.Config):
+        return FULL
+    return SELECTIVE if isinstance(policy, SelectiveAC.Config) else NONE
+
+
+def stage_parts(parallelism: ParallelismConfig, model: Any) -> tuple[tuple[str, ...], ...]:
+    """Return the parts of each pipeline stage, as torchtitan deals them out.
+
+    Raises:
+        ValueError: the model cannot be split so.
+    """
+    if parallelism.pipeline_parallel_degree == 1:
+        stages = pipeline_parallel._generate_llm_fqn_per_model_part(1, len(model.layers))
+    elif parallelism.module_fqns_per_model_part is not None:
+        stages = parallelism.module_fqns_per_model_part
+    else:
+        stages = pipeline_parallel._generate_llm_fqn_per_model_part(
+            *pipeline_parallel._get_pipeline_metadata(
+                SimpleNamespace(pp=parallelism.pipeline_parallel_degree),  # all that it reads
+                parallelism,
+                model,
+            )
+        )
+    return tuple(tuple(stage) for stage in stages)
+
+
+@lru_cache(maxsize=256)
+def _pipeline(
+    name: str, pp: int, stages: int, microbatches: int
+) -> tuple[tuple[tuple[int, ...], ...], tuple[dict[int, int], ...], float]:
+    """Return the stages of each rank, its microbatches in flight, and the idle part of a step."""
+    if pp == 1:
+        return ((0,),), ({0: 1},), 0.0
+    order = schedule.order(name, pp, stages, microbatches)
+    flying = tuple(in_flight(actions) for actions in order)
+    return schedule.stages_of(name, pp, stages), flying, bubble(order, stages)

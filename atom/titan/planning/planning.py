@@ -1,0 +1,185 @@
+"""Estimates of a run, and layouts that a strategy chooses by them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torchtitan.config import ParallelismConfig, TrainingConfig
+
+from atom.errors import UserError
+from atom.plan.device import DeviceDescription, named
+from atom.plan.estimate import Estimate, estimate
+from atom.plan.model import MODES, ModelDescription
+from atom.plugin import LayoutChoice, LayoutContext, ModelParts
+from atom.recipe.run import Run
+from atom.registry.select import Selection
+from atom.titan import sections
+from atom.titan.checks import engine, layout
+from atom.titan.checks.division import Division, division, shapes_of
+from atom.titan.compat import device
+from atom.titan.optim import optimizer
+from atom.titan.planning.describe import describe
+from atom.titan.planning.plan_layout import checkpointing_of, layout_of
+from atom.titan.saved_model import on_meta
+from atom.titan.trainer_config import set_sharding
+
+AUTO = "auto"
+
+
+def described(run: Run) -> DeviceDescription:
+    """Return the device that ``run`` is for: one by its name, or the one at hand."""
+    if run.device in ("auto", "cuda", "cpu"):
+        return device.describe(device.pick(run.device))
+    return named(run.device)
+
+
+def description(
+    parts: ModelParts, training: TrainingConfig, **parallelism: Any
+) -> ModelDescription:
+    """Describe the model of ``parts``, which is given the sharding that it declares."""
+    set_sharding(parts.model, training, ParallelismConfig(**parallelism))
+    return describe(parts.model, compute_dtype=training.mixed_precision_param)
+
+
+def estimate_of(
+    run: Run,
+    model: ModelDescription,
+    config: Any,
+    target: DeviceDescription,
+    parallelism: ParallelismConfig,
+    training: TrainingConfig,
+    *,
+    global_batch_size: int,
+    checkpointing: str | None = None,
+) -> Estimate:
+    """Return the estimate of a run.
+
+    Args:
+        run: for its optimizer, loss and checkpointing.
+        model: the description of ``config``, the architecture's model config.
+        target: the device it runs on.
+        parallelism: its degrees resolved.
+        training: its local batch size resolved.
+        global_batch_size: in sequences.
+        checkpointing: a mode to take for the run's own.
+    """
+    if checkpointing is None:
+        checkpointing = checkpointing_of(sections.activation_checkpoint(run.activation_checkpoint))
+    found = layout_of(
+        parallelism,
+        training,
+        config,
+        checkpointing=checkpointing,
+        global_batch_size=global_batch_size,
+        optimizer=optimizer.config(run.optimizer),
+        loss_chunks=run.loss.num_chunks,
+    )
+    return estimate(model, found, target)
+
+
+def choose(
+    run: Run,
+    selection: Selection,
+    parts: ModelParts,
+    training: TrainingConfig,
+    target: DeviceDescription,
+    *,
+    ranks: int,
+) -> tuple[Run, str]:
+    """Return ``run`` with the layout that its strategy chooses, and the strategy's explanation.
+
+    A strategy that chooses nothing leaves the run as it is.
+
+    Args:
+        run: as composed.
+        selection: its components.
+        parts: the model's; a set of its own, which is changed.
+        training: the section.
+        target: the device it will run on.
+        ranks: how many there are.
+
+    Raises:
+        UserError: nothing fits.
+    """
+    if getattr(selection.parallelism.component.declaration, "choose", None) is None:
+        if run.activation_checkpoint.get("mode") == AUTO:
+            raise UserError(
+                "only a strategy that chooses its own layout chooses this, as parallelism=auto "
+                f"does; valid: {', '.join(MODES)}, memory_budget",
+                key="activation_checkpoint.mode",
+                value=AUTO,
+            )
+        return run, ""
+    model = description(parts, training)
+    sequences = training.global_batch_size
+    if sequences < 1:
+        raise UserError(
+            "a layout is chosen for a number of sequences; valid: a positive number",
+            key="training.global_batch_size",
+            value=sequences,
+        )
+
+    known: dict[tuple[Any, ...], Division] = {}
+    shapes = shapes_of(on_meta(parts.model))
+
+    def check_division(parallelism: ParallelismConfig) -> None:
+        """Ask the architecture, once for all layouts that look the same to it."""
+        given = (
+            parallelism.tensor_parallel_degree,
+            parallelism.context_parallel_degree,
+            parallelism.expert_parallel_degree,
+            parallelism.enable_sequence_parallel,
+        )
+        if given not in known:
+            known[given] = division(engine.sharded(parts.model, training, parallelism), shapes)
+        known[given].check(parallelism, selection.architecture.config)
+
+    def estimated(choice: LayoutChoice) -> Estimate:
+        tried = applied(run, choice)
+        parallelism, _ = layout.resolve(tried, available=ranks, joined=ranks)
+        dp = layout.data_parallel_degree(parallelism)
+        given = "local_batch_size" in tried.training
+        section = replace(training, **choice.training)
+        engine.global_batch_size(section, dp, local_given=given)
+        if not given:
+            section.local_batch_size = sequences // dp
+        engine.check(section, parallelism, parts.model, selection.architecture.config)
+        check_division(parallelism)
+        mode = tried.activation_checkpoint.get("mode")
+        return estimate_of(
+            tried,
+            model,
+            parts.model,
+            target,
+            parallelism,
+            section,
+            global_batch_size=sequences,
+            checkpointing=mode if mode in MODES else None,
+        )
+
+    chosen: LayoutChoice = selection.parallelism.code("choose")(
+        LayoutContext(
+            ranks=ranks,
+            global_batch_size=sequences,
+            model=model,
+            device=target,
+            parallelism=run.parallelism.parameters,
+            activation_checkpoint=run.activation_checkpoint,
+            training=run.training,
+            estimate=estimated,
+        )
+    )
+    return applied(run, chosen), chosen.explanation
+
+
+def applied(run: Run, choice: LayoutChoice) -> Run:
+    """Return ``run`` with the values of ``choice`` in its sections."""
+    component = run.parallelism.model_copy(update=dict(choice.parallelism))
+    return run.model_copy(
+        update={
+            "parallelism": component,
+            "activation_checkpoint": run.activation_checkpoint | dict(choice.activation_checkpoint),
+            "training": run.training | dict(choice.training),
+        }
+    )

@@ -1,0 +1,226 @@
+"""A run of any size, built for a few of its ranks on one machine, and not started.
+
+Everything up to the first step is what the run itself does: composition, kernels, mesh, pipeline
+split, tensor parallelism, checkpointing, FSDP. Only the process group is torch's fake one, and
+tensors are on the meta device. A rank's shards are then counted, not estimated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from atom.errors import UserError
+from atom.io.process import Child
+from atom.plan.device import GIB, DeviceDescription
+from atom.plan.estimate import Estimate
+from atom.plan.layout import BYTES
+from atom.plan.memory import Memory, memory
+from atom.plan.model import Count, ModelDescription
+from atom.recipe.run import DEGREES, Run
+from atom.registry.host import Host
+from atom.registry.select import Selection
+from atom.titan.compat import device
+from atom.titan.preflight.preflight import Preflight, preflight
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One rank as it was built.
+
+    Attributes:
+        rank: its number of all.
+        pipeline_rank: its number in the pipeline.
+        parts: of the model that it holds, in order.
+        numel: elements of its shards.
+        parameters: how many parameters they are of.
+        memory: its shards counted, the rest estimated.
+    """
+
+    rank: int
+    pipeline_rank: int
+    parts: tuple[str, ...]
+    numel: int
+    parameters: int
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a dry run found out."""
+
+    ready: Preflight
+    device: DeviceDescription
+    model: ModelDescription
+    estimate: Estimate
+    ranks: list[Rank]
+
+    @property
+    def worst(self) -> Rank:
+        return max(self.ranks, key=lambda rank: rank.memory.total)
+
+    def check(self) -> None:
+        """Refuse a run that does not fit the device's memory.
+
+        Raises:
+            UserError: names the rank, and what it needs.
+        """
+        worst = self.worst
+        if worst.memory.total <= self.device.memory:
+            return
+        largest = max(
+            (
+                "parameters",
+                "gradients",
+                "optimizer",
+                "gathered",
+                "reduced",
+                "activations",
+                "working",
+            ),
+            key=lambda name: getattr(worst.memory, name),
+        )
+        raise UserError(
+            f"rank {worst.rank} needs {worst.memory.total / GIB:.1f} GiB, most of it "
+            f"{LABELS[largest]}, and one {self.device.name or self.device.kind} has "
+            f"{self.device.memory / GIB:.1f} GiB; "
+            "valid: more ranks or higher degrees, activation_checkpoint.mode=full, a smaller local "
+            "batch, or parallelism=auto",
+            key="world_size",
+            value=self.ready.resolved.world_size,
+        )
+
+
+LABELS = {
+    "parameters": "parameters",
+    "gradients": "gradients",
+    "optimizer": "optimizer states",
+    "gathered": "gathered parameters",
+    "reduced": "gradients before reduction",
+    "activations": "activations",
+    "working": "recomputation or logits",
+    "reserve": "allocator's reserve",
+}
+
+
+def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> DryRun:
+    """Build ``run`` for a few of its ranks.
+
+    Args:
+        run: as composed.
+        selection: its components.
+        host: the plugins.
+        vocab_size: of the tokenizer.
+
+    Raises:
+        UserError: for anything that a real run would be refused for. Whether it fits is another
+            question: see :meth:`DryRun.check`.
+    """
+    device.use("cpu")
+    from atom.titan import trainer_config
+    from atom.titan.checks import engine
+    from atom.titan.planning import planning
+
+    planned = planning.described(run)
+    place = Path("dry_run")  # where the run folder would be; nothing is written
+    ready = preflight(
+        run,
+        selection,
+        host,
+        place,
+        vocab_size=vocab_size,
+        joined=run.world_size or run.launch.ranks,
+        planned=planned,
+    )
+    config = trainer_config.trainer_config(ready.run, selection, host, place)
+    engine.check_together(config)
+    resolved = ready.resolved
+    parts = trainer_config.model_parts(selection, vocab_size, config.training.seq_len)
+    model = planning.description(
+        parts,
+        config.training,
+        enable_sequence_parallel=config.parallelism.enable_sequence_parallel,
+    )
+    estimate = planning.estimate_of(
+        ready.run,
+        model,
+        parts.model,
+        planned,
+        config.parallelism,
+        config.training,
+        global_batch_size=resolved.global_batch_size,
+    )
+    pp = resolved.degrees[DEGREES[3]]
+    chosen = sorted({0, estimate.rank, pp // 2, pp - 1})
+    each = resolved.world_size // pp
+    # torch keeps meshes for the life of a process: each rank is built in one of its own.
+    children = [
+        Child(partial(_built, config, estimate, model, planned, number, number * each))
+        for number in chosen
+    ]
+    return DryRun(
+        ready=ready,
+        device=planned,
+        model=model,
+        estimate=estimate,
+        ranks=[child.result() for child in children],
+    )
+
+
+def _built(
+    config: Any,
+    estimate: Estimate,
+    model: ModelDescription,
+    planned: DeviceDescription,
+    pipeline_rank: int,
+    rank: int,
+) -> Rank:
+    """Build one rank of the run and count its shards."""
+    from atom.titan.checks.engine import refused
+    from atom.titan.checks.pretend import mesh, model_parts, pretending
+    from atom.titan.optim.muon import is_muons
+
+    with pretending(rank, estimate.layout.ranks):
+        with refused():
+            modules = model_parts(config, mesh(config, estimate.layout.ranks))
+        held = [parameter for module in modules for parameter in module.parameters()]
+        numel = sum(_local_numel(parameter) for parameter in held)
+        names = [name for module in modules for name, _ in module.named_parameters()]
+        matrices = [
+            _local_numel(parameter)
+            for name, parameter in zip(names, held, strict=True)
+            if is_muons(name, parameter)
+        ]
+    plain = memory(model, estimate.layout, rank=pipeline_rank)
+    size = BYTES[estimate.layout.parameter_dtype]
+    counted = replace(
+        plain,
+        parameters=numel * size,
+        gradients=numel * size,
+        optimizer=estimate.layout.optimizer_bytes(
+            Count(numel, len(held)), Count(sum(matrices), len(matrices))
+        ),
+    )
+    counted = replace(counted, reserve=round(counted.total * (planned.reserve - 1)))
+    return Rank(
+        rank=rank,
+        pipeline_rank=pipeline_rank,
+        parts=tuple(dict.fromkeys(_part(name) for name in names)),
+        numel=numel,
+        parameters=len(held),
+        memory=counted,
+    )
+
+
+def _local_numel(parameter: Any) -> int:
+    from torch.distributed.tensor import DTensor
+
+    local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return int(local.numel())
+
+
+def _part(name: str) -> str:
+    words = name.split(".")
+    return ".".join(words[:2]) if words[0] == "layers" else words[0]

@@ -1,0 +1,89 @@
+"""A dry run as text."""
+
+from __future__ import annotations
+
+from atom.plan.device import GIB
+from atom.recipe.run import DEGREES
+from atom.titan.preflight.dry_run import LABELS, DryRun, Rank
+
+
+def report(found: DryRun) -> str:
+    """Return what ``found`` tells, with a line break at the end."""
+    ready, estimate = found.ready, found.estimate
+    resolved, layout, step = ready.resolved, estimate.layout, estimate.step
+    degrees = [
+        f"{name.removesuffix('_degree')} {resolved.degrees[name]}"
+        for name in DEGREES
+        if resolved.degrees[name] > 1
+    ]
+    if layout.ep > 1:
+        degrees.append(f"expert_parallel {layout.ep} (of the ranks above)")
+    lines = [ready.explanation, ""] if ready.explanation else []
+    lines += [
+        f"dry run  {resolved.world_size:,} x {found.device.name or found.device.kind}, "
+        f"{found.device.memory / GIB:.1f} GiB each; nothing is started or written",
+        f"model    {ready.run.architecture.name}, {found.model.numel:,} parameters",
+        f"layout   {' x '.join(degrees) or 'one rank'}",
+        f"batch    {resolved.global_batch_size:,} sequences x {ready.seq_len:,} tokens; "
+        f"{layout.local_batch_size} a rank at once, gradient accumulation {layout.accumulation}",
+        f"memory   activation checkpointing {layout.checkpointing}; parameters in "
+        f"{layout.parameter_dtype}, gathered in {layout.compute_dtype}",
+    ]
+    if layout.pp > 1:
+        lines.append(
+            f"pipeline {layout.schedule}, {layout.microbatches} microbatches, "
+            f"{len(layout.stages)} stages, {layout.bubble:.1%} of the time idle"
+        )
+    chosen: dict[str, list[str]] = {}
+    for operation, (kernel, _) in ready.kernels.items():
+        part = ready.resolved.kernels_partial.get(operation)
+        chosen.setdefault(kernel, []).append(f"{operation} ({part})" if part else operation)
+    for label, (kernel, operations) in zip(
+        ["kernels", *[""] * len(chosen)], chosen.items(), strict=False
+    ):
+        lines.append(f"{label:8} {kernel}: {', '.join(operations)}")
+    sent = "; ".join(f"{name} {_size(size)}" for name, size in estimate.sent.items())
+    lines.append(f"sends    a rank and step: {sent or 'nothing'}")
+    lines.append(
+        f"step     about {step.seconds:.3g} s: {step.compute:.3g} computing, {step.exposed:.3g} "
+        f"waiting for communication, {step.idle:.3g} idle in the pipeline"
+    )
+    return "\n".join([*lines, "", *_table(found.ranks), ""])
+
+
+def _table(ranks: list[Rank]) -> list[str]:
+    """Return a column for each rank that was built, in GiB; shards are counted."""
+    columns = [["GiB", *(f"rank {rank.rank:,}" for rank in ranks)]]
+    columns.append(["holds", *(_parts(rank.parts) for rank in ranks)])
+    columns.append(["elements", *(f"{rank.numel:,}" for rank in ranks)])
+    for name, label in LABELS.items():
+        columns.append([label, *(f"{getattr(r.memory, name) / GIB:.2f}" for r in ranks)])
+    columns.append(["total", *(f"{rank.memory.total / GIB:.2f}" for rank in ranks)])
+    widths = [max(len(row[column]) for row in columns) for column in range(len(ranks) + 1)]
+    return [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in columns
+    ]
+
+
+def _parts(parts: tuple[str, ...]) -> str:
+    """Return ``layers 3-10 +norm +lm_head`` for the parts of a rank."""
+    numbers = sorted(int(part.split(".")[1]) for part in parts if part.startswith("layers."))
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    layers = ",".join(f"{a}-{b}" if a < b else str(a) for a, b in ranges)
+    others = [f"+{part}" for part in parts if not part.startswith("layers.")]
+    return " ".join([f"layers {layers}", *others] if layers else others)
+
+
+def _size(size: int) -> str:
+    return f"{size / GIB:.3g} GiB" if size >= GIB / 100 else f"{size / 2**20:.3g} MiB"

@@ -1,0 +1,211 @@
+"""The weights of a run on disk, and the model that they are of.
+
+They lie in a checkpoint, or in a folder of Hugging Face's format that ``atom export`` wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torchtitan.config import ParallelismConfig
+
+from atom.errors import UserError
+from atom.io import strangers
+from atom.io.files import is_regular
+from atom.plugin import ModelParts
+from atom.recipe.run import Run, read
+from atom.registry.host import Host
+from atom.registry.select import Selection, select
+from atom.registry.trust import Trust
+from atom.run_dir import checkpoint
+from atom.run_dir.folder import RUN_FILE, TOKENIZER
+from atom.titan.checkpoint.dcp import HostileCheckpointError, SafePlanner, SafeReader, load_alone
+from atom.titan.trainer_config import model_parts, set_sharding, training_section
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that has been, read back.
+
+    Attributes:
+        folder: of the run, or of its export.
+        run: its ``run.yaml``.
+        host: the plugins that it may load.
+        selection: its components.
+        parts: the model's, its sharding set for one rank.
+    """
+
+    folder: Path
+    run: Run
+    host: Host
+    selection: Selection
+    parts: ModelParts
+
+    def tokenizer(self) -> Any:
+        """Return the torchtitan tokenizer, with the ids ``bos_id`` and ``eos_id`` or None."""
+        place = self.folder / TOKENIZER
+        config = self.selection.tokenizer.code("build")(self.selection.tokenizer.config)
+        return config.build(tokenizer_path=str(place if place.is_dir() else self.folder))
+
+    def adapter(self) -> Any:
+        """Return the architecture's state-dict adapter.
+
+        Raises:
+            UserError: it has none.
+        """
+        return adapter(self.parts, self.run.architecture.name)
+
+
+def trained(folder: Path) -> Trained:
+    """Read the ``run.yaml`` of a run's folder, or of an export.
+
+    Raises:
+        UserError: there is none, or it needs what is not installed.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; valid: one of a run")
+    strangers.check(folder)
+    if not is_regular(folder / RUN_FILE):
+        raise UserError(f"{folder} holds no {RUN_FILE}; valid: the folder of a run, or its export")
+    run = read(folder / RUN_FILE)
+    if run.resolved is None:
+        raise UserError(f"{folder / RUN_FILE} is of a run that has not begun")
+    host = Host.load(Trust.of_run(run.plugins))
+    selection = select(run, host)
+    training = training_section(run, run.resolved.device)
+    parts = model_parts(selection, run.resolved.vocab_size, training.seq_len)
+    on_one_rank(parts, training)
+    return Trained(folder, run, host, selection, parts)
+
+
+def on_one_rank(parts: ModelParts, training: Any) -> None:
+    """Set the sharding of a model's config, which may need it to be built."""
+    set_sharding(parts.model, training, ParallelismConfig())
+
+
+def adapter(parts: ModelParts, architecture: str) -> Any:
+    """Return the state-dict adapter of an architecture.
+
+    Raises:
+        UserError: it has none.
+    """
+    if parts.state_dict_adapter is None:
+        raise UserError(
+            "this architecture has no counterpart at Hugging Face",
+            key="architecture.name",
+            value=architecture,
+        )
+    return parts.state_dict_adapter(parts.model, None)
+
+
+def on_meta(config: Any) -> nn.Module:
+    """Return the whole model of a torchtitan model config, without values."""
+    with torch.device("meta"):
+        model: nn.Module = config.build()
+    return model
+
+
+def newest(folder: Path, run: Run, step: int | None = None) -> tuple[int, Path]:
+    """Return a step and its checkpoint's folder: ``step``'s, or the newest one's.
+
+    Raises:
+        UserError: the run has no such checkpoint, or its files are not all there.
+    """
+    place = folder / str(run.checkpoint.get("folder", checkpoint.FOLDER))
+    steps = checkpoint.steps(place)
+    if not steps:
+        raise UserError(f"{folder} holds no checkpoint")
+    if step is not None and step not in steps:
+        raise UserError(f"{folder} holds no checkpoint of step {step}; valid: {_listed(steps)}")
+    chosen = steps[-1] if step is None else step
+    found = checkpoint.step_folder(place, chosen)
+    try:
+        problem = checkpoint.missing(found, checkpoint.read_manifest(found))
+    except ValueError as error:
+        problem = str(error)
+    if problem is not None:
+        others = [other for other in steps if other != chosen]
+        valid = f"; others: {_listed(others)}" if others else ""
+        raise UserError(f"the checkpoint {found} is damaged: {problem}{valid}")
+    return chosen, found
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps[-8:]))
+
+
+class Checkpoint:
+    """A native checkpoint, read one tensor at a time.
+
+    Attributes:
+        place: its folder.
+        tensors: name -> shape and dtype of every tensor in it, the optimizer's included.
+
+    Raises:
+        UserError: it cannot be read, here and in all methods.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._reader = SafeReader(place)
+        try:
+            entries = self._reader.read_metadata().state_dict_metadata
+        except (OSError, HostileCheckpointError) as error:
+            raise self._unreadable(error) from None
+        self.tensors: dict[str, TensorStorageMetadata] = {
+            name: entry
+            for name, entry in entries.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+
+    def check(self, expected: Mapping[str, torch.Tensor]) -> None:
+        """Refuse a checkpoint that has not just the weights of ``expected``, in their shapes."""
+        shapes = {name: entry.size for name, entry in self.tensors.items()}
+        roots = {name.partition(".")[0] for name in expected}
+        extra = [n for n in shapes if n not in expected and n.partition(".")[0] in roots]
+        problem = difference(expected, shapes)
+        if problem is None and extra:
+            problem = f"{len(extra):,} of its weights have no place here, such as {extra[0]}"
+        if problem:
+            raise UserError(f"the checkpoint {self.place} is of another model: {problem}")
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return one tensor, whole."""
+        entry = self.tensors[name]
+        tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
+        self.fill({name: tensor})
+        return tensor
+
+    def fill(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Read the values of ``tensors``, in place."""
+        try:
+            load_alone(tensors, self._reader, SafePlanner())
+        except (OSError, HostileCheckpointError, CheckpointException) as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: BaseException) -> UserError:
+        reason = " ".join(str(error).split())
+        return UserError(f"the checkpoint {self.place} cannot be read: {reason}")
+
+
+def difference(expected: Mapping[str, torch.Tensor], found: Mapping[str, Any]) -> str | None:
+    """Return how shapes ``found`` differ from those of the weights ``expected``, or None.
+
+    What is found and not expected does not count.
+    """
+    lacking = [name for name in expected if name not in found]
+    if lacking:
+        return (
+            f"{len(lacking):,} of its {len(expected):,} weights are missing, such as {lacking[0]}"
+        )
+    for name, tensor in expected.items():
+        if tuple(found[name]) != tuple(tensor.shape):
+            return f"{name} is {list(found[name])} there and {list(tensor.shape)} here"
+    return None

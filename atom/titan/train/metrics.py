@@ -1,0 +1,147 @@
+"""torchtitan's metrics, and beside them ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.pipelining.schedules import (
+    ScheduleDualPipeV,
+    ScheduleZBVZeroBubble,
+    get_schedule_class,
+)
+from torchtitan.components.metrics import BaseLogger, MetricsProcessor, _get_metrics_rank
+from torchtitan.distributed import ParallelDims
+
+from atom.run_dir.metrics import FILE_NAME, MetricsWriter, StepMetrics
+from atom.titan.train import trackers
+
+
+class StepMetricsProcessor(MetricsProcessor):
+    """Appends a row a logged step, on the one rank that knows the loss.
+
+    Under pipeline parallelism that is a rank of the last stage; the others log a loss of -1, which
+    must reach no user.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(trackers.Trackers):
+        pass
+
+    def __init__(
+        self, config: Config, *, dump_folder: str, pp_schedule: str = "1F1B", **runtime: Any
+    ) -> None:
+        if get_schedule_class(pp_schedule) in (ScheduleDualPipeV, ScheduleZBVZeroBubble):
+            # Both put the last stage on the first rank; torchtitan knows it of one, by this name.
+            pp_schedule = "ZBVZeroBubble"
+        self._trackers = trackers.Container()
+        super().__init__(config, dump_folder=dump_folder, pp_schedule=pp_schedule, **runtime)
+        writes = torch.distributed.get_rank() == _get_metrics_rank(
+            parallel_dims=self.parallel_dims, pp_schedule=pp_schedule
+        )
+        place = Path(dump_folder)
+        settings = runtime.get("config_dict")
+        if writes and config.enable_trackio:
+            self._trackers.add_trackio(place, settings)
+        self.last_step: int | None = None
+        """The run's last step, which is logged whatever its number."""
+        self._writer = MetricsWriter(place / FILE_NAME) if writes else None
+        self._last: tuple[int, int, float] | None = None
+        """Step, tokens and time that the next row's rates count from."""
+        if torch.distributed.get_rank() != 0:
+            # A line a step on each of thousands of ranks, all alike, would fill disks.
+            logging.getLogger().addFilter(_is_no_step_line)
+
+    def _build_metric_logger(
+        self,
+        *,
+        config: MetricsProcessor.Config,
+        parallel_dims: ParallelDims,
+        dump_folder: str,
+        pp_schedule: str,
+        config_dict: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> BaseLogger:
+        """Return the trackers, on the ranks that feed them: torchtitan's keep what was rolled back,
+        and only log that one cannot start."""
+        assert isinstance(config, trackers.Trackers)
+        rank = torch.distributed.get_rank()
+        if config.save_for_all_ranks:
+            self._trackers.start(config, Path(dump_folder), config_dict, rank)
+        elif rank == _get_metrics_rank(parallel_dims=parallel_dims, pp_schedule=pp_schedule):
+            self._trackers.start(config, Path(dump_folder), config_dict)
+        return self._trackers
+
+    def should_log(self, step: int) -> bool:
+        return step == self.last_step or super().should_log(step)
+
+    def close(self) -> None:
+        super().close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def go_back(self, step: int, tokens_seen: int, discarded: int) -> None:
+        """Discard what was logged of later steps than ``step``, and measure from now on.
+
+        Args:
+            step: the last one that counts.
+            tokens_seen: until then, over all ranks.
+            discarded: how many were done that do not, since the run began.
+        """
+        if self._writer is not None:
+            self._writer.go_back(step)
+        self._trackers.go_back(step, discarded)
+        self.data_loading_times.clear()
+        self._last = (step, tokens_seen, time.perf_counter())
+
+    def log(
+        self,
+        step: int,
+        global_avg_loss: float,
+        global_max_loss: float,
+        grad_norm: float,
+        extra_metrics: dict[str, Any] | None = None,
+    ) -> None:
+        assert self._last is not None
+        assert extra_metrics is not None
+        last_step, last_tokens, last_time = self._last
+        tokens_seen, now = int(extra_metrics["n_tokens_seen"]), time.perf_counter()
+        self._last = (step, tokens_seen, now)
+        seconds, ranks = now - last_time, self.parallel_dims.world_size
+        tokens_per_second = (tokens_seen - last_tokens) / seconds
+        mfu = None
+        if math.isfinite(self.gpu_peak_flops) and not self.has_quantization:
+            peak = self.gpu_peak_flops * ranks
+            mfu = self.num_flops_per_token * tokens_per_second / peak
+        row = StepMetrics(
+            step=step,
+            loss=global_avg_loss,
+            grad_norm=grad_norm,
+            lr=next(value for name, value in extra_metrics.items() if name.startswith("lr/")),
+            tokens_seen=tokens_seen,
+            tokens_per_second=tokens_per_second,
+            step_seconds=seconds / (step - last_step),
+            memory_gib=self.device_memory_monitor.get_peak_stats().max_reserved_gib,
+            mfu=mfu,
+        )
+        # What torchtitan works out itself is off where rows are not log_freq steps apart.
+        flops = self.num_flops_per_token * tokens_per_second / ranks
+        self._trackers.measured = {
+            "throughput(tps)": tokens_per_second / ranks,
+            "tflops": flops / 1e12,
+            "time_metrics/end_to_end(s)": row.step_seconds,
+            **({} if mfu is None else {"mfu(%)": 100 * mfu}),
+        }
+        super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
+        if self._writer is not None:
+            self._writer.append(row)
+
+
+def _is_no_step_line(record: logging.LogRecord) -> bool:
+    """Return whether a record is something else than torchtitan's line of a step's metrics."""
+    return (record.module, record.funcName) != ("metrics", "log")

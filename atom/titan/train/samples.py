@@ -1,0 +1,74 @@
+"""What is written down of the data that a rank trains on.
+
+``logs/samples_rank_N.jsonl`` (``data.trace=true``) holds for each step which parts of which
+documents it was made of: ``{"step": S, "lanes": {LANE: [[epoch, document, first, count], …]}}``,
+that is training pairs ``first`` to ``first + count - 1`` of the document. A step that was done
+again after a fault has several lines; the last one counts.
+
+Ranks that differ in nothing but tensor, pipeline or context parallelism read the same lanes. The
+first of them writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import structlog
+
+from atom.io.files import appending
+from atom.run_dir import events
+from atom.titan.train.data import DocumentLoader
+
+log = structlog.get_logger("atom")
+
+
+class DataNotes:
+    """Notes of one rank.
+
+    Args:
+        run: the run folder.
+        rank: its number.
+        trace: whether each sample is noted; otherwise only documents that could not be read.
+    """
+
+    def __init__(self, run: Path, rank: int, *, trace: bool) -> None:
+        self._run = run
+        self._rank = rank
+        self._events = 0
+        self._trace: int | None = None
+        if trace:
+            path = run / "logs" / f"samples_rank_{rank}.jsonl"
+            self._trace = appending(path, below=run)
+
+    def write(self, step: int, loader: DocumentLoader) -> None:
+        """Note what ``loader`` has read for ``step``."""
+        for document in loader.left_out.bad:
+            log.warning("bad document", step=step, document=document.id, reason=document.problem)
+            # A run of many bad documents is to be seen, not to fill a disk.
+            if self._events < events.MOST_BAD_DOCUMENTS:
+                self._events += 1
+                events.record(
+                    self._run,
+                    events.BAD_DOCUMENT,
+                    rank=self._rank,
+                    step=step,
+                    document=document.id,
+                    reason=document.problem,
+                )
+        loader.left_out.bad.clear()
+        if self._trace is not None:
+            lanes = {str(lane): spans for lane, spans in loader.samples().items()}
+            # One write, so that a killed rank leaves whole lines.
+            os.write(self._trace, f"{json.dumps({'step': step, 'lanes': lanes})}\n".encode())
+
+    def close(self, loader: DocumentLoader) -> None:
+        """Note how many documents had nothing to train on."""
+        left_out = loader.left_out
+        if left_out.empty or left_out.short:
+            numbers = {"documents": left_out.empty, "short": left_out.short}
+            log.info("documents without text were left out", **numbers)
+            events.record(self._run, events.WITHOUT_TEXT, rank=self._rank, **numbers)
+        if self._trace is not None:
+            os.close(self._trace)

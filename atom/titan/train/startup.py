@@ -1,0 +1,68 @@
+"""How long a rank takes until its first step is done, by phase."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+import torch.distributed as dist
+
+from atom.run_dir import events
+
+PHASES = ("imports", "rendezvous", "mesh", "build", "load", "first_batch", "first_step")
+"""In their order: from the start of the process to that of torchtitan's trainer; until all ranks
+have met; process groups of the mesh; model, optimizer and data; the checkpoint; the first batch;
+the first step, which compiles."""
+
+log = structlog.get_logger("atom")
+
+
+class StartUp:
+    """Counts the seconds of each phase; a rank has one."""
+
+    def __init__(self) -> None:
+        self._last = _process_began()
+        self.seconds: dict[str, float] = {}
+
+    def reached(self, phase: str) -> None:
+        """Note that ``phase`` ends now, if it is the first time that it does."""
+        if phase in self.seconds:
+            return
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.seconds[phase] = now - self._last
+        self._last = now
+
+    def tell(self, run: Path, *, step: int, group: Any = None) -> None:
+        """Log this rank's seconds, and on rank 0 record the slowest rank's of each phase.
+
+        Args:
+            run: the run folder.
+            step: the one that is done.
+            group: a process group of all ranks, for tensors on a CPU.
+        """
+        own = [self.seconds.get(phase, 0.0) for phase in PHASES]
+        log.info("the first step is done", seconds=_rounded(own))
+        slowest = torch.tensor(own, dtype=torch.float64)
+        dist.all_reduce(slowest, dist.ReduceOp.MAX, group=group)
+        if dist.get_rank() == 0:
+            events.record(
+                run,
+                events.UNDER_WAY,
+                step=step,
+                seconds=_rounded(own),
+                slowest=_rounded(slowest.tolist()),
+            )
+
+
+def _rounded(seconds: list[float]) -> dict[str, float]:
+    return {phase: round(value, 3) for phase, value in zip(PHASES, seconds, strict=True)}
+
+
+def _process_began() -> float:
+    """Return when this process was started or forked, in seconds since the machine was."""
+    stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    return int(stat[19]) / os.sysconf("SC_CLK_TCK")

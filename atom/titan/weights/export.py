@@ -1,0 +1,261 @@
+"""Write a run's weights as a folder that ``transformers`` loads with no code of ATOM's.
+
+Weights are read, converted and written one at a time, or those of a block together that are one
+weight at Hugging Face: what is held at once is one file of the export and these.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from atom.errors import UserError
+from atom.io import files
+from atom.run_dir import checkpoint
+from atom.run_dir.folder import RUN_FILE, TOKENIZER
+from atom.titan import saved_model
+from atom.titan.checkpoint.hugging_face_folder import CONFIG, INDEX
+from atom.titan.hugging_face import tokenizer as hf_tokenizer
+from atom.titan.saved_model import Checkpoint, Trained
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SHARD_SIZE = 5 * 10**9
+"""Bytes of a file, by default: what ``transformers`` takes."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        step: of training, of the weights.
+        files: of weights.
+        size: of them, in bytes.
+        lost: weights of the run that the counterpart at Hugging Face has no place for.
+        tokenizer: whether the tokenizer has files that could be copied.
+    """
+
+    step: int
+    files: int
+    size: int
+    lost: tuple[str, ...]
+    tokenizer: bool
+
+
+def export(
+    folder: Path,
+    out: Path,
+    *,
+    step: int | None = None,
+    dtype: str | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> Exported:
+    """Export the run in ``folder``.
+
+    Args:
+        folder: of the run.
+        out: the folder to write; new or empty.
+        step: whose checkpoint to take; None for the newest.
+        dtype: a key of :data:`DTYPES`; None for that of the checkpoint.
+        shard_size: bytes of a file of weights; a weight that is larger has a file of its own.
+
+    Raises:
+        UserError: it cannot be exported, and nothing has been written.
+    """
+    _check_new(out)
+    run = saved_model.trained(folder)
+    adapter = run.adapter()
+    if run.parts.hf_config is None:
+        raise UserError(
+            "this architecture does not say what Hugging Face's config.json would be, so it "
+            "cannot be exported",
+            key="architecture.name",
+            value=run.run.architecture.name,
+        )
+    hf_tokenizer.check(folder / TOKENIZER, run.tokenizer())
+    number, place = saved_model.newest(folder, run.run, step)
+    _verify(place)
+    model = saved_model.on_meta(run.parts.model)
+    source = Checkpoint(place)
+    source.check(model.state_dict())
+    writer = _Writer(source, adapter, model, DTYPES[dtype] if dtype else None, shard_size)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        writer.write(partial)
+        named = dtype or str(writer.dtype).removeprefix("torch.")
+        found = _describe(run, partial, named)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return Exported(number, writer.files, writer.size, tuple(writer.lost), found)
+
+
+def _check_new(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        what = "is not empty" if out.is_dir() else "is a file"
+        raise UserError(f"--out {out} {what}; valid: a new or empty folder")
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out {out} cannot be written; valid: a folder of yours")
+
+
+def _verify(place: Path) -> None:
+    manifest = checkpoint.read_manifest(place)
+    if problem := checkpoint.altered(place, manifest, manifest.files):
+        raise UserError(f"the checkpoint {place} is damaged: {problem}")
+
+
+def _describe(run: Trained, folder: Path, dtype: str) -> bool:
+    """Write what is no weight; return whether there is a tokenizer."""
+    tokenizer = run.tokenizer()
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_id", None) for name in ("bos", "eos")}
+    _write(folder / CONFIG, dict(run.parts.hf_config or {}) | ids | {"dtype": dtype})
+    _write(folder / "generation_config.json", ids)
+    # So that the export can be generated from, and says where it came from.
+    files.copy(run.folder / RUN_FILE, folder / RUN_FILE)
+    return hf_tokenizer.copy(run.folder / TOKENIZER, folder, bos_id=ids["bos_token_id"])
+
+
+class _Writer:
+    """Two passes over the model: one without values, to deal the weights out to files; one with.
+
+    The number of files is part of their names, so it has to be known before the first is written.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        adapter: Any,
+        model: nn.Module,
+        dtype: torch.dtype | None,
+        shard_size: int,
+    ) -> None:
+        self._source = source
+        self._adapter = adapter
+        self._wanted = dtype
+        aliases = _aliases(model)
+        names = [name for name in model.state_dict() if name not in aliases]
+        # What training does not learn, such as the biases of balanced experts, stays as it is.
+        self._buffers = {name for name, _ in model.named_buffers()}
+        self.lost: list[str] = []
+        self.size = 0
+        self._shards: list[dict[str, torch.Tensor]] = [{}]
+        room = shard_size
+        empty = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+            for name, entry in source.tensors.items()
+            if name in names
+        }
+        self._groups = list(
+            _groups(names, lambda some: adapter.to_hf({name: empty[name] for name in some}))
+        )
+        for group in self._groups:
+            for theirs, tensor in self._converted({name: empty[name] for name in group}):
+                size = tensor.numel() * tensor.itemsize
+                if size > room and self._shards[-1]:
+                    self._shards.append({})
+                    room = shard_size
+                self._shards[-1][theirs] = tensor
+                room -= size
+                self.size += size
+        self.files = len(self._shards)
+        self.dtype = self._wanted or source.tensors[names[0]].properties.dtype
+
+    def write(self, folder: Path) -> None:
+        """Write the files of weights, and their index if there are several."""
+        total = self.files
+        names = ["model.safetensors"]
+        if total > 1:
+            names = [f"model-{n:05}-of-{total:05}.safetensors" for n in range(1, total + 1)]
+        values = self._values()
+        for name, shard in zip(names, self._shards, strict=True):
+            content = dict(next(values) for _ in shard)
+            assert content.keys() == shard.keys()
+            save_file(content, folder / name, metadata={"format": "pt"})
+            # safetensors makes files that only their owner can read.
+            (folder / name).chmod(folder.stat().st_mode & 0o666)
+        # What has no place at Hugging Face may come last: look at it, too.
+        assert next(values, None) is None
+        if total > 1:
+            where = {
+                weight: name
+                for name, shard in zip(names, self._shards, strict=True)
+                for weight in shard
+            }
+            index = {"metadata": {"total_size": self.size}, "weight_map": where}
+            _write(folder / INDEX, index)
+
+    def _values(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for group in self._groups:
+            tensors = {name: self._source.read(name) for name in group}
+            found = False
+            for item in self._converted(tensors):
+                found = True
+                yield item
+            if not found:
+                self.lost += [name for name, tensor in tensors.items() if tensor.any()]
+
+    def _converted(self, tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        for theirs, converted in self._adapter.to_hf(tensors).items():
+            dtype = self._wanted
+            kept = not self._buffers.isdisjoint(tensors) or not converted.is_floating_point()
+            if dtype is None or kept:
+                dtype = converted.dtype
+            # A part of a tensor would be saved with the whole.
+            yield theirs, converted.to(dtype).contiguous().clone()
+
+
+def _groups(
+    names: Iterable[str], converted: Callable[[tuple[str, ...]], Mapping[str, Any]]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the weights to convert together: one, or those of a block that are one weight there.
+
+    Args:
+        names: of the weights, those of a block together.
+        converted: what weights become at Hugging Face; nothing, where parts are missing.
+    """
+    for _, block in groupby(names, lambda name: name.split(".")[:2]):
+        parts: tuple[str, ...] = ()
+        for name in block:
+            if converted((name,)):
+                yield (name,)
+            else:
+                parts += (name,)
+        # What makes no difference has no place there, alone or with others.
+        whole = converted(parts).keys() if len(parts) > 1 else set()
+        needed = tuple(
+            name
+            for name in parts
+            if converted(tuple(other for other in parts if other != name)).keys() != whole
+        )
+        yield from ((name,) for name in parts if name not in needed)
+        if needed:
+            yield needed
+
+
+def _aliases(model: nn.Module) -> set[str]:
+    """Return the names of parameters that are another one, by a name before."""
+    seen: set[int] = set()
+    found = set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in seen:
+            found.add(name)
+        seen.add(id(parameter))
+    return found
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    files.write_json(path, dict(content))

@@ -1,0 +1,31 @@
+"""One forward pass, as torchtitan's trainer asks a model for it.
+
+Shape suffixes: B = sequences, L = tokens a sequence, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torchtitan.models.common.attention import FlexAttention, VarlenAttention
+from torchtitan.models.common.decoder import Decoder
+
+
+def logits(model: Any, ids_BL: torch.Tensor, positions_BL: torch.Tensor) -> torch.Tensor:
+    """Return the model's output of shape (B, L, V).
+
+    Args:
+        model: a whole model.
+        ids_BL: the tokens.
+        positions_BL: count from 0 in each document, as :mod:`atom.titan.train.data` makes them.
+    """
+    arguments: dict[str, Any] = {"positions": positions_BL}
+    # What torchtitan's Trainer.post_dataloading_process does.
+    inner = None
+    if isinstance(model, Decoder):
+        inner = getattr(model.config.first_attention, "inner_attention", None)
+    if isinstance(inner, FlexAttention.Config | VarlenAttention.Config):
+        arguments["attention_masks"] = model.get_attention_masks(positions=positions_BL)
+    output: torch.Tensor = model(ids_BL, **arguments)
+    return output

@@ -1,0 +1,180 @@
+"""Continue a text with a trained model, on one process.
+
+Each token is computed from all before it, without a cache of keys and values: enough to see what a
+model has learnt, and slow for more.
+
+Shape suffixes: B = sequences (one), L = tokens so far, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchtitan.components.checkpointer.base import ModelWrapper
+
+from atom.errors import UserError
+from atom.kernels.choose import Choice
+from atom.titan import kernels, saved_model
+from atom.titan.checkpoint import hugging_face_folder as hf_folder
+from atom.titan.checkpoint import hugging_face_reader as hf_reader
+from atom.titan.compat import device
+from atom.titan.hugging_face import weights as hf_weights
+from atom.titan.saved_model import Checkpoint, Trained
+from atom.titan.weights.forward import logits
+
+
+class Generator:
+    """The model of a run, or of its export, and its tokenizer.
+
+    Args:
+        folder: of the run or the export.
+        step: whose checkpoint to take of a run; None for the newest.
+        kind: of the device, ``cpu`` or ``cuda``, that torchtitan is set up for.
+
+    Raises:
+        UserError: there are no weights that can be read.
+    """
+
+    def __init__(self, folder: Path, *, step: int | None, kind: str) -> None:
+        run = saved_model.trained(folder)
+        exported = (folder / hf_folder.CONFIG).is_file()
+        if exported and step is not None:
+            raise UserError(f"--step {step} is for the folder of a run; {folder} is an export")
+        self._device = kind
+        self._tokenizer = run.tokenizer()
+        self._reach = getattr(run.parts.model, "max_seq_len", None)
+        _use_kernels(run, kind)
+        self._model = _empty(run, kind)
+        wrapper = ModelWrapper(self._model)
+        state = wrapper.state_dict()
+        if exported:
+            state = _exported(run, state)
+        else:
+            _, place = saved_model.newest(folder, run.run, step)
+            source = Checkpoint(place)
+            source.check(state)
+            source.fill(state)
+        wrapper.load_state_dict(state)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Return the ids of ``prompt`` as the beginning of a document.
+
+        Raises:
+            UserError: there are none to go on from.
+        """
+        ids: list[int] = self._tokenizer.encode(prompt, add_bos=True, add_eos=False)
+        if not ids:
+            raise UserError("the prompt is empty, and this tokenizer has no token to begin with")
+        return ids
+
+    def text(
+        self, prompt: str, *, tokens: int, temperature: float, top_k: int | None, seed: int
+    ) -> Iterator[str]:
+        """Yield what follows ``prompt``, in pieces, until a document ends or ``tokens`` are made.
+
+        The arguments are those of :meth:`ids`.
+        """
+        made: list[int] = []
+        shown = ""
+        for token in self.ids(
+            self.encode(prompt), tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
+        ):
+            made.append(token)
+            text = self._tokenizer.decode(made)
+            # A character may take several tokens; until the last one it decodes to U+FFFD.
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                yield text[len(shown) :]
+                shown = text
+        yield self._tokenizer.decode(made)[len(shown) :]
+
+    @torch.no_grad()
+    def ids(
+        self, ids: list[int], *, tokens: int, temperature: float, top_k: int | None, seed: int
+    ) -> Iterator[int]:
+        """Yield the ids that follow ``ids``.
+
+        Args:
+            ids: of a document's beginning.
+            tokens: the most to make.
+            temperature: divides the logits before sampling; 0 takes the likeliest token.
+            top_k: sample among so many likeliest tokens; None for all.
+            seed: of the draws.
+
+        Raises:
+            UserError: the model's positions do not reach so far.
+        """
+        if self._reach is not None and len(ids) + tokens > self._reach:
+            raise UserError(
+                f"--tokens {tokens}: this model reaches {self._reach} tokens, and the prompt has "
+                f"{len(ids)}"
+            )
+        # Draws on a CPU are the same whatever the device.
+        draws = torch.Generator().manual_seed(seed)
+        size = self._tokenizer.get_vocab_size()
+        for _ in range(tokens):
+            ids_BL = torch.tensor([ids], device=self._device)
+            # Rows of the embedding beyond the tokenizer's ids are padding.
+            positions_BL = torch.arange(len(ids), device=self._device)[None]
+            logits_BLV = logits(self._model, ids_BL, positions_BL)
+            logits_V = logits_BLV[0, -1, :size].float().cpu()
+            token = _drawn(logits_V, temperature, top_k, draws)
+            if token == getattr(self._tokenizer, "eos_id", None):
+                return
+            yield token
+            ids = [*ids, token]
+
+
+def _drawn(
+    logits_V: torch.Tensor, temperature: float, top_k: int | None, draws: torch.Generator
+) -> int:
+    if temperature == 0:
+        return int(logits_V.argmax())
+    if top_k is not None:
+        least = logits_V.topk(min(top_k, len(logits_V))).values[-1]
+        logits_V = logits_V.masked_fill(logits_V < least, -torch.inf)
+    # In float64: a temperature near zero must not overflow.
+    probabilities_V = (logits_V.double() / temperature).softmax(dim=-1)
+    return int(torch.multinomial(probabilities_V, 1, generator=draws))
+
+
+def _use_kernels(run: Trained, kind: str) -> None:
+    """Put the kernels of the device at hand, not of the run's, into the model's config."""
+    where = kernels.situation(run.parts.model, run.host, device.describe(kind))
+
+    def choose(unfit: Mapping[tuple[str, str], str]) -> tuple[Choice, ...]:
+        return kernels.choose({}, run.host, replace(where, unfit=unfit))
+
+    def place(chosen: tuple[Choice, ...], model: Any = None) -> None:
+        declared = [choice.declaration for choice in chosen]
+        kernels.replace(model or deepcopy(run.parts.model), declared)
+
+    place(kernels.settle(choose, place)[0], run.parts.model)
+
+
+def _empty(run: Trained, kind: str) -> Any:
+    """Return the model with its buffers, and any weights."""
+    model: Any = saved_model.on_meta(run.parts.model)
+    model.to_empty(device=kind)
+    with torch.no_grad():
+        model.init_weights(buffer_device=None)
+    return model.eval()
+
+
+def _exported(run: Trained, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return ``state`` with the values of an export."""
+    adapter = run.adapter()
+    try:
+        problem, notes = hf_weights.check(run.parts, adapter, run.folder)
+        if not problem:
+            for note in notes:
+                print(f"atom: {run.folder}: {note}", file=sys.stderr)
+            return hf_reader.load(state, adapter, run.folder, alone=True)
+    except (ValueError, hf_reader.NotFiniteError) as error:
+        raise UserError(f"{run.folder}: {error}") from None
+    raise UserError(f"{run.folder} is of another model: {problem}")

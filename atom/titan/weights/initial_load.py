@@ -1,0 +1,181 @@
+"""``checkpoint.initial_load``: the weights that a run starts from, checked before there are ranks.
+
+The ranks then load their own shares of it, whatever the layout: torchtitan does, through DCP.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from atom.errors import UserError
+from atom.plugin import ModelParts
+from atom.recipe.run import Run, read
+from atom.registry.host import Host
+from atom.registry.select import select
+from atom.run_dir import checkpoint
+from atom.run_dir.folder import RUN_FILE
+from atom.titan import saved_model, sections
+from atom.titan.checkpoint import hugging_face_folder as hf_folder
+from atom.titan.checkpoint.checkpointer import HUGGING_FACE, VerifiedCheckpointManager
+from atom.titan.hugging_face import config as hf_config
+from atom.titan.hugging_face import remedy
+from atom.titan.hugging_face import weights as hf_weights
+from atom.titan.trainer_config import model_parts
+
+KEY = "checkpoint.initial_load"
+
+
+def resolve(
+    run: Run, parts: ModelParts, training: Any, place: Path, host: Host, *, vocab_size: int
+) -> tuple[Run, list[str]]:
+    """Return ``run`` with the place of its initial weights in full, and what to know of them.
+
+    Args:
+        run: as composed.
+        parts: the model's; a set of its own, which is changed.
+        training: the section.
+        place: the run folder. A run that goes on there needs its initial weights no more.
+        host: the plugins.
+        vocab_size: of the prepared tokenizer.
+
+    Raises:
+        UserError: there are no weights at the place, or they are of another model.
+    """
+    section: VerifiedCheckpointManager.Config = sections.build(
+        VerifiedCheckpointManager.Config, run.checkpoint, "checkpoint"
+    )
+    hugging_face = section.initial_load_in_hf
+    wanted = section.initial_load
+    if not wanted and section.initial_load_path:
+        # torchtitan's own keys say the same.
+        wanted = f"{HUGGING_FACE if hugging_face else ''}{section.initial_load_path}"
+    if not wanted:
+        if hugging_face:
+            raise UserError(
+                "says of which format the weights are, and nothing says where they are; valid: "
+                f"{KEY}=hf:FOLDER",
+                key="checkpoint.initial_load_in_hf",
+                value=True,
+            )
+        return run, []
+    if not section.enable:
+        raise _refusal(wanted, "nothing is loaded with checkpoint.enable=false")
+    folder = Path(str(section.initial_load_path))
+    notes: list[str] = []
+    if not checkpoint.resumable(place / section.folder):
+        saved_model.on_one_rank(parts, training)
+        if hugging_face:
+            quantized = section.initial_load_in_hf_quantized
+            notes = _check_hugging_face(
+                run, parts, folder, wanted, host, vocab_size, quantized=quantized
+            )
+        else:
+            folder = _native(parts, folder, wanted)
+            notes = _compare(run, parts, folder, wanted, host, vocab_size)
+    full = f"{HUGGING_FACE if hugging_face else ''}{folder}"
+    others = ("initial_load_path", "initial_load_in_hf")
+    kept = {key: value for key, value in run.checkpoint.items() if key not in others}
+    resolved = run.model_copy(update={"checkpoint": kept | {"initial_load": full}})
+    return resolved, [f"{KEY}={wanted}: {note}" for note in notes]
+
+
+def _check_hugging_face(
+    run: Run,
+    parts: ModelParts,
+    folder: Path,
+    wanted: str,
+    host: Host,
+    vocab_size: int,
+    *,
+    quantized: bool,
+) -> list[str]:
+    try:
+        adapter = saved_model.adapter(parts, run.architecture.name)
+    except UserError as error:
+        raise _refusal(wanted, error.problem) from None
+    try:
+        problem, notes = hf_weights.check(parts, adapter, folder, quantized=quantized)
+    except ValueError as error:
+        raise _refusal(
+            wanted,
+            f"{error}; valid: hf:FOLDER, with {hf_folder.CONFIG} and the weights in "
+            f"{hf_folder.WEIGHTS} or in the files that {hf_folder.INDEX} names, as `atom export` "
+            "and transformers' save_pretrained write it",
+        ) from None
+    if isinstance(problem, hf_config.Disagreement):
+        theirs = hf_folder.config(folder)
+        problem += _valid(remedy.settings(theirs, parts, run, host, vocab_size))
+    if problem:
+        raise _refusal(wanted, f"is of another model: {problem}")
+    return notes
+
+
+def _valid(settings: str) -> str:
+    return f"; valid: {settings}" if settings else ""
+
+
+def _native(parts: ModelParts, folder: Path, wanted: str) -> Path:
+    """Return the folder of a native checkpoint, which may be given by its run's."""
+    if any(folder.glob(f"*{hf_folder.SUFFIX}")):
+        raise _refusal(wanted, f"is in Hugging Face's format; did you mean {HUGGING_FACE}{wanted}?")
+    if (folder / RUN_FILE).is_file() and not (folder / ".metadata").is_file():
+        try:
+            _, folder = saved_model.newest(folder, read(folder / RUN_FILE))
+        except UserError as error:
+            raise _refusal(wanted, str(error)) from None
+    if not (folder / ".metadata").is_file():
+        raise _refusal(
+            wanted,
+            f"holds no checkpoint; valid: the folder of a run, its checkpoint/step-N, or "
+            f"{HUGGING_FACE}FOLDER",
+        )
+    try:
+        saved_model.Checkpoint(folder).check(saved_model.on_meta(parts.model).state_dict())
+    except UserError as error:
+        raise _refusal(wanted, str(error)) from None
+    return folder
+
+
+def _compare(
+    run: Run, parts: ModelParts, folder: Path, wanted: str, host: Host, vocab_size: int
+) -> list[str]:
+    """Hold the architecture of a native checkpoint's run against this run's.
+
+    The other run's plugins are not loaded: a checkpoint may be a stranger's.
+    """
+    file = next((at / RUN_FILE for at in (folder, *folder.parents[:2]) if _is_run(at)), None)
+    if file is None:
+        return [
+            f"no {RUN_FILE} says of which model it is, so only the weights' shapes are compared"
+        ]
+    try:
+        other = read(file)
+    except UserError as error:
+        raise _refusal(wanted, str(error)) from None
+    there, here = other.architecture, run.architecture
+    if there.name != here.name:
+        return [f"its architecture is {there.name}, and here it is {here.name}"]
+    size = other.resolved.vocab_size if other.resolved else vocab_size
+    try:
+        selection = select(run.model_copy(update={"architecture": there}), host)
+        before = model_parts(selection, size, 1)
+    except UserError as error:
+        return [f"its architecture cannot be compared: {error}"]
+    ours, theirs = (dict(of.hf_config or {}) for of in (parts, before))
+    if not (ours and theirs):
+        return [] if there == here else ["its architecture has other settings than this run's"]
+    problem = hf_config.disagreement(theirs, ours, parts.hf_defaults or {})
+    if problem:
+        words = problem.removeprefix("its config.json says ")
+        words += _valid(remedy.settings(theirs, parts, run, host, vocab_size))
+        raise _refusal(wanted, f"is of another model: there {words}")
+    return []
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / RUN_FILE).is_file()
+
+
+def _refusal(wanted: str, problem: str) -> UserError:
+    return UserError(problem, key=KEY, value=wanted)
