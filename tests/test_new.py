@@ -332,8 +332,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Run:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("PYTHONPATH", "PYTHONSAFEPATH", "VIRTUAL_ENV")
-        and not name.startswith("PYTEST_")
+        if name not in ("PYTHONPATH", "VIRTUAL_ENV") and not name.startswith("PYTEST_")
     }
 
     def run(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

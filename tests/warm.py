@@ -139,6 +139,7 @@ def _serve(path: str) -> int:
             continue
         listener.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         length, pipes, _, _ = socket.recv_fds(connection, 4, 2)
         request = connection.makefile("rb").read(int.from_bytes(length, "big"))
         command = os.fork()
