@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -236,10 +239,33 @@ def _named(settings: dict[str, Any]) -> TokenizerConfig:
 def _refused(path: Path, problem: str) -> Iterator[None]:
     """Turn whatever the block raises into a user's mistake."""
     try:
-        yield
+        with _without_panics():
+            yield
     except BaseException as error:
         # A panic of the library is a BaseException of a class that cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(str(error).split())
         raise UserError(f"{problem}: {reason}", key="tokenizer.path", value=path) from None
+
+
+@contextmanager
+def _without_panics() -> Iterator[None]:
+    """Keep the trace of a panic, which Rust writes to the file descriptor, off the screen."""
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        panicked = False
+        try:
+            yield
+        except BaseException as error:
+            panicked = not isinstance(error, Exception)
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            os.close(screen)
+            written.seek(0)
+            if not panicked:
+                os.write(2, written.read())

@@ -282,6 +282,24 @@ def test_a_file_that_is_no_tokenizer(
     assert "tokenizer.json cannot be read" in refusal(tmp_path, context)
 
 
+def test_a_panic_of_the_library_is_a_sentence(
+    tmp_path: Path, context: TokenizerContext, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rust writes a trace to the file descriptor: nothing for a user."""
+    described = json.loads(byte_level().to_str())
+    first = {"SpecialToken": {"id": "[NONE]", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    described["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [first, text],
+        "pair": [first, text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    assert "cannot read every text" in refusal(tmp_path, context)
+    assert capfd.readouterr().err == ""
+
+
 def test_merges_that_do_not_fit(tmp_path: Path, context: TokenizerContext) -> None:
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     (tmp_path / "merges.txt").write_text("b c\n")
