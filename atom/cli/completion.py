@@ -161,7 +161,7 @@ def _of_parser(parser: argparse.ArgumentParser, before: list[str], word: str) ->
 
 def _of_train(before: list[str], word: str) -> list[str]:
     """Return Hydra's options, or what groups and keys offer, after ``train``."""
-    from hydra._internal.utils import get_args_parser
+    from atom.compose.internals import get_args_parser
 
     parser = get_args_parser()
     option = parser._option_string_actions.get(before[-1]) if before else None

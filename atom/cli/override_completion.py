@@ -13,7 +13,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -22,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from atom.compose import compose, plugin_lists
 from atom.compose.guard import guarded
+from atom.compose.internals import ConfigLoaderImpl
 from atom.errors import UserError, shown
 from atom.plugin import Kernel
 from atom.recipe.run import NAMED, Component, Run

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 from pydantic import BaseModel
 
+from atom.compose.internals import get_args_parser
 from atom.errors import UserError, nearest
 from atom.recipe.run import Component, Run
 from atom.registry.host import Host, resolve

@@ -9,14 +9,11 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,27 +23,25 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from atom.compose import command_line, hydra_words, plugin_lists, sweeps, users_alone
-from atom.compose.groups import HYDRA, Groups
+from atom.compose import choices, command_line, hydra_words, plugin_lists, sweeps, users_alone
+from atom.compose.groups import CONFIG_NAME, HYDRA, Groups
 from atom.compose.guard import (
-    HYDRAS,
     Loader,
     guarded,
     hide_hydra_plugins,
-    is_name,
     refusal,
     user_folder,
 )
-from atom.errors import UserError, nearest
+from atom.compose.internals import create_automatic_config_search_path
+from atom.compose.origins import Origins
+from atom.errors import UserError
 from atom.plugin import Kernel
 from atom.recipe import effects, lengths, ranges, schedules
-from atom.recipe.run import COMMAND_LINE, COMPONENTS, NAMED, Plugins, Run, parse
+from atom.recipe.run import COMPONENTS, Plugins, Run, parse
 from atom.recipe.settings import leaves
 from atom.redaction import exposed
 from atom.registry.host import Host
 from atom.registry.trust import SECTION
-
-CONFIG_NAME = "train"
 
 _PACKAGE = Path(__file__).parents[1]
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
@@ -60,9 +55,6 @@ _RERUN = "--experimental-rerun"
 
 RESOLVED = "resolved"
 """The section of ``run.yaml`` that ATOM alone writes."""
-
-_SHIPPED = ("main", "plugins")
-"""Hydra's names of the sources that are ATOM's own and the plugins'."""
 
 
 def main(arguments: list[str], task: Callable[[DictConfig], float | None], host: Host) -> None:
@@ -118,7 +110,7 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
     except MissingConfigException as error:
         if "/" not in (error.missing_cfg_file or ""):
             raise hydra_words.mistake(error, arguments, names) from None
-        raise _missing(error, host) from None
+        raise choices.missing(error, host) from None
     except OverrideParseException as error:
         raise UserError(
             f"{error.override.lstrip('+')} (command line): is no override that can be read; valid: "
@@ -160,7 +152,7 @@ def run_of(config: DictConfig, host: Host) -> Run:
     origins = Origins(config)
     try:
         _check_trust(config)
-        _check_choices(config, host)
+        choices.check(config, host)
         _check_others(config, host, origins)
         run = _parsed(config)
         _check_removals(run)
@@ -248,91 +240,6 @@ def do(config: DictConfig, *, host: Host, job: Callable[[Run], float | None]) ->
         raise
 
 
-class Origins:
-    """Where the values of a job's config came from. Hydra does not keep it; it can be found."""
-
-    def __init__(self, config: DictConfig) -> None:
-        # Unresolved: an override may hold an interpolation, which is the config's and not Hydra's.
-        task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-        self._overrides = [str(override) for override in task or ()]
-        self._config = config
-        self._read: list[tuple[str, Any, bool]] = []
-
-    def attach(self, error: UserError) -> None:
-        """Give ``error`` the ``origin`` of its key, once."""
-        if error.key is not None and getattr(error, "origin", None) is None:
-            error.origin = self.of(error.key)  # type: ignore[attr-defined]
-
-    def every(self, keys: Iterable[str]) -> dict[str, str]:
-        """Return what :meth:`of` says of each key; the files are read once."""
-        self._read = list(self._files())
-        return {key: self.of(key) for key in keys}
-
-    def of(self, key: str) -> str:
-        """Return ``command line``, a file, or ``default`` for a value that nobody has set."""
-        if self._typed(key):
-            return COMMAND_LINE
-        if (found := self._file(key)) is not None:
-            return found[0]
-        group = key.partition(".")[0]
-        if any(o.lstrip("+").startswith(f"{group}=") for o in self._overrides):
-            return COMMAND_LINE
-        return "default"
-
-    def given(self, key: str) -> str | None:
-        """Return where the user has set a key; None where nobody, or a file of ATOM or a plugin."""
-        if self._typed(key):
-            return COMMAND_LINE
-        found = self._file(key)
-        return found[0] if found is not None and not found[1] else None
-
-    def _typed(self, key: str) -> bool:
-        for override in self._overrides:
-            name = override.lstrip("+~").partition("=")[0]
-            if key == name or (key.startswith(f"{name}.") and not _is_group(name)):
-                return True
-            if "." in key and name.startswith(f"{key}."):  # an entry of a dictionary
-                return True
-        return False
-
-    def _file(self, key: str) -> tuple[str, bool] | None:
-        """Return the file that a value came from, and whether it is shipped."""
-        for path, config, shipped in self._read or self._files():
-            if _holds(config, key):
-                return path, shipped
-        return None
-
-    def _files(self) -> Iterator[tuple[str, Any, bool]]:
-        loader = GlobalHydra.instance().config_loader()
-        assert isinstance(loader, ConfigLoaderImpl)
-        repository = CachingConfigRepository(loader.repository)
-        chosen = HydraConfig.get()
-        overrides = [*chosen.overrides.hydra, *self._overrides]
-        name = chosen.job.config_name or CONFIG_NAME
-        defaults = loader.compute_defaults_list(name, overrides, RunMode.RUN)
-        for default in reversed(defaults.defaults):
-            if default.config_path is None:
-                continue
-            loaded = loader._load_single_config(default, repository)
-            if str(loaded.path).startswith(HYDRAS):
-                continue
-            folder = str(loaded.path).removeprefix("file://")
-            path = Path(folder) if folder.endswith(".yaml") else Path(folder, default.config_path)
-            yield str(path.with_suffix(".yaml")), loaded.config, loaded.provider in _SHIPPED
-
-
-def _holds(config: Any, key: str) -> bool:
-    try:
-        return OmegaConf.select(config, key, throw_on_missing=False) is not None
-    except OmegaConfBaseException:
-        return True  # an interpolation, which is the run's and not the file's
-
-
-def _is_group(name: str) -> bool:
-    loader = GlobalHydra.instance().config_loader()
-    return bool(loader.list_groups("")) and name in loader.list_groups("")
-
-
 def _at_home(value: Any, key: str) -> Any:
     """Return a section with ``~`` expanded, as a shell does only where a word begins with it."""
     if isinstance(value, dict):
@@ -416,64 +323,3 @@ def _packages_used(run: Run, host: Host) -> set[str]:
         if isinstance(component.declaration, Kernel)
         and ("auto" in names or component.declaration.name in names)
     }
-
-
-def _check_choices(config: DictConfig, host: Host) -> None:
-    """Refuse an option that no package has (Hydra skips it where the default is optional)."""
-    loader = GlobalHydra.instance().config_loader()
-    assert isinstance(loader, Loader)
-    choices = HydraConfig.get().runtime.choices
-    removed = {word[1:] for word in HydraConfig.get().overrides.task if word.startswith("~")}
-    for group in NAMED:
-        # Hydra merges a list of options, and names none of them among its choices.
-        if group not in choices and group not in removed and config.get(group) is not None:
-            raise UserError(
-                f"takes one option, and no list of them, which is mixed; valid: {group}=OPTION",
-                key=group,
-            )
-    for group, option in choices.items():
-        if group.startswith("hydra/") or option is None:
-            continue
-        group = group.partition("@")[0]  # what follows is where its content goes
-        offered = loader.get_group_options(group)
-        if option not in offered:
-            raise _unknown_option(group, option, offered, host)
-        owners = {p.package for p in loader.groups.owners.get(f"{group}/{option}", [])}
-        if len(owners) > 1:
-            raise UserError(
-                f"the packages {' and '.join(sorted(owners))} both ship this option; "
-                "uninstall one, or copy the file under another name into a --config-dir",
-                key=group,
-                value=option,
-            )
-
-
-def _unknown_option(group: str, option: str, offered: list[str], host: Host) -> UserError:
-    for plugin in Groups(host.blocked).owners.get(f"{group}/{option}", []):
-        return UserError(
-            f"the package {plugin.package} has this option and is blocked: {plugin.reason}",
-            key=group,
-            value=option,
-        )
-    if not offered:
-        return UserError(
-            "no installed package has any option of this group; `atom plugins` lists what is "
-            "installed",
-            key=group,
-            value=option,
-        )
-    hint = nearest(option, offered)
-    groups = Groups(host.plugins)
-    named = {groups.owner(group, name) for name in offered if name in hint} - {None}
-    where = f" (from {', '.join(sorted(map(str, named)))})" if named else ""
-    return UserError(f"there is no such option; {hint}{where}", key=group, value=option)
-
-
-def _missing(error: MissingConfigException, host: Host) -> UserError:
-    name = error.missing_cfg_file or ""
-    if not is_name(name):
-        return UserError(f"{name} leads out of the config folders; valid: a file in one of them")
-    group, _, option = name.rpartition("/")
-    missing = _unknown_option(group, option, list(error.options or []), host)
-    missing.origin = "command line"  # type: ignore[attr-defined]
-    return missing

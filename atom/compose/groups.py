@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from atom.compose.internals import FileConfigSource
 from atom.errors import UserError
 from atom.io import yaml_data
 from atom.registry.host import Plugin
+
+CONFIG_NAME = "train"
+"""The file that a run is composed from."""
 
 HYDRA = "hydra"
 SUFFIX = ".yaml"

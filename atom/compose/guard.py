@@ -22,21 +22,24 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from hydra._internal import hydra as hydra_internal
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.base import Container as BaseOfContainers
-from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import InterpolationResolutionError
-from omegaconf.omegaconf import register_default_resolvers
-from omegaconf.resolvers import oc
 
 from atom.compose.groups import HYDRA, FolderSource, Groups, PluginSource, refused_hydra
+from atom.compose.internals import (
+    BaseContainer,
+    ConfigLoaderImpl,
+    ConfigRepository,
+    IConfigRepository,
+    hydra_internal,
+    oc,
+    register_default_resolvers,
+)
+from atom.compose.internals import Container as BaseOfContainers
 from atom.errors import UserError
 from atom.redaction import without_secrets
 from atom.registry.installed import Plugin, recorded

@@ -221,7 +221,8 @@ def composed(host: Host, group: str, option: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from atom.compose.compose import CONFIG_NAME, config_loader
+    from atom.compose.compose import config_loader
+    from atom.compose.groups import CONFIG_NAME
 
     try:
         config = config_loader(host).load_configuration(

@@ -1,0 +1,76 @@
+"""Check the options that a run has chosen, one of each group."""
+
+from __future__ import annotations
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
+
+from atom.compose.groups import Groups
+from atom.compose.guard import Loader, is_name
+from atom.errors import UserError, nearest
+from atom.recipe.run import NAMED
+from atom.registry.host import Host
+
+
+def check(config: DictConfig, host: Host) -> None:
+    """Refuse an option that no package has (Hydra skips it where the default is optional)."""
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, Loader)
+    choices = HydraConfig.get().runtime.choices
+    removed = {word[1:] for word in HydraConfig.get().overrides.task if word.startswith("~")}
+    for group in NAMED:
+        # Hydra merges a list of options, and names none of them among its choices.
+        if group not in choices and group not in removed and config.get(group) is not None:
+            raise UserError(
+                f"takes one option, and no list of them, which is mixed; valid: {group}=OPTION",
+                key=group,
+            )
+    for group, option in choices.items():
+        if group.startswith("hydra/") or option is None:
+            continue
+        group = group.partition("@")[0]  # what follows is where its content goes
+        offered = loader.get_group_options(group)
+        if option not in offered:
+            raise _unknown(group, option, offered, host)
+        owners = {p.package for p in loader.groups.owners.get(f"{group}/{option}", [])}
+        if len(owners) > 1:
+            raise UserError(
+                f"the packages {' and '.join(sorted(owners))} both ship this option; "
+                "uninstall one, or copy the file under another name into a --config-dir",
+                key=group,
+                value=option,
+            )
+
+
+def _unknown(group: str, option: str, offered: list[str], host: Host) -> UserError:
+    for plugin in Groups(host.blocked).owners.get(f"{group}/{option}", []):
+        return UserError(
+            f"the package {plugin.package} has this option and is blocked: {plugin.reason}",
+            key=group,
+            value=option,
+        )
+    if not offered:
+        return UserError(
+            "no installed package has any option of this group; `atom plugins` lists what is "
+            "installed",
+            key=group,
+            value=option,
+        )
+    hint = nearest(option, offered)
+    groups = Groups(host.plugins)
+    named = {groups.owner(group, name) for name in offered if name in hint} - {None}
+    where = f" (from {', '.join(sorted(map(str, named)))})" if named else ""
+    return UserError(f"there is no such option; {hint}{where}", key=group, value=option)
+
+
+def missing(error: MissingConfigException, host: Host) -> UserError:
+    """Return the mistake behind a file that Hydra does not find."""
+    name = error.missing_cfg_file or ""
+    if not is_name(name):
+        return UserError(f"{name} leads out of the config folders; valid: a file in one of them")
+    group, _, option = name.rpartition("/")
+    mistake = _unknown(group, option, list(error.options or []), host)
+    mistake.origin = "command line"  # type: ignore[attr-defined]
+    return mistake

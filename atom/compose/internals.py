@@ -1,0 +1,33 @@
+"""What ATOM uses of Hydra and OmegaConf that they do not promise to keep: the only place.
+
+A release of either is looked at here first.
+"""
+
+from hydra._internal import hydra as hydra_internal
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import (
+    CachingConfigRepository,
+    ConfigRepository,
+    IConfigRepository,
+)
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
+from omegaconf.base import Container
+from omegaconf.basecontainer import BaseContainer
+from omegaconf.omegaconf import register_default_resolvers
+from omegaconf.resolvers import oc
+
+__all__ = [
+    "BaseContainer",
+    "CachingConfigRepository",
+    "ConfigLoaderImpl",
+    "ConfigRepository",
+    "Container",
+    "FileConfigSource",
+    "IConfigRepository",
+    "create_automatic_config_search_path",
+    "get_args_parser",
+    "hydra_internal",
+    "oc",
+    "register_default_resolvers",
+]

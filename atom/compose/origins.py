@@ -1,0 +1,107 @@
+"""Find where the values of a composed config came from: the command line, or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from atom.compose.groups import CONFIG_NAME
+from atom.compose.guard import HYDRAS
+from atom.compose.internals import CachingConfigRepository, ConfigLoaderImpl
+from atom.errors import UserError
+from atom.recipe.run import COMMAND_LINE
+
+_SHIPPED = ("main", "plugins")
+"""Hydra's names of the sources that are ATOM's own and the plugins'."""
+
+
+class Origins:
+    """Where the values of a job's config came from. Hydra does not keep it; it can be found."""
+
+    def __init__(self, config: DictConfig) -> None:
+        # Unresolved: an override may hold an interpolation, which is the config's and not Hydra's.
+        task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        self._overrides = [str(override) for override in task or ()]
+        self._config = config
+        self._read: list[tuple[str, Any, bool]] = []
+
+    def attach(self, error: UserError) -> None:
+        """Give ``error`` the ``origin`` of its key, once."""
+        if error.key is not None and getattr(error, "origin", None) is None:
+            error.origin = self.of(error.key)  # type: ignore[attr-defined]
+
+    def every(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return what :meth:`of` says of each key; the files are read once."""
+        self._read = list(self._files())
+        return {key: self.of(key) for key in keys}
+
+    def of(self, key: str) -> str:
+        """Return ``command line``, a file, or ``default`` for a value that nobody has set."""
+        if self._typed(key):
+            return COMMAND_LINE
+        if (found := self._file(key)) is not None:
+            return found[0]
+        group = key.partition(".")[0]
+        if any(o.lstrip("+").startswith(f"{group}=") for o in self._overrides):
+            return COMMAND_LINE
+        return "default"
+
+    def given(self, key: str) -> str | None:
+        """Return where the user has set a key; None where nobody, or a file of ATOM or a plugin."""
+        if self._typed(key):
+            return COMMAND_LINE
+        found = self._file(key)
+        return found[0] if found is not None and not found[1] else None
+
+    def _typed(self, key: str) -> bool:
+        for override in self._overrides:
+            name = override.lstrip("+~").partition("=")[0]
+            if key == name or (key.startswith(f"{name}.") and not _is_group(name)):
+                return True
+            if "." in key and name.startswith(f"{key}."):  # an entry of a dictionary
+                return True
+        return False
+
+    def _file(self, key: str) -> tuple[str, bool] | None:
+        """Return the file that a value came from, and whether it is shipped."""
+        for path, config, shipped in self._read or self._files():
+            if _holds(config, key):
+                return path, shipped
+        return None
+
+    def _files(self) -> Iterator[tuple[str, Any, bool]]:
+        loader = GlobalHydra.instance().config_loader()
+        assert isinstance(loader, ConfigLoaderImpl)
+        repository = CachingConfigRepository(loader.repository)
+        chosen = HydraConfig.get()
+        overrides = [*chosen.overrides.hydra, *self._overrides]
+        name = chosen.job.config_name or CONFIG_NAME
+        defaults = loader.compute_defaults_list(name, overrides, RunMode.RUN)
+        for default in reversed(defaults.defaults):
+            if default.config_path is None:
+                continue
+            loaded = loader._load_single_config(default, repository)
+            if str(loaded.path).startswith(HYDRAS):
+                continue
+            folder = str(loaded.path).removeprefix("file://")
+            path = Path(folder) if folder.endswith(".yaml") else Path(folder, default.config_path)
+            yield str(path.with_suffix(".yaml")), loaded.config, loaded.provider in _SHIPPED
+
+
+def _holds(config: Any, key: str) -> bool:
+    try:
+        return OmegaConf.select(config, key, throw_on_missing=False) is not None
+    except OmegaConfBaseException:
+        return True  # an interpolation, which is the run's and not the file's
+
+
+def _is_group(name: str) -> bool:
+    loader = GlobalHydra.instance().config_loader()
+    return bool(loader.list_groups("")) and name in loader.list_groups("")
