@@ -538,7 +538,7 @@ class LaunchContext:
     """What is to be submitted: several jobs are those of a sweep.
 
     ``place`` is the folder that the submission's files are written to. ``resources`` is the run's
-    :class:`atom.recipe.run.Launcher`, which all jobs share.
+    :class:`atom.recipe.sections.Launcher`, which all jobs share.
     ``max_restarts`` and ``python`` are the run's and this machine's.
     """
 

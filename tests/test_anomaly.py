@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from atom.recipe.run import Faults
+from atom.recipe.sections import Faults
 from atom.titan.train.anomaly import Anomalies
 from atom.titan.train.replicas import checksum
 

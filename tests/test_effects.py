@@ -11,7 +11,8 @@ from torchtitan.config import ParallelismConfig
 from atom.recipe import defaults
 from atom.recipe.effect_rules import RULES, Seen, Situation
 from atom.recipe.effects import composed
-from atom.recipe.run import Component, Run
+from atom.recipe.run import Run
+from atom.recipe.sections import Component
 from atom.titan.sections import ACTIVATION_CHECKPOINT, SCHEMA
 
 RULED = {key for keys, _ in RULES for key in keys}

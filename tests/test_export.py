@@ -20,7 +20,8 @@ from atom import cli
 from atom.errors import UserError
 from atom.io import printing
 from atom.plugin import TokenizerContext
-from atom.recipe.run import DEGREES, Resolved, parse
+from atom.recipe.run import DEGREES, parse
+from atom.recipe.sections import Resolved
 from atom.registry.host import Host
 from atom.registry.select import select
 from atom.run_dir import checkpoint

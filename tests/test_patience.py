@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from atom.launch.hang_timeout import Patience
-from atom.recipe.run import Launch
+from atom.recipe.sections import Launch
 from atom.run_dir import heartbeat
 from atom.run_dir.heartbeat import Beat
 

@@ -13,7 +13,7 @@ from torchtitan.distributed import utils
 from atom.errors import UserError
 from atom.kernels.choose import Situation, choose
 from atom.plan.device import DeviceDescription
-from atom.recipe.run import Optimizer
+from atom.recipe.sections import Optimizer
 from atom.registry.host import Host
 from atom.titan import kernels
 from atom.titan.optim.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers

@@ -24,7 +24,8 @@ from atom.compose.guard import guarded
 from atom.compose.internals import ConfigLoaderImpl
 from atom.errors import UserError, shown
 from atom.plugin import Kernel
-from atom.recipe.run import NAMED, Component, Run
+from atom.recipe.run import NAMED, Run
+from atom.recipe.sections import Component
 from atom.registry.host import Host, resolve
 
 _PREFIX = re.compile(r"[+~]*")

@@ -24,7 +24,8 @@ from pydantic import BaseModel
 
 from atom.compose.internals import get_args_parser
 from atom.errors import UserError, nearest
-from atom.recipe.run import Component, Run
+from atom.recipe.run import Run
+from atom.recipe.sections import Component
 from atom.registry.host import Host, resolve
 
 MULTIRUN = "--multirun"

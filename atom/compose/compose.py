@@ -37,7 +37,8 @@ from atom.compose.origins import Origins
 from atom.errors import UserError
 from atom.plugin import Kernel
 from atom.recipe import effects, lengths, ranges, schedules
-from atom.recipe.run import COMPONENTS, Plugins, Run, parse
+from atom.recipe.run import COMPONENTS, Run, parse
+from atom.recipe.sections import Plugins
 from atom.recipe.settings import leaves
 from atom.redaction import exposed
 from atom.registry.host import Host

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from atom.compose.guard import user_folder
 from atom.errors import UserError
 from atom.io.lines import users_alone
-from atom.recipe.run import Launcher
+from atom.recipe.sections import Launcher
 from atom.registry.host import Host, resolve
 
 _SECTION = "launcher"

@@ -27,7 +27,7 @@ from torch.distributed.elastic.multiprocessing.api import (
 from atom.launch.failure import Failure, cause
 from atom.launch.hang_timeout import Patience
 from atom.launch.machine import Machine
-from atom.recipe.run import Launch
+from atom.recipe.sections import Launch
 from atom.run_dir import heartbeat, logs
 
 _MONITOR_SECONDS = 0.2

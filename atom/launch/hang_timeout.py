@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atom.recipe.run import Launch
+from atom.recipe.sections import Launch
 from atom.run_dir.heartbeat import Beat
 
 

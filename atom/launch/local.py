@@ -20,7 +20,7 @@ from atom.launch.gate import Gate
 from atom.launch.machine import Machine
 from atom.launch.rendezvous import meeting_file
 from atom.launch.restarts import Restarts
-from atom.recipe.run import Launch
+from atom.recipe.sections import Launch
 from atom.run_dir import checkpoint, events, logs, progress
 from atom.run_dir.prepare import data_changed
 

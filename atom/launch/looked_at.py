@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from atom.recipe.run import Launcher
+from atom.recipe.sections import Launcher
 
 _ATOMS_OWN = frozenset({"name", "dry_run", "gpu", "gpus_per_node", "pass_environment"})
 """What ATOM heeds itself: the jobs' ranks and device come of it, or the submission is searched."""

@@ -28,7 +28,8 @@ from atom.launch.failure import Failure
 from atom.launch.local import start_once
 from atom.launch.machine import Machine
 from atom.launch.stopper import Stopper
-from atom.recipe.run import Launch, Run, read
+from atom.recipe.run import Run, read
+from atom.recipe.sections import Launch
 from atom.run_dir import checkpoint, claim, events, logs, metrics, progress
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.prepare import data_changed

@@ -16,7 +16,8 @@ from atom.io.terminal import say
 from atom.launch import local
 from atom.launch.announcements import News
 from atom.launch.stopper import Stopper
-from atom.recipe.run import Read, Run
+from atom.recipe.run import Run
+from atom.recipe.sections import Read
 from atom.recipe.settings import FOLLOW
 from atom.registry.host import Host
 from atom.registry.select import select

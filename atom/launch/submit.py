@@ -19,7 +19,8 @@ from atom.launch.looked_at import LookedAt
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import LaunchContext, LaunchJob, Submission
 from atom.recipe import defaults, idle
-from atom.recipe.run import Launcher, Run
+from atom.recipe.run import Run
+from atom.recipe.sections import Launcher
 from atom.redaction import REDACTED, found
 from atom.registry.host import Host, resolve
 from atom.registry.select import configured

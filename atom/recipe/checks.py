@@ -10,7 +10,8 @@ from atom.errors import UserError, nearest
 from atom.plan.device import names as device_names
 
 if TYPE_CHECKING:
-    from atom.recipe.run import Launcher, Run, Section
+    from atom.recipe.run import Run
+    from atom.recipe.sections import Launcher, Section
 
 _PLACE = re.compile(r"(.*_)?(folder|file|file_prefix)")
 """Keys of torchtitan's sections that name a place in the run folder, for it to write to."""

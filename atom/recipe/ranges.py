@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from atom.errors import UserError
 
 if TYPE_CHECKING:
-    from atom.recipe.run import Run, Section
+    from atom.recipe.run import Run
+    from atom.recipe.sections import Section
 
 _LARGEST = {True: 2**63 - 1, False: sys.float_info.max}
 """By whether numbers are whole: torch counts in 64 bits."""

@@ -28,7 +28,7 @@ from atom.io.environment import ALLOW, BLOCK
 from atom.registry.installed import Plugin, normalized
 
 if TYPE_CHECKING:
-    from atom.recipe.run import Plugins
+    from atom.recipe.sections import Plugins
 
 SECTION = "plugins"
 

@@ -17,7 +17,7 @@ from torchtitan.distributed.activation_checkpoint import FullAC, MemoryBudgetAC,
 from torchtitan.tools.profiler import Profiler
 
 from atom.errors import UserError, nearest
-from atom.recipe.run import Section
+from atom.recipe.sections import Section
 from atom.recipe.validation import validated
 from atom.titan.checkpoint.checkpointer import VerifiedCheckpointManager
 from atom.titan.optim.rates import EndingLRSchedulers

@@ -21,7 +21,8 @@ from atom.plugin import (
     ModelParts,
     ParallelismContext,
 )
-from atom.recipe.run import Resolved, Run, Section
+from atom.recipe.run import Run
+from atom.recipe.sections import Resolved, Section
 from atom.registry.host import Host
 from atom.registry.opening import Opener
 from atom.registry.select import Selection

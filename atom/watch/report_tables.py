@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from atom.errors import shown
 from atom.recipe import settings as run_settings
-from atom.recipe.run import Resolved
+from atom.recipe.sections import Resolved
 from atom.run_dir import events, profile
 from atom.watch.markup import Child, element
 from atom.watch.mesh_picture import DIMENSIONS

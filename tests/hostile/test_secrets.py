@@ -14,7 +14,7 @@ import yaml
 
 from atom.errors import UserError
 from atom.plugin import LaunchContext, LaunchJob
-from atom.recipe.run import Launcher
+from atom.recipe.sections import Launcher
 from atom.redaction import REDACTED, concealed, exposed, found, is_secret, redacted
 from atom_launchers import kubernetes, skypilot, slurm, torchrun
 from atom_launchers.config import Kubernetes, SkyPilot, Slurm, Torchrun

@@ -102,7 +102,7 @@ def test_it_is_loaded_where_the_user_has_no_list(
 
 
 def test_lists_of_a_run_and_of_the_user_must_both_agree(tmp_path: Path) -> None:
-    from atom.recipe.run import Plugins
+    from atom.recipe.sections import Plugins
 
     section = Plugins(allow=["a", "b"], block=["c"], used=["a", "b", "c", "d"])
     environment = {

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from atom.errors import UserError
 from atom.launch.looked_at import LookedAt
 from atom.plugin import LaunchContext, LaunchJob, Submission
-from atom.recipe.run import Launcher
+from atom.recipe.sections import Launcher
 from atom.registry.host import Component, Host, resolve
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite

@@ -7,7 +7,7 @@ from torchtitan.config.override import derive
 
 from atom.errors import UserError, nearest
 from atom.plan.layout import BYTES
-from atom.recipe.run import Optimizer
+from atom.recipe.sections import Optimizer
 from atom.titan.optim.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers
 from atom.titan.optim.muon import MUON, OptimizersWithMuon, with_muon
 

@@ -13,7 +13,8 @@ from atom.plan.device import DeviceDescription
 from atom.plugin import Contents
 from atom.recipe import effects, lengths
 from atom.recipe.effect_rules import Situation
-from atom.recipe.run import DEGREES, Read, Resolved, Run
+from atom.recipe.run import DEGREES, Run
+from atom.recipe.sections import Read, Resolved
 from atom.registry.host import Host
 from atom.registry.select import Selection
 from atom.titan.compat import device

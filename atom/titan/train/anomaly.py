@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.tensor import DTensor
 from torchtitan.distributed import utils as dist_utils
 
-from atom.recipe.run import Faults
+from atom.recipe.sections import Faults
 
 _MAD_TO_DEVIATION = 1.4826
 """The standard deviation of a normal distribution, in median absolute deviations."""

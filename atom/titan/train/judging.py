@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torchtitan.trainer import Trainer
 
 from atom.errors import RunError
-from atom.recipe.run import Faults
+from atom.recipe.sections import Faults
 from atom.run_dir import events
 from atom.titan.checkpoint.checkpointer import FAULTS, VerifiedCheckpointManager
 from atom.titan.train import anomaly, replicas

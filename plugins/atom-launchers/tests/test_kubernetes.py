@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from atom.errors import UserError
 from atom.plugin import LaunchContext, LaunchJob
-from atom.recipe.run import Launcher
+from atom.recipe.sections import Launcher
 from atom_launchers.config import Kubernetes
 from atom_launchers.kubernetes import MANIFEST, _literal, plan, reason
 

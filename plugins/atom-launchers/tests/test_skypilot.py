@@ -15,7 +15,7 @@ import yaml
 
 from atom.errors import UserError
 from atom.plugin import LaunchContext, LaunchJob, Submission
-from atom.recipe.run import Launcher
+from atom.recipe.sections import Launcher
 from atom_launchers.config import SkyPilot
 from atom_launchers.skypilot import plan, reason
 

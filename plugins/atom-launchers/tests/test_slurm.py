@@ -10,7 +10,7 @@ import pytest
 
 from atom.errors import UserError
 from atom.plugin import LaunchContext, LaunchJob
-from atom.recipe.run import Launcher
+from atom.recipe.sections import Launcher
 from atom_launchers.config import Slurm
 from atom_launchers.slurm import SCRIPT, plan, reason
 

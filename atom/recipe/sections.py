@@ -1,0 +1,306 @@
+"""ATOM's own sections of a run: their keys, types and defaults, one model each."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
+
+from atom.io.lines import FROM_FILES, Line, Value, Variable, Word
+from atom.recipe import ranges
+from atom.redaction import redacted
+
+Section = dict[str, Any]
+"""A section as plain data, its keys by their names."""
+
+
+class _Numbers(BaseModel):
+    """Takes finite numbers where numbers belong."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _are_finite(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields.get(str(info.field_name))
+        if field is not None and ranges.is_numeric(field.annotation):
+            ranges.refuse_odd(value)
+        return value
+
+
+class Model(_Numbers):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Folder(Model):
+    """Where a run's results go."""
+
+    dir: Path | None = Field(
+        default=None, description="the run folder; null: outputs/DATE/TIME under the current one"
+    )
+
+
+class Launch(Model):
+    """How ranks are started."""
+
+    ranks: PositiveInt | None = Field(
+        default=None,
+        le=10**6,
+        description="number of ranks; null: as the layout says, or one a GPU",
+    )
+    max_restarts: NonNegativeInt = Field(
+        default=3,
+        description="times to start the ranks again after a failure, counted anew with every "
+        "checkpoint",
+    )
+    start_seconds: PositiveFloat = Field(
+        default=1800,
+        description="seconds until the first step is done after which the ranks count as hung",
+    )
+    hang_seconds: PositiveFloat = Field(
+        default=1800,
+        description="seconds from one step to the next after which the ranks count as hung",
+    )
+
+
+class Resume(Model):
+    """How a run goes on from the checkpoints in its folder."""
+
+    force: bool = Field(
+        default=False, description="go on although settings differ that the checkpoint belongs to"
+    )
+
+
+class Faults(Model):
+    """What is done about numerical faults and silent data corruption: see docs/faults.md."""
+
+    non_finite: Literal["skip", "rollback", "stop"] = Field(
+        default="stop", description="when the loss or the gradient norm is not finite"
+    )
+    spike: Literal["none", "skip", "rollback", "stop"] = Field(
+        default="none", description="when the loss or the gradient norm is far above the last ones"
+    )
+    spike_threshold: PositiveFloat = Field(
+        default=10,
+        description="how far above the median is a spike, in robust standard deviations",
+    )
+    window: PositiveInt = Field(
+        default=100, description="steps that spikes are measured by, and that the budget is for"
+    )
+    budget: NonNegativeInt = Field(
+        default=3, description="faults in a window that are skipped or rolled back; then stop"
+    )
+    replica_check_interval: NonNegativeInt = Field(
+        default=0, description="steps between checks that replicas hold the same bits; 0: none"
+    )
+    replay_check_interval: NonNegativeInt = Field(
+        default=0, description="steps between steps that are computed twice, to compare; 0: none"
+    )
+
+
+class Profile(Model):
+    """A few steps looked at closely, into ``profile/`` of the run folder: see docs/watch.md."""
+
+    steps: int | str | None = Field(
+        default=None, description="a step, or FIRST-LAST, to write a trace and a table of"
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _are_steps(cls, steps: int | str | None) -> int | str | None:
+        first, last = cls._ends(steps) or (1, 1)
+        if not 1 <= first <= last:
+            raise ValueError("must be a step, such as 10, or FIRST-LAST, such as 10-12")
+        return steps
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """The first and the last step to profile."""
+        return self._ends(self.steps)
+
+    @staticmethod
+    def _ends(steps: int | str | None) -> tuple[int, int] | None:
+        if steps is None:
+            return None
+        match = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", str(steps))
+        return (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+
+
+class Sweep(Model):
+    """What the runs of a sweep are compared by, where Hydra's sweeper looks for the best."""
+
+    objective: str = Field(
+        default="loss", description="a number of metrics.jsonl, as it is after the last step"
+    )
+
+
+class Data(Model):
+    """How the documents of the dataset are read."""
+
+    trace: bool = Field(default=False, description="note every sample in logs/samples_rank_N.jsonl")
+
+
+class Component(_Numbers):
+    """The name of a plugin's component and, beside it, the component's own parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(description="NAME, or PACKAGE:NAME where two packages offer the same name")
+
+    @property
+    def parameters(self) -> Section:
+        return dict(self.model_extra or {})
+
+
+class Launcher(Component):
+    """Where the ranks are started, and what they are given there: see docs/clusters.md."""
+
+    # `launcher.time=60` and `launcher.environment.LEVEL=1` are numbers to YAML.
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    name: str | None = Field(  # type: ignore[assignment]
+        default=None, description="a plugin's launcher; null: this machine"
+    )
+    dry_run: bool = Field(
+        default=False, description="print what would be submitted, and write nothing"
+    )
+    nodes: PositiveInt = Field(default=1, le=10**6, description="machines of one job")
+    gpus_per_node: PositiveInt | None = Field(
+        default=None, le=10**4, description="GPUs, and ranks, of a node; null: ranks share its CPU"
+    )
+    gpu: Word | None = Field(
+        default=None,
+        description="the GPU there, as in device=h100; null: as on this machine",
+        json_schema_extra=FROM_FILES,
+    )
+    cpus_per_node: PositiveInt | None = Field(default=None, description="cores of a node")
+    time: str | None = Field(
+        default=None,
+        json_schema_extra=FROM_FILES,
+        description="limit of one job: MINUTES, HOURS:MM:SS or DAYS-HH:MM:SS",
+    )
+    queue: Word | None = Field(
+        default=None, description="partition or queue", json_schema_extra=FROM_FILES
+    )
+    account: Word | None = Field(default=None, description="who pays", json_schema_extra=FROM_FILES)
+    image: Word | None = Field(default=None, description="container image; null: no container")
+    environment: dict[Variable, Value] = Field(default={}, description="variables of the ranks")
+    pass_environment: list[Variable] = Field(
+        default=[],
+        description="variables that ranks take from the shell that submits; no value is written",
+    )
+    mounts: list[Line] = Field(default=[], description="SOURCE:TARGET, for containers and pods")
+    before: list[Line] = Field(
+        default=[], description="shell commands on every node, before the ranks"
+    )
+
+    @field_validator("time")
+    @classmethod
+    def _is_a_time(cls, time: str | None) -> str | None:
+        if time is not None and re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}", time) is None:
+            raise ValueError("must be MINUTES, HOURS:MM:SS or DAYS-HH:MM:SS")
+        return time
+
+    @model_serializer(mode="wrap")
+    def _without_secrets(self, handler: SerializerFunctionWrapHandler) -> Section:
+        section: Section = redacted(handler(self), "launcher")
+        return section
+
+
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Optimizer(Model):
+    """The optimizer, with torch's names."""
+
+    name: str = Field(
+        default="AdamW",
+        description="Adam, AdamW, or Muon: for the matrices of layers, and AdamW for all else",
+    )
+    lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
+    betas: tuple[_Decay, _Decay] = Field(default=(0.9, 0.95), description="decay of the moments")
+    eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="weight decay: decoupled, but of the gradient in Adam"
+    )
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")
+    state_dtype: Literal["bfloat16"] | None = Field(
+        default=None,
+        description="of the moments of Adam and AdamW; null: that of the parameters",
+    )
+
+
+class Batch(Model):
+    """The batch of one step, where it is not counted in sequences."""
+
+    tokens: PositiveInt | None = Field(
+        default=None,
+        description="tokens of one step; training.global_batch_size is that by training.seq_len",
+    )
+
+
+class Loss(Model):
+    """Cross-entropy of the next token, averaged over the tokens of the global batch."""
+
+    num_chunks: PositiveInt = Field(
+        default=1, le=2**20, description="compute logits and loss in so many pieces of the sequence"
+    )
+
+
+class Plugins(Model):
+    """Which installed packages a run loads: see :mod:`atom.registry.trust`."""
+
+    allow: list[str] | None = Field(
+        default=None, description="patterns of the packages that may be loaded; null: all"
+    )
+    block: list[str] = Field(
+        default=[], description="patterns of packages that are not loaded, whatever allows them"
+    )
+    locked: Path | None = Field(
+        default=None, description="a file of `atom plugins lock` that they must not differ from"
+    )
+    used: list[str] | None = Field(
+        default=None, description="the packages that ranks load; written by ATOM, not by users"
+    )
+
+
+class Read(Model):
+    """What a dataset has said of itself: see ``atom.plugin.Contents``."""
+
+    files: int | None = None
+    documents: int | None = None
+    left_out: list[str] = Field(default=[], description="what is there and not read as it stands")
+
+
+class Resolved(Model):
+    """What was found out before the ranks started, so that no two ranks find different things."""
+
+    device: Literal["cpu", "cuda"]
+    world_size: PositiveInt
+    vocab_size: PositiveInt
+    data: Read | None = Field(default=None, description="null: the dataset does not say")
+    global_batch_size: PositiveInt = Field(description="in sequences")
+    degrees: dict[str, int] = Field(description="parallel degrees, none of them -1")
+    kernels: dict[str, str] = Field(description="the kernel chosen for each operation")
+    kernels_partial: dict[str, str] = Field(
+        default={}, description="how many of an operation's nodes its kernel replaces, if not all"
+    )
+    kernels_rejected: dict[str, dict[str, str]] = Field(
+        default={}, description="the kernels preferred to it, and why they do not fit"
+    )
+    kernels_not_tried: dict[str, dict[str, str]] = Field(
+        default={}, description="the others, and why they would not fit or do not come first"
+    )
