@@ -14,8 +14,8 @@ from atom.plan.device import DeviceDescription, named
 from atom.plugin import Kernel, Needs
 from atom.registry.host import Component, Host
 from atom.registry.installed import Plugin
-from atom.testing.suites.kernel import takes
-from atom.titan.contracts.comparison import Case
+from atom.testing.kernel_fit import takes
+from atom.titan.contracts.cases import Case
 from atom.titan.contracts.sizes import ODD, REGULAR
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

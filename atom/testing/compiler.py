@@ -25,8 +25,9 @@ from atom.kernels.choose import missing
 from atom.plugin import Kernel, Needs
 from atom.registry.host import Component, Host, resolve
 from atom.testing.interpreter import is_triton
+from atom.titan.contracts.cases import Case
 from atom.titan.contracts.comparing import both
-from atom.titan.contracts.comparison import Case, Implementation, contract, passes
+from atom.titan.contracts.comparison import Implementation, contract, passes
 from atom.titan.contracts.functions import FUNCTIONS, functions_of
 from atom.titan.contracts.sizes import REGULAR
 

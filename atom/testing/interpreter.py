@@ -14,7 +14,8 @@ from typing import Any
 from atom.plugin import Kernel
 from atom.registry.host import Component, Host, resolve
 from atom.titan.contracts import comparing
-from atom.titan.contracts.comparison import Case, Implementation, contract, reference_of
+from atom.titan.contracts.cases import Case
+from atom.titan.contracts.comparison import Implementation, contract, reference_of
 from atom.titan.contracts.comparison import disagreements as compare
 from atom.titan.contracts.functions import FUNCTIONS, functions_of
 from atom.titan.contracts.sizes import ODD, REGULAR

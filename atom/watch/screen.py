@@ -10,7 +10,6 @@ import math
 import statistics
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from atom.io.printing import clean
 from atom.io.terminal import Animation, Encodable, Styled
 from atom.run_dir import checkpoint
 from atom.run_dir.metrics import FILE_NAME, StepMetrics
+from atom.watch.pace import Pace
 
 SPLITS = {
     "dp_replicate": "the batch, over replicas",
@@ -94,7 +94,7 @@ class Screen:
         self._draws_bar = self._terminal and not verbose
         self._bar: Animation | None = None
         self._steps: int | None = None
-        self._pace = _Pace()
+        self._pace = Pace()
         self._first_step: int | None = None
         self._latest: StepMetrics | None = None
         self._reached: int | None = None
@@ -341,34 +341,6 @@ class Screen:
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=not self._terminal)
-
-
-class _Pace:
-    """How long steps take, on average over the last ones."""
-
-    def __init__(self) -> None:
-        self._seconds: deque[float] = deque(maxlen=20)
-        self._step = 0
-        self._at = 0.0
-        self._warm = False
-
-    def add(self, metrics: StepMetrics) -> None:
-        if metrics.step <= self._step:
-            self._seconds.clear()  # started again
-            self._warm = False
-        elif self._seconds and not self._warm:
-            self._seconds.clear()  # the first step also warms up
-            self._warm = True
-        if math.isfinite(metrics.step_seconds):
-            self._seconds.append(metrics.step_seconds)
-        self._step, self._at = metrics.step, time.monotonic()
-
-    def left(self, steps: int, now: float | None = None) -> float:
-        """Return the seconds until step ``steps``: after the latest step, or at ``now``."""
-        if not self._seconds:
-            return math.nan
-        left = statistics.fmean(self._seconds) * (steps - self._step)
-        return max(left - (0.0 if now is None else now - self._at), 0.0)
 
 
 @dataclass(frozen=True)

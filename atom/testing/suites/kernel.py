@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -11,33 +10,19 @@ import pytest
 from packaging.requirements import Requirement
 
 from atom.errors import UserError, nearest
-from atom.kernels.choose import Situation, misfit_of_numbers, missing
-from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
 from atom.registry.host import Component, Host, resolve
-from atom.testing import capping, compiler, interpreter, models, partners, runs
+from atom.testing import capping, compiler, interpreter, kernel_fit, models, partners, runs
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
-from atom.titan.contracts import comparing
+from atom.titan.contracts import cases, comparing
 from atom.titan.contracts import comparison as kernels
-from atom.titan.contracts.comparison import REFERENCE, Case, Implementation
+from atom.titan.contracts.cases import Case
+from atom.titan.contracts.comparison import REFERENCE, Implementation
 from atom.titan.contracts.functions import FUNCTIONS, functions_of
 from atom.titan.contracts.operation import Operation
 from atom.titan.contracts.operations import OPERATIONS
 from atom.titan.contracts.sizes import ODD, REGULAR, Sizes
-
-BENCHMARK = {
-    "cpu": Sizes(batch=1, length=128, n_kv_heads=4, head_dim=32, hidden_dim=256),
-    "cuda": Sizes(
-        batch=1,
-        length=4096,
-        n_heads=32,
-        n_kv_heads=8,
-        head_dim=128,
-        hidden_dim=14336,
-        vocab_size=128256,
-    ),
-}
 
 SHARDED_TOLERANCE = 1e-3
 """|difference in loss| in float32 between a sharded run with the kernel and one rank with the
@@ -116,7 +101,7 @@ class KernelSuite(Options, ComponentSuite):
     @pytest.fixture
     def fitting(self, component: Component, device: str) -> str:
         """The device, if the kernel says that it runs here."""
-        if reason := _refusal(component, device):
+        if reason := kernel_fit.refusal(component, device):
             pytest.skip(reason)
         return device
 
@@ -131,7 +116,7 @@ class KernelSuite(Options, ComponentSuite):
         assert isinstance(kernel, Kernel)
 
         def disagreements(cases: Iterator[Case]) -> list[str]:
-            taken = [case for case in cases if takes(kernel, case)]
+            taken = [case for case in cases if kernel_fit.takes(kernel, case)]
             if not taken:
                 pytest.skip(f"{component.name} says that it takes none of these sizes")
             return kernels.disagreements(
@@ -150,7 +135,7 @@ class KernelSuite(Options, ComponentSuite):
         except pytest.fail.Exception:
             kernel = component.declaration
             assert isinstance(kernel, Kernel)
-            reason = _missing(kernel)
+            reason = kernel_fit.lacking(kernel)
             if reason and kernel.override and find_spec(kernel.override.partition(":")[0]):
                 pytest.skip(reason)
             raise
@@ -174,7 +159,7 @@ class KernelSuite(Options, ComponentSuite):
         devices += [DeviceDescription("cuda", capability) for capability in capabilities]
         for described in devices:
             for context_parallel in (False, True):
-                reason = _misfit(component, described, context_parallel=context_parallel)
+                reason = kernel_fit.misfit(component, described, context_parallel=context_parallel)
                 assert reason is None or "\n" not in reason
 
     def test_needs_are_honest(
@@ -205,14 +190,14 @@ class KernelSuite(Options, ComponentSuite):
             resolve(kernel.override, component)
             after = Implementation(contract, component).node(Sizes())
         except (UserError, ImportError) as error:
-            if reason := _missing(kernel) or _refusal(component, device):
+            if reason := kernel_fit.lacking(kernel) or kernel_fit.refusal(component, device):
                 pytest.skip(reason)
             pytest.fail(str(error), pytrace=False)
         assert after != before, f"{kernel.override} leaves the operation's node as it is"
         if (sharding := getattr(before, "sharding_config", None)) is not None:
             assert after.sharding_config is not None, "its sharding is lost: tensor parallelism"
             shared = (sharding.in_src_shardings or {}).keys() | (sharding.in_dst_shardings or {})
-            strange = shared & set(_arguments(before)) - set(_arguments(after))
+            strange = shared & set(kernel_fit.arguments(before)) - set(kernel_fit.arguments(after))
             assert not strange, f"its forward has no {', '.join(strange)}, which shardings name"
         if getattr(before, "param_init", None) is not None:
             assert after.param_init is not None, "its initialisation is lost"
@@ -221,27 +206,27 @@ class KernelSuite(Options, ComponentSuite):
 
     def test_agrees_with_the_reference(self, kernel: Kernel, subject: Callable) -> None:
         """Forward and backward, in every dtype."""
-        assert not subject(kernels.regular(list(kernel.tolerance)))
+        assert not subject(cases.regular(list(kernel.tolerance)))
 
     def test_odd_sizes_agree(self, kernel: Kernel, subject: Callable) -> None:
         """One token; lengths, heads and widths that are no multiple of anything."""
-        assert not subject(kernels.odd(list(kernel.tolerance)))
+        assert not subject(cases.odd(list(kernel.tolerance)))
 
     def test_strided_inputs_agree(self, kernel: Kernel, subject: Callable) -> None:
         """Inputs and the output's gradient as transposed and sliced tensors have them."""
-        assert not subject(kernels.strided(list(kernel.tolerance)))
+        assert not subject(cases.strided(list(kernel.tolerance)))
 
     def test_strided_gradients_agree(self, kernel: Kernel, subject: Callable) -> None:
         """The output's gradient has other strides than the inputs: as those of transposed and
         sliced tensors, or of one number that stands for all."""
-        assert not subject(kernels.strided_gradients(list(kernel.tolerance)))
+        assert not subject(cases.strided_gradients(list(kernel.tolerance)))
 
     @pytest.mark.gpu
     def test_real_sizes_agree(self, kernel: Kernel, subject: Callable, fitting: str) -> None:
         """On a GPU, at the sizes of a model of 8 billion parameters."""
         if fitting != "cuda":
             pytest.skip("takes a GPU")
-        sizes = self.benchmark or BENCHMARK[fitting]
+        sizes = self.benchmark or kernel_fit.BENCHMARK[fitting]
         assert not subject(Case(sizes, dtype) for dtype in kernel.tolerance if dtype != "float32")
 
     def test_no_rows_agree(
@@ -278,7 +263,7 @@ class KernelSuite(Options, ComponentSuite):
             (each, dtype)
             for each in sizes
             for dtype in kernel.tolerance
-            if takes(kernel, Case(each, dtype))
+            if kernel_fit.takes(kernel, Case(each, dtype))
         ]
         for name, reference in functions.items():
             assert name in FUNCTIONS, f"there is no contract {name}; {nearest(name, FUNCTIONS)}"
@@ -306,13 +291,13 @@ class KernelSuite(Options, ComponentSuite):
         pytest.importorskip("torchtitan", reason="its module is torchtitan's")
         if self.operation is not None:
             pytest.skip("the interpreter's process knows the kit's own contracts only")
-        assert not _of_triton(component, interpreter.disagreements)
+        assert not kernel_fit.of_triton(component, interpreter.disagreements)
 
     @pytest.mark.slow
     def test_compiles_for_gpus(self, component: Component) -> None:
         """A Triton kernel, for Hopper and for the oldest GPU that it says it takes, in every dtype;
         no GPU is needed."""
-        assert not _of_triton(component, compiler.failures)
+        assert not kernel_fit.of_triton(component, compiler.failures)
 
     # ------------------------------------------------------------------------ where it runs
 
@@ -324,7 +309,9 @@ class KernelSuite(Options, ComponentSuite):
         from atom.titan.compat import device
 
         pytest.importorskip("torchtitan")
-        if reason := _misfit(component, device.describe("cpu"), context_parallel=layout == "cp"):
+        if reason := kernel_fit.misfit(
+            component, device.describe("cpu"), context_parallel=layout == "cp"
+        ):
             pytest.skip(f"{reason}; the ranks of this test are on the CPU")
         if kernel.override is None:
             pytest.skip(f"{component.name} is torchtitan's own node, which every run has")
@@ -357,12 +344,12 @@ class KernelSuite(Options, ComponentSuite):
         under another backend, they train as one rank does with the reference."""
         from atom.titan.compat import device
 
-        if reason := _missing(kernel):
+        if reason := kernel_fit.lacking(kernel):
             pytest.skip(reason)
         if not interpreter.is_triton(component):
             pytest.skip(f"{component.name} has no Triton kernel")
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-        if reason := _misfit(component, device.describe("cpu"), context_parallel=False):
+        if reason := kernel_fit.misfit(component, device.describe("cpu"), context_parallel=False):
             pytest.skip(f"{reason}; the ranks of this test are on the CPU")
         if not kernel.needs.tensor_parallel:
             pytest.skip(f"{component.name} does not work under tensor parallelism")
@@ -385,7 +372,7 @@ class KernelSuite(Options, ComponentSuite):
         record_property: Callable[[str, object], None],
     ) -> None:
         """Time forward and backward together, beside the reference: in the JUnit report."""
-        sizes = self.benchmark or BENCHMARK[fitting]
+        sizes = self.benchmark or kernel_fit.BENCHMARK[fitting]
         for dtype in kernel.tolerance:
             case = Case(sizes, dtype)
             record_property("case", f"{case}, {fitting}")
@@ -396,65 +383,6 @@ class KernelSuite(Options, ComponentSuite):
             if reference is not None:
                 expected = kernels.timed(reference, case, fitting)
                 record_property(f"{REFERENCE} {dtype} ms", round(expected, 3))
-
-
-def _of_triton(
-    component: Component, look: Callable[[Component], Sequence[str] | None]
-) -> Sequence[str]:
-    """Return what ``look`` finds of a Triton kernel; skip the test of any other one."""
-    if reason := _missing(component.declaration):  # type: ignore[arg-type]
-        pytest.skip(reason)
-    found = look(component)
-    if found is None:
-        pytest.skip(f"{component.name} has no Triton kernel")
-    return found
-
-
-def _arguments(node: Any) -> list[str]:
-    """Return the names of the tensors that the module of a node is called with; none where it is no
-    module."""
-    forward = getattr(type(node)._owner, "forward", None)
-    parameters = inspect.signature(forward).parameters.values() if forward else ()
-    return [
-        parameter.name
-        for parameter in parameters
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.name != "self"
-    ]
-
-
-def takes(kernel: Kernel, case: Case) -> bool:
-    """Return whether the sizes are within the kernel's needs: a run would not choose it else."""
-    where = Situation(DeviceDescription("cpu"), sizes=case.sizes.needed)
-    return misfit_of_numbers(kernel, where) is None
-
-
-def _missing(kernel: Kernel) -> str | None:
-    """Return which package the kernel lacks here, or None."""
-    reason = missing(kernel.needs, {})
-    return f"{kernel.operation}/{kernel.name} {reason}" if reason else None
-
-
-def _refusal(component: Component, kind: str) -> str | None:
-    from atom.titan.compat import device
-
-    return _misfit(component, device.describe(kind), context_parallel=False)
-
-
-def _misfit(component: Component, described: Any, *, context_parallel: bool) -> str | None:
-    """Return why ATOM would refuse the kernel on a device, or None if it would not."""
-    from atom.kernels.choose import Situation, choose
-
-    declaration = component.declaration
-    assert isinstance(declaration, Kernel)
-    alone = Host((component.plugin,), (component,))
-    preference: dict[str, str | list[str]] = {declaration.operation: declaration.name}
-    try:
-        choose(preference, alone, Situation(described, context_parallel=1 + context_parallel))
-    except UserError as error:
-        # "no kernel for X fits: NAME REASON; valid: …"
-        reason = error.problem.partition(": ")[2].rpartition("; valid")[0]
-        return f"{declaration.operation}/{reason}"
-    return None
 
 
 CONFORMANCE = KernelSuite

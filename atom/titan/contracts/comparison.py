@@ -15,91 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from atom.plugin import Kernel
 from atom.registry.host import Component, Host
+from atom.titan.contracts.cases import GRADIENTS, MAY_REFUSE, MAY_REFUSE_GRADIENT, STRIDES, Case
 from atom.titan.contracts.operation import Operation, Tensors, tree
 from atom.titan.contracts.operations import OPERATIONS
-from atom.titan.contracts.sizes import ODD, REGULAR, Sizes
+from atom.titan.contracts.sizes import Sizes
 
 if TYPE_CHECKING:
     import torch
 
 
 REFERENCE = "reference"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison. ``strides`` is a key of :data:`STRIDES`; ``gradient``, the strides of the
-    output's gradient, is one too, or None for the same."""
-
-    sizes: Sizes
-    dtype: str
-    strides: str = "contiguous"
-    gradient: str | None = None
-
-    def __str__(self) -> str:
-        gradient = f", gradient {self.gradient}" if self.gradient else ""
-        return f"{self.sizes}, {self.dtype}, {self.strides}{gradient}"
-
-
-def _transposed(tensor: torch.Tensor) -> torch.Tensor:
-    """Batch and length (or length and heads) change places in memory; a vector has one way only."""
-    if tensor.dim() < 2:
-        return tensor.contiguous()
-    return tensor.transpose(0, 1).contiguous().transpose(0, 1)
-
-
-def _rows_apart(tensor: torch.Tensor) -> torch.Tensor:
-    """A gap after each row, as in a slice of a larger tensor."""
-    wide = tensor.new_full((*tensor.shape[:-1], tensor.shape[-1] + 8), float("nan"))
-    wide[..., : tensor.shape[-1]] = tensor
-    return wide[..., : tensor.shape[-1]]
-
-
-def _every_other(tensor: torch.Tensor) -> torch.Tensor:
-    """No two elements of a row are neighbours in memory."""
-    wide = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), float("nan"))
-    wide[..., ::2] = tensor
-    return wide[..., ::2]
-
-
-def _expanded(tensor: torch.Tensor) -> torch.Tensor:
-    """One number for all, as the gradient of a sum or a mean is."""
-    return tensor.flatten()[:1].view([1] * tensor.dim()).expand(tensor.shape)
-
-
-STRIDES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "transposed": _transposed,
-    "rows apart": _rows_apart,
-    "every other element": _every_other,
-}
-GRADIENTS = {"expanded": _expanded, **STRIDES}
-"""Strides of an output's gradient."""
-MAY_REFUSE = ("every other element",)
-"""Strides that no model makes. A kernel may raise an error, and must not be wrong in silence."""
-
-MAY_REFUSE_GRADIENT = (*MAY_REFUSE, "expanded")
-"""The same of gradients: torch's grouped product on a CPU takes no expanded one."""
-
-
-def regular(dtypes: list[str]) -> Iterator[Case]:
-    return (Case(sizes, dtype) for sizes in REGULAR for dtype in dtypes)
-
-
-def odd(dtypes: list[str]) -> Iterator[Case]:
-    return (Case(sizes, dtype) for sizes in ODD for dtype in dtypes)
-
-
-def strided(dtypes: list[str]) -> Iterator[Case]:
-    return (
-        Case(sizes, dtypes[0], strides) for sizes in (REGULAR[0], ODD[1]) for strides in STRIDES
-    )
-
-
-def strided_gradients(dtypes: list[str]) -> Iterator[Case]:
-    sizes = REGULAR[0]
-    gradients = [name for name in GRADIENTS if name not in MAY_REFUSE]
-    yield from (Case(sizes, dtypes[0], gradient=gradient) for gradient in gradients)
-    yield from (Case(sizes, dtypes[0], name, gradient="contiguous") for name in gradients[1:])
 
 
 class Implementation:

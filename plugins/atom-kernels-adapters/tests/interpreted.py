@@ -25,7 +25,8 @@ from triton.runtime import interpreter
 from atom.registry.host import Host
 from atom.testing.interpreter import CASES
 from atom.titan.contracts import comparison as kernels
-from atom.titan.contracts.comparison import Case, Implementation
+from atom.titan.contracts.cases import Case
+from atom.titan.contracts.comparison import Implementation
 from atom.titan.contracts.operations import OPERATIONS
 from atom.titan.contracts.sizes import ODD
 from atom_kernels_adapters import liger

@@ -1,0 +1,87 @@
+"""Tell whether a kernel runs here and takes what a test gives it; if not, why."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from atom.errors import UserError
+from atom.kernels.choose import Situation, choose, misfit_of_numbers, missing
+from atom.plan.device import DeviceDescription
+from atom.plugin import Kernel
+from atom.registry.host import Component, Host
+from atom.titan.contracts.cases import Case
+from atom.titan.contracts.sizes import Sizes
+
+BENCHMARK = {
+    "cpu": Sizes(batch=1, length=128, n_kv_heads=4, head_dim=32, hidden_dim=256),
+    "cuda": Sizes(
+        batch=1,
+        length=4096,
+        n_heads=32,
+        n_kv_heads=8,
+        head_dim=128,
+        hidden_dim=14336,
+        vocab_size=128256,
+    ),
+}
+
+
+def takes(kernel: Kernel, case: Case) -> bool:
+    """Return whether the sizes are within the kernel's needs: a run would not choose it else."""
+    where = Situation(DeviceDescription("cpu"), sizes=case.sizes.needed)
+    return misfit_of_numbers(kernel, where) is None
+
+
+def lacking(kernel: Kernel) -> str | None:
+    """Return which package the kernel lacks here, or None."""
+    reason = missing(kernel.needs, {})
+    return f"{kernel.operation}/{kernel.name} {reason}" if reason else None
+
+
+def refusal(component: Component, kind: str) -> str | None:
+    from atom.titan.compat import device
+
+    return misfit(component, device.describe(kind), context_parallel=False)
+
+
+def misfit(component: Component, described: Any, *, context_parallel: bool) -> str | None:
+    """Return why ATOM would refuse the kernel on a device, or None if it would not."""
+    declaration = component.declaration
+    assert isinstance(declaration, Kernel)
+    alone = Host((component.plugin,), (component,))
+    preference: dict[str, str | list[str]] = {declaration.operation: declaration.name}
+    try:
+        choose(preference, alone, Situation(described, context_parallel=1 + context_parallel))
+    except UserError as error:
+        # "no kernel for X fits: NAME REASON; valid: …"
+        reason = error.problem.partition(": ")[2].rpartition("; valid")[0]
+        return f"{declaration.operation}/{reason}"
+    return None
+
+
+def arguments(node: Any) -> list[str]:
+    """Return the names of the tensors that the module of a node is called with; none where it is no
+    module."""
+    forward = getattr(type(node)._owner, "forward", None)
+    parameters = inspect.signature(forward).parameters.values() if forward else ()
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.name != "self"
+    ]
+
+
+def of_triton(
+    component: Component, look: Callable[[Component], Sequence[str] | None]
+) -> Sequence[str]:
+    """Return what ``look`` finds of a Triton kernel; skip the test of any other one."""
+    if reason := lacking(component.declaration):  # type: ignore[arg-type]
+        pytest.skip(reason)
+    found = look(component)
+    if found is None:
+        pytest.skip(f"{component.name} has no Triton kernel")
+    return found
