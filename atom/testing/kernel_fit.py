@@ -57,8 +57,8 @@ def misfit(component: Component, described: Any, *, context_parallel: bool) -> s
     try:
         choose(preference, alone, Situation(described, context_parallel=1 + context_parallel))
     except UserError as error:
-        # "no kernel for X fits: NAME REASON; valid: …"
-        reason = error.problem.partition(": ")[2].rpartition("; valid")[0]
+        # "no kernel for X fits: NAME REASON", with "; valid: …" where there are others
+        reason = error.problem.partition(": ")[2].partition("; valid: ")[0]
         return f"{declaration.operation}/{reason}"
     return None
 
