@@ -5,29 +5,21 @@ from __future__ import annotations
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
-from omegaconf import DictConfig
+from hydra.types import RunMode
 
-from atom.compose.groups import Groups
+from atom.compose.groups import CONFIG_NAME, Groups
 from atom.compose.guard import Loader, is_name
 from atom.errors import UserError, nearest
 from atom.recipe.run import NAMED
 from atom.registry.host import Host
 
 
-def check(config: DictConfig, host: Host) -> None:
+def check(host: Host) -> None:
     """Refuse an option that no package has (Hydra skips it where the default is optional)."""
     loader = GlobalHydra.instance().config_loader()
     assert isinstance(loader, Loader)
-    choices = HydraConfig.get().runtime.choices
-    removed = {word[1:] for word in HydraConfig.get().overrides.task if word.startswith("~")}
-    for group in NAMED:
-        # Hydra merges a list of options, and names none of them among its choices.
-        if group not in choices and group not in removed and config.get(group) is not None:
-            raise UserError(
-                f"takes one option, and no list of them, which is mixed; valid: {group}=OPTION",
-                key=group,
-            )
-    for group, option in choices.items():
+    _refuse_lists(loader)
+    for group, option in HydraConfig.get().runtime.choices.items():
         if group.startswith("hydra/") or option is None:
             continue
         group = group.partition("@")[0]  # what follows is where its content goes
@@ -41,6 +33,23 @@ def check(config: DictConfig, host: Host) -> None:
                 "uninstall one, or copy the file under another name into a --config-dir",
                 key=group,
                 value=option,
+            )
+
+
+def _refuse_lists(loader: Loader) -> None:
+    """Refuse a list of options where a run has one component: Hydra would mix them."""
+    hydra = HydraConfig.get()
+    overrides = [*hydra.overrides.hydra, *map(str, hydra.overrides.task)]
+    name = hydra.job.config_name or CONFIG_NAME
+    found = loader.compute_defaults_list(name, overrides, RunMode.RUN).defaults
+    places = [(str(default.config_path).partition("/")[0], default.parent) for default in found]
+    for group in NAMED:
+        # A file of the group itself may be made of others.
+        parents = [p for g, p in places if g == group and not str(p).startswith(f"{group}/")]
+        if len(parents) > len(set(parents)):
+            raise UserError(
+                f"takes one option, and no list of them, which is mixed; valid: {group}=OPTION",
+                key=group,
             )
 
 

@@ -153,7 +153,7 @@ def run_of(config: DictConfig, host: Host) -> Run:
     origins = Origins(config)
     try:
         _check_trust(config)
-        choices.check(config, host)
+        choices.check(host)
         _check_others(config, host, origins)
         run = _parsed(config)
         _check_removals(run)

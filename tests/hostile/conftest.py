@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -54,7 +55,11 @@ class Watched:
                 yield verb, what
 
     def _may_write(self, path: Path) -> bool:
-        if any(path.is_relative_to(place) for place in (self._cache, *self.places, "/dev/null")):
+        caches = [self._cache]
+        if (datasets := sys.modules.get("datasets")) is not None:
+            # A process that has imported it before keeps to the cache that it had then.
+            caches.append(Path(datasets.config.HF_DATASETS_CACHE))
+        if any(path.is_relative_to(place) for place in (*caches, *self.places, "/dev/null")):
             return True
         if path.name.startswith(".atom-write-test-"):  # which is removed at once
             return True

@@ -254,7 +254,8 @@ def plan(config, context):
     return anything(config, context)
 
 def anything(config, context):
-    lines = [f"export {k}='{v}'" for k, v in context.resources.environment.items()]
+    lines = [f"# asked for: {dict(context.resources)}"]
+    lines += [f"export {k}='{v}'" for k, v in context.resources.environment.items()]
     lines += context.resources.before + [str(job.folder) for job in context.jobs]
     return Submission(files={"run.sh": "\\n".join(lines)}, commands=(("sh", "run.sh"),))
 """,
