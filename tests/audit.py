@@ -76,10 +76,24 @@ def _told(event: str, arguments: tuple[Any, ...], installed: tuple[str, ...]) ->
         )
         if any(isinstance(name, int) for name in names):
             return None
-        name = os.path.abspath(os.fsdecode(names[-1]))  # noqa: PTH100
+        name = os.path.abspath(os.path.join(_folder(event, arguments), os.fsdecode(names[-1])))  # noqa: PTH100, PTH118
         # A folder that is there is not made.
         return None if event == "os.mkdir" and os.path.isdir(name) else ("writes", name)  # noqa: PTH112
     return None
+
+
+_FOLDER = {
+    "os.remove": 1, "os.rmdir": 1, "os.mkdir": 2, "os.symlink": 2, "os.rename": 3, "os.link": 3,
+}  # fmt: skip
+"""Which argument of an event is the open folder that a name is relative to."""
+
+
+def _folder(event: str, arguments: tuple[Any, ...]) -> str:
+    """Return the folder that a relative name is in; nothing for the current one."""
+    number = arguments[_FOLDER[event]] if event in _FOLDER else -1
+    if not isinstance(number, int) or number < 0:
+        return ""
+    return os.readlink(f"/proc/self/fd/{number}")  # noqa: PTH115
 
 
 def _verb(writes: bool) -> str:
