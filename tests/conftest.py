@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,15 +56,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+SAFE_PATH = {name: value for name, value in os.environ.items() if name == "PYTHONSAFEPATH"}
+
+
 @pytest.fixture(autouse=True)
-def safe_path() -> Iterator[None]:
-    """Leave the environment as it was: the command sets this for what it starts, and some tests are
-    the command."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    yield
+def safe_path() -> None:
+    """Give each test the environment that pytest was started in: the command sets this for what it
+    starts, and some tests and fixtures are the command."""
     os.environ.pop("PYTHONSAFEPATH", None)
-    if before is not None:
-        os.environ["PYTHONSAFEPATH"] = before
+    os.environ.update(SAFE_PATH)
 
 
 @pytest.fixture(scope="session")
@@ -266,6 +267,26 @@ def train(atom: Command) -> Callable[..., list[dict]]:
         result = atom("train", *SMALL, f"run.dir={place}", *overrides)
         assert result.returncode == 0, result.stdout + result.stderr
         return _rows(place)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def measured() -> Callable[..., Any]:
+    """Run a program beside the benchmarks and return the JSON of its last line. It has a process of
+    its own, for it forks, and this one has threads."""
+
+    def run(program: str, *arguments: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "benchmarks")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
 
     return run
 

@@ -5,13 +5,13 @@ The sentences of bad input are compared in ``test_bad_input.py``, where they are
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from atom.bench.report import processor
 from atom.cli import COMMANDS
 from atom.registry.host import Host
 from atom.testing import matrix, ranks, runs
@@ -26,14 +26,6 @@ TOLERANCE = 1e-5
 """|difference in loss| on several ranks, or where another kind of CPU made the golden run."""
 
 LOSSES, HELP = Record("losses"), Record("help")
-
-
-def _machine() -> str:
-    """Return the kind of CPU, which decides the last bits of a sum."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +47,8 @@ def test_losses_of_the_tiny_architectures(layout: str, options: tuple[dict, dict
         except ranks.UserError as error:
             found = " ".join(str(error).split())
         golden = LOSSES.value(f"{name} {layout}", found)
-        made_on = LOSSES.value("cpu", _machine())
-        if isinstance(golden, str) or (layout == "single" and made_on == _machine()):
+        made_on = LOSSES.value("cpu", processor())
+        if isinstance(golden, str) or (layout == "single" and made_on == processor()):
             assert found == golden, name
         else:
             assert found == pytest.approx(golden, abs=TOLERANCE), name

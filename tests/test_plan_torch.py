@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +194,7 @@ def test_published_memory_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
 
 MEASURE = """
 import json, sys
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from atom.io.process import call
 import memory_estimate
@@ -210,18 +206,10 @@ print(json.dumps(call(lambda: memory_estimate.measure(combination, Path(sys.argv
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [3, 11, 16, 19], ids=["nothing divides", "tied", "3D", "Muon"])
-def test_measured_memory_is_met(number: int, tmp_path: Path) -> None:
-    # Its ranks are forked, and here autograd may have threads already.
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(number), str(tmp_path / "run")],
-        cwd=Path(__file__).parents[1] / "benchmarks",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for kind, (measured, estimated) in json.loads(done.stdout.splitlines()[-1]).items():
-        assert estimated == pytest.approx(measured, rel=0.05), kind
+def test_measured_memory_is_met(number: int, measured: Callable, tmp_path: Path) -> None:
+    found = measured(MEASURE, str(number), str(tmp_path / "run"))
+    for kind, (real, estimated) in found.items():
+        assert estimated == pytest.approx(real, rel=0.05), kind
 
 
 def test_memory_of_a_described_model(llama: ModelDescription) -> None:

@@ -56,7 +56,7 @@ def made(command: str, device: DeviceDescription, ceiling: Ceiling, rows: Iterab
     rows = tuple(rows)
     described: dict[str, Any] = {
         "kind": device.kind,
-        "name": _processor() if device.kind == "cpu" else device.name,
+        "name": processor() if device.kind == "cpu" else device.name,
         "capability": device.capability,
     }
     if device.kind == "cpu":
@@ -195,7 +195,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the kind of processor, as the machine names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

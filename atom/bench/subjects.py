@@ -18,19 +18,9 @@ from atom.plugin import Kernel
 from atom.registry.host import Component, Host
 from atom.titan.contracts import operations
 from atom.titan.contracts.functions import FUNCTIONS, functions_of
-from atom.titan.contracts.sizes import Sizes
+from atom.titan.contracts.sizes import EIGHT_BILLION, Sizes
 
 REFERENCE = "reference"
-
-_REAL = Sizes(
-    batch=2,
-    length=4096,
-    n_heads=32,
-    n_kv_heads=8,
-    head_dim=128,
-    hidden_dim=14336,
-    vocab_size=128256,
-)
 
 SHAPES: dict[str, tuple[Sizes, ...]] = {
     "tiny": (Sizes(),),
@@ -39,10 +29,10 @@ SHAPES: dict[str, tuple[Sizes, ...]] = {
         Sizes(length=512, n_heads=8, head_dim=64, hidden_dim=2048, vocab_size=8192),
     ),
     "real": (
-        _REAL,
-        replace(_REAL, batch=4),
-        replace(_REAL, batch=8),
-        *(replace(_REAL, batch=batch, n_heads=64, hidden_dim=28672) for batch in (2, 4, 8)),
+        EIGHT_BILLION,
+        replace(EIGHT_BILLION, batch=4),
+        replace(EIGHT_BILLION, batch=8),
+        *(replace(EIGHT_BILLION, batch=batch, n_heads=64, hidden_dim=28672) for batch in (2, 4, 8)),
     ),
 }
 """``tiny`` is to try it out, ``small`` for a CPU, ``real`` what models of 8 and 70 billion

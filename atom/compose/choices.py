@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from hydra.core.global_hydra import GlobalHydra
+from collections.abc import Iterable
+
+from hydra.core.default_element import ResultDefault
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
-from hydra.types import RunMode
 
-from atom.compose.groups import CONFIG_NAME, Groups
-from atom.compose.guard import Loader, is_name
+from atom.compose.groups import Groups
+from atom.compose.guard import current, is_name
 from atom.errors import UserError, nearest
 from atom.recipe.run import NAMED
 from atom.registry.host import Host
 
 
-def check(host: Host) -> None:
+def check(host: Host, defaults: Iterable[ResultDefault]) -> None:
     """Refuse an option that no package has (Hydra skips it where the default is optional)."""
-    loader = GlobalHydra.instance().config_loader()
-    assert isinstance(loader, Loader)
-    _refuse_lists(loader)
+    loader = current()
+    _refuse_lists(defaults)
     for group, option in HydraConfig.get().runtime.choices.items():
         if group.startswith("hydra/") or option is None:
             continue
@@ -36,13 +36,9 @@ def check(host: Host) -> None:
             )
 
 
-def _refuse_lists(loader: Loader) -> None:
+def _refuse_lists(defaults: Iterable[ResultDefault]) -> None:
     """Refuse a list of options where a run has one component: Hydra would mix them."""
-    hydra = HydraConfig.get()
-    overrides = [*hydra.overrides.hydra, *map(str, hydra.overrides.task)]
-    name = hydra.job.config_name or CONFIG_NAME
-    found = loader.compute_defaults_list(name, overrides, RunMode.RUN).defaults
-    places = [(str(default.config_path).partition("/")[0], default.parent) for default in found]
+    places = [(str(default.config_path).partition("/")[0], default.parent) for default in defaults]
     for group in NAMED:
         # A file of the group itself may be made of others.
         parents = [p for g, p in places if g == group and not str(p).startswith(f"{group}/")]

@@ -15,7 +15,6 @@ from typing import Any
 
 import hydra
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -27,6 +26,7 @@ from atom.compose import choices, command_line, hydra_words, plugin_lists, sweep
 from atom.compose.groups import CONFIG_NAME, HYDRA, Groups
 from atom.compose.guard import (
     Loader,
+    current,
     guarded,
     hide_hydra_plugins,
     refusal,
@@ -153,7 +153,7 @@ def run_of(config: DictConfig, host: Host) -> Run:
     origins = Origins(config)
     try:
         _check_trust(config)
-        choices.check(host)
+        choices.check(host, origins.defaults)
         _check_others(config, host, origins)
         run = _parsed(config)
         _check_removals(run)
@@ -203,7 +203,6 @@ def _check_secrets(sections: dict[str, Any]) -> None:
 
 def _check_removals(run: Run) -> None:
     """Refuse each ``~KEY`` that takes nothing away: what was hoped of it does not happen."""
-    loader = GlobalHydra.instance().config_loader()
     chosen = HydraConfig.get().overrides
     typed = [str(override) for override in chosen.task]
     for removal in typed:
@@ -211,7 +210,7 @@ def _check_removals(run: Run) -> None:
             continue
         others = [*chosen.hydra, *(override for override in typed if override != removal)]
         try:
-            without = loader.load_configuration(CONFIG_NAME, others, RunMode.RUN)
+            without = current().load_configuration(CONFIG_NAME, others, RunMode.RUN)
             same = (
                 _parsed(OmegaConf.masked_copy(without, [str(k) for k in without if k != HYDRA]))
                 == run
@@ -301,13 +300,11 @@ def _check_trust(config: DictConfig) -> None:
 
 def _check_others(config: DictConfig, host: Host, origins: Origins) -> None:
     """Refuse files of others that decide what is for the user to decide."""
-    loader = GlobalHydra.instance().config_loader()
-    assert isinstance(loader, Loader)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         # Where a launcher of Hydra's has taken the job elsewhere, its files are read again here.
         origins.every(())
     name = OmegaConf.select(config, "launcher.name")
-    users_alone.check(loader.of_others, name, list(HydraConfig.get().overrides.task), host)
+    users_alone.check(current().of_others, name, list(HydraConfig.get().overrides.task), host)
 
 
 def _packages_used(run: Run, host: Host) -> set[str]:

@@ -24,6 +24,7 @@ from typing import Any, cast
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
@@ -121,6 +122,13 @@ class Loader(ConfigLoaderImpl):
         if result.provider not in (PluginSource.PROVIDER, USER):
             self.of_others[file] = OmegaConf.to_container(result.config, resolve=False)
         return result
+
+
+def current() -> Loader:
+    """Return the loader of the configuration that is being composed."""
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, Loader)
+    return loader
 
 
 class Repository(ConfigRepository):

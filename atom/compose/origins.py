@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
+from hydra.core.default_element import ResultDefault
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from atom.compose.groups import CONFIG_NAME
-from atom.compose.guard import HYDRAS
-from atom.compose.internals import CachingConfigRepository, ConfigLoaderImpl
+from atom.compose.guard import HYDRAS, current
+from atom.compose.internals import CachingConfigRepository
 from atom.errors import UserError
 from atom.recipe.run import COMMAND_LINE
 
@@ -60,6 +61,15 @@ class Origins:
         found = self._file(key)
         return found[0] if found is not None and not found[1] else None
 
+    @cached_property
+    def defaults(self) -> list[ResultDefault]:
+        """The files that the config is composed from, in Hydra's order; one may be missing."""
+        chosen = HydraConfig.get()
+        name = chosen.job.config_name or CONFIG_NAME
+        overrides = [*chosen.overrides.hydra, *self._overrides]
+        found = current().compute_defaults_list(name, overrides, RunMode.RUN)
+        return list(found.defaults)
+
     def _typed(self, key: str) -> bool:
         for override in self._overrides:
             name = override.lstrip("+~").partition("=")[0]
@@ -77,14 +87,9 @@ class Origins:
         return None
 
     def _files(self) -> Iterator[tuple[str, Any, bool]]:
-        loader = GlobalHydra.instance().config_loader()
-        assert isinstance(loader, ConfigLoaderImpl)
+        loader = current()
         repository = CachingConfigRepository(loader.repository)
-        chosen = HydraConfig.get()
-        overrides = [*chosen.overrides.hydra, *self._overrides]
-        name = chosen.job.config_name or CONFIG_NAME
-        defaults = loader.compute_defaults_list(name, overrides, RunMode.RUN)
-        for default in reversed(defaults.defaults):
+        for default in reversed(self.defaults):
             if default.config_path is None:
                 continue
             loaded = loader._load_single_config(default, repository)
@@ -103,5 +108,4 @@ def _holds(config: Any, key: str) -> bool:
 
 
 def _is_group(name: str) -> bool:
-    loader = GlobalHydra.instance().config_loader()
-    return bool(loader.list_groups("")) and name in loader.list_groups("")
+    return name in current().list_groups("")

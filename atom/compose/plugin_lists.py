@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from atom.errors import UserError
-from atom.registry.trust import LISTS, SECTION, Trust, is_typed, mistake, patterns_of
+from atom.registry.trust import LISTS, SECTION, Trust, mistake, patterns_of
 
 
 def trust(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Trust:
@@ -30,7 +30,7 @@ def typed(arguments: Sequence[str]) -> dict[str, Any]:
         UserError: one of them is no list of patterns, or no such key.
     """
     found: dict[str, Any] = {}
-    for argument in filter(is_typed, arguments):
+    for argument in filter(_is_typed, arguments):
         # Only now: `atom plugins` and the ranks do without Hydra.
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
@@ -58,3 +58,9 @@ def typed(arguments: Sequence[str]) -> dict[str, Any]:
             raise mistake("valid: a file that `atom plugins lock` wrote", key, value)
         found[name] = value
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _is_typed(argument: str) -> bool:
+    """Return whether a word of the command line decides on plugins."""
+    key = argument.lstrip("+~").partition("=")[0]
+    return key == SECTION or key.startswith(f"{SECTION}.")

@@ -16,7 +16,8 @@ _CHECKPOINT = "step-"
 _NOT_READ = "wandb"
 """W&B's own folder, with links to logs of its own; no command of ATOM's reads it."""
 
-_CACHED = ("models--", "datasets--")
+CACHED = ("models--", "datasets--")
+"""How folders of repositories begin in Hugging Face's cache."""
 
 
 def check(folder: Path) -> None:
@@ -52,16 +53,19 @@ def real(path: Path, folder: Path) -> Path:
     Raises:
         ValueError: it is a link that leads elsewhere.
     """
-    there = os.path.realpath(folder)
-    parts = Path(there).parts
-    cached = [number for number, part in enumerate(parts) if part.startswith(_CACHED)]
-    root = str(Path(*parts[: cached[-1] + 1])) if cached else there
+    root = str(around(folder))
     found = Path(os.path.realpath(path))
     if not _is_within(str(found), root):
         raise ValueError(f"holds {path.name}, a link that leads out of it")
     if found.exists() and not found.is_file():
         raise ValueError(f"holds {path.name}, which is no regular file")
     return found
+
+
+def around(folder: Path) -> Path:
+    """Return what holds a folder's own files: of Hugging Face's cache, the repository's folder."""
+    real = Path(os.path.realpath(folder))
+    return next((each for each in (real, *real.parents) if each.name.startswith(CACHED)), real)
 
 
 def _entries(root: str) -> Iterator[os.DirEntry[str]]:

@@ -174,12 +174,6 @@ def user_file(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(folder or os.path.expanduser("~/.config")) / "atom" / "plugins.yaml"  # noqa: PTH111
 
 
-def is_typed(argument: str) -> bool:
-    """Return whether a word of the command line decides on plugins."""
-    key = argument.lstrip("+~").partition("=")[0]
-    return key == SECTION or key.startswith(f"{SECTION}.")
-
-
 # A place's list: "allow" or "block", the patterns, and the words for where they are written.
 _Place = tuple[str, list[str], str]
 

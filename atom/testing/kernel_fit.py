@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,19 +15,11 @@ from atom.plan.device import DeviceDescription
 from atom.plugin import Kernel
 from atom.registry.host import Component, Host
 from atom.titan.contracts.cases import Case
-from atom.titan.contracts.sizes import Sizes
+from atom.titan.contracts.sizes import EIGHT_BILLION, Sizes
 
 BENCHMARK = {
     "cpu": Sizes(batch=1, length=128, n_kv_heads=4, head_dim=32, hidden_dim=256),
-    "cuda": Sizes(
-        batch=1,
-        length=4096,
-        n_heads=32,
-        n_kv_heads=8,
-        head_dim=128,
-        hidden_dim=14336,
-        vocab_size=128256,
-    ),
+    "cuda": replace(EIGHT_BILLION, batch=1),
 }
 
 

@@ -49,6 +49,11 @@ class Sizes:
         ) + (f" window {self.window}" if self.window else "")
 
 
+EIGHT_BILLION = Sizes(
+    length=4096, n_heads=32, n_kv_heads=8, head_dim=128, hidden_dim=14336, vocab_size=128256
+)
+"""Those of a model of 8 billion parameters, on two sequences."""
+
 REGULAR = (
     Sizes(),
     Sizes(batch=1, length=128, n_kv_heads=4, head_dim=32, documents=(27, 80, 21)),

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from atom.errors import UserError
+from atom.io import strangers
 
 Links = Literal["data", "follow", "refuse"]
 
-_HUB = ("datasets--", "models--")
 _STORES = (".git/annex/objects/", ".dvc/cache/", "/blobs/")
 """Where data is kept under names that say nothing; blobs are those of Hugging Face's cache."""
 
@@ -32,7 +32,7 @@ def check(files: Iterable[Path], folder: Path, links: Links) -> Iterator[Path]:
     Raises:
         UserError: one may not be.
     """
-    around = _around(Path(os.path.realpath(folder)))
+    around = strangers.around(folder)
     for path in files:
         real = _real(path)
         if real.is_relative_to(around):
@@ -57,7 +57,7 @@ def _no_data(path: Path, real: Path, around: Path) -> str | None:
     """Return why a file elsewhere may be something else than data."""
     store = next((store for store in _STORES if store in real.as_posix()), None)
     if store == "/blobs/":
-        store = store if real.parent.parent.name.startswith(_HUB) else None
+        store = store if real.parent.parent.name.startswith(strangers.CACHED) else None
     if store:
         return None
     common = Path(os.path.commonpath([real, around]))
@@ -68,11 +68,6 @@ def _no_data(path: Path, real: Path, around: Path) -> str | None:
     if suffixes[0] != suffixes[1] or not suffixes[1]:
         return "has not the suffix of the link" if suffixes[0] else "has no suffix"
     return None
-
-
-def _around(folder: Path) -> Path:
-    """Return what holds a folder's own files: of Hugging Face's cache, the repository's folder."""
-    return next((above for above in folder.parents if above.name.startswith(_HUB)), folder)
 
 
 def _real(path: Path) -> Path:
