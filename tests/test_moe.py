@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import torch
 import torch.nn.functional as F
 from torchtitan.models.common.moe import GroupedExperts
+
+RANKS = 3
 
 
 @pytest.mark.parametrize("counts", [(3, 0, 5, 4), (0, 0, 0, 12), (12, 0, 0, 0)])
@@ -40,34 +41,24 @@ def test_experts_compute_in_the_dtype_of_the_tokens(counts: tuple[int, ...]) -> 
 
 
 @pytest.mark.slow
-def test_uneven_lists_are_exchanged_over_gloo(tmp_path: Path) -> None:
+def test_uneven_lists_are_exchanged_over_gloo() -> None:
     """What rank r sends to rank s arrives there, whatever its size, and its gradient comes back."""
-    ranks = 3
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=_exchange, args=(rank, ranks, tmp_path / "store"))
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0] * ranks
+    ranks.run(__file__, "exchange", RANKS)
 
 
-def _exchange(rank: int, ranks: int, store: Path) -> None:
+def exchange(rank: int) -> None:
     import spmd_types as spmd
 
+    from atom.titan.compat import moe
+
+    moe.mend()
     distributed: Any = torch.distributed
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks
-    )
 
     def rows(source: int, target: int) -> int:
         return (2 * source + target) % 4  # some of them none
 
-    sent = [rows(rank, target) for target in range(ranks)]
-    received = [rows(source, rank) for source in range(ranks)]
+    sent = [rows(rank, target) for target in range(RANKS)]
+    received = [rows(source, rank) for source in range(RANKS)]
     blocks = [torch.full((n, 5), 10.0 * rank + target) for target, n in enumerate(sent)]
     x = torch.cat(blocks).requires_grad_()
     out = spmd.all_to_all(
@@ -83,4 +74,3 @@ def _exchange(rank: int, ranks: int, store: Path) -> None:
     (out * (1 + rank)).sum().backward()
     factors = [torch.full((n, 5), 1.0 + target) for target, n in enumerate(sent)]
     torch.testing.assert_close(x.grad, torch.cat(factors))
-    distributed.destroy_process_group()

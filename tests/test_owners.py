@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -35,23 +34,11 @@ DIVIDED: list[tuple[tuple[int, int], tuple[Any, ...]]] = [
 
 
 @pytest.mark.slow
-def test_every_rank_gets_its_part_of_what_the_owner_computes(tmp_path: Path) -> None:
-    context = get_context("fork")
-    processes = [
-        context.Process(target=_check, args=(rank, tmp_path / "store")) for rank in range(RANKS)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0] * RANKS
+def test_every_rank_gets_its_part_of_what_the_owner_computes() -> None:
+    ranks.run(__file__, "check", RANKS)
 
 
-def _check(rank: int, store: Path) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS
-    )
+def check(_rank: int) -> None:
     mesh = init_device_mesh("cpu", tuple(AXES.values()), mesh_dim_names=tuple(AXES))
     wholes = [torch.randn(shape, generator=_seeded(n)) for n, (shape, _) in enumerate(DIVIDED)]
     tensors = [_divided(whole, mesh, how) for whole, (_, how) in zip(wholes, DIVIDED, strict=True)]
@@ -72,7 +59,6 @@ def _check(rank: int, store: Path) -> None:
     torch.distributed.all_reduce(everywhere)
     assert int(everywhere) == 2 * (8 + 2) + 4 * 3 + 8
     assert len(computed) <= 3 + 1 + 2 + 1
-    torch.distributed.destroy_process_group()
 
 
 def _divided(whole: torch.Tensor, mesh: Any, placements: tuple[Any, ...]) -> DTensor:
