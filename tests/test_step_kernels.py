@@ -19,7 +19,7 @@ from atom.titan import kernels
 from atom.titan.optim.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers
 from atom.titan.optim.optimizer import config as optimizer_config
 from atom.titan.optim.optimizer import state_bytes
-from atom.titan.train.trainer import StoppableTrainer
+from atom.titan.train.trainer import AtomTrainer
 
 SPLIT = ("parallelism=fsdp", "launch.ranks=2")
 STEPS = ("training.max_norm=0.1", "training.steps=3")
@@ -132,7 +132,7 @@ def test_which_of_them_a_run_has() -> None:
 def test_a_kernel_of_the_step_keeps_the_optimizer(name: str) -> None:
     """It is in place before torchtitan applies the other overrides: plans depend on it."""
     host = Host.load()
-    config = StoppableTrainer.Config(optimizer=optimizer_config(Optimizer(name=name, lr=0.5)))
+    config = AtomTrainer.Config(optimizer=optimizer_config(Optimizer(name=name, lr=0.5)))
     before = config.optimizer
     kernels.put(config, [host.find("kernel", "optimizer_step/foreach")])
     assert config.override.imports == []
@@ -144,7 +144,7 @@ def test_a_kernel_of_the_step_keeps_the_optimizer(name: str) -> None:
 def test_moments_in_another_dtype_are_the_fused_steps_alone() -> None:
     host = Host.load()
     section = Optimizer(state_dtype="bfloat16")
-    config = StoppableTrainer.Config(optimizer=optimizer_config(section))
+    config = AtomTrainer.Config(optimizer=optimizer_config(section))
     for name in ("reference", "foreach"):
         kernel = host.find("kernel", f"optimizer_step/{name}")
         with pytest.raises(UserError, match="state_dtype=bfloat16; valid: fused"):

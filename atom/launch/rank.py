@@ -91,7 +91,7 @@ def _train(path: Path, store: str | None, stop_on: tuple[signal.Signals, ...]) -
     import torch
 
     from atom.titan.train import profiling
-    from atom.titan.train.trainer import StopRequest
+    from atom.titan.train.stop import StopRequest
     from atom.titan.trainer_config import trainer_config
 
     if store is not None:

@@ -35,7 +35,7 @@ from atom.titan.shards import changed, parameters_of
 from atom.titan.train import profiling
 from atom.titan.train.data import DocumentLoader
 from atom.titan.train.initial_weights import seed_parameters
-from atom.titan.train.trainer import StoppableTrainer
+from atom.titan.train.trainer import AtomTrainer
 
 CPU_DEFAULTS: dict[str, Section] = {
     # Most CPUs emulate bfloat16.
@@ -86,7 +86,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
     built["profiler"] = profiling.config(
         run, built["profiler"], steps=training.steps, device=resolved.device
     )
-    config = StoppableTrainer.Config(
+    config = AtomTrainer.Config(
         model_spec=ModelSpec(
             name=run.architecture.name,
             flavor=f"dim{getattr(parts.model, 'dim', '')}",

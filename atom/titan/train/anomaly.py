@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.tensor import DTensor
-from torchtitan.distributed import utils as dist_utils
 
 from atom.recipe.sections import Faults
 
@@ -39,18 +38,6 @@ class Fault:
     reason: str
     loss: float
     grad_norm: float
-
-
-class StepRefusedError(Exception):
-    """Raised between the gradients of a step and its optimizer step, on all ranks alike.
-
-    ``documents`` are those of the step at fault on this rank.
-    """
-
-    def __init__(self, fault: Fault, documents: list[str]) -> None:
-        super().__init__(fault.reason)
-        self.fault = fault
-        self.documents = documents
 
 
 class Anomalies(Stateful):
@@ -168,27 +155,3 @@ class Late:
         if self._copied is not None:
             self._copied.synchronize()
         return self._values.tolist()
-
-
-@contextmanager
-def before_optimizer(
-    gradients: Callable[[], None], check: Callable[[torch.Tensor], None]
-) -> Iterator[None]:
-    """Have torchtitan's train_step call ``gradients`` when they are there, before they are clipped,
-    and ``check`` with their norm before it uses it.
-
-    torchtitan has no hook there; its module function is replaced for the time of a step.
-    """
-    clip = dist_utils.clip_grad_norm_
-
-    def clip_and_check(*arguments: Any, **options: Any) -> torch.Tensor:
-        gradients()
-        norm = clip(*arguments, **options)
-        check(norm)
-        return norm
-
-    dist_utils.clip_grad_norm_ = clip_and_check
-    try:
-        yield
-    finally:
-        dist_utils.clip_grad_norm_ = clip

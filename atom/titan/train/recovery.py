@@ -1,4 +1,4 @@
-"""What an interruption costs: the time until a run is again where it was."""
+"""Measure what an interruption costs: the time until a run is again where it was."""
 
 from __future__ import annotations
 
@@ -6,12 +6,37 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from atom.run_dir import events, heartbeat, logs
+from atom.titan.train.callback import Callback
 
 _ENDS = (events.STARTED, events.STOPPED, events.FAILED, events.FINISHED)
 
 
-class Recovery:
+class Recovery(Callback):
+    """Shows, between two steps, that the run is alive and how far it is; rank 0 does."""
+
+    name = "recovery"
+
+    def on_built(self) -> None:
+        self._begun = False
+        self._interruption = Interruption(self.trainer.run) if dist.get_rank() == 0 else None
+
+    def between_steps(self) -> None:
+        self._tell(self.trainer.step)
+
+    def on_gone_back(self, step: int) -> None:
+        if self._begun:
+            self._tell(step)
+        self._begun = True  # the first time is the start, which was told between steps
+
+    def _tell(self, step: int) -> None:
+        if self._interruption is not None:
+            self._interruption.between_steps(step, self.trainer.tokens_seen())
+
+
+class Interruption:
     """Notes that a run goes on behind where it was, and when it has caught up. For rank 0.
 
     Time is lost from the end of the last step that an earlier process did until that step is done

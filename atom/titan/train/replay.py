@@ -15,7 +15,49 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from atom.run_dir import events
+from atom.titan.train.callback import Callback, is_due
 from atom.titan.train.replicas import checksum
+
+
+class ReplayCheck(Callback):
+    """Computes the gradients of every ``faults.replay_check_interval``-th step twice.
+
+    Raises:
+        RunError: they are others the second time.
+    """
+
+    name = "replay"
+
+    def on_built(self) -> None:
+        self._replay: Replay | None = None
+
+    def before_step(self) -> None:
+        trainer = self.trainer
+        due = is_due(trainer.config.faults.replay_check_interval, trainer.step)
+        self._replay = Replay(trainer.model_parts) if due else None
+
+    def before_forward(self, inputs: dict[str, Any]) -> None:
+        if self._replay is not None:
+            self._replay.before(inputs)
+
+    def after_forward(self, loss: torch.Tensor) -> None:
+        if self._replay is not None:
+            self._replay.after(loss)
+
+    def after_backward(self) -> None:
+        replay, self._replay = self._replay, None
+        if replay is None:
+            return
+        trainer = self.trainer
+        tokens: int = trainer.ntokens_seen
+        words = replay.differing(trainer.computed)
+        trainer.ntokens_seen = tokens  # the same ones again
+        if words is not None:
+            trainer.fail(
+                events.REPLAY_DIFFERS,
+                f"step {trainer.step} computed again gives other bits: {words}",
+            )
 
 
 class Replay:

@@ -14,6 +14,32 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from atom.run_dir import events
+from atom.titan.train.callback import Callback, is_due
+
+
+class ReplicaCheck(Callback):
+    """Compares the copies of parameters after every ``faults.replica_check_interval``-th step.
+
+    Raises:
+        RunError: they differ.
+    """
+
+    name = "replicas"
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        if not is_due(trainer.config.faults.replica_check_interval, trainer.step):
+            return
+        named = [pair for part in trainer.model_parts for pair in part.named_parameters()]
+        words = differing(named, trainer.parallel_dims.get_optional_mesh("dp_replicate"))
+        if words is not None:
+            trainer.fail(
+                events.REPLICAS_DIFFER,
+                f"parameters that should be alike differ after step {trainer.step}: {words}",
+            )
+
+
 _CHUNK = 1 << 24
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

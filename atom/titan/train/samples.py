@@ -16,12 +16,41 @@ import os
 from pathlib import Path
 
 import structlog
+import torch.distributed as dist
 
 from atom.io.files import appending
 from atom.run_dir import events
+from atom.titan.train.callback import Callback
 from atom.titan.train.data import DocumentLoader
 
 log = structlog.get_logger("atom")
+
+
+class Samples(Callback):
+    """Notes the data of each step, on the first of the ranks that read the same."""
+
+    name = "samples"
+
+    def on_built(self) -> None:
+        trainer = self.trainer
+        self._notes: DataNotes | None = None
+        if isinstance(trainer.dataloader, DocumentLoader) and self._reads_first():
+            trace = trainer.config.trace_samples
+            self._notes = DataNotes(trainer.run, dist.get_rank(), trace=trace)
+
+    def after_step(self) -> None:
+        if self._notes is not None:
+            self._notes.write(self.trainer.step, self.trainer.dataloader)
+
+    def close(self) -> None:
+        if self._notes is not None:
+            self._notes.close(self.trainer.dataloader)
+            self._notes = None
+
+    def _reads_first(self) -> bool:
+        dims = self.trainer.parallel_dims
+        meshes = (dims.get_optional_mesh(name) for name in ("tp", "cp", "pp"))
+        return all(mesh.get_local_rank() == 0 for mesh in meshes if mesh is not None)
 
 
 class DataNotes:

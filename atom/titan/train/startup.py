@@ -1,17 +1,21 @@
-"""How long a rank takes until its first step is done, by phase."""
+"""Measure how long a rank takes until its first step is done, by phase."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import torch
 import torch.distributed as dist
 
 from atom.run_dir import events
+from atom.titan.train.callback import Callback
+
+if TYPE_CHECKING:
+    from atom.titan.train.trainer import AtomTrainer
 
 PHASES = ("imports", "rendezvous", "mesh", "build", "load", "first_batch", "first_step")
 """In their order: from the start of the process to that of torchtitan's trainer; until all ranks
@@ -21,7 +25,33 @@ the first step, which compiles."""
 log = structlog.get_logger("atom")
 
 
-class StartUp:
+class StartUp(Callback):
+    """Tells the seconds of each phase, when the first step is done."""
+
+    name = "startup"
+
+    def __init__(self, trainer: AtomTrainer) -> None:
+        super().__init__(trainer)
+        self._phases = Phases()
+
+    def on_phase(self, phase: str) -> None:
+        self._phases.reached(phase)
+
+    def on_built(self) -> None:
+        self._phases.reached("build")
+
+    def between_steps(self) -> None:
+        self._phases.reached("load")
+
+    def after_step(self) -> None:
+        if "first_step" not in self._phases.seconds:
+            self._phases.reached("first_step")
+            self._phases.tell(
+                self.trainer.run, step=self.trainer.step, group=self.trainer.stop_request.group
+            )
+
+
+class Phases:
     """Counts the seconds of each phase; a rank has one."""
 
     def __init__(self) -> None:

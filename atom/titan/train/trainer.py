@@ -1,69 +1,109 @@
-"""torchtitan's trainer, which can be asked to stop at a step's end, with a checkpoint."""
+"""Train step by step: torchtitan's trainer, with ATOM's step and its callbacks."""
 
 from __future__ import annotations
 
-import signal
 import time
 import types
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 import torchtitan.trainer
 from torchtitan.components.dataloader import DataloaderExhaustedError
+from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.distributed import ParallelDims
+from torchtitan.distributed import utils as dist_utils
+from torchtitan.observability import structured_logger as sl
+from torchtitan.trainer import Trainer
 
 from atom.errors import RunError
+from atom.recipe.sections import Faults
 from atom.run_dir import events, progress
 from atom.run_dir.profile import DATA
 from atom.titan import kernels
 from atom.titan.checkpoint.checkpointer import VerifiedCheckpointManager
-from atom.titan.train.data import DocumentLoader
-from atom.titan.train.judging import JudgingTrainer
-from atom.titan.train.recovery import Recovery
-from atom.titan.train.samples import DataNotes
-from atom.titan.train.startup import StartUp
+from atom.titan.train.callback import Callback, Decision
+from atom.titan.train.callbacks import CALLBACKS
+from atom.titan.train.metrics import StepMetricsProcessor
+from atom.titan.train.stop import StopRequest
+
+Microbatch = tuple[dict[str, Any], torch.Tensor]
+"""Inputs and labels, as a loader gives them."""
 
 
-class StoppableTrainer(JudgingTrainer):
-    """Between two steps it looks whether it was asked to stop, and shows that it is alive."""
+class AtomTrainer(Trainer):
+    """torchtitan's trainer, which asks its callbacks before it takes a step, and can be stopped.
+
+    The step is ATOM's own, for torchtitan's has no point between the gradients and the optimizer.
+    It computes what torchtitan's does, in the same order: the losses have the same bits.
+    """
 
     @dataclass(kw_only=True, slots=True)
-    class Config(JudgingTrainer.Config):
+    class Config(Trainer.Config):
+        faults: Faults = field(default_factory=Faults)
         trace_samples: bool = False
         functions: dict[str, str] = field(default_factory=dict)
         overrides: dict[str, str] = field(default_factory=dict)
         replaced: dict[str, tuple[int, int]] = field(default_factory=dict)
 
+        def to_dict(self) -> dict[str, Any]:
+            """Return torchtitan's dictionary, with the faults as plain data."""
+            return Trainer.Config.to_dict(self) | {"faults": self.faults.model_dump(mode="json")}
+
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._startup.reached("build")
-        self._notes: DataNotes | None = None
-        self._begun = False
-        self._stop = StopRequest()
-        self._recovery = Recovery(self._run) if dist.get_rank() == 0 else None
-        if isinstance(self.dataloader, DocumentLoader) and self._reads_first():
-            self._notes = DataNotes(self._run, dist.get_rank(), trace=config.trace_samples)
+        self.callbacks: list[Callback] = [callback(self) for callback in CALLBACKS]
+        self.run = Path(config.dump_folder)
+        self.discarded = 0
+        """Steps that were done and do not count any more, since the run began."""
+        self.rates: dict[str, Any] = {}
+        """The learning rates of the step that is under way."""
+        self.ntokens_seen: int
         self.stopped = False
         """Whether training has ended early, as it was asked to."""
+        self._begun = False
+        super().__init__(config)
+        if isinstance(self.metrics_processor, StepMetricsProcessor):
+            self.metrics_processor.last_step = config.training.steps
+        for callback in self.callbacks:
+            callback.on_built()
+            if callback.state_name is not None and self.checkpointer.enable:
+                self.checkpointer.states[callback.state_name] = callback.state
+        self.stop_request = StopRequest()
 
     def init_distributed(self) -> ParallelDims:
-        self._startup = StartUp()
-        self._startup.reached("imports")
+        self._reached("imports")
         dims: ParallelDims = super().init_distributed()
-        self._startup.reached("rendezvous")
+        self._reached("rendezvous")
         dims.build_mesh()  # torchtitan would, when it first asks for a part of it
-        self._startup.reached("mesh")
+        self._reached("mesh")
         return dims
+
+    # ------------------------------------------------------------------------ the loop
 
     def train(self) -> None:
         with _no_sleep(), kernels.called(self.config.functions):
             super().train()
         dist.barrier()
+
+    def should_continue_training(self) -> bool:
+        for callback in self.callbacks:
+            callback.between_steps()
+        if not self._begun:
+            self._begin()
+        if not super().should_continue_training():
+            return False
+        signal = self.stop_request.agreed()
+        if signal is None:
+            return True
+        if any(callback.before_stop() for callback in self.callbacks):
+            # What was left out is in no checkpoint yet: that of the next step holds it.
+            return True
+        self._stop(signal)
+        return False
 
     def batch_generator(self, data_iterable: Iterable[Any]) -> Iterator[Any]:
         batches = super().batch_generator(data_iterable)
@@ -77,63 +117,167 @@ class StoppableTrainer(JudgingTrainer):
                         f"the data ends in step {self.step} of {self.config.training.steps}; "
                         "valid: fewer training.steps, or a dataset that begins again"
                     ) from None
-            self._startup.reached("first_batch")
+            self._reached("first_batch")
             yield batch
 
-    def train_step(self, data_iterator: Iterator[Any]) -> None:
-        super().train_step(data_iterator)
-        if "first_step" not in self._startup.seconds:
-            self._startup.reached("first_step")
-            self._startup.tell(self._run, step=self.step, group=self._stop.group)
-        if self._notes is not None:
-            self._notes.write(self.step, self.dataloader)
+    # ------------------------------------------------------------------------ the step
 
-    def should_continue_training(self) -> bool:
-        self._startup.reached("load")
-        if self._recovery is not None:
-            self._recovery.between_steps(self.step, self._tokens_seen())
-        if not self._begun:
-            self._begin()
-        if not super().should_continue_training():
-            return False
-        signalled = self._stop.agreed()
-        if signalled is None:
-            return True
-        if self._settle_late():
-            # What was left out is in no checkpoint yet: that of the next step holds it.
-            return True
-        self._log_unlogged()
-        saved = False
-        if isinstance(self.checkpointer, VerifiedCheckpointManager) and self.step:
-            saved = self.checkpointer.save_now(self.step)
-        if dist.get_rank() == 0:
-            events.record(
-                self._run,
-                events.STOPPED,
-                step=self.step,
-                tokens_seen=self._tokens_seen(),
-                # A launcher passes all signals on as one.
-                reason=events.asked_by(events.read(self._run)) or signalled,
-                saved=saved,
+    def train_step(self, data_iterator: Iterator[Microbatch]) -> None:
+        """Take a step, or what the callbacks decide instead."""
+        while True:
+            for callback in self.callbacks:
+                callback.before_step()
+            self.optimizers.zero_grad(set_to_none=self.config.training.disable_cuda_graphs)
+            self.rates = self.lr_schedulers.get_metrics()
+            losses = self._compute_gradients(data_iterator)
+            for callback in self.callbacks:
+                callback.after_backward()
+            with sl.log_trace_span("optim"):
+                grad_norm = self._clip_gradients()
+                decision = self._decide(grad_norm)
+                if decision is Decision.TAKE:
+                    self.checkpointer.maybe_wait_for_staging()
+                    self.optimizers.step()
+            if decision is not Decision.AGAIN:
+                break
+            self.step += 1
+        self.lr_schedulers.step()
+        if decision is Decision.SKIP:
+            for callback in self.callbacks:
+                callback.on_skipped()
+        elif losses.loss is not None:
+            self._log(losses, grad_norm)
+        for callback in self.callbacks:
+            callback.after_step()
+
+    def forward_backward_step(self, **inputs: Any) -> torch.Tensor:
+        for callback in self.callbacks:
+            callback.before_forward(inputs)
+        loss = self.computed(**inputs)
+        for callback in self.callbacks:
+            callback.after_forward(loss)
+        return loss
+
+    def computed(self, **inputs: Any) -> torch.Tensor:
+        """Return the loss of one forward and backward pass; no callback is told."""
+        loss: torch.Tensor = super().forward_backward_step(**inputs)
+        return loss
+
+    def _compute_gradients(self, data_iterator: Iterator[Microbatch]) -> _Losses:
+        """Compute the gradients of all sequences that this rank has in the step."""
+        groups, valid_here = self._read_batch(data_iterator)
+        dims = self.parallel_dims
+        valid = valid_here.to(self.device)
+        if dims.dp_enabled:
+            # It stays on the device: a loss is divided by it without waiting.
+            valid = dist_utils.dist_sum_tensor(valid, dims.get_mesh("batch"))
+        should_log = self.metrics_processor.should_log(self.step)
+        total: torch.Tensor | None = None
+        for group in groups:
+            inputs = [self._on_device(inputs) for inputs, _ in group]
+            labels = [labels.to(self.device) for _, labels in group]
+            loss = self.forward_backward_step(
+                input_dict=inputs if dims.pp_enabled else inputs[0],
+                labels=labels if dims.pp_enabled else labels[0],
+                global_valid_tokens=valid,
             )
-        self.stopped = True
-        return False
+            if should_log:
+                loss = loss.detach()
+                # A copy: with CUDA graphs the next pass writes where this loss is.
+                total = loss.clone() if total is None else total.add_(loss)
+        return _Losses(loss=total, valid_here=valid_here, valid=valid)
 
-    def _begin(self) -> None:
-        """Discard what was logged of steps behind the one that was loaded."""
-        discarded: list[int | None] = [None]
+    def _read_batch(
+        self, data_iterator: Iterator[Microbatch]
+    ) -> tuple[list[list[Microbatch]], torch.Tensor]:
+        """Return this rank's microbatches, by forward and backward pass, and its valid tokens."""
+        groups = []
+        valid = torch.tensor(0, dtype=torch.int64)
+        for _ in range(self.gradient_accumulation_steps):
+            group = []
+            for _ in range(self.num_pipeline_parallel_microbatches):
+                with sl.log_trace_span("fetching_batch"):
+                    inputs, labels = next(data_iterator)
+                valid += (labels != IGNORE_INDEX).sum()
+                group.append((inputs, labels))
+            groups.append(group)
+        sl.log_trace_scalar({"local_valid_tokens": int(valid)})
+        return groups, valid
+
+    def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value.to(self.device) if isinstance(value, torch.Tensor) else value
+            for name, value in inputs.items()
+        }
+
+    def _clip_gradients(self) -> torch.Tensor:
+        norm: torch.Tensor = dist_utils.clip_grad_norm_(
+            [parameter for part in self.model_parts for parameter in part.parameters()],
+            self.config.training.max_norm,
+            foreach=True,
+            pp_mesh=self.parallel_dims.get_optional_mesh("pp"),
+            ep_enabled=self.parallel_dims.ep_enabled,
+        )
+        return norm
+
+    def _decide(self, grad_norm: torch.Tensor) -> Decision:
+        decisions = (callback.before_optimizer(grad_norm) for callback in self.callbacks)
+        return next((each for each in decisions if each is not Decision.TAKE), Decision.TAKE)
+
+    def _log(self, losses: _Losses, grad_norm: torch.Tensor) -> None:
+        """Log the mean over all ranks, and the largest of the ranks' own means."""
+        with sl.log_trace_span("collect_dist_metrics"):
+            sl.log_trace_scalar({"global_valid_tokens": int(losses.valid)})
+            loss = losses.loss
+            assert loss is not None
+            if self.parallel_dims.dp_cp_enabled:
+                mesh = self.parallel_dims.get_optional_mesh("loss")
+                own_mean = loss * losses.valid / losses.valid_here
+                tokens = torch.tensor(self.ntokens_seen, dtype=torch.int64, device=self.device)
+                mean = dist_utils.dist_sum(loss, mesh)
+                largest = dist_utils.dist_max(own_mean, mesh)
+                seen = dist_utils.dist_sum(tokens, mesh)
+            else:
+                mean = largest = float(loss.item())
+                seen = self.ntokens_seen
+        self.metrics_processor.log(
+            self.step,
+            mean,
+            largest,
+            float(grad_norm.item()),
+            extra_metrics={"n_tokens_seen": seen, **self.rates},
+        )
+
+    # ------------------------------------------------------------------------ for callbacks
+
+    def tokens_seen(self) -> int:
+        """Return the tokens that all ranks have trained on since the run began."""
+        return self.ntokens_seen * self._sharers()
+
+    def gone_back(self, step: int, *, discarded: int) -> None:
+        """Take ``step``, which was loaded, for the last that counts.
+
+        Args:
+            step: later ones are done again.
+            discarded: how many of those had been done.
+        """
+        self.discarded += discarded
+        if isinstance(self.metrics_processor, StepMetricsProcessor):
+            self.metrics_processor.go_back(step, self.tokens_seen(), self.discarded)
+        for callback in self.callbacks:
+            callback.on_gone_back(step)
+
+    def fail(self, event: str, reason: str) -> NoReturn:
+        """End the run: record an event with the reason, and raise.
+
+        Raises:
+            RunError: always.
+        """
         if dist.get_rank() == 0:
-            discarded[0] = progress.discarded(events.read(self._run), self.step)
-        dist.broadcast_object_list(discarded, src=0)
-        assert discarded[0] is not None
-        self._discarded = discarded[0]
-        self._begin_after(self.step)
-        self._begun = True
+            events.record(self.run, event, step=self.step, reason=reason)
+        raise RunError(reason)
 
-    def _begin_after(self, step: int) -> None:
-        super()._begin_after(step)
-        if self._begun and self._recovery is not None:
-            self._recovery.between_steps(step, self._tokens_seen())
+    # ------------------------------------------------------------------------ state and end
 
     def state_dict(self) -> dict[str, Any]:
         """Return torchtitan's state, with the tokens of all ranks in place of this rank's: other
@@ -145,18 +289,64 @@ class StoppableTrainer(JudgingTrainer):
         tokens = state_dict["ntokens_seen"]
         super().load_state_dict(state_dict | {"ntokens_seen": tokens // self._sharers()})
 
-    def _reads_first(self) -> bool:
-        """Return whether this is the first of the ranks that read the same data."""
-        meshes = (self.parallel_dims.get_optional_mesh(name) for name in ("tp", "cp", "pp"))
-        return all(mesh.get_local_rank() == 0 for mesh in meshes if mesh is not None)
-
     def close(self) -> None:
-        if hasattr(self, "_stop"):
-            self._stop.close()
-            if self._notes is not None:
-                self._notes.close(self.dataloader)
-                self._notes = None
+        if hasattr(self, "stop_request"):
+            self.stop_request.close()
+            for callback in self.callbacks:
+                callback.close()
         super().close()
+
+    def _begin(self) -> None:
+        """Discard what was logged of steps behind the one that was loaded."""
+        discarded: list[int | None] = [None]
+        if dist.get_rank() == 0:
+            discarded[0] = progress.discarded(events.read(self.run), self.step)
+        dist.broadcast_object_list(discarded, src=0)
+        assert discarded[0] is not None
+        self._begun = True
+        self.gone_back(self.step, discarded=discarded[0])
+
+    def _stop(self, signal: str) -> None:
+        for callback in self.callbacks:
+            callback.on_stop()
+        saved = False
+        if isinstance(self.checkpointer, VerifiedCheckpointManager) and self.step:
+            saved = self.checkpointer.save_now(self.step)
+        if dist.get_rank() == 0:
+            events.record(
+                self.run,
+                events.STOPPED,
+                step=self.step,
+                tokens_seen=self.tokens_seen(),
+                # A launcher passes all signals on as one.
+                reason=events.asked_by(events.read(self.run)) or signal,
+                saved=saved,
+            )
+        self.stopped = True
+
+    def _reached(self, phase: str) -> None:
+        for callback in self.callbacks:
+            callback.on_phase(phase)
+
+    def _sharers(self) -> int:
+        """Return how many ranks share the tokens of a batch out among themselves."""
+        dims = self.parallel_dims
+        return dims.dp_replicate * dims.dp_shard * dims.cp
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """The loss of a step, where it is logged.
+
+    Attributes:
+        loss: this rank's share of the mean over the global batch; None where it is not logged.
+        valid_here: tokens of this rank that have a label, on the CPU.
+        valid: those of all ranks, on the device.
+    """
+
+    loss: torch.Tensor | None
+    valid_here: torch.Tensor
+    valid: torch.Tensor
 
 
 class _Sleepless(types.ModuleType):
@@ -178,52 +368,3 @@ def _no_sleep() -> Iterator[None]:
         yield
     finally:
         torchtitan.trainer.time = time
-
-
-class StopRequest:
-    """Whether any rank was asked to stop, agreed on by all at the same step.
-
-    A signal reaches ranks at different times; a rank that stopped by itself would leave the others
-    waiting for it. Each look starts a reduction of one integer in the background and takes the
-    result of the look before, so that nobody waits, and a stop takes one step more.
-    """
-
-    _asked: int = 0
-    """The signal that this process was sent, 0 for none."""
-
-    def __init__(self) -> None:
-        # On GPUs the default group's tensors are on the device, where reading one means waiting.
-        gloo = dist.get_backend() == "gloo"
-        self.group: Any = None if gloo else dist.new_group(backend="gloo")
-        """Of all ranks, for tensors on a CPU."""
-        self._pending: tuple[torch.Tensor, dist.Work] | None = None
-
-    @classmethod
-    def listen(cls, *signals: signal.Signals) -> None:
-        """Take these signals for a request to stop."""
-
-        def ask(number: int, _frame: FrameType | None) -> None:
-            cls._asked = number
-
-        for number in signals:
-            signal.signal(number, ask)
-
-    def agreed(self) -> str | None:
-        """Return the name of the signal that all ranks know of by now, or None."""
-        result = self._result()
-        asked = torch.tensor(self._asked, dtype=torch.int32)
-        work = dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.group, async_op=True)
-        assert work is not None
-        self._pending = (asked, work)
-        return signal.Signals(result).name if result else None
-
-    def close(self) -> None:
-        """Wait for what is under way: a group must not be destroyed before."""
-        self._result()
-
-    def _result(self) -> int:
-        if self._pending is None:
-            return 0
-        (asked, work), self._pending = self._pending, None
-        work.wait()
-        return int(asked)

@@ -12,7 +12,7 @@ from atom.registry.host import Host
 from atom.titan import kernels
 from atom.titan.contracts.operation import tree
 from atom.titan.contracts.sizes import REGULAR
-from atom.titan.train.trainer import StoppableTrainer
+from atom.titan.train.trainer import AtomTrainer
 from atom.titan.trainer_config import set_sharding
 
 
@@ -28,7 +28,7 @@ def test_none_but_a_name_chooses_it() -> None:
 def test_torchtitan_fills_in_the_sizes_of_its_buffers(name: str) -> None:
     """Those of a rank's tokens in one forward pass: of its sequences and its part of each."""
     spec = tree("mixture", REGULAR[0]).model_spec
-    run = StoppableTrainer.Config(model_spec=spec)
+    run = AtomTrainer.Config(model_spec=spec)
     kernels.put(run, [Host.load().find("kernel", f"moe_dispatch/{name}")])
     assert run.override.imports == []
     model = spec.model

@@ -22,7 +22,7 @@ from atom.registry.host import Host
 from atom.titan import kernels
 from atom.titan.contracts.operation import tree
 from atom.titan.contracts.sizes import REGULAR
-from atom.titan.train.trainer import StoppableTrainer
+from atom.titan.train.trainer import AtomTrainer
 from atom.titan.trainer_config import set_sharding
 
 OPERATIONS = ("attention_projections", "feed_forward")
@@ -31,7 +31,7 @@ OPERATIONS = ("attention_projections", "feed_forward")
 def replaced() -> Any:
     """Return the kit's model with the kernels in place, before it has shardings."""
     spec = tree("llama", REGULAR[0]).model_spec
-    run = StoppableTrainer.Config(model_spec=spec)
+    run = AtomTrainer.Config(model_spec=spec)
     kernels.put(run, [Host.load().find("kernel", f"{name}/dist_gemm") for name in OPERATIONS])
     assert run.override.imports == []
     return spec.model

@@ -1,0 +1,206 @@
+"""Judge the loss and the gradient norm of each step before the optimizer takes it."""
+
+from __future__ import annotations
+
+import math
+
+import structlog
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.stateful import Stateful
+
+from atom.errors import RunError
+from atom.run_dir import events
+from atom.titan.checkpoint.checkpointer import FAULTS, VerifiedCheckpointManager
+from atom.titan.train import anomaly
+from atom.titan.train.callback import Callback, Decision
+from atom.titan.train.data import DocumentLoader
+
+log = structlog.get_logger("atom")
+
+
+class Faults(Callback):
+    """Skips a step, goes back or ends the run, as ``faults`` in the run says.
+
+    Where a step may still be skipped, is logged or is saved, it waits for the values, as torchtitan
+    does to log. On the other steps it reads them one step later, so that a GPU always has work.
+    """
+
+    name = "faults"
+    state_name = FAULTS
+
+    def on_built(self) -> None:
+        trainer = self.trainer
+        self._settings = trainer.config.faults
+        self._anomalies = anomaly.Anomalies(self._settings)
+        self._measured = anomaly.Measured(trainer.device, tensor_parallel=trainer.parallel_dims.tp)
+        self._late: anomaly.Late | None = None
+        self._latest: tuple[int, torch.Tensor] | None = None
+        """The last step, and what was measured of it."""
+
+    @property
+    def state(self) -> Stateful:
+        """The values of the last good steps, and where faults were."""
+        return self._anomalies
+
+    def before_step(self) -> None:
+        self._measured.begin()
+
+    def after_forward(self, loss: torch.Tensor) -> None:
+        if not self.trainer.parallel_dims.pp_enabled or self.trainer.pp_has_last_stage:
+            self._measured.add(loss)
+
+    def before_optimizer(self, grad_norm: torch.Tensor) -> Decision:
+        """Judge this step, or where that would mean waiting, the one before.
+
+        Raises:
+            RunError: a value is out of line, and the run is to end.
+        """
+        step = self.trainer.step
+        values = self._measured.reduced(grad_norm)
+        self._latest = (step, values)
+        measured = anomaly.Late(step, values, self._documents())
+        before, self._late = self._late, None
+        fault = self._judged(before)
+        if fault is None and self._waits_anyway():
+            before, fault = measured, self._judged(measured)
+        elif fault is None:
+            self._late = measured
+        if fault is None:
+            return Decision.TAKE
+        assert before is not None
+        return self._settle(fault, before.documents, done=step - 1)
+
+    def on_skipped(self) -> None:
+        if self.trainer.metrics_processor.should_log(self.trainer.step):
+            self._log_latest()
+
+    def before_stop(self) -> bool:
+        """Settle a fault of the last step, which must not be saved."""
+        late, self._late = self._late, None
+        fault = self._judged(late)
+        if fault is None:
+            return False
+        assert late is not None
+        decision = self._settle(fault, late.documents, done=self.trainer.step)
+        return decision is Decision.AGAIN
+
+    def on_stop(self) -> None:
+        """Log the last step, if it was not."""
+        if self._latest is None:
+            return
+        if not self.trainer.metrics_processor.should_log(self._latest[0]):
+            self._log_latest()
+
+    def on_gone_back(self, step: int) -> None:  # noqa: ARG002
+        self._late = self._latest = None
+
+    def _judged(self, measured: anomaly.Late | None) -> anomaly.Fault | None:
+        if measured is None:
+            return None
+        return self._anomalies.judge(measured.step, *measured.read())
+
+    def _waits_anyway(self) -> bool:
+        # A CPU need not wait, but goes the same way, so that a rehearsal shows what GPUs will do.
+        if "skip" in (self._settings.non_finite, self._settings.spike):
+            return True
+        trainer = self.trainer
+        last = trainer.step == trainer.config.training.steps
+        saves = trainer.checkpointer.enable and trainer.checkpointer._should_save(
+            trainer.step, last
+        )
+        return saves or trainer.metrics_processor.should_log(trainer.step)
+
+    def _settle(self, fault: anomaly.Fault, documents: list[str], *, done: int) -> Decision:
+        """Decide on a fault, and go back if that is what the run wants.
+
+        Args:
+            fault: what is wrong.
+            documents: of the step at fault, on this rank.
+            done: the last step that was done.
+
+        Raises:
+            RunError: the run ends here.
+        """
+        decision = getattr(self._settings, fault.kind)
+        why_stop = ""
+        back = None
+        if decision != "stop" and not self._anomalies.within_budget(fault.step):
+            decision = "stop"
+            why_stop = (
+                f"; that is more than faults.budget={self._settings.budget} in "
+                f"{self._settings.window} steps"
+            )
+        if decision == "rollback":
+            back = self._go_back()
+            if back is None:
+                decision, why_stop = "stop", "; there is no checkpoint to go back to"
+        going_back = {} if back is None else {"to_step": back, "done": done}
+        self._record(fault, documents, decision, going_back)
+        if decision == "stop":
+            raise RunError(f"{fault.reason}{why_stop}")
+        if back is None:
+            return Decision.SKIP
+        self.trainer.gone_back(back, discarded=done - back)
+        return Decision.AGAIN
+
+    def _go_back(self) -> int | None:
+        """Load the newest checkpoint, and go on with the data after this step; return its step.
+
+        What was read since the checkpoint is left out, as it may be all of it that has led here.
+        """
+        manager, loader = self.trainer.checkpointer, self.trainer.dataloader
+        if not isinstance(manager, VerifiedCheckpointManager) or not manager.enable:
+            return None
+        manager.maybe_wait_for_saving()
+        step = manager._find_load_step()
+        if step < 1:
+            return None
+        place = loader.state_dict()
+        with self._anomalies.faults_kept():
+            manager.load(step)
+        loader.load_state_dict(place)
+        return step
+
+    def _documents(self) -> list[str]:
+        """Return the documents of this step on this rank."""
+        loader = self.trainer.dataloader
+        if not isinstance(loader, DocumentLoader):
+            return []
+        spans = [span for lane in loader.samples().values() for span in lane]
+        return list(dict.fromkeys(name for _, name, _, _ in spans))
+
+    def _record(
+        self, fault: anomaly.Fault, documents: list[str], decision: str, going_back: dict[str, int]
+    ) -> None:
+        """Note a fault: on every rank with its own documents, for the run with those of rank 0."""
+        log.warning(
+            "numerical fault", step=fault.step, reason=fault.reason, decision=decision,
+            documents=documents,
+        )  # fmt: skip
+        if dist.get_rank() != 0:
+            return
+        events.record(
+            self.trainer.run,
+            events.NUMERICAL_FAULT,
+            step=fault.step,
+            fault=fault.kind,
+            reason=fault.reason,
+            loss=fault.loss if math.isfinite(fault.loss) else None,
+            grad_norm=fault.grad_norm if math.isfinite(fault.grad_norm) else None,
+            decision=decision,
+            **going_back,
+            documents=documents,
+        )
+
+    def _log_latest(self) -> None:
+        assert self._latest is not None
+        step, values = self._latest
+        loss, grad_norm = values.tolist()
+        self.trainer.metrics_processor.log(
+            step,
+            loss,
+            math.nan,  # the largest of the ranks' is not known
+            grad_norm,
+            extra_metrics={"n_tokens_seen": self.trainer.tokens_seen(), **self.trainer.rates},
+        )
