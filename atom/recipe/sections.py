@@ -304,3 +304,6 @@ class Resolved(Model):
     kernels_not_tried: dict[str, dict[str, str]] = Field(
         default={}, description="the others, and why they would not fit or do not come first"
     )
+    callbacks: list[str] = Field(
+        default=[], description="what is called at the points of a step, in this order"
+    )

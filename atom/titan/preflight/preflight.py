@@ -86,6 +86,7 @@ def preflight(
         shardings,
     )
     from atom.titan.planning import planning
+    from atom.titan.train.callbacks import CALLBACKS
     from atom.titan.weights import initial_load
 
     described = planned or device.describe(kind)
@@ -160,6 +161,7 @@ def preflight(
                 for choice in chosen
                 if choice.passed_over
             },
+            callbacks=[callback.name for callback in CALLBACKS],
         )
         folder = run.run.model_copy(update={"dir": place})
         whole = run.model_copy(update={"run": folder, "resolved": resolved})
