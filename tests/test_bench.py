@@ -15,6 +15,7 @@ import pytest
 
 from atom.bench.ceiling import Ceiling
 from atom.bench.measure import Bench, Row
+from atom.bench.report import made
 from atom.bench.subjects import SHAPES, chosen
 from atom.cli import main
 from atom.cli.bench import _SHAPES
@@ -134,6 +135,7 @@ def test_the_picture_is_one(found: Path) -> None:
             "--kernel triton: there is no such kernel of embedding; valid: reference",
         ),
         (["--seconds", "0"], "'0' is no time; valid: above 0, at most 60"),
+        (["--within", "soon"], "'soon' is no time; valid: above 0"),
         (["--dtype", "int8"], "invalid choice: 'int8'"),
         (["--picture", "found.png"], "valid: FILE.svg"),
         (["--json", "no/such/found.json"], "there is no folder no/such"),
@@ -165,6 +167,50 @@ def test_the_reference_is_timed_beside_a_kernel_that_is_named(host: Host) -> Non
         ("silu_mul", "triton"),
     ]
     assert {s.function for s in chosen(host, ["silu_mul"], [])} == {"silu_mul"}
+
+
+# ---------------------------------------------------------------------------- little time
+
+
+def test_after_the_time_given_no_kernel_is_begun(tmp_path: Path) -> None:
+    place = tmp_path / "found.json"
+    within = ["--operation", "silu_mul", "--within", "1e-9", f"--json={place}"]
+    assert main(["bench", "kernels", *QUICK, *within]) == 0
+    reasons = {row["kernel"]: row["reason"] for row in json.loads(place.read_text())["rows"]}
+    assert reasons["reference"] == "the time given was over"
+    assert "interpreter" in reasons["triton"]
+
+
+def test_what_was_timed_is_not_lost_when_the_bench_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, measured = Bench._measured, []
+
+    def stopped(self: Bench, row: Row, *rest: Any) -> Row:
+        if len(measured) == 2:
+            raise SystemExit(75)
+        measured.append(row.function)
+        return measure(self, row, *rest)
+
+    monkeypatch.setattr(Bench, "_measured", stopped)
+    place = tmp_path / "found.json"
+    assert main(["bench", "kernels", *QUICK, "--no-compile", f"--json={place}"]) == 75
+    rows = json.loads(place.read_text())["rows"]
+    assert [row["function"] for row in rows if row["passes"]] == measured
+
+
+def test_every_function_is_timed_before_one_is_at_another_size(host: Host) -> None:
+    subjects = chosen(host, ["rms_norm", "silu_mul"], ["triton"])
+    bench = Bench(named("cpu"), Ceiling({"float32": 1e9}, 1e9), 0.001, False, until=0.0)
+    rows = [r for r in bench.rows(subjects, SHAPES["small"], ["float32"]) if r.kernel != "triton"]
+    order = [(row.function, row.shape) for row in rows]
+    assert order == [
+        *(("silu_mul", "256 × 1024"), ("add_rms_norm", "256 × 256"), ("rms_norm", "256 × 256")),
+        *(("silu_mul", "1024 × 2048"), ("add_rms_norm", "1024 × 512"), ("rms_norm", "1024 × 512")),
+    ]
+    report = made("", named("cpu"), bench.ceiling, rows)
+    names = [row.function for row in report.rows]
+    assert names == [name for name in ("silu_mul", "add_rms_norm", "rms_norm") for _ in "12"]
 
 
 # ---------------------------------------------------------------------------- other kernels

@@ -9,8 +9,11 @@ timed as ``forward``.
 from __future__ import annotations
 
 import gc
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from atom.bench.ceiling import Ceiling
@@ -89,31 +92,41 @@ class Bench:
         ceiling: of the device, in each dtype.
         seconds: about how long each pass is repeated.
         compiles: whether the reference is also timed compiled.
+        until: the time of :func:`time.monotonic` after which no other kernel is begun.
     """
 
     device: DeviceDescription
     ceiling: Ceiling
     seconds: float
     compiles: bool
+    until: float = math.inf
 
     def rows(
         self, subjects: Sequence[Subject], shapes: Iterable[Sizes], dtypes: Iterable[str]
     ) -> Iterator[Row]:
         """Yield a row for each subject, size and dtype, with its speed-up.
 
-        ``subjects`` come with the reference of each function first. A size that is the same as an
-        earlier one for a function is left out.
+        Every function is timed at its first size before one is at its second. ``subjects`` come
+        with the reference of each function first. A size that is the same as an earlier one for a
+        function is left out.
         """
         shapes = list(shapes)
+        functions: dict[str, list[Subject]] = {}
+        for subject in subjects:
+            functions.setdefault(subject.function, []).append(subject)
+        sizes_of = [_different(function, shapes) for function in functions]
         for dtype in dtypes:
-            for function in dict.fromkeys(s.function for s in subjects):
-                these = [s for s in subjects if s.function == function]
-                for sizes in _different(function, shapes):
-                    beside: dict[str, Row] = {}
-                    for subject in these:
-                        for row in self._of(subject, sizes, dtype):
-                            beside.setdefault(row.kernel, row)
-                            yield _compared(row, beside)
+            for turn in zip_longest(*sizes_of):
+                for these, sizes in zip(functions.values(), turn, strict=True):
+                    if sizes is not None:
+                        yield from self._beside(these, sizes, dtype)
+
+    def _beside(self, subjects: list[Subject], sizes: Sizes, dtype: str) -> Iterator[Row]:
+        beside: dict[str, Row] = {}
+        for subject in subjects:
+            for row in self._of(subject, sizes, dtype):
+                beside.setdefault(row.kernel, row)
+                yield _compared(row, beside)
 
     def _of(self, subject: Subject, sizes: Sizes, dtype: str) -> Iterator[Row]:
         contract = FUNCTIONS.get(subject.function)
@@ -139,6 +152,8 @@ class Bench:
             )
 
     def _measured(self, row: Row, sizes: Sizes, make: Callable[[], _Callable]) -> Row:
+        if time.monotonic() >= self.until:
+            return replace(row, reason="the time given was over")
         import torch
 
         if self.device.kind == "cuda":

@@ -53,7 +53,7 @@ class Report:
 
 def made(command: str, device: DeviceDescription, ceiling: Ceiling, rows: Iterable[Row]) -> Report:
     """Return the report on ``rows``, with what is known of this machine."""
-    rows = tuple(rows)
+    rows = _by_function(rows)
     described: dict[str, Any] = {
         "kind": device.kind,
         "name": processor() if device.kind == "cpu" else device.name,
@@ -77,6 +77,14 @@ def made(command: str, device: DeviceDescription, ceiling: Ceiling, rows: Iterab
         ceiling=ceiling,
         rows=rows,
     )
+
+
+def _by_function(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Put the rows of a function together, which are timed one size after the other."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.dtype, row.function), []).append(row)
+    return tuple(row for group in groups.values() for row in group)
 
 
 def markdown(report: Report) -> str:

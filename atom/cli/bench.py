@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+import time
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atom.cli import Parser
 from atom.errors import UserError
+from atom.io import files
 from atom.io.json_data import dumps
 from atom.registry.host import Host
 
@@ -69,9 +71,16 @@ def kernels_parser() -> Parser:
     )
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=_time(most=60),
         default=0.2,
         help="about how long each pass is repeated; 0.2 by default",
+    )
+    parser.add_argument(
+        "--within",
+        type=_time(),
+        default=math.inf,
+        metavar="SECONDS",
+        help="begin no other kernel after this time; no limit by default",
     )
     parser.add_argument(
         "--no-compile", action="store_true", help="leave out the references compiled: faster"
@@ -102,34 +111,42 @@ def main(arguments: list[str]) -> int:
 
     found = subjects.chosen(Host.load(), options.operation, options.kernel)
     command = f"atom bench {shlex.join(arguments)}"
+    from atom.bench import report, roofline
+
     # What compilers and kernels print is no part of the table.
     with redirect_stdout(sys.stderr), timing.denormals_flushed():
-        result = _measured(options, found, command)
-    from atom.bench import report, roofline
+        for result in _measured(options, found, command):
+            # Whatever ends this process, what was timed before is not lost.
+            _keep(options.json, dumps(result.data(), indent=2) + "\n")
+            _keep(options.markdown, report.markdown(result))
     from atom.watch.markup import svg_file
 
-    table = report.markdown(result)
-    print(table, end="")
+    print(report.markdown(result), end="")
     _write(options.json, dumps(result.data(), indent=2) + "\n")
-    _write(options.markdown, table)
+    _write(options.markdown, report.markdown(result))
     if options.picture is not None:
         _write(options.picture, svg_file(roofline.picture(result)))
     return 1 if any(row.failed for row in result.rows) else 0
 
 
-def _measured(options: Namespace, found: list[Subject], command: str) -> Report:
+def _measured(options: Namespace, found: list[Subject], command: str) -> Iterator[Report]:
+    """Yield the report on nothing, and after each row the report on all so far."""
     from atom.bench import ceiling, report, subjects
     from atom.bench.measure import Bench
     from atom.titan.compat import device
 
+    until = time.monotonic() + options.within
     kind = device.pick(options.device)
     described = device.describe(kind)
     dtypes = options.dtype or ["bfloat16" if kind == "cuda" else "float32"]
     shapes = subjects.SHAPES[options.shapes or ("real" if kind == "cuda" else "small")]
     limits = ceiling.measured(kind, dtypes, options.seconds)
-    bench = Bench(described, limits, options.seconds, compiles=not options.no_compile)
-    rows = _told(bench.rows(found, shapes, dtypes))
-    return report.made(command, described, limits, rows)
+    bench = Bench(described, limits, options.seconds, not options.no_compile, until)
+    rows: list[Row] = []
+    yield report.made(command, described, limits, rows)
+    for row in _told(bench.rows(found, shapes, dtypes)):
+        rows.append(row)
+        yield report.made(command, described, limits, rows)
 
 
 def _told(rows: Iterable[Row]) -> Iterator[Row]:
@@ -140,14 +157,20 @@ def _told(rows: Iterable[Row]) -> Iterator[Row]:
         yield row
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 60:
-        raise ArgumentTypeError(f"{text!r} is no time; valid: above 0, at most 60")
-    return value
+def _time(*, most: float = math.inf) -> Callable[[str], float]:
+    """Return a reader of seconds."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value <= most:
+            limit = "" if most == math.inf else f", at most {most:g}"
+            raise ArgumentTypeError(f"{text!r} is no time; valid: above 0{limit}")
+        return value
+
+    return read
 
 
 def _check(place: Path | None) -> None:
@@ -160,10 +183,16 @@ def _check(place: Path | None) -> None:
         raise UserError(f"{place} cannot be written: there is no folder {place.parent}")
 
 
+def _keep(place: Path | None, text: str) -> None:
+    """Write a file that more will be written to; a pipe is written to once, at the end."""
+    if place is not None and (place.is_file() or not place.exists()):
+        _write(place, text)
+
+
 def _write(place: Path | None, text: str) -> None:
     if place is None:
         return
     try:
-        place.write_text(text, encoding="utf-8")
+        files.write_given(place, text)
     except OSError as error:
         raise UserError(f"{place} cannot be written: {error.strerror}") from None

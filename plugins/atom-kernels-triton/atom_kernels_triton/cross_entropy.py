@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from atom_kernels_triton.tuning import launch
+from atom_kernels_triton.tuning import Launch, launch
 
 IGNORE_INDEX = -100
 _WIDEST = 4096
@@ -84,19 +84,32 @@ def _cross_entropy_(
     losses = logits.new_empty(rows, dtype=torch.float32)
     if losses.numel():
         block = min(_WIDEST, triton.next_power_of_2(width))
-        how = launch("cross_entropy", block, logits)
-        _loss_and_gradient[(rows,)](
-            logits,
-            labels,
-            scale,
-            losses,
-            width,
-            logits.stride(0),
-            IGNORE_INDEX,
-            WRITES=writes,
-            BLOCK=block,
-            STAGES=how.stages,
-            num_warps=how.num_warps,
+
+        def run(how: Launch) -> None:
+            _loss_and_gradient[(rows,)](
+                logits,
+                labels,
+                scale,
+                losses,
+                width,
+                logits.stride(0),
+                IGNORE_INDEX,
+                WRITES=writes,
+                BLOCK=block,
+                STAGES=how.stages,
+                num_warps=how.num_warps,
+            )
+
+        run(
+            launch(
+                "cross_entropy",
+                block,
+                logits,
+                run,
+                rows=(1,),
+                stages=(1, 2, 3),
+                overwrites=writes,
+            )
         )
     return losses
 

@@ -1,12 +1,14 @@
 """How a kernel is launched for a width: from the committed table, or from trying.
 
 ``tuning.json`` holds, by kernel and compute capability, rows of ``{"width", "rows", "num_warps",
-"stages"}``. A width that is not in it is tried on a GPU, once a process, and guessed elsewhere.
+"stages"}``. A width that is not in it is tried on a GPU, once a process, and guessed elsewhere;
+with ``ATOM_TRITON_TUNE=0`` in the environment it is guessed there, too, which starts sooner.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -33,6 +35,9 @@ class Launch:
 _TILE = 8192
 """Elements of a tile that fit the registers of a program with some room."""
 
+ROWS = (1, 2, 4, 8, 16)
+"""Rows of a tile that are tried."""
+
 _found: dict[tuple[str, int, torch.dtype, int], Launch] = {}
 
 
@@ -43,15 +48,18 @@ def guess(width: int) -> Launch:
     return Launch(rows=rows, num_warps=max(1, min(16, rows * block // 512)))
 
 
-def candidates(width: int, stages: tuple[int, ...] = (1,)) -> list[Launch]:
-    """Return the launches that are tried; ``stages`` are those that the kernel can have."""
+def candidates(
+    width: int, rows: tuple[int, ...] = ROWS, stages: tuple[int, ...] = (1,)
+) -> list[Launch]:
+    """Return the launches that are tried; ``rows`` and ``stages`` are those that the kernel can
+    have."""
     block = triton.next_power_of_2(width)
     return [
-        Launch(rows, warps, number)
-        for rows in (1, 2, 4, 8, 16)
-        if rows == 1 or rows * block <= _TILE
+        Launch(number, warps, under_way)
+        for number in rows
+        if number == 1 or number * block <= _TILE
         for warps in (2, 4, 8, 16)
-        for number in stages
+        for under_way in stages
     ]
 
 
@@ -59,9 +67,11 @@ def launch(
     kernel: str,
     width: int,
     like: torch.Tensor,
-    run: Callable[[Launch], object] | None = None,
+    run: Callable[[Launch], object],
     *,
+    rows: tuple[int, ...] = ROWS,
     stages: tuple[int, ...] = (1,),
+    overwrites: bool = False,
 ) -> Launch:
     """Return how to launch ``kernel``.
 
@@ -69,18 +79,21 @@ def launch(
         kernel: its name in the table.
         width: elements of a row.
         like: a tensor on the device, of the dtype.
-        run: launches the kernel, as often as wished; None for one that overwrites its input.
+        run: launches the kernel, as often as wished.
+        rows: those to try.
         stages: those to try.
+        overwrites: whether the kernel overwrites its input, so that a run cannot try it.
     """
     if like.device.type != "cuda":
         return guess(width)
     capability = torch.cuda.get_device_capability(like.device)
     key = (kernel, width, like.dtype, 10 * capability[0] + capability[1])
     if key not in _found:
+        tries = not overwrites and os.environ.get("ATOM_TRITON_TUNE") != "0"
         _found[key] = listed(kernel, ".".join(map(str, capability)), width) or (
-            guess(width)
-            if run is None or torch.cuda.is_current_stream_capturing()
-            else min(candidates(width, stages), key=partial(_seconds, run))
+            min(candidates(width, rows, stages), key=partial(seconds, run))
+            if tries and not torch.cuda.is_current_stream_capturing()
+            else guess(width)
         )
     return _found[key]
 
@@ -100,8 +113,9 @@ def listed(kernel: str, capability: str, width: int) -> Launch | None:
     return None
 
 
-def _seconds(run: Callable[[Launch], object], how: Launch) -> float:
+def seconds(run: Callable[[Launch], object], how: Launch) -> float:
+    """Return how long a launch takes on the GPU; infinity for one that it has no room for."""
     try:
-        return triton.testing.do_bench(lambda: run(how))
+        return triton.testing.do_bench(lambda: run(how), return_mode="median") / 1000
     except (OutOfResources, PTXASError):  # more shared memory or registers than there are
         return float("inf")
