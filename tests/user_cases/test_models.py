@@ -99,6 +99,16 @@ def test_what_a_new_architecture_starts_from_is_held_to_it(atom: Command, tmp_pa
     assert not list(place.iterdir())
 
 
+def test_one_key_value_head_is_saved_and_goes_on(train: Callable, tmp_path: Path) -> None:
+    """Parts of a fused projection are views of it where there is one head, and saving them in the
+    background failed."""
+    one_head = ("architecture.n_kv_heads=1", "checkpoint.interval=2")
+    whole = train(tmp_path / "whole", *one_head, "training.steps=4")
+    train(tmp_path / "parts", *one_head, "training.steps=2", "lr_scheduler.total_steps=20")
+    parts = train(tmp_path / "parts", *one_head, "training.steps=4")
+    assert [row["loss"] for row in parts] == [row["loss"] for row in whole]
+
+
 def wider(model: torch.nn.Module, **_layout: Any) -> torch.nn.Module:
     model.weight = torch.nn.Parameter(torch.empty(6, 4))
     return model

@@ -32,6 +32,7 @@ from atom.run_dir import checkpoint, events, inputs, metrics
 from atom.run_dir.folder import RUN_FILE
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
 from atom.titan.checkpoint.dcp import AtomicWriter, SafePlanner, SafeReader
+from atom.titan.compat.staging import without_offsets
 from atom.titan.optim.kept_optimizers import StateOnly, follow_schedule
 
 RANDOM = "random"
@@ -136,7 +137,7 @@ class VerifiedCheckpointManager(CheckpointManager):
             pinned = async_mode is AsyncMode.ASYNC_WITH_PINNED_MEM
             kinds = dcp.state_dict_saver.AsyncCheckpointerType
             future = dcp.async_save(
-                state_dict,
+                without_offsets(state_dict),
                 storage_writer=writer,
                 process_group=self.pg,
                 async_checkpointer_type=kinds.PROCESS if pinned else kinds.THREAD,
