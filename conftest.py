@@ -1,5 +1,6 @@
 """What holds for every test, of the core and of the plugins."""
 
+import gc
 import os
 import signal
 from importlib.util import find_spec
@@ -11,6 +12,9 @@ from atom.titan.compat import device
 # A shell has its background jobs ignore Ctrl-C, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Several tests run at once, and tensors are small: more threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 KIND = pytest.StashKey[str]()
 """The device of this process."""
@@ -40,6 +44,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # The kit's tests of a kernel that fits the device of this process.
             if "fitting" in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.gpu)
+
+
+def pytest_collection_finish() -> None:
+    # What has been imported stays: a collection need not look at it, in this process and in those
+    # that are forked from it, where it would make copies of it.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # what nobody frees, a library may call a leak
 
 
 def _selects_gpu(config: pytest.Config) -> bool:

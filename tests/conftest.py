@@ -24,6 +24,7 @@ from atom.testing.installing import describe
 sys.path.append(str(Path(__file__).parent))
 
 import audit
+import installed as packages
 from warm import Process, Warm
 
 # Small enough for seconds, large enough for every layout: 4 heads, 2 key-value heads, 4 layers.
@@ -257,6 +258,22 @@ def install(tmp_path: Path) -> Callable[..., Path]:
         return site
 
     return package
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The wheels of the core and the plugins."""
+    return packages.wheels(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture(scope="session")
+def installed(
+    wheels: list[Path], environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Command:
+    """Run a command in an environment of its own with the wheels; a test that installs something
+    there takes it away again."""
+    place = tmp_path_factory.mktemp("installed")
+    return packages.Environment(place, wheels, environment).run
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-import sysconfig
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,37 +16,16 @@ pytestmark = pytest.mark.slow
 
 EXAMPLE = DOCS / "examples" / "atom-gated-linear-attention"
 
-Shell = Callable[..., subprocess.CompletedProcess[str]]
+Shell = Callable[[str, Path], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Shell:
-    """A shell in an environment with ATOM, its plugins and pip, where packages can be installed."""
-    place = tmp_path_factory.mktemp("environment")
-    venv.create(place, with_pip=True)
-    site = next(place.glob("lib/python*/site-packages"))
-    # With what is installed editable here.
-    lent = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
-    (site / "lent.pth").write_text(lent)
-    python = place / "bin" / "python"
-    for name, module, function in (("atom", "atom.cli", "main"), ("pytest", "pytest", "main")):
-        script = place / "bin" / name
-        script.write_text(
-            f"#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
-        )
-        script.chmod(0o755)
-    kept = {k: v for k, v in environment.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+def shell(installed: Callable[..., subprocess.CompletedProcess[str]]) -> Shell:
+    """A shell in an environment with ATOM, its plugins and pip, where packages can be installed;
+    what is said is in stdout."""
 
     def run(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["bash", "-c", command],
-            cwd=cwd,
-            env=kept | {"PATH": f"{place / 'bin'}:{kept['PATH']}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        return installed("bash", "-c", f"exec 2>&1\n{command}", cwd=cwd)
 
     return run
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from installed import PLUGINS, ROOT
 
 import atom
 from atom.cli import COMMANDS, main
 from atom.cli.new import TEMPLATE, make
 from atom.plugin import HOOKS, INTERFACE, KINDS
 from atom.registry.host import Host
-
-ROOT = Path(__file__).parents[1]
-PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 
 CODE = {
     "tokenizer": {"config.py", "prepare.py", "build.py"},
@@ -310,71 +306,3 @@ def test_our_packages_are_what_the_template_makes(plugin: Path, tmp_path: Path) 
     assert readme.startswith(f"# {plugin.name}\n")
     develop = template[template.rindex("```sh\n") :].partition("    #")[0]
     assert develop in readme, "the commands of a developer"
-
-
-# ---------------------------------------------------------------------------- the journeys
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run a command of an environment of its own with ATOM and its plugins from wheels."""
-    wheels = tmp_path_factory.mktemp("wheels")
-    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels)]
-    subprocess.run([*wheel, str(ROOT), *map(str, PLUGINS)], check=True)
-    place = tmp_path_factory.mktemp("fresh")
-    subprocess.run([sys.executable, "-m", "venv", place], check=True)
-    site = next(place.glob("lib/python*/site-packages"))
-    # torch and the rest are lent by this environment; what is editable here does not come along.
-    (site / "lent.pth").write_text("".join(f"{path}\n" for path in sys.path if "site-" in path))
-    cache = tmp_path_factory.mktemp("cache")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PYTHONPATH", "VIRTUAL_ENV") and not name.startswith("PYTEST_")
-    }
-
-    def run(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [place / "bin" / "python", "-m", module, *arguments],
-            cwd=cwd,
-            env=kept | {"ATOM_CACHE": str(cache)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    run("pip", "install", "-q", "--no-deps", *map(str, wheels.glob("*.whl")), cwd=place)
-    return run
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", CODE)
-def test_from_nothing_to_training(kind: str, fresh: Run, workplace: Path) -> None:
-    """The commands that ``atom new`` prints, as printed, outside of any checkout."""
-    name = f"my-{kind}"
-    printed = fresh("atom", "new", kind, name, cwd=workplace).stdout
-    install, test, train = (line.split() for line in printed.splitlines()[1:])
-    assert (install[:2], test[0], train[:2]) == (["pip", "install"], "pytest", ["atom", "train"])
-    fresh("pip", *install[1:-1], install[-1].strip("'"), cwd=workplace)
-    listed = fresh("atom", "plugins", cwd=workplace).stdout
-    assert f"my_{kind}" in listed
-    result = fresh("pytest", "-q", *test[1:], cwd=workplace).stdout.splitlines()[-1]
-    assert " passed" in result
-    small = ("device=cpu", "training.steps=2", "training.seq_len=64", "run.dir=run")
-    tokenizer = () if kind == "tokenizer" else ("tokenizer=bytes",)
-    fresh("atom", *train[1:], *small, *tokenizer, cwd=workplace)
-    assert len((workplace / "run/metrics.jsonl").read_text().splitlines()) == 2
-    fresh("pip", "uninstall", "-q", "-y", name, cwd=workplace)
-
-
-@pytest.mark.slow
-def test_wheel_ships_the_template(fresh: Run, workplace: Path) -> None:
-    script = "import atom.cli.new as new; print(new.TEMPLATE)"
-    (workplace / "where.py").write_text(script)
-    shipped = Path(fresh("where", cwd=workplace).stdout.strip())
-    assert ROOT not in shipped.parents
-    assert files(shipped) == files(TEMPLATE)

@@ -37,3 +37,35 @@ def test_a_rank_imports_no_datasets_and_no_inductor() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr, "whoever imports torchao is told nothing"
+
+
+CONFIG = """
+import sys
+from pathlib import Path
+
+from atom.titan.compat import device
+
+device.use("cpu")
+from atom.recipe.run import parse
+from atom.registry.host import Host
+from atom.registry.select import select
+from atom.titan.preflight.preflight import preflight
+from atom.titan.trainer_config import trainer_config
+
+named = {"tokenizer": "bytes", "dataset": "stdlib", "parallelism": "mesh"}
+sections = {section: {"name": name} for section, name in named.items()}
+sections["architecture"] = {"name": "llama3", "dim": 64, "n_layers": 2, "n_heads": 4}
+run, host, place = parse(sections | {"device": "cpu"}), Host.load(), Path("nowhere")
+ready = preflight(run, select(run, host), host, place, vocab_size=320, joined=1).run
+trainer_config(ready, select(ready, host), host, place)
+assert not {"datasets", "pandas"} & sys.modules.keys()
+"""
+
+
+@pytest.mark.slow
+def test_the_config_of_a_run_needs_no_datasets() -> None:
+    """torchtitan's validation is a part of it, though no run validates."""
+    done = subprocess.run(
+        [sys.executable, "-c", CONFIG], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

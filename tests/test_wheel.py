@@ -3,58 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import sysconfig
-import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from installed import PLUGINS
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[1]
-PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("wheels")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder)]
-    subprocess.run([*command, str(ROOT), *map(str, PLUGINS)], check=True)
-    return sorted(folder.glob("*.whl"))
-
-
-@pytest.fixture(scope="module")
-def installed(
-    wheels: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """An environment of its own with the wheels; the heavy packages are lent by this one."""
-    place = tmp_path_factory.mktemp("environment")
-    venv.create(place, with_pip=True)
-    site = next(place.glob("lib/python*/site-packages"))
-    # A plain path line: what is installed editable here does not come along.
-    (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    python = place / "bin" / "python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", *wheels], check=True
-    )
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-
-    def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [place / "bin" / "atom", *arguments],
-            cwd=cwd,
-            env=environment | {"ATOM_CACHE": str(cwd / "cache")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
 
 
 def test_core_wheel_ships_its_groups(wheels: list[Path]) -> None:
@@ -77,7 +33,7 @@ def test_plugin_wheels_ship_theirs(wheels: list[Path]) -> None:
 
 
 def test_help_from_the_wheel(installed: Callable, tmp_path: Path) -> None:
-    result = installed("train", "--help", cwd=tmp_path)
+    result = installed("atom", "train", "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for words in ("architecture: ", "llama3_tiny", "experiment: ", "first_run", "KEY=VALUE"):
         assert words in result.stdout
@@ -85,7 +41,7 @@ def test_help_from_the_wheel(installed: Callable, tmp_path: Path) -> None:
 
 
 def test_plugins_from_the_wheels(installed: Callable, tmp_path: Path) -> None:
-    result = installed("plugins", "--json", cwd=tmp_path)
+    result = installed("atom", "plugins", "--json", cwd=tmp_path)
     rows = json.loads(result.stdout)
     assert {row["package"] for row in rows} >= {plugin.name for plugin in PLUGINS}
     assert {row["status"] for row in rows} == {"ok"}, [r for r in rows if r["status"] != "ok"]
@@ -93,7 +49,14 @@ def test_plugins_from_the_wheels(installed: Callable, tmp_path: Path) -> None:
 
 def test_trains_from_the_wheels(installed: Callable, tmp_path: Path) -> None:
     result = installed(
-        *("train", "tokenizer=bytes", "training.steps=2", "training.seq_len=64", "run.dir=run"),
+        *(
+            "atom",
+            "train",
+            "tokenizer=bytes",
+            "training.steps=2",
+            "training.seq_len=64",
+            "run.dir=run",
+        ),
         *("device=cpu",),
         cwd=tmp_path,
     )

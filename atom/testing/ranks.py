@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -157,6 +158,8 @@ def _serve(packages: str) -> None:
     from atom.titan import trainer_config  # noqa: F401
     from atom.titan.preflight import preflight  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # a collection in a child would write to all that it shares with this process
     for line in sys.stdin:
         sections, folder = json.loads(line)
         try:

@@ -8,7 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import BaseLoss, ChunkedLossWrapper, CrossEntropyLoss
+from torchtitan.components.validate import Validator
 from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
@@ -108,6 +110,8 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         debug=debug,
         faults=run.faults,
         trace_samples=run.data.trace,
+        # The loader that is its default imports Hugging Face's datasets, and nothing is validated.
+        validator=Validator.Config(dataloader=BaseDataLoader.Config()),
         **built,
     )
     kernels.put(config, chosen)
