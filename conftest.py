@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from atom.titan.compat import device
+from atom.titan.boot import boot
 
 # A shell has its background jobs ignore Ctrl-C, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError("torch finds no CUDA device here, which -m gpu needs")
     config.stash[KIND] = kind
     if find_spec("torchtitan") is not None:
-        device.use(kind)
+        boot(kind)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

@@ -83,9 +83,9 @@ def measure(architecture: dict[str, Any], place: Path) -> Measured:
 
 def save(architecture: dict[str, Any], folder: Path) -> int:
     """Write a run with a checkpoint of random weights; return their bytes."""
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
     import torch
     import torch.distributed.checkpoint as dcp
 
@@ -116,9 +116,9 @@ def save(architecture: dict[str, Any], folder: Path) -> int:
 
 def export(source: Path, out: Path) -> int:
     """Export the run; return the growth of this process."""
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
     from atom.titan.weights.export import export as write
 
     with peak_growth() as grown:

@@ -335,9 +335,9 @@ PUBLISHED = [
 
 def estimated(row: Published) -> float:
     """Return the estimate of ``row``, in GiB."""
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
     from torchtitan.config import ParallelismConfig, TrainingConfig
 
     from atom.plan.device import named

@@ -78,9 +78,9 @@ def launcher(ranks: int, place: Path) -> dict[str, float]:
 
 def rank(ranks: int, place: Path) -> dict[str, float]:
     """Do what a rank does alone: read its run, and make its mesh."""
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
     from torch.distributed.distributed_c10d import _world
     from torchtitan.config import ParallelismConfig
     from torchtitan.distributed import ParallelDims

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atom.titan.compat import device
+from atom.titan.boot import boot
 
-device.use("cpu")
+boot("cpu")
 
 # As torchtitan does by itself; ATOM's repairs put them off.
 import datasets  # noqa: E402, F401
@@ -37,6 +37,7 @@ from torchtitan.protocols.model_spec import ModelSpec  # noqa: E402
 from torchtitan.trainer import Trainer  # noqa: E402
 
 from atom.plugin import ArchitectureContext  # noqa: E402
+from atom.titan.compat.device import mend_fsdp  # noqa: E402
 from atom.titan.compat.pipeline import send_contiguous  # noqa: E402
 from atom.titan.train.data import DocumentLoader  # noqa: E402
 from atom.titan.train.initial_weights import seed_parameters  # noqa: E402
@@ -79,7 +80,7 @@ class TimedMetrics(MetricsProcessor):
 def parallelize(model: Any, **arguments: Any) -> Any:
     model = parallelize_llama(model, **arguments)
     seed_parameters(model, 0)
-    device.mend_fsdp(model)
+    mend_fsdp(model)
     if arguments["parallel_dims"].pp_enabled:
         send_contiguous(model)
     return model

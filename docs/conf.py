@@ -21,6 +21,7 @@ extensions = [
     "atom_docs.conformance_reference",
     "atom_docs.kernel_reference",
     "atom_docs.rendered",
+    "atom_docs.repair_reference",
     "atom_docs.signature_reference",
 ]
 # An example is a package, with files of its own; its README is a page.

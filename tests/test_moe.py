@@ -51,7 +51,7 @@ def exchange(rank: int) -> None:
 
     from atom.titan.compat import moe
 
-    moe.mend()
+    moe.exchange_over_gloo()
     distributed: Any = torch.distributed
 
     def rows(source: int, target: int) -> int:

@@ -10,9 +10,9 @@ import pytest
 PROGRAM = """
 import sys
 
-from atom.titan.compat import device
+from atom.titan.boot import boot
 
-device.use("cpu")
+boot("cpu")
 import torch
 import atom.titan.preflight.preflight
 import atom.titan.train.trainer

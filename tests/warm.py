@@ -125,9 +125,9 @@ def _serve(path: str) -> NoReturn:
     """Answer requests for ever, each in a process of its own."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
     # What a run needs; nothing here may start a thread.
     from atom.launch import rank  # noqa: F401
     from atom.titan import trainer_config  # noqa: F401

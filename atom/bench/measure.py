@@ -235,9 +235,9 @@ def _of_module(subject: Subject, sizes: Sizes, dtype: str, device: str) -> _Call
     """The kernel as the module that takes the place of torchtitan's."""
     import torch
 
-    from atom.titan.compat import device as titan_device
+    from atom.titan.boot import boot
 
-    titan_device.use(device)
+    boot(device)
     operation = operations.OPERATIONS[subject.kernel.operation]
     implementation = Implementation(operation, subject.component)
     node = implementation.node(sizes)

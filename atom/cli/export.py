@@ -36,9 +36,9 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run ``atom export``; return the exit code."""
     options = parser().parse_args(arguments)
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
     from atom.titan.weights.export import export
 
     made = export(

@@ -42,10 +42,11 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run ``atom generate``; return the exit code."""
     options = parser().parse_args(arguments)
+    from atom.titan.boot import boot
     from atom.titan.compat import device
 
     kind = device.pick(options.device)
-    device.use(kind)
+    boot(kind)
     from atom.titan.weights.generate import Generator
 
     generator = Generator(options.run, step=options.step, kind=kind)

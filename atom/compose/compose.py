@@ -34,6 +34,7 @@ from atom.compose.guard import (
 )
 from atom.compose.internals import create_automatic_config_search_path
 from atom.compose.origins import Origins
+from atom.compose.repairs import COMMAND_LINE
 from atom.errors import UserError
 from atom.plugin import Kernel
 from atom.recipe import effects, lengths, ranges, schedules
@@ -100,13 +101,17 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
         else _addable(command_line.literal(a, command_line.taken(a, host), sweep=sweep), names)
         for a in arguments
     ]
-    saved, saved_environment = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    saved_environment = os.environ.get("HYDRA_FULL_ERROR")
     # Hydra then raises its errors instead of printing them and leaving with its own exit code.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = ["atom train", *_sweep_folder(rewritten), *rewritten]
+    line = ["atom train", *_sweep_folder(rewritten), *rewritten]
     hide_hydra_plugins(host.blocked)
     try:
-        with guarded(arguments, groups, str(CONF)), sweeps.tidied(lambda: not any(made)):
+        with (
+            COMMAND_LINE.replaced(line),
+            guarded(arguments, groups, str(CONF)),
+            sweeps.tidied(lambda: not any(made)),
+        ):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(job)()
     except MissingConfigException as error:
         if "/" not in (error.missing_cfg_file or ""):
@@ -125,7 +130,6 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
             raise failures[0] from None
         raise (refusal(error) or hydra_words.mistake(error, arguments, names)) from None
     finally:
-        sys.argv = saved
         if saved_environment is None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:

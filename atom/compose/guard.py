@@ -15,7 +15,6 @@ stranger's would be a danger with:
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,12 +29,14 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from atom.compose import repairs
 from atom.compose.groups import HYDRA, FolderSource, Groups, PluginSource, refused_hydra
 from atom.compose.internals import (
     BaseContainer,
     ConfigLoaderImpl,
     ConfigRepository,
     IConfigRepository,
+    hide,
     hydra_internal,
     oc,
     register_default_resolvers,
@@ -79,10 +80,10 @@ def guarded(arguments: Sequence[str], groups: Groups, own: str) -> Iterator[None
     """
     loader = partial(Loader, groups=groups, own=own)
     with (
-        _replaced(hydra_internal, "ConfigLoaderImpl", loader),
-        _replaced(BaseOfContainers, "resolve_parse_tree", _counted()),
-        _replaced(BaseContainer, "_resolvers", {}) as others,
-        _replaced(hydra_internal.Hydra, "get_sanitized_cfg", _shown),
+        repairs.LOADER.replaced(loader),
+        repairs.GROWTH.replaced(_counted()),
+        repairs.RESOLVERS.replaced({}) as others,
+        repairs.SHOWN.replaced(_shown),
     ):
         _register(arguments, others)
         yield
@@ -186,8 +187,7 @@ def hide_hydra_plugins(blocked: Iterable[Plugin]) -> None:
             parts = path.with_suffix("").parts
             if "hydra_plugins" in parts and path.suffix == ".py":
                 below = parts[parts.index("hydra_plugins") + 1]
-                # What Python is told not to find, it does not import.
-                sys.modules[f"hydra_plugins.{below}"] = None  # type: ignore[assignment]
+                hide(f"hydra_plugins.{below}")
 
 
 def refusal(error: BaseException | None) -> UserError | None:
@@ -248,17 +248,6 @@ def _counted() -> Callable[..., Any]:
         )
 
     return counted
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[Any]:
-    """Put ``value`` in the place of an attribute, and yield what was there."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield before
-    finally:
-        setattr(owner, name, before)
 
 
 def _size(value: Any) -> int:

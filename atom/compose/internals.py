@@ -3,6 +3,8 @@
 A release of either is looked at here first.
 """
 
+import sys
+
 from hydra._internal import hydra as hydra_internal
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import (
@@ -27,7 +29,13 @@ __all__ = [
     "IConfigRepository",
     "create_automatic_config_search_path",
     "get_args_parser",
+    "hide",
     "hydra_internal",
     "oc",
     "register_default_resolvers",
 ]
+
+
+def hide(module: str) -> None:
+    """Tell Python not to find a module, so that Hydra does not import it."""
+    sys.modules[module] = None  # type: ignore[assignment]

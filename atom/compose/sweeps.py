@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 
+from atom.compose.repairs import SWEEPER
 from atom.errors import UserError, nearest
 from atom.io.files import read_text, write_text
 from atom.recipe.run import Run
@@ -43,21 +44,16 @@ def tidied(idle: Callable[[], bool]) -> Iterator[None]:
     Args:
         idle: tells, after a sweep, whether no run of it can have made anything.
     """
-    original = Plugins.instantiate_sweeper
+    original = SWEEPER.original()
 
     def instantiate(self: Plugins, **arguments: Any) -> Any:
         sweeper = original(self, **arguments)
         place = Path(arguments["config"].hydra.sweep.dir)
-        sweeper.sweep = partial(  # type: ignore[method-assign]
-            _sweep, sweeper.sweep, place, idle
-        )
+        sweeper.sweep = partial(_sweep, sweeper.sweep, place, idle)
         return sweeper
 
-    Plugins.instantiate_sweeper = instantiate  # type: ignore[method-assign]
-    try:
+    with SWEEPER.replaced(instantiate):
         yield
-    finally:
-        Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
 
 
 def _sweep(

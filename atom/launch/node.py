@@ -129,11 +129,11 @@ def _start(
     folder: Path, run: Run, machine: Machine, early: _Early, *, attempt: int
 ) -> Failure | None:
     """Run the ranks of this node; draw the run's progress where it is the first."""
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
     assert run.resolved is not None
     kind = run.resolved.device
-    device.use(kind)
+    boot(kind)
     from atom.titan.trainer_config import training_section
 
     screen, begin, steps = Screen(), time.time(), training_section(run, kind).steps

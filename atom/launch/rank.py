@@ -23,6 +23,7 @@ from atom.registry.select import select
 from atom.registry.trust import Trust
 from atom.run_dir import logs
 from atom.run_dir.folder import RUN_FILE
+from atom.titan.boot import boot
 from atom.titan.compat import device
 from atom.titan.compat.frames import call_with_room
 from atom.titan.train import hang
@@ -86,7 +87,7 @@ def _train(path: Path, store: str | None, stop_on: tuple[signal.Signals, ...]) -
     sys.setswitchinterval(_SWITCH_SECONDS)
     run = read(path / RUN_FILE)
     assert run.resolved is not None
-    device.use(run.resolved.device)
+    boot(run.resolved.device)
 
     import torch
 

@@ -60,7 +60,9 @@ def use_file(path: Path) -> None:
     torchtitan gives it no address, so that torch takes ``env://``: its handler is replaced, in this
     process only, which is a rank.
     """
-    from torch.distributed import FileStore, rendezvous
+    from torch.distributed import FileStore
+
+    from atom.titan.compat.later import RENDEZVOUS
 
     def by_file(_url: str, timeout: timedelta, **_extra: Any) -> Iterator[tuple[Store, int, int]]:
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -68,8 +70,7 @@ def use_file(path: Path) -> None:
         store.set_timeout(timeout)
         yield store, rank, ranks
 
-    # torch.distributed.rendezvous is the function; its module has the same name.
-    rendezvous.__globals__["_rendezvous_handlers"]["env"] = by_file
+    RENDEZVOUS.apply({**RENDEZVOUS.original(), "env": by_file})
     os.environ.setdefault(_GLOO_INTERFACE, "lo")
 
 

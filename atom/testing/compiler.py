@@ -25,6 +25,7 @@ from atom.kernels.choose import missing
 from atom.plugin import Kernel, Needs
 from atom.registry.host import Component, Host, resolve
 from atom.testing.interpreter import is_triton
+from atom.titan.compat.later import TRITON_BENCH, TRITON_DRIVER, TRITON_RUN
 from atom.titan.contracts.cases import Case
 from atom.titan.contracts.comparing import both
 from atom.titan.contracts.comparison import Implementation, contract, passes
@@ -66,13 +67,10 @@ def compiling(capability: tuple[int, int]) -> Iterator[list[Compiled]]:
         NotCompiledError: within, at the launch of a kernel that Triton refuses.
     """
     from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
-    from triton.runtime.autotuner import Autotuner
-    from triton.runtime.jit import JITFunction
 
     every: list[Compiled] = []
     known: set[int] = set()
-    run, bench, active = JITFunction.run, Autotuner._bench, driver._active
+    run = TRITON_RUN.original()
 
     def compile_only(self: Any, *arguments: Any, warmup: bool, **options: Any) -> Any:  # noqa: ARG001
         try:
@@ -84,14 +82,13 @@ def compiling(capability: tuple[int, int]) -> Iterator[list[Compiled]]:
             every.append(_described(self.__name__, kernel))
         return kernel
 
-    driver.set_active(_Elsewhere(GPUTarget("cuda", 10 * capability[0] + capability[1], 32)))
-    JITFunction.run = compile_only
-    Autotuner._bench = lambda *_, **__: [0.0, 0.0, 0.0]
-    try:
+    target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
+    with (
+        TRITON_DRIVER.replaced(_Elsewhere(target)),
+        TRITON_RUN.replaced(compile_only),
+        TRITON_BENCH.replaced(lambda *_, **__: [0.0, 0.0, 0.0]),
+    ):
         yield every
-    finally:
-        JITFunction.run, Autotuner._bench = run, bench
-        driver._active = active
 
 
 class NotCompiledError(Exception):
@@ -126,9 +123,9 @@ def _of_package(package: str) -> dict[str, list[str] | None]:
 
 
 def _main(package: str) -> dict[str, list[str] | None]:
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
     return {
         component.address: _failures(component)
         for component in Host.load().components

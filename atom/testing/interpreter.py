@@ -59,9 +59,9 @@ def disagreements(component: Component) -> list[str] | None:
 
 
 def _main(address: str) -> list[str]:
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
     host = Host.load()
     component = host.find("kernel", address)
     kernel = component.declaration

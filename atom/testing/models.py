@@ -38,9 +38,9 @@ class Subject:
         Raises:
             UserError: as a run with it would be refused.
         """
-        from atom.titan.compat import device
+        from atom.titan.boot import settled
 
-        self.device = device.settled()  # before any other module of torchtitan
+        self.device = settled()  # before any other module of torchtitan
 
         from torchtitan.models.common.moe import MoE
 

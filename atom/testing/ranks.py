@@ -150,9 +150,9 @@ def _serve(packages: str) -> None:
     sys.path.append(packages)
 
     from atom.io.process import call
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
     # What every run needs, imported once; nothing here may start a thread.
     from atom.launch import rank  # noqa: F401
     from atom.titan import trainer_config  # noqa: F401

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from torchtitan.config import TrainingConfig
@@ -14,6 +14,7 @@ from torchtitan.models.common.attention import GQAttention
 from torchtitan.models.common.feed_forward import FeedForward
 from torchtitan.models.common.moe import GroupedExperts
 
+from atom.io.repair import replaced
 from atom.kernels.choose import Choice, Preferences, Situation
 from atom.kernels.choose import choose as choose_for
 from atom.kernels.operations import OPERATIONS
@@ -306,17 +307,10 @@ def called(functions: Mapping[str, str]) -> Iterator[None]:
     Args:
         functions: ``module:function`` -> the one that takes its place.
     """
-    before = []
-    try:
+    with ExitStack() as stack:
         for place, function in functions.items():
-            module, _, name = place.partition(":")
-            owner, own = importlib.import_module(module), _imported(function)
-            before.append((owner, name, getattr(owner, name)))
-            setattr(owner, name, own)
+            stack.enter_context(replaced(place, _imported(function)))
         yield
-    finally:
-        for owner, name, function in before:
-            setattr(owner, name, function)
 
 
 def _kernels(declarations: Iterable[Declaration]) -> list[Kernel]:

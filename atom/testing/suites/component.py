@@ -80,9 +80,9 @@ class ComponentSuite(Suite):
     @classmethod
     def settled_device(cls) -> None:
         """Decide what torchtitan computes on, before anything that a test resolves imports it."""
-        from atom.titan.compat import device
+        from atom.titan.boot import settled
 
-        device.settled()
+        settled()
 
     # ------------------------------------------------------------------------ the declaration
 

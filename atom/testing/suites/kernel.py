@@ -94,9 +94,9 @@ class KernelSuite(Options, ComponentSuite):
     @pytest.fixture
     def device(self) -> str:
         """The device of this process: a GPU where there is one."""
-        from atom.titan.compat import device
+        from atom.titan.boot import settled
 
-        return device.settled()
+        return settled()
 
     @pytest.fixture
     def fitting(self, component: Component, device: str) -> str:

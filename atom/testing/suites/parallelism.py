@@ -142,10 +142,10 @@ class ParallelismSuite(Options, ComponentSuite):
         Raises:
             UserError: as a run would be refused.
         """
+        from atom.titan.boot import settled
         from atom.titan.checks import layout
-        from atom.titan.compat import device
 
-        device.settled()
+        settled()
         run: Run = parse(runs.sections(self.architectures[0], self.section))
         config, found = layout.resolve(run, available=1, joined=size)
         assert found == size

@@ -15,12 +15,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torchtitan.config import TORCH_DTYPE_MAP
-from torchtitan.distributed import ParallelDims, parallel_dims, utils
+from torchtitan.distributed import ParallelDims, utils
 from torchtitan.tools.utils import set_default_dtype
 
 from atom.errors import UserError
 from atom.io.process import Child
 from atom.titan.checks.engine import refused
+from atom.titan.compat.later import MESH_DEVICE
 
 
 def check(config: Any, model: nn.Module, world_size: int) -> None:
@@ -121,13 +122,12 @@ def pretending(rank: int, world_size: int) -> Iterator[None]:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": "0"}
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    kind, parallel_dims.device_type = parallel_dims.device_type, "cpu"
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
     try:
-        yield
+        with MESH_DEVICE.replaced("cpu"):
+            yield
     finally:
         dist.destroy_process_group()
-        parallel_dims.device_type = kind
         logging.disable(level)
         for name, value in before.items():
             if value is None:

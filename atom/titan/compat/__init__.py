@@ -1,4 +1,6 @@
-"""Repair what torchtitan and torch lack for ATOM, before anything else imports them.
+"""Repair what torchtitan, torch and their companions lack for ATOM.
+
+:mod:`.register` lists every repair; :func:`atom.titan.boot.boot` applies those of a process.
 
 Imports no other room of :mod:`atom.titan`.
 """

@@ -16,10 +16,9 @@ from torch.distributed.tensor import DTensor
 from torchtitan.models.common.moe import GroupedExperts
 
 
-def mend() -> None:
-    """Let experts be shared out over gloo, and compute in the dtype of what they are given."""
+def exchange_over_gloo() -> None:
+    """Let expert parallelism exchange tokens over gloo."""
     spmd_types.set_dist(_GlooCollectives("atom.titan.compat.moe.gloo"))
-    GroupedExperts.forward = _in_dtype_of_tokens
 
 
 class _GlooCollectives(types.ModuleType):
@@ -46,7 +45,7 @@ class _GlooCollectives(types.ModuleType):
             output.copy_(part.view_as(output))
 
 
-def _in_dtype_of_tokens(
+def in_dtype_of_tokens(
     self: GroupedExperts, x_RD: torch.Tensor, num_tokens_per_expert_E: torch.Tensor
 ) -> torch.Tensor:
     """Return the experts' outputs, shaped like ``x_RD``.

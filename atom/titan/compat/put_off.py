@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
+
+from atom.io.repair import replaced
 
 _LOADERS = "torchtitan.hf_datasets.text_datasets"
 _VALIDATION = "torchtitan.components.validate"
@@ -48,19 +49,12 @@ class _Attribute:
         return getattr(getattr(import_module(module), own), name)
 
 
-@contextmanager
-def compilation() -> Iterator[None]:
-    """Have the modules that are imported in the context compile nothing: ``torch.compile`` returns
-    the function that it is given."""
-    import torch
+def attention() -> None:
+    """Import torchtitan's attention without Inductor: nothing is compiled on a CPU there."""
+    with replaced("torch:compile", _leave):
+        import_module("torchtitan.models.common.attention")
 
-    compiler = torch.compile
 
-    def leave(function: Callable[..., Any] | None = None, **_options: Any) -> Any:
-        return leave if function is None else function
-
-    torch.compile = leave  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.compile = compiler
+def _leave(function: Callable[..., Any] | None = None, **_options: Any) -> Any:
+    """Return the function that ``torch.compile`` is given."""
+    return _leave if function is None else function

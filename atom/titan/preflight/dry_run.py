@@ -22,7 +22,7 @@ from atom.plan.model import Count, ModelDescription
 from atom.recipe.run import DEGREES, Run
 from atom.registry.host import Host
 from atom.registry.select import Selection
-from atom.titan.compat import device
+from atom.titan.boot import boot
 from atom.titan.preflight.preflight import Preflight, preflight
 
 
@@ -118,7 +118,7 @@ def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> D
         UserError: for anything that a real run would be refused for. Whether it fits is another
             question: see :meth:`DryRun.check`.
     """
-    device.use("cpu")
+    boot("cpu")
     from atom.titan import trainer_config
     from atom.titan.checks import engine
     from atom.titan.planning import planning

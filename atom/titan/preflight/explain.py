@@ -13,7 +13,7 @@ from atom.kernels.operations import OPERATIONS
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import Selection
-from atom.titan.compat import device
+from atom.titan.boot import boot
 
 _VOCABULARY = 1 << 15
 """Stands in for the vocabulary's size, which only a prepared tokenizer knows; no kernel is chosen
@@ -34,7 +34,7 @@ def explain(
     Raises:
         UserError: no kernel fits, or the device or the model cannot be.
     """
-    device.use("cpu")
+    boot("cpu")
     from atom.titan import kernels, trainer_config
     from atom.titan.planning import planning
 

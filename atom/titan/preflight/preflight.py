@@ -17,6 +17,7 @@ from atom.recipe.run import DEGREES, Run
 from atom.recipe.sections import Read, Resolved
 from atom.registry.host import Host
 from atom.registry.select import Selection
+from atom.titan.boot import boot
 from atom.titan.compat import device
 
 
@@ -70,7 +71,7 @@ def preflight(
         UserError: for anything that torchtitan or a plugin would refuse.
     """
     kind = planned.kind if planned else _device(run, joined)
-    device.use("cpu" if planned else kind)
+    boot("cpu" if planned else kind)
 
     import torch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torchtitan.components.metrics import BaseLogger, MetricsProcessor, _get_met
 from torchtitan.distributed import ParallelDims
 
 from atom.run_dir.metrics import FILE_NAME, MetricsWriter, StepMetrics
+from atom.titan.compat import log_filters
 from atom.titan.train import trackers
 
 
@@ -54,8 +54,7 @@ class StepMetricsProcessor(MetricsProcessor):
         self._last: tuple[int, int, float] | None = None
         """Step, tokens and time that the next row's rates count from."""
         if torch.distributed.get_rank() != 0:
-            # A line a step on each of thousands of ranks, all alike, would fill disks.
-            logging.getLogger().addFilter(_is_no_step_line)
+            log_filters.hide_step_lines()
 
     def _build_metric_logger(
         self,
@@ -140,8 +139,3 @@ class StepMetricsProcessor(MetricsProcessor):
         super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
         if self._writer is not None:
             self._writer.append(row)
-
-
-def _is_no_step_line(record: logging.LogRecord) -> bool:
-    """Return whether a record is something else than torchtitan's line of a step's metrics."""
-    return (record.module, record.funcName) != ("metrics", "log")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 from torchtitan.config.function import Function
 from torchtitan.tools.profiler import MemoryProfiler, Profiler
 from torchtitan.tools.utils import device_module
@@ -17,6 +16,7 @@ from torchtitan.tools.utils import device_module
 from atom.errors import UserError
 from atom.recipe.run import Run
 from atom.run_dir import profile
+from atom.titan.compat.later import GROUP_THREADS
 
 _WARMUP = 1
 """Steps that the profiler runs for before it records: its own start takes time."""
@@ -101,7 +101,7 @@ def config(run: Run, given: Profiler.Config, *, steps: int, device: str) -> Prof
 
 def note_groups() -> None:
     """From now on note which threads work for which process group."""
-    build: Callable[..., Any] = distributed_c10d._new_process_group_helper
+    build: Callable[..., Any] = GROUP_THREADS.original()
 
     def noted(*arguments: Any, **named: Any) -> Any:
         before = set(os.listdir("/proc/self/task"))  # noqa: PTH208 (names are all that is needed)
@@ -112,7 +112,7 @@ def note_groups() -> None:
             _groups.update({int(thread): group.group_desc for thread in threads})
         return built
 
-    distributed_c10d._new_process_group_helper = noted
+    GROUP_THREADS.apply(noted)
 
 
 def _write_table(trace: str) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
-import types
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-import torchtitan.trainer
 from torchtitan.components.dataloader import DataloaderExhaustedError
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.distributed import ParallelDims
@@ -26,6 +22,7 @@ from atom.run_dir import events, progress
 from atom.run_dir.profile import DATA
 from atom.titan import kernels
 from atom.titan.checkpoint.checkpointer import VerifiedCheckpointManager
+from atom.titan.compat.later import SLEEP
 from atom.titan.train.callback import Callback, Decision
 from atom.titan.train.callbacks import CALLBACKS
 from atom.titan.train.metrics import StepMetricsProcessor
@@ -85,7 +82,8 @@ class AtomTrainer(Trainer):
     # ------------------------------------------------------------------------ the loop
 
     def train(self) -> None:
-        with _no_sleep(), kernels.called(self.config.functions):
+        # A barrier waits for the other ranks, and no longer than they take.
+        with SLEEP.replaced(), kernels.called(self.config.functions):
             super().train()
         dist.barrier()
 
@@ -347,24 +345,3 @@ class _Losses:
     loss: torch.Tensor | None
     valid_here: torch.Tensor
     valid: torch.Tensor
-
-
-class _Sleepless(types.ModuleType):
-    """The module ``time`` without its sleep."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-    def sleep(self, seconds: float) -> None:
-        """Return at once."""
-
-
-@contextmanager
-def _no_sleep() -> Iterator[None]:
-    """Keep torchtitan's first rank from sleeping for 2 s at the end, until the others may have
-    ended, too: a barrier makes sure of it, and takes no longer than they do."""
-    torchtitan.trainer.time = _Sleepless("time")
-    try:
-        yield
-    finally:
-        torchtitan.trainer.time = time

@@ -88,9 +88,9 @@ def _components() -> Iterator[nodes.Node]:
 
 def torchtitan_schemas() -> dict[str, dict[str, type | None]]:
     """Return section -> mode -> dataclass; the mode is ``""`` where a section has one dataclass."""
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
     from torchtitan.config import ParallelismConfig
 
     from atom.titan.sections import ACTIVATION_CHECKPOINT, SCHEMA

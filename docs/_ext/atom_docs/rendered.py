@@ -23,6 +23,7 @@ from atom_docs.config_reference import ConfigReference
 from atom_docs.conformance_reference import ConformanceChecks
 from atom_docs.kernel_reference import KernelExplanation, KernelFunctions, KernelOperations
 from atom_docs.pages import DOCS
+from atom_docs.repair_reference import Repairs
 from atom_docs.signature_reference import Operations, Signatures
 
 END = "<!-- end of what `make tables` writes -->"
@@ -40,6 +41,7 @@ DIRECTIVES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "kernel-functions": (KernelFunctions, ("function", "operation", "called with")),
     "kernel-operations": (KernelOperations, ("operation", "takes the place of", "computes")),
     "operations": (Operations, ()),
+    "repairs": (Repairs, ("replaced", "written for", "why")),
     "signatures": (Signatures, ()),
 }
 """Name -> the directive, and the header of its lists of definitions."""

@@ -57,9 +57,9 @@ def forward(owner: type, method: str = "forward") -> str:
 
 
 def _use_cpu() -> None:
-    from atom.titan.compat import device
+    from atom.titan.boot import boot
 
-    device.use("cpu")
+    boot("cpu")
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> nodes.table:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch._inductor.config
 from torch.distributed.tensor import DTensor
 from torchao.float8 import Float8LinearConfig
 from torchao.float8.fsdp_utils import WeightWithDynamicFloat8CastTensor
 from torchtitan.components.quantization.float8 import Float8Linear
 from torchtitan.config.override import derive, override
 from torchtitan.models.common import Linear
+
+from atom_kernels_adapters.repairs import PRECISION_CASTS
 
 _LAYERS = ["*.attention.*", "*.feed_forward.*", "*.shared_experts.w[123]"]
 _UNIT = 16
@@ -73,8 +74,7 @@ def _in_float8(
     if node.in_features % _UNIT or node.out_features % _UNIT:
         return node
     if recipe == "rowwise":
-        # As torchtitan's converter has it: torch's issue 150859.
-        torch._inductor.config.emulate_precision_casts = True
+        PRECISION_CASTS.apply(True)
     config = Float8LinearConfig.from_recipe_name(recipe)
     found: Linear.Config = derive(node, layer, _torchao_config=config)
     return found

@@ -1,0 +1,126 @@
+"""Repairs of other libraries: replace one of their attributes, and say why and until when.
+
+No other module assigns to an attribute of a library. A record names what it replaces and keeps a
+digest of the source that it was written for, so that a test can tell when a release has changed it.
+Everything is named by text: a record imports nothing until it is applied.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+_UNSET: Any = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """One replaced attribute or changed setting of a library.
+
+    Attributes:
+        target: what is replaced: ``module:name`` or ``module:Class.name``.
+        reason: the fault, in one sentence.
+        version: the release that has it, such as ``torchtitan 0.3.0``.
+        upstream: the issue or pull request, or the text of one below ``docs/upstream/``.
+        remove_when: the condition under which ATOM needs the repair no longer.
+        applied: when it is in force.
+        where: the file of ATOM that applies it.
+        replacement: ``module:name`` of what takes the target's place; None if whoever applies the
+            repair supplies it.
+        function: ``module:function`` that repairs what is not the value of an attribute.
+        devices: the devices that it is needed on.
+        sources: the places whose source the repair was written for, with the digest of each: see
+            :func:`atom.testing.repairs.digest`. Empty for what is not written in Python.
+        probe: ``module:function`` that returns whether the fault is still there, in a process
+            where nothing is repaired.
+        unprobed: why there is no probe.
+    """
+
+    target: str
+    reason: str
+    version: str
+    upstream: str
+    remove_when: str
+    applied: str
+    where: str
+    replacement: str | None = None
+    function: str | None = None
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False)
+    probe: str | None = None
+    unprobed: str = ""
+
+    def __post_init__(self) -> None:
+        assert (self.probe is None) == bool(self.unprobed), self.target
+
+    def apply(self, value: Any = _UNSET) -> None:
+        """Repair this process for good.
+
+        Args:
+            value: what takes the target's place, where the record names no replacement.
+        """
+        if self.function is not None:
+            resolve(self.function)()
+            return
+        owner, name = _place(self.target)
+        setattr(owner, name, self._value(value))
+
+    @contextmanager
+    def replaced(self, value: Any = _UNSET) -> Iterator[Any]:
+        """Repair within the context; yield what stood in the place.
+
+        Args:
+            value: as for :meth:`apply`.
+        """
+        assert self.function is None, self.target
+        with replaced(self.target, self._value(value)) as before:
+            yield before
+
+    def original(self) -> Any:
+        """Return what stands in the target's place now."""
+        return resolve(self.target)
+
+    def _value(self, value: Any) -> Any:
+        if self.replacement is None:
+            assert value is not _UNSET, self.target
+            return value
+        assert value is _UNSET, self.target
+        return resolve(self.replacement)
+
+
+@contextmanager
+def replaced(target: str, value: Any) -> Iterator[Any]:
+    """Replace an attribute within the context; yield what stood in its place.
+
+    Args:
+        target: ``module:name`` or ``module:Class.name``.
+        value: what takes its place.
+    """
+    owner, name = _place(target)
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield before
+    finally:
+        setattr(owner, name, before)
+
+
+def resolve(reference: str) -> Any:
+    """Import and return what ``module:name`` or ``module:Class.name`` names."""
+    owner, name = _place(reference)
+    return getattr(owner, name)
+
+
+def _place(reference: str) -> tuple[Any, str]:
+    module, _, path = reference.partition(":")
+    owner: Any = importlib.import_module(module)
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    return owner, name
+
+
+Probe = Callable[[], bool]

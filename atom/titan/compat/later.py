@@ -1,0 +1,242 @@
+"""Repairs that are applied after boot: to a rank, a model, a step, or for a while. Data only."""
+
+from __future__ import annotations
+
+from atom.io.repair import Repair
+
+_PROBES = "atom.testing.probes.engine"
+_STAGE = "torch.distributed.pipelining.stage:_PipelineStageBase"
+_FSDP = "torch.distributed.fsdp._fully_shard._fsdp_collectives"
+
+FRAMES = Repair(
+    target="atom.titan.compat.frames:call_with_room.__code__",
+    reason="Python frames lie in chunks of 16 KiB, which are mapped and unmapped each time that a "
+    "call crosses the end of one.",
+    version="Python 3.11",
+    upstream="https://github.com/python/cpython/issues/142183",
+    remove_when="Every Python that ATOM runs on keeps a freed chunk.",
+    applied="to a rank, around all that it does",
+    where="atom/titan/compat/frames.py",
+    unprobed="tests/test_frames.py counts page faults; later releases of Python have none",
+)
+SWITCH_INTERVAL = Repair(
+    target="sys:setswitchinterval",
+    reason="A thread that saves in the background may keep the thread that trains from running for "
+    "5 ms, each time that it comes back from a kernel.",
+    version="Python 3.11",
+    upstream="a setting of Python; nothing to report",
+    remove_when="Python's own interval is half a millisecond.",
+    applied="to a rank, as it starts",
+    where="atom/launch/rank.py",
+    probe=f"{_PROBES}:threads_switch_every_5_ms",
+)
+FREED_MEMORY = Repair(
+    target="libc:mallopt",
+    reason="glibc gives large blocks back to the kernel at once, and page faults fetch them again "
+    "in the next step.",
+    version="glibc 2.36",
+    upstream="a setting of glibc; nothing to report",
+    remove_when="torch keeps freed memory of a CPU for the next allocation.",
+    applied="to a rank on a CPU, as it starts",
+    where="atom/titan/compat/device.py",
+    devices=("cpu",),
+    probe=f"{_PROBES}:freed_memory_faults_again",
+)
+RENDEZVOUS = Repair(
+    target="torch.distributed.rendezvous:_rendezvous_handlers",
+    reason="torchtitan gives init_process_group no address, so that ranks of one machine could "
+    "meet by an open port only, and not in a file of the user's own.",
+    version="torchtitan 0.3.0",
+    upstream="docs/upstream/rendezvous.md",
+    remove_when="torchtitan's init_distributed takes a store or an init_method.",
+    applied="to a rank of a run on one machine, as it starts",
+    where="atom/launch/rendezvous.py",
+    sources={
+        "torch.distributed.rendezvous:_rendezvous_handlers": "2a5a951c",
+        "torch.distributed.rendezvous:_rendezvous_helper": "62a65ac0.ce98a5f9",
+        "torchtitan.distributed.utils:init_distributed": "289dd215.24042637",
+    },
+    probe=f"{_PROBES}:process_group_takes_no_address",
+)
+GROUP_THREADS = Repair(
+    target="torch.distributed.distributed_c10d:_new_process_group_helper",
+    reason="A trace of gloo names threads and no process groups.",
+    version="torch 2.15.0",
+    upstream="docs/upstream/gloo-trace.md",
+    remove_when="gloo's events in a trace name their process group.",
+    applied="to a rank, under profile.steps",
+    where="atom/titan/train/profiling.py",
+    sources={"torch.distributed.distributed_c10d:_new_process_group_helper": "feba1fa5.c21b3d1d"},
+    probe=f"{_PROBES}:gloo_traces_name_no_group",
+)
+STEP_LINES = Repair(
+    target="torchtitan.components.metrics:MetricsProcessor.log",
+    reason="Every rank logs the line of a step: thousands of equal lines.",
+    version="torchtitan 0.3.0",
+    upstream="docs/upstream/step-lines.md",
+    remove_when="MetricsProcessor.log logs on the first rank only.",
+    applied="to a rank other than the first, as its trainer is built",
+    where="atom/titan/compat/log_filters.py",
+    sources={"torchtitan.components.metrics:MetricsProcessor.log": "011d21c9.78ebf7ba"},
+    probe=f"{_PROBES}:every_rank_logs_its_steps",
+)
+MESH_DEVICE = Repair(
+    target="torchtitan.distributed.parallel_dims:device_type",
+    reason="A mesh is always of the device that torchtitan is set up for; a layout is checked on "
+    "the CPU, whatever the run trains on.",
+    version="torchtitan 0.3.0",
+    upstream="docs/upstream/mesh-device.md",
+    remove_when="ParallelDims takes the device of its meshes.",
+    applied="while preflight lays a model out on ranks that are not there",
+    where="atom/titan/checks/pretend.py",
+    sources={
+        "torchtitan.distributed.parallel_dims:device_type": "7a09cdf4",
+        "torchtitan.distributed.parallel_dims:ParallelDims.build_mesh": "6e31dd15.998e9740",
+    },
+    probe=f"{_PROBES}:mesh_takes_no_device",
+)
+INITIAL_WEIGHTS = Repair(
+    target="torchtitan.protocols.module:Module._param_init",
+    reason="Each rank initialises its shard with its own generator, so that another layout starts "
+    "from other weights.",
+    version="torchtitan 0.3.0",
+    upstream="https://github.com/pytorch/torchtitan/issues/1750",
+    remove_when="The initial weights of a run are equal under every layout.",
+    applied="to a model, before its weights are initialised",
+    where="atom/titan/train/initial_weights.py",
+    sources={
+        "torchtitan.protocols.module:Module._param_init": "4c8c4cc8",
+        "torchtitan.protocols.module:Module.init_states": "39f4d7b0.e2685561",
+    },
+    probe=f"{_PROBES}:initial_weights_depend_on_the_layout",
+)
+CONTIGUOUS_STAGES = Repair(
+    target=_STAGE,
+    reason="Sequence parallelism leaves what a pipeline stage sends strided along the batch, which "
+    "point-to-point sends refuse.",
+    version="torch 2.15.0",
+    upstream="https://github.com/pytorch/pytorch/pull/114982",
+    remove_when="Point-to-point sends take strided tensors, or stages make them contiguous.",
+    applied="to each pipeline stage",
+    where="atom/titan/compat/pipeline.py",
+    sources={f"{_STAGE}.get_fwd_send_ops": "afa6b83a.c5e51291"},
+    probe=f"{_PROBES}:strided_tensors_are_not_sent",
+)
+SUM_REDUCTION = Repair(
+    target="torch.distributed.fsdp:FSDPModule.set_force_sum_reduction_for_comms",
+    reason="FSDP reduces gradients that have a divide factor by a scaled sum, which gloo lacks.",
+    version="torch 2.15.0",
+    upstream="https://github.com/pytorch/pytorch/pull/155915",
+    remove_when="FSDP chooses a plain sum over gloo by itself.",
+    applied="to a model on a CPU, after FSDP",
+    where="atom/titan/compat/device.py",
+    devices=("cpu",),
+    sources={f"{_FSDP}:_get_gradient_divide_factors": "011bd1a1.387c88a4"},
+    probe=f"{_PROBES}:gloo_lacks_scaled_sums",
+)
+LEARNING_RATES = Repair(
+    target="torch.optim.lr_scheduler:LambdaLR.lr_lambdas",
+    reason="After the end of its schedule torchtitan's learning rate is negative (linear, sqrt) or "
+    "climbs back to the peak (cosine).",
+    version="torchtitan 0.3.0",
+    upstream="docs/upstream/learning-rate.md",
+    remove_when="torchtitan's learning rate keeps its last value after the last scheduled step.",
+    applied="to a run's schedules, as they are built",
+    where="atom/titan/optim/rates.py",
+    sources={"torchtitan.components.optimizer.lr_scheduler:LRSchedulersContainer": "71e5874d"},
+    probe=f"{_PROBES}:learning_rates_go_on_after_their_end",
+)
+STEP = Repair(
+    target="torchtitan.trainer:Trainer.train_step",
+    reason="A step has no point between the gradients and the optimizer, where a loss or gradient "
+    "norm can be judged.",
+    version="torchtitan 0.3.0",
+    upstream="https://github.com/pytorch/torchtitan/issues/916",
+    remove_when="torchtitan's trainer calls a method of its own before the optimizer takes a step.",
+    applied="by AtomTrainer, which overrides it",
+    where="atom/titan/train/trainer.py",
+    sources={
+        "torchtitan.trainer:Trainer.train_step": "85857bc1.911f8077",
+        "torchtitan.trainer:Trainer.forward_backward_step": "a866c266.c7b14c5a",
+        "torchtitan.trainer:Trainer.train": "9a52335b.d2fe16fc",
+    },
+    unprobed="no function of torchtitan shows that a point is missing; the digests tell that the "
+    "step has changed",
+)
+CLIPPING = Repair(
+    target="torchtitan.distributed.utils:clip_grad_norm_",
+    reason="torchtitan's overrides replace nodes of a config, and gradient clipping is a function.",
+    version="torchtitan 0.3.0",
+    upstream="docs/upstream/function-overrides.md",
+    remove_when="torchtitan's overrides can replace clip_grad_norm_.",
+    applied="while training, under a kernel of gradient_clipping",
+    where="atom/titan/kernels.py",
+    sources={
+        "torchtitan.distributed.utils:clip_grad_norm_": "2d8ee3c3.855978eb",
+        "torchtitan.config.override:override": "a5cd05c7.4d3bde73",
+    },
+    probe=f"{_PROBES}:functions_have_no_override",
+)
+OUTPUT_LAYER = Repair(
+    target="torch.nn:Linear.forward",
+    reason="A kernel that takes the output layer and the loss as one must run where the layer's "
+    "hooks are, which gather its weight and reduce its gradient.",
+    version="torch 2.15.0",
+    upstream="what one layer computes for one call; nothing to report",
+    remove_when="torchtitan's chunked loss hands the output layer to its loss function.",
+    applied="to the output layer, for one call",
+    where="atom/kernels/output_layer.py",
+    sources={"torchtitan.components.loss:ChunkedLossWrapper": "6ed4d968"},
+    unprobed="a kernel's interface and no fault",
+)
+SLEEP = Repair(
+    target="torchtitan.trainer:time",
+    reason="The first rank sleeps for 2 s at the end of training, until others may have ended.",
+    version="torchtitan 0.3.0",
+    upstream="docs/upstream/sleep.md",
+    remove_when="Trainer.train ends with a barrier.",
+    applied="while training; a barrier follows",
+    where="atom/titan/train/trainer.py",
+    replacement="atom.titan.compat.sleepless:TIME",
+    sources={
+        "torchtitan.trainer:time": "7b2ddb8a",
+        "torchtitan.trainer:Trainer.train": "9a52335b.d2fe16fc",
+    },
+    probe=f"{_PROBES}:training_ends_with_a_sleep",
+)
+
+_COMPILING = "in the tests, while kernels are compiled for a GPU that is not there"
+
+TRITON_DRIVER = Repair(
+    target="triton.runtime.driver:driver._active",
+    reason="Triton asks the driver of a GPU what to compile for.",
+    version="triton 3.9.0",
+    upstream="docs/upstream/triton-compile.md",
+    remove_when="A jitted function can be compiled for a target that is given.",
+    applied=_COMPILING,
+    where="atom/testing/compiler.py",
+    sources={"triton.runtime.driver:DriverConfig": "dc5e5384"},
+    probe=f"{_PROBES}:triton_needs_a_driver",
+)
+TRITON_RUN = Repair(
+    target="triton.runtime.jit:JITFunction.run",
+    reason="A Triton kernel is compiled by launching it.",
+    version="triton 3.9.0",
+    upstream="docs/upstream/triton-compile.md",
+    remove_when="A jitted function can be compiled for a target that is given.",
+    applied=_COMPILING,
+    where="atom/testing/compiler.py",
+    sources={"triton.runtime.jit:JITFunction.run": "05cbf8bc.3293f3bc"},
+    probe=f"{_PROBES}:triton_compiles_by_launching",
+)
+TRITON_BENCH = Repair(
+    target="triton.runtime.autotuner:Autotuner._bench",
+    reason="An autotuned kernel is timed on a GPU before it is compiled for use.",
+    version="triton 3.9.0",
+    upstream="docs/upstream/triton-compile.md",
+    remove_when="A jitted function can be compiled for a target that is given.",
+    applied=_COMPILING,
+    where="atom/testing/compiler.py",
+    sources={"triton.runtime.autotuner:Autotuner._bench": "3745df5a.4338ab90"},
+    probe=f"{_PROBES}:triton_times_on_a_gpu",
+)

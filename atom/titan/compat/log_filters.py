@@ -1,0 +1,24 @@
+"""Log messages of torch and torchtitan that no user can act upon."""
+
+from __future__ import annotations
+
+import logging
+
+
+def hide_notes_for_developers() -> None:
+    """Hide torch's warning about a call that torchao makes as it is imported."""
+    logging.getLogger("torch.utils._pytree").addFilter(_is_for_users)
+
+
+def hide_step_lines() -> None:
+    """Hide torchtitan's line of a step's metrics; on thousands of ranks it would fill disks."""
+    logging.getLogger().addFilter(_is_no_step_line)
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    return "Calling register_constant() on Enum subclasses is deprecated" not in record.getMessage()
+
+
+def _is_no_step_line(record: logging.LogRecord) -> bool:
+    """Return whether a record is something else than torchtitan's line of a step's metrics."""
+    return (record.module, record.funcName) != ("metrics", "log")
