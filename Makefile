@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 SKYPILOT := $(VENV)/skypilot
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help train test test-fast test-slow test-slurm test-skypilot golden fuzz matrix lint format docs tables install clean
+.PHONY: help train test test-fast test-slow test-slurm test-skypilot golden fuzz matrix next lint format docs tables install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ fuzz: install ## fuzz each reader of strangers' files for ten minutes (ATOM_FUZZ
 
 matrix: install ## train every architecture under every strategy, and write docs/matrix.md
 	$(BIN)/python -m atom.testing.matrix $(ARGS)
+
+next: install ## see what another torchtitan would break: WHEEL=a wheel, a folder, torchtitan==...
+	$(BIN)/python -m atom.testing.next_engine $(WHEEL) $(ARGS)
 
 lint: install ## format and lint checks, which room imports what, and types
 	$(BIN)/ruff format --check .
