@@ -220,13 +220,17 @@ def check_command(command: str) -> None:
 
 
 def check_sections(run: Run) -> None:
-    """Check the sections that torchtitan's dataclasses are the schema of."""
-    from torchtitan.config import ParallelismConfig
+    """Check the sections that torchtitan has a dataclass of."""
+    from atom.titan import translate
 
-    from atom.titan import sections
-
-    sections.build(ParallelismConfig, run.parallelism.parameters, "parallelism")
-    if run.activation_checkpoint.get("mode") != "auto":  # what a strategy has yet to choose
-        sections.activation_checkpoint(run.activation_checkpoint)
-    for name, schema in sections.SCHEMA.items():
-        sections.build(schema, getattr(run, name), name)
+    translate.training(run.training, "cuda")
+    translate.parallelism(run.parallelism)
+    translate.lr_scheduler(run.lr_scheduler)
+    translate.checkpoint(run.checkpoint)
+    translate.compilation(run.compile)
+    translate.comm(run.comm, "cuda")
+    translate.metrics(run.metrics)
+    translate.profiler(run.profiler)
+    translate.debug(run.debug)
+    if run.activation_checkpoint.mode != "auto":  # what a strategy has yet to choose
+        translate.activation_checkpoint(run.activation_checkpoint)

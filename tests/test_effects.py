@@ -6,14 +6,14 @@ import dataclasses
 
 import pytest
 from pydantic import BaseModel
-from torchtitan.config import ParallelismConfig
 
 from atom.recipe import defaults
 from atom.recipe.effect_rules import RULES, Seen, Situation
 from atom.recipe.effects import composed
 from atom.recipe.run import Run
 from atom.recipe.sections import Component
-from atom.titan.sections import ACTIVATION_CHECKPOINT, SCHEMA
+from atom.recipe.training_sections import Parallelism
+from atom.titan.translate import ACTIVATION_CHECKPOINT, CONFIGS
 
 RULED = {key for keys, _ in RULES for key in keys}
 
@@ -85,7 +85,7 @@ ALWAYS = {
 
 
 def every_key() -> set[str]:
-    schemas = [*SCHEMA.items(), ("parallelism", ParallelismConfig)]
+    schemas = list(CONFIGS.items())
     schemas += [("activation_checkpoint", mode) for mode in ACTIVATION_CHECKPOINT.values() if mode]
     keys = {
         f"{name}.{field.name}" for name, schema in schemas for field in dataclasses.fields(schema)
@@ -104,14 +104,12 @@ def test_of_every_key_it_is_decided() -> None:
 
 
 def test_rules_know_the_defaults() -> None:
-    run = Run(
-        **{
-            name: Component(name="x")
-            for name in ("architecture", "tokenizer", "dataset", "parallelism")
-        }
-    )
+    named = {name: Component(name="x") for name in ("architecture", "tokenizer", "dataset")}
+    run = Run(**named, parallelism=Parallelism(name="x"))
     for key in RULED:
-        assert key in defaults.DEFAULTS or defaults.default(run, key) is not None
+        section, _, name = key.partition(".")
+        own = key not in defaults.ENGINE
+        assert not own or name in type(getattr(run, section)).model_fields, key
 
 
 @pytest.mark.parametrize(
@@ -128,7 +126,7 @@ def test_degrees_that_are_known(
     parallelism: dict[str, int], chooses: bool, known: dict[str, int | None]
 ) -> None:
     sections = {name: Component(name="x") for name in ("architecture", "tokenizer", "dataset")}
-    run = Run(**sections, parallelism=Component(name="x", **parallelism))
+    run = Run(**sections, parallelism=Parallelism(name="x", **parallelism))
     found = composed(run, chooses=chooses)
     assert {name: found.degrees.get(name) for name in known} == known
     degree = found.degrees.get("tensor_parallel_degree")

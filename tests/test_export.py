@@ -26,9 +26,9 @@ from atom.registry.host import Host
 from atom.registry.select import select
 from atom.run_dir import checkpoint
 from atom.testing.models import logits
-from atom.titan import saved_model
+from atom.titan import saved_model, translate
 from atom.titan.checkpoint.dcp import AtomicWriter
-from atom.titan.trainer_config import model_parts, training_section
+from atom.titan.trainer_config import model_parts
 from atom.titan.weights import initial_load
 from atom.titan.weights.export import export
 from atom.titan.weights.generate import Generator
@@ -205,7 +205,7 @@ def resolved(architecture: dict[str, Any], place: Path, **section: Any) -> str:
             "architecture": read.architecture.model_validate(architecture),
         }
     )
-    training = training_section(run, "cpu")
+    training = translate.training(run.training, "cpu")
     host = Host.load()
     parts = model_parts(select(run, host), VOCABULARY, training.seq_len)
     found, _ = initial_load.resolve(

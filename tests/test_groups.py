@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig
+from torchtitan.config import ParallelismConfig, TrainingConfig
 
 from atom.compose import compose
 from atom.compose.groups import loaded
@@ -20,7 +20,7 @@ from atom.errors import UserError
 from atom.recipe.run import Run, parse
 from atom.registry.host import Host
 from atom.testing import matrix, models, partners, runs
-from atom.titan import sections
+from atom.titan import translate
 from atom.titan.checks import requirements
 from atom.titan.saved_model import on_meta
 
@@ -58,9 +58,9 @@ def test_options_compose_to_what_torchtitan_takes(
         found = run.model_dump()[section]
         wanted = {key: value for key, value in values.items() if value is not None}
         assert {key: found[key] for key in wanted} == wanted
-    sections.build(TrainingConfig, run.training, "training")
-    sections.build(CompileConfig, run.compile, "compile")
-    sections.activation_checkpoint(run.activation_checkpoint)
+    translate.training(run.training, "cpu")
+    translate.compilation(run.compile)
+    translate.activation_checkpoint(run.activation_checkpoint)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -101,8 +101,8 @@ def test_help_lists_the_groups(forked: Callable[..., subprocess.CompletedProcess
 def test_tokens_become_sequences(composed: Callable[..., dict[str, Any]]) -> None:
     chosen = composed("batch=tokens", "++batch.tokens=4096", "training.seq_len=128")
     run = parse(chosen)
-    assert run.training["global_batch_size"] == 32
-    assert sections.build(TrainingConfig, run.training, "training").global_batch_size == 32
+    assert run.training.global_batch_size == 32
+    assert translate.training(run.training, "cpu").global_batch_size == 32
 
 
 def test_the_written_run_is_read_as_the_same(
@@ -125,7 +125,7 @@ def test_the_written_run_is_read_as_the_same(
             "training.global_batch_size",
             "makes 8 sequences of 256",
         ),
-        (("batch=tokens", "training.seq_len=null"), "training.seq_len", "must be given"),
+        (("batch=tokens", "training.seq_len=null"), "training.seq_len", "a whole number from 1"),
     ],
 )
 def test_a_batch_in_tokens_that_cannot_be_is_told(
@@ -177,7 +177,7 @@ def test_what_is_missing_is_told(
     changed: dict[str, Any], parallelism: dict[str, Any], where: str, says: str
 ) -> None:
     run = run_with(**changed)
-    training = sections.build(TrainingConfig, run.training, "training")
+    training = translate.training(run.training, "cuda")
     with pytest.raises(UserError, match=says) as error:
         requirements.check(run, training, ParallelismConfig(**parallelism), where)
     assert "\n" not in error.value.sentence()
@@ -194,7 +194,7 @@ def test_what_is_missing_is_told(
 )
 def test_what_is_complete_is_taken(changed: dict[str, Any], parallelism: dict[str, Any]) -> None:
     run = run_with(**changed)
-    training = sections.build(TrainingConfig, run.training, "training")
+    training = translate.training(run.training, "cuda")
     requirements.check(run, training, ParallelismConfig(**parallelism), "cuda")
 
 

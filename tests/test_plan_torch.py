@@ -41,7 +41,7 @@ def tiny() -> dict[str, dict[str, Any]]:
 
 def described(architecture: dict[str, Any], **training: Any) -> ModelDescription:
 
-    from atom.titan import trainer_config
+    from atom.titan import trainer_config, translate
     from atom.titan.planning import planning
 
     run = parse(
@@ -55,7 +55,7 @@ def described(architecture: dict[str, Any], **training: Any) -> ModelDescription
     )
     selection = select(run, Host.load())
     parts = trainer_config.model_parts(selection, 260, SEQ_LEN)
-    return planning.description(parts, trainer_config.training_section(run, "cuda"))
+    return planning.description(parts, translate.training(run.training, "cuda"))
 
 
 @pytest.fixture(scope="module")

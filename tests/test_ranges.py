@@ -12,17 +12,16 @@ import annotated_types
 import pytest
 import torch
 from pydantic import BaseModel
-from torchtitan.config import ParallelismConfig
 
-from atom.recipe import defaults, ranges
+from atom.recipe import ranges
 from atom.recipe.run import Run
+from atom.recipe.training_sections import SECTIONS, Training
 from atom.registry.host import Host, resolve
 from atom.titan.optim.rates import EndingLRSchedulers
-from atom.titan.sections import ACTIVATION_CHECKPOINT, SCHEMA
+from atom.titan.translate import ACTIVATION_CHECKPOINT, CONFIGS
 
-SECTIONS: list[tuple[str, type]] = [
-    *SCHEMA.items(),
-    ("parallelism", ParallelismConfig),
+ENGINE: list[tuple[str, type]] = [
+    *CONFIGS.items(),
     *(("activation_checkpoint", mode) for mode in ACTIVATION_CHECKPOINT.values() if mode),
 ]
 
@@ -48,13 +47,14 @@ def fields(schema: type, prefix: str) -> Iterator[tuple[str, Any, Any]]:
         yield key, annotation, field.default if made is dataclasses.MISSING else made()
 
 
-@pytest.mark.parametrize(("section", "schema"), SECTIONS)
+@pytest.mark.parametrize(("section", "schema"), ENGINE)
 def test_numbers_of_torchtitans_have_a_range(section: str, schema: type) -> None:
+    own = SECTIONS[section].model_fields if section in SECTIONS else {}
     for key, annotation, default in fields(schema, section):
-        if not ranges.is_numeric(annotation):
-            assert key not in ranges.RANGES, f"{key} is no number"
+        if not ranges.is_numeric(annotation) or key.partition(".")[2] in own:
+            assert key not in ranges.ENGINE_RANGES, f"{key} is no number of the engine's"
             continue
-        valid = ranges.RANGES[key]
+        valid = ranges.ENGINE_RANGES[key]
         assert valid.holds(default), f"{key}: torchtitan's own default"
         options = [annotation, *typing.get_args(annotation)]
         assert valid.whole == (float not in options), key
@@ -64,22 +64,27 @@ def test_numbers_of_torchtitans_have_a_range(section: str, schema: type) -> None
 
 
 def test_text_that_spells_a_number_is_that_number() -> None:
-    sections = {"training": {"steps": "8", "seq_len": 64.0, "max_norm": "0.5", "dtype": "1"}}
-    found = ranges.as_numbers(sections | {"metrics": {"log_freq": "often"}, "debug": None})
-    assert found["training"] == {"steps": 8, "seq_len": 64, "max_norm": 0.5, "dtype": "1"}
-    assert all(type(found["training"][name]) is int for name in ("steps", "seq_len"))
-    assert found["metrics"] == {"log_freq": "often"}, "its check says what is wrong with it"
+    found = Training.model_validate({"steps": "8", "seq_len": 64.0, "max_norm": "0.5"})
+    assert (found.steps, found.seq_len, found.max_norm) == (8, 64, 0.5)
+    assert type(found.steps) is type(found.seq_len) is int
+    engine = ranges.check({"training": {"gc_freq": "50", "dtype": "1"}, "debug": None})
+    assert engine == {"training": {"gc_freq": 50, "dtype": "1"}, "debug": None}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_numbers_of_atoms_training_sections_have_a_range(section: str) -> None:
+    for name, field in SECTIONS[section].model_fields.items():
+        valid = [each for each in field.metadata if isinstance(each, ranges.Range)]
+        assert bool(valid) == ranges.is_numeric(field.annotation), name
+        for found in valid:
+            assert found.holds(field.default), name
+            for wrong in (math.nan, math.inf, -math.inf, True, False, -7, "many", [], 10**400):
+                assert not found.holds(wrong), f"{section}.{name}={wrong}"
 
 
 def test_no_range_is_of_a_key_that_is_gone() -> None:
-    known = {key for section, schema in SECTIONS for key, *_ in fields(schema, section)}
-    assert set(ranges.RANGES) <= known
-    assert set(defaults.DEFAULTS) <= known
-
-
-def test_defaults_are_torchtitans() -> None:
-    theirs = {key: default for name, schema in SECTIONS for key, _, default in fields(schema, name)}
-    assert {key: theirs[key] for key in defaults.DEFAULTS} == defaults.DEFAULTS
+    known = {key for section, schema in ENGINE for key, *_ in fields(schema, section)}
+    assert set(ranges.ENGINE_RANGES) <= known
 
 
 def numbers(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, bool]]:
@@ -96,7 +101,7 @@ def numbers(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, bool]]:
 
 def bounds(parts: Any) -> list[Any]:
     """Return the bounds in a type, however deep: those of ``PositiveInt | None``, too."""
-    kinds = (annotated_types.Gt, annotated_types.Ge, annotated_types.Interval)
+    kinds = (annotated_types.Gt, annotated_types.Ge, annotated_types.Interval, ranges.Range)
     found = []
     for part in parts:
         found += [part] if isinstance(part, kinds) else []

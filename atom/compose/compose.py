@@ -37,7 +37,7 @@ from atom.compose.origins import Origins
 from atom.compose.repairs import COMMAND_LINE
 from atom.errors import UserError
 from atom.plugin import Kernel
-from atom.recipe import effects, lengths, ranges, schedules
+from atom.recipe import effects, lengths, schedules
 from atom.recipe.run import COMPONENTS, Run, parse
 from atom.recipe.sections import Plugins
 from atom.recipe.settings import leaves
@@ -161,7 +161,6 @@ def run_of(config: DictConfig, host: Host) -> Run:
         _check_others(config, host, origins)
         run = _parsed(config)
         _check_removals(run)
-        ranges.check(run)
         sweeps.check(run)
         schedules.check(run, origins.given)
         packages = [plugin.package for plugin in host.plugins]

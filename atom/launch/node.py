@@ -134,9 +134,8 @@ def _start(
     assert run.resolved is not None
     kind = run.resolved.device
     boot(kind)
-    from atom.titan.trainer_config import training_section
 
-    screen, begin, steps = Screen(), time.time(), training_section(run, kind).steps
+    screen, begin, steps = Screen(), time.time(), run.training.steps
     first = machine.node == 0
     make_folder(folder / "logs")
     if first:

@@ -248,7 +248,7 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
     sequences, tokens = resolved.global_batch_size, ready.seq_len
     degrees = resolved.degrees
     # Not among the degrees that multiply to the number of ranks: it borrows theirs.
-    experts = run.parallelism.parameters.get("expert_parallel_degree", 1)
+    experts = run.parallelism.expert_parallel_degree or 1
     return Header(
         run_dir=str(ready.place),
         model=chosen("architecture"),

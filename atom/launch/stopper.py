@@ -33,7 +33,7 @@ class Stopper:
         self._ask = ask
         self._asked: float | None = None
         settings = read(run / RUN_FILE).checkpoint
-        saves = settings.get("enable", True) and not settings.get("load_only", False)
+        saves = settings.enable and not settings.engine.get("load_only", False)
         self._saving = "with a checkpoint" if saves else "without a checkpoint"
 
     def __enter__(self) -> Stopper:

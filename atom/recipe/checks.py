@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from atom.errors import UserError, nearest
 from atom.plan.device import names as device_names
+from atom.recipe.defaults import ENGINE
+from atom.recipe.training_sections import SECTIONS, Training
+from atom.recipe.validation import unknown
 
 if TYPE_CHECKING:
     from atom.recipe.run import Run
@@ -17,19 +20,24 @@ _PLACE = re.compile(r"(.*_)?(folder|file|file_prefix)")
 """Keys of torchtitan's sections that name a place in the run folder, for it to write to."""
 
 
-def in_sequences(tokens: int, training: Section) -> Section:
+def counted_in_tokens(sections: Section) -> Section:
+    """Return the sections of a run without ``global_batch_size: null``, if it counts in tokens."""
+    batch, training = sections.get("batch"), sections.get("training")
+    if not isinstance(batch, dict) or not isinstance(training, dict):
+        return sections
+    if batch.get("tokens") is None or training.get("global_batch_size", 0) is not None:
+        return sections
+    rest = {name: value for name, value in training.items() if name != "global_batch_size"}
+    return sections | {"training": rest}
+
+
+def in_sequences(tokens: int, training: Training) -> Training:
     """Return the section with ``global_batch_size``, the sequences that ``tokens`` make.
 
     Raises:
         UserError: they make no whole number, or another than the section says.
     """
-    length, given = training.get("seq_len"), training.get("global_batch_size")
-    if not isinstance(length, int) or length < 1:
-        raise UserError(
-            "must be given to count the batch in tokens; valid: a positive number",
-            key="training.seq_len",
-            value=length,
-        )
+    length, given = training.seq_len, training.said.get("global_batch_size")
     if tokens % length:
         raise UserError(
             f"must be a multiple of training.seq_len {length}", key="batch.tokens", value=tokens
@@ -42,7 +50,7 @@ def in_sequences(tokens: int, training: Section) -> Section:
             key="training.global_batch_size",
             value=given,
         )
-    return training | {"global_batch_size": sequences}
+    return training.updated({"global_batch_size": sequences})
 
 
 def dry_run(run: Run) -> None:
@@ -93,17 +101,24 @@ def launcher(section: Launcher) -> None:
 
 def best(run: Run) -> None:
     """Refuse to keep checkpoints by a loss that none of their steps has logged."""
-    kept, interval = run.checkpoint.get("keep_best"), run.checkpoint.get("interval", 500)
-    logged = run.metrics.get("log_freq", 10)
-    if not kept or not isinstance(interval, int) or not isinstance(logged, int):
-        return
-    if logged > interval:
+    kept, interval = run.checkpoint.keep_best, run.checkpoint.interval
+    logged = run.metrics.log_freq
+    if kept and logged > interval:
         raise UserError(
             f"leaves checkpoints (checkpoint.interval={interval}) without a loss that "
             f"checkpoint.keep_best={kept} could compare; valid: {interval} or fewer",
             key="metrics.log_freq",
             value=logged,
         )
+
+
+def engine_keys(name: str, section: object) -> None:
+    """Refuse a key that is neither ATOM's own nor the engine's."""
+    own = SECTIONS[name].model_fields if name in SECTIONS else ()
+    known = {*own, *(key.partition(".")[2] for key in ENGINE if key.startswith(f"{name}."))}
+    for key, value in section.items() if isinstance(section, dict) else ():
+        if key not in known:
+            raise unknown([name, str(key)], value, known)
 
 
 def places(name: str, section: object) -> None:

@@ -1,36 +1,29 @@
-"""torchtitan's defaults of the settings that are looked at before torch is imported.
+"""The value of any key of a run, before torch is imported.
 
-torchtitan says what they are, and a test holds these against it.
+The keys that are torchtitan's alone stand here with torchtitan's defaults: without torch its
+dataclasses cannot be asked. A test holds this list against all fields of theirs.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from atom.recipe.run import Run
+if TYPE_CHECKING:
+    from atom.recipe.run import Run
 
-DEFAULTS: dict[str, Any] = {
-    "training.steps": 10000,
-    "training.seq_len": 2048,
+ENGINE: dict[str, Any] = {
     "training.gc_freq": 50,
     "training.gc_debug": False,
-    "lr_scheduler.warmup_steps": 200,
-    "lr_scheduler.total_steps": None,
-    "lr_scheduler.decay_ratio": None,
-    "lr_scheduler.decay_type": "linear",
-    "lr_scheduler.min_lr_factor": 0.0,
+    "training.enable_cpu_offload": False,
+    "training.disable_cuda_graphs": False,
+    "training.mixed_precision_reduce": "float32",
     "activation_checkpoint.preserve_rng_state": True,
     "activation_checkpoint.determinism_check": "default",
     "activation_checkpoint.debug": False,
     "activation_checkpoint.force_recompute_mm_shapes_by_fqns": ["moe.router.gate"],
     "activation_checkpoint.memory_budget": 0.5,
     "activation_checkpoint.visualize_memory_budget_pareto": False,
-    "checkpoint.enable": False,
     "checkpoint.folder": "checkpoint",
-    "checkpoint.interval": 500,
-    "checkpoint.keep_latest_k": 10,
-    "checkpoint.keep_every": 0,
-    "checkpoint.keep_best": 0,
     "checkpoint.async_mode": "async",
     "checkpoint.enable_first_step_checkpoint": False,
     "checkpoint.last_save_model_only": True,
@@ -40,23 +33,25 @@ DEFAULTS: dict[str, Any] = {
     "checkpoint.load_only": False,
     "checkpoint.exclude_from_loading": [],
     "checkpoint.create_seed_checkpoint": False,
-    "checkpoint.initial_load": "",
     "checkpoint.initial_load_path": None,
     "checkpoint.initial_load_model_only": True,
     "checkpoint.initial_load_in_hf": False,
     "checkpoint.initial_load_in_hf_quantized": False,
-    "compile.enable": False,
-    "compile.components": ["model", "loss"],
     "compile.backend": "inductor",
+    "compile.enable_async_tensor_parallel": False,
     "comm.mode": "default",
     "comm.trace_buf_size": 20000,
     "comm.save_traces_folder": "comm_traces",
     "comm.save_traces_file_prefix": "rank_",
+    "comm.init_timeout_seconds": 300,
+    "comm.train_timeout_seconds": 100,
     "metrics.enable_tensorboard": False,
     "metrics.enable_wandb": False,
     "metrics.wandb_mode": "online",
     "metrics.save_tb_folder": "tb",
     "metrics.save_for_all_ranks": False,
+    "metrics.disable_color_printing": False,
+    "metrics.enable_trackio": False,
     "profiler.enable_profiling": False,
     "profiler.save_traces_folder": "profiling/traces",
     "profiler.profile_freq": 10,
@@ -69,11 +64,14 @@ DEFAULTS: dict[str, Any] = {
     "profiler.memory_snapshot_freq": None,
     "profiler.save_memory_snapshot_folder": "profiling/memory_snapshot",
     "profiler.memory_snapshot_max_entries": 1_000_000,
-    "debug.deterministic": False,
     "debug.deterministic_warn_only": False,
     "debug.spmd_typechecking": False,
     "debug.batch_invariant": False,
     "debug.enable_structured_logging": True,
+    "debug.moe_force_load_balance": False,
+    "debug.detect_anomaly": False,
+    "debug.print_config": False,
+    "debug.save_config_file": None,
     "parallelism.spmd_backend": "spmd_types",
     "parallelism.enable_fsdp_symm_mem": False,
     "parallelism.enable_sequence_parallel": True,
@@ -81,12 +79,13 @@ DEFAULTS: dict[str, Any] = {
     "parallelism.pipeline_parallel_first_stage_less_layers": 1,
     "parallelism.pipeline_parallel_last_stage_less_layers": 1,
     "parallelism.pipeline_parallel_layers_per_stage": None,
-    "parallelism.pipeline_parallel_schedule": "1F1B",
     "parallelism.pipeline_parallel_schedule_csv": "",
-    "parallelism.pipeline_parallel_microbatch_size": 1,
     "parallelism.context_parallel_load_balancer": "headtail",
     "parallelism.context_parallel_ptrr_mask_key": None,
+    "parallelism.fsdp_reshard_after_forward": "default",
 }
+
+"""Key -> torchtitan's default, of each key that stands beside ATOM's own."""
 
 ATOMS: dict[str, Any] = {"checkpoint.last_save_model_only": False}
 """What ATOM's own ``train.yaml`` says instead."""
@@ -97,12 +96,12 @@ def value(run: Run, key: str) -> Any:
     section, _, name = key.partition(".")
     found = getattr(run, section)
     values = found if isinstance(found, dict) else {**found.__dict__, **(found.model_extra or {})}
-    return values.get(name, DEFAULTS.get(key))
+    return values.get(name, ENGINE.get(key))
 
 
 def default(run: Run, key: str) -> Any:
     """Return the value that ``key`` has where nothing is said of it."""
-    if key in DEFAULTS:
-        return DEFAULTS[key]
+    if key in ENGINE:
+        return ENGINE[key]
     section, _, name = key.partition(".")
     return type(getattr(run, section)).model_fields[name].default

@@ -119,8 +119,8 @@ def _on_cpu(words: str) -> Reason:
 
 
 def _too_short_to_judge(seen: Seen) -> str | None:
-    steps, window = seen.run.training.get("steps"), seen.run.faults.window
-    if not isinstance(steps, int) or steps > window:
+    steps, window = seen.run.training.steps, seen.run.faults.window
+    if steps > window:
         return None
     return f"with training.steps={steps}: faults.window={window} steps are looked at before one is"
 
@@ -129,8 +129,8 @@ def _longer_than_the_run(name: str) -> Reason:
     """Return the reason that an interval in steps is never over."""
 
     def reason(seen: Seen) -> str | None:
-        steps, interval = seen.run.training.get("steps"), getattr(seen.run.faults, name)
-        never = isinstance(steps, int) and steps < interval
+        steps, interval = seen.run.training.steps, getattr(seen.run.faults, name)
+        never = steps < interval
         return f"with training.steps={steps}, which are fewer" if never else None
 
     return reason

@@ -1,6 +1,7 @@
-"""The numbers that torchtitan's sections may hold: its dataclasses give types, and no ranges.
+"""The numbers that a key of a run may have.
 
-Numbers of ATOM's own sections have theirs in :mod:`atom.recipe.run`.
+A field of ATOM's own has a :class:`Range` in its type. torchtitan's dataclasses give types and no
+ranges: those of its keys are in :data:`ENGINE_RANGES`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import core_schema
+
 from atom.errors import UserError
 
 if TYPE_CHECKING:
-    from atom.recipe.run import Run
     from atom.recipe.sections import Section
 
 _LARGEST = {True: 2**63 - 1, False: sys.float_info.max}
@@ -56,6 +59,22 @@ class Range:
         most = _LARGEST[self.whole] if self.most is None else self.most
         return (self.least < found if self.above else self.least <= found) and found <= most
 
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Validate a field that has this range in its type; text may spell the number."""
+        return core_schema.no_info_before_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: object) -> object:
+        if not self.holds(value):
+            raise ValueError(f"valid: {self}")
+        return self.converted(value)
+
+    def converted(self, value: object) -> object:
+        """Return the number that a value in the range is or spells."""
+        found = number(value)
+        return found if found is None or not self.whole else int(found)
+
     def __str__(self) -> str:
         words = "a whole number" if self.whole else "a number"
         if self.most is not None:
@@ -71,37 +90,17 @@ class Range:
 
 _COUNT = Range(1)
 _NATURAL = Range(0)
-_SEQUENCES = 10**9
-_DEGREE = Range(1, 10**6, also=((-1, "for what is left"),))
 _SHARE = Range(0, 1, whole=False)
 _SECONDS = Range(1, 10**9)
 _TORCHS = "for torch's own"
 
-RANGES: dict[str, Range] = {
-    "training.local_batch_size": Range(1, _SEQUENCES),
-    "training.global_batch_size": Range(1, _SEQUENCES, also=((-1, "for local_batch_size a rank"),)),
-    "training.seq_len": Range(1, 2**30),
-    # 0 would make every gradient 0.
-    "training.max_norm": Range(0, above=True, whole=False),
-    "training.steps": Range(1, 10**12),
+ENGINE_RANGES: dict[str, Range] = {
     "training.gc_freq": _COUNT,
-    "lr_scheduler.warmup_steps": _NATURAL,
-    "lr_scheduler.total_steps": Range(1, null="for training.steps"),
-    "lr_scheduler.decay_ratio": Range(
-        0, 1, whole=False, null="for a decay from the end of the warm-up"
-    ),
-    "lr_scheduler.min_lr_factor": _SHARE,
     "activation_checkpoint.memory_budget": _SHARE,
-    "checkpoint.interval": _COUNT,
-    # One may be half written when the other is needed.
-    "checkpoint.keep_latest_k": Range(2, also=((0, "to keep all"),)),
     "checkpoint.load_step": Range(0, also=((-1, "for the newest"),)),
-    "checkpoint.keep_every": _NATURAL,
-    "checkpoint.keep_best": _NATURAL,
     "comm.init_timeout_seconds": _SECONDS,
     "comm.train_timeout_seconds": _SECONDS,
     "comm.trace_buf_size": _NATURAL,
-    "metrics.log_freq": _COUNT,
     "profiler.profile_freq": _COUNT,
     "profiler.profiler_repeat": Range(0, null=_TORCHS),
     "profiler.profiler_skip_first": Range(0, null=_TORCHS),
@@ -110,51 +109,28 @@ RANGES: dict[str, Range] = {
     "profiler.profiler_warmup": _NATURAL,
     "profiler.memory_snapshot_freq": Range(1, null="for profile_freq"),
     "profiler.memory_snapshot_max_entries": _COUNT,
-    "debug.seed": Range(0, null="for 0"),
-    "parallelism.data_parallel_replicate_degree": _DEGREE,
-    "parallelism.data_parallel_shard_degree": _DEGREE,
-    "parallelism.tensor_parallel_degree": _DEGREE,
-    "parallelism.pipeline_parallel_degree": _DEGREE,
-    "parallelism.context_parallel_degree": _DEGREE,
-    "parallelism.expert_parallel_degree": Range(1, 10**6),
     "parallelism.pipeline_parallel_first_stage_less_layers": _NATURAL,
     "parallelism.pipeline_parallel_last_stage_less_layers": _NATURAL,
     "parallelism.pipeline_parallel_layers_per_stage": Range(1, null="for as many as there are"),
-    "parallelism.pipeline_parallel_microbatch_size": _COUNT,
 }
-"""Each numeric key of torchtitan's sections; a test holds them against its dataclasses."""
+"""Each numeric key that is torchtitan's alone; a test holds them against its dataclasses."""
 
 
-def check(run: Run) -> None:
-    """Refuse numbers that are out of their range.
+def check(sections: Section) -> Section:
+    """Return the sections with the engine's numbers as such: text that spells one is that number.
 
     Raises:
-        UserError: names the first key, and what is valid.
-    """
-    for key, valid in RANGES.items():
-        section, _, name = key.partition(".")
-        values: Section = (
-            run.parallelism.parameters if section == "parallelism" else getattr(run, section)
-        )
-        if name in values and not valid.holds(values[name]):
-            raise UserError(f"valid: {valid}", key=key, value=values[name])
-
-
-def as_numbers(sections: Section) -> Section:
-    """Return sections in which what spells a number, or a whole one with a point, is that number.
-
-    Args:
-        sections: of a run, unchecked: what is out of its range is left as it is.
+        UserError: a number of the engine's is out of its range.
     """
     found = dict(sections)
-    for key, valid in RANGES.items():
+    for key, valid in ENGINE_RANGES.items():
         name, _, last = key.partition(".")
         section = found.get(name)
-        if not isinstance(section, dict) or section.get(last) is None:
+        if not isinstance(section, dict) or last not in section:
             continue
-        spelled = number(section[last])
-        if spelled is not None and valid.holds(section[last]):
-            found[name] = section | {last: int(spelled) if valid.whole else spelled}
+        if not valid.holds(section[last]):
+            raise UserError(f"valid: {valid}", key=key, value=section[last])
+        found[name] = section | {last: valid.converted(section[last])}
     return found
 
 

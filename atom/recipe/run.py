@@ -36,6 +36,18 @@ from atom.recipe.sections import (
     Section,
     Sweep,
 )
+from atom.recipe.training_sections import (
+    ENGINE_SECTIONS,
+    SECTIONS,
+    ActivationCheckpoint,
+    Checkpoint,
+    Compile,
+    Debug,
+    LRScheduler,
+    Metrics,
+    Parallelism,
+    Training,
+)
 from atom.recipe.validation import validated
 
 COMPONENTS = ("architecture", "tokenizer", "dataset", "parallelism")
@@ -43,19 +55,6 @@ COMPONENTS = ("architecture", "tokenizer", "dataset", "parallelism")
 
 NAMED = (*COMPONENTS, "launcher")
 """The same, and the launcher, which a run can do without."""
-
-TORCHTITAN_SECTIONS = (
-    "training",
-    "lr_scheduler",
-    "activation_checkpoint",
-    "checkpoint",
-    "compile",
-    "comm",
-    "metrics",
-    "profiler",
-    "debug",
-)
-"""Sections passed through to torchtitan, whose own dataclasses are their schema."""
 
 DEGREES = (
     "data_parallel_replicate_degree",
@@ -97,7 +96,7 @@ class Run(Model):
     architecture: Component
     tokenizer: Component
     dataset: Component
-    parallelism: Component
+    parallelism: Parallelism
     kernels: dict[str, str | list[str]] = Field(
         default={"default": "auto"},
         description="of an operation, or by default: a kernel, or kernels in order of preference",
@@ -106,15 +105,15 @@ class Run(Model):
     optimizer: Optimizer = Optimizer()
     loss: Loss = Loss()
     batch: Batch = Batch()
-    training: Section = {}
-    lr_scheduler: Section = {}
-    activation_checkpoint: Section = {}
-    checkpoint: Section = {}
-    compile: Section = {}
+    training: Training = Training()
+    lr_scheduler: LRScheduler = LRScheduler()
+    activation_checkpoint: ActivationCheckpoint = ActivationCheckpoint()
+    checkpoint: Checkpoint = Checkpoint()
+    compile: Compile = Compile()
     comm: Section = {}
-    metrics: Section = {}
+    metrics: Metrics = Metrics()
     profiler: Section = {}
-    debug: Section = {}
+    debug: Debug = Debug()
 
     resolved: Resolved | None = Field(default=None, description="written by ATOM, not by users")
 
@@ -164,9 +163,11 @@ def parse(sections: Section) -> Run:
         UserError: a section is missing, unknown or of the wrong type, or holds more than data.
     """
     yaml_data.refuse_objects(sections)
-    for section in TORCHTITAN_SECTIONS:
+    for section in (*SECTIONS, *ENGINE_SECTIONS):
+        checks.engine_keys(section, sections.get(section))
         checks.places(section, sections.get(section))
-    run = validated(_RUN, ranges.as_numbers(sections), key="", fields=Run.model_fields)
+    sections = ranges.check(checks.counted_in_tokens(sections))
+    run = validated(_RUN, sections, key="", fields=Run.model_fields)
     checks.dry_run(run)
     checks.launcher(run.launcher)
     checks.best(run)

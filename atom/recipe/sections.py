@@ -27,7 +27,7 @@ Section = dict[str, Any]
 """A section as plain data, its keys by their names."""
 
 
-class _Numbers(BaseModel):
+class Numbers(BaseModel):
     """Takes finite numbers where numbers belong."""
 
     model_config = ConfigDict(frozen=True)
@@ -36,12 +36,14 @@ class _Numbers(BaseModel):
     @classmethod
     def _are_finite(cls, value: object, info: ValidationInfo) -> object:
         field = cls.model_fields.get(str(info.field_name))
-        if field is not None and ranges.is_numeric(field.annotation):
+        if field is None or any(isinstance(each, ranges.Range) for each in field.metadata):
+            return value  # a range says what is valid
+        if ranges.is_numeric(field.annotation):
             ranges.refuse_odd(value)
         return value
 
 
-class Model(_Numbers):
+class Model(Numbers):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -153,7 +155,7 @@ class Data(Model):
     trace: bool = Field(default=False, description="note every sample in logs/samples_rank_N.jsonl")
 
 
-class Component(_Numbers):
+class Component(Numbers):
     """The name of a plugin's component and, beside it, the component's own parameters."""
 
     model_config = ConfigDict(extra="allow")

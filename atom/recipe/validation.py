@@ -32,6 +32,16 @@ def validated(adapter: TypeAdapter[T], section: object, *, key: str, fields: Ite
         raise _explain(error.errors(), key, section, fields) from None
 
 
+def unknown(path: Sequence[str], value: object, fields: Iterable[str]) -> UserError:
+    """Return the mistake of a key that there is not, with the nearest of ``fields``."""
+    name = ".".join(path)
+    hint = nearest(path[-1], fields)
+    while isinstance(value, Mapping) and len(value) == 1:
+        ((part, value),) = value.items()
+        name = f"{name}.{part}"
+    return UserError(f"{path[-1]} is no key here; {hint}", key=name, value=value)
+
+
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _MISSING = (
     "missing",
@@ -50,12 +60,7 @@ def _explain(
     name = ".".join(path)
     kind = error["type"]
     if kind in _UNKNOWN:
-        value = error["input"]
-        hint = nearest(path[-1], _fields(fields, place[:-1]))
-        while isinstance(value, Mapping) and len(value) == 1:
-            ((part, value),) = value.items()
-            name = f"{name}.{part}"
-        return UserError(f"{path[-1]} is no key here; {hint}", key=name, value=value)
+        return unknown(path, error["input"], _fields(fields, place[:-1]))
     if kind in _MISSING:
         if place[-1].isdecimal() and isinstance(section, Mapping):  # an entry of a list
             return UserError("has too few entries", key=name.rpartition(".")[0])

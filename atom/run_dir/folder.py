@@ -95,7 +95,7 @@ def create(
     files.make_folder(folder / "logs")
     claim.claim(folder)
     locked = provenance.lock(
-        host, seed=run.debug.get("seed"), device=run.resolved.device, kernels=run.resolved.kernels
+        host, seed=run.debug.seed, device=run.resolved.device, kernels=run.resolved.kernels
     )
     kept: tuple[str, ...] = (RUN_FILE, ORIGINS, LOCK, inputs.FILE_NAME)
     if "tokenizer" in (contents or {}):

@@ -137,7 +137,7 @@ def _ended(folder: Path) -> int:
     if last is None or last["event"] != events.FINISHED:
         return 0
     # An earlier version wrote no step.
-    return int(last.get("step") or run_of(folder / RUN_FILE).training.get("steps", 0))
+    return int(last.get("step") or run_of(folder / RUN_FILE).training.steps)
 
 
 def _differing(beside: Path, now: Inputs | None) -> tuple[dict[str, str], bool]:
@@ -172,7 +172,7 @@ def _beside(folder: Path, step: int, name: str) -> Path:
 
 def _check_loaded(folder: Path, run: Run) -> None:
     """Refuse to begin anew in silence where there are checkpoints."""
-    if not run.checkpoint.get("enable", True):
+    if not run.checkpoint.enable:
         raise UserError(
             f"{folder} holds checkpoints of a run, of which nothing would be loaded; valid: true, "
             "or another run.dir",
@@ -183,7 +183,7 @@ def _check_loaded(folder: Path, run: Run) -> None:
 
 def _check_change(change: Change, folder: Path, run: Run) -> None:
     if change.key == "optimizer.name" and _MUON in (change.before, change.after):
-        if _OPTIMIZER in run.checkpoint.get("exclude_from_loading", ()):
+        if _OPTIMIZER in run.checkpoint.engine.get("exclude_from_loading", ()):
             return
         raise UserError(
             f"{folder} holds checkpoints with the state of {change.before}, which is no state of "

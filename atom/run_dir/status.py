@@ -77,9 +77,7 @@ def status(run: Path) -> Status:
     if not os.path.lexists(run / RUN_FILE):
         raise UserError(f"{run} holds no run; valid: a folder with a {RUN_FILE}")
     strangers.check(run)
-    steps = read(run / RUN_FILE).training.get("steps")
-    if not isinstance(steps, int | None):
-        raise UserError(f"{run / RUN_FILE} has training.steps={steps}; valid: a whole number")
+    steps = read(run / RUN_FILE).training.steps
     happened = events.read(run)
     rows = metrics.read(run / metrics.FILE_NAME)
     at_work = claim.holder(run)

@@ -93,7 +93,7 @@ def situation(
         tensor_parallel=tensor_parallel,
         context_parallel=context_parallel,
         expert_parallel=expert_parallel,
-        deterministic=run is not None and bool(run.debug.get("deterministic")),
+        deterministic=run is not None and run.debug.deterministic,
         operations=operations(model, offered, optimizer=run.optimizer.name if run else None),
         supposed=supposed or {},
         unfit=unfit or {},

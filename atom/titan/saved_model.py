@@ -26,8 +26,9 @@ from atom.registry.select import Selection, select
 from atom.registry.trust import Trust
 from atom.run_dir import checkpoint
 from atom.run_dir.folder import RUN_FILE, TOKENIZER
+from atom.titan import translate
 from atom.titan.checkpoint.dcp import HostileCheckpointError, SafePlanner, SafeReader, load_alone
-from atom.titan.trainer_config import model_parts, set_sharding, training_section
+from atom.titan.trainer_config import model_parts, set_sharding
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def trained(folder: Path) -> Trained:
         raise UserError(f"{folder / RUN_FILE} is of a run that has not begun")
     host = Host.load(Trust.of_run(run.plugins))
     selection = select(run, host)
-    training = training_section(run, run.resolved.device)
+    training = translate.training(run.training, run.resolved.device)
     parts = model_parts(selection, run.resolved.vocab_size, training.seq_len)
     on_one_rank(parts, training)
     return Trained(folder, run, host, selection, parts)
@@ -118,7 +119,7 @@ def newest(folder: Path, run: Run, step: int | None = None) -> tuple[int, Path]:
     Raises:
         UserError: the run has no such checkpoint, or its files are not all there.
     """
-    place = folder / str(run.checkpoint.get("folder", checkpoint.FOLDER))
+    place = folder / str(run.checkpoint.engine.get("folder", checkpoint.FOLDER))
     steps = checkpoint.steps(place)
     if not steps:
         raise UserError(f"{folder} holds no checkpoint")

@@ -24,12 +24,12 @@ from atom.plugin import (
     ParallelismContext,
 )
 from atom.recipe.run import Run
-from atom.recipe.sections import Resolved, Section
+from atom.recipe.sections import Resolved
 from atom.registry.host import Host
 from atom.registry.opening import Opener
 from atom.registry.select import Selection
 from atom.run_dir.folder import TOKENIZER
-from atom.titan import kernels, sections
+from atom.titan import kernels, translate
 from atom.titan.compat.device import mend_fsdp
 from atom.titan.compat.pipeline import send_contiguous
 from atom.titan.optim import optimizer
@@ -38,14 +38,6 @@ from atom.titan.train import profiling
 from atom.titan.train.data import DocumentLoader
 from atom.titan.train.initial_weights import seed_parameters
 from atom.titan.train.trainer import AtomTrainer
-
-CPU_DEFAULTS: dict[str, Section] = {
-    # Most CPUs emulate bfloat16.
-    "training": {"mixed_precision_param": "float32"},
-    # The flight recorder takes a stack of every collective, for hangs that are rare here.
-    "comm": {"trace_buf_size": 0},
-}
-"""What a CPU needs where the run says nothing; on a GPU torchtitan's defaults stand."""
 
 
 def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> Trainer.Config:
@@ -59,34 +51,24 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
     """
     resolved = run.resolved
     assert resolved is not None
-    training = training_section(run, resolved.device)
+    training = translate.training(run.training, resolved.device)
     parts = model_parts(selection, resolved.vocab_size, training.seq_len)
-    parallelism = sections.build(
-        ParallelismConfig,
-        run.parallelism.parameters | resolved.degrees,
-        "parallelism",
-    )
+    parallelism = translate.parallelism(run.parallelism.updated(resolved.degrees))
     strategy = selection.parallelism.code("build")(
         parallelism,
         ParallelismContext(world_size=resolved.world_size, parts=parts, training=training),
     )
     _check_faults(run, selection, parallelism)
-    debug: DebugConfig = sections.build(DebugConfig, run.debug, "debug")
-    seed = debug.seed or 0
+    seed = run.debug.seed or 0
     degree = parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree
-    if "local_batch_size" not in run.training:
+    if run.training.local_batch_size is None:
         training = replace(training, local_batch_size=resolved.global_batch_size // degree)
     chosen = [
         host.find("kernel", f"{operation}/{name}") for operation, name in resolved.kernels.items()
     ]
     fused = kernels.replaces_loss(component.declaration for component in chosen)
-    built: dict[str, Any] = {
-        name: sections.build(schema, _section(run, name, resolved.device), name)
-        for name, schema in sections.SCHEMA.items()
-        if name not in ("training", "debug")
-    }
-    built["profiler"] = profiling.config(
-        run, built["profiler"], steps=training.steps, device=resolved.device
+    profiler = profiling.config(
+        run, translate.profiler(run.profiler), steps=training.steps, device=resolved.device
     )
     config = AtomTrainer.Config(
         model_spec=ModelSpec(
@@ -106,27 +88,21 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         optimizer=optimizer.config(run.optimizer),
         parallelism=strategy.parallelism,
         training=replace(training, global_batch_size=resolved.global_batch_size),
-        activation_checkpoint=sections.activation_checkpoint(run.activation_checkpoint),
-        debug=debug,
+        lr_scheduler=translate.lr_scheduler(run.lr_scheduler),
+        activation_checkpoint=translate.activation_checkpoint(run.activation_checkpoint),
+        checkpoint=translate.checkpoint(run.checkpoint),
+        compile=translate.compilation(run.compile),
+        comm=translate.comm(run.comm, resolved.device),
+        metrics=translate.metrics(run.metrics),
+        profiler=profiler,
+        debug=translate.debug(run.debug),
         faults=run.faults,
         trace_samples=run.data.trace,
         # The loader that is its default imports Hugging Face's datasets, and nothing is validated.
         validator=Validator.Config(dataloader=BaseDataLoader.Config()),
-        **built,
     )
     kernels.put(config, chosen)
     return config
-
-
-def training_section(run: Run, device: str) -> TrainingConfig:
-    """Return the section, with what a CPU needs where the run says nothing."""
-    return sections.build(TrainingConfig, _section(run, "training", device), "training")
-
-
-def _section(run: Run, name: str, device: str) -> Section:
-    defaults = CPU_DEFAULTS.get(name, {}) if device == "cpu" else {}
-    section: Section = defaults | getattr(run, name)
-    return section
 
 
 def set_sharding(model: Any, training: TrainingConfig, parallelism: ParallelismConfig) -> None:
@@ -184,7 +160,7 @@ def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig
     for name in ("non_finite", "spike"):
         if getattr(run.faults, name) != "rollback":
             continue
-        if not run.checkpoint.get("enable", True):
+        if not run.checkpoint.enable:
             raise UserError(
                 "there is nothing to go back to with checkpoint.enable=false; valid: skip, stop",
                 key=f"faults.{name}",
@@ -202,14 +178,14 @@ def _check_repeatable(run: Run) -> None:
     """Refuse to compare what need not be alike, or cannot be computed again."""
     assert run.resolved is not None
     interval = run.faults.replay_check_interval
-    if run.resolved.device != "cpu" and not run.debug.get("deterministic"):
+    if run.resolved.device != "cpu" and not run.debug.deterministic:
         raise UserError(
             "a GPU computes a step twice alike only with debug.deterministic=true; valid: that, or "
             "0",
             key="faults.replay_check_interval",
             value=interval,
         )
-    if not run.training.get("disable_cuda_graphs"):
+    if not run.training.engine.get("disable_cuda_graphs"):
         raise UserError(
             "a step in a CUDA graph is not computed again; valid: 0, or "
             "training.disable_cuda_graphs=true",

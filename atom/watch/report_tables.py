@@ -71,7 +71,7 @@ def degrees(record: Record, resolved: Resolved) -> Element:
         stride //= max(degree, 1)
         apart = f"ranks {stride} apart" if degree > 1 else "not split"
         rows.append((element("code", name), str(degree), SPLITS[name] if degree > 1 else "", apart))
-    experts = record.run.parallelism.parameters.get("expert_parallel_degree", 1)
+    experts = record.run.parallelism.expert_parallel_degree or 1
     if experts != 1:
         words = (SPLITS["ep"], "ranks of the dimensions above")
         rows.append((element("code", "ep"), shown(experts), *words))
@@ -111,8 +111,8 @@ def data(record: Record) -> list[Element]:
             if count is not None:
                 rows.append((what, f"{count:,}", ""))
         rows += [("left out", phrase, "") for phrase in read.left_out]
-    length = run.training.get("seq_len")
-    if run.resolved is not None and isinstance(length, int):
+    length = run.training.seq_len
+    if run.resolved is not None:
         batch = run.resolved.global_batch_size
         rows.append(("vocabulary", f"{run.resolved.vocab_size:,} ids", ""))
         rows.append(

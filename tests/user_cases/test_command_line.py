@@ -383,11 +383,10 @@ def test_keys_of_text_are_those_of_torchtitan() -> None:
     # torch is needed to ask: what the table says is compared with torchtitan's own dataclasses.
     code = (
         "import dataclasses, json, typing\n"
-        "from torchtitan.config import ParallelismConfig\n"
-        "from atom.titan import sections\n"
-        "found = [*sections.SCHEMA.items(), ('parallelism', ParallelismConfig)]\n"
+        "from atom.titan import translate\n"
+        "found = [*translate.CONFIGS.items()]\n"
         "found += [('activation_checkpoint', c) for c in "
-        "sections.ACTIVATION_CHECKPOINT.values() if c]\n"
+        "translate.ACTIVATION_CHECKPOINT.values() if c]\n"
         "print(json.dumps(sorted({f'{section}.{field.name}' for section, schema in found\n"
         "    for field in dataclasses.fields(schema) if field.init\n"
         "    if typing.get_type_hints(schema)[field.name] in (str, str | None)})))\n"

@@ -22,12 +22,12 @@ from atom.recipe.run import parse
 from atom.registry.host import Host
 from atom.registry.select import select
 from atom.testing.models import logits
-from atom.titan import saved_model
+from atom.titan import saved_model, translate
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
 from atom.titan.hugging_face import config as hf_config
 from atom.titan.hugging_face import remedy
 from atom.titan.hugging_face import weights as hf_weights
-from atom.titan.trainer_config import model_parts, training_section
+from atom.titan.trainer_config import model_parts
 
 TOLERANCE = 1e-4
 """|difference in a logit|, in float32."""
@@ -116,7 +116,7 @@ def parts_of(architecture: dict[str, Any]) -> ModelParts:
             "parallelism": {"name": "mesh"},
         }
     )
-    training = training_section(run, "cpu")
+    training = translate.training(run.training, "cpu")
     parts = model_parts(select(run, Host.load()), VOCABULARY, 64)
     saved_model.on_one_rank(parts, training)
     return parts

@@ -44,12 +44,10 @@ class ParallelismSuite(Options, ComponentSuite):
         return None
 
     def check_section(self, section: Mapping[str, Any], component: Component, host: Host) -> None:  # noqa: ARG002
-        from torchtitan.config import ParallelismConfig
+        from atom.recipe.training_sections import Parallelism
+        from atom.titan import translate
 
-        from atom.titan import sections
-
-        parameters = {name: value for name, value in section.items() if name != "name"}
-        sections.build(ParallelismConfig, parameters, "parallelism")
+        translate.parallelism(Parallelism.model_validate(section))
 
     @property
     def section(self) -> dict[str, Any]:

@@ -334,7 +334,7 @@ class VerifiedCheckpointManager(CheckpointManager):
         """Return whether the run that left the same out of its first load has saved this."""
         if place.parent != self._place or not (place / RUN_FILE).is_file():
             return False
-        before = read(place / RUN_FILE).checkpoint.get("exclude_from_loading", ())
+        before = read(place / RUN_FILE).checkpoint.engine.get("exclude_from_loading", ())
         return set(before) == set(self.exclude_from_loading)
 
 

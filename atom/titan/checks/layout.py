@@ -9,7 +9,7 @@ from torchtitan.config import ParallelismConfig
 
 from atom.errors import UserError
 from atom.recipe.run import DEGREES, Run
-from atom.titan import sections
+from atom.titan import translate
 
 
 def resolve(
@@ -25,7 +25,7 @@ def resolve(
     Raises:
         UserError: a degree is impossible, or the layout does not fit the ranks.
     """
-    config = sections.build(ParallelismConfig, run.parallelism.parameters, "parallelism")
+    config = translate.parallelism(run.parallelism)
     degrees = {name: getattr(config, name) for name in DEGREES}
     left = [name for name, degree in degrees.items() if degree == -1]
     if len(left) > 1:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig
+from torchtitan.config import ParallelismConfig, TrainingConfig
 from torchtitan.models.common.attention import FlexAttention
 from torchtitan.models.common.decoder import Decoder
 
 from atom.errors import UserError, nearest
 from atom.recipe.run import Run
-from atom.titan import sections
+from atom.titan import translate
 from atom.titan.saved_model import on_meta
 
 LOAD_BALANCERS = ("headtail", "ptrr")
@@ -33,9 +33,9 @@ def check(run: Run, training: TrainingConfig, parallelism: ParallelismConfig, de
     Raises:
         UserError: names the option, and what it needs.
     """
-    compilation: CompileConfig = sections.build(CompileConfig, run.compile, "compile")
+    compilation = translate.compilation(run.compile)
     compiled = compilation.enable and "model" in compilation.components
-    if run.activation_checkpoint.get("mode") == "memory_budget" and not compiled:
+    if run.activation_checkpoint.mode == "memory_budget" and not compiled:
         raise UserError(
             "is the compiler's work, and the model is not compiled; valid: compile.enable=true "
             "with model among compile.components, or another mode",
@@ -122,7 +122,7 @@ def check_load_balancer(parallelism: ParallelismConfig, model: Any) -> None:
 def check_experts(run: Run, model: Any) -> None:
     """Refuse to balance experts that a model has not."""
     mixture = any(getattr(layer, "moe", None) is not None for layer in getattr(model, "layers", ()))
-    if run.debug.get("moe_force_load_balance") and not mixture:
+    if run.debug.engine.get("moe_force_load_balance") and not mixture:
         raise UserError(
             "has no effect on a model without experts; valid: false",
             key="debug.moe_force_load_balance",
@@ -142,7 +142,7 @@ def check_recomputed(run: Run, model: torch.nn.Module) -> None:
     """
     key = "force_recompute_mm_shapes_by_fqns"
     found = [(name, module) for name, module in model.named_modules() if name.startswith("layers.")]
-    for part in run.activation_checkpoint.get(key, ()):
+    for part in run.activation_checkpoint.engine.get(key, ()):
         named = [(name, module) for name, module in found if part in name]
         if part in _RECOMPUTED or (named and all(_is_linear(module) for _, module in named)):
             continue

@@ -14,7 +14,7 @@ from atom.plan.model import MODES, ModelDescription
 from atom.plugin import LayoutChoice, LayoutContext, ModelParts
 from atom.recipe.run import Run
 from atom.registry.select import Selection
-from atom.titan import sections
+from atom.titan import translate
 from atom.titan.checks import engine, layout
 from atom.titan.checks.division import Division, division, shapes_of
 from atom.titan.compat import device
@@ -65,7 +65,7 @@ def estimate_of(
         checkpointing: a mode to take for the run's own.
     """
     if checkpointing is None:
-        checkpointing = checkpointing_of(sections.activation_checkpoint(run.activation_checkpoint))
+        checkpointing = checkpointing_of(translate.activation_checkpoint(run.activation_checkpoint))
     found = layout_of(
         parallelism,
         training,
@@ -103,7 +103,7 @@ def choose(
         UserError: nothing fits.
     """
     if getattr(selection.parallelism.component.declaration, "choose", None) is None:
-        if run.activation_checkpoint.get("mode") == AUTO:
+        if run.activation_checkpoint.mode == AUTO:
             raise UserError(
                 "only a strategy that chooses its own layout chooses this, as parallelism=auto "
                 f"does; valid: {', '.join(MODES)}, memory_budget",
@@ -139,14 +139,14 @@ def choose(
         tried = applied(run, choice)
         parallelism, _ = layout.resolve(tried, available=ranks, joined=ranks)
         dp = layout.data_parallel_degree(parallelism)
-        given = "local_batch_size" in tried.training
+        given = tried.training.local_batch_size is not None
         section = replace(training, **choice.training)
         engine.global_batch_size(section, dp, local_given=given)
         if not given:
             section.local_batch_size = sequences // dp
         engine.check(section, parallelism, parts.model, selection.architecture.config)
         check_division(parallelism)
-        mode = tried.activation_checkpoint.get("mode")
+        mode = tried.activation_checkpoint.mode
         return estimate_of(
             tried,
             model,
@@ -165,8 +165,8 @@ def choose(
             model=model,
             device=target,
             parallelism=run.parallelism.parameters,
-            activation_checkpoint=run.activation_checkpoint,
-            training=run.training,
+            activation_checkpoint=run.activation_checkpoint.said,
+            training=run.training.said,
             estimate=estimated,
         )
     )
@@ -175,11 +175,12 @@ def choose(
 
 def applied(run: Run, choice: LayoutChoice) -> Run:
     """Return ``run`` with the values of ``choice`` in its sections."""
-    component = run.parallelism.model_copy(update=dict(choice.parallelism))
     return run.model_copy(
         update={
-            "parallelism": component,
-            "activation_checkpoint": run.activation_checkpoint | dict(choice.activation_checkpoint),
-            "training": run.training | dict(choice.training),
+            "parallelism": run.parallelism.updated(choice.parallelism),
+            "activation_checkpoint": run.activation_checkpoint.updated(
+                choice.activation_checkpoint
+            ),
+            "training": run.training.updated(choice.training),
         }
     )

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
 
 from atom.kernels.choose import Choice, Situation
 from atom.kernels.operations import OPERATIONS
@@ -35,11 +34,11 @@ def explain(
         UserError: no kernel fits, or the device or the model cannot be.
     """
     boot("cpu")
-    from atom.titan import kernels, trainer_config
+    from atom.titan import kernels, trainer_config, translate
     from atom.titan.planning import planning
 
     described = planning.described(run)
-    training = trainer_config.training_section(run, described.kind)
+    training = translate.training(run.training, described.kind)
     parts = trainer_config.model_parts(selection, _VOCABULARY, training.seq_len)
     where = kernels.situation(
         parts.model,
@@ -47,9 +46,9 @@ def explain(
         described,
         run=run,
         training=training,
-        tensor_parallel=_degree(run.parallelism.parameters, "tensor_parallel_degree"),
-        context_parallel=_degree(run.parallelism.parameters, "context_parallel_degree"),
-        expert_parallel=_degree(run.parallelism.parameters, "expert_parallel_degree"),
+        tensor_parallel=_known(run.parallelism.tensor_parallel_degree),
+        context_parallel=_known(run.parallelism.context_parallel_degree),
+        expert_parallel=_known(run.parallelism.expert_parallel_degree),
         supposed=supposed,
     )
 
@@ -77,7 +76,6 @@ def _is_of_model(choice: Choice) -> bool:
     )
 
 
-def _degree(section: Mapping[str, Any], name: str) -> int:
+def _known(degree: int | None) -> int:
     """Return a degree as far as it is known; -1 is what is left, and more than one rank."""
-    degree = section.get(name, 1)
-    return degree if isinstance(degree, int) and degree > 0 else 2
+    return 2 if degree == -1 else degree or 1

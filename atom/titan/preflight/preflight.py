@@ -75,7 +75,7 @@ def preflight(
 
     import torch
 
-    from atom.titan import kernels, saved_model, trainer_config, windows
+    from atom.titan import kernels, saved_model, trainer_config, translate, windows
     from atom.titan.checkpoint import disk_space
     from atom.titan.checks import (
         division,
@@ -92,7 +92,7 @@ def preflight(
 
     described = planned or device.describe(kind)
     available = torch.cuda.device_count() if kind == "cuda" else device.cores()
-    training = trainer_config.training_section(run, kind)
+    training = translate.training(run.training, kind)
     run, explanation = planning.choose(
         run,
         selection,
@@ -107,7 +107,7 @@ def preflight(
     lengths.check(run, parallelism.context_parallel_degree)
     if kind == "cuda" and joined is None:
         layout.check_gpus(world_size, available)
-    training = trainer_config.training_section(run, kind)
+    training = translate.training(run.training, kind)
     run, notes = initial_load.resolve(
         run,
         trainer_config.model_parts(selection, vocab_size, training.seq_len),
@@ -119,9 +119,9 @@ def preflight(
     parts = trainer_config.model_parts(selection, vocab_size, training.seq_len)
     degree = layout.data_parallel_degree(parallelism)
     global_batch_size = engine.global_batch_size(
-        training, degree, local_given="local_batch_size" in run.training
+        training, degree, local_given=run.training.local_batch_size is not None
     )
-    if "local_batch_size" not in run.training:
+    if run.training.local_batch_size is None:
         training.local_batch_size = global_batch_size // degree
     engine.check(training, parallelism, parts.model, selection.architecture.config)
     division.division(
@@ -215,8 +215,8 @@ def _device(run: Run, joined: int | None) -> str:
 
     kind = device.pick(run.device)
     if run.device == "auto" and kind == "cuda" and joined is None:
-        degrees = [run.parallelism.parameters.get(name, 1) for name in DEGREES]
-        known = math.prod(n for n in degrees if isinstance(n, int) and n > 0)
+        degrees = [getattr(run.parallelism, name) or 1 for name in DEGREES]
+        known = math.prod(n for n in degrees if n > 0)
         if (run.launch.ranks or known) > torch.cuda.device_count():
             return "cpu"
     return kind

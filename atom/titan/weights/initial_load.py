@@ -11,13 +11,14 @@ from typing import Any
 from atom.errors import UserError
 from atom.plugin import ModelParts
 from atom.recipe.run import Run, read
+from atom.recipe.training_sections import Checkpoint
 from atom.registry.host import Host
 from atom.registry.select import select
 from atom.run_dir import checkpoint
 from atom.run_dir.folder import RUN_FILE
-from atom.titan import saved_model, sections
+from atom.titan import saved_model, translate
 from atom.titan.checkpoint import hugging_face_folder as hf_folder
-from atom.titan.checkpoint.checkpointer import HUGGING_FACE, VerifiedCheckpointManager
+from atom.titan.checkpoint.checkpointer import HUGGING_FACE
 from atom.titan.hugging_face import config as hf_config
 from atom.titan.hugging_face import remedy
 from atom.titan.hugging_face import weights as hf_weights
@@ -42,9 +43,7 @@ def resolve(
     Raises:
         UserError: there are no weights at the place, or they are of another model.
     """
-    section: VerifiedCheckpointManager.Config = sections.build(
-        VerifiedCheckpointManager.Config, run.checkpoint, "checkpoint"
-    )
+    section = translate.checkpoint(run.checkpoint)
     hugging_face = section.initial_load_in_hf
     wanted = section.initial_load
     if not wanted and section.initial_load_path:
@@ -75,8 +74,9 @@ def resolve(
             notes = _compare(run, parts, folder, wanted, host, vocab_size)
     full = f"{HUGGING_FACE if hugging_face else ''}{folder}"
     others = ("initial_load_path", "initial_load_in_hf")
-    kept = {key: value for key, value in run.checkpoint.items() if key not in others}
-    resolved = run.model_copy(update={"checkpoint": kept | {"initial_load": full}})
+    kept = {key: value for key, value in run.checkpoint.said.items() if key not in others}
+    loaded = Checkpoint.model_validate(kept | {"initial_load": full})
+    resolved = run.model_copy(update={"checkpoint": loaded})
     return resolved, [f"{KEY}={wanted}: {note}" for note in notes]
 
 

@@ -1,6 +1,6 @@
 """``{config-reference}``: every key of a run, from the code that checks it.
 
-Keys of ATOM come from :class:`atom.recipe.run.Run`, keys of torchtitan's sections from its
+Keys of ATOM come from :class:`atom.recipe.run.Run`, keys that are torchtitan's alone from its
 dataclasses, and parameters of components from the config models of the plugins that are installed.
 """
 
@@ -21,8 +21,9 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from atom.errors import shown
-from atom.recipe.ranges import RANGES
-from atom.recipe.run import COMPONENTS, TORCHTITAN_SECTIONS, Run
+from atom.recipe.ranges import ENGINE_RANGES, Range
+from atom.recipe.run import COMPONENTS, Run
+from atom.recipe.training_sections import ENGINE_SECTIONS, SECTIONS
 from atom.registry.host import Host, resolve
 from atom_docs.nodes import definitions, paragraphs, section
 
@@ -31,19 +32,19 @@ Entry = tuple[str, str, str]
 
 
 class ConfigReference(SphinxDirective):
-    """The argument names what to list: ``run``, ``torchtitan`` or ``components``."""
+    """The argument names what to list: ``run``, ``training`` or ``components``."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        sections = {"run": _own, "torchtitan": _torchtitan, "components": _components}
+        sections = {"run": _own, "training": _training, "components": _components}
         return list(sections[self.arguments[0]]())
 
 
 def _own() -> Iterator[nodes.Node]:
     values = []
     for name, field in Run.model_fields.items():
-        if name in COMPONENTS or name in TORCHTITAN_SECTIONS or name == "resolved":
+        if name in (*COMPONENTS, *SECTIONS, *ENGINE_SECTIONS, "resolved"):
             continue
         model = model_in(field.annotation)
         if model is None:
@@ -58,9 +59,13 @@ def _own() -> Iterator[nodes.Node]:
     yield found
 
 
-def _torchtitan() -> Iterator[nodes.Node]:
+def _training() -> Iterator[nodes.Node]:
     for key, schemas in torchtitan_schemas().items():
         found = section(key, f"config-{key}")
+        if (model := SECTIONS.get(key)) is not None:
+            found += paragraphs(model.__doc__ or "")
+            found += definitions(pydantic_entries(model, key))
+            found += nodes.paragraph("", "Engine:")
         for mode, schema in schemas.items():
             if mode:
                 words = f"{key}.mode={mode}"
@@ -91,12 +96,9 @@ def torchtitan_schemas() -> dict[str, dict[str, type | None]]:
     from atom.titan.boot import boot
 
     boot("cpu")
-    from torchtitan.config import ParallelismConfig
+    from atom.titan.translate import ACTIVATION_CHECKPOINT, CONFIGS
 
-    from atom.titan.sections import ACTIVATION_CHECKPOINT, SCHEMA
-
-    schemas: dict[str, dict[str, type | None]] = {"parallelism": {"": ParallelismConfig}}
-    schemas |= {name: {"": schema} for name, schema in SCHEMA.items()}
+    schemas: dict[str, dict[str, type | None]] = {n: {"": c} for n, c in CONFIGS.items()}
     schemas["activation_checkpoint"] = dict(ACTIVATION_CHECKPOINT)
     return schemas
 
@@ -107,7 +109,9 @@ def pydantic_entries(model: type[BaseModel], prefix: str) -> list[Entry]:
 
 
 def dataclass_entries(schema: type, prefix: str) -> list[Entry]:
-    """Return the keys of a dataclass, with the texts that stand below its fields."""
+    """Return the engine's own keys of a dataclass, with the texts that stand below its fields."""
+    from atom.recipe.defaults import ENGINE
+
     hints = typing.get_type_hints(schema)
     texts: dict[str, str] = {}
     for owner in reversed(schema.__mro__):
@@ -125,13 +129,13 @@ def dataclass_entries(schema: type, prefix: str) -> list[Entry]:
             _with_range(texts.get(field.name, ""), f"{prefix}.{field.name}"),
         )
         for field in dataclasses.fields(schema)
-        if field.init and not field.name.startswith("_")
+        if f"{prefix}.{field.name}" in ENGINE
     ]
 
 
 def _with_range(text: str, key: str) -> str:
     """Return torchtitan's text, and the numbers that ATOM takes."""
-    valid = RANGES.get(key)
+    valid = ENGINE_RANGES.get(key)
     return text if valid is None else f"{text.rstrip()}\n\nValid: {valid}."
 
 
@@ -146,8 +150,14 @@ def _pydantic_entry(key: str, field: Any) -> Entry:
     return (
         key,
         _classified(field.annotation, ... if default is PydanticUndefined else default),
-        f"{(field.description or '')}".strip(),
+        _described(field),
     )
+
+
+def _described(field: Any) -> str:
+    """Return what a field is, and the numbers that it may have."""
+    valid = [f"valid: {each}" for each in field.metadata if isinstance(each, Range)]
+    return "; ".join([(field.description or "").strip(), *valid])
 
 
 def _dataclass_default(field: dataclasses.Field) -> Any:

@@ -1,0 +1,224 @@
+"""The sections that say how a model is trained: ATOM's own keys, beside which the engine's stand.
+
+A recipe is made of ATOM's own keys. They keep their names and meaning whatever engine trains it:
+:mod:`atom.titan.translate` is the one place that knows what torchtitan calls them. What else
+torchtitan's sections take stands in the same section, under torchtitan's names
+(:data:`atom.recipe.defaults.ENGINE`), and is validated by torchtitan's own dataclasses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from atom.recipe.ranges import Range
+from atom.recipe.sections import Component, Numbers, Section
+
+SEQUENCES = 10**9
+
+_Steps = Annotated[int, Range(1, 10**12)]
+_Count = Annotated[int, Range(1)]
+_Natural = Annotated[int, Range(0)]
+_Share = Annotated[float, Range(0, 1, whole=False)]
+_Sequences = Range(1, SEQUENCES, null="for a share of the global batch")
+_GlobalBatch = Range(1, SEQUENCES, also=((-1, "for local_batch_size a rank"),))
+_Degree = Range(1, 10**6, also=((-1, "for what is left"),), null="for 1")
+_Precision = Literal["bfloat16", "float32"]
+
+
+class TrainingSection(Numbers):
+    """A section whose own keys are fields; the engine's are :attr:`engine`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def engine(self) -> Section:
+        """The engine's keys that are set, under the engine's names."""
+        return dict(self.model_extra or {})
+
+    @property
+    def said(self) -> Section:
+        """The keys of both kinds that are set, and not to null."""
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            name: value
+            for name, value in own.items()
+            if name in self.model_fields_set and value is not None
+        } | self.engine
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """Return the value of a key of either kind."""
+        own = type(self).model_fields
+        return getattr(self, name) if name in own else self.engine.get(name, default)
+
+    def updated(self, values: Mapping[str, Any]) -> Self:
+        """Return the section with other values for some of its keys."""
+        return self.model_copy(update=dict(values))
+
+
+class Training(TrainingSection):
+    """Steps, batch, clipping and precision."""
+
+    steps: _Steps = Field(default=10000, description="optimizer steps of the whole run")
+    seq_len: Annotated[int, Range(1, 2**30)] = Field(
+        default=2048, description="tokens of one sequence"
+    )
+    global_batch_size: Annotated[int, _GlobalBatch] = Field(
+        default=-1, description="sequences of one step, over all ranks"
+    )
+    local_batch_size: Annotated[int | None, _Sequences] = Field(
+        default=None,
+        description="sequences of one pass of a data-parallel rank; with fewer than its share of "
+        "the global batch, gradients are accumulated; null: its whole share",
+    )
+    # 0 would make every gradient 0.
+    max_norm: Annotated[float, Range(0, above=True, whole=False)] = Field(
+        default=1.0, description="the norm of all gradients together that they are clipped to"
+    )
+    dtype: _Precision = Field(
+        default="float32", description="of parameters, gradients and the optimizer's state"
+    )
+    mixed_precision_param: _Precision | None = Field(
+        default=None,
+        description="what forward and backward passes compute in; null: bfloat16, and float32 on a "
+        "CPU",
+    )
+
+
+class LRScheduler(TrainingSection):
+    """The learning rate: a linear warm-up, the peak, and a decay; then it stays what it is."""
+
+    warmup_steps: _Natural = Field(default=200, description="steps of the warm-up")
+    total_steps: Annotated[int | None, Range(1, null="for training.steps")] = Field(
+        default=None, description="steps of the whole schedule; null: training.steps"
+    )
+    decay_ratio: Annotated[
+        float | None, Range(0, 1, whole=False, null="for a decay from the end of the warm-up")
+    ] = Field(
+        default=None,
+        description="share of the schedule's steps that the decay has, its last ones; null: all "
+        "after the warm-up",
+    )
+    decay_type: Literal["linear", "sqrt", "cosine"] = Field(
+        default="linear", description="the curve of the decay"
+    )
+    min_lr_factor: _Share = Field(
+        default=0.0, description="the rate at the end, as a share of the peak"
+    )
+
+
+class ActivationCheckpoint(TrainingSection):
+    """What the backward pass computes again instead of keeping it in memory."""
+
+    mode: str = Field(
+        default="selective",
+        description="none, selective (every second matrix product), full (all of a layer), "
+        "memory_budget (the compiler chooses), or auto with parallelism=auto",
+    )
+
+
+class Checkpoint(TrainingSection):
+    """Checkpoints of the run, and weights that it begins with."""
+
+    enable: bool = Field(default=False, description="save checkpoints, and go on from them")
+    interval: _Count = Field(default=500, description="steps from one checkpoint to the next")
+    # One may be half written when the other is needed.
+    keep_latest_k: Annotated[int, Range(2, also=((0, "to keep all"),))] = Field(
+        default=10, description="keep so many of the newest; 0: all"
+    )
+    keep_every: _Natural = Field(
+        default=0, description="keep those of every so many steps, too; 0: none"
+    )
+    keep_best: _Natural = Field(
+        default=0, description="keep so many of those with the lowest loss, too"
+    )
+    initial_load: str = Field(
+        default="",
+        description="weights to begin with: a checkpoint or a run folder, or hf:FOLDER",
+    )
+
+
+class Compile(TrainingSection):
+    """Compilation by torch.compile."""
+
+    enable: bool = Field(default=False, description="compile what components names")
+    components: list[str] = Field(default=["model", "loss"], description="model, loss, or both")
+
+
+class Metrics(TrainingSection):
+    """What is logged, and where to."""
+
+    log_freq: _Count = Field(default=10, description="steps from one line of metrics to the next")
+
+
+class Debug(TrainingSection):
+    """Randomness, and aids to find faults."""
+
+    seed: Annotated[int | None, Range(0, null="for 0")] = Field(
+        default=None, description="of initial weights and of the order of the data; null: 0"
+    )
+    deterministic: bool = Field(
+        default=False, description="use deterministic algorithms only, which may be slower"
+    )
+
+
+class Parallelism(Component, TrainingSection):
+    """A strategy, and how many ranks each kind of parallelism divides the work among."""
+
+    data_parallel_replicate_degree: Annotated[int | None, _Degree] = Field(
+        default=None, description="copies of the model; null: 1"
+    )
+    data_parallel_shard_degree: Annotated[
+        int | None, Range(1, 10**6, also=((-1, "for what is left"),), null="for what is left")
+    ] = Field(
+        default=None,
+        description="ranks that share out the parameters of one copy (FSDP); -1 or null: the ranks "
+        "that the other degrees leave",
+    )
+    tensor_parallel_degree: Annotated[int | None, _Degree] = Field(
+        default=None, description="ranks that share out each matrix; null: 1"
+    )
+    pipeline_parallel_degree: Annotated[int | None, _Degree] = Field(
+        default=None, description="ranks that share out the layers; null: 1"
+    )
+    context_parallel_degree: Annotated[int | None, _Degree] = Field(
+        default=None, description="ranks that share out each sequence; null: 1"
+    )
+    expert_parallel_degree: Annotated[int | None, Range(1, 10**6, null="for 1")] = Field(
+        default=None,
+        description="ranks of the others that share out the experts of a layer; null: 1",
+    )
+    pipeline_parallel_schedule: str = Field(
+        default="1F1B", description="the order of the passes of microbatches, by torch's names"
+    )
+    pipeline_parallel_microbatch_size: _Count = Field(
+        default=1, description="sequences of a microbatch of the pipeline"
+    )
+
+    @property
+    def parameters(self) -> Section:
+        """What the strategy is told: the keys that are set."""
+        return {name: value for name, value in self.said.items() if name != "name"}
+
+    @model_serializer(mode="wrap")
+    def _without_nulls(self, handler: SerializerFunctionWrapHandler) -> Section:
+        own = type(self).model_fields
+        return {k: v for k, v in handler(self).items() if k not in own or v is not None}
+
+
+SECTIONS: dict[str, type[TrainingSection]] = {
+    "training": Training,
+    "lr_scheduler": LRScheduler,
+    "activation_checkpoint": ActivationCheckpoint,
+    "checkpoint": Checkpoint,
+    "compile": Compile,
+    "metrics": Metrics,
+    "debug": Debug,
+    "parallelism": Parallelism,
+}
+"""Sections with keys of ATOM's own and of the engine's."""
+
+ENGINE_SECTIONS = ("comm", "profiler")
+"""Sections of the engine's keys alone."""

@@ -1,0 +1,191 @@
+"""Translate the sections of a run into torchtitan's configs.
+
+This is the one module that knows what torchtitan calls ATOM's own keys
+(:mod:`atom.recipe.training_sections`). Its other keys go through as they are, validated by its own
+dataclasses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic import ConfigDict, TypeAdapter
+from torchtitan.config import (
+    CommConfig,
+    CompileConfig,
+    DebugConfig,
+    ParallelismConfig,
+    TrainingConfig,
+)
+from torchtitan.distributed.activation_checkpoint import FullAC, MemoryBudgetAC, SelectiveAC
+from torchtitan.tools.profiler import Profiler
+
+from atom.errors import UserError, nearest
+from atom.recipe.sections import Section
+from atom.recipe.training_sections import (
+    ActivationCheckpoint,
+    Checkpoint,
+    Compile,
+    Debug,
+    LRScheduler,
+    Metrics,
+    Parallelism,
+    Training,
+)
+from atom.recipe.validation import validated
+from atom.titan.checkpoint.checkpointer import VerifiedCheckpointManager
+from atom.titan.optim.rates import EndingLRSchedulers
+from atom.titan.train.metrics import StepMetricsProcessor
+
+T = TypeVar("T")
+
+CONFIGS: dict[str, type] = {
+    "training": TrainingConfig,
+    "parallelism": ParallelismConfig,
+    "lr_scheduler": EndingLRSchedulers.Config,
+    "checkpoint": VerifiedCheckpointManager.Config,
+    "compile": CompileConfig,
+    "comm": CommConfig,
+    "metrics": StepMetricsProcessor.Config,
+    "profiler": Profiler.Config,
+    "debug": DebugConfig,
+}
+"""Section -> torchtitan's dataclass of it; those of ``activation_checkpoint`` follow."""
+
+ACTIVATION_CHECKPOINT: dict[str, type | None] = {
+    "none": None,
+    "selective": SelectiveAC.Config,
+    "full": FullAC.Config,
+    "memory_budget": MemoryBudgetAC.Config,
+}
+
+
+NOT_IN_A_RUN = {
+    "model_spec": "made from the section architecture, by its plugin",
+    "hf_assets_path": "the tokenizer that is prepared in the run folder",
+    "dump_folder": "run.dir",
+    "tokenizer": "made from the section tokenizer, by its plugin",
+    "dataloader": "made from the section dataset, by its plugin",
+    "optimizer": "made from the section optimizer: atom.titan.optim.optimizer",
+    "loss": "made from the section loss, and of the kernel that is chosen for it",
+    "override": "the kernels that are chosen",
+    "validator": "left out: ATOM does not validate during training yet",
+    "profiler.trace_post_processor": "left out: a function, which is no data",
+}
+"""Field of torchtitan's ``Trainer.Config`` that no key of a run is named for -> why."""
+
+
+def training(section: Training, device: str) -> TrainingConfig:
+    """Return the config of the step; a local batch that is not given has torchtitan's default."""
+    precision = "float32" if device == "cpu" else "bfloat16"  # most CPUs emulate bfloat16
+    own = {
+        "steps": section.steps,
+        "seq_len": section.seq_len,
+        "global_batch_size": section.global_batch_size,
+        "local_batch_size": section.local_batch_size,
+        "max_norm": section.max_norm,
+        "dtype": section.dtype,
+        "mixed_precision_param": section.mixed_precision_param or precision,
+    }
+    if section.local_batch_size is None:
+        del own["local_batch_size"]
+    return build(TrainingConfig, own | section.engine, "training")
+
+
+def parallelism(section: Parallelism) -> ParallelismConfig:
+    """Return the config of the mesh; a degree that is not given has torchtitan's default."""
+    own = {
+        "data_parallel_replicate_degree": section.data_parallel_replicate_degree,
+        "data_parallel_shard_degree": section.data_parallel_shard_degree,
+        "tensor_parallel_degree": section.tensor_parallel_degree,
+        "pipeline_parallel_degree": section.pipeline_parallel_degree,
+        "context_parallel_degree": section.context_parallel_degree,
+        "expert_parallel_degree": section.expert_parallel_degree,
+        "pipeline_parallel_schedule": section.pipeline_parallel_schedule,
+        "pipeline_parallel_microbatch_size": section.pipeline_parallel_microbatch_size,
+    }
+    given = {name: value for name, value in own.items() if value is not None}
+    return build(ParallelismConfig, given | section.engine, "parallelism")
+
+
+def lr_scheduler(section: LRScheduler) -> EndingLRSchedulers.Config:
+    """Return the config of the learning rate's schedule."""
+    own = {
+        "warmup_steps": section.warmup_steps,
+        "total_steps": section.total_steps,
+        "decay_ratio": section.decay_ratio,
+        "decay_type": section.decay_type,
+        "min_lr_factor": section.min_lr_factor,
+    }
+    return build(EndingLRSchedulers.Config, own | section.engine, "lr_scheduler")
+
+
+def checkpoint(section: Checkpoint) -> VerifiedCheckpointManager.Config:
+    """Return the config of checkpoints."""
+    own = {
+        "enable": section.enable,
+        "interval": section.interval,
+        "keep_latest_k": section.keep_latest_k,
+        "keep_every": section.keep_every,
+        "keep_best": section.keep_best,
+        "initial_load": section.initial_load,
+    }
+    return build(VerifiedCheckpointManager.Config, own | section.engine, "checkpoint")
+
+
+def compilation(section: Compile) -> CompileConfig:
+    """Return the config of torch.compile."""
+    own = {"enable": section.enable, "components": section.components}
+    return build(CompileConfig, own | section.engine, "compile")
+
+
+def metrics(section: Metrics) -> StepMetricsProcessor.Config:
+    """Return the config of what is logged."""
+    own = {"log_freq": section.log_freq}
+    return build(StepMetricsProcessor.Config, own | section.engine, "metrics")
+
+
+def debug(section: Debug) -> DebugConfig:
+    """Return the config of randomness and of aids to find faults."""
+    own = {"seed": section.seed, "deterministic": section.deterministic}
+    return build(DebugConfig, own | section.engine, "debug")
+
+
+def comm(section: Section, device: str) -> CommConfig:
+    """Return the config of communication."""
+    # The flight recorder takes a stack of every collective, for hangs that are rare on a CPU.
+    usual = {"trace_buf_size": 0} if device == "cpu" else {}
+    return build(CommConfig, usual | section, "comm")
+
+
+def profiler(section: Section) -> Profiler.Config:
+    """Return the config of torchtitan's own profiler."""
+    return build(Profiler.Config, section, "profiler")
+
+
+def activation_checkpoint(section: ActivationCheckpoint) -> Any:
+    """Return the policy that ``activation_checkpoint.mode`` names, with its options, or None."""
+    mode, options = section.mode, section.engine
+    if mode not in ACTIVATION_CHECKPOINT:
+        raise UserError(
+            f"there is no such mode; {nearest(mode, ACTIVATION_CHECKPOINT)}",
+            key="activation_checkpoint.mode",
+            value=mode,
+        )
+    schema = ACTIVATION_CHECKPOINT[mode]
+    return None if schema is None else build(schema, options, "activation_checkpoint")
+
+
+def build(schema: type[T], section: Section, key: str) -> T:
+    """Return ``section``, under the engine's names, as an instance of its dataclass ``schema``.
+
+    Raises:
+        UserError: an unknown key, a wrong type, or a value that the dataclass itself refuses.
+    """
+    names = [field.name for field in dataclasses.fields(schema) if field.init]  # type: ignore[arg-type]
+    strict = pydantic.dataclasses.dataclass(schema, config=ConfigDict(extra="forbid"))
+    checked: Any = validated(TypeAdapter(strict), section, key=key, fields=names)
+    # pydantic's dataclass is a subclass; torchtitan gets exactly its own type.
+    return schema(**{name: getattr(checked, name) for name in names})
