@@ -110,8 +110,8 @@ def keys() -> set[str]:
             fields = dataclasses.fields(schema) if schema is not None else ()
             found |= {f"{section}.{field.name}" for field in fields}
     for name, field in Run.model_fields.items():
-        model = config_reference.model_in(field.annotation)
-        found |= {f"{name}.{key}" for key in model.model_fields} if model is not None else set()
+        for model in config_reference.models_in(field.annotation):
+            found |= {f"{name}.{key}" for key in model.model_fields}
     for component in Host.load(Trust()).components:
         if component.kind == "kernel":
             found.add(f"kernels.{component.name.partition('/')[0]}")

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from atom.recipe import defaults
 from atom.recipe.effect_rules import RULES, Seen, Situation
 from atom.recipe.effects import composed
+from atom.recipe.optimizers import OPTIMIZERS
 from atom.recipe.run import Run
 from atom.recipe.sections import Component
 from atom.recipe.training_sections import Parallelism
@@ -28,6 +29,7 @@ ELSEWHERE = {
     "launch.hang_seconds": "atom.cli.train, under torchrun",
     "launch.max_restarts": "atom.cli.train, under torchrun",
     "launch.start_seconds": "atom.cli.train, under torchrun",
+    "optimizer.momentum": "a key of one optimizer alone: atom.recipe.optimizers",
     "optimizer.state_dtype": "atom.titan.checks.requirements",
     "parallelism.expert_parallel_degree": "atom.titan.checks.engine",
     "parallelism.fsdp_reshard_after_forward": "without FSDP: atom_parallelism.unsharded",
@@ -91,7 +93,8 @@ def every_key() -> set[str]:
         f"{name}.{field.name}" for name, schema in schemas for field in dataclasses.fields(schema)
     }
     # Those of components and launchers are their plugins' own; the rest is the command's.
-    for name in ("data", "faults", "launch", "loss", "optimizer", "profile"):
+    keys |= {f"optimizer.{field}" for model in OPTIMIZERS.values() for field in model.model_fields}
+    for name in ("data", "faults", "launch", "loss", "profile"):
         model = Run.model_fields[name].annotation
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)

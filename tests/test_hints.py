@@ -7,10 +7,10 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from atom_docs import config_reference
-from pydantic import BaseModel
 
 from atom.recipe.run import Run
 from atom.registry.host import Host, resolve
@@ -54,7 +54,7 @@ def keys() -> set[str]:
     """Every key of a run, and of the components of each package under ``PACKAGE:``."""
     found: set[str] = set()
     for name, field in Run.model_fields.items():
-        found |= {name, *within(name, config_reference.model_in(field.annotation))}
+        found |= {name, *within(name, field.annotation)}
     for section, schemas in config_reference.torchtitan_schemas().items():
         for schema in schemas.values():
             fields = dataclasses.fields(schema) if schema is not None else ()
@@ -69,10 +69,11 @@ def keys() -> set[str]:
     return found | {"activation_checkpoint.mode", "kernels.default"}
 
 
-def within(name: str, model: type[BaseModel] | None) -> Iterator[str]:
-    for key, field in model.model_fields.items() if model is not None else ():
-        yield f"{name}.{key}"
-        yield from within(f"{name}.{key}", config_reference.model_in(field.annotation))
+def within(name: str, annotation: Any) -> Iterator[str]:
+    for model in config_reference.models_in(annotation):
+        for key, field in model.model_fields.items():
+            yield f"{name}.{key}"
+            yield from within(f"{name}.{key}", field.annotation)
 
 
 def test_keys_in_messages_exist(keys: set[str]) -> None:

@@ -13,7 +13,7 @@ from torchtitan.distributed import utils
 from atom.errors import UserError
 from atom.kernels.choose import Situation, choose
 from atom.plan.device import DeviceDescription
-from atom.recipe.sections import Optimizer
+from atom.recipe.optimizers import OPTIMIZERS, AdamW
 from atom.registry.host import Host
 from atom.titan import kernels
 from atom.titan.optim.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers
@@ -132,7 +132,7 @@ def test_which_of_them_a_run_has() -> None:
 def test_a_kernel_of_the_step_keeps_the_optimizer(name: str) -> None:
     """It is in place before torchtitan applies the other overrides: plans depend on it."""
     host = Host.load()
-    config = AtomTrainer.Config(optimizer=optimizer_config(Optimizer(name=name, lr=0.5)))
+    config = AtomTrainer.Config(optimizer=optimizer_config(OPTIMIZERS[name](lr=0.5)))
     before = config.optimizer
     kernels.put(config, [host.find("kernel", "optimizer_step/foreach")])
     assert config.override.imports == []
@@ -143,7 +143,7 @@ def test_a_kernel_of_the_step_keeps_the_optimizer(name: str) -> None:
 
 def test_moments_in_another_dtype_are_the_fused_steps_alone() -> None:
     host = Host.load()
-    section = Optimizer(state_dtype="bfloat16")
+    section = AdamW(state_dtype="bfloat16")
     config = AtomTrainer.Config(optimizer=optimizer_config(section))
     for name in ("reference", "foreach"):
         kernel = host.find("kernel", f"optimizer_step/{name}")
@@ -151,11 +151,11 @@ def test_moments_in_another_dtype_are_the_fused_steps_alone() -> None:
             kernels.put(config, [kernel])
     kernels.put(config, [host.find("kernel", "optimizer_step/fused")])
     assert state_bytes(config.optimizer, "float32") == 4
-    assert state_bytes(optimizer_config(Optimizer()), "float32") == 8
+    assert state_bytes(optimizer_config(AdamW()), "float32") == 8
 
 
 def adamw(implementation: str, model: torch.nn.Module) -> KeptOptimizers:
-    config = optimizer_config(Optimizer())
+    config = optimizer_config(AdamW())
     config.implementation = implementation
     container = config.build(model_parts=[model])
     assert isinstance(container, KeptOptimizers)

@@ -24,6 +24,7 @@ from atom.compose.guard import guarded
 from atom.compose.internals import ConfigLoaderImpl
 from atom.errors import UserError, shown
 from atom.plugin import Kernel
+from atom.recipe import optimizers
 from atom.recipe.run import NAMED, Run
 from atom.recipe.sections import Component
 from atom.registry.host import Host, resolve
@@ -122,6 +123,8 @@ def _types(config: Mapping[str, Any], host: Host, path: Sequence[str]) -> dict[s
     if list(path) == ["kernels"]:
         return _kernels(host)
     section = Run.model_fields[path[0]].annotation if path[0] in Run.model_fields else None
+    if path[0] == "optimizer":
+        section = optimizers.model_of(config.get("optimizer"))
     model: Any = section if len(path) == 1 else None
     fields = dict(getattr(model, "model_fields", {}))
     if isinstance(section, type) and issubclass(section, Component) and len(path) == 1:

@@ -173,7 +173,6 @@ _CYCLE = (
 _SNAPSHOTS = ("profiler.memory_snapshot_freq", "profiler.save_memory_snapshot_folder")
 
 RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
-    (("optimizer.momentum",), _with("optimizer.name", "Adam", "AdamW")),
     (("faults.spike_threshold",), _with("faults.spike", "none")),
     (("faults.spike",), _too_short_to_judge),
     *(

@@ -17,7 +17,8 @@ from pydantic import (
 from atom.errors import UserError
 from atom.io import yaml_data
 from atom.io.files import read_text, write_text
-from atom.recipe import checks, ranges
+from atom.recipe import checks, migrations, optimizers, ranges
+from atom.recipe.optimizers import AdamW, Optimizer
 from atom.recipe.sections import (
     Batch,
     Component,
@@ -28,7 +29,6 @@ from atom.recipe.sections import (
     Launcher,
     Loss,
     Model,
-    Optimizer,
     Plugins,
     Profile,
     Resolved,
@@ -102,7 +102,7 @@ class Run(Model):
         description="of an operation, or by default: a kernel, or kernels in order of preference",
     )
 
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = AdamW()
     loss: Loss = Loss()
     batch: Batch = Batch()
     training: Training = Training()
@@ -150,7 +150,8 @@ class Run(Model):
 
     def write(self, path: Path) -> None:
         """Write the run as YAML that holds nothing but data, whole or not at all."""
-        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        whole = {migrations.KEY: migrations.SCHEMA} | self.model_dump(mode="json")
+        write_text(path, yaml.safe_dump(whole, sort_keys=False))
 
 
 _RUN = TypeAdapter(Run)
@@ -166,6 +167,7 @@ def parse(sections: Section) -> Run:
     for section in (*SECTIONS, *ENGINE_SECTIONS):
         checks.engine_keys(section, sections.get(section))
         checks.places(section, sections.get(section))
+    optimizers.check(sections.get("optimizer"))
     sections = ranges.check(checks.counted_in_tokens(sections))
     run = validated(_RUN, sections, key="", fields=Run.model_fields)
     checks.dry_run(run)
@@ -194,4 +196,4 @@ def read(path: Path, *, below: Path | None = None) -> Run:
     sections = yaml_data.load(text, str(path))
     if not isinstance(sections, dict):
         raise UserError(f"{path} cannot be read as a run: it holds no sections")
-    return parse(sections)
+    return parse(migrations.migrated(sections, str(path)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -220,29 +220,6 @@ class Launcher(Component):
     def _without_secrets(self, handler: SerializerFunctionWrapHandler) -> Section:
         section: Section = redacted(handler(self), "launcher")
         return section
-
-
-_Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Optimizer(Model):
-    """The optimizer, with torch's names."""
-
-    name: str = Field(
-        default="AdamW",
-        description="Adam, AdamW, or Muon: for the matrices of layers, and AdamW for all else",
-    )
-    lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
-    betas: tuple[_Decay, _Decay] = Field(default=(0.9, 0.95), description="decay of the moments")
-    eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
-    weight_decay: float = Field(
-        default=0.1, ge=0, description="weight decay: decoupled, but of the gradient in Adam"
-    )
-    momentum: float = Field(default=0.95, ge=0, lt=1, description="of Muon")
-    state_dtype: Literal["bfloat16"] | None = Field(
-        default=None,
-        description="of the moments of Adam and AdamW; null: that of the parameters",
-    )
 
 
 class Batch(Model):

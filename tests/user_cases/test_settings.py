@@ -78,8 +78,9 @@ NUMBERS: dict[str, tuple[str, ...]] = {
 PIPELINE = "has no effect with parallelism.pipeline_parallel_degree=1"
 
 IGNORED: dict[str, tuple[str, ...]] = {
-    "optimizer.momentum=0.5": ("has no effect with optimizer.name=AdamW", "valid: 0.95"),
+    "optimizer.momentum=0.5": ("has no effect with optimizer.name=AdamW", "optimizer.name=Muon"),
     "optimizer.name=Adam optimizer.momentum=0.5": ("optimizer.name=Adam;",),
+    "optimizer.name=Muon optimizer.momentom=0.5": ("is no key here", "momentum"),
     "parallelism.pipeline_parallel_schedule=2F2B": (PIPELINE, "valid: 1F1B"),
     "parallelism=fsdp launch.ranks=2 parallelism.pipeline_parallel_microbatch_size=2": (PIPELINE,),
     "parallelism.pipeline_parallel_layers_per_stage=1": (PIPELINE, "valid: null"),

@@ -5,30 +5,17 @@ from __future__ import annotations
 from torchtitan.components.optimizer import OptimizersContainer, default_adamw
 from torchtitan.config.override import derive
 
-from atom.errors import UserError, nearest
 from atom.plan.layout import BYTES
-from atom.recipe.sections import Optimizer
+from atom.recipe.optimizers import Muon, Optimizer
 from atom.titan.optim.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers
-from atom.titan.optim.muon import MUON, OptimizersWithMuon, with_muon
-
-_OPTIMIZERS = ("Adam", "AdamW", MUON)
+from atom.titan.optim.muon import OptimizersWithMuon, with_muon
 
 _MOMENTS = 2
 """That Adam and AdamW keep of each element."""
 
 
 def config(section: Optimizer) -> OptimizersContainer.Config:
-    """Return torchtitan's config: one group of all parameters, or Muon's and AdamW's.
-
-    Raises:
-        UserError: there is no such optimizer.
-    """
-    if section.name not in _OPTIMIZERS:
-        raise UserError(
-            f"there is no such optimizer; {nearest(section.name, _OPTIMIZERS)}",
-            key="optimizer.name",
-            value=section.name,
-        )
+    """Return torchtitan's config: one group of all parameters, or Muon's and AdamW's."""
     adamw = default_adamw(
         lr=section.lr,
         betas=tuple(section.betas),
@@ -38,7 +25,7 @@ def config(section: Optimizer) -> OptimizersContainer.Config:
     found = derive(adamw, KeptOptimizers.Config)
     if section.state_dtype is not None:
         found.implementation = STATES_IN_BFLOAT16
-    if section.name == MUON:
+    if isinstance(section, Muon):
         return with_muon(found, section.momentum)
     found.param_groups[0].optimizer_name = section.name
     return found

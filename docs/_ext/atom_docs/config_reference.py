@@ -46,13 +46,17 @@ def _own() -> Iterator[nodes.Node]:
     for name, field in Run.model_fields.items():
         if name in (*COMPONENTS, *SECTIONS, *ENGINE_SECTIONS, "resolved"):
             continue
-        model = model_in(field.annotation)
-        if model is None:
+        models = models_in(field.annotation)
+        if not models:
             values.append(_pydantic_entry(name, field))
             continue
         found = section(name, f"config-{name}")
-        found += paragraphs(model.__doc__ or "")
-        found += definitions(pydantic_entries(model, name))
+        for model in models:
+            if len(models) > 1:
+                words = f"{name}.name={model.model_fields['name'].default}"
+                found += nodes.paragraph("", "", nodes.literal(words, words), nodes.Text(":"))
+            found += paragraphs(model.__doc__ or "")
+            found += definitions(pydantic_entries(model, name))
         yield found
     found = section("device, kernels, …", "config-values")
     found += definitions(values)
@@ -139,10 +143,13 @@ def _with_range(text: str, key: str) -> str:
     return text if valid is None else f"{text.rstrip()}\n\nValid: {valid}."
 
 
-def model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the pydantic model in a type such as ``Optimizer`` or ``Resolved | None``, if any."""
-    options = [annotation, *typing.get_args(annotation)]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the pydantic models in a type such as ``Optimizer`` or ``Resolved | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType, typing.Annotated):
+        return []
+    return [model for one in typing.get_args(annotation) for model in models_in(one)]
 
 
 def _pydantic_entry(key: str, field: Any) -> Entry:

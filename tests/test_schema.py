@@ -1,0 +1,104 @@
+"""What ATOM 0.1.0 has written is read, goes on and is exported: tests/fixtures/runs_0.1.0.tar.gz.
+
+It holds two runs of 4 steps (AdamW on one rank, Muon under FSDP), an export of the first, their
+text, and the losses of steps 5 and 6 as 0.1.0 computed them.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from atom.errors import UserError
+from atom.recipe import migrations, run
+from atom.recipe.optimizers import AdamW, Muon
+from atom.run_dir import metrics
+
+ARCHIVE = Path(__file__).parent / "fixtures" / "runs_0.1.0.tar.gz"
+
+SAME = (
+    *("architecture=llama3_tiny", "tokenizer=bytes", "device=cpu", "metrics=none"),
+    *("architecture.n_layers=1", "architecture.dim=16", "architecture.n_heads=2"),
+    *("architecture.n_kv_heads=1", "training.seq_len=32", "training.global_batch_size=4"),
+    *("training.steps=6", "checkpoint.interval=4", "dataset=local", "dataset.path=texts"),
+)
+MUON = (
+    *("optimizer.name=Muon", "optimizer.momentum=0.9", "training.max_norm=0.5"),
+    *("lr_scheduler.decay_type=cosine", "parallelism=fsdp", "launch.ranks=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs and the export."""
+    place = tmp_path_factory.mktemp("earlier")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(place, filter="data")
+    return place
+
+
+def test_an_earlier_run_is_read_and_written_in_the_present_schema(
+    earlier: Path, tmp_path: Path
+) -> None:
+    adamw, muon = (run.read(earlier / name / "run.yaml") for name in ("adamw", "muon"))
+    assert adamw.optimizer == AdamW()
+    assert muon.optimizer == Muon(momentum=0.9)
+    assert (muon.training.max_norm, muon.lr_scheduler.decay_type) == (0.5, "cosine")
+    assert muon.training.local_batch_size is None
+    for one in (adamw, muon):
+        one.write(tmp_path / "run.yaml")
+        assert run.read(tmp_path / "run.yaml") == one
+        assert yaml.safe_load((tmp_path / "run.yaml").read_text())["schema"] == migrations.SCHEMA
+
+
+def test_every_schema_leads_to_the_present_one() -> None:
+    assert set(migrations.MIGRATIONS) == set(range(1, migrations.SCHEMA))
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        (migrations.SCHEMA + 1, "was written by a later ATOM; valid: at most 2"),
+        *((wrong, "a number from 1 to 2") for wrong in (0, -1, "2", True, None, 1.0, [1])),
+    ],
+)
+def test_a_schema_that_is_not_known(schema: Any, says: str, earlier: Path, tmp_path: Path) -> None:
+    sections = yaml.safe_load((earlier / "adamw" / "run.yaml").read_text())
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(sections | {"schema": schema}))
+    with pytest.raises(UserError, match=says) as refused:
+        run.read(tmp_path / "run.yaml")
+    assert refused.value.key == "schema"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), [("adamw", ()), ("muon", MUON)])
+def test_an_earlier_run_goes_on(
+    name: str, settings: tuple[str, ...], atom: Callable, earlier: Path
+) -> None:
+    done = atom("train", *SAME, *settings, f"run.dir={name}", cwd=earlier)
+    assert done.returncode == 0, done.stderr
+    assert "resumed after step 4" in done.stdout
+    losses = [row.loss for row in metrics.read(earlier / name / metrics.FILE_NAME)][4:]
+    # Sums of floating-point numbers differ from CPU to CPU.
+    expected = json.loads((earlier / "expected.json").read_text())[name]
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_an_earlier_checkpoint_is_exported_and_an_earlier_export_continued(
+    atom: Callable, earlier: Path
+) -> None:
+    done = atom("export", "adamw", "--to", "hf", "--step", "4", "--out", "again", cwd=earlier)
+    assert done.returncode == 0, done.stderr
+    before, after = (load_file(earlier / n / "model.safetensors") for n in ("exported", "again"))
+    assert before.keys() == after.keys()
+    assert all((before[key] == after[key]).all() for key in before)
+    done = atom("generate", "exported", "Line 1", "--tokens", "4", "--device", "cpu", cwd=earlier)
+    assert done.returncode == 0, done.stderr
