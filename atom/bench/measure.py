@@ -238,20 +238,21 @@ def _of_module(subject: Subject, sizes: Sizes, dtype: str, device: str) -> _Call
     from atom.titan.boot import boot
 
     boot(device)
-    operation = operations.OPERATIONS[subject.kernel.operation]
-    implementation = Implementation(operation, subject.component)
+    contract = operations.contract_of(subject.kernel.operation)
+    assert contract is not None  # else it is refused before
+    implementation = Implementation(contract, subject.component)
     node = implementation.node(sizes)
     module = implementation.module(node, device, getattr(torch, dtype))
     make = _maker(dtype, device)
     inputs = {
-        name: tensor.requires_grad_() for name, tensor in operation.inputs(sizes, make).items()
+        name: tensor.requires_grad_() for name, tensor in contract.inputs(sizes, make).items()
     }
     parameters = list(module.parameters()) if hasattr(module, "parameters") else []
     with torch.no_grad():
         for parameter in parameters:
             parameter.copy_(make(*parameter.shape))
     return _Callable(
-        lambda: [operation.call(module, inputs, node, sizes)], [*inputs.values(), *parameters]
+        lambda: [contract.call(module, inputs, node, sizes)], [*inputs.values(), *parameters]
     )
 
 

@@ -107,9 +107,10 @@ def refusal(subject: Subject, where: Situation) -> str | None:
     if subject.function not in FUNCTIONS:
         return f"there is no contract of {subject.function} that says how it is called"
     if subject.reference is None:
-        if subject.function not in operations.OPERATIONS:
+        contract = operations.contract_of(subject.function)
+        if contract is None:
             return f"declares no function, and the kit has no contract of {kernel.operation}"
-        if not operations.OPERATIONS[subject.function].differentiable:
+        if not contract.differentiable:
             return "declares no function, and its module takes several steps at once"
         if find_spec("torchtitan") is None:
             return "declares no function, and its module needs torchtitan, which is not installed"

@@ -22,6 +22,9 @@ class Operation:
         within: operations whose node holds this one's. torchtitan refuses to replace both.
         of_parameters: whether it computes with parameters and their gradients, in the dtype that
             these are kept in, and not in that of the model's computation.
+        contract: ``module:NAME`` of the :class:`atom.titan.contracts.contract.Contract` that its
+            kernels are held to; None for a function, whose contract is one of
+            :data:`atom.titan.contracts.functions.FUNCTIONS`.
         dtype: in which it computes whatever the run does; None for one of the two above.
     """
 
@@ -30,6 +33,7 @@ class Operation:
     function: str | None = None
     within: tuple[str, ...] = ()
     of_parameters: bool = False
+    contract: str | None = None
     dtype: str | None = None
 
     def __post_init__(self) -> None:
@@ -42,11 +46,13 @@ class Operation:
 
 
 _COMMON = "torchtitan.models.common"
+_CONTRACTS = "atom.titan.contracts"
 
 OPERATIONS: dict[str, Operation] = {
     "attention": Operation(
         summary="softmax(q kᵀ) v within documents, causal",
         node=f"{_COMMON}.attention:FlexAttention",
+        contract=f"{_CONTRACTS}.operations:ATTENTION",
     ),
     "attention_projections": Operation(
         summary="q, k and v of attention, and what becomes of its output: products with weights",
@@ -56,12 +62,17 @@ OPERATIONS: dict[str, Operation] = {
         summary="the sum of the tokens' losses, from logits",
         node="torchtitan.components.loss:CrossEntropyLoss",
         within=("linear_cross_entropy",),
+        contract=f"{_CONTRACTS}.operations:CROSS_ENTROPY",
     ),
     "embedding": Operation(
-        summary="rows of a table, by token", node=f"{_COMMON}.embedding:Embedding"
+        summary="rows of a table, by token",
+        node=f"{_COMMON}.embedding:Embedding",
+        contract=f"{_CONTRACTS}.operations:EMBEDDING",
     ),
     "feed_forward": Operation(
-        summary="SwiGLU: (silu(x W1ᵀ) · x W3ᵀ) W2ᵀ", node=f"{_COMMON}.feed_forward:FeedForward"
+        summary="SwiGLU: (silu(x W1ᵀ) · x W3ᵀ) W2ᵀ",
+        node=f"{_COMMON}.feed_forward:FeedForward",
+        contract=f"{_CONTRACTS}.operations:FEED_FORWARD",
     ),
     "gradient_clipping": Operation(
         summary="the norm of all gradients; they are scaled down to the largest that is allowed",
@@ -71,19 +82,23 @@ OPERATIONS: dict[str, Operation] = {
     "grouped_mm": Operation(
         summary="SwiGLU of each expert over its own tokens",
         node=f"{_COMMON}.moe:GroupedExperts",
+        contract=f"{_CONTRACTS}.mixture_operations:GROUPED_MM",
     ),
     "linear": Operation(
         summary="x Wᵀ",
         node=f"{_COMMON}.linear:Linear",
         within=("attention_projections", "feed_forward"),
+        contract=f"{_CONTRACTS}.operations:LINEAR",
     ),
     "linear_cross_entropy": Operation(
         summary="the sum of the tokens' losses, from hidden states and the output layer",
         node="torchtitan.components.loss:ChunkedLossWrapper",
+        contract=f"{_CONTRACTS}.operations:LINEAR_CROSS_ENTROPY",
     ),
     "moe_dispatch": Operation(
         summary="tokens to the ranks of their experts, and back",
         node=f"{_COMMON}.token_dispatcher:LocalTokenDispatcher",
+        contract=f"{_CONTRACTS}.mixture_operations:MOE_DISPATCH",
     ),
     "newton_schulz": Operation(
         summary="Muon's: a matrix with the same singular vectors, whose singular values are near 1",
@@ -94,15 +109,22 @@ OPERATIONS: dict[str, Operation] = {
         summary="the change of the parameters by their gradients, of Adam and AdamW",
         node="torchtitan.components.optimizer:OptimizersContainer",
         of_parameters=True,
+        contract=f"{_CONTRACTS}.optimizer_operations:OPTIMIZER_STEP",
     ),
     "rms_norm": Operation(
-        summary="x / sqrt(mean(x²) + eps) · weight", node=f"{_COMMON}.nn_modules:RMSNorm"
+        summary="x / sqrt(mean(x²) + eps) · weight",
+        node=f"{_COMMON}.nn_modules:RMSNorm",
+        contract=f"{_CONTRACTS}.operations:RMS_NORM",
     ),
     "rope": Operation(
-        summary="rotary embedding of adjacent pairs", node=f"{_COMMON}.rope:ComplexRoPE"
+        summary="rotary embedding of adjacent pairs",
+        node=f"{_COMMON}.rope:ComplexRoPE",
+        contract=f"{_CONTRACTS}.operations:ROPE",
     ),
     "rope_halves": Operation(
-        summary="rotary embedding of the two halves", node=f"{_COMMON}.rope:CosSinRoPE"
+        summary="rotary embedding of the two halves",
+        node=f"{_COMMON}.rope:CosSinRoPE",
+        contract=f"{_CONTRACTS}.operations:ROPE_HALVES",
     ),
 }
 

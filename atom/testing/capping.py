@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from atom.errors import UserError
 from atom.titan.contracts.comparison import Implementation
-from atom.titan.contracts.operation import ids
+from atom.titan.contracts.contract import ids
 from atom.titan.contracts.sizes import Sizes
 
 TOLERANCE = 1e-2
@@ -28,7 +28,7 @@ def difference(tested: Implementation, dtype: str, device: str) -> str | None:
     x_BLD = torch.randn(sizes.batch, sizes.length, sizes.dim, generator=generator)
     x_BLD = x_BLD.to(device, kind).requires_grad_()
     labels_BL = ids(sizes, device)
-    loss = tested.operation.build(tested.node(sizes))
+    loss = tested.contract.build(tested.node(sizes))
     loss.set_lm_head(head)
     try:
         found = loss(x_BLD, labels_BL)[0].item()

@@ -28,8 +28,9 @@ from atom.testing.interpreter import is_triton
 from atom.titan.compat.later import TRITON_BENCH, TRITON_DRIVER, TRITON_RUN
 from atom.titan.contracts.cases import Case
 from atom.titan.contracts.comparing import both
-from atom.titan.contracts.comparison import Implementation, contract, passes
+from atom.titan.contracts.comparison import Implementation, passes
 from atom.titan.contracts.functions import FUNCTIONS, functions_of
+from atom.titan.contracts.operations import contract_of
 from atom.titan.contracts.sizes import REGULAR
 
 SECONDS = 600
@@ -168,9 +169,9 @@ def _targets(needs: Needs) -> list[tuple[int, int]]:
 
 
 def _attempts(component: Component, kernel: Kernel, dtype: str) -> Iterator[Callable[[], object]]:
-    operation, sizes = contract(kernel), REGULAR[0]
-    if operation is not None:
-        tested = Implementation(operation, component)
+    contract, sizes = contract_of(kernel.operation), REGULAR[0]
+    if contract is not None:
+        tested = Implementation(contract, component)
         yield lambda: passes(tested, Case(sizes, dtype), "cpu")()
     for name, reference in functions_of(kernel).items():
         if name in FUNCTIONS:  # another test says so

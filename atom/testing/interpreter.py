@@ -15,9 +15,10 @@ from atom.plugin import Kernel
 from atom.registry.host import Component, Host, resolve
 from atom.titan.contracts import comparing
 from atom.titan.contracts.cases import Case
-from atom.titan.contracts.comparison import Implementation, contract, reference_of
+from atom.titan.contracts.comparison import Implementation, reference_of
 from atom.titan.contracts.comparison import disagreements as compare
 from atom.titan.contracts.functions import FUNCTIONS, functions_of
+from atom.titan.contracts.operations import contract_of
 from atom.titan.contracts.sizes import ODD, REGULAR
 
 CASES = (
@@ -66,12 +67,13 @@ def _main(address: str) -> list[str]:
     component = host.find("kernel", address)
     kernel = component.declaration
     assert isinstance(kernel, Kernel)
-    operation, found = contract(kernel), []
-    if operation is not None:
+    contract = contract_of(kernel.operation)
+    found: list[str] = []
+    if contract is not None:
         others = [Case(REGULAR[0], dtype) for dtype in kernel.tolerance if dtype != "float32"]
         found += compare(
-            Implementation(operation, component),
-            reference_of(component, operation, host),
+            Implementation(contract, component),
+            reference_of(component, contract, host),
             iter([*CASES, *others]),
             {"float32": 1e-4} | dict(kernel.tolerance),
             "cpu",

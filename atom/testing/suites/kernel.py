@@ -19,9 +19,9 @@ from atom.titan.contracts import cases, comparing
 from atom.titan.contracts import comparison as kernels
 from atom.titan.contracts.cases import Case
 from atom.titan.contracts.comparison import REFERENCE, Implementation
+from atom.titan.contracts.contract import Contract
 from atom.titan.contracts.functions import FUNCTIONS, functions_of
-from atom.titan.contracts.operation import Operation
-from atom.titan.contracts.operations import OPERATIONS
+from atom.titan.contracts.operations import contract_of
 from atom.titan.contracts.sizes import ODD, REGULAR, Sizes
 
 SHARDED_TOLERANCE = 1e-3
@@ -47,7 +47,7 @@ class KernelSuite(Options, ComponentSuite):
     group = "kernels"
     options = ("operation", "benchmark")
 
-    operation: ClassVar[Operation | None] = None
+    operation: ClassVar[Contract | None] = None
     benchmark: ClassVar[Sizes | None] = None
 
     def check_section(
@@ -81,13 +81,13 @@ class KernelSuite(Options, ComponentSuite):
         return declaration
 
     @pytest.fixture
-    def contract(self, kernel: Kernel) -> Operation:
+    def contract(self, kernel: Kernel) -> Contract:
         pytest.importorskip("torchtitan", reason="its module is torchtitan's")
-        contract = self.operation or OPERATIONS.get(kernel.operation)
+        contract = self.operation or contract_of(kernel.operation)
         if contract is None:
             pytest.skip(
                 f"the kit has no contract of {kernel.operation}; give one with "
-                "conformance(…).having(operation=atom.titan.contracts.operation.Operation(…))"
+                "conformance(…).having(operation=atom.titan.contracts.contract.Contract(…))"
             )
         return contract
 
@@ -107,7 +107,7 @@ class KernelSuite(Options, ComponentSuite):
 
     @pytest.fixture
     def subject(
-        self, component: Component, contract: Operation, fitting: str, host: Host
+        self, component: Component, contract: Contract, fitting: str, host: Host
     ) -> Callable[[Iterator[Case]], list[str]]:
         """A function of cases that returns how the kernel disagrees with its reference."""
         reference = kernels.reference_of(component, contract, host)
@@ -163,7 +163,7 @@ class KernelSuite(Options, ComponentSuite):
                 assert reason is None or "\n" not in reason
 
     def test_needs_are_honest(
-        self, component: Component, contract: Operation, kernel: Kernel, fitting: str
+        self, component: Component, contract: Contract, kernel: Kernel, fitting: str
     ) -> None:
         """Where the declared needs are met, the kernel runs: what it needs beside is declared."""
         case = Case(Sizes(), next(iter(kernel.tolerance)))
@@ -180,7 +180,7 @@ class KernelSuite(Options, ComponentSuite):
             )
 
     def test_takes_the_place_of_the_operation(
-        self, component: Component, contract: Operation, kernel: Kernel, device: str
+        self, component: Component, contract: Contract, kernel: Kernel, device: str
     ) -> None:
         """The override replaces the operation's node, and keeps what torchtitan has set on it."""
         if kernel.override is None:
@@ -230,7 +230,7 @@ class KernelSuite(Options, ComponentSuite):
         assert not subject(Case(sizes, dtype) for dtype in kernel.tolerance if dtype != "float32")
 
     def test_no_rows_agree(
-        self, component: Component, contract: Operation, kernel: Kernel, fitting: str, host: Host
+        self, component: Component, contract: Contract, kernel: Kernel, fitting: str, host: Host
     ) -> None:
         """Of no sequence there is no output, where the reference takes none."""
         tested = Implementation(contract, component)
@@ -243,7 +243,7 @@ class KernelSuite(Options, ComponentSuite):
         )
 
     def test_no_output_layer_loses_what_it_does(
-        self, component: Component, contract: Operation, kernel: Kernel, fitting: str
+        self, component: Component, contract: Contract, kernel: Kernel, fitting: str
     ) -> None:
         """A loss that computes the output layer itself refuses one that does more than a product,
         such as a soft-cap on the logits, or has that in its loss."""
@@ -273,7 +273,7 @@ class KernelSuite(Options, ComponentSuite):
             )
 
     def test_gradients_of_the_reference(
-        self, component: Component, contract: Operation, fitting: str, host: Host
+        self, component: Component, contract: Contract, fitting: str, host: Host
     ) -> None:
         """Finite differences in float64."""
         if not contract.differentiable:
@@ -337,7 +337,7 @@ class KernelSuite(Options, ComponentSuite):
         backend: str,
         component: Component,
         kernel: Kernel,
-        contract: Operation,
+        contract: Contract,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A Triton kernel, on two ranks under tensor parallelism: given plain tensors, or DTensors
@@ -365,7 +365,7 @@ class KernelSuite(Options, ComponentSuite):
     def test_benchmark(
         self,
         component: Component,
-        contract: Operation,
+        contract: Contract,
         kernel: Kernel,
         fitting: str,
         host: Host,

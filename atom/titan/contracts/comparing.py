@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from atom.titan.contracts.comparison import maker, numbers, relative_error
+from atom.titan.contracts.contract import Tensors
 from atom.titan.contracts.functions import Function
-from atom.titan.contracts.operation import Tensors
 from atom.titan.contracts.sizes import Sizes
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from atom.plugin import Kernel
 from atom.registry.host import Component, Host
 from atom.titan.contracts.cases import GRADIENTS, MAY_REFUSE, MAY_REFUSE_GRADIENT, STRIDES, Case
-from atom.titan.contracts.operation import Operation, Tensors, tree
-from atom.titan.contracts.operations import OPERATIONS
+from atom.titan.contracts.contract import Contract, Tensors, tree
 from atom.titan.contracts.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -33,25 +32,25 @@ class Implementation:
     ``kernel=None`` is torchtitan's own node.
     """
 
-    def __init__(self, operation: Operation, kernel: Component | None) -> None:
-        self.operation = operation
+    def __init__(self, contract: Contract, kernel: Component | None) -> None:
+        self.contract = contract
         self.declarations = [] if kernel is None else [kernel.declaration]
 
     def node(self, sizes: Sizes) -> Any:
         """Return the operation's node, replaced by the kernel's if it has an override."""
         from atom.titan.kernels import UnfitError, replace
 
-        config = tree(self.operation.family, sizes)
+        config = tree(self.contract.family, sizes)
         with suppress(UnfitError):
             replace(config, self.declarations)
-        return self.operation.node(config)
+        return self.contract.node(config)
 
     def module(self, node: Any, device: str, dtype: torch.dtype) -> Any:
         """Return what ``node`` builds; its weights have ``dtype`` and no values yet."""
         import torch
 
         with torch.device(device):
-            module = self.operation.build(node)
+            module = self.contract.build(node)
         # Not module.to(dtype): as in mixed precision, buffers stay as they are.
         for parameter in _parameters(module):
             parameter.data = parameter.data.to(dtype)
@@ -79,12 +78,12 @@ def worst(
     """
     import torch
 
-    operation, sizes = kernel.operation, case.sizes
+    contract, sizes = kernel.contract, case.sizes
     dtype = getattr(torch, case.dtype)
-    exact = torch.float64 if reference is None or operation.float64 else torch.float32
+    exact = torch.float64 if reference is None or contract.float64 else torch.float32
     node = kernel.node(sizes)
     module = kernel.module(node, device, dtype)
-    measure = Implementation(operation, None) if reference is None else reference
+    measure = Implementation(contract, None) if reference is None else reference
     measure_node = measure.node(sizes)
     measure_module = measure.module(measure_node, device, exact)
     # Both see the same numbers: those that the dtype under test can hold.
@@ -94,7 +93,7 @@ def worst(
     }
     inputs = {
         name: tensor.to(dtype).to(exact)
-        for name, tensor in operation.inputs(sizes, maker(device)).items()
+        for name, tensor in contract.inputs(sizes, maker(device)).items()
     }
     _fill(module, {name: tensor.to(dtype) for name, tensor in weights.items()})
     change = STRIDES.get(case.strides, torch.Tensor.contiguous)
@@ -102,7 +101,7 @@ def worst(
     # An expanded gradient has other numbers, for the reference too.
     for_both = change_gradient if case.gradient == "expanded" else torch.Tensor.contiguous
     if reference is None:
-        expected = _of_formula(operation, weights, inputs, sizes, for_both)
+        expected = _of_formula(contract, weights, inputs, sizes, for_both)
     else:
         _fill(measure_module, weights)
         expected = _of_module(reference, measure_module, measure_node, inputs, sizes, for_both)
@@ -152,7 +151,7 @@ def gradcheck(reference: Implementation, device: str) -> None:
     sizes = Sizes(
         batch=1, length=5, n_heads=2, n_kv_heads=1, head_dim=4, hidden_dim=6, vocab_size=7
     )
-    operation = reference.operation
+    contract = reference.contract
     node = reference.node(sizes)
     module = reference.module(node, device, torch.float64)
     weights = {
@@ -160,11 +159,11 @@ def gradcheck(reference: Implementation, device: str) -> None:
         for name, tensor in _state(module).items()
     }
     _fill(module, weights)
-    inputs = operation.inputs(sizes, maker(device))
+    inputs = contract.inputs(sizes, maker(device))
     names = list(inputs)
 
     def compute(*values: torch.Tensor) -> torch.Tensor:
-        return operation.call(module, dict(zip(names, values, strict=True)), node, sizes)
+        return contract.call(module, dict(zip(names, values, strict=True)), node, sizes)
 
     leaves = [tensor.detach().requires_grad_() for tensor in inputs.values()]
     torch.autograd.gradcheck(compute, leaves, fast_mode=True)
@@ -183,11 +182,11 @@ def _of_module(
 ) -> Result:
     import torch
 
-    if not kernel.operation.differentiable:
-        return Result(kernel.operation.call(module, inputs, node, sizes).detach(), {})
+    if not kernel.contract.differentiable:
+        return Result(kernel.contract.call(module, inputs, node, sizes).detach(), {})
     # detach keeps the strides.
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in inputs.items()}
-    output = kernel.operation.call(module, leaves, node, sizes)
+    output = kernel.contract.call(module, leaves, node, sizes)
     parameters = _parameters(module)
     weight = numbers(*output.shape, name="output", device=output.device).to(output.dtype)
     if output.dim() > 1:
@@ -211,7 +210,7 @@ def _of_module(
 
 
 def _of_formula(
-    operation: Operation,
+    contract: Contract,
     weights: Tensors,
     inputs: Tensors,
     sizes: Sizes,
@@ -219,10 +218,10 @@ def _of_formula(
 ) -> Result:
     import torch
 
-    if not operation.differentiable:
-        return Result(operation.formula(weights, inputs, sizes), {})
+    if not contract.differentiable:
+        return Result(contract.formula(weights, inputs, sizes), {})
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in (weights | inputs).items()}
-    output = operation.formula(
+    output = contract.formula(
         {name: leaves[name] for name in weights}, {name: leaves[name] for name in inputs}, sizes
     )
     weight = numbers(*output.shape, name="output", device=output.device).to(output.dtype)
@@ -274,7 +273,7 @@ def relative_error(found: torch.Tensor | None, expected: torch.Tensor) -> float:
     return ((found.to(expected.dtype) - expected).abs().max() / scale).item()
 
 
-def reference_of(component: Component, operation: Operation, host: Host) -> Implementation | None:
+def reference_of(component: Component, contract: Contract, host: Host) -> Implementation | None:
     """Return the kernel named ``reference`` of a kernel's operation; None for that one itself.
 
     Without such a kernel installed, it is torchtitan's own node.
@@ -284,12 +283,7 @@ def reference_of(component: Component, operation: Operation, host: Host) -> Impl
     if kernel.name == REFERENCE:
         return None
     offered = {found.declaration.name: found for found in host.kernels(kernel.operation)}
-    return Implementation(operation, offered.get(REFERENCE))
-
-
-def contract(kernel: Kernel) -> Operation | None:
-    """Return the kit's contract of a kernel's operation, or None if it has none."""
-    return OPERATIONS.get(kernel.operation)
+    return Implementation(contract, offered.get(REFERENCE))
 
 
 def milliseconds(compute: Callable[[], object], device: str, *, repeats: int = 3) -> float:
@@ -331,6 +325,6 @@ def passes(kernel: Implementation, case: Case, device: str) -> Callable[[], obje
     dtype = getattr(torch, case.dtype)
     node = kernel.node(case.sizes)
     module = kernel.module(node, device, dtype)
-    inputs = kernel.operation.inputs(case.sizes, maker(device))
+    inputs = kernel.contract.inputs(case.sizes, maker(device))
     given = {name: tensor.to(dtype) for name, tensor in inputs.items()}
     return partial(_of_module, kernel, module, node, given, case.sizes)

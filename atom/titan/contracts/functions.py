@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from atom.kernels import operations as core
 from atom.plugin import Kernel
 from atom.titan.contracts import operations, optimizer_operations, work
+from atom.titan.contracts.contract import ADAMW, Tensors, ids, positions
 from atom.titan.contracts.mixture_operations import grouped_mm, rows_per_expert
-from atom.titan.contracts.operation import ADAMW, Tensors, ids, positions
 from atom.titan.contracts.sizes import EXPERTS, Sizes
 from atom.titan.contracts.work import Work
 
@@ -181,7 +181,7 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tenso
     sizes = Sizes(
         batch=batch, length=length, n_heads=n_heads, n_kv_heads=k.shape[2], head_dim=head_dim
     )
-    contract = operations.OPERATIONS["attention"]
+    contract = operations.ATTENTION
     return contract.formula({}, {"q_BLNH": q, "k_BLNH": k, "v_BLNH": v}, sizes)
 
 

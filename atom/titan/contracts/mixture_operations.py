@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from atom.titan.contracts.operation import Operation, Tensors, ids, layer
+from atom.titan.contracts.contract import Contract, Tensors, ids, layer
 from atom.titan.contracts.sizes import EXPERTS, TOP_K, Sizes
 
 if TYPE_CHECKING:
@@ -97,21 +97,19 @@ def _routed(config: Any) -> Any:
     return layer(config).moe.routed_experts
 
 
-MIXTURE_OPERATIONS: dict[str, Operation] = {
-    "grouped_mm": Operation(
-        node=lambda config: _routed(config).inner_experts,
-        inputs=_rows,
-        call=_compute,
-        formula=_grouped_mm,
-        family="mixture",
-        float64=False,
-    ),
-    "moe_dispatch": Operation(
-        node=lambda config: _routed(config).token_dispatcher,
-        inputs=_tokens_and_scores,
-        call=_dispatch,
-        formula=_moe_dispatch,
-        family="mixture",
-        float64=False,
-    ),
-}
+GROUPED_MM = Contract(
+    node=lambda config: _routed(config).inner_experts,
+    inputs=_rows,
+    call=_compute,
+    formula=_grouped_mm,
+    family="mixture",
+    float64=False,
+)
+MOE_DISPATCH = Contract(
+    node=lambda config: _routed(config).token_dispatcher,
+    inputs=_tokens_and_scores,
+    call=_dispatch,
+    formula=_moe_dispatch,
+    family="mixture",
+    float64=False,
+)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from atom.titan.contracts.mixture_operations import MIXTURE_OPERATIONS
-from atom.titan.contracts.operation import Operation, Tensors, ids, layer, positions
-from atom.titan.contracts.optimizer_operations import OPTIMIZER_OPERATIONS
+from atom.kernels.operations import OPERATIONS
+from atom.titan.contracts.contract import Contract, Tensors, ids, layer, positions
 from atom.titan.contracts.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -233,68 +233,76 @@ def _linear_cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> t
     return _cross_entropy({}, {"logits_BLV": logits_BLV}, sizes)
 
 
-OPERATIONS: dict[str, Operation] = {
-    **MIXTURE_OPERATIONS,
-    **OPTIMIZER_OPERATIONS,
-    "attention": Operation(
-        node=lambda config: layer(config).attention.inner_attention,
-        inputs=queries_keys_values,
-        call=_attend,
-        formula=_attention,
-    ),
-    "rms_norm": Operation(
-        node=lambda config: layer(config).attention_norm,
-        inputs=_hidden,
-        call=_apply,
-        formula=_rms_norm,
-    ),
-    "linear": Operation(
-        node=lambda config: layer(config).feed_forward.w1,
-        inputs=_hidden,
-        call=_apply,
-        formula=_linear,
-    ),
-    "feed_forward": Operation(
-        node=lambda config: layer(config).feed_forward,
-        inputs=_hidden,
-        call=_apply,
-        formula=_feed_forward,
-    ),
-    "embedding": Operation(
-        node=lambda config: config.model_spec.model.tok_embeddings,
-        inputs=lambda sizes, make: {"factor_BLD": make(sizes.batch, sizes.length, sizes.dim)},
-        call=_embed,
-        formula=_embedding,
-    ),
-    "rope": Operation(
-        node=lambda config: layer(config).attention.rope,
-        inputs=queries_and_keys,
-        call=_rotate,
-        formula=_rope,
-        float64=False,
-    ),
-    "rope_halves": Operation(
-        node=lambda config: layer(config).attention.rope,
-        inputs=queries_and_keys,
-        call=_rotate,
-        formula=_rope_halves,
-        family="qwen",
-        float64=False,
-    ),
-    "cross_entropy": Operation(
-        node=lambda config: config.loss.loss_fn,
-        inputs=_logits,
-        call=_lose,
-        formula=_cross_entropy,
-        float64=False,
-    ),
-    "linear_cross_entropy": Operation(
-        node=lambda config: config.loss,
-        inputs=_hidden_and_head,
-        call=_lose_from_hidden,
-        formula=_linear_cross_entropy,
-        float64=False,
-    ),
-}
-"""The operations that the kit knows. A plugin with another one brings an :class:`Operation` of its
-own: ``conformance(…).having(operation=…)``."""
+ATTENTION = Contract(
+    node=lambda config: layer(config).attention.inner_attention,
+    inputs=queries_keys_values,
+    call=_attend,
+    formula=_attention,
+)
+RMS_NORM = Contract(
+    node=lambda config: layer(config).attention_norm,
+    inputs=_hidden,
+    call=_apply,
+    formula=_rms_norm,
+)
+LINEAR = Contract(
+    node=lambda config: layer(config).feed_forward.w1,
+    inputs=_hidden,
+    call=_apply,
+    formula=_linear,
+)
+FEED_FORWARD = Contract(
+    node=lambda config: layer(config).feed_forward,
+    inputs=_hidden,
+    call=_apply,
+    formula=_feed_forward,
+)
+EMBEDDING = Contract(
+    node=lambda config: config.model_spec.model.tok_embeddings,
+    inputs=lambda sizes, make: {"factor_BLD": make(sizes.batch, sizes.length, sizes.dim)},
+    call=_embed,
+    formula=_embedding,
+)
+ROPE = Contract(
+    node=lambda config: layer(config).attention.rope,
+    inputs=queries_and_keys,
+    call=_rotate,
+    formula=_rope,
+    float64=False,
+)
+ROPE_HALVES = Contract(
+    node=lambda config: layer(config).attention.rope,
+    inputs=queries_and_keys,
+    call=_rotate,
+    formula=_rope_halves,
+    family="qwen",
+    float64=False,
+)
+CROSS_ENTROPY = Contract(
+    node=lambda config: config.loss.loss_fn,
+    inputs=_logits,
+    call=_lose,
+    formula=_cross_entropy,
+    float64=False,
+)
+LINEAR_CROSS_ENTROPY = Contract(
+    node=lambda config: config.loss,
+    inputs=_hidden_and_head,
+    call=_lose_from_hidden,
+    formula=_linear_cross_entropy,
+    float64=False,
+)
+
+
+def contract_of(operation: str) -> Contract | None:
+    """Return the contract of an operation; None if it is not known, or is a function.
+
+    A plugin with another operation brings a :class:`Contract` of its own:
+    ``conformance(…).having(operation=…)``.
+    """
+    known = OPERATIONS.get(operation)
+    if known is None or known.contract is None:
+        return None
+    module, _, name = known.contract.partition(":")
+    found: Contract = getattr(import_module(module), name)
+    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from atom.titan.contracts.operation import ADAMW, Operation, Tensors
+from atom.titan.contracts.contract import ADAMW, Contract, Tensors
 from atom.titan.contracts.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -132,13 +132,11 @@ def newton_schulz(
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
 
 
-OPTIMIZER_OPERATIONS: dict[str, Operation] = {
-    "optimizer_step": Operation(
-        node=lambda config: config.optimizer,
-        inputs=_weights_and_gradients,
-        call=_step,
-        formula=_adamw_steps,
-        build=lambda _node: None,
-        differentiable=False,
-    ),
-}
+OPTIMIZER_STEP = Contract(
+    node=lambda config: config.optimizer,
+    inputs=_weights_and_gradients,
+    call=_step,
+    formula=_adamw_steps,
+    build=lambda _node: None,
+    differentiable=False,
+)

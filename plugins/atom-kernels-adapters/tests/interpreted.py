@@ -27,7 +27,7 @@ from atom.testing.interpreter import CASES
 from atom.titan.contracts import comparison as kernels
 from atom.titan.contracts.cases import Case
 from atom.titan.contracts.comparison import Implementation
-from atom.titan.contracts.operations import OPERATIONS
+from atom.titan.contracts.operations import contract_of
 from atom.titan.contracts.sizes import ODD
 from atom_kernels_adapters import liger
 
@@ -74,7 +74,7 @@ def test_agrees_with_the_reference(
 ) -> None:
     host = Host.load()
     component = host.find("kernel", f"{operation}/liger")
-    contract = OPERATIONS[operation]
+    contract = contract_of(operation)
     found = kernels.disagreements(
         Implementation(contract, component),
         kernels.reference_of(component, contract, host),

@@ -10,7 +10,7 @@ from atom.kernels.choose import Situation, choose
 from atom.plan.device import named
 from atom.registry.host import Host
 from atom.titan import kernels
-from atom.titan.contracts.operation import tree
+from atom.titan.contracts.contract import tree
 from atom.titan.contracts.sizes import REGULAR
 from atom.titan.train.trainer import AtomTrainer
 from atom.titan.trainer_config import set_sharding

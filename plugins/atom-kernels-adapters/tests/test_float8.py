@@ -19,7 +19,7 @@ from atom.registry.host import Host
 from atom.run_dir import metrics
 from atom.testing.installing import describe
 from atom.titan import kernels
-from atom.titan.contracts.operation import tree
+from atom.titan.contracts.contract import tree
 from atom.titan.contracts.sizes import REGULAR, Sizes
 
 pytestmark = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")

@@ -10,12 +10,12 @@ from torchtitan.models.common.moe import GroupedExperts
 
 from atom.plugin import Kernel
 from atom.registry.host import Host, resolve
-from atom.titan.contracts.operation import tree
-from atom.titan.contracts.operations import OPERATIONS
+from atom.titan.contracts.contract import tree
+from atom.titan.contracts.operations import FEED_FORWARD
 from atom.titan.contracts.sizes import Sizes
 
 NODES = {
-    "feed_forward": OPERATIONS["feed_forward"].node(tree("llama", Sizes())),
+    "feed_forward": FEED_FORWARD.node(tree("llama", Sizes())),
     "grouped_mm": GroupedExperts.Config(dim=8, hidden_dim=12, num_experts=4),
 }
 

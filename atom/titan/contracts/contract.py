@@ -27,7 +27,7 @@ ADAMW: dict[str, Any] = {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-6, "weight_de
 
 
 @dataclass(frozen=True, kw_only=True)
-class Operation:
+class Contract:
     """The contract of one operation.
 
     Attributes:
