@@ -1,4 +1,4 @@
-"""What every decoder asks of its run, for the ``build`` of an architecture. No torch."""
+"""Check sizes that every decoder shares, for the ``build`` of an architecture. No torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from atom.errors import UserError
 from atom.plugin import ArchitectureContext
 
 MOST_LAYERS, MOST_WIDTH, MOST_TOKENS = 10_000, 2**20, 2**30
-"""The most that a parameter may be: of blocks; of a width, heads or experts; and of tokens, in a
-vocabulary or a sequence. Far above any model, and below what would take the machine's memory."""
+"""Upper bounds of parameters: blocks; widths, heads, experts; tokens of a vocabulary or sequence.
+
+They are far above any real model, and below what would exhaust the machine's memory.
+"""
 
 
 def vocabulary(wanted: int | None, context: ArchitectureContext) -> int:
-    """Return the rows of the embedding: ``architecture.vocab_size``, or the tokenizer's ids.
+    """Return the rows of the embedding:
+
+    ``architecture.vocab_size``, or the tokenizer's number of ids.
 
     Raises:
         UserError: the tokenizer has more ids than ``wanted``.
@@ -28,7 +32,7 @@ def vocabulary(wanted: int | None, context: ArchitectureContext) -> int:
 
 
 def check_reach(max_seq_len: int, context: ArchitectureContext) -> None:
-    """Refuse sequences that are longer than the model's positions reach.
+    """Refuse sequences longer than the model's positional range.
 
     Raises:
         UserError: ``training.seq_len`` is above ``architecture.max_seq_len``.
@@ -54,7 +58,7 @@ def check_heads(n_heads: int, n_kv_heads: int) -> None:
 
 
 def check_experts(top_k: int, num_experts: int) -> None:
-    """Refuse a token that is to go to more experts than there are.
+    """Refuse to route a token to more experts than the model has.
 
     Raises:
         UserError: ``architecture.top_k`` is above ``architecture.num_experts``.
@@ -66,7 +70,7 @@ def check_experts(top_k: int, num_experts: int) -> None:
 
 
 def check_head_dim(dim: int, n_heads: int) -> None:
-    """Refuse a width that heads cannot share, or whose heads RoPE cannot turn in pairs.
+    """Refuse a width that does not divide into heads of an even width, which RoPE needs.
 
     Raises:
         UserError: ``architecture.n_heads`` does not divide ``architecture.dim`` into even widths.

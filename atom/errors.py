@@ -1,7 +1,7 @@
-"""Mistakes of the user's, told apart from bugs.
+"""Separate the user's mistakes from bugs.
 
 A :class:`UserError` becomes one sentence on the screen and exit code 2; any other exception is a
-bug, whose traceback goes to the log and whose exit code is 1.
+bug: its traceback goes to the log, and the exit code is 1.
 """
 
 import difflib
@@ -11,13 +11,13 @@ from atom.redaction import concealed
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one sentence.
+    """A mistake of the user, described in one sentence.
 
     Args:
         problem: what is wrong and what would be valid, without a final period.
         key: the configuration key at fault, such as ``architecture.n_heads``. The command line
-            adds where its value came from.
-        value: the value at fault; left out where there is none.
+            adds the origin of its value.
+        value: the invalid value, if there is one.
     """
 
     def __init__(self, problem: str, *, key: str | None = None, value: object = ...) -> None:
@@ -39,19 +39,19 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run that failed, told in one sentence; the traceback is in the run's logs. Exit code 1."""
+    """A failed run, described in one sentence; the traceback is in the run's logs. Exit code 1."""
 
 
 EX_STOPPED = 75
-"""Exit code of a run that was asked to stop: ``EX_TEMPFAIL`` of ``sysexits.h``, "try again"."""
+"""Exit code of a run that stopped on request: ``EX_TEMPFAIL`` of ``sysexits.h``, "try again"."""
 
 
 class RunStoppedError(Exception):
-    """A run that ended early because it was asked to, with a checkpoint to go on from."""
+    """A run that stopped early on request, with a checkpoint to resume from."""
 
 
 def shown(value: object) -> str:
-    """Return ``value`` as a user would write it on the command line."""
+    """Return ``value`` in the syntax of the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -60,8 +60,10 @@ def shown(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` with escapes for line ends and whatever else does not print: names and values
-    in it may be anybody's."""
+    """Return ``text`` with line breaks and other non-printing characters escaped.
+
+    Names and values in it may come from untrusted files.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -69,7 +71,7 @@ _MOST_LISTED = 20
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """Return a hint at the nearest spelling of ``word`` among ``valid``, or all of them if few."""
+    """Return a hint: the closest match of ``word`` in ``valid``, or all if there are few."""
     valid = sorted(set(valid))
     if close := difflib.get_close_matches(word, valid, n=3, cutoff=0.6):
         return f"did you mean {' or '.join(close)}?"

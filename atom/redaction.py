@@ -1,8 +1,8 @@
-"""Secrets that were typed into a run: they reach its job, and nothing that is written or shown.
+"""Keep secrets out of files and output; they still reach the job that needs them.
 
-What a launcher is given is a secret by its name: ``WANDB_API_KEY``, ``--token=…``, a password in an
-address. In the other sections, where ``pad_token`` is none, a value is one by its form; as ranks
-read these from run.yaml, they are refused and not redacted.
+In a launcher's settings a secret is recognized by its name: ``WANDB_API_KEY``, ``--token=…``, a
+password in a URL. In the other sections, with names such as ``pad_token``, a secret is recognized
+by its form. Ranks read those sections from run.yaml, so a secret there is refused, not redacted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LAST = re.compile(
     r"|(access|api|auth|bearer|hub)_?token)",
     re.IGNORECASE,
 )
-"""How keys end that hold secrets, whatever the section."""
+"""Suffixes of keys that hold secrets, in any section."""
 
 
 class _Form(NamedTuple):
@@ -71,15 +71,17 @@ _FORMS = (
 
 
 def concealed(text: str) -> str:
-    """Return ``text`` with :data:`REDACTED` in the place of what has the form of a secret."""
+    """Return ``text`` with everything in the form of a secret replaced by :data:`REDACTED`."""
     for form in _FORMS:
         text = form.pattern.sub(REDACTED, text)
     return text
 
 
 class Exposed(NamedTuple):
-    """A secret in a section that is written down: its key, what it is, what is valid instead, and
-    the value without it."""
+    """A secret in a section that is written to disk.
+
+    It holds the key, the kind of secret, the valid alternative, and the value without the secret.
+    """
 
     key: str
     what: str
@@ -88,7 +90,7 @@ class Exposed(NamedTuple):
 
 
 def exposed(value: Any, key: str) -> Iterator[Exposed]:
-    """Yield the secrets in ``value``, which ``key`` holds."""
+    """Yield the secrets in ``value``, the value of ``key``."""
     if isinstance(value, dict):
         for name, child in value.items():
             yield from exposed(child, f"{key}.{name}" if key else str(name))
@@ -104,11 +106,11 @@ def exposed(value: Any, key: str) -> Iterator[Exposed]:
 
 
 def without_secrets(sections: dict[str, Any], launcher: Any) -> dict[str, Any]:
-    """Return the sections of a run, and Hydra's, as they may be shown.
+    """Return the sections of a run, and Hydra's, safe to show.
 
     Args:
-        sections: by name.
-        launcher: that of the run, whose secrets are in Hydra's section as they were typed.
+        sections: sections by name.
+        launcher: the run's launcher; its secrets appear in Hydra's section as typed.
     """
     secrets = sorted({secret for _, secret in found(launcher, "launcher")}, key=len, reverse=True)
     return {
@@ -130,22 +132,22 @@ def _concealed(value: Any, secrets: list[str]) -> Any:
 
 
 def is_secret(name: str) -> bool:
-    """Return whether a variable, key or option of that name holds a secret."""
+    """Return whether a variable, key or option named ``name`` holds a secret."""
     return _NAME.fullmatch(name) is not None
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """Return ``value`` with :data:`REDACTED` in the place of secrets.
+    """Return ``value`` with its secrets replaced by :data:`REDACTED`.
 
     Args:
-        value: plain data: what it holds is looked through.
-        name: of the key that holds it.
+        value: plain data, searched recursively.
+        name: the key of the value.
     """
     return _walked(value, name, name, [])
 
 
 def found(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the key, with dots, and the text of each secret in ``value``, which ``name`` holds."""
+    """Yield the dotted key and the text of each secret in ``value``, the value of ``name``."""
     secrets: list[tuple[str, str]] = []
     _walked(value, name, "", secrets)
     yield from secrets
@@ -153,7 +155,7 @@ def found(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 def _walked(value: Any, path: str, name: str, secrets: list[tuple[str, str]]) -> Any:
     if isinstance(value, dict):
-        # As manifests name variables: {name: WANDB_API_KEY, value: …}
+        # Manifests name variables like this: {name: WANDB_API_KEY, value: …}
         named = value.get("name") if {"name", "value"} <= value.keys() else None
         return {
             key: _walked(

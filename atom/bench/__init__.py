@@ -1,1 +1,1 @@
-"""Time kernels on the device at hand: what they reach of what the device can do."""
+"""Time kernels on this machine's device and compare them with the device's limits."""

@@ -1,4 +1,4 @@
-"""What the device at hand can do: its own matrix product and its own copy."""
+"""Measure the device's ceilings: FLOP/s of a matrix product, bandwidth of a copy."""
 
 from __future__ import annotations
 
@@ -9,39 +9,44 @@ from functools import partial
 from atom.bench.timing import timed
 
 MATRIX = {"cpu": 512, "cuda": 8192}
-"""Rows and columns of the matrices that are multiplied."""
+"""Rows and columns of the matrices to multiply."""
 
 COPIED = {"cpu": 2**26, "cuda": 2**30}
-"""Bytes that are copied: more than any cache holds."""
+"""Bytes to copy: more than any cache holds."""
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """``flops`` is FLOP/s by dtype, of a square matrix product; ``bandwidth`` bytes/s, those that
-    a copy reads and those that it writes together."""
+    """The ceilings of a device.
+
+    ``flops`` maps a dtype to the FLOP/s of a square matrix product; ``bandwidth`` is the bytes/s of
+    a copy, reads and writes added.
+    """
 
     flops: dict[str, float]
     bandwidth: float
 
     def seconds(self, flops: float, moved: float, dtype: str) -> float:
-        """Return the least time that this much work takes."""
+        """Return the shortest possible time for ``flops`` and ``moved`` bytes."""
         return max(flops / self.flops[dtype], moved / self.bandwidth)
 
     def bound(self, flops: float, moved: float, dtype: str) -> str:
-        """Return what the least time is made of, ``compute`` or ``memory``."""
+        """Return which ceiling sets the shortest time, ``compute`` or ``memory``."""
         by_compute = flops / self.flops[dtype] > moved / self.bandwidth
         return "compute" if by_compute else "memory"
 
 
 def measured(device: str, dtypes: Iterable[str], seconds: float) -> Ceiling:
-    """Measure the ceilings of ``device``: of each the lower quartile, for what disturbs a
-    measurement lowers no ceiling."""
+    """Measure the ceilings of ``device``.
+
+    Each takes the lower quartile of the times: a disturbance must not lower a ceiling.
+    """
     import torch
 
     size = MATRIX[device]
     flops = {}
     for dtype in dtypes:
-        # Random numbers: zeros take less power, and so are multiplied faster.
+        # Random numbers: zeros take less power, and so multiply faster.
         a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in "ab")
         out = torch.empty_like(a)
         taken = timed(partial(torch.mm, a, b, out=out), device, seconds)

@@ -1,9 +1,9 @@
-"""Time each kernel, forward and backward, and hold it against the device and its reference.
+"""Time each kernel, forward and backward, and compare it with the ceilings and its reference.
 
-Inputs want gradients, as in training: a kernel that computes gradients in its forward pass does so
-here. ``forward`` and ``both`` (the forward and then the backward pass) are timed; ``backward`` is
-the difference of their medians, and so has no quartiles of its own. What has no backward pass is
-timed as ``forward``.
+Inputs require gradients, as in training: a kernel that computes gradients in its forward pass does
+so here. ``forward`` and ``both`` (forward, then backward) are timed; ``backward`` is the difference
+of their medians, so it has no quartiles. A function without a backward pass is timed as
+``forward`` only.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass. ``fraction`` is the least time that the ceilings allow, divided by ``seconds``;
-    ``bound`` says which ceiling that is. ``speedup`` is over the reference and the compiled one."""
+    """The result of one pass.
+
+    ``fraction`` is the shortest time that the ceilings allow, divided by ``seconds``; ``bound``
+    names the limiting ceiling. ``speedup`` is over the reference, plain and compiled.
+    """
 
     seconds: float
     low: float | None
@@ -55,10 +58,11 @@ class Pass:
 
 @dataclass(frozen=True)
 class Row:
-    """A kernel's function at one size in one dtype: its passes, or the reason why there are none.
+    """A kernel's function at one size in one dtype: its passes, or why there are none.
 
-    ``peak_memory`` is what both passes allocate at the most beside inputs, in bytes; ``launch`` is
-    how the device was given its work; ``failed`` says that the kernel should have run.
+    ``peak_memory`` is the largest allocation of both passes besides the inputs, in bytes;
+    ``launch`` is how the work was launched on the device; ``failed`` marks a kernel that should
+    have run.
     """
 
     operation: str
@@ -77,7 +81,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Callable:
-    """A kernel with its inputs: ``forward`` returns what gradients are taken of."""
+    """A kernel with its inputs; gradients are taken of the result of ``forward``."""
 
     forward: Callable[[], list[torch.Tensor]]
     leaves: list[torch.Tensor]
@@ -85,14 +89,14 @@ class _Callable:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how kernels are timed.
+    """The device, ceilings and time limits of a benchmark.
 
     Attributes:
         device: ``cpu`` or ``cuda``, described.
-        ceiling: of the device, in each dtype.
+        ceiling: the device's ceilings in each dtype.
         seconds: about how long each pass is repeated.
         compiles: whether the reference is also timed compiled.
-        until: the time of :func:`time.monotonic` after which no other kernel is begun.
+        until: deadline on the clock of :func:`time.monotonic`; no kernel starts after it.
     """
 
     device: DeviceDescription
@@ -104,11 +108,10 @@ class Bench:
     def rows(
         self, subjects: Sequence[Subject], shapes: Iterable[Sizes], dtypes: Iterable[str]
     ) -> Iterator[Row]:
-        """Yield a row for each subject, size and dtype, with its speed-up.
+        """Yield a row with its speed-up for each subject, size and dtype.
 
-        Every function is timed at its first size before one is at its second. ``subjects`` come
-        with the reference of each function first. A size that is the same as an earlier one for a
-        function is left out.
+        All functions are timed at one size before the next size. In ``subjects`` the reference of
+        each function comes first. A size that equals an earlier one for a function is skipped.
         """
         shapes = list(shapes)
         functions: dict[str, list[Subject]] = {}
@@ -157,7 +160,7 @@ class Bench:
         import torch
 
         if self.device.kind == "cuda":
-            gc.collect()  # graphs hold memory
+            gc.collect()  # autograd graphs hold memory
             torch.cuda.empty_cache()
         try:
             return self._timed(row, sizes, make())
@@ -182,7 +185,7 @@ class Bench:
         def both() -> object:
             return torch.autograd.grad(call.forward(), call.leaves, weights, allow_unused=True)
 
-        both()  # compiles and tunes, which is no part of the peak
+        both()  # compiles and tunes; the peak excludes both
         peak = peak_memory(both, kind)
         forward, together = (timed(each, kind, self.seconds) for each in (call.forward, both))
         works = {FORWARD: contract.forward(sizes), BACKWARD: contract.backward(sizes)}
@@ -217,7 +220,7 @@ class Bench:
 def _of_function(
     subject: Subject, sizes: Sizes, dtype: str, device: str, *, compiled: bool = False
 ) -> _Callable:
-    """The kernel as a function: without torchtitan."""
+    """Return the kernel as a function, which needs no torchtitan."""
     import torch
 
     assert subject.reference is not None
@@ -232,7 +235,7 @@ def _of_function(
 
 
 def _of_module(subject: Subject, sizes: Sizes, dtype: str, device: str) -> _Callable:
-    """The kernel as the module that takes the place of torchtitan's."""
+    """Return the kernel as the module that replaces torchtitan's."""
     import torch
 
     from atom.titan.boot import boot
@@ -257,14 +260,14 @@ def _of_module(subject: Subject, sizes: Sizes, dtype: str, device: str) -> _Call
 
 
 def _maker(dtype: str, device: str) -> Callable[..., torch.Tensor]:
-    """Return a function of a shape that makes random numbers, on the device: some are large."""
+    """Return a function that makes random tensors of a shape on the device, some values large."""
     import torch
 
     return lambda *shape: torch.randn(shape, device=device, dtype=getattr(torch, dtype))
 
 
 def _weight(output: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of an output; a loss's is 1, as in training."""
+    """Return the gradient of an output; 1 for a loss, as in training."""
     import torch
 
     if output.dim() == 0:
@@ -287,7 +290,7 @@ def _different(function: str, shapes: list[Sizes]) -> list[Sizes]:
 
 
 def _compared(row: Row, beside: dict[str, Row]) -> Row:
-    """Return ``row`` with the speed-up over those timed before it."""
+    """Return ``row`` with its speed-up over the rows timed before."""
     passes = {
         name: replace(
             one,

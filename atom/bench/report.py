@@ -1,4 +1,4 @@
-"""The result of a bench: data for programs, a table for people."""
+"""Write a benchmark's results as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _HEADER = (
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a bench has found, and where.
+    """The results of a benchmark and where they were measured.
 
     Attributes:
-        command: that made it.
+        command: the command that produced the report.
         date: ISO 8601.
-        device: ``kind``, ``name``, ``capability``, and how many cores a CPU has.
-        versions: of what took part, None for what is not installed.
-        timer: what timed, in words.
-        ceiling: of the device.
+        device: ``kind``, ``name``, ``capability``, and the number of a CPU's cores.
+        versions: package -> version, None if it is not installed.
+        timer: the timing method, in words.
+        ceiling: the device's ceilings.
         rows: one for each kernel, function, size and dtype.
     """
 
@@ -47,12 +47,12 @@ class Report:
     rows: tuple[Row, ...]
 
     def data(self) -> dict[str, Any]:
-        """Return what the JSON file holds; times in seconds, rates a second, memory in bytes."""
+        """Return the JSON file's content: times in seconds, rates per second, memory in bytes."""
         return asdict(self)
 
 
 def made(command: str, device: DeviceDescription, ceiling: Ceiling, rows: Iterable[Row]) -> Report:
-    """Return the report on ``rows``, with what is known of this machine."""
+    """Return the report on ``rows``, with a description of this machine."""
     rows = _by_function(rows)
     described: dict[str, Any] = {
         "kind": device.kind,
@@ -80,7 +80,7 @@ def made(command: str, device: DeviceDescription, ceiling: Ceiling, rows: Iterab
 
 
 def _by_function(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Put the rows of a function together, which are timed one size after the other."""
+    """Group the rows by function; they are timed size by size."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.dtype, row.function), []).append(row)
@@ -187,7 +187,7 @@ def _time(seconds: float) -> str:
 
 
 def rate(value: float, unit: str) -> str:
-    """Return a rate as people read it: ``3.01 TB/s``."""
+    """Return a rate in readable form: ``3.01 TB/s``."""
     for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= limit:
             return f"{value / limit:.3g} {prefix}{unit}"
@@ -196,7 +196,7 @@ def rate(value: float, unit: str) -> str:
 
 def _version(package: str) -> str | None:
     if package == "torch" and "torch" in sys.modules:
-        return str(sys.modules["torch"].__version__)  # with the CUDA that it is built for
+        return str(sys.modules["torch"].__version__)  # includes the CUDA version it is built for
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -204,7 +204,7 @@ def _version(package: str) -> str | None:
 
 
 def processor() -> str:
-    """Return the kind of processor, as the machine names it."""
+    """Return the processor's model name, as the operating system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

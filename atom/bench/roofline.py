@@ -1,7 +1,7 @@
-"""A roofline: what each kernel reaches, under what the device allows at its FLOPs a byte.
+"""Draw a roofline plot: each kernel's rate against the device's limit at its FLOPs per byte.
 
-Below it the same as parts of the ceiling, a line an operation: most operations have few FLOPs a
-byte, and stand close together under the roof.
+A second chart below shows the fractions of the ceiling, one line per operation: most operations
+have few FLOPs per byte, so their points lie close together under the roof.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from atom.watch.markup import element
 
 WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 56, 190, 34, 40
 _PLOT = 300
-"""Height of a plot, in units of the picture."""
+"""Height of a plot, in the picture's units."""
 
 _LINE = 15
 _ROW = 30
 _NAMES = 236
-"""Width of the names of operations, beside the parts of the ceiling."""
+"""Width of the operation names beside the fractions of the ceiling."""
 
 _MARKERS = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
@@ -33,7 +33,7 @@ _MARKERS = (
     "M0 4.5l4.5 -8h-9z",
     "M-5 0l3 -4h4l3 4l-3 4h-4z",
 )
-"""A shape a kernel, around (0, 0): colors alone tell nobody apart who does not see them."""
+"""Marker shapes around (0, 0), one per kernel: colors alone exclude color-blind readers."""
 
 _STYLE = "".join(
     f".chart .k{n} {{ stroke: var(--c{n}); fill: var(--c{n}); stroke-width: 1.4; }}\n"
@@ -58,9 +58,9 @@ class _Point:
 
 
 def picture(report: Report) -> Element:
-    """Return a plot for each dtype; each operation at the largest of the sizes that were timed.
+    """Return a plot for each dtype, with each operation at its largest timed size.
 
-    What multiplies and adds nothing, such as looking up embeddings, has no place under the roof.
+    Operations without arithmetic, such as an embedding lookup, are left out of the plot.
     """
     dtypes = [dtype for dtype in report.ceiling.flops if _points(report, dtype)]
     height = sum(_height(report, dtype) for dtype in dtypes) or _PLOT
@@ -89,7 +89,7 @@ def picture(report: Report) -> Element:
 
 
 def _points(report: Report, dtype: str) -> list[_Point]:
-    """Return the passes that are drawn: of each kernel at the largest size of its function."""
+    """Return the passes to draw: each kernel at its function's largest size."""
     largest: dict[tuple[str, str], Row] = {}
     for row in report.rows:
         if row.dtype != dtype or not row.passes:
@@ -144,7 +144,7 @@ def _grid(x_axis: Axis, y_axis: Axis) -> Iterator[Element]:
 
 def _roof(x_axis: Axis, y_axis: Axis, bandwidth: float, peak: float) -> Iterator[Element]:
     ridge = peak / bandwidth
-    # The slope begins where it comes into the plot.
+    # Start the slope where it enters the plot.
     start = max(x_axis.low, y_axis.low / bandwidth)
     corners = [(start, start * bandwidth), (ridge, peak), (x_axis.high, peak)]
     places = [f"{px(x_axis.place(x))} {px(y_axis.place(y))}" for x, y in corners]
@@ -167,14 +167,14 @@ def _marker(point: _Point, number: int, place: tuple[float, float]) -> Element:
 def _numbers(
     points: list[_Point], functions: list[str], x_axis: Axis, y_axis: Axis
 ) -> Iterator[Element]:
-    """Write each operation's number over the highest of its kernels, where there is room."""
+    """Write each operation's number above its highest kernel, where there is room."""
     highest: dict[tuple[str, str], tuple[float, float]] = {}
     taken: list[tuple[float, float]] = []
     for point in points:
         x, y = x_axis.place(point.intensity), y_axis.place(point.one.flops_per_second)
         key = (point.row.function, point.direction)
         highest[key] = min(highest.get(key, (x, y)), (x, y), key=lambda place: place[1])
-        taken.append((x, y + 4))  # as if it were a number: those stand on their baseline
+        taken.append((x, y + 4))  # a number is anchored at its baseline
     for (function, _), (x, y) in sorted(highest.items(), key=lambda entry: -entry[1][1]):
         for above in (7, 11, 15):
             free = y - above
@@ -187,7 +187,7 @@ def _numbers(
 
 
 def _parts(points: list[_Point], kernels: list[str], functions: list[str]) -> Iterator[Element]:
-    """Draw the parts of the ceiling: a row an operation, forward above backward."""
+    """Draw the fractions of the ceiling: one row per operation, forward above backward."""
     most = max(1.0, *(point.one.fraction for point in points))
     axis = Axis(0.0, most * 1.05, log=False, begin=_NAMES, end=WIDTH - 20)
     bottom = _ROW * len(functions) + 12

@@ -1,7 +1,4 @@
-"""What is timed: the installed kernels, as their declarations have them; and at which sizes.
-
-Nothing here imports torch.
-"""
+"""Select the kernels to time, from the installed declarations, and their sizes. No torch."""
 
 from __future__ import annotations
 
@@ -35,13 +32,12 @@ SHAPES: dict[str, tuple[Sizes, ...]] = {
         *(replace(EIGHT_BILLION, batch=batch, n_heads=64, hidden_dim=28672) for batch in (2, 4, 8)),
     ),
 }
-"""``tiny`` is to try it out, ``small`` for a CPU, ``real`` what models of 8 and 70 billion
-parameters have."""
+"""``tiny``: for a trial; ``small``: for a CPU; ``real``: models of 8 and 70 billion parameters."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A kernel as one of its functions, or as the module that its override makes.
+    """A kernel to time: as one of its functions, or as the module that its override builds.
 
     Attributes:
         component: the kernel.
@@ -60,15 +56,15 @@ class Subject:
 
 
 def chosen(host: Host, wanted: Sequence[str], kernels: Sequence[str]) -> list[Subject]:
-    """Return what is timed, the reference of each function first.
+    """Return the subjects to time, the reference of each function first.
 
     Args:
         host: the plugins.
-        wanted: names of operations or functions; none for all.
-        kernels: names of kernels; none for all. References are timed in any case.
+        wanted: names of operations or functions; empty for all.
+        kernels: names of kernels; empty for all. References are always timed.
 
     Raises:
-        UserError: there is no such operation or kernel.
+        UserError: an operation or a kernel is unknown.
     """
     subjects = list(_all(host))
     offered = {s.function for s in subjects} | {s.kernel.operation for s in subjects}
@@ -93,7 +89,7 @@ def chosen(host: Host, wanted: Sequence[str], kernels: Sequence[str]) -> list[Su
 
 
 def refusal(subject: Subject, where: Situation) -> str | None:
-    """Return why ``subject`` is not timed, or None."""
+    """Return why ``subject`` cannot be timed, or None."""
     kernel = subject.kernel
     if kernel.needs.triton and where.device.kind == "cpu":
         if os.environ.get("TRITON_INTERPRET") == "1":
@@ -118,7 +114,7 @@ def refusal(subject: Subject, where: Situation) -> str | None:
 
 
 def situation(described: DeviceDescription, dtype: str, sizes: Sizes) -> Situation:
-    """Return what a kernel's needs are held against."""
+    """Return the situation that a kernel's needs are checked against."""
     return Situation(described, dtype=dtype, parameter_dtype=dtype, sizes=sizes.needed)
 
 

@@ -1,9 +1,9 @@
-"""How long something takes, and how much memory.
+"""Measure a call's time and memory.
 
-On a GPU by ``triton.testing.do_bench``: CUDA events, a warm-up, and a flushed L2 cache before each
-repetition. What is timed is the replay of a CUDA graph, so that no launch from Python is in it;
-what cannot be captured is launched each time, and that is said. On a CPU by
-``torch.utils.benchmark``, whose caches stay warm.
+On a GPU ``triton.testing.do_bench`` measures: CUDA events, a warm-up, and a flushed L2 cache before
+each repetition. It times the replay of a CUDA graph, which excludes launches from Python; a call
+that cannot be captured is launched each time, and the result says so. On a CPU
+``torch.utils.benchmark`` measures, with warm caches.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 Call = Callable[[], object]
 
 _LEAST = 5
-"""Repetitions, at the least, of what takes long: quartiles need some."""
+"""Minimum repetitions of a slow call, so that quartiles exist."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds: the median and the quartiles around it. ``by`` is how the call was made."""
+    """Seconds: the median and its quartiles. ``by`` names the launch method."""
 
     median: float
     low: float
@@ -31,8 +31,10 @@ class Timing:
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Take numbers that are next to zero for zero on a CPU, which takes a hundred times as long for
-    them: random logits have probabilities so small, and those of a model have not."""
+    """Flush denormal numbers to zero on a CPU, where they are about a hundred times slower.
+
+    Random logits produce probabilities that small; a model's logits do not.
+    """
     import torch
 
     torch.set_flush_denormal(True)
@@ -43,14 +45,14 @@ def denormals_flushed() -> Iterator[None]:
 
 
 def timed(call: Call, device: str, seconds: float) -> Timing:
-    """Return how long ``call`` takes, repeated for about ``seconds``."""
+    """Return the time of ``call``, repeated for about ``seconds``."""
     if device == "cuda":
         return _on_cuda(call, seconds)
     import torch
     from torch.utils.benchmark import Timer
 
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    call()  # a first one may compile
+    call()  # the first call may compile
     found = timer.blocked_autorange(min_run_time=seconds)
     times = found.times
     while len(times) < _LEAST:
@@ -60,7 +62,7 @@ def timed(call: Call, device: str, seconds: float) -> Timing:
 
 
 def timer(device: str) -> str:
-    """Return what times on ``device``, in words."""
+    """Return the name of the timing method on ``device``."""
     if device == "cuda":
         return "triton.testing.do_bench of a CUDA graph's replay, L2 cache flushed"
     import torch
@@ -71,9 +73,9 @@ def timer(device: str) -> str:
 
 
 def peak_memory(call: Call, device: str) -> int | None:
-    """Return the bytes that ``call`` allocates at the most, beside what there was before.
+    """Return the peak bytes that ``call`` allocates beyond those allocated before.
 
-    None on a CPU, whose allocator does not say.
+    None on a CPU, whose allocator does not report it.
     """
     if device != "cuda":
         return None
@@ -98,13 +100,13 @@ def _on_cuda(call: Call, seconds: float) -> Timing:
 
 
 def _captured(call: Call) -> Call | None:
-    """Return the replay of ``call``, or None if it cannot be captured."""
+    """Return the replay of ``call`` as a CUDA graph, or None if it cannot be captured."""
     import torch
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):  # compiles, tunes and allocates, which a capture must not
+        for _ in range(3):  # compiles, tunes and allocates: forbidden during capture
             call()
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()

@@ -1,5 +1,5 @@
-"""Name the operations of a model that have kernels, and choose one for each.
+"""Define the operations that have kernels, and choose one kernel for each.
 
-Imports :mod:`atom.registry` and :mod:`atom.plan`. Kernels call ``sharded`` and ``output_layer``,
-which import torch; nothing else here does.
+Imports :mod:`atom.registry` and :mod:`atom.plan`. Only ``sharded`` and ``output_layer``, which
+kernels call, import torch.
 """

@@ -1,7 +1,7 @@
-"""Which kernel computes which operation, and why the others do not.
+"""Choose a kernel for each operation and record why the others were rejected.
 
-The choice is made once, before ranks start, from a description of the device and the run; nothing
-here imports torch, so it can be made on a laptop for a machine that is elsewhere.
+The choice is made once, before ranks start, from a description of the device and the run. Nothing
+here imports torch, so a laptop can choose for another machine.
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ from atom.registry.host import Component, Host
 
 AUTO = "auto"
 FITS = "fits"
-"""What the reason of a kernel begins with that could have been chosen."""
+"""Prefix of the reason for a kernel that fits but was not chosen."""
 
 DEFAULT = "default"
 
 Preferences = Mapping[str, str | list[str]]
-"""Operation -> kernel name, or names in order of preference, or ``auto``; ``default`` is for the
-operations not named."""
+"""Operation -> a kernel name, an ordered list of names, or ``auto``.
+
+``default`` applies to operations that are not named.
+"""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What kernels are chosen for. What is not known, no kernel is refused for.
+    """The device, dtype and sizes that kernels are chosen for. An unknown value rejects no kernel.
 
     Attributes:
-        device: where the run will be.
-        dtype: of computation, by torch's name.
-        parameter_dtype: that parameters and their gradients are kept in.
-        sizes: the values that the model has of each size: ``head_dim``, ``dim``, ``hidden_dim``,
+        device: the device of the run.
+        dtype: the compute dtype, by torch's name.
+        parameter_dtype: the dtype of parameters and their gradients.
+        sizes: the model's values of each size: ``head_dim``, ``dim``, ``hidden_dim``,
             ``vocab_size``; and ``grouped_mm.hidden_dim``, those of one operation.
-        tensor_parallel: ranks that share a layer.
-        context_parallel: ranks that share a sequence.
-        expert_parallel: ranks that share the experts.
-        deterministic: whether torch is to refuse what may compute other bits the next time.
-        operations: that the model has.
-        supposed: packages to take for installed, with a version or None for any.
-        unfit: (operation, kernel) -> why the kernel does not compute what the model has there.
+        tensor_parallel: degree of tensor parallelism.
+        context_parallel: degree of context parallelism.
+        expert_parallel: degree of expert parallelism.
+        deterministic: whether torch must refuse operations that are not bitwise reproducible.
+        operations: the model's operations.
+        supposed: packages to treat as installed, with a version or None for any.
+        unfit: (operation, kernel) -> why the kernel does not compute the model's operation.
     """
 
     device: DeviceDescription
@@ -64,10 +66,10 @@ class Situation:
 
 @dataclass(frozen=True)
 class Choice:
-    """The kernel of one operation, and why it is none of the others.
+    """The kernel chosen for one operation, and why the others were not.
 
-    ``rejected`` are the kernels preferred to it that do not fit, ``passed_over`` those that were
-    not tried because it was found before them; each with the reason.
+    ``rejected`` maps preferred kernels that do not fit to the reason; ``passed_over`` those that
+    were not tried, because a kernel before them fits.
     """
 
     operation: str
@@ -86,12 +88,12 @@ class Choice:
 
 
 def choose(preferences: Preferences, host: Host, situation: Situation) -> tuple[Choice, ...]:
-    """Return the choice for every operation of the model that some plugin has a kernel for.
+    """Return the choice for every operation of the model that has an installed kernel.
 
-    An operation that only modules of the model's own compute has none.
+    An operation that only the model's own modules compute has no kernel.
 
-    Of two operations of which one is a part of the other only one kernel may replace a node: the
-    operation that ``preferences`` names goes first, then the one that holds the other.
+    If one operation is part of another, only one kernel may replace a node. The operation named in
+    ``preferences`` goes first, then the one that contains the other.
 
     Raises:
         UserError: an operation or kernel is unknown, or none of those named fits.
@@ -129,7 +131,7 @@ def misfit(kernel: Kernel, situation: Situation) -> str | None:
 
 
 def misfit_of_numbers(kernel: Kernel, situation: Situation) -> str | None:
-    """Return why ``kernel`` does not take the dtype or the sizes, or None."""
+    """Return why ``kernel`` does not support the dtype or the sizes, or None."""
     needs = kernel.needs
     known = OPERATIONS.get(kernel.operation)
     dtype, what = situation.dtype, "the run computes in"
@@ -155,18 +157,21 @@ def misfit_of_numbers(kernel: Kernel, situation: Situation) -> str | None:
 
 
 def _sizes(kernel: Kernel, situation: Situation, size: str) -> tuple[int, ...]:
-    """Return the values of a size that the kernel's operation sees."""
+    """Return the values of a size for the kernel's operation."""
     everywhere = situation.sizes.get(size, ())
     return situation.sizes.get(f"{kernel.operation}.{size}", everywhere)
 
 
 def missing(needs: Needs, supposed: Mapping[str, str | None]) -> str | None:
-    """Return which package is not there, or None. ``supposed`` ones are taken for installed."""
+    """Return the required package that is missing, or None.
+
+    ``supposed`` packages count as installed.
+    """
     for package in needs.packages:
         try:
             requirement = Requirement(package)
         except InvalidRequirement:
-            # A plugin's mistake, which must not end the runs that have no need of it.
+            # An error in one plugin must not end runs that do not use it.
             return f"needs {package!r}, which is no requirement that pip can read"
         if requirement.name in supposed and supposed[requirement.name] is None:
             continue
@@ -210,7 +215,7 @@ def described(needs: Needs, dtypes: Iterable[str]) -> str:
 
 
 def _checked(preferences: Preferences, host: Host) -> dict[str, set[str]]:
-    """Return the operations with the names of their kernels; refuse unknown preferences."""
+    """Return each operation with the names of its kernels; refuse unknown preferences."""
     declared = [c.declaration for c in host.components if isinstance(c.declaration, Kernel)]
     offered: dict[str, set[str]] = {DEFAULT: {kernel.name for kernel in declared}}
     for kernel in declared:
@@ -271,7 +276,7 @@ def _choose(
             return Choice(operation, kernels[name], tuple(tried), tuple(passed_over))
         tried.append((name, reason))
     if operation not in preferences and any((operation, n) in situation.unfit for n in kernels):
-        return None  # the model's own modules compute it, and nobody has asked for a kernel
+        return None  # the model's own modules compute it, and the user named no kernel
     reasons = "; ".join(f"{name} {reason}" for name, reason in tried)
     unasked, named = (
         [n for n, k in kernels.items() if _reason(k, situation, replaced, is_named=asked) is None]

@@ -1,9 +1,9 @@
-"""The operations of a model that have kernels: what each computes, and which node is replaced.
+"""Define the operations that have kernels: what each computes, and what a kernel replaces.
 
-A node is a class of torchtitan's whose ``Config`` stands in the tree of a ``Trainer.Config``. Where
-what is computed has no node, the operation is a function, and a kernel's own is called in its
-place. Both are named here and imported nowhere, so that listing kernels needs no torch. A plugin
-may have kernels of an operation that is not in the table: a model is then taken to have it.
+A node is a torchtitan class; its ``Config`` stands in the tree of a ``Trainer.Config``. An
+operation without a node is a function, which is replaced by the kernel's function. Both are
+referenced by name and never imported, so listing kernels needs no torch. A plugin may provide
+kernels for operations that are not in the table; every model is then assumed to have them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Operation:
 
     @property
     def place(self) -> str:
-        """What a kernel takes the place of: ``module:Class`` or ``module:function``."""
+        """The class or function that a kernel replaces: ``module:Class`` or ``module:function``."""
         return self.node or self.function or ""
 
 
@@ -130,7 +130,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def overlap(one: str, other: str) -> str | None:
-    """Return which of two operations has the node that holds the other's, or None."""
+    """Return the one of two operations that contains the other's node, or None."""
     for inner, outer in ((one, other), (other, one)):
         if inner in OPERATIONS and outer in OPERATIONS[inner].within:
             return outer

@@ -1,4 +1,4 @@
-"""A loss that is computed in the place of the output layer, for kernels that take both as one."""
+"""Compute a loss inside the output layer's call, for kernels that fuse both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 
 def refuse_split(pred: torch.Tensor) -> None:
-    """Refuse logits or hidden states that are split over ranks.
+    """Refuse logits or hidden states that are sharded over ranks.
 
     Raises:
         TypeError: ``pred`` is a DTensor.
@@ -22,7 +22,7 @@ def refuse_split(pred: torch.Tensor) -> None:
 
 
 def beside_product(head: nn.Module) -> str | None:
-    """Return what an output layer computes beside the product with its weight, or None."""
+    """Return what an output layer computes besides the product with its weight, or None."""
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
         return f"the model's, {type(head).__name__}, is no plain linear layer"
     if head.bias is not None:
@@ -39,9 +39,8 @@ def through(
 ) -> torch.Tensor:
     """Return ``compute(hidden_RD, weight_VD)``, R = B L rows, computed by the output layer.
 
-    It takes the place of the layer's ``forward`` for one call, so that whatever is hooked to that
-    layer (FSDP gathers its weight and reduces its gradient) does its work. Under autocast the rows
-    come in its dtype.
+    It replaces the layer's ``forward`` for one call, so that hooks on the layer still run: FSDP's
+    gather the weight and reduce its gradient. Under autocast the rows have its dtype.
 
     Raises:
         TypeError: the hidden states are a DTensor.
@@ -49,7 +48,7 @@ def through(
     """
     refuse_split(hidden_BLD)
     assert head is not None, "set_lm_head comes first"
-    # FSDP's class of the layer has hooks, and the layer's forward.
+    # FSDP derives a class from the layer's, which adds hooks and keeps its forward.
     if type(head).forward is not nn.Linear.forward or head.bias is not None:
         raise ValueError(f"the kernel's output layer is plain, and {beside_product(head)}")
 
@@ -66,7 +65,7 @@ def through(
 
 @contextmanager
 def _forward_of(module: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
-    """Let a module compute something else, hooks and all, for a while."""
+    """Replace a module's forward within the context; its hooks still run."""
     before = vars(module).get("forward")
     module.forward = forward
     try:

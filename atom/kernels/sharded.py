@@ -1,6 +1,6 @@
-"""Tensors that are split over ranks, around kernels that see this rank's part only.
+"""Convert between DTensors and local shards around kernels that see one rank's shard only.
 
-For the modules of kernel plugins; the only such help that imports torch.
+For the modules of kernel plugins.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the part of a tensor that this rank has."""
+    """Return this rank's shard of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def local_weight(weight: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
-    """Return a weight that every rank has whole.
+    """Return a weight that is replicated on every rank as a plain tensor.
 
-    Where ``beside``, which it is applied to, is split over ranks, its gradient there is a summand.
+    If ``beside``, the tensor it is applied to, is sharded over ranks, each rank's gradient of the
+    weight is a partial sum.
     """
     if not isinstance(weight, DTensor):
         return weight
@@ -28,7 +29,7 @@ def local_weight(weight: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
 
 
 def placed(part: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return ``part`` placed as ``like`` is."""
+    """Return ``part`` as a DTensor with the placements of ``like``."""
     if not isinstance(like, DTensor):
         return part
     return DTensor.from_local(part, like.device_mesh, like.placements, run_check=False)

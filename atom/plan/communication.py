@@ -1,7 +1,7 @@
-"""What one rank sends in one training step, by dimension of the mesh.
+"""Compute the bytes that one rank sends in one training step, by mesh dimension.
 
 A ring sends (n - 1) / n of a tensor for an all-gather or a reduce-scatter, and twice that for an
-all-reduce (Patarasuk and Yuan, 2009, https://doi.org/10.1016/j.jpdc.2008.09.002). What is sent:
+all-reduce (Patarasuk and Yuan, 2009, https://doi.org/10.1016/j.jpdc.2008.09.002). The volumes:
 
 - FSDP: parameters gathered for forward, and again for backward if they were freed, gradients
   reduced: 3 psi instead of 2 psi (Rajbhandari et al., 2020, https://arxiv.org/abs/1910.02054, 7.2);
@@ -28,7 +28,7 @@ FSDP, REPLICATE, TP, CP, PP, EP = "fsdp", "dp_replicate", "tp", "cp", "pp", "ep"
 
 
 def communication(model: ModelDescription, layout: Layout, *, rank: int = 0) -> dict[str, int]:
-    """Return the bytes that a rank sends in one step, by dimension; only those that send.
+    """Return the bytes that a rank sends in one step, by dimension; zeros are left out.
 
     ``rank`` is the rank's number in the pipeline.
     """
@@ -50,7 +50,7 @@ def communication(model: ModelDescription, layout: Layout, *, rank: int = 0) -> 
     for part in mine.keys() & model.blocks.keys():
         block = model.blocks[part]
         whole = block.saved[NONE].gathered + block.saved[SELECTIVE].scattered
-        # Without sequence parallelism, an all-reduce for each reduce-scatter and nothing else.
+        # Without sequence parallelism: an all-reduce for each reduce-scatter, and no all-gather.
         factor = 1 if layout.sequence_parallel else 2
         tensors = whole if layout.sequence_parallel else block.saved[SELECTIVE].scattered
         sent[TP] += _ring(layout.tp) * factor * tensors * tokens * (2 + again) * passes
@@ -73,7 +73,7 @@ def _ring(ranks: int) -> float:
 
 
 def extent(dimension: str, layout: Layout) -> int:
-    """Return over how many consecutive ranks a group of ``dimension`` reaches.
+    """Return the number of consecutive ranks that a group of ``dimension`` spans.
 
     The mesh is pp x dp_replicate x dp_shard x cp x tp, tp innermost.
     """

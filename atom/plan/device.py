@@ -1,4 +1,4 @@
-"""Devices as data: what kernels are chosen for, and what plans are made for.
+"""Describe devices as data, for the choice of kernels and for plans.
 
 A description is a YAML file in ``atom/plan/devices/``, each number with its source beside it.
 """
@@ -20,13 +20,13 @@ FOLDER = Path(__file__).parent / "devices"
 
 @dataclass(frozen=True)
 class DeviceDescription:
-    """One device of a run, and how it is connected.
+    """A device of a run, and its links to other devices.
 
     Attributes:
         kind: ``cpu`` or ``cuda``.
-        capability: CUDA's compute capability; None on a CPU, or where it is not known.
+        capability: CUDA's compute capability; None on a CPU, or if unknown.
         name: as in ``device=h100``.
-        memory: bytes that a program can have.
+        memory: bytes that a program can allocate.
         flops: peak dense FLOP/s by dtype (``bfloat16``, ``float32``, …).
         memory_bandwidth: bytes/s.
         node_bandwidth: bytes/s from one device to the others of its node, in one direction.
@@ -47,13 +47,13 @@ class DeviceDescription:
     reserve: float = 1.0
 
     def peak(self, dtype: str) -> float:
-        """Return the peak FLOP/s of ``dtype``, or of float32 where it has no unit of its own."""
+        """Return the peak FLOP/s of ``dtype``; of float32 if the device has no unit for it."""
         flops = self.flops or {}
         return flops.get(dtype, flops.get("float32", 1.0))
 
 
 def names() -> list[str]:
-    """Return the names of the devices that ATOM describes."""
+    """Return the names of the device descriptions that ATOM ships."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
@@ -61,7 +61,7 @@ def named(name: str, *, key: str = "device") -> DeviceDescription:
     """Return the description of the device ``name``.
 
     Raises:
-        UserError: there is no such description.
+        UserError: the name is unknown.
     """
     if name not in names():
         raise UserError(

@@ -1,4 +1,4 @@
-"""All that a plan says of one layout."""
+"""Combine memory, communication and time into the estimate of one layout."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Estimate:
     """The estimate of one layout on one device.
 
     Attributes:
-        layout: what it is of.
-        memory: of the rank that needs the most.
+        layout: the layout estimated.
+        memory: memory of the rank that needs the most.
         rank: that rank's number in the pipeline.
-        sent: bytes that it sends in a step, by dimension of the mesh.
+        sent: bytes that it sends in a step, by mesh dimension.
         step: time of a step.
-        limit: bytes that the device has.
+        limit: the device's memory, in bytes.
     """
 
     layout: Layout

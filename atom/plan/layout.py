@@ -1,4 +1,4 @@
-"""A run's layout as plans see it: degrees, batch, precision, checkpointing."""
+"""Describe a run's layout for plans: degrees, batch, precision, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a model is laid over ranks.
+    """The layout of a model over ranks.
 
     Attributes:
         dp_replicate … ep: degrees under torchtitan's names. FSDP shards over dp_shard x cp; expert
-            parallelism borrows its ranks from dp_shard, cp and tp.
-        local_batch_size: sequences a data-parallel rank puts through forward and backward at once.
-        accumulation: local batches a step.
-        sequence_parallel: whether TP splits the residual stream along the sequence.
+            parallelism takes its ranks from dp_shard, cp and tp.
+        local_batch_size: sequences of one forward and backward pass of a data-parallel rank.
+        accumulation: local batches per step.
+        sequence_parallel: whether TP shards the residual stream along the sequence.
         reshard: whether FSDP frees gathered parameters after forward.
-        stages: parts of each pipeline stage, in order of the stages; one stage holds all.
+        stages: parts of each pipeline stage, in order of the stages; without a pipeline, one stage.
         stages_of: stages of each pipeline rank.
-        in_flight: for each pipeline rank, by its stage, microbatches whose activations are live at
-            the rank's worst moment.
+        in_flight: for each pipeline rank, by its stage, micro-batches with live activations at the
+            rank's peak.
         checkpointing: mode of activation checkpointing.
-        parameter_dtype: of what the optimizer updates; gradients have it too.
-        compute_dtype: of what FSDP gathers, and of activations.
-        reduce_dtype: in which gradients are reduced.
-        state_bytes: of optimizer states for one element of a parameter.
-        matrix_state_bytes: the same for the matrices of layers, where they have another optimizer.
-        loss_chunks: pieces of the sequence that logits are computed in.
+        parameter_dtype: dtype of the parameters that the optimizer updates, and of their gradients.
+        compute_dtype: dtype of parameters gathered by FSDP, and of activations.
+        reduce_dtype: dtype of gradient reduction.
+        state_bytes: bytes of optimizer state per parameter element.
+        matrix_state_bytes: the same for the layers' matrices, if another optimizer updates them.
+        loss_chunks: chunks of the sequence that logits are computed in.
     """
 
     dp_replicate: int = 1
@@ -60,8 +60,7 @@ class Layout:
     offload: bool = False
 
     def optimizer_bytes(self, every: Count, matrices: Count) -> int:
-        """Return the bytes of an optimizer's states for parameters, some of which are ``matrices``
-        of layers."""
+        """Return the bytes of optimizer state for ``every``, including ``matrices``."""
         of_matrices = 0
         if self.matrix_state_bytes is not None:
             of_matrices = matrices.numel * self.matrix_state_bytes
@@ -76,12 +75,12 @@ class Layout:
 
     @property
     def fsdp(self) -> int:
-        """Return the ranks that share a dense parameter."""
+        """Return the ranks that shard a dense parameter."""
         return self.dp_shard * self.cp
 
     @property
     def expert_fsdp(self) -> int:
-        """Return the ranks that share an expert."""
+        """Return the ranks that shard an expert."""
         return max(self.fsdp * self.tp // self.ep, 1)
 
     @property
@@ -90,7 +89,7 @@ class Layout:
 
     @property
     def sequences(self) -> int:
-        """Return the sequences of one forward pass: of a microbatch under PP."""
+        """Return the sequences of one forward pass: those of a micro-batch under PP."""
         return self.microbatch_size if self.pp > 1 else self.local_batch_size
 
     @property

@@ -1,6 +1,6 @@
-"""The memory of one rank.
+"""Estimate the memory of one rank.
 
-What is counted, and after whom:
+The estimate counts, with sources:
 
 - parameters, gradients, optimizer states, each divided as ZeRO does (Rajbhandari et al., 2020,
   https://arxiv.org/abs/1910.02054, section 5) by FSDP's ranks, and by TP and EP where the model's
@@ -9,7 +9,7 @@ What is counted, and after whom:
   https://arxiv.org/abs/2205.05198, section 4): measured on the model itself instead of their
   34 sbh, since torchtitan keeps what TP has gathered where Megatron gathers it again;
 - microbatches in flight under a pipeline schedule (Narayanan et al., 2021,
-  https://arxiv.org/abs/2104.04473, section 2.2), counted in torch's own order of work;
+  https://arxiv.org/abs/2104.04473, section 2.2), counted in the order of torch's own schedule;
 - what FSDP2 gathers and reduces (torch.distributed.fsdp.fully_shard): parameters in the compute
   dtype, gradients in the reduce dtype, on streams whose memory no other stream can use;
 - logits and the loss, as ``torchtitan.components.loss`` computes them.
@@ -33,12 +33,12 @@ class Memory:
     """Bytes of one rank, at the peak of a training step.
 
     Attributes:
-        parameters, gradients, optimizer: of the rank's own shards.
+        parameters, gradients, optimizer: the rank's shards.
         gathered: parameters that FSDP holds gathered, and its gather buffers.
-        reduced: gradients that are not yet reduced to shards.
-        activations: kept from forward to backward, of all microbatches in flight.
-        working: beyond those at the worst moment: a block's recomputation and gradients, or logits.
-        reserve: what the allocator holds beyond what is in use.
+        reduced: gradients not yet reduced to shards.
+        activations: kept from forward to backward, for all micro-batches in flight.
+        working: additional memory at the peak: a block's recomputation and gradients, or logits.
+        reserve: memory that the allocator holds but does not use.
     """
 
     parameters: int
@@ -61,10 +61,10 @@ class Memory:
 
 
 def local_numel(parameter: Parameter, layout: Layout) -> int:
-    """Return the elements of ``parameter`` on the rank that has the most of it.
+    """Return the elements of ``parameter`` on the rank that holds the most of it.
 
-    TP splits its own dimension, FSDP dimension 0 of what is left (dimension 1 of experts where
-    there are fewer of them than ranks), both in torch's chunks of ceil(n / ranks).
+    TP shards the dimension declared for it; FSDP shards dimension 0 of the rest (dimension 1 of
+    experts if there are fewer experts than ranks). Both use torch's chunks of ceil(n / ranks).
     """
     shape = list(parameter.shape)
     fsdp_dim, ranks = 0, layout.fsdp
@@ -106,7 +106,7 @@ def sizes(model: ModelDescription, layout: Layout) -> dict[str, Size]:
                 local=before.local + local,
                 gathered=before.gathered + gathered_numel(parameter, layout) * parameter.uses,
                 parameters=before.parameters + 1,
-                # FSDP reduces a group into one buffer, which the gradients are views of.
+                # FSDP reduces a group into one buffer; the gradients are views of it.
                 gradients=before.gradients + local * parameter.uses,
                 matrices=before.matrices + (Count(local, 1) if is_matrix else Count()),
             )
@@ -138,10 +138,10 @@ def memory(
     """Return the memory of a rank.
 
     Args:
-        model: what is trained.
-        layout: how.
-        rank: its number in the pipeline.
-        reserve: bytes that the allocator holds for each byte in use (a device's own number).
+        model: the model to train.
+        layout: its layout.
+        rank: the rank's number in the pipeline.
+        reserve: bytes that the allocator holds for each byte in use (device-specific).
     """
     mine = parts_of(model, layout, rank)
     numel = sum(size.local for size in mine.values())
@@ -152,7 +152,7 @@ def memory(
     )
     gathered, waiting = _fsdp(model, layout, mine)
     kept, block, loss = _activations(model, layout, rank)
-    # Without a pipeline a block's gradients are reduced at once, and come after the loss's.
+    # Without a pipeline a block's gradients are reduced at once, after those of the loss.
     at_block, at_loss = waiting + block, (waiting if layout.pp > 1 else 0) + loss
     in_block = at_block >= at_loss
     on_device = 0 if layout.offload else 1
@@ -186,14 +186,14 @@ def _fsdp(model: ModelDescription, layout: Layout, mine: dict[str, Size]) -> tup
     compute, reduce = BYTES[layout.compute_dtype], BYTES[layout.reduce_dtype]
     if layout.reshard:
         held = sum(n for group, n in group_units.items() if model.groups[group])
-        # The block at work, and the one that is gathered ahead.
+        # The current block, and the one that FSDP prefetches.
         held += sum(block_units[:2])
     else:
         held = sum(units.values())
     largest = max([*block_units[:1], *group_units.values()], default=0)
     buffers = largest + (block_units[0] if block_units else 0) if layout.fsdp > 1 else 0
     if layout.pp > 1:
-        # Gradients of all microbatches add up before they are reduced, in the reduce dtype.
+        # Gradients of all micro-batches accumulate before they are reduced, in the reduce dtype.
         waiting = sum(units.values()) * reduce
     else:
         waiting = (block_units[0] if block_units else 0) * (compute + reduce)
@@ -201,7 +201,7 @@ def _fsdp(model: ModelDescription, layout: Layout, mine: dict[str, Size]) -> tup
 
 
 def _activations(model: ModelDescription, layout: Layout, rank: int) -> tuple[int, int, int]:
-    """Return the bytes kept for backward, and beyond them those of a block's and the loss's."""
+    """Return the bytes kept for backward, and the additional bytes of a block and of the loss."""
     mode, tokens, element = layout.checkpointing, layout.tokens, model.activation_bytes
     stream = Activations(residual=float(model.width * element))
     stream_bytes = activation_bytes(stream, layout, tokens)
@@ -222,7 +222,7 @@ def _activations(model: ModelDescription, layout: Layout, rank: int) -> tuple[in
             kept += flying * saved
             worst_block = max(worst_block, working - saved)
         if layout.pp > 1:
-            # What is sent and received waits in a buffer each.
+            # Send and receive each have a buffer.
             kept += 2 * flying * stream_bytes
     head = set(model.head)
     last = next((s for s in layout.stages_of[rank] if head <= set(layout.stages[s])), None)
@@ -233,7 +233,7 @@ def _activations(model: ModelDescription, layout: Layout, rank: int) -> tuple[in
         final = activation_bytes(stream + Activations(gathered=stream.residual), layout, tokens)
         kept += flying * final
         logits = tokens * ceil(model.vocab_size / layout.tp) / layout.loss_chunks
-        # Log-probabilities, their gradient, and the temporaries of either, all in float32.
+        # Log-probabilities, their gradient, and temporaries of both, all in float32.
         worst_loss = logits * FLOAT32 * (4 if layout.tp > 1 else 3)
         if layout.pp > 1:
             # The schedule keeps each stage's output, and autograd the log-probabilities.

@@ -1,7 +1,8 @@
-"""A model as plans see it: its parameters, and what its blocks keep for the backward pass.
+"""Describe a model for plans: its parameters, and the activations its blocks keep for backward.
 
-Nothing here names an architecture: :func:`atom.titan.planning.describe.describe` reads it off the
-model that a run would build. Units are bytes; activations are a token's, of one sequence.
+Nothing here names an architecture: :func:`atom.titan.planning.describe.describe` reads the
+description from the model that a run would build. Activations are in bytes per token of one
+sequence.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from math import prod
 
 NONE, SELECTIVE, FULL = "none", "selective", "full"
 MODES = (NONE, SELECTIVE, FULL)
-"""Activation checkpointing that a description covers, from the most memory to the least."""
+"""Supported modes of activation checkpointing, from the most memory to the least."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter: ``name`` and whole ``shape``.
+    """One parameter: ``name`` and unsharded ``shape``.
 
-    ``part`` is the pipeline's unit that it belongs to (``tok_embeddings``, ``layers.3``, …).
-    ``tensor_dim`` is the dimension that tensor parallelism splits, None where it is replicated;
-    ``expert`` says that dimension 0 counts experts, which expert parallelism deals out. ``uses``
+    ``part`` is its pipeline unit (``tok_embeddings``, ``layers.3``, …).
+    ``tensor_dim`` is the dimension that tensor parallelism shards, None if it is replicated;
+    ``expert`` means that dimension 0 counts experts, which expert parallelism shards. ``uses``
     counts the modules that share it: FSDP gathers and reduces a tied weight once for each.
     """
 
@@ -38,14 +39,14 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """Bytes a token, by what divides them.
+    """Bytes per token, by the kind of parallelism that divides them.
 
     Attributes:
-        residual: of the residual stream; divided by TP only under sequence parallelism.
-        tensor: of split heads and split hidden widths; divided by TP.
+        residual: the residual stream; divided by TP only under sequence parallelism.
+        tensor: split heads and split hidden widths; divided by TP.
         gathered: inputs of column-parallel and outputs of row-parallel layers, which are whole on
-            every rank of TP (torchtitan keeps the gathered tensor, Megatron gathers it again).
-        scattered: what a row-parallel layer's reduce-scatter leaves, kept only under TP with
+            every TP rank (torchtitan keeps the gathered tensor, Megatron gathers it again).
+        scattered: the output of a row-parallel layer's reduce-scatter, kept only under TP with
             sequence parallelism; divided by TP.
     """
 
@@ -64,7 +65,7 @@ class Activations:
 
     @property
     def whole(self) -> float:
-        """Return the bytes a token on a single rank."""
+        """Return the bytes per token on a single rank."""
         return self.residual + self.tensor + self.gathered
 
 
@@ -73,11 +74,11 @@ class Block:
     """One transformer block.
 
     Attributes:
-        saved: activation checkpointing mode -> what stays from forward to backward.
-        working: mode -> what is live at the peak of the block's backward pass, ``saved`` included.
-        flops: of a token's forward pass, matrix multiplications only.
-        attention_width: query heads x head width, for the attention's own FLOPs.
-        keys_width: elements of a token's keys and values, which context parallelism moves.
+        saved: activation checkpointing mode -> activations kept from forward to backward.
+        working: mode -> activations live at the peak of the block's backward pass, with ``saved``.
+        flops: FLOPs of a token's forward pass, matrix multiplications only.
+        attention_width: query heads x head width, for the FLOPs of attention.
+        keys_width: elements of a token's keys and values, which context parallelism sends.
     """
 
     saved: dict[str, Activations] = field(hash=False)
@@ -89,7 +90,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Elements of parameters on one rank, and in how many parameters they are."""
+    """Elements of parameters on one rank, and the number of parameters they belong to."""
 
     numel: int = 0
     parameters: int = 0
@@ -100,9 +101,12 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A part on one rank: ``local`` elements in its shards, ``gathered`` ones while FSDP holds it
-    gathered, in ``parameters`` parameters; ``gradients`` elements in shards of gradients.
-    ``matrices`` are its local ones of two dimensions, if it is a layer."""
+    """The size of one part on one rank.
+
+    ``local`` counts elements of its shards, ``gathered`` those while FSDP holds it gathered, in
+    ``parameters`` parameters; ``gradients`` counts elements of gradient shards. ``matrices`` is the
+    part of ``local`` in two-dimensional parameters, if the part is a layer.
+    """
 
     local: int
     gathered: int
@@ -116,14 +120,14 @@ class ModelDescription:
     """A model.
 
     Attributes:
-        parameters: all of them; a tied one once.
+        parameters: all parameters; a tied one once.
         blocks: part -> its block, in the order of the layers.
-        width: of the residual stream, in elements.
+        width: elements of the residual stream.
         vocab_size: rows of the output layer.
-        groups: parts that FSDP gathers together -> whether they stay gathered after forward. A
-            block is a group of its own.
+        groups: parts that FSDP gathers together -> whether they stay gathered after forward. Each
+            block is a group.
         activation_bytes: bytes of an activation's element.
-        routed: block part -> tokens' bytes that expert parallelism sends for one token, one way.
+        routed: block part -> bytes that expert parallelism sends per token, one way.
     """
 
     parameters: tuple[Parameter, ...]
@@ -136,7 +140,7 @@ class ModelDescription:
     sizes: dict[tuple[int, ...], dict[str, Size]] = field(
         default_factory=dict, compare=False, repr=False
     )
-    """Degrees -> the size of each part under them: filled by :mod:`atom.plan.memory`."""
+    """Degrees -> the size of each part under them; a cache of :mod:`atom.plan.memory`."""
 
     @property
     def numel(self) -> int:
@@ -145,7 +149,7 @@ class ModelDescription:
 
     @property
     def head(self) -> tuple[str, ...]:
-        """Return the parts behind the last block: the final norm and the output layer."""
+        """Return the parts after the last block: the final norm and the output layer."""
         names = [p.part for p in self.parameters]
         order = list(dict.fromkeys(names))
         last = max(order.index(part) for part in self.blocks)

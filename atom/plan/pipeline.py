@@ -1,8 +1,9 @@
-"""What a pipeline schedule costs: idle time, and microbatches in flight.
+"""Compute the cost of a pipeline schedule: idle time, and micro-batches in flight.
 
-Both follow from the order of work, which is torch's own (:mod:`atom.titan.planning.schedule`), for
-every schedule alike. For the schedules of Narayanan et al. (2021, https://arxiv.org/abs/2104.04473,
-section 2.2) that gives their closed forms, such as (p - 1) / (v m + p - 1) of the time idle.
+Both follow from the order of actions in torch's own schedules
+(:mod:`atom.titan.planning.schedule`), for every schedule alike. For the schedules of Narayanan et
+al. (2021, https://arxiv.org/abs/2104.04473, section 2.2) this yields their closed forms, such as
+(p - 1) / (v m + p - 1) of the time idle.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FORWARD, BACKWARD, INPUT, WEIGHT = "F", "B", "I", "W"
-"""A whole backward pass, or its halves: the gradients of inputs and of weights (Qi et al., 2023,
-zero bubble pipeline parallelism, https://arxiv.org/abs/2401.10241)."""
+"""The forward pass, the full backward pass, and its halves: gradients of inputs and of weights.
+
+The halves follow Qi et al., 2023, zero bubble pipeline parallelism,
+https://arxiv.org/abs/2401.10241.
+"""
 
 COST = {FORWARD: 1.0, BACKWARD: 2.0, INPUT: 1.0, WEIGHT: 1.0}
-"""Time of one action on one stage, in forward passes."""
+"""Time of one action on one stage, in units of a forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One piece of work of a rank, on one stage and one microbatch."""
+    """One action of a rank, on one stage and one micro-batch."""
 
     stage: int
     kind: str
@@ -28,7 +32,7 @@ class Action:
 
 
 Order = Sequence[Sequence[Action]]
-"""The work of each rank, in order."""
+"""The actions of each rank, in order."""
 
 
 def bubble(order: Order, stages: int) -> float:
@@ -56,7 +60,7 @@ def bubble(order: Order, stages: int) -> float:
 
 
 def _ready(action: Action, finished: dict[Action, float], stages: int) -> float | None:
-    """Return when what ``action`` waits for is done, or None if it is not."""
+    """Return when the inputs of ``action`` are ready, or None if they are not computed yet."""
     stage, microbatch = action.stage, action.microbatch
     if action.kind == FORWARD:
         needs = [Action(stage - 1, FORWARD, microbatch)] if stage > 0 else []
@@ -75,9 +79,9 @@ def _ready(action: Action, finished: dict[Action, float], stages: int) -> float 
 
 
 def in_flight(actions: Sequence[Action]) -> dict[int, int]:
-    """Return, stage by stage, the microbatches whose activations a rank holds at its worst moment.
+    """Return, by stage, the largest number of micro-batches with live activations on a rank.
 
-    A microbatch is held from its forward pass until its weights' gradients are done.
+    A micro-batch is live from its forward pass until its weight gradients are computed.
     """
     held: dict[int, int] = {}
     worst: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""How long a step takes, roughly: enough to put layouts in order, not to promise a date."""
+"""Estimate the time of a step: accurate enough to rank layouts, not to predict run times."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ from atom.plan.layout import Layout
 from atom.plan.model import FULL, SELECTIVE, ModelDescription
 
 EFFICIENCY = 0.5
-"""Of the peak FLOP/s while computing. torchtitan's own H100 runs reach 0.33 to 0.39 of a whole
-step, communication and all (``benchmarks/llama3_h100_202412_torchtitan.md`` in its repository)."""
+"""Fraction of the peak FLOP/s while computing.
+
+torchtitan's own H100 runs reach 0.33 to 0.39 of a whole step, communication included
+(``benchmarks/llama3_h100_202412_torchtitan.md`` in its repository).
+"""
 
 LINK_EFFICIENCY = 0.7
-"""Of a link's bandwidth, which large NCCL collectives reach."""
+"""Fraction of a link's bandwidth that large NCCL collectives reach."""
 
 OVERLAPPED = (FSDP, REPLICATE)
-"""Dimensions whose communication runs beside computation; that of the others is waited for."""
+"""Dimensions that overlap communication with computation; the others block."""
 
 LATENCY = 5e-6
-"""Seconds of one hop of a ring between nodes. A collective of n ranks has n - 1 of them (Hockney's
-model, as in Thakur et al., 2005, https://doi.org/10.1177/1094342005051521); NCCL reports 5 to 20
-microseconds, tree algorithms need fewer hops."""
+"""Seconds of one hop of a ring between nodes.
+
+A collective of n ranks has n - 1 hops (Hockney's model, as in Thakur et al., 2005,
+https://doi.org/10.1177/1094342005051521); NCCL reports 5 to 20 microseconds, tree algorithms need
+fewer hops.
+"""
 
 RECOMPUTED = {FULL: 1.0, SELECTIVE: 0.5}
-"""Of a forward pass, done again in backward; torchtitan's policy repeats every other product."""
+"""Fraction of the forward pass recomputed in backward; SAC repeats every other product."""
 
 
 _COLLECTIVES = 3
-"""Of a block and a local batch: gathered twice, reduced once."""
+"""Collectives per block and local batch: two gathers, one reduction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +52,10 @@ class Step:
 
 
 def flops_per_token(model: ModelDescription, seq_len: int, mode: str) -> float:
-    """Return the FLOPs of a token's step: 6 a parameter of the matrix products, and attention's.
+    """Return the FLOPs of one token in a step: 6 per matrix-product parameter, plus attention.
 
     As in Narayanan et al. (2021), section 5.1: backward costs twice forward. Attention is causal,
-    half of its scores are computed. Recomputation under ``mode`` is added.
+    so half of its scores are computed. Recomputation under ``mode`` is added.
     """
     head = 2.0 * model.width * model.vocab_size
     blocks = sum(
