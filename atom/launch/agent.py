@@ -1,4 +1,4 @@
-"""torch's elastic agent: it starts the ranks of one machine, and ends all when one fails."""
+"""Run torch's elastic agent: start the ranks of one machine, and end all of them when one fails."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ from atom.run_dir import heartbeat, logs
 
 _MONITOR_SECONDS = 0.2
 _END_SECONDS = 5
-"""How long ranks that a SIGTERM was sent have to end; they have nothing to save any more."""
+"""Time that ranks have to end after a SIGTERM; they have nothing left to save."""
 
 _LOOK_SECONDS = 30.0
-"""The longest time between two looks at the heartbeat; on a cluster it is a file of all nodes'."""
+"""Longest interval between two reads of the heartbeat; on a cluster all nodes share that file."""
 
 _STACKS_SECONDS = 3.0
-"""How long hung ranks have to print their stacks and to save the flight recorder's trace."""
+"""Time that hung ranks have to print their stacks and to dump the flight recorder's trace."""
 
 
 class Agent(LocalElasticAgent):
-    """Starts the workers of a machine once, and finds out what ended them.
+    """An elastic agent that starts the workers of a machine once and diagnoses why they ended.
 
-    torch's own result names one failed worker, the one that it noticed first. Where that one only
-    lost its peer, the exit codes and the logs of all tell who went first.
+    torch's own result names one failed worker, the first that the agent noticed. That worker may
+    only have lost its peer; the exit codes and logs of all workers show which one failed first.
 
-    It could start them again, but by then this process has threads, and what is forked from it may
-    inherit a lock that nobody will open: see :mod:`atom.launch.local`.
+    The agent does not restart workers. By then this process has threads, and a forked child could
+    inherit a lock that is never released: see :mod:`atom.launch.local`.
 
     Args:
-        entrypoint: a function, run in a forked process a rank; or an executable.
-        arguments: of the entrypoint.
-        machine: how many workers, and where those of other machines are.
+        entrypoint: a function, run in one forked process per rank; or an executable.
+        arguments: arguments of the entrypoint.
+        machine: the number of workers, and the endpoint of the other machines.
         run: the run folder.
-        launch: how long ranks may be without a step until they count as hung.
+        launch: how long ranks may go without a step before they count as hung.
         started: called when every worker has been started.
     """
 
@@ -87,11 +87,11 @@ class Agent(LocalElasticAgent):
         self._launch = launch
         self._started = started
         self.failure: Failure | None = None
-        """What ended the ranks, if they did not end by themselves."""
+        """Why the ranks ended; None if they ended by themselves."""
 
     def start(self) -> RunResult:
-        """Run every worker to its end, or to the first failure and the end of the others."""
-        # Ctrl-C is the launcher's business: it ends this process by a SIGTERM.
+        """Run every worker to its end; after the first failure, end the others."""
+        # Ctrl-C is handled by the launcher, which ends this process with a SIGTERM.
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM"
         signal.signal(signal.SIGUSR1, self._pass_on)
         try:
@@ -134,9 +134,9 @@ class Agent(LocalElasticAgent):
         return Failure(complaint)
 
     def _end_hung(self) -> None:
-        """Have every rank tell where it is (:mod:`atom.titan.train.hang`), then end them all.
+        """Have every rank print its stack (:mod:`atom.titan.train.hang`), then kill them all.
 
-        Not by SIGTERM, which a stopped one does not mind.
+        SIGTERM does not work here: a stopped process does not react to it.
         """
         self._signal_all(signal.SIGUSR2)
         time.sleep(_STACKS_SECONDS)
@@ -164,7 +164,7 @@ class Agent(LocalElasticAgent):
 
 
 def _exit_codes(context: PContext | None) -> dict[int, int | None]:
-    """Return each local rank's exit code: None of one at work, -N of one that signal N ended."""
+    """Return each local rank's exit code: None while it runs, -N if signal N ended it."""
     if isinstance(context, MultiprocessContext) and context._pc is not None:
         return {rank: process.exitcode for rank, process in enumerate(context._pc.processes)}
     if isinstance(context, SubprocessContext):

@@ -1,8 +1,8 @@
-"""One rank of an all-reduce over two nodes, for :mod:`atom.launch.links`.
+"""Run one rank of an all-reduce over two nodes, for :mod:`atom.launch.links`.
 
-``python -m atom.launch.all_reduce HOST:PORT RANK RANKS DEVICE`` prints the bus bandwidth in GB/s
-(2 (n - 1) / n × bytes / seconds, as NCCL's own tests count it), the median of a few; it fails if a
-sum is not what it must be.
+``python -m atom.launch.all_reduce HOST:PORT RANK RANKS DEVICE`` prints the median bus bandwidth of
+a few all-reduces in GB/s: 2 (n - 1) / n × bytes / seconds, as NCCL's own tests count it. It fails
+if a sum is wrong.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from atom.launch.rendezvous import tcp_store
 _MEETING_SECONDS = 1800
 _TIMES = 5
 _BYTES = {"cpu": 2**22, "cuda": 2**28}
-"""Of the message: on a GPU, enough for the full speed of its links."""
+"""Message size in bytes; on a GPU, large enough to reach the full speed of its links."""
 
 
 def main(endpoint: str, rank: int, ranks: int, device: str) -> None:
-    """Join the other ranks and compute."""
+    """Join the other ranks and run the all-reduces."""
     backend = "nccl" if device == "cuda" else "gloo"
     where = torch.device(device, rank % (ranks // 2)) if device == "cuda" else torch.device("cpu")
     host, _, port = endpoint.rpartition(":")
@@ -36,7 +36,7 @@ def main(endpoint: str, rank: int, ranks: int, device: str) -> None:
         dist.barrier()
         begin = time.perf_counter()
         dist.all_reduce(numbers)
-        numbers[0].item()  # waits for the GPU
+        numbers[0].item()  # synchronizes with the GPU
         seconds.append(time.perf_counter() - begin)
         if (numbers != ranks * (ranks + 1) / 2).any():
             raise ArithmeticError("a sum over the ranks is wrong")

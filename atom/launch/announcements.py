@@ -1,4 +1,4 @@
-"""What a person at the screen is told of a run's events."""
+"""Show events of a run on the screen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atom.watch.screen import Screen
 
 
 class News:
-    """Shows the events that are added to a run's file from now on."""
+    """A reader that shows events appended to a run's event file from now on."""
 
     def __init__(self, run: Path, screen: Screen) -> None:
         self._screen = screen
@@ -18,12 +18,12 @@ class News:
         self._tail.lines()
 
     def tell(self) -> None:
-        """Show what has happened since the last call."""
+        """Show the events since the last call."""
         for line in self._tail.lines():
             try:
                 words = _words(events.parsed(line))
             except ValueError:
-                continue  # what reads the whole file says so
+                continue  # the reader of the whole file reports it
             if words is not None:
                 self._screen.note(words)
 
@@ -33,7 +33,7 @@ class News:
 
 
 def _words(event: dict) -> str | None:
-    """Return a line on an event, or None if it is nothing to be told."""
+    """Return one line about an event, or None if the event is not shown."""
     match event["event"]:
         case events.FAILED if event["restart"]:
             return f"{event['reason']}; starting the ranks again"

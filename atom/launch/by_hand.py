@@ -1,7 +1,7 @@
-"""One rank of a run that ``launcher=torchrun`` has written, as torchrun starts it.
+"""Run one rank of a run written by ``launcher=torchrun``, as torchrun starts it.
 
-``python -m atom.launch.by_hand RUN`` reads ``run.yaml``, and nothing else of the command that made
-it.
+``python -m atom.launch.by_hand RUN`` reads ``run.yaml``; it does not need the command line that
+created the run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atom.run_dir.folder import RUN_FILE
 
 
 def main(folder: Path) -> int:
-    """Be one rank; return the exit code."""
+    """Run one rank; return the exit code."""
     from atom.launch import rank
 
     if os.environ["RANK"] != "0":

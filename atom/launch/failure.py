@@ -1,4 +1,4 @@
-"""Which rank failed first, and of what: the others only lost it."""
+"""Find which rank failed first, and why; the other ranks only lost their peer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from atom.io import json_data
 
 RANK_FAILED = "rank failed"
-"""The event that a rank logs, with the field ``error``, before it ends."""
+"""Event that a rank logs before it ends, with the field ``error``."""
 
 _LOST_A_PEER = re.compile(
     r"Connection (reset|closed|refused)|closed by peer|Broken pipe|gloo/transport|"
@@ -19,19 +19,19 @@ _LOST_A_PEER = re.compile(
 )
 
 _USELESS = re.compile(r"\.(UserError|RunError|HostileCheckpointError): ")
-"""Errors that another try meets again."""
+"""Errors that another attempt would raise again."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What ended the ranks.
+    """Why the ranks ended.
 
     Attributes:
         words: one sentence.
-        rank: that went first, if it was one and is known.
-        raised: whether a rank raised an exception of its own, which another try may meet again;
-            otherwise it was killed, hung, or lost a peer.
-        final: whether another try is useless.
+        rank: the rank that failed first; None if unknown or not a single rank.
+        raised: True if a rank raised an exception of its own, which may recur on restart;
+            False if a rank was killed, hung, or lost a peer.
+        final: True if a restart cannot help.
     """
 
     words: str
@@ -41,15 +41,16 @@ class Failure:
 
 
 def cause(logs: Path, exit_codes: Mapping[int, int | None], since: str) -> Failure:
-    """Return what ended the ranks.
+    """Return why the ranks ended.
 
     Args:
         logs: the folder of the ranks' logs.
-        exit_codes: of each rank; -N of one that signal N ended.
-        since: when the ranks started, as the logs write it; older records are another start's.
+        exit_codes: exit code of each rank; -N if signal N ended it.
+        since: start time of the ranks in the format of the logs; older records belong to an
+            earlier start.
     """
     for rank, code in exit_codes.items():
-        # SIGTERM is how the others are ended.
+        # The agent ends the other ranks with SIGTERM.
         if code is not None and code < 0 and -code != signal.SIGTERM:
             name = signal.Signals(-code).name
             hint = " (out of memory?)" if -code == signal.SIGKILL else ""

@@ -1,4 +1,4 @@
-"""Holds forked ranks back until all of them have been forked."""
+"""Hold forked ranks back until all of them have been forked."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import os
 
 
 class Gate:
-    """A pipe that nobody writes to: it ends when no process has its writing end open any more.
+    """A pipe without a writer: its read end reports EOF once every process has closed the write
+    end.
 
-    A rank that connects to the agent's store sets threads of the agent to work (the store looks up
-    the rank's name). A process forked at that moment may inherit a lock of the C library that is
-    held for ever, and hang. So no rank may do anything until the last one is forked.
+    When a rank connects to the agent's store, threads of the agent start to work (the store
+    resolves the rank's name). A process forked at that moment can inherit a locked mutex of the
+    C library and hang forever. So no rank may proceed until the last one has been forked.
     """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
 
     def open(self) -> None:
-        """In the process that forks: all are forked."""
+        """Open the gate, in the parent process, after all ranks have been forked."""
         os.close(self._write)
         os.close(self._read)
 
     def pass_through(self) -> None:
-        """In a forked process: wait until all are."""
+        """Wait, in a forked process, until the gate is open."""
         os.close(self._write)
         os.read(self._read, 1)
         os.close(self._read)

@@ -1,4 +1,4 @@
-"""How long ranks may take before they count as hung."""
+"""Decide how long ranks may take before they count as hung."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from atom.run_dir.heartbeat import Beat
 
 
 class Patience:
-    """Tells from the heartbeats of ranks whether they hang.
+    """A detector that finds hung ranks from their heartbeats.
 
-    Starting takes longer than a step: ranks import, meet, build, load, and compile.
+    Startup takes longer than a step: ranks import, rendezvous, build, load, and compile.
 
     Args:
-        launch: how long the first step and those after it may take.
+        launch: timeouts for the first step and for later steps.
         begin: when the ranks were started, in seconds since the epoch.
     """
 
@@ -21,11 +21,11 @@ class Patience:
         self._begin = begin
 
     def complaint(self, last: Beat | None, now: float) -> str | None:
-        """Return what is wrong, or None if ranks have time left.
+        """Return why the ranks count as hung, or None if they have time left.
 
         Args:
-            last: the newest heartbeat (:func:`atom.run_dir.heartbeat.last`), of these ranks or
-                of others before them.
+            last: the newest heartbeat (:func:`atom.run_dir.heartbeat.last`), from these ranks or
+                from an earlier start.
             now: in seconds since the epoch.
         """
         if last is not None and last.time > self._begin and last.number > 1:

@@ -1,7 +1,7 @@
-"""Whether a node is fit for ranks, told in one line before they start.
+"""Check that a node is fit for ranks before they start, and print one line.
 
 ``python -m atom.launch.health [--gpus N] [--disk GIB] FOLDER …`` prints ``atom-health NODE ok``, or
-what is wrong. It imports no torch, so that a node that is well is told within a second.
+the problem. It imports no torch, so a healthy node answers within a second.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from pathlib import Path
 
 _QUERY = ("index", "memory.total", "memory.used", "ecc.errors.uncorrected.volatile.total")
 _MOST_USED_MIB = 2048
-"""What somebody else's process leaves behind; a GPU at rest uses less."""
+"""Above this, another process uses the GPU; an idle GPU uses less."""
 
 _MOST_SKEW_SECONDS = 10.0
-"""Between the clock of a node and that of the file server: the order of events is told by it."""
+"""Tolerated clock difference between a node and the file server; the order of events depends on it.
+"""
 
 _GIB = 2**30
 
 
 def main(arguments: list[str]) -> int:
-    """Print one line about this node; return 0 whatever it says."""
+    """Print one line about this node; return 0 in every case."""
     parser = argparse.ArgumentParser("python -m atom.launch.health", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, help="must be there, with free space")
     parser.add_argument("--gpus", type=int, default=0, help="that there must be")
@@ -74,11 +75,11 @@ def _gpus(wanted: int) -> Iterator[str]:
 
 
 def judged(table: str, wanted: int) -> Iterator[str]:
-    """Yield what is wrong with GPUs.
+    """Yield the problems of the GPUs.
 
     Args:
-        table: what nvidia-smi prints: a line a GPU, of index, memory in all and in use (MiB), and
-            errors that ECC did not correct.
+        table: output of nvidia-smi, one line per GPU: index, total memory and used memory (MiB),
+            and uncorrected ECC errors.
         wanted: number of GPUs.
     """
     rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines() if line]

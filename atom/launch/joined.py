@@ -1,7 +1,7 @@
-"""Ranks that a launcher around ATOM has started already: torchrun, or Slurm's srun.
+"""Train on ranks that an external launcher has started: torchrun, or Slurm's srun.
 
-Rank 0 composes the run, writes it down and tells the others where; no other rank reads the command
-line, so no two ranks can understand it differently.
+Rank 0 composes the run, writes its folder and sends the path to the others. No other rank reads the
+command line, so all ranks train the same run.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 _MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS")
 _NO_STEPS = ("4294967290", "4294967291")
-"""The ids of what salloc's shell and a batch script run in, which are no steps of ranks."""
+"""Slurm step ids of salloc's shell and of a batch script, which are not steps with ranks."""
 
 _MEETING = timedelta(minutes=10)
-"""How long ranks may take to meet: each has imported torch by then."""
+"""Time that ranks may take to rendezvous; each has imported torch by then."""
 
 _LOOK_SECONDS = 0.5
-"""Between looks for rank 0, which may be a while after the others."""
+"""Interval between attempts to reach rank 0, which may start later than the others."""
 
 _PATIENCE = 5.0
-"""Seconds after which it is said what is waited for."""
+"""Seconds of waiting after which a message says what the rank waits for."""
 
 _COMPOSING = timedelta(minutes=30)
-"""How long rank 0 may take: a tokenizer may have to be trained first."""
+"""Time that rank 0 may take; it may have to train a tokenizer first."""
 
 
 def world_size(environment: Mapping[str, str] = os.environ) -> int | None:
     """Return the number of ranks started around this process, or None if ATOM starts them.
 
     Raises:
-        UserError: the variables contradict each other, or are a shell's and no rank's.
+        UserError: the variables contradict each other, or belong to a shell instead of a rank.
     """
     if environment.keys() >= set(_TORCHRUN):
         address, port = (environment.get(name, "") for name in _ADDRESS)
@@ -70,7 +70,7 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int | None:
                 f"leads to no rank 0; valid: {_remedy(_TORCHRUN)}, or what torchrun sets"
             )
         return _consistent(environment, "RANK", "WORLD_SIZE", _TORCHRUN)
-    # A batch script has a Slurm environment too; only a step's tasks are ranks.
+    # A batch script has Slurm variables too; only the tasks of a step are ranks.
     if environment.keys() >= {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_NODELIST"}:
         if environment.get("SLURM_STEP_ID") in _NO_STEPS:
             return None
@@ -94,7 +94,7 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int | None:
 
 
 def _consistent(environment: Mapping[str, str], rank: str, size: str, names: Sequence[str]) -> int:
-    """Return the number of ranks that two variables tell, if they can be true."""
+    """Return the world size after checking that rank and size are consistent."""
     number, ranks = environment[rank], environment[size]
     if not (number.isdecimal() and ranks.isdecimal() and int(number) < int(ranks)):
         raise UserError(
@@ -109,10 +109,10 @@ def _remedy(names: Sequence[str]) -> str:
 
 
 def refuse_other_ranks(run: Run, ranks: int) -> None:
-    """Refuse a number of ranks that those which were started around ATOM are not.
+    """Refuse a ``launch.ranks`` that differs from the number of ranks already started.
 
     Raises:
-        UserError: ``launch.ranks`` is another one.
+        UserError: ``launch.ranks`` is a different number.
     """
     if run.launch.ranks in (None, ranks):
         return
@@ -127,7 +127,7 @@ def refuse_other_ranks(run: Run, ranks: int) -> None:
 
 
 def adopt_slurm(environment: dict[str, str] | os._Environ[str] = os.environ) -> None:
-    """Give torch the variables that it knows, from those of ``srun``; leave torchrun's alone."""
+    """Set torch's environment variables from those of ``srun``; keep torchrun's unchanged."""
     if "RANK" in environment:
         return
     environment["RANK"] = environment["SLURM_PROCID"]
@@ -136,23 +136,25 @@ def adopt_slurm(environment: dict[str, str] | os._Environ[str] = os.environ) -> 
     per_node = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
     environment["LOCAL_WORLD_SIZE"] = per_node[0] if per_node else "1"
     environment.setdefault("MASTER_ADDR", _first_host(environment["SLURM_STEP_NODELIST"]))
-    # Jobs of one machine must not meet; a port above the well-known and below the ephemeral ones.
+    # Each job needs its own port, in case two share a machine: above the well-known ports and below
+    # the ephemeral ones.
     port = 16384 + int(environment.get("SLURM_JOB_ID", "0")) % 16384
     environment.setdefault("MASTER_PORT", str(port))
 
 
 def train(compose: Callable[[], Preflight | None], *, verbose: bool = False) -> int:
-    """Be one rank.
+    """Run one rank.
 
     Args:
-        compose: writes the run's folder; called on rank 0 only. None: nothing is left to train.
+        compose: composes the run and writes its folder; called on rank 0 only. It returns None if
+            nothing is left to train.
         verbose: show torchtitan's own log of rank 0.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: on rank 0; the other ranks return 2 and say nothing.
+        UserError: on rank 0; the other ranks return 2 without a message.
     """
     from atom.launch import rank
 
@@ -181,10 +183,10 @@ def train(compose: Callable[[], Preflight | None], *, verbose: bool = False) -> 
 
 
 def _meet() -> tuple[Store, int]:
-    """Return the store that all ranks have, once they have met, and this rank's number.
+    """Wait for all ranks; return their shared store and this process's rank.
 
     Raises:
-        RunError: they have not.
+        RunError: not all ranks arrived.
     """
     from torch.distributed import DistError
 
@@ -219,9 +221,10 @@ def _meet() -> tuple[Store, int]:
 
 
 def _store(seconds: float) -> Store:
-    """Return the store at ``MASTER_ADDR``: torchrun's agent serves it, or else rank 0 does.
+    """Return the store at ``MASTER_ADDR``, served by torchrun's agent or by rank 0.
 
-    torch would have rank 0 listen at all addresses; what this process listens at already, it takes.
+    torch would make rank 0 listen on all interfaces. A socket that this process already listens on
+    is used instead.
     """
     from torch.distributed import rendezvous
 
@@ -240,11 +243,12 @@ def _store(seconds: float) -> Store:
 
 
 def _wait_for_a_listener(until: float) -> None:
-    """Wait until something listens at ``MASTER_ADDR``: torch prints a trace of its own C++ where
-    nothing does.
+    """Wait until a server listens at ``MASTER_ADDR``.
+
+    Without this, torch prints a C++ stack trace when no server listens.
 
     Raises:
-        OSError: nothing does in time.
+        OSError: no server listens in time.
     """
     host, port = (os.environ[name] for name in _ADDRESS)
     while True:
@@ -269,8 +273,8 @@ def _seconds(text: str) -> float:
 
 @contextmanager
 def recorded(place: Path, ranks: int) -> Iterator[None]:
-    """Record the start of ``ranks`` and their end, as far as rank 0 lives to see it."""
-    # torchrun counts its restarts, and says how many there may be.
+    """Record that ``ranks`` ranks started, and how they ended if rank 0 is alive to see it."""
+    # torchrun exports its restart count and the maximum.
     counts = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in _RESTARTS)
     done, limit = (int(count) if count.isdecimal() else 0 for count in counts)
     begin = time.time()
@@ -294,8 +298,8 @@ def recorded(place: Path, ranks: int) -> Iterator[None]:
 
 @contextmanager
 def _followed(ready: Preflight, *, verbose: bool) -> Iterator[None]:
-    """Draw the run's progress, in a thread of rank 0, for as long as the context is open."""
-    # The rank sends its own standard output to a file.
+    """Draw the run's progress in a thread of rank 0 while the context is open."""
+    # The rank redirects its own standard output to a file.
     terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     ended = threading.Event()
     failed: list[BaseException] = []

@@ -1,10 +1,10 @@
-"""Whether nodes reach each other at full speed, told in a line a node before the ranks start.
+"""Check that nodes reach each other at full speed before the ranks start; print one line per node.
 
-``python -m atom.launch.links [--gpus N] NAME=ADDRESS …`` runs on every node named, at the same
-time. Each computes an all-reduce with one neighbour and then with the other, on every GPU (NCCL)
-or, where there is none, in one process (gloo). It prints ``atom-links NODE ok``, or what is wrong
-if it failed with both: with one alone, it is the neighbour that is suspected. How long that takes
-does not grow with the number of nodes.
+``python -m atom.launch.links [--gpus N] NAME=ADDRESS …`` runs on every node at the same time. Each
+node runs an all-reduce with one neighbour, then with the other, on every GPU (NCCL) or, without
+GPUs, in one process (gloo). It prints ``atom-links NODE ok``, or the problem if it failed with both
+neighbours; after one failure the neighbour is the suspect. The duration does not depend on the
+number of nodes.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from contextlib import suppress
 from typing import NamedTuple
 
 _PORTS = 512
-"""Pairs of one round have ports of their own, in case several nodes are one host."""
+"""Each pair of a round uses its own port, in case several nodes share a host."""
 
 
 class Pair(NamedTuple):
-    """Two nodes that compute together; the store is at the first."""
+    """Two nodes that run an all-reduce together; the first one serves the store."""
 
     first: int
     second: int
 
 
 def pair_of(node: int, nodes: int, turn: int) -> Pair | None:
-    """Return the pair that ``node`` belongs to; None where it is left over.
+    """Return the pair that ``node`` belongs to, or None if it has no partner in this turn.
 
-    First these are 0-1, 2-3, …; then 1-2, 3-4, … and the last with 0. Of an odd number of nodes one
-    is left over each time, and always another.
+    Turn 0 pairs 0-1, 2-3, …; turn 1 pairs 1-2, 3-4, … and the last with 0. With an odd number of
+    nodes, a different node is left without a partner in each turn.
     """
     shifted = (node - turn) % nodes
     first, second = shifted & ~1, shifted | 1
@@ -43,12 +43,12 @@ def pair_of(node: int, nodes: int, turn: int) -> Pair | None:
 
 
 def turns(nodes: int) -> int:
-    """Return how often pairs are formed, until every node was in pairs with two others."""
+    """Return the number of turns after which every node has had two different partners."""
     return 1 if nodes == 2 else 2 + nodes % 2
 
 
 def main(arguments: list[str]) -> int:
-    """Print one line about this node; return 0 whatever it says."""
+    """Print one line about this node; return 0 in every case."""
     options = _parser().parse_args(arguments)
     names, addresses = zip(*(text.rsplit("=", 1) for text in options.nodes), strict=True)
     name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         met += 1
         place = pair.index(names.index(name))
         endpoint = f"{addresses[pair.first]}:{options.port + turn * _PORTS + pair.first % _PORTS}"
-        # Those who are early wait for those whose partner has let them wait.
+        # Nodes that finish early wait for nodes that their partner delayed.
         deadline = begin + (turn + 1) * options.seconds
         wrong = _meet(endpoint, place, options.gpus, options.least, deadline)
         if wrong is not None:
@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _meet(endpoint: str, place: int, gpus: int, least: float, deadline: float) -> str | None:
-    """Compute with the other node of a pair, in a process a GPU; return what is wrong."""
+    """Run the all-reduce with the other node of a pair, one process per GPU; return the problem or
+    None.
+    """
     local, device = max(gpus, 1), "cuda" if gpus else "cpu"
     module = "atom.launch.all_reduce"
     processes = [

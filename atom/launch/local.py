@@ -28,14 +28,13 @@ from atom.run_dir.prepare import data_changed
 def start(
     folder: Path, ranks: int, device: str, launch: Launch | None = None, *, verbose: bool = False
 ) -> None:
-    """Run every rank of the run in ``folder`` to its end, starting them again where it may help.
+    """Run every rank of the run in ``folder`` to its end; restart them where that may help.
 
-    To be called in a process without threads, other than the main one: each start is a process
-    forked from it.
+    Call it in a process that has only the main thread, because each start forks this process.
 
     Raises:
         RunError: a rank failed, and the others have been ended.
-        RunStoppedError: the ranks were asked to stop before the last step, and have.
+        RunStoppedError: the ranks were asked to stop before the last step, and stopped.
     """
     launch = launch or Launch()
     restarts = Restarts(launch.max_restarts)
@@ -78,11 +77,11 @@ def _pass_on(child: Child[Any], number: int, _frame: FrameType | None) -> None:
 def start_once(
     folder: Path, machine: Machine, device: str, launch: Launch, *, verbose: bool
 ) -> Failure | None:
-    """Run every rank of a machine to its end; return what ended them too early, if anything did.
+    """Run every rank of a machine to its end; return the failure that ended them early, or None.
 
-    On a CPU the ranks are forked from this process, which has imported torchtitan already: sixteen
-    imports on two cores take longer than a short run. With GPUs they are processes of their own,
-    since CUDA does not survive a fork.
+    On a CPU the ranks are forked from this process, which has already imported torchtitan: sixteen
+    imports on two cores take longer than a short run. With GPUs each rank is a new process, since
+    CUDA does not survive a fork.
     """
     from atom.launch import rank
     from atom.launch.agent import Agent
@@ -96,7 +95,7 @@ def start_once(
             options = (*(("--store", str(store)) if store else ()), *(("-v",) if verbose else ()))
             arguments = ("-u", "-P", "-m", rank.__name__, str(folder), *options)
         else:
-            # A collection would write to all that the ranks share, so that each gets its own copy.
+            # A GC pass would break copy-on-write sharing between the ranks.
             gc.freeze()
         agent = Agent(entrypoint, arguments, machine, run=folder, launch=launch, started=gate.open)
         agent.start()
@@ -104,7 +103,7 @@ def start_once(
 
 
 def refuse_stopped(folder: Path) -> None:
-    """Raise :class:`RunStoppedError` if the ranks of the run have just ended early."""
+    """Raise :class:`RunStoppedError` if the ranks of the run stopped early."""
     if words := events.stopped(folder):
         begins = f"the same command with run.dir={folder}"
         saved = checkpoint.resumable(folder / checkpoint.FOLDER)

@@ -1,4 +1,4 @@
-"""Which of a run's resources a launcher has looked at: the others would be lost in silence."""
+"""Track which resources of a run a launcher reads; an unread resource would be ignored silently."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from atom.recipe.sections import Launcher
 
 _ATOMS_OWN = frozenset({"name", "dry_run", "gpu", "gpus_per_node", "pass_environment"})
-"""What ATOM heeds itself: the jobs' ranks and device come of it, or the submission is searched."""
+"""Keys that ATOM handles itself: they set ranks and device, or are checked in the submission."""
 
 
 class LookedAt:
-    """The resources of a run, as a launcher's plan is given them."""
+    """The resources of a run, as passed to a launcher's plan; records which attributes are read."""
 
     def __init__(self, resources: Launcher) -> None:
         self._resources = resources
@@ -20,7 +20,7 @@ class LookedAt:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._resources, name)
-        # Any method gives the whole, as model_dump() does.
+        # Any method, such as model_dump(), exposes all fields.
         self._seen.update([name] if name in Launcher.model_fields else Launcher.model_fields)
         return value
 
@@ -29,7 +29,7 @@ class LookedAt:
         return iter(self._resources)
 
     def missed(self) -> list[str]:
-        """Return the names of resources that are asked for and have not been looked at."""
+        """Return the names of resources that are set but have not been read."""
         return [
             name
             for name, field in Launcher.model_fields.items()

@@ -1,4 +1,4 @@
-"""One machine of a run: how many ranks it starts, and where it meets the others."""
+"""Describe one machine of a run: how many ranks it starts, and its rendezvous endpoint."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler
 
 _MEETING_SECONDS = 900
-"""How long machines wait for each other: some read their environment from a slow disk."""
+"""How long machines wait for each other; some load their environment from a slow disk."""
 
 _PORT_SECONDS = 30
-"""How long the first one waits for its port: ranks of an attempt before may be about to end."""
+"""How long the first machine waits for its port; ranks of an earlier attempt may still be ending.
+"""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine, and its place among ``nodes``.
+    """A machine and its position among ``nodes``.
 
     Attributes:
-        ranks: that it starts; those of the other machines are as many.
-        node: which one it is, from 0.
-        endpoint: HOST:PORT of the first one; None where there is one alone.
+        ranks: number of ranks that it starts; equal on all machines.
+        node: its index, from 0.
+        endpoint: HOST:PORT of the first machine; None for a single machine.
     """
 
     ranks: int
@@ -38,14 +39,14 @@ class Machine:
 
     @property
     def first_rank(self) -> int:
-        """The number of its first rank: ranks are numbered machine by machine."""
+        """The number of its first rank; ranks are numbered machine by machine."""
         return self.node * self.ranks
 
     def wait_for_port(self, seconds: float = _PORT_SECONDS) -> None:
-        """Wait until the port of the endpoint is free, on the machine that listens at it.
+        """Wait until the port of the endpoint is free, on the machine that listens on it.
 
         Raises:
-            UserError: it is not by then.
+            UserError: the port is still in use after ``seconds``.
         """
         if self.node != 0 or self.endpoint is None:
             return
@@ -60,8 +61,10 @@ class Machine:
             time.sleep(0.5)
 
     def rendezvous(self) -> RendezvousHandler:
-        """Return how the agents of all machines meet: each knows its place, so each asks the store
-        on the first one twice, however many there are."""
+        """Return the rendezvous of all machines' agents.
+
+        Each agent knows its own position, so it sends the first machine's store two requests,
+        regardless of the number of agents."""
         if self.endpoint is None:
             return rendezvous.of_one_machine()
         return rendezvous.of_machines(
@@ -70,7 +73,7 @@ class Machine:
 
 
 def _taken(port: int) -> bool:
-    """Return whether something listens at ``port``, at whatever address of this machine."""
+    """Return whether a process listens on ``port``, at any address of this machine."""
     family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     try:
         with socket.create_server(

@@ -1,11 +1,11 @@
-"""One node of a run on several: start its ranks, watch them, and say how they ended.
+"""Run one node of a multi-node run: start its ranks, watch them, and report how they ended.
 
-``python -m atom.launch.node RUN --nodes N --node I --endpoint HOST:PORT`` is what a launcher has
-every node run, once. It reads ``run.yaml`` and nothing else of the command that the run was
-submitted by. What its exit code means is in :class:`atom.plugin.LaunchJob`.
+A launcher runs ``python -m atom.launch.node RUN --nodes N --node I --endpoint HOST:PORT`` once on
+every node. It reads ``run.yaml``; it does not need the command line that submitted the run. The
+exit codes are documented in :class:`atom.plugin.LaunchJob`.
 
-A node does not start its ranks again: those of the other nodes have to end first, and only what
-surrounds them all (Slurm, Kubernetes, …) can see to that.
+A node does not restart its ranks: the ranks of the other nodes have to end first, and only the
+system around all nodes (Slurm, Kubernetes, …) can ensure that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LOOK_SECONDS = 0.1
 def main(arguments: list[str]) -> int:
     """Run one node to its end; return the exit code."""
     early = _Early()
-    os.environ["PYTHONSAFEPATH"] = "1"  # of what this process starts
+    os.environ["PYTHONSAFEPATH"] = "1"  # for the processes that this one starts
     options = _parser().parse_args(arguments)
     try:
         strangers.check(options.run)
@@ -55,7 +55,8 @@ def main(arguments: list[str]) -> int:
         print(f"atom: {error.sentence()}", file=sys.stderr, flush=True)
         return 2
     failure = _start(options.run, run, machine, early, attempt=options.attempt)
-    # What is asked again and again is done; it would end the interpreter as it shuts down.
+    # The ranks have handled repeated stop requests; another one would kill the interpreter as it
+    # exits.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if failure is not None:
         events.record(
@@ -73,7 +74,9 @@ def main(arguments: list[str]) -> int:
 
 
 class _Early:
-    """A request to stop that comes while torch is imported, with nobody to hear it yet."""
+    """A handler for a stop request that arrives while torch is imported and no other handler
+    exists.
+    """
 
     def __init__(self) -> None:
         self._asked: signal.Signals | None = None
@@ -84,7 +87,7 @@ class _Early:
         self._asked = signal.Signals(number)
 
     def repeat(self) -> None:
-        """Send this process the request again, if there was one."""
+        """Send this process the signal again, if it was received."""
         if self._asked is not None:
             signal.raise_signal(self._asked)
 
@@ -114,8 +117,10 @@ def _machine(run: Run, options: argparse.Namespace) -> Machine:
 
 
 def _check_data(folder: Path) -> None:
-    """Refuse to go on with other documents than those that the checkpoints belong to. Another
-    machine than the one that submitted the run may have others from the start, which is told."""
+    """Refuse to resume with documents that differ from those of the checkpoints.
+
+    A machine other than the submitting one may have different documents from the start; that is
+    reported."""
     begun = bool(checkpoint.resumable(folder / checkpoint.FOLDER))
     changed = call(partial(data_changed, folder, adopt=not begun))
     if changed is None:
@@ -128,7 +133,7 @@ def _check_data(folder: Path) -> None:
 def _start(
     folder: Path, run: Run, machine: Machine, early: _Early, *, attempt: int
 ) -> Failure | None:
-    """Run the ranks of this node; draw the run's progress where it is the first."""
+    """Run the ranks of this node; draw the run's progress on the first node."""
     from atom.titan.boot import boot
 
     assert run.resolved is not None

@@ -1,4 +1,4 @@
-"""What one rank does: read ``run.yaml``, build torchtitan's trainer, train."""
+"""Run one rank: read ``run.yaml``, build torchtitan's trainer, train."""
 
 from __future__ import annotations
 
@@ -29,26 +29,27 @@ from atom.titan.compat.frames import call_with_room
 from atom.titan.train import hang
 
 _SWITCH_SECONDS = 5e-4
-"""How long a thread that saves in the background may keep the one that trains from running Python:
-each time that one comes back from a kernel. Python's own is ten times as long."""
+"""Longest time that a background checkpoint thread may hold the GIL while the training thread waits
+for it after a kernel launch. Python's default is ten times as long."""
 
 
 def main(
     folder: str, store: str | None = None, verbose: bool = False, gate: Gate | None = None
 ) -> None:
-    """Train as a rank that ATOM's own launcher started: it must not outlive the launcher.
+    """Train as a rank that ATOM's own launcher started; end when the launcher ends.
 
     Args:
         folder: the run folder.
-        store: the file that the ranks of one machine meet in; None where there are several.
+        store: the rendezvous file of the ranks of a single machine; None with several machines.
         verbose: show torchtitan's own log of rank 0.
-        gate: is open once all ranks have been started.
+        gate: opens once all ranks have been started.
     """
     die_with_parent(signal.SIGKILL)
     if gate is not None:
         gate.pass_through()
-    # Here a SIGTERM is the launcher's, which has lost another rank: nothing can be saved then. The
-    # launcher's own handler, which came along with the fork, would wait for the interpreter.
+    # A SIGTERM here comes from the launcher, which has lost another rank, so nothing can be saved.
+    # The
+    # launcher's own handler, inherited through the fork, would wait for the interpreter.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     train(Path(folder), store=store, verbose=verbose, stop_on=(signal.SIGUSR1,))
 
@@ -60,16 +61,16 @@ def train(
     verbose: bool = False,
     stop_on: tuple[signal.Signals, ...] = (signal.SIGUSR1, signal.SIGTERM),
 ) -> bool:
-    """Train as the rank that the environment (``RANK``, ``WORLD_SIZE``, …) says this process is.
+    """Train as the rank that the environment (``RANK``, ``WORLD_SIZE``, …) assigns to this process.
 
     Args:
         path: the run folder.
-        store: the file that the ranks meet in; None to meet where the environment says.
+        store: the rendezvous file; None to use the address from the environment.
         verbose: show torchtitan's own log of rank 0.
-        stop_on: signals that ask for a checkpoint and an early end.
+        stop_on: signals that request a checkpoint and an early end.
 
     Returns:
-        Whether it ended early.
+        True if the run ended early.
     """
     rank = int(os.environ["RANK"])
     logs.redirect_output(path / "logs", rank)
@@ -104,7 +105,7 @@ def _train(path: Path, store: str | None, stop_on: tuple[signal.Signals, ...]) -
     if run.resolved.device == "cpu":
         device.keep_freed_memory()
         if not os.environ.get(environment.THREADS, "").strip():
-            # Ranks share the cores; more threads than cores only wait for each other.
+            # Ranks share the cores; more threads than cores only add contention.
             local = int(os.environ.get("LOCAL_WORLD_SIZE", run.resolved.world_size))
             torch.set_num_threads(max(device.cores() // local, 1))
 
@@ -114,7 +115,7 @@ def _train(path: Path, store: str | None, stop_on: tuple[signal.Signals, ...]) -
         trainer.train()
     finally:
         trainer.close()
-    # Python takes its own handlers away as it ends; a request that comes late must not kill.
+    # Python removes its handlers as it exits; a late stop request must not kill the process.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.distributed.destroy_process_group()
     return trainer.stopped

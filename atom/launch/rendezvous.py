@@ -1,14 +1,14 @@
-"""Where agents and ranks meet, without a door that another account or host could use.
+"""Set up rendezvous for agents and ranks so that no other account or host can connect.
 
 torch's default for one machine is a store that listens on all interfaces and holds a pickle, which
 agents load. Here:
 
-- **One machine**: the ranks meet in a file, in a folder that belongs to the user alone. Nothing
+- **One machine**: the ranks use a file store in a folder that only the user can read. Nothing
   listens.
-- **Several machines**: the first one listens at the address that the endpoint names, and at no
-  other. What the store holds is text and addresses; nothing in it is a pickle.
+- **Several machines**: the first one listens only on the address that the endpoint names. The store
+  holds text and addresses; nothing in it is a pickle.
 
-This module imports torch inside its functions: a launcher that only plans does without it.
+This module imports torch inside its functions, because a launcher that only plans does not need it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ LOOPBACK = "127.0.0.1"
 _log = structlog.get_logger("atom")
 
 _NAME_SECONDS = 120
-"""How long the first machine waits for its own name to be known."""
+"""How long the first machine waits until its own name resolves."""
 
 _BACKLOG = 4096
-"""Connections that may wait to be accepted: as many ranks come at once."""
+"""Length of the accept queue; all ranks connect at the same time."""
 
 _GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 """gloo listens on the interface of the machine's host name, unless this variable names another."""
@@ -48,17 +48,17 @@ _GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 @contextmanager
 def meeting_file() -> Iterator[Path]:
-    """Yield the path of a file that only this user can reach, for :func:`use_file`."""
-    # mkdtemp makes a folder with the mode 0700.
+    """Yield the path of a file that only this user can access, for :func:`use_file`."""
+    # mkdtemp creates a folder with mode 0700.
     with tempfile.TemporaryDirectory(prefix="atom-") as folder:
         yield Path(folder, "store")
 
 
 def use_file(path: Path) -> None:
-    """Have ``init_process_group`` of this process meet the others in ``path``.
+    """Make ``init_process_group`` of this process use the file store at ``path``.
 
-    torchtitan gives it no address, so that torch takes ``env://``: its handler is replaced, in this
-    process only, which is a rank.
+    torchtitan passes no address, so torch uses ``env://``. This replaces the handler of ``env://``
+    in this process, which is a rank.
     """
     from torch.distributed import FileStore
 
@@ -75,18 +75,18 @@ def use_file(path: Path) -> None:
 
 
 def of_one_machine() -> RendezvousHandler:
-    """Return the rendezvous of an agent that is alone: in its own memory."""
+    """Return the in-memory rendezvous of a single agent."""
     from torch.distributed import HashStore
 
     return _handler(lambda: HashStore(), LOOPBACK, 0, rank=0, agents=1)
 
 
 def of_machines(endpoint: str, rank: int, agents: int, *, seconds: float) -> RendezvousHandler:
-    """Return the rendezvous of agents that each know their place, so have nothing to agree on.
+    """Return the rendezvous of agents that know their positions and need no agreement.
 
     Args:
         endpoint: HOST:PORT of the first machine.
-        rank: this machine's place, from 0, which listens.
+        rank: this machine's index, from 0; machine 0 listens.
         agents: the number of machines.
         seconds: how long machines wait for each other.
     """
@@ -100,7 +100,7 @@ def of_machines(endpoint: str, rank: int, agents: int, *, seconds: float) -> Ren
 
 
 def tcp_store(host: str, port: int, clients: int, *, listen: bool, seconds: float) -> TCPStore:
-    """Return a store at ``host:port``, served by this process if it is to ``listen``.
+    """Return a store at ``host:port``; this process serves it if ``listen`` is true.
 
     Raises:
         UserError: ``host`` is no address of this machine, or the port is in use.
@@ -122,10 +122,11 @@ def tcp_store(host: str, port: int, clients: int, *, listen: bool, seconds: floa
 
 
 def _listening(host: str, port: int, seconds: float) -> socket.socket:
-    """Return a socket that listens at the address of ``host``.
+    """Return a socket that listens on the address of ``host``.
 
-    Where a machine's own name is a loopback address to it (Debian's ``127.0.1.1``), the others
-    reach it at one that cannot be told from here: then it listens at all, and the log says so.
+    If the machine's own name resolves to a loopback address (Debian's ``127.0.1.1``), the address
+    that other machines use is unknown. The socket then listens on all addresses and the log says
+    so.
     """
     try:
         family, place = _resolved(host, port, seconds)
@@ -141,7 +142,9 @@ def _listening(host: str, port: int, seconds: float) -> socket.socket:
 
 
 def _resolved(host: str, port: int, seconds: float) -> tuple[socket.AddressFamily, str]:
-    """Return the address of ``host``; the name of a pod is known only a while after it starts."""
+    """Return the address of ``host``; retry, since the name of a pod resolves some time after its
+    start.
+    """
     until = time.monotonic() + min(seconds, _NAME_SECONDS)
     while True:
         try:
@@ -161,7 +164,7 @@ def _handler(connect: Any, host: str, port: int, *, rank: int, agents: int) -> R
     )
 
     class Known(RendezvousHandler):
-        """A rendezvous whose outcome is known before; the ranks use the agents' store."""
+        """A rendezvous with a known outcome; the ranks use the agents' store."""
 
         _store: Store | None = None
 
@@ -181,7 +184,7 @@ def _handler(connect: Any, host: str, port: int, *, rank: int, agents: int) -> R
             return False
 
         def set_closed(self) -> None:
-            """Leave it open: there is one meeting."""
+            """Do nothing: there is only one rendezvous."""
 
         def num_nodes_waiting(self) -> int:
             return 0

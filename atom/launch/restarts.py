@@ -1,4 +1,4 @@
-"""Whether ranks that failed are started again."""
+"""Decide whether failed ranks are restarted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from atom.launch.failure import Failure
 
 @dataclass
 class Restarts:
-    """Counts restarts, and tells bad luck from a crash loop.
+    """A counter of restarts that tells an isolated failure from a crash loop.
 
     Args:
-        limit: restarts in a row, without a new checkpoint in between.
+        limit: number of consecutive restarts without a new checkpoint.
     """
 
     limit: int
@@ -21,18 +21,18 @@ class Restarts:
     _raised_at: set[int | None] = field(default_factory=set)
 
     def refuse(self, failure: Failure, *, step: int | None, saved: int) -> str | None:
-        """Return why the ranks are not to be started again, or None if they are.
+        """Return why the ranks must not be restarted, or None to restart them.
 
         Args:
-            failure: what ended them.
-            step: the last that these ranks did or loaded; None if they came to none.
+            failure: why the ranks ended.
+            step: the last step that these ranks trained or loaded; None if they reached none.
             saved: the step of the newest checkpoint, 0 for none.
         """
         if failure.final:
             return ""
         if failure.raised:
             if not step and not saved:
-                return ""  # it has never worked
+                return ""  # no step has ever succeeded
             if step in self._raised_at:
                 return "it failed there before"
             self._raised_at.add(step)

@@ -1,4 +1,4 @@
-"""From a run to its ranks: check all that can be checked, write the folder, start, watch."""
+"""Start a run: check it, write its folder, start the ranks, and watch them."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def train(
     """Train ``run`` in the folder ``place``, on ranks of this machine.
 
     Args:
-        run: as composed.
+        run: the composed run.
         host: the plugins.
-        place: the run folder, new or of a run to go on with.
+        place: the run folder, new or to resume.
         choices: the options that Hydra chose, for the header.
         verbose: show torchtitan's own log of rank 0.
 
     Raises:
-        UserError: the run cannot be, and nothing has been written.
+        UserError: the run is invalid, and nothing has been written.
         RunError: a rank failed.
     """
     ready = prepare_folder(run, host, place, choices)
@@ -73,10 +73,10 @@ def follow(
     """Show the progress of a run.
 
     Args:
-        ready: the run, its folder written.
-        screen: where to.
-        ended: whether the ranks have.
-        result: raises what the ranks failed of; then there is no summary.
+        ready: the run, with its folder written.
+        screen: the output.
+        ended: returns whether the ranks have ended.
+        result: raises the failure of the ranks, if any; the summary is then omitted.
     """
     place = ready.place
     begin, started = time.monotonic(), time.time()
@@ -110,16 +110,18 @@ def follow(
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that has been checked, and what its folder is to hold beside it."""
+    """A checked run and the files that its folder will hold."""
 
     ready: Preflight
     files: Mapping[str, Path]
-    """Of the tokenizer."""
+    """Files of the tokenizer."""
 
     inputs: Inputs
     resumption: resume.Resumption | None
     done: resume.Done | None
-    """Where the run has ended, if nothing is left to train; nothing is written then."""
+    """The finished state if nothing is left to train, in which case nothing is written; None
+    otherwise.
+    """
 
 
 def check(
@@ -130,17 +132,17 @@ def check(
     ranks: int | None = None,
     planned: DeviceDescription | None = None,
 ) -> Prepared:
-    """Find out all that can be known of ``run`` before there are ranks, and write nothing.
+    """Check everything about ``run`` that can be known before ranks start, and write nothing.
 
     Args:
-        run: as composed.
+        run: the composed run.
         host: the plugins.
         place: the run folder.
-        ranks: how many something else than ATOM starts, if it does.
-        planned: the device that they will have, where it is not here.
+        ranks: number of ranks that an external launcher has started; None if ATOM starts them.
+        planned: the device of the ranks, if this machine does not have it.
 
     Raises:
-        UserError: the run cannot be.
+        UserError: the run is invalid.
     """
     folder.check_usable(place)
     selection = select(run, host)
@@ -148,7 +150,7 @@ def check(
     prepared = call(partial(prepare, selection, host))
     resume.check(place, run, prepared.inputs)
     run = run.using(prepared.opened)
-    # Only now is torch needed: what is wrong so far was said within a second.
+    # torch is imported only here: every earlier error was reported within a second.
     from atom.titan.preflight.preflight import preflight
 
     ready = preflight(
@@ -171,7 +173,7 @@ def check(
 
 
 def write(prepared: Prepared, host: Host, choices: dict[str, str]) -> None:
-    """Write the run's folder, and show what it is."""
+    """Write the run's folder, and show the run."""
     ready, resumption = prepared.ready, prepared.resumption
     folder.create(
         ready.run,
@@ -198,10 +200,10 @@ def prepare_folder(
     """Check ``run`` and write its folder: :func:`check`, then :func:`write`.
 
     Returns:
-        The run; None if nothing is left to train, which is said.
+        The run; None if nothing is left to train, which is reported.
 
     Raises:
-        UserError: the run cannot be, and nothing has been written.
+        UserError: the run is invalid, and nothing has been written.
     """
     environment.check_threads()
     prepared = check(run, host, place, ranks=ranks)
@@ -213,7 +215,7 @@ def prepare_folder(
 
 
 def _tell_changes(resumption: resume.Resumption, screen: Screen) -> None:
-    """Show the settings that differ from the run that is gone on with."""
+    """Show the settings that differ from those of the resumed run."""
     if resumption.unknown:
         screen.note(
             f"The checkpoint of step {resumption.step} was saved by an ATOM that did not note what "
@@ -247,7 +249,8 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
     partial = resolved.kernels_partial
     sequences, tokens = resolved.global_batch_size, ready.seq_len
     degrees = resolved.degrees
-    # Not among the degrees that multiply to the number of ranks: it borrows theirs.
+    # Expert parallelism shares ranks with other dimensions, so it is not a factor of the world
+    # size.
     experts = run.parallelism.expert_parallel_degree or 1
     return Header(
         run_dir=str(ready.place),
@@ -279,7 +282,7 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
             (operation, kernel, reason)
             for operation, kernels in resolved.kernels_rejected.items()
             for kernel, reason in kernels.items()
-            # That a CPU runs no CUDA kernels is no news.
+            # Do not report that a CPU cannot run CUDA kernels.
             if not reason.endswith(f"and this is {resolved.device}")
         ],
         resumed_from=resumed_from,
@@ -287,13 +290,13 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
 
 
 def _read(data: Read | None) -> str:
-    """Return what a dataset has, in words, as far as it says so."""
+    """Return the size of a dataset in words, as far as the dataset reports it."""
     counts = ((data.documents, "document"), (data.files, "file")) if data else ()
     return " in ".join(f"{n:,} {what}{'s' * (n != 1)}" for n, what in counts if n is not None)
 
 
 def _device(ready: Preflight) -> str:
-    """Return the device to show, and why it is no GPU although there are some."""
+    """Return the device to show, and why it is not a GPU although GPUs are present."""
     import torch
 
     device, ranks = ready.resolved.device, ready.resolved.world_size

@@ -1,4 +1,4 @@
-"""Turns signals to the launcher into a request to the ranks: stop after this step, and save."""
+"""Turn signals to the launcher into a stop request to the ranks: stop after this step, and save."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ _REPEAT_SECONDS = 1.0
 
 
 class Stopper:
-    """While it is open, SIGTERM, SIGUSR1 (Slurm's warning), SIGHUP (the terminal is gone) and the
-    first Ctrl-C ask the ranks to stop; a second Ctrl-C raises :class:`KeyboardInterrupt`. Where
-    SIGHUP is ignored, as ``nohup`` has it, it stays so.
+    """A context in which signals ask the ranks to stop.
+
+    SIGTERM, SIGUSR1 (Slurm's warning), SIGHUP (the terminal is gone) and the first Ctrl-C ask the
+    ranks to stop; a second Ctrl-C raises :class:`KeyboardInterrupt`. An ignored SIGHUP, as under
+    ``nohup``, stays ignored.
 
     Args:
-        run: the run folder, whose events are to name the signal: ranks are sent another.
-        screen: to say so on; before it has shown a step, Ctrl-C stops at once.
+        run: the run folder, where an event records the signal; ranks receive a different one.
+        screen: shows the request; before it has shown a step, Ctrl-C stops at once.
         ask: sends the request.
     """
 
@@ -53,7 +55,7 @@ class Stopper:
             signal.signal(number, handler)
 
     def repeat(self) -> None:
-        """Ask again, until the ranks end: they may not have listened yet."""
+        """Repeat the request until the ranks end, since their handlers may not be installed yet."""
         if self._asked is not None and time.monotonic() - self._asked > _REPEAT_SECONDS:
             self._asked = time.monotonic()
             self._ask()

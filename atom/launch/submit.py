@@ -1,4 +1,4 @@
-"""Hand a run to a launcher: checked and written here, started on other machines."""
+"""Submit a run to a launcher: check and write it here, start it on other machines."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from atom.registry.host import Host, resolve
 from atom.registry.select import configured
 
 _SWEEP = "multirun.yaml"
-"""What Hydra writes into the folder of a sweep."""
+"""File that Hydra writes into the folder of a sweep."""
 
 COMMAND = (sys.executable, "-P", "-m", "atom.launch.node")
-"""What each node runs, with the run folder after it."""
+"""Command that each node runs; the run folder is appended."""
 
 
 def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> LaunchJob | None:
-    """Check ``run`` for the machines that it is to run on, and write its folder.
+    """Check ``run`` for its target machines, and write its folder.
 
     With ``launcher.dry_run=true`` nothing is written.
 
     Returns:
-        The job; None if nothing is left to train, which is said.
+        The job; None if nothing is left to train, which is reported.
 
     Raises:
-        UserError: the run cannot be, or not so on that launcher; nothing has been written.
+        UserError: the run is invalid or unsupported by the launcher; nothing has been written.
     """
     place = place.absolute()
     if not is_line(str(place)):
@@ -69,7 +69,8 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
     job = LaunchJob(
         folder=place, ranks=resolved.world_size, device=resolved.device, command=COMMAND
     )
-    # What the launcher cannot do, it says now: the plan itself is made of all jobs together.
+    # Plan now, so that the launcher reports errors early; the final plan is made for all jobs
+    # together.
     submission = plan([job], run, host, place)
     _check_passed(run, submission)
     _refuse_ignored(submission.ignored, run)
@@ -82,16 +83,16 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
 
 
 def submit(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> None:
-    """Submit jobs that :func:`prepare` has prepared, or print what would be submitted.
+    """Submit jobs from :func:`prepare`, or print what would be submitted.
 
     Args:
-        jobs: one, or those of a sweep.
-        run: one of them: they have the same launcher.
+        jobs: one job, or those of a sweep.
+        run: any one of the runs; all use the same launcher.
         host: the plugins.
-        place: where the submission's files go.
+        place: the folder for the submission's files.
 
     Raises:
-        UserError: the launcher cannot be used so, or what it submits to refuses.
+        UserError: the launcher cannot be used this way, or the scheduler refuses the submission.
     """
     submission = plan(jobs, run, host, place)
     secrets = list(found(dict(run.launcher), "launcher"))
@@ -114,7 +115,7 @@ def submit(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> None
 
 
 def _check_passed(run: Run, submission: Submission) -> None:
-    """Refuse a variable that would not reach the ranks."""
+    """Refuse an environment variable that would not reach the ranks."""
     written = [*submission.files.values(), submission.advice, *map(" ".join, submission.commands)]
     for name in run.launcher.pass_environment:
         if submission.commands and name not in os.environ:
@@ -135,7 +136,9 @@ def _check_passed(run: Run, submission: Submission) -> None:
 
 
 def _tell(secrets: Sequence[tuple[str, str]], place: Path, submission: Submission) -> None:
-    """Say where secrets are and where not, and take them out of what Hydra writes of a sweep."""
+    """Report where secrets are written, and remove them from the files that Hydra writes of a
+    sweep.
+    """
     sweep = place / _SWEEP
     if sweep.is_file():
         write_text(sweep, _without(read_text(sweep), secrets), private=True)
@@ -149,7 +152,7 @@ def _tell(secrets: Sequence[tuple[str, str]], place: Path, submission: Submissio
 
 
 def _without(text: str, secrets: Iterable[tuple[str, str]]) -> str:
-    """Return text without secrets, as they are and as a shell is given them."""
+    """Return text without secrets, both in plain and in shell-quoted form."""
     spelled = {form for _, secret in secrets for form in (secret, shlex.quote(secret))}
     for form in sorted(spelled, key=len, reverse=True):
         text = text.replace(form, REDACTED)
@@ -160,7 +163,7 @@ def plan(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> Submis
     """Return what the run's launcher would submit.
 
     Raises:
-        UserError: the launcher cannot do what is asked for, or has not looked at it.
+        UserError: the launcher does not support a setting, or did not read one.
     """
     assert run.launcher.name is not None
     component = host.find("launcher", run.launcher.name, key="launcher.name")
@@ -181,7 +184,7 @@ def plan(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> Submis
 
 
 def check(run: Run, host: Host) -> None:
-    """Refuse a launcher that there is not, or that has no such parameters, before all else."""
+    """Refuse an unknown launcher or an unknown launcher parameter, before any other check."""
     assert run.launcher.name is not None
     component = host.find("launcher", run.launcher.name, key="launcher.name")
     config = configured(component, run.launcher.parameters, also=Launcher.model_fields)
@@ -220,7 +223,7 @@ def _no_command(name: str) -> UserError:
 
 
 def _ranks(run: Run) -> int | None:
-    """Return the number of ranks that the resources say; None where the layout says it."""
+    """Return the number of ranks set by the resources; None if the layout determines it."""
     resources = run.launcher
     if resources.gpus_per_node is None:
         return run.launch.ranks
@@ -236,7 +239,7 @@ def _ranks(run: Run) -> int | None:
 
 
 def _planned(run: Run) -> DeviceDescription | None:
-    """Return the device that the ranks will have, where this machine does not show it."""
+    """Return the device of the ranks, if this machine does not have it; None otherwise."""
     resources = run.launcher
     if resources.gpu is not None:
         if resources.gpus_per_node is None or run.device == "cpu":

@@ -1,13 +1,12 @@
-"""After the nodes of a run have ended: what is to be done next, told by an exit code.
+"""Decide, after the nodes of a run have ended, what to do next; report it as an exit code.
 
-``python -m atom.launch.verdict RUN CODE`` reads what the nodes have written down, for CODE is what
-their surroundings made of it: of many nodes one fails, the others lose it or are killed, and the
-highest code of all says nothing of the cause. It ends with 0 (done), 75 (stopped, with a
-checkpoint), 76 (start them again) or 1 (do not).
+``python -m atom.launch.verdict RUN CODE`` reads the records that the nodes wrote. CODE, the highest
+exit code of all nodes, does not tell the cause: one node fails, and the others lose it or are
+killed. The exit code is 0 (done), 75 (stopped, with a checkpoint), 76 (restart the nodes) or 1 (do
+not restart).
 
-Without CODE it is asked before nodes are started once more, where nobody was left to ask when they
-had ended. Nodes that have written down no end were lost with their machines, which counts as no
-failure.
+Without CODE, it runs before nodes are started again, in case no process could run it when they
+ended. Nodes that recorded no end were lost with their machines, which does not count as a failure.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ EX_AGAIN = 76
 
 
 def verdict(run: Path, code: int | None = None) -> tuple[int, str]:
-    """Return the exit code, and a sentence; write the failure down, if it was one.
+    """Return the exit code and a sentence; record the failure, if there was one.
 
     Args:
         run: the run folder.
-        code: the highest that a node ended with; None if that is not known.
+        code: the highest exit code of a node; None if unknown.
     """
     happened = events.read(run)
     starts = [at for at, event in enumerate(happened) if event["event"] == events.STARTED]
@@ -56,7 +55,7 @@ def verdict(run: Path, code: int | None = None) -> tuple[int, str]:
         first = _first(failed)
         failure, where = _failure(first), {"host": first["host"]}
     if not starts:
-        # What a node refuses before it starts (exit code 2), it refuses again.
+        # A node refuses again what it refused before it started (exit code 2).
         failure = Failure(f"the first node did not start (exit code {code})", final=code == 2)
     begin = datetime.fromisoformat(latest[0]["time"]).timestamp() if latest else time.time()
     step = progress.since(run, begin)
@@ -81,7 +80,7 @@ def verdict(run: Path, code: int | None = None) -> tuple[int, str]:
 
 
 def _first(failed: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the failure that the others follow from: the first that is a node's own."""
+    """Return the root failure: the earliest that a node raised itself."""
     own = [event for event in failed if event["raised"] or event["final"]]
     return (own or failed)[0]
 
@@ -96,7 +95,7 @@ def _failure(event: dict[str, Any]) -> Failure:
 
 
 def _restarts(run: Path, happened: list[dict[str, Any]]) -> Restarts:
-    """Return the count of restarts, as the failures before have left it."""
+    """Return the restart counter, as earlier failures left it."""
     restarts = Restarts(read(run / RUN_FILE).launch.max_restarts)
     for event in happened:
         if event["event"] == events.FAILED and "saved" in event:
@@ -108,7 +107,7 @@ def _restarts(run: Path, happened: list[dict[str, Any]]) -> Restarts:
 
 
 if __name__ == "__main__":
-    # A launcher may give every task of a node more, such as which node it is.
+    # A launcher may append further arguments for each task, such as the node index.
     exit_code, words = verdict(Path(sys.argv[1]), *map(int, sys.argv[2:3]))
     if words:
         print(f"atom: {clean(words)}", file=sys.stderr)
