@@ -17,15 +17,15 @@ class Operation:
 
     Attributes:
         summary: what it computes, in one line.
-        node: ``module:Class`` of torchtitan's module; those derived from it count, too.
+        node: ``module:Class`` of torchtitan's module; derived classes count, too.
         function: ``module:function`` of an operation that has no node.
-        within: operations whose node holds this one's. torchtitan refuses to replace both.
-        of_parameters: whether it computes with parameters and their gradients, in the dtype that
-            these are kept in, and not in that of the model's computation.
+        within: operations that contain this one's node. torchtitan refuses to replace both.
+        of_parameters: whether it works on parameters and their gradients, in their dtype instead of
+            the compute dtype.
         contract: ``module:NAME`` of the :class:`atom.titan.contracts.contract.Contract` that its
-            kernels are held to; None for a function, whose contract is one of
+            kernels must satisfy; None for a function, which has its contract in
             :data:`atom.titan.contracts.functions.FUNCTIONS`.
-        dtype: in which it computes whatever the run does; None for one of the two above.
+        dtype: a fixed compute dtype; None for one of the two above.
     """
 
     summary: str

@@ -1,4 +1,4 @@
-"""Set torchtitan up for the device of this process, before anything imports it."""
+"""Prepare torch and torchtitan for this process's device, before torchtitan is imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _booted: str | None = None
 
 
 def boot(device: str) -> None:
-    """Repair torch and torchtitan for ``device``. Call it before torchtitan is imported.
+    """Repair torch and torchtitan for ``device``. Call this before torchtitan is imported.
 
     A second call for the same device does nothing.
 
@@ -23,9 +23,9 @@ def boot(device: str) -> None:
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: the process was set up for another device before, or what torch compiles would
-            be kept where another account can write.
-        RuntimeError: torchtitan was imported for another device before.
+        UserError: the process is already set up for another device, or torch's compile cache would
+            be in a folder that another account can write.
+        RuntimeError: torchtitan was already imported for another device.
     """
     global _booted
     if _booted is not None and _booted != device:
@@ -46,9 +46,9 @@ def boot(device: str) -> None:
 
 
 def settled() -> str:
-    """Return the device of this process: the best there is, if nobody has called :func:`boot`.
+    """Return this process's device; the best available one if :func:`boot` was not called.
 
-    Kernels can be compared where there is no torchtitan to set up.
+    Kernels can be compared without torchtitan, so without boot.
     """
     if _booted is not None:
         return _booted
@@ -59,10 +59,10 @@ def settled() -> str:
 
 
 def _check_imported(device: str) -> None:
-    """Refuse to go on if a module of torchtitan has taken another device for its own.
+    """Refuse to continue if a module of torchtitan was imported for another device.
 
     Raises:
-        RuntimeError: it names the module.
+        RuntimeError: the message names the module.
     """
     for name, module in sys.modules.items():
         if not name.startswith("torchtitan.") or name == _UTILITIES:

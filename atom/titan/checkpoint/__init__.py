@@ -1,1 +1,1 @@
-"""Write and read checkpoints: whole, verified and data only."""
+"""Write and read checkpoints: complete, verified and free of code."""

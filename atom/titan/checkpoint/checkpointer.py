@@ -1,4 +1,4 @@
-"""torchtitan's checkpoint manager, with checkpoints that are whole, verified and data only."""
+"""A checkpoint manager that writes atomically and loads only verified data."""
 
 from __future__ import annotations
 
@@ -36,25 +36,27 @@ from atom.titan.compat.staging import without_offsets
 from atom.titan.optim.kept_optimizers import StateOnly, follow_schedule
 
 RANDOM = "random"
-"""Key of the random number generators' states, one a rank."""
+"""State-dict key of the random number generators' states, one per rank."""
 
 HUGGING_FACE = "hf:"
-"""What the place of initial weights in Hugging Face's format begins with."""
+"""Prefix of a path to initial weights in Hugging Face's format."""
 
 FAULTS = "faults"
-"""Key of what the run's steps are judged by: see :mod:`atom.titan.train.anomaly`."""
+"""State-dict key of the history that faults are judged by: see :mod:`atom.titan.train.anomaly`."""
 
 log = structlog.get_logger("atom")
 
 
 class VerifiedCheckpointManager(CheckpointManager):
-    """Saves through :class:`AtomicWriter`; loads the newest checkpoint whose files verify.
+    """A checkpoint manager that saves through :class:`AtomicWriter` and loads verified checkpoints.
 
-    What a rank does alone does not grow with the number of ranks: it hashes what it wrote itself,
-    and of a checkpoint to load every file is hashed by one rank.
+    It loads the newest checkpoint with valid digests.
 
-    A save that fails (a full disk) is recorded and tried again at the next interval; only the last
-    one must succeed.
+    The work of a rank does not grow with the number of ranks: each rank hashes the files that it
+    wrote, and when loading, each file is hashed by one rank.
+
+    A failed save (a full disk) is recorded and retried at the next interval; only the last save
+    must succeed.
     """
 
     save_future: Future[Any] | None
@@ -95,11 +97,11 @@ class VerifiedCheckpointManager(CheckpointManager):
         self._keep_every = config.keep_every
         self._keep_best = config.keep_best
         if self.async_mode is AsyncMode.ASYNC:
-            # It keeps the memory of a copy for the next one: to get that anew, page by page, takes
-            # longer than to copy.
+            # It keeps its staging memory for the next copy: allocating it again, page by page,
+            # takes longer than the copy.
             self.stager = DefaultStager(StagingOptions(False, False, False, False))
         self._saving: tuple[int, float] | None = None
-        """The step being saved in the background, and when that began."""
+        """The step of the background save and its start time."""
         self.states[RANDOM] = RandomState()
 
     # ------------------------------------------------------------------------ saving
@@ -112,7 +114,7 @@ class VerifiedCheckpointManager(CheckpointManager):
         enable_garbage_collection: bool = False,
         to_hf: bool = False,
     ) -> Any:
-        """Save as torchtitan does, through a writer that names the checkpoint when it is whole."""
+        """Save as torchtitan does, through a writer that renames the folder when it is complete."""
         if to_hf:
             return super().dcp_save(
                 state_dict, checkpoint_id, async_mode, enable_garbage_collection, to_hf
@@ -149,13 +151,13 @@ class VerifiedCheckpointManager(CheckpointManager):
 
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
         if last_step and self._should_save(curr_step, last_step):
-            # torchtitan would save beside a save that is still under way.
+            # torchtitan would start a second save while one is still running.
             self.maybe_wait_for_saving()
         self._poll()
         return super()._save(curr_step, last_step)
 
     def save_now(self, step: int) -> bool:
-        """Save everything of ``step``; return whether it is on disk, as the run saves at all.
+        """Save everything of ``step``; return whether it is on disk (False if the run never saves).
 
         Raises:
             RunError: it could not be written.
@@ -182,8 +184,10 @@ class VerifiedCheckpointManager(CheckpointManager):
             raise RunError(f"the checkpoint of step {step}, the last one, could not be written")
 
     def _poll(self) -> None:
-        """Take note of a background save that has ended, on the same step on every rank or not:
-        nothing is decided here."""
+        """Record a background save that has ended.
+
+        Ranks may see the end at different steps, so nothing is decided here.
+        """
         future = self.save_future
         if future is not None and future.done():
             self._saved(future.exception())
@@ -205,7 +209,8 @@ class VerifiedCheckpointManager(CheckpointManager):
         if error is None:
             seconds = round(time.monotonic() - begin, 3)
             events.record(self._run, events.CHECKPOINT_SAVED, step=step, seconds=seconds)
-            # Only now is there one more; torchtitan purges before it is, and not after the last.
+            # The checkpoint exists only now; torchtitan purges before it does, and not after the
+            # last.
             self._purge_stale_checkpoints()
             return
         reason = _reason(error)
@@ -233,16 +238,16 @@ class VerifiedCheckpointManager(CheckpointManager):
             if step in kept:
                 continue
             place = checkpoint.step_folder(self._place, step)
-            # Under another name first: a checkpoint that is half deleted is none.
+            # Rename first: a half-deleted folder must not count as a checkpoint.
             doomed = place.rename(place.with_name(f".{place.name}.deleted"))
             self.purge_queue.put(str(doomed))
 
     # ------------------------------------------------------------------------ loading
 
     def _find_load_step(self, folder: str = "") -> int:
-        """Return the newest step that verifies, the same on every rank; -1 if there is none.
+        """Return the newest step with valid files, the same on every rank; -1 if there is none.
 
-        Checkpoints that do not verify are set aside on the way.
+        Damaged checkpoints found on the way are set aside.
         """
         if folder and Path(folder) != self._place:
             return super()._find_load_step(folder)
@@ -269,7 +274,7 @@ class VerifiedCheckpointManager(CheckpointManager):
         return -1
 
     def _verified(self, step: int) -> tuple[str | None, bool]:
-        """Return why a step's checkpoint is damaged, or None; and whether training can go on."""
+        """Return why a step's checkpoint is damaged, or None; and whether to resume from it."""
         place = checkpoint.step_folder(self._place, step)
         try:
             manifest = checkpoint.read_manifest(place)
@@ -293,10 +298,10 @@ class VerifiedCheckpointManager(CheckpointManager):
         from_hf: bool,
         from_quantized: bool,
     ) -> None:
-        """Load as torchtitan does, running nothing that the checkpoint holds.
+        """Load as torchtitan does, without executing code from the checkpoint.
 
         Raises:
-            UserError: the weights to start from are no numbers.
+            UserError: the initial weights contain NaN or infinity.
         """
         if from_hf:
             folder = Path(checkpoint_id)
@@ -311,7 +316,7 @@ class VerifiedCheckpointManager(CheckpointManager):
         reader = SafeReader(checkpoint_id)
         saved = reader.read_metadata().state_dict_metadata
         if RANDOM in state_dict and f"{RANDOM}.{RandomState.key()}.cpu" not in saved:
-            # Saved by fewer ranks, or by another trainer: this rank keeps its own.
+            # Saved with fewer ranks, or by another trainer: this rank keeps its current state.
             state_dict.pop(RANDOM)
         if FAULTS in state_dict and f"{FAULTS}.good" not in saved:
             state_dict.pop(FAULTS)  # saved by an earlier version
@@ -331,7 +336,7 @@ class VerifiedCheckpointManager(CheckpointManager):
             self.states[MODEL].load_state_dict(state_dict)
 
     def _excluded_before(self, place: Path) -> bool:
-        """Return whether the run that left the same out of its first load has saved this."""
+        """Return whether this run saved the checkpoint with the same keys excluded on load."""
         if place.parent != self._place or not (place / RUN_FILE).is_file():
             return False
         before = read(place / RUN_FILE).checkpoint.engine.get("exclude_from_loading", ())
@@ -339,7 +344,7 @@ class VerifiedCheckpointManager(CheckpointManager):
 
 
 class RandomState(Stateful):
-    """The states of this rank's random number generators, under a key of the rank's own."""
+    """The states of this rank's random number generators, under a key with the rank's number."""
 
     @staticmethod
     def key() -> str:
@@ -363,7 +368,7 @@ def _no_numbers(place: str, error: Exception) -> UserError:
 
 
 def _agreed(steps: list[int] | None) -> list[int]:
-    """Return what rank 0 sees: another may look at a folder that is renamed under its eyes."""
+    """Return rank 0's list: other ranks may list the folder while it is being renamed."""
     seen = [steps]
     dist.broadcast_object_list(seen, src=0)
     assert seen[0] is not None
@@ -371,7 +376,7 @@ def _agreed(steps: list[int] | None) -> list[int]:
 
 
 def _losses(run: Path, steps: list[int]) -> dict[int, float]:
-    """Return for each step the mean loss of the steps since the one before."""
+    """Return for each step the mean loss since the step before it in ``steps``."""
     rows = metrics.read(run / metrics.FILE_NAME)
     found = {}
     for before, step in zip([0, *steps], steps, strict=False):
@@ -382,7 +387,7 @@ def _losses(run: Path, steps: list[int]) -> dict[int, float]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the words of what went wrong on the first rank that a CheckpointException names."""
+    """Return the error message of the first rank that a CheckpointException names."""
     if isinstance(error, CheckpointException) and error.failures:
         rank, (cause, _) = min(error.failures.items())
         return f"rank {rank}: {type(cause).__name__}: {cause}"

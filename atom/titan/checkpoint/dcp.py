@@ -1,8 +1,9 @@
-"""torch's distributed checkpoint (DCP), written whole or not at all, and read as data only.
+"""Write torch's distributed checkpoints (DCP) atomically, and read them as data only.
 
-DCP keeps its index in a pickle, ``.metadata``, and small values as pickles too. The index is read
-by :mod:`atom.titan.checkpoint.dcp_index`, values as torch reads weights, and no link is
-followed: a stranger's checkpoint runs nothing and reads nothing outside of its folder.
+DCP stores its index as a pickle, ``.metadata``, and small values as pickles too.
+:mod:`atom.titan.checkpoint.dcp_index` parses the index without running it, values are loaded with
+torch's weights-only loader, and links are not followed: an untrusted checkpoint runs no code and
+reads no file outside its folder.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from atom.titan.checkpoint.dcp_index import HostileCheckpointError
 
 @dataclass(frozen=True)
 class _HashedResult(WriteResult):
-    """What was written of one value, with the digest of the whole file that it is in."""
+    """The write result of one value, with the digest of the file that contains it."""
 
     file: str
     file_size: int
@@ -47,15 +48,15 @@ class _HashedResult(WriteResult):
 
 
 class AtomicWriter(FileSystemWriter):
-    """Writes into a partial folder, and gives it its name when all ranks have written all.
+    """A writer that fills a partial folder and renames it when all ranks have finished.
 
-    Each rank hashes what it has written itself; the coordinator puts the manifest together.
+    Each rank hashes the files that it wrote; the coordinator writes the manifest.
 
     Args:
-        folder: of the checkpoints.
-        step: of training.
-        model_only: for the manifest.
-        companions: files to keep a copy of beside the weights, those that exist.
+        folder: the folder of checkpoints.
+        step: the training step.
+        model_only: recorded in the manifest.
+        companions: files to copy beside the weights, if they exist.
     """
 
     def __init__(
@@ -69,8 +70,8 @@ class AtomicWriter(FileSystemWriter):
         self._companions = companions
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        # The digest of the file says all that a checksum of each value in it would, which takes
-        # most of the time of writing.
+        # The file's digest replaces the checksum of each value, which takes most of the writing
+        # time.
         with serialization.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
             results = super().write_data(plan, planner).wait()
         digests: dict[str, tuple[int, str]] = {}
@@ -109,7 +110,7 @@ class AtomicWriter(FileSystemWriter):
         _sync(self._partial)
         place = checkpoint.step_folder(self._folder, self._step)
         if place.exists():
-            # Saved before, by a process that went on from an older checkpoint: the new one stands.
+            # Saved earlier by a process that resumed from an older checkpoint: the new one wins.
             shutil.rmtree(place)
         self._partial.rename(place)
         _sync(self._folder)
@@ -127,7 +128,7 @@ def _sync(path: Path) -> None:
 
 
 class _RegularFiles(FileSystem):
-    """Opens a checkpoint's own files: no link, no device."""
+    """A file system that opens regular files only: no links, no devices."""
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[io.IOBase]:
@@ -141,10 +142,10 @@ class _RegularFiles(FileSystem):
 
 
 class SafeReader(FileSystemReader):
-    """Reads a checkpoint of anyone's: no code in it is run, no file outside of it is opened.
+    """A reader for untrusted checkpoints: it runs no code and opens no file outside the folder.
 
     Raises:
-        HostileCheckpointError: when it is read, if it holds anything but data.
+        HostileCheckpointError: on reading, if the checkpoint contains anything but data.
     """
 
     _metadata: Metadata | None = None
@@ -162,7 +163,7 @@ class SafeReader(FileSystemReader):
 
 
 class SafePlanner(DefaultLoadPlanner):
-    """Reads values that are no tensors as torch reads weights: nothing but data."""
+    """A planner that loads non-tensor values with torch's weights-only loader."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         try:
@@ -171,7 +172,8 @@ class SafePlanner(DefaultLoadPlanner):
             name = read_item.dest_index.fqn
             reason = str(error).splitlines()[0]
             raise HostileCheckpointError(f"its value {name} is no data ({reason})") from None
-        # The base class loads bytes with a pickle's full powers; what it does with them is wanted.
+        # The base class would unpickle the bytes without restrictions; re-encode the checked value
+        # for it.
         clean = io.BytesIO()
         torch.save(data, clean)
         clean.seek(0)
@@ -181,7 +183,7 @@ class SafePlanner(DefaultLoadPlanner):
 def load_alone(
     tensors: dict[str, torch.Tensor], reader: StorageReader, planner: LoadPlanner | None = None
 ) -> None:
-    """Fill ``tensors`` by DCP in a process that is no rank, which DCP would warn of."""
+    """Fill ``tensors`` through DCP in a process outside a process group, without DCP's warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         dcp.load(tensors, storage_reader=reader, planner=planner, no_dist=True)

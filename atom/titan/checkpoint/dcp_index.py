@@ -1,9 +1,9 @@
 """Read the index of a checkpoint (DCP's ``.metadata``, a pickle) as data only.
 
-A pickle is a program. Here it runs on records that have no behaviour: every class that the pickle
-names becomes an inert one, made for this pickle alone, which keeps what it is given. DCP's own
-``Metadata`` is then built from the records, each value checked. Nothing that the pickle does
-reaches an object of this process.
+A pickle is a program. Here it runs on inert records: every class that the pickle names is replaced
+by a new class without behaviour, made for this pickle alone, which stores its arguments. DCP's
+``Metadata`` is then built from the records, with each value checked. Nothing in the pickle can
+reach an object of this process.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ T = TypeVar("T")
 FILE_NAME = ".metadata"
 
 LARGEST = 2**32
-"""Bytes of an index. 405 B parameters on 10,240 ranks have one of about 2 ** 30."""
+"""Largest accepted index in bytes. With 405 B parameters on 10,240 ranks it has about 2 ** 30."""
 
 _ROOM = 2**28
 _ROOM_A_BYTE = 64
-"""Memory that reading an index may take: a pickle can ask for more than it holds."""
+"""Memory limit for reading, in bytes per byte of index: a pickle can request far more."""
 
 
 class HostileCheckpointError(Exception):
-    """A checkpoint holds something else than data."""
+    """The checkpoint contains something other than data."""
 
 
 class _Inert(type):
-    """A class that cannot be changed: a pickle may try to set attributes of one."""
+    """A metaclass of classes without settable attributes: a pickle may try to set them."""
 
     def __setattr__(cls, name: str, value: object) -> None:
         raise HostileCheckpointError(f"its index sets {name!r} of a class")
 
 
 class _Record(metaclass=_Inert):
-    """An object of a pickle: what it was made of, and what was set on it afterwards."""
+    """An object of a pickle: its constructor arguments, and the state set on it afterwards."""
 
     __slots__ = ("arguments", "state")
 
@@ -68,7 +68,7 @@ class _Record(metaclass=_Inert):
         return made
 
     def __init__(self, *_arguments: Any) -> None:
-        """Keep what :meth:`__new__` has kept."""
+        """Do nothing: :meth:`__new__` has stored the arguments."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -91,13 +91,13 @@ _RECORDS = {
     ("pathlib", "PurePosixPath"),
     ("collections", "OrderedDict"),
 }
-"""What DCP writes into an index, by its module."""
+"""Names that DCP writes into an index, by module."""
 
 _DTYPES = {name: dtype for name, dtype in vars(torch).items() if isinstance(dtype, torch.dtype)}
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes records of all that a pickle names."""
+    """An unpickler that makes a record of every class that the pickle names."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -111,27 +111,27 @@ class _Unpickler(pickle.Unpickler):
         return self._inert(name)
 
     def _inert(self, name: str) -> type:
-        # One a pickle: should a pickle find a way to change it, then nothing else uses it.
+        # One class per pickle: if a pickle managed to change it, no other pickle would be affected.
         if name not in self._classes:
             self._classes[name] = _Inert(name, (_Record,), {"__slots__": ()})
         return self._classes[name]
 
 
 def read(file: IO[bytes]) -> Metadata:
-    """Return the index that ``file`` holds.
+    """Return the index in ``file``.
 
     Raises:
-        HostileCheckpointError: it is too large, or no index of data.
+        HostileCheckpointError: it is too large, or not an index of data only.
         OSError: it cannot be read.
     """
     return parse(file.read(LARGEST + 1))
 
 
 def parse(content: bytes) -> Metadata:
-    """Return the index that ``content`` is.
+    """Parse ``content`` as an index.
 
     Raises:
-        HostileCheckpointError: it is too large, or no index of data.
+        HostileCheckpointError: it is too large, or not an index of data only.
     """
     if len(content) > LARGEST:
         _refuse(f"more than {LARGEST >> 30} GiB")
@@ -145,7 +145,7 @@ def parse(content: bytes) -> Metadata:
     except (MemoryError, RecursionError):
         _refuse("more than it has bytes for")
     except Exception as error:
-        # A pickle can be wrong in as many ways as there are operations in it.
+        # Malformed pickles raise many different exceptions.
         words = " ".join(str(error).split())[:120]
         raise HostileCheckpointError(f"its index cannot be read ({words})") from None
 
@@ -156,7 +156,7 @@ def _refuse(what: str, *, verb: str = "holds") -> NoReturn:
 
 @contextmanager
 def _bounded_memory(bytes_more: int) -> Iterator[None]:
-    """Let this process take so much more memory: a larger request is a :class:`MemoryError`."""
+    """Limit further memory of this process: a larger allocation raises :class:`MemoryError`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + bytes_more
@@ -170,7 +170,7 @@ def _bounded_memory(bytes_more: int) -> Iterator[None]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep Python from looking for garbage among millions of new objects: a quarter of the time."""
+    """Disable garbage collection: with millions of new objects it takes a quarter of the time."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -192,7 +192,7 @@ def _metadata(value: Any) -> Metadata:
         state_dict_metadata=tensors,
         planner_data=None if planned is None else _dict(planned, str, _path),
         storage_data=None if stored is None else _dict(stored, _index, _place),
-        # Where the writer had its files: of no use to a reader.
+        # The writer's file locations: a reader does not need them.
         storage_meta=None,
         version=_optional(state.get("version"), str),
     )
@@ -212,7 +212,7 @@ def _storage(value: Any) -> TensorStorageMetadata | BytesStorageMetadata:
 def _properties(value: Any) -> TensorProperties:
     if not _is(value, "TensorProperties") or not isinstance(value.state, tuple):
         _refuse("properties of a tensor that are none")
-    # What stands between them has no effect on reading: layout, memory format and the like.
+    # The fields in between do not affect reading: layout, memory format and the like.
     dtype, _layout, _requires_grad, _memory_format, _pinned, *strides = value.state
     return TensorProperties(dtype=_dtype(dtype), strides=_strides(*strides))
 
@@ -277,7 +277,7 @@ def _is(value: Any, name: str) -> bool:
 
 
 def _state(value: Any, name: str) -> dict[str, Any]:
-    """Return the attributes of the record of a ``name``."""
+    """Return the attributes of a record of class ``name``."""
     if not _is(value, name) or not isinstance(value.state, dict):
         _refuse(f"something else where a {name} belongs")
     return value.state

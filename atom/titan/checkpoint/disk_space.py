@@ -1,4 +1,4 @@
-"""Room on the disk for a run's checkpoints, looked at before there are ranks."""
+"""Check the disk space for a run's checkpoints before ranks start."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _GIB = 2**30
 
 
 def checkpoint_bytes(config: Any, model: torch.nn.Module) -> int:
-    """Return the size of a checkpoint that training can go on from: weights and optimizer.
+    """Return the size of a full checkpoint: weights and optimizer state.
 
     Args:
         config: torchtitan's ``Trainer.Config``.
-        model: the whole of it, on any device.
+        model: the whole model, on any device.
     """
     dtype = config.training.dtype
     of_others = state_bytes(config.optimizer, dtype)
@@ -38,19 +38,21 @@ def checkpoint_bytes(config: Any, model: torch.nn.Module) -> int:
 
 
 def check(config: Any, place: Path, model: torch.nn.Module) -> str:
-    """Refuse a disk that cannot hold the checkpoints which a run keeps at the least: two, since a
-    new one is written before an old one goes; one, if the run saves no more.
+    """Refuse a disk without space for the checkpoints that must exist at the same time.
+
+    These are two, since a new checkpoint is written before an old one is deleted; or one, if the
+    run saves only once more.
 
     Args:
         config: torchtitan's ``Trainer.Config``.
         place: the run folder, which may not exist yet.
-        model: the whole of it, on any device.
+        model: the whole model, on any device.
 
     Returns:
-        What is to be said where those fit but not all that the run is to keep; else nothing.
+        A warning if those fit but not all that the run is configured to keep; otherwise "".
 
     Raises:
-        UserError: there is no room, or nothing can be written.
+        UserError: the space is too small, or the folder is not writable.
     """
     section = config.checkpoint
     if not section.enable or section.load_only:

@@ -1,7 +1,7 @@
-"""A folder of Hugging Face's format: what is in it, judged without reading a weight.
+"""Inspect a folder in Hugging Face's format without reading weights.
 
-The weights are those that ``model.safetensors.index.json`` names, or ``model.safetensors``. Other
-files beside them (adapters, optimizers, another format's) are nobody's.
+The weights are the files named in ``model.safetensors.index.json``, or ``model.safetensors``. Other
+files beside them (adapters, optimizers, other formats) are ignored.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ INDEX = HF_INDEX
 SUFFIX = ".safetensors"
 
 _MOST = 256 << 20
-"""Bytes of an index; that of the largest models has a hundredth."""
+"""Largest accepted index, in bytes; the largest models have a hundredth of it."""
 
 PLAIN = ("F64", "F32", "BF16", "F16")
-"""Dtypes whose values are the weights themselves."""
+"""Dtypes of unquantized weights."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a file's header says of a tensor."""
+    """A tensor's entry in the header of a file."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -39,10 +39,10 @@ class Tensor:
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the files of weights.
+    """Return the weight files.
 
     Raises:
-        ValueError: there are none, it is not clear which they are, or one is not there.
+        ValueError: there are none, the choice is ambiguous, or a file is missing.
     """
     if not folder.is_dir():
         raise ValueError("there is no such folder")
@@ -59,14 +59,14 @@ def files(folder: Path) -> list[Path]:
             raise ValueError(f"lacks {name}, which {INDEX} names")
     if WEIGHTS not in names and (folder / WEIGHTS).is_file():
         raise ValueError(f"holds {WEIGHTS} and an {INDEX} that does not name it: two models")
-    # Names, and not what they stand for: torch's reader goes by them.
+    # Use names, and do not resolve links: torch's reader goes by names.
     for name in names:
         real(folder / name, folder)
     return [folder / name for name in names]
 
 
 def others(folder: Path) -> list[str]:
-    """Return the names of files of tensors that are none of the weights'."""
+    """Return the names of tensor files that do not belong to the weights."""
     taken = {path.name for path in files(folder)}
     return sorted(path.name for path in folder.glob(f"*{SUFFIX}") if path.name not in taken)
 
@@ -75,7 +75,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of the weights by its name, from the headers.
 
     Raises:
-        ValueError: a file cannot be read, a tensor is in two, or the index says something else.
+        ValueError: a file cannot be read, two files hold the same tensor, or the index disagrees.
     """
     found: dict[str, Tensor] = {}
     for path in files(folder):
@@ -101,7 +101,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def config(folder: Path) -> dict[str, Any]:
-    """Return what ``config.json`` says.
+    """Return the content of ``config.json``.
 
     Raises:
         ValueError: it is missing or cannot be read.
@@ -112,7 +112,7 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 def same(one: Tensor, one_name: str, other: Tensor, other_name: str) -> bool:
-    """Return whether two tensors hold the same values, reading some rows at a time."""
+    """Return whether two tensors have equal values, reading a few rows at a time."""
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
     with (
@@ -127,7 +127,7 @@ def same(one: Tensor, one_name: str, other: Tensor, other_name: str) -> bool:
 
 
 def _places(folder: Path) -> dict[str, str]:
-    """Return the file of each tensor, as the index has it."""
+    """Return the file of each tensor, from the index."""
     places = _json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
         raise ValueError(f"holds an {INDEX} without a weight_map of names to files")

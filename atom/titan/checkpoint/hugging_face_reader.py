@@ -1,4 +1,4 @@
-"""Read the weights of a folder in Hugging Face's format: its model's, and no others."""
+"""Read a model's weights from a folder in Hugging Face's format, and no other files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from atom.titan.checkpoint.dcp import load_alone
 
 
 class NotFiniteError(Exception):
-    """A weight that was read holds values that are no numbers."""
+    """A weight contains NaN or infinity."""
 
 
 class _Chosen(FileSystem):
-    """A file system whose folders hold the given files and no others."""
+    """A file system that shows only the given files of a folder."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
@@ -32,7 +32,7 @@ class _Chosen(FileSystem):
 
 
 def reader(adapter: Any, folder: Path, *, quantized: bool = False) -> HuggingFaceStorageReader:
-    """Return what reads the files of weights in ``folder``: torch's own reads every file there."""
+    """Return a storage reader of the weight files in ``folder``; torch's reads every file there."""
     made: HuggingFaceStorageReader = adapter.get_hf_storage_reader(str(folder), quantized)
     made.fs = _Chosen(hf_folder.files(folder))
     return made
@@ -44,15 +44,15 @@ def load(
     """Return ``state`` with the values of the folder.
 
     Args:
-        state: of the model, or of this rank's part of it; its tensors may be overwritten.
-        adapter: the architecture's.
-        folder: in Hugging Face's format, found good by
+        state: the model's state dict, or this rank's part of it; its tensors may be overwritten.
+        adapter: the architecture's state-dict adapter.
+        folder: in Hugging Face's format, already accepted by
             :func:`atom.titan.hugging_face.weights.check`.
-        quantized: whether quantized weights are to be read.
-        alone: whether this process is no rank.
+        quantized: whether to read quantized weights.
+        alone: whether this process runs outside a process group.
 
     Raises:
-        NotFiniteError: a weight is infinite or no number.
+        NotFiniteError: a weight contains NaN or infinity.
     """
     theirs = adapter.to_hf(state)
     source = reader(adapter, folder, quantized=quantized)
@@ -65,10 +65,10 @@ def load(
 
 
 def check_finite(tensors: Mapping[str, Any]) -> None:
-    """Refuse tensors that hold an infinity or a NaN.
+    """Refuse tensors that contain NaN or infinity.
 
     Raises:
-        NotFiniteError: one does.
+        NotFiniteError: a tensor does.
     """
     for name, tensor in tensors.items():
         local = tensor.to_local() if isinstance(tensor, DTensor) else tensor

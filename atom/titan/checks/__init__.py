@@ -1,4 +1,4 @@
-"""Refuse, once and before there are ranks, what every rank would refuse or train wrongly.
+"""Refuse configurations, before ranks start, that every rank would refuse or train wrongly.
 
-Imports :mod:`atom.titan.trainer_config`'s parts, never a trainer.
+Imports the parts of :mod:`atom.titan.trainer_config`, never a trainer.
 """

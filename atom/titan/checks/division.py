@@ -1,8 +1,8 @@
-"""Which sizes of a model a layout divides among ranks, and whether they divide evenly.
+"""Check that a layout divides a model's dimensions evenly among ranks.
 
-torchtitan's default backend gives each rank its chunk of a tensor and takes the number of ranks
-times the first rank's chunk for the whole: what does not divide makes a larger model, and no rank
-says so. The sizes are read off the shardings that the model's config declares.
+torchtitan's default backend gives each rank its chunk of a tensor, and infers the full size as the
+first rank's chunk times the number of ranks. An uneven division therefore builds a larger model,
+without an error. The dimensions are read from the shardings in the model's config.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Part:
-    """A dimension of ``size`` of the tensor ``name``, that axes of the mesh divide among ranks."""
+    """A dimension of ``size`` of the tensor ``name``, sharded over axes of the mesh."""
 
     name: str
     dim: int
@@ -46,8 +46,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Experts:
-    """A tensor of ``number`` experts, whose second dimension FSDP divides where there are fewer
-    experts than ranks. It is of ``size`` before ``axes`` divide it."""
+    """A tensor of ``number`` experts.
+
+    FSDP shards its second dimension if there are fewer experts than ranks. That dimension is
+    ``size`` before ``axes`` shard it.
+    """
 
     name: str
     number: int
@@ -57,11 +60,11 @@ class Experts:
 
 @dataclass(frozen=True)
 class Division:
-    """What of a model is divided, each size once.
+    """The sharded dimensions of a model, each size once.
 
     Attributes:
-        parts: by what the model's shardings declare.
-        experts: by FSDP.
+        parts: sharded as the model's shardings declare.
+        experts: sharded by FSDP.
     """
 
     parts: tuple[Part, ...]
@@ -72,7 +75,7 @@ class Division:
 
         Args:
             parallelism: with every degree known.
-            parameters: the architecture's, to name those that have the size.
+            parameters: the architecture's, to name the parameters with the size.
 
         Raises:
             UserError: names the degree, and the parameter of the architecture.
@@ -97,13 +100,15 @@ class Division:
         parallelism: ParallelismConfig,
         parameters: BaseModel | None,
     ) -> None:
-        """Hold torchtitan's choice (``apply_fsdp_to_decoder``) against torch, which pads the first
-        dimension only."""
+        """Check the dimension that torchtitan (``apply_fsdp_to_decoder``) picks for FSDP.
+
+        torch pads only the first dimension.
+        """
         shared = parallelism.data_parallel_shard_degree * degrees["cp"]
         if degrees["ep"] > 1:
             ranks, all_ranks = degrees["efsdp"], degrees["efsdp"] * degrees["ep"]
         else:
-            # Under torchtitan's newer backends the mesh that it asks has the axis of TP, too.
+            # Under torchtitan's newer backends the mesh that it inspects also has the TP axis.
             partial = parallelism.spmd_backend == "partial_dtensor"
             ranks = shared
             all_ranks = ranks * parallelism.data_parallel_replicate_degree
@@ -127,11 +132,11 @@ class Division:
 
 
 def division(config: Any, shapes: Mapping[str, Shape]) -> Division:
-    """Return what is divided of the model of ``config``.
+    """Return the sharded dimensions of the model of ``config``.
 
     Args:
-        config: a torchtitan model config, its sharding set.
-        shapes: of its model's tensors, by name.
+        config: a torchtitan model config, with its sharding set.
+        shapes: shapes of the model's tensors, by name.
     """
     parts: dict[Any, Part] = {}
     layouts: dict[str, dict[int, tuple[str, ...]]] = {}
@@ -165,7 +170,7 @@ def _layouts(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _axes(layout: Any) -> dict[int, tuple[str, ...]]:
-    """Return which axes of the mesh divide which dimension."""
+    """Return the mesh axes that shard each dimension."""
     found: dict[int, tuple[str, ...]] = {}
     for axis, kind in layout.per_axis_spmd_types().items():
         if isinstance(kind, spmd.Shard):
@@ -174,7 +179,7 @@ def _axes(layout: Any) -> dict[int, tuple[str, ...]]:
 
 
 def _degrees(parallelism: ParallelismConfig) -> dict[str, int]:
-    """Return the ranks of each axis."""
+    """Return the number of ranks of each axis."""
     shard, replicate, cp, tp, ep = (
         parallelism.data_parallel_shard_degree,
         parallelism.data_parallel_replicate_degree,
@@ -194,7 +199,7 @@ def _degrees(parallelism: ParallelismConfig) -> dict[str, int]:
 
 
 def _used(axes: Iterable[str], degrees: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Yield the axes in order, each with the ranks that it and those before it have."""
+    """Yield each axis with the product of its ranks and those of the axes before it."""
     product = 1
     for axis in axes:
         if degrees.get(axis, 1) > 1:
@@ -203,7 +208,7 @@ def _used(axes: Iterable[str], degrees: Mapping[str, int]) -> Iterator[tuple[str
 
 
 def names_of(size: int, parameters: BaseModel | None) -> list[str]:
-    """Return the keys of the architecture's parameters that have ``size``, alone or by two."""
+    """Return the architecture's parameters with ``size`` as value, or as the product of two."""
     values = {
         f"architecture.{name}": value
         for name, value in (dict(parameters) if parameters is not None else {}).items()

@@ -1,4 +1,4 @@
-"""What torchtitan would refuse on every rank, refused once, before there are ranks."""
+"""Refuse, before ranks start, what torchtitan would refuse on every rank."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from atom.titan.checks.division import names_of
 from atom.titan.trainer_config import set_sharding
 
 SPLIT_BACKWARD = (ScheduleInterleavedZeroBubble, ScheduleZBVZeroBubble, ScheduleDualPipeV)
-"""Schedules that compute the gradients of inputs and of weights at different times."""
+"""Schedules that compute the gradients of inputs and of weights separately."""
 
 _GROUPED = 8
-"""torch's grouped matrix product takes rows of a multiple of 16 bytes; 8 numbers of bfloat16."""
+"""Row multiple of torch's grouped matrix product: 16 bytes, 8 numbers in bfloat16."""
 
 
 def check(
@@ -42,13 +42,13 @@ def check(
     model: Any,
     architecture: Any = None,
 ) -> None:
-    """Refuse what does not divide.
+    """Refuse degrees and batch sizes that do not divide evenly.
 
     Args:
         training: torchtitan's section, its local batch size resolved.
         parallelism: with every degree resolved.
         model: the architecture's model config.
-        architecture: its parameters; hints name those that there are.
+        architecture: its parameters, which hints name.
 
     Raises:
         UserError: names the key at fault and what would be valid.
@@ -60,11 +60,11 @@ def check(
 
 
 def check_together(config: Any) -> None:
-    """Put a ``Trainer.Config`` of ATOM's together as torchtitan's trainer does, kernels included.
+    """Assemble a ``Trainer.Config`` of ATOM's as torchtitan's trainer does, kernels included.
 
     Raises:
-        UserError: parts of it do not go together.
-        UnfitError: a kernel does not compute what it is chosen for.
+        UserError: parts of it are incompatible.
+        UnfitError: a kernel does not compute its operation in this run.
     """
     with refused():
         config.model_spec.model.update_from_config(config=config)
@@ -88,7 +88,7 @@ def sharded(model: Any, training: TrainingConfig, parallelism: ParallelismConfig
     """Return a copy of ``model`` with the sharding that it declares for a layout.
 
     Raises:
-        UserError: the architecture cannot have the layout; in its own words.
+        UserError: the architecture does not support the layout; the message is the architecture's.
     """
     copied = deepcopy(model)
     with refused():
@@ -98,7 +98,7 @@ def sharded(model: Any, training: TrainingConfig, parallelism: ParallelismConfig
 
 @contextmanager
 def refused() -> Iterator[None]:
-    """Turn what torchtitan and architectures raise for a configuration into a user's mistake."""
+    """Convert configuration errors of torchtitan and architectures into a :class:`UserError`."""
     try:
         yield
     except (ValueError, NotImplementedError) as error:
@@ -106,7 +106,7 @@ def refused() -> Iterator[None]:
 
 
 def _check_compile(config: Trainer.Config) -> None:
-    """Refuse to compile what a schedule would have to take apart."""
+    """Refuse to compile a graph that the schedule must split."""
     parallelism, compilation = config.parallelism, config.compile
     name = parallelism.pipeline_parallel_schedule
     if (
@@ -126,11 +126,11 @@ def _check_compile(config: Trainer.Config) -> None:
 def global_batch_size(training: TrainingConfig, dp: int, *, local_given: bool) -> int:
     """Return the sequences of one step.
 
-    Without ``training.local_batch_size`` the global batch is dealt out to the ranks whole; with
-    both, gradients are accumulated until the global batch is reached.
+    Without ``training.local_batch_size`` each rank runs its share of the global batch in one pass;
+    with both, gradients are accumulated until the global batch is reached.
 
     Raises:
-        UserError: the global batch cannot be dealt out evenly.
+        UserError: the global batch does not divide evenly.
     """
     wanted, local = training.global_batch_size, training.local_batch_size
     if wanted == -1:
@@ -177,7 +177,7 @@ def _check_tensor(parallelism: ParallelismConfig, model: Any, architecture: Any)
 
 
 def _attentions(model: Any) -> Iterator[Any]:
-    """Yield what has heads in the layers of ``model``."""
+    """Yield the attention modules in the layers of ``model``."""
     for layer in getattr(model, "layers", ()):
         attention = getattr(layer, "attention", None)
         if hasattr(attention, "n_heads"):
@@ -185,9 +185,10 @@ def _attentions(model: Any) -> Iterator[Any]:
 
 
 def _check_experts(parallelism: ParallelismConfig, model: Any, architecture: Any) -> None:
-    """Refuse to divide what does not divide: the experts of a layer, or each one's width.
+    """Refuse a degree that does not divide a layer's experts, or the width of an expert.
 
-    With expert parallelism each rank has whole experts; without it, tensor parallelism splits each.
+    With expert parallelism each rank holds whole experts; without it, tensor parallelism shards
+    each.
     """
     expert, tensor = parallelism.expert_parallel_degree, parallelism.tensor_parallel_degree
     layers = [
@@ -231,7 +232,7 @@ def _check_experts(parallelism: ParallelismConfig, model: Any, architecture: Any
 
 
 def _check_sequence(training: TrainingConfig, parallelism: ParallelismConfig) -> None:
-    # Expert parallelism shares tokens out along the sequence, sequence parallelism or not.
+    # Expert parallelism shards tokens along the sequence, with or without sequence parallelism.
     split = parallelism.enable_sequence_parallel or parallelism.expert_parallel_degree > 1
     tensor = parallelism.tensor_parallel_degree if split else 1
     context = parallelism.context_parallel_degree
@@ -276,7 +277,7 @@ def _check_pipeline(training: TrainingConfig, parallelism: ParallelismConfig, mo
         )
     try:
         stages, layers, first, last = pipeline_parallel._get_pipeline_metadata(
-            SimpleNamespace(pp=degree),  # all that it reads
+            SimpleNamespace(pp=degree),  # the only field that it reads
             parallelism,
             model,
         )

@@ -1,4 +1,4 @@
-"""How many ranks there are, and how the mesh of a run divides them."""
+"""Resolve the number of ranks and the degrees of a run's mesh."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def resolve(
     """Return the parallelism section with every degree known, and the number of ranks.
 
     Args:
-        run: the run; at most one of its degrees is -1, for "what is left".
-        available: ranks to use where nothing else decides: the GPUs found, or the CPU's cores.
-        joined: ranks that a launcher around ATOM (torchrun, Slurm) has started already.
+        run: the run; at most one of its degrees is -1, for the remaining ranks.
+        available: ranks to use by default: the number of GPUs, or of the CPU's cores.
+        joined: ranks that an outer launcher (torchrun, Slurm) has already started.
 
     Raises:
         UserError: a degree is impossible, or the layout does not fit the ranks.
@@ -69,7 +69,7 @@ def resolve(
 
 
 def _or_what_is_left(degrees: dict[str, int], known: int, ranks: int) -> str:
-    """Return the words for data parallelism over what is left, if the other degrees divide that."""
+    """Return a hint to use data parallelism over the remaining ranks, if they divide evenly."""
     name = "data_parallel_shard_degree"
     if ranks % (known // degrees[name]):
         return ""
@@ -77,7 +77,7 @@ def _or_what_is_left(degrees: dict[str, int], known: int, ranks: int) -> str:
 
 
 def _check_experts(config: ParallelismConfig) -> None:
-    """Refuse a degree of expert parallelism that does not divide the ranks that it borrows."""
+    """Refuse a degree of expert parallelism that does not divide the ranks it is taken from."""
     degree = config.expert_parallel_degree
     borrowed = ("data_parallel_shard_degree", "context_parallel_degree", "tensor_parallel_degree")
     ranks = math.prod(getattr(config, name) for name in borrowed)
@@ -91,7 +91,7 @@ def _check_experts(config: ParallelismConfig) -> None:
 
 
 def data_parallel_degree(config: ParallelismConfig) -> int:
-    """Return the number of ranks that see different sequences."""
+    """Return the number of ranks that train on different sequences."""
     return config.data_parallel_replicate_degree * config.data_parallel_shard_degree
 
 

@@ -1,7 +1,7 @@
-"""Whether the output layer's product is all that lies between the hidden states and the loss.
+"""Check that the logits are the output layer's product with the hidden states, and nothing more.
 
-A loss in pieces applies the output layer itself, and a fused one computes it: both leave out what a
-model does after it, and a fused one what the layer does beside its product.
+A chunked loss calls the output layer itself, and a fused one computes its product. Both skip
+operations of the model after the layer; a fused loss also skips extra work of the layer.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from atom.kernels.output_layer import beside_product
 from atom.titan.kernels import LINEAR_CROSS_ENTROPY, UnfitError
 
 DECLARES = "loss_from_hidden"
-"""What a model class with a forward of its own says true of itself, if that returns what the output
-layer takes where ``_skip_lm_head`` is set, and else what the output layer returns."""
+"""Attribute of a model class with a custom forward.
+
+It declares that the forward returns the output layer's input if ``_skip_lm_head`` is set, and
+otherwise the output layer's result.
+"""
 
 
 def check(config: Any, model: nn.Module) -> None:
-    """Refuse a loss that computes something else than the model's logits give.
+    """Refuse a loss that would differ from the loss of the model's logits.
 
     Args:
         config: a ``Trainer.Config`` of ATOM's, with the kernels in place.
         model: its model.
 
     Raises:
-        UserError: the loss is to be computed in pieces.
-        UnfitError: by a kernel.
+        UserError: the loss is chunked.
+        UnfitError: the loss is fused by a kernel.
     """
     loss = config.loss
     if not isinstance(loss, ChunkedLossWrapper.Config):
@@ -52,7 +55,7 @@ def check(config: Any, model: nn.Module) -> None:
 
 
 def beside_layer(model: nn.Module, head: nn.Module | None) -> str | None:
-    """Return what a model does with its logits beside its output layer, or None."""
+    """Return what a model does with its logits after its output layer, or None."""
     kind = type(model)
     if head is None:
         return f"{kind.__name__} has none (lm_head)"

@@ -1,4 +1,4 @@
-"""One rank's model of a run of any size, built without the other ranks and without values."""
+"""Build one rank's model of a run of any size, without the other ranks and without values."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from atom.titan.compat.later import MESH_DEVICE
 
 
 def check(config: Any, model: nn.Module, world_size: int) -> None:
-    """Build the model as the run's ranks do, and refuse the layout if they would, or if what they
-    hold together is another model.
+    """Build the model as the ranks do; refuse a layout that fails or that changes the model.
 
-    One layer of each kind is built, which takes 0.2 s.
+    It changes if the shards of all ranks do not add up to the model. One layer of each kind is
+    built, which takes 0.2 s.
 
     Args:
-        config: a ``Trainer.Config``, put together by
+        config: a ``Trainer.Config``, assembled by
             :func:`atom.titan.checks.engine.check_together`.
         model: its model, on the meta device.
         world_size: the number of ranks.
 
     Raises:
-        UserError: names the tensor that would not be what it is in the model.
+        UserError: names the tensor that would differ from the model's.
     """
-    # torch keeps meshes for the life of a process.
+    # torch keeps meshes until the process ends.
     Child(partial(_build, config, _kinds(model), world_size)).result()
 
 
 def _build(config: Any, layers: list[int], world_size: int) -> None:
-    # Stages are of whole layers, so that all of them can be looked at as one; and memory that
-    # devices share takes the devices.
+    # Stages consist of whole layers, so one stage can stand for all; and shared-memory tensors need
+    # the devices.
     degree = config.parallelism.pipeline_parallel_degree
     together = replace(config.parallelism, pipeline_parallel_degree=1, enable_fsdp_symm_mem=False)
     config = replace(config, parallelism=together)
@@ -60,13 +60,13 @@ def _build(config: Any, layers: list[int], world_size: int) -> None:
                 return
             except UserError:
                 raise
-            except Exception:  # layers may know of each other
+            except Exception:  # layers may depend on each other
                 config.model_spec.model = whole
         model_parts(config, dims)
 
 
 def _kinds(model: nn.Module) -> list[int]:
-    """Return the numbers of the first layers of each kind: of the same modules and shapes."""
+    """Return the index of the first layer of each kind: equal modules and shapes."""
     layers = getattr(model, "layers", None)
     kinds: dict[Any, int] = {}
     for number, layer in enumerate(layers.values() if isinstance(layers, nn.ModuleDict) else ()):
@@ -77,7 +77,7 @@ def _kinds(model: nn.Module) -> list[int]:
 
 
 def mesh(config: Any, world_size: int) -> ParallelDims:
-    """Return the mesh of ``config``, a ``Trainer.Config``; the process group is there."""
+    """Return the mesh of ``config``, a ``Trainer.Config``; the process group must exist."""
     dims = ParallelDims.from_config(config.parallelism, world_size)
     utils.set_spmd_backend(config.parallelism.spmd_backend)
     dims.build_mesh()
@@ -85,10 +85,10 @@ def mesh(config: Any, world_size: int) -> ParallelDims:
 
 
 def model_parts(config: Any, dims: ParallelDims) -> list[Any]:
-    """Return this rank's parallelized model parts, as the trainer has them, on the meta device.
+    """Return this rank's parallelized model parts, as the trainer builds them, on the meta device.
 
-    ``config`` is a ``Trainer.Config`` that :func:`atom.titan.checks.engine.check_together` has put
-    together, ``dims`` its mesh.
+    ``config`` is a ``Trainer.Config`` assembled by :func:`atom.titan.checks.engine.check_together`,
+    ``dims`` its mesh.
     """
     spec = config.model_spec
     with torch.device("meta"), set_default_dtype(TORCH_DTYPE_MAP[config.training.dtype]):
@@ -116,7 +116,7 @@ def model_parts(config: Any, dims: ParallelDims) -> list[Any]:
 
 @contextmanager
 def pretending(rank: int, world_size: int) -> Iterator[None]:
-    """Be rank ``rank`` of ``world_size`` that are not there, whatever the device of the run is."""
+    """Act as rank ``rank`` of ``world_size`` with a fake process group, for any device."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     before = {name: os.environ.get(name) for name in names}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": "0"}

@@ -1,6 +1,6 @@
-"""What options of torchtitan need of each other, of the device and of the model.
+"""Check what options of torchtitan require of each other, of the device and of the model.
 
-torchtitan finds most of this on every rank, in the first step, or not at all.
+torchtitan detects most of these errors on every rank, in the first step, or not at all.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from atom.titan import translate
 from atom.titan.saved_model import on_meta
 
 LOAD_BALANCERS = ("headtail", "ptrr")
-"""Those of torchtitan's context parallelism; None is the third choice."""
+"""Load balancers of torchtitan's context parallelism; None is also valid."""
 
 
 def check(run: Run, training: TrainingConfig, parallelism: ParallelismConfig, device: str) -> None:
-    """Refuse options that lack what they need.
+    """Refuse options with unmet requirements.
 
     Args:
         run: the run.
@@ -71,14 +71,14 @@ def check(run: Run, training: TrainingConfig, parallelism: ParallelismConfig, de
 
 
 def check_load_balancer(parallelism: ParallelismConfig, model: Any) -> None:
-    """Refuse PTRR where attention has no block mask for it to read the work from.
+    """Refuse PTRR if attention has no block mask, which PTRR computes the load from.
 
     Args:
         parallelism: with every degree known.
         model: the model's config, with the kernels in place.
 
     Raises:
-        UserError: names what would do.
+        UserError: names the alternatives.
     """
     key, name = "parallelism.context_parallel_load_balancer", "ptrr"
     mask = parallelism.context_parallel_ptrr_mask_key
@@ -120,7 +120,7 @@ def check_load_balancer(parallelism: ParallelismConfig, model: Any) -> None:
 
 
 def check_experts(run: Run, model: Any) -> None:
-    """Refuse to balance experts that a model has not."""
+    """Refuse expert load balancing for a model without experts."""
     mixture = any(getattr(layer, "moe", None) is not None for layer in getattr(model, "layers", ()))
     if run.debug.engine.get("moe_force_load_balance") and not mixture:
         raise UserError(
@@ -131,14 +131,14 @@ def check_experts(run: Run, model: Any) -> None:
 
 
 def check_recomputed(run: Run, model: torch.nn.Module) -> None:
-    """Refuse to recompute what a model has not.
+    """Refuse to recompute modules that the model lacks.
 
     Args:
         run: the run.
         model: on the meta device.
 
     Raises:
-        UserError: a name is of no module, or of one that multiplies no matrices.
+        UserError: a name matches no module, or one without a matrix product.
     """
     key = "force_recompute_mm_shapes_by_fqns"
     found = [(name, module) for name, module in model.named_modules() if name.startswith("layers.")]
@@ -155,7 +155,7 @@ def check_recomputed(run: Run, model: torch.nn.Module) -> None:
 
 
 _RECOMPUTED = ("moe.router.gate",)
-"""torchtitan's default, for models that have it."""
+"""torchtitan's default; not all models have it."""
 
 
 def _is_linear(module: torch.nn.Module) -> bool:
@@ -163,13 +163,13 @@ def _is_linear(module: torch.nn.Module) -> bool:
 
 
 def _several_masks(model: Any) -> bool:
-    """Return whether the model makes its masks itself; torchtitan's own method makes one."""
+    """Return whether the model makes its masks itself; torchtitan's method makes one mask."""
     method = getattr(type(on_meta(model)), "get_attention_masks", None)
     return method is not Decoder.get_attention_masks
 
 
 def _check_async(parallelism: ParallelismConfig, device: str) -> None:
-    """Refuse asynchronous tensor parallelism where there is nothing that it could overlap."""
+    """Refuse asynchronous tensor parallelism if there is nothing to overlap."""
     problem = None
     if device != "cuda":
         problem = "needs GPUs that reach each other's memory, and this run is on the CPU"

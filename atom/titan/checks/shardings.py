@@ -1,4 +1,4 @@
-"""Whether every module of a model says how its weights are laid out, told by the module's name."""
+"""Check that every module of a model declares the sharding of its weights."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torchtitan.config import ParallelismConfig
 from atom.errors import UserError
 
 _WITHOUT = "partial_dtensor"
-"""The backend under which FSDP takes weights that nothing is said of."""
+"""The backend under which FSDP shards weights without a declaration."""
 
 
 def check(model: nn.Module, parallelism: ParallelismConfig, ranks: int, architecture: str) -> None:
-    """Refuse a model that leaves out the sharding of a module, or of one of its weights.
+    """Refuse a model that lacks the sharding of a module, or of one of its weights.
 
-    A model without any is its own parallelize function's business.
+    A model without any declared sharding leaves it to its own parallelize function.
 
     Args:
         model: as built.
         parallelism: the layout.
-        ranks: the number of them; one rank needs no sharding.
+        ranks: the number of ranks; one rank needs no sharding.
         architecture: the component's name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""State what each operation with kernels computes, and compare kernels with it.
+"""Define what each operation computes, and compare kernels with it.
 
-Imports :mod:`atom.kernels`. No pytest: benches and the conformance kit use it alike.
+Imports :mod:`atom.kernels`. No pytest: benchmarks and the conformance kit both use this room.
 """

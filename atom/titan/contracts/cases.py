@@ -1,4 +1,4 @@
-"""List the cases in which a kernel is compared: sizes, dtypes and strides."""
+"""List the test cases for comparing kernels: sizes, dtypes and strides."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. ``strides`` is a key of :data:`STRIDES`; ``gradient``, the strides of the
-    output's gradient, is one too, or None for the same."""
+    """One comparison.
+
+    ``strides`` is a key of :data:`STRIDES`. ``gradient`` is another, for the output's gradient, or
+    None for the same.
+    """
 
     sizes: Sizes
     dtype: str
@@ -28,28 +31,28 @@ class Case:
 
 
 def _transposed(tensor: torch.Tensor) -> torch.Tensor:
-    """Batch and length (or length and heads) change places in memory; a vector has one way only."""
+    """Swap batch and length (or length and heads) in memory; a vector stays as it is."""
     if tensor.dim() < 2:
         return tensor.contiguous()
     return tensor.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def _rows_apart(tensor: torch.Tensor) -> torch.Tensor:
-    """A gap after each row, as in a slice of a larger tensor."""
+    """Leave a gap after each row, as in a slice of a larger tensor."""
     wide = tensor.new_full((*tensor.shape[:-1], tensor.shape[-1] + 8), float("nan"))
     wide[..., : tensor.shape[-1]] = tensor
     return wide[..., : tensor.shape[-1]]
 
 
 def _every_other(tensor: torch.Tensor) -> torch.Tensor:
-    """No two elements of a row are neighbours in memory."""
+    """Place no two elements of a row next to each other in memory."""
     wide = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), float("nan"))
     wide[..., ::2] = tensor
     return wide[..., ::2]
 
 
 def _expanded(tensor: torch.Tensor) -> torch.Tensor:
-    """One number for all, as the gradient of a sum or a mean is."""
+    """Expand one number to the whole shape, as in the gradient of a sum or a mean."""
     return tensor.flatten()[:1].view([1] * tensor.dim()).expand(tensor.shape)
 
 
@@ -61,10 +64,10 @@ STRIDES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 GRADIENTS = {"expanded": _expanded, **STRIDES}
 """Strides of an output's gradient."""
 MAY_REFUSE = ("every other element",)
-"""Strides that no model makes. A kernel may raise an error, and must not be wrong in silence."""
+"""Strides that no model produces. A kernel may raise an error, but must not be wrong silently."""
 
 MAY_REFUSE_GRADIENT = (*MAY_REFUSE, "expanded")
-"""The same of gradients: torch's grouped product on a CPU takes no expanded one."""
+"""The same for gradients: torch's grouped product on a CPU refuses an expanded one."""
 
 
 def regular(dtypes: list[str]) -> Iterator[Case]:

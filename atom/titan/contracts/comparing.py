@@ -1,6 +1,6 @@
-"""Compare a kernel's functions with what they compute, written out, forward and backward.
+"""Compare a kernel's functions with their formulas, forward and backward.
 
-Needs no torchtitan: this is how a kernel is compared on a machine without it.
+Needs no torchtitan, so it also runs on a machine without it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def prepared(
     device: Any,
     make: Callable[..., torch.Tensor] | None = None,
 ) -> tuple[Tensors, tuple[Any, ...]]:
-    """Return a function's inputs, which want gradients if it has any, and its other arguments.
+    """Return a function's inputs and its other arguments; inputs require gradients if it has any.
 
-    ``make`` makes a tensor of a shape; by default one whose numbers are the same on every device.
+    ``make`` makes a tensor of a shape; the default makes the same numbers on every device.
     """
     made = contract.inputs(sizes, make or maker(device))
     wanted = contract.backward is not None
@@ -55,7 +55,7 @@ def both(
 def worst(
     function: Callable[..., Any], contract: Function, sizes: Sizes, dtype: str, device: str
 ) -> tuple[str, float]:
-    """Return the name and the error of the tensor in which ``function`` is farthest off.
+    """Return the name and the error of the tensor with the largest error.
 
     The formula computes in float64, from the numbers that ``dtype`` can hold.
     """
@@ -95,12 +95,11 @@ def disagreements(
     tolerance: Mapping[str, float],
     device: str,
 ) -> list[str]:
-    """Return a sentence for each of the ``cases``, sizes and dtype, in which ``function`` is off
-    by more than ``tolerance``."""
+    """Return a sentence for each case, sizes and dtype, with an error above ``tolerance``."""
     sentences = []
     for sizes, dtype in cases:
         name, error = worst(function, contract, sizes, dtype, device)
-        if not error <= tolerance[dtype]:  # a NaN is no agreement
+        if not error <= tolerance[dtype]:  # a NaN must fail
             sentences.append(
                 f"{contract.signature}, {sizes}, {dtype}: {name} is off by {error:.2g}, "
                 f"tolerance {tolerance[dtype]:.2g}"

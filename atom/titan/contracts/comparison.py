@@ -1,7 +1,7 @@
 """Compare a kernel with the reference of its operation, forward and backward.
 
 The error of a tensor is its largest difference from the reference's, divided by the reference's
-largest value, so that one number serves large and small outputs.
+largest value, so that one tolerance fits large and small outputs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REFERENCE = "reference"
 class Implementation:
     """One kernel of an operation, in a model tree of any sizes.
 
-    ``kernel=None`` is torchtitan's own node.
+    ``kernel=None`` stands for torchtitan's node.
     """
 
     def __init__(self, contract: Contract, kernel: Component | None) -> None:
@@ -46,12 +46,12 @@ class Implementation:
         return self.contract.node(config)
 
     def module(self, node: Any, device: str, dtype: torch.dtype) -> Any:
-        """Return what ``node`` builds; its weights have ``dtype`` and no values yet."""
+        """Build ``node``; its weights have ``dtype`` and no values yet."""
         import torch
 
         with torch.device(device):
             module = self.contract.build(node)
-        # Not module.to(dtype): as in mixed precision, buffers stay as they are.
+        # Not module.to(dtype): as in mixed precision, buffers keep their dtype.
         for parameter in _parameters(module):
             parameter.data = parameter.data.to(dtype)
         return module
@@ -68,11 +68,11 @@ class Result:
 def worst(
     kernel: Implementation, reference: Implementation | None, case: Case, device: str
 ) -> tuple[str, float]:
-    """Return the name and the error of the tensor in which ``kernel`` is farthest off.
+    """Return the name and the error of the tensor with the largest error.
 
     Args:
-        kernel: under test.
-        reference: what it is compared with; None for the operation's formula.
+        kernel: the kernel under test.
+        reference: the kernel to compare it with; None for the operation's formula.
         case: sizes, dtype and strides.
         device: ``cpu`` or ``cuda``.
     """
@@ -86,7 +86,7 @@ def worst(
     measure = Implementation(contract, None) if reference is None else reference
     measure_node = measure.node(sizes)
     measure_module = measure.module(measure_node, device, exact)
-    # Both see the same numbers: those that the dtype under test can hold.
+    # Give both the same numbers: those that the dtype under test represents exactly.
     weights = {
         name: numbers(*tensor.shape, name=name, device=device).to(dtype).to(exact)
         for name, tensor in _state(measure_module).items()
@@ -98,7 +98,7 @@ def worst(
     _fill(module, {name: tensor.to(dtype) for name, tensor in weights.items()})
     change = STRIDES.get(case.strides, torch.Tensor.contiguous)
     change_gradient = GRADIENTS.get(case.gradient or case.strides, torch.Tensor.contiguous)
-    # An expanded gradient has other numbers, for the reference too.
+    # An expanded gradient has different values, so the reference gets it, too.
     for_both = change_gradient if case.gradient == "expanded" else torch.Tensor.contiguous
     if reference is None:
         expected = _of_formula(contract, weights, inputs, sizes, for_both)
@@ -123,7 +123,7 @@ def disagreements(
     tolerance: dict[str, float],
     device: str,
 ) -> list[str]:
-    """Return a sentence for each case in which ``kernel`` is off by more than ``tolerance``."""
+    """Return a sentence for each case in which the error of ``kernel`` exceeds ``tolerance``."""
     sentences = []
     for case in cases:
         try:
@@ -135,7 +135,7 @@ def disagreements(
             sentences.append(f"{case}: {words[:300]}")
             continue
         allowed = tolerance[case.dtype]
-        if not error <= allowed:  # a NaN is no agreement
+        if not error <= allowed:  # a NaN must fail
             sentences.append(f"{case}: {name} is off by {error:.2g}, tolerance {allowed:.2g}")
     return sentences
 
@@ -199,8 +199,8 @@ def _of_module(
         for name, gradient in zip(leaves, gradients[: len(leaves)], strict=True)
         if gradient is not None
     }
-    # A kernel may keep its weights in another shape and give them the usual names in its state
-    # dict; so the gradients are put where the weights are, and read under those names.
+    # A kernel may store its weights in another shape and map them to the usual names in its state
+    # dict. Write the gradients into the weights, and read them by those names.
     with torch.no_grad():
         for parameter, gradient in zip(parameters, gradients[len(leaves) :], strict=True):
             parameter.copy_(gradient if gradient is not None else torch.zeros_like(parameter))
@@ -231,7 +231,7 @@ def _of_formula(
     return Result(output.detach(), dict(zip(leaves, gradients, strict=True)))
 
 
-# A loss is no torch module and has neither parameters nor a state dict.
+# A loss is not a torch module: it has neither parameters nor a state dict.
 def _parameters(module: Any) -> list[torch.Tensor]:
     return list(module.parameters()) if hasattr(module, "parameters") else []
 
@@ -246,7 +246,7 @@ def _fill(module: Any, weights: Tensors) -> None:
 
 
 def numbers(*shape: int, name: str, device: Any) -> torch.Tensor:
-    """Return normal numbers in float64, the same for the same name and shape."""
+    """Return normally distributed float64 numbers, the same for the same name and shape."""
     import torch
 
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -254,7 +254,7 @@ def numbers(*shape: int, name: str, device: Any) -> torch.Tensor:
 
 
 def maker(device: str) -> Callable[..., torch.Tensor]:
-    """Return a function of a shape, each of whose results has other numbers."""
+    """Return a function that makes a tensor of a shape, with different numbers at each call."""
     made: list[int] = []
 
     def make(*shape: int) -> torch.Tensor:
@@ -274,9 +274,9 @@ def relative_error(found: torch.Tensor | None, expected: torch.Tensor) -> float:
 
 
 def reference_of(component: Component, contract: Contract, host: Host) -> Implementation | None:
-    """Return the kernel named ``reference`` of a kernel's operation; None for that one itself.
+    """Return the kernel named ``reference`` of an operation; None if ``component`` is that kernel.
 
-    Without such a kernel installed, it is torchtitan's own node.
+    Return torchtitan's node if no such kernel is installed.
     """
     kernel = component.declaration
     assert isinstance(kernel, Kernel)
@@ -301,11 +301,11 @@ def milliseconds(compute: Callable[[], object], device: str, *, repeats: int = 3
         compute()
         wait()
         times.append(1000 * (time.perf_counter() - begin))
-    return statistics.median(times[1:])  # the first one may compile
+    return statistics.median(times[1:])  # the first call may compile
 
 
 def computes(kernel: Implementation, case: Case, device: str) -> bool:
-    """Return whether ``kernel`` takes a case at all."""
+    """Return whether ``kernel`` runs on a case at all."""
     try:
         worst(kernel, kernel, case, device)
     except Exception:
@@ -314,7 +314,7 @@ def computes(kernel: Implementation, case: Case, device: str) -> bool:
 
 
 def timed(kernel: Implementation, case: Case, device: str) -> float:
-    """Return the milliseconds of one forward and backward pass."""
+    """Return the time of one forward and backward pass, in milliseconds."""
     return milliseconds(passes(kernel, case, device), device)
 
 

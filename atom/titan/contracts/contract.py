@@ -1,11 +1,11 @@
-"""What the contract of an operation is made of: its sizes, its node, how it is called.
+"""Define the contract of an operation: its inputs, its node, and how to call it.
 
-A kernel takes the place of a node in torchtitan's config tree. To compare two kernels of an
-operation, the kit makes the tree of a model of the sizes wanted, lets the kernel's override replace
-the node, and calls what the node builds. The contracts are in
+A kernel replaces a node in torchtitan's config tree. To compare two kernels of an operation, the
+kit makes the tree of a model of the given sizes, applies the kernel's override to the node, and
+calls the module that the node builds. The contracts are in
 :mod:`atom.titan.contracts.operations`.
 
-Shape suffixes: B = sequences, L = tokens a sequence.
+Shape suffixes: B = sequences, L = tokens per sequence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tensors = dict[str, "torch.Tensor"]
 
 
 ADAMW: dict[str, Any] = {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.05}
-"""Of the optimizer in the kit's trees: large, so that a few steps show what each does."""
+"""Optimizer settings of the kit's trees: large, so that a few steps show the effect of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,19 @@ class Contract:
     """The contract of one operation.
 
     Attributes:
-        node: the operation's node in the tree of a ``Trainer.Config``.
-        inputs: makes the floating-point inputs of the sizes given, by name.
-        call: calls what the node builds on such inputs. The inputs come in the dtype under test
-            and with any strides; the third argument is the node.
-        formula: what it computes, written out: the measure of the reference kernel. Its arguments
-            are the module's weights by name, the inputs, and the sizes.
-        build: builds the node. One that cannot be built without the inputs is built by ``call``:
-            then this returns None.
+        node: returns the operation's node in the tree of a ``Trainer.Config``.
+        inputs: makes the floating-point inputs for given sizes, by name.
+        call: calls the built module on such inputs. The inputs have the dtype under test and any
+            strides; the third argument is the node.
+        formula: computes the operation from its definition: the measure of the reference kernel.
+            Its arguments are the module's weights by name, the inputs, and the sizes.
+        build: builds the node. If building needs the inputs, this returns None and ``call`` builds
+            the node.
         differentiable: whether it has a backward pass.
-        family: of the kit's model that the node is in: a key of
+        family: model family of the kit that has the node: a key of
             :data:`atom.titan.contracts.small_models.MODELS`.
-        float64: whether the reference computes in float64 what it is given in float64. Some of
-            torchtitan's own modules compute in float32 whatever they get.
+        float64: whether the reference computes float64 inputs in float64. Some of torchtitan's
+            modules always compute in float32.
     """
 
     node: Callable[[Any], Any]
@@ -66,7 +66,7 @@ def ids(sizes: Sizes, device: Any, seed: int = 0) -> torch.Tensor:
 
 
 def positions(sizes: Sizes, device: Any) -> torch.Tensor:
-    """Return positions of shape (B, L), which count from 0 in each document."""
+    """Return positions of shape (B, L), counted from 0 in each document."""
     import torch
 
     lengths = sizes.documents or (sizes.length,)
@@ -75,7 +75,7 @@ def positions(sizes: Sizes, device: Any) -> torch.Tensor:
 
 
 def tree(family: str, sizes: Sizes) -> Any:
-    """Return a ``Trainer.Config`` with a model of one layer of ``sizes``, its sharding set.
+    """Return a ``Trainer.Config`` with a model of one layer of ``sizes``, with its sharding set.
 
     ``family`` is one of :data:`atom.titan.contracts.small_models.MODELS`.
     """
@@ -119,5 +119,5 @@ def tree(family: str, sizes: Sizes) -> Any:
 
 
 def layer(config: Any) -> Any:
-    """Return the one layer of a tree."""
+    """Return the only layer of a tree."""
     return config.model_spec.model.layers[0]

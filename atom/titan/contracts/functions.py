@@ -1,8 +1,8 @@
-"""Operations as functions of tensors: how each is called, what it computes, and how much that is.
+"""Define operations as functions of tensors: signature, formula and amount of work.
 
 A kernel that needs no torchtitan declares such functions (:attr:`atom.plugin.Kernel.functions`), so
-that it can be compared and timed where there is none. How much is counted is in
-:mod:`atom.titan.contracts.work`.
+that it can be compared and timed without torchtitan. :mod:`atom.titan.contracts.work` counts the
+work.
 
 Shape suffixes as in :mod:`atom.titan.contracts.operations`; R = B L rows, P = H / 2 pairs.
 """
@@ -32,15 +32,15 @@ class Function:
     """The contract of a function.
 
     Attributes:
-        operation: that it is, or is a part of.
-        signature: of the function, in words.
-        inputs: makes the floating-point inputs, by name. They are what gradients are taken of.
+        operation: the operation that it is, or is a part of.
+        signature: the function's signature, as text.
+        inputs: makes the floating-point inputs, by name. Gradients are taken of these.
         others: makes the other arguments, on a device; they follow the inputs.
-        formula: of the same arguments, what the function computes, written out.
+        formula: computes the function's result from the same arguments, by definition.
         forward: the work of the output.
         backward: the work of the gradients, given the output's; None if there is no backward pass.
-        shown: the sizes that matter, in words.
-        call: calls the function with the inputs and the others, and returns what it computes.
+        shown: the relevant sizes, as text.
+        call: calls the function with the inputs and the others, and returns the result.
     """
 
     operation: str
@@ -55,8 +55,11 @@ class Function:
 
 
 def functions_of(kernel: Kernel) -> dict[str, str]:
-    """Return the functions that a kernel is, by contract: those that it declares, and the one that
-    takes the place of torchtitan's where its operation is a function."""
+    """Return the functions of a kernel, by contract.
+
+    They are those that it declares, and the one that replaces torchtitan's if its operation is a
+    function.
+    """
     found = dict(kernel.functions)
     known = core.OPERATIONS.get(kernel.operation)
     if kernel.override is not None and known is not None and known.function is not None:
@@ -156,7 +159,7 @@ def _feed_forward(
     return _silu_mul(x_RD @ w1_FD.T, x_RD @ w3_FD.T) @ w2_DF.T
 
 
-# ---------------------------------------------------------------------------- the ends
+# ---------------------------------------------------------------------------- embedding and loss
 
 
 def _cross_entropy(logits_RV: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
@@ -227,7 +230,7 @@ FUNCTIONS: dict[str, Function] = {
         others=lambda _sizes, _device: (EPS,),
         formula=_add_rms_norm,
         forward=work.of_norm(passes=4, flops=5, weights=1),
-        # Both inputs have the same gradient, which is written once for each.
+        # Both inputs have the same gradient; it is written twice.
         backward=work.of_norm(passes=5, flops=9, weights=2),
         shown=_wide,
     ),

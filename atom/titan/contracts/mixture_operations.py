@@ -1,7 +1,7 @@
-"""The operations of a mixture of experts, as :mod:`atom.titan.contracts.operations` has the others.
+"""Define the contracts of the operations of a mixture of experts.
 
 Shape suffixes: T = B L tokens, D = width of the model, F = width of an expert, E = experts,
-K = experts of a token, R = T K rows, sorted by expert.
+K = experts per token, R = T K rows, sorted by expert.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def rows_per_expert(sizes: Sizes, device: Any) -> torch.Tensor:
-    """Return how many of the rows each expert has, of shape (E); few rows leave experts without."""
+    """Return the rows of each expert, of shape (E); with few rows, some experts have none."""
     return ids(sizes, device).flatten().remainder(EXPERTS).bincount(minlength=EXPERTS)
 
 
 def experts_of_tokens(sizes: Sizes, device: Any) -> torch.Tensor:
-    """Return the experts of each token, which are different ones."""
+    """Return the experts of each token, all different."""
     import torch
 
     first_T1 = ids(sizes, device).reshape(-1, 1)
@@ -65,7 +65,7 @@ def _grouped_mm(weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor
     return grouped_mm(x_RD, weights["w1_EFD"], weights["w2_EDF"], weights["w3_EFD"], rows_E)
 
 
-# ---------------------------------------------------------------------------- to them and back
+# ---------------------------------------------------------------------------- dispatch and combine
 
 
 def _tokens_and_scores(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
@@ -73,7 +73,7 @@ def _tokens_and_scores(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tenso
 
 
 def _dispatch(dispatcher: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> torch.Tensor:
-    """Take tokens to experts of which each multiplies by its number, and back."""
+    """Dispatch tokens to experts that multiply by their numbers, and combine the results."""
     import torch
 
     x_TD, scores_TK = inputs["x_TD"], inputs["scores_TK"].contiguous()
@@ -87,7 +87,7 @@ def _dispatch(dispatcher: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> tor
 
 
 def _moe_dispatch(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
-    """Each token is the sum of what its experts make of it, by their scores."""
+    """Sum the results of each token's experts, weighted by their scores."""
     x_TD, scores_TK = inputs.values()
     factors_TK = experts_of_tokens(sizes, x_TD.device) + 1
     return x_TD * (scores_TK * factors_TK).sum(dim=1, keepdim=True)

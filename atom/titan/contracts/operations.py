@@ -1,6 +1,6 @@
-"""The contracts of the operations of a model: where the node is, and what it computes.
+"""Define the contracts of a model's operations: each one's node and formula.
 
-Shape suffixes: B = sequences, L = tokens a sequence, D = width of the model, F = width of the
+Shape suffixes: B = sequences, L = tokens per sequence, D = width of the model, F = width of the
 feed-forward, N = heads, H = width of a head, V = vocabulary.
 """
 
@@ -32,7 +32,7 @@ def queries_keys_values(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tens
 
 @lru_cache(maxsize=8)
 def _masks(sizes: Sizes, device: Any, block_size: Any, varlen: bool) -> Any:
-    """Return what torchtitan's ``Decoder.get_attention_masks`` does."""
+    """Return the masks that torchtitan's ``Decoder.get_attention_masks`` makes."""
     from torch.nn.attention.flex_attention import and_masks
     from torchtitan.models.common import attention
 
@@ -62,8 +62,8 @@ def _attend(module: Any, inputs: Tensors, node: Any, sizes: Sizes) -> torch.Tens
     varlen = isinstance(node, VarlenAttention.Config)
     block_size = None if varlen else node.block_size
     if varlen and sizes.window:
-        module.window_size = (sizes.window - 1, 0)  # as a model puts it there
-    # Made once: a model makes them for all of its layers.
+        module.window_size = (sizes.window - 1, 0)  # as the model sets it
+    # Made once: a model shares its masks among its layers.
     masks = _masks(sizes, inputs["q_BLNH"].device, block_size, varlen)
     output: torch.Tensor = module(
         *inputs.values(),
@@ -75,7 +75,7 @@ def _attend(module: Any, inputs: Tensors, node: Any, sizes: Sizes) -> torch.Tens
 
 
 def _attention(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
-    """Each token attends to itself and to the earlier ones of its document and of its window."""
+    """Attend from each token to itself and to earlier tokens of its document, within its window."""
     import torch
 
     groups = sizes.n_heads // sizes.n_kv_heads
@@ -123,7 +123,7 @@ def _feed_forward(weights: Tensors, inputs: Tensors, _sizes: Sizes) -> torch.Ten
 
 
 def _embed(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> torch.Tensor:
-    # The input is no floating-point tensor; a factor of every output stands in for one.
+    # The input is not a floating-point tensor; a factor on every output stands in for it.
     embedded_BLD: torch.Tensor = module(ids(sizes, inputs["factor_BLD"].device))
     return embedded_BLD * inputs["factor_BLD"]
 
@@ -190,7 +190,7 @@ def _lose(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> torch.Tenso
 
 
 def _cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
-    """The sum of the tokens' losses."""
+    """Return the sum of the tokens' losses."""
     logits_BLV = inputs["logits_BLV"]
     labels_BL1 = ids(sizes, logits_BLV.device)[..., None]
     return (logits_BLV.logsumexp(dim=-1, keepdim=True) - logits_BLV.gather(-1, labels_BL1)).sum()
@@ -201,8 +201,11 @@ def _hidden_and_head(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors
 
 
 def _lose_from_hidden(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> torch.Tensor:
-    """As torchtitan's trainer does: the loss is given the output layer, and may take gradients
-    while it is computed. So its own backward pass is run at once, and the results handed on."""
+    """Call the loss as torchtitan's trainer does.
+
+    The loss gets the output layer and may compute gradients in its forward pass. So run its
+    backward pass at once and return the results.
+    """
     import torch
 
     class Trained(torch.autograd.Function):
@@ -228,7 +231,7 @@ def _lose_from_hidden(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) ->
 
 
 def _linear_cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Tensor:
-    """The sum of the tokens' losses."""
+    """Return the sum of the tokens' losses."""
     logits_BLV = inputs["x_BLD"] @ inputs["weight_VD"].T
     return _cross_entropy({}, {"logits_BLV": logits_BLV}, sizes)
 
@@ -295,9 +298,9 @@ LINEAR_CROSS_ENTROPY = Contract(
 
 
 def contract_of(operation: str) -> Contract | None:
-    """Return the contract of an operation; None if it is not known, or is a function.
+    """Return the contract of an operation; None for an unknown operation or a function.
 
-    A plugin with another operation brings a :class:`Contract` of its own:
+    A plugin with another operation brings its own :class:`Contract`:
     ``conformance(…).having(operation=…)``.
     """
     known = OPERATIONS.get(operation)

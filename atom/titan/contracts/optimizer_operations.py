@@ -1,4 +1,4 @@
-"""The operations of a step after its gradients.
+"""Define the contracts of operations on gradients and parameters: optimizer step, clipping, Muon.
 
 Each changes tensors in place and has no backward pass.
 
@@ -32,7 +32,7 @@ def adamw(
     eps: float,
     weight_decay: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return weight, mean and square after step number ``step``, the first of which is 1.
+    """Return weight, mean and square after step number ``step``, counted from 1.
 
     "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
     """
@@ -45,9 +45,9 @@ def adamw(
 
 
 def _weights_and_gradients(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
-    """A matrix and a vector, with a gradient for each step, larger than the one before."""
+    """Return a matrix and a vector, each with a gradient per step, larger at each step."""
     inputs = {"matrix": make(sizes.hidden_dim, sizes.dim), "vector": make(sizes.dim)}
-    # Small, so that what is rounded off in a dtype of few bits is less than the changes.
+    # Small, so that rounding in a low-precision dtype stays below the changes.
     inputs = {name: 0.1 * weight for name, weight in inputs.items()}
     for step in range(STEPS):
         inputs |= {
@@ -58,17 +58,17 @@ def _weights_and_gradients(sizes: Sizes, make: Callable[..., torch.Tensor]) -> T
 
 
 def _step(_module: Any, inputs: Tensors, node: Any, _sizes: Sizes) -> torch.Tensor:
-    """Return what a few steps add to the parameters."""
+    """Return the sum of a few steps' changes to the parameters."""
     import torch
 
     model = torch.nn.ParameterDict(
-        # A copy, with the strides of the input.
+        # A copy with the input's strides.
         {name: torch.nn.Parameter(inputs[name].clone()) for name in ("matrix", "vector")}
     )
     container = node.build(model_parts=[model])
     for step in range(STEPS):
         for name, parameter in model.items():
-            # With the strides of its parameter, as autograd has it; a fused step relies on them.
+            # With its parameter's strides, as autograd makes it; a fused step relies on them.
             parameter.grad = torch.empty_like(parameter)
             parameter.grad.copy_(inputs[f"gradient {step} of {name}"])
         container.step()
@@ -93,13 +93,13 @@ def _adamw_steps(_weights: Tensors, inputs: Tensors, _sizes: Sizes) -> torch.Ten
 
 LARGEST_NORM = 1.0
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
-"""Of Muon ("Muon is Scalable for LLM Training", arXiv:2502.16982)."""
+"""Muon's coefficients ("Muon is Scalable for LLM Training", arXiv:2502.16982)."""
 
 ITERATIONS = 5
 
 
 def gradient_clipping(*gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the norm of all, and each times what makes the norm :data:`LARGEST_NORM` at most."""
+    """Return the total norm, and the gradients scaled to a norm of at most :data:`LARGEST_NORM`."""
     import torch
 
     norm = torch.cat([gradient.flatten() for gradient in gradients]).square().sum().sqrt()
@@ -108,7 +108,7 @@ def gradient_clipping(*gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def clip(function: Callable[..., torch.Tensor], *gradients: torch.Tensor) -> list[torch.Tensor]:
-    """Call a function of parameters with such gradients."""
+    """Call a function of parameters, with ``gradients`` as theirs."""
     import torch
 
     parameters = [torch.nn.Parameter(torch.empty_like(gradient)) for gradient in gradients]
@@ -121,8 +121,10 @@ def clip(function: Callable[..., torch.Tensor], *gradients: torch.Tensor) -> lis
 def newton_schulz(
     matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> torch.Tensor:
-    """Return ``matrix`` after ``steps`` iterations X <- a X + b (X Xᵀ) X + c (X Xᵀ)² X, from a
-    matrix whose norm is 1."""
+    """Return ``matrix``, scaled to norm 1, after ``steps`` Newton-Schulz iterations.
+
+    An iteration is X <- a X + b (X Xᵀ) X + c (X Xᵀ)² X.
+    """
     a, b, c = coefficients
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = x / x.norm().clamp(min=eps)

@@ -1,4 +1,4 @@
-"""The sizes of a comparison of kernels."""
+"""Define the sizes of a comparison of kernels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ TOP_K = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The sizes of one comparison. ``documents`` are the lengths of the documents in a sequence;
-    () for one document. ``window`` is that of attention, in tokens; 0 for none."""
+    """The sizes of one comparison.
+
+    ``documents`` are the lengths of the documents in a sequence, () for one document. ``window`` is
+    the attention window in tokens, 0 for none.
+    """
 
     batch: int = 2
     length: int = 32
@@ -33,7 +36,10 @@ class Sizes:
 
     @property
     def needed(self) -> dict[str, tuple[int]]:
-        """Sizes that a kernel's needs may bound, as :class:`atom.kernels.choose.Situation` has."""
+        """Return the sizes that a kernel's needs may limit.
+
+        :class:`atom.kernels.choose.Situation` has them, too.
+        """
         return {
             "dim": (self.dim,),
             "head_dim": (self.head_dim,),
@@ -52,7 +58,7 @@ class Sizes:
 EIGHT_BILLION = Sizes(
     length=4096, n_heads=32, n_kv_heads=8, head_dim=128, hidden_dim=14336, vocab_size=128256
 )
-"""Those of a model of 8 billion parameters, on two sequences."""
+"""The sizes of a model of 8 billion parameters, on two sequences."""
 
 REGULAR = (
     Sizes(),

@@ -1,7 +1,7 @@
-"""Build small models of torchtitan's families, to put kernels into.
+"""Build small models of torchtitan's families to test kernels in.
 
-They differ where kernels and parallelism can go wrong: rotary embeddings of adjacent pairs and of
-halves, and norms inside of attention.
+They differ in features that break kernels and parallelism: rotary embeddings of adjacent pairs and
+of halves, and norms inside attention.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def llama_model(
     hidden_dim: int = 96,
     n_layers: int = 2,
 ) -> Llama3Model.Config:
-    """Return a model of the sizes given; its width is that of the heads together."""
+    """Return a model of the given sizes; its width is heads x head width."""
     dim = n_heads * head_dim
     layers = _build_llama3_layers(
         n_layers=n_layers,
@@ -46,12 +46,12 @@ def llama_model(
 
 
 def qwen_model(*, vocab_size: int, hidden_dim: int = 96, **sizes: int) -> Qwen3Model.Config:
-    """Return a model of the sizes given; its width is that of the heads together."""
+    """Return a model of the given sizes; its width is heads x head width."""
     return _qwen(partial(_build_qwen3_layers, hidden_dim=hidden_dim), vocab_size, **sizes)
 
 
 def mixture_model(*, vocab_size: int, hidden_dim: int = 96, **sizes: int) -> Qwen3Model.Config:
-    """Return a mixture of experts of the sizes given; ``hidden_dim`` is that of an expert."""
+    """Return a mixture of experts of the given sizes; ``hidden_dim`` is the width of an expert."""
     layers = partial(
         _build_qwen3_moe_layers,
         moe_hidden_dim=hidden_dim,
@@ -90,7 +90,7 @@ MODELS = {"llama": llama_model, "qwen": qwen_model, "mixture": mixture_model}
 
 
 def _ends(dim: int, vocab_size: int) -> dict[str, Any]:
-    """Return what is before and after the layers."""
+    """Return the modules before and after the layers."""
     return {
         "dim": dim,
         "vocab_size": vocab_size,

@@ -1,9 +1,9 @@
-"""How much work an operation is: FLOPs, and what must be moved.
+"""Count the work of an operation: FLOPs and memory traffic.
 
-What is counted is the least: every input is read once and every output written once, nothing
-between them is; a gradient reads the inputs and the output's gradient and writes the gradients of
-all floating-point inputs. Additions, products, comparisons, exponentials and the like count as one
-FLOP each.
+The counts are lower bounds: every input is read once, every output is written once, and
+intermediates are not moved. A backward pass reads the inputs and the output's gradient and writes
+the gradients of all floating-point inputs. Additions, products, comparisons, exponentials and the
+like count as one FLOP each.
 
 Each function here returns the work as a function of the sizes, or is one.
 """
@@ -18,7 +18,7 @@ from atom.titan.contracts.sizes import Sizes
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs, elements of the dtype that are moved at least, and other bytes that are."""
+    """FLOPs, elements of the dtype moved at least, and other bytes moved."""
 
     flops: float
     elements: float
@@ -37,7 +37,7 @@ def of_norm(passes: int, flops: int, weights: int) -> Callable[[Sizes], Work]:
 
 
 def of_rope(cache_columns: Callable[[Sizes], int]) -> Callable[[Sizes], Work]:
-    """Three FLOPs an element; the cache, in float32, is read once for all sequences."""
+    """Count three FLOPs per element; the float32 cache is read once for all sequences."""
 
     def work(sizes: Sizes) -> Work:
         values = sizes.rows * (sizes.n_heads + sizes.n_kv_heads) * sizes.head_dim
@@ -55,7 +55,7 @@ def of_silu_mul(passes: int, flops: int) -> Callable[[Sizes], Work]:
 
 
 def of_feed_forward(products: int, flops: int, passes: int, weights: int) -> Callable:
-    """The values of width F between the products need not be moved."""
+    """Count no traffic for the values of width F between the products."""
 
     def work(sizes: Sizes) -> Work:
         rows, dim, hidden = sizes.rows, sizes.dim, sizes.hidden_dim
@@ -84,13 +84,13 @@ def of_embedding(sizes: Sizes) -> Work:
 
 
 def of_embedding_backward(sizes: Sizes) -> Work:
-    """The gradient of the table is dense."""
+    """Count a dense gradient of the table."""
     rows = sizes.rows
     return Work(rows * sizes.dim, (rows + sizes.vocab_size) * sizes.dim, 8 * rows)
 
 
 def of_cross_entropy(passes: int) -> Callable[[Sizes], Work]:
-    """Four FLOPs a logit: the largest, the difference from it, its exponential, and their sum."""
+    """Count four FLOPs per logit: maximum, difference from it, exponential, and sum."""
 
     def work(sizes: Sizes) -> Work:
         rows = sizes.rows
@@ -100,7 +100,7 @@ def of_cross_entropy(passes: int) -> Callable[[Sizes], Work]:
 
 
 def of_linear_cross_entropy(products: int, copies: int) -> Callable[[Sizes], Work]:
-    """The logits need not be moved."""
+    """Count no traffic for the logits."""
 
     def work(sizes: Sizes) -> Work:
         rows, vocabulary = sizes.rows, sizes.vocab_size
@@ -111,8 +111,10 @@ def of_linear_cross_entropy(products: int, copies: int) -> Callable[[Sizes], Wor
 
 
 def of_attention(products: int, of_q: int, of_kv: int) -> Callable[[Sizes], Work]:
-    """Each token meets itself and the earlier ones. The usual count: two products forward, five
-    backward, of which one makes the scores again."""
+    """Count causal attention in the usual way.
+
+    That is two products forward and five backward, one of which recomputes the scores.
+    """
 
     def work(sizes: Sizes) -> Work:
         met = sizes.batch * sizes.n_heads * sizes.length * (sizes.length + 1) // 2
@@ -123,19 +125,19 @@ def of_attention(products: int, of_q: int, of_kv: int) -> Callable[[Sizes], Work
 
 
 def of_adamw(sizes: Sizes) -> Work:
-    """Two moments, their correction, root and quotient, and the decay."""
+    """Count two moments, their correction, root and quotient, and the decay."""
     values = sizes.hidden_dim * sizes.dim
     return Work(14 * values, 7 * values)
 
 
 def of_gradient_clipping(sizes: Sizes) -> Work:
-    """Gradients are read twice: before the last of them is, the factor is not known."""
+    """Count two reads of the gradients: the factor is known only after all of them are read."""
     values = (sizes.hidden_dim + 1) * sizes.dim
     return Work(3 * values, 3 * values)
 
 
 def of_newton_schulz(iterations: int) -> Callable[[Sizes], Work]:
-    """Three products an iteration; that two of them are symmetric is not counted."""
+    """Count three products per iteration; the symmetry of two of them is not exploited."""
 
     def work(sizes: Sizes) -> Work:
         short, long = sorted((sizes.hidden_dim, sizes.dim))
