@@ -1,4 +1,4 @@
-"""What kernels are chosen for, read off a model's config; and how torchtitan is told of them."""
+"""Describe a model's operations for the choice of kernels, and apply kernels to torchtitan."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from atom.titan.optim.muon import MUON
 LINEAR_CROSS_ENTROPY = "linear_cross_entropy"
 NEWTON_SCHULZ = "newton_schulz"
 _AT_ONCE = frozenset({"moe_dispatch", "optimizer_step"})
-"""Operations whose nodes are replaced as soon as there is a config: torchtitan fills in the first
-one's with the run's sizes before it applies overrides, and what is wrong with the second is told
-before there are ranks. So are those of a kernel that says so itself."""
+"""Operations with overrides applied at config time, before torchtitan's trainer exists.
+
+torchtitan fills in the run's sizes for ``moe_dispatch`` before it applies overrides; errors in
+``optimizer_step`` are reported before ranks start. Kernels with ``before_sharding`` follow, too.
+"""
 
 _OF_TRAINING = frozenset(
     {"cross_entropy", LINEAR_CROSS_ENTROPY, "optimizer_step", "gradient_clipping"}
@@ -38,14 +40,14 @@ _OF_TRAINING = frozenset(
 
 
 Coverage = dict[str, tuple[int, int]]
-"""Operation -> how many of its nodes a kernel replaced, and how many there are."""
+"""Operation -> number of its nodes that a kernel replaced, and number of its nodes."""
 
 Chosen = tuple[Choice, ...]
 Placed = TypeVar("Placed")
 
 
 class UnfitError(Exception):
-    """A kernel that fits by what it needs does not compute what the run has in its place."""
+    """A kernel with all needs met does not compute the operation that it would replace."""
 
     def __init__(self, operation: str, reason: str) -> None:
         super().__init__(f"{operation}: {reason}")
@@ -67,13 +69,13 @@ def situation(
     supposed: Mapping[str, str | None] | None = None,
     unfit: Mapping[tuple[str, str], str] | None = None,
 ) -> Situation:
-    """Return what the kernels of ``model``, a torchtitan config, are chosen for.
+    """Return the situation that the kernels of ``model``, a torchtitan config, are chosen for.
 
     Args:
-        model: what computes.
+        model: the model's config.
         host: the plugins.
-        device: where.
-        run: None if nothing is trained.
+        device: the device of the run.
+        run: None if there is no training.
         training: its section.
         unfit: see :class:`atom.kernels.choose.Situation`.
     """
@@ -103,13 +105,13 @@ def situation(
 def choose(
     preferences: Preferences, host: Host, where: Situation, *, loss_chunks: int = 1
 ) -> tuple[Choice, ...]:
-    """Return the choices for the operations that a run comes to.
+    """Return the choices for the operations that a run executes.
 
     Args:
         preferences: the run's ``kernels``.
         host: the plugins.
         where: see :func:`situation`.
-        loss_chunks: pieces that logits and loss are computed in; 1 for a loss from whole logits.
+        loss_chunks: chunks that logits and loss are computed in; 1 for a loss from whole logits.
 
     Raises:
         UserError: no kernel fits.
@@ -120,15 +122,15 @@ def choose(
 def operations(
     model: Any, offered: Iterable[str], *, optimizer: str | None = None
 ) -> frozenset[str]:
-    """Return which of the operations ``offered`` there are where ``model`` computes.
+    """Return the operations among ``offered`` that ``model`` contains.
 
-    Both losses are among those of a training run: it has one of the two. So is what ATOM does not
-    know.
+    Both losses are included for a training run, which executes one of them. Operations that ATOM
+    does not know are included, too.
 
     Args:
         model: a torchtitan model config.
-        offered: operations that there are kernels for.
-        optimizer: the run's ``optimizer.name``; None if nothing is trained.
+        offered: operations that have kernels.
+        optimizer: the run's ``optimizer.name``; None if there is no training.
     """
 
     def present(name: str) -> bool:
@@ -150,8 +152,8 @@ def sizes(
     Args:
         model: a torchtitan model config.
         vocab_size: None if it is not known yet.
-        tensor_parallel: ranks that share the width of a feed-forward.
-        expert_parallel: ranks that share the experts, whose widths are whole then.
+        tensor_parallel: ranks that shard the width of a feed-forward.
+        expert_parallel: ranks that shard the experts; their widths then stay whole.
     """
     found: dict[str, set[int]] = {"dim": {model.dim}}
     for attention in _nodes(model, GQAttention.Config):
@@ -163,7 +165,7 @@ def sizes(
         if hasattr(latent, "qk_nope_head_dim"):
             widths = {latent.qk_nope_head_dim + latent.qk_rope_head_dim, latent.v_head_dim}
             found["head_dim"] = found.get("head_dim", set()) | widths
-    # A model may have another mixer in its blocks.
+    # A model's blocks may have other mixers.
     attentions: list[Any] = [
         getattr(layer, "attention", None) for layer in getattr(model, "layers", ())
     ]
@@ -189,11 +191,11 @@ def sizes(
 
 
 def used(choices: Iterable[Choice], *, loss_chunks: int) -> tuple[Choice, ...]:
-    """Return the choices less those of operations that the run does not come to.
+    """Return the choices without operations that the run never executes.
 
     Args:
         choices: of all operations.
-        loss_chunks: pieces that logits and loss are computed in; 1 for a loss from whole logits.
+        loss_chunks: chunks that logits and loss are computed in; 1 for a loss from whole logits.
     """
     choices = tuple(choices)
     fused = replaces_loss(choice.declaration for choice in choices)
@@ -202,7 +204,7 @@ def used(choices: Iterable[Choice], *, loss_chunks: int) -> tuple[Choice, ...]:
 
 
 def replaces_loss(declarations: Iterable[Declaration]) -> bool:
-    """Return whether one of the kernels computes the output layer and the loss as one."""
+    """Return whether a kernel fuses the output layer and the loss."""
     return any(
         isinstance(kernel, Kernel)
         and kernel.operation == LINEAR_CROSS_ENTROPY
@@ -212,13 +214,13 @@ def replaces_loss(declarations: Iterable[Declaration]) -> bool:
 
 
 def replace(config: Any, declarations: Iterable[Declaration]) -> Coverage:
-    """Put the kernels that replace a node into a config of torchtitan's, a run's or a model's.
+    """Replace nodes in a torchtitan config, a run's or a model's, by kernels.
 
     Returns:
-        What each of them replaced.
+        The coverage of each kernel.
 
     Raises:
-        UnfitError: a kernel replaces nothing, or what it would not compute.
+        UnfitError: a kernel replaces nothing, or an operation that it does not compute.
     """
     return apply(config, _targets(_kernels(declarations)))
 
@@ -227,13 +229,13 @@ def apply(config: Any, targets: Mapping[str, str]) -> Coverage:
     """Apply overrides; return how many nodes of each operation they replaced, and of how many.
 
     Args:
-        config: a config of torchtitan's.
-        targets: override, as torchtitan names it -> operation.
+        config: a torchtitan config.
+        targets: override, in torchtitan's notation -> operation.
 
     Raises:
         UnfitError: an override replaces nothing, or a node of a class that computes something else.
     """
-    for target in targets:  # registers it
+    for target in targets:  # the import registers it
         importlib.import_module(target.rpartition(".")[0])
     aims = {target: _REGISTRY[target].target_cls for target in targets if target in _REGISTRY}
     places = {
@@ -261,11 +263,11 @@ def settle(
     choose: Callable[[Mapping[tuple[str, str], str]], Chosen],
     place: Callable[[Chosen], Placed],
 ) -> tuple[Chosen, Placed]:
-    """Choose kernels and place them, until all that are chosen compute what they are chosen for.
+    """Choose and place kernels, repeatedly, until every chosen one computes its operation.
 
     Args:
         choose: returns choices, given reasons against kernels.
-        place: raises :class:`UnfitError` of one of them.
+        place: raises :class:`UnfitError` for one of them.
     """
     unfit: dict[tuple[str, str], str] = {}
     while True:
@@ -278,13 +280,13 @@ def settle(
 
 
 def put(config: Any, components: Iterable[Component]) -> None:
-    """Put the kernels of a run into ``config``, a ``Trainer.Config`` of ATOM's.
+    """Apply the kernels of a run to ``config``, a ``Trainer.Config`` of ATOM's.
 
-    Most nodes are replaced by torchtitan's trainer, when it has given the model its sharding.
+    torchtitan's trainer replaces most nodes after it has set the model's sharding.
 
     Raises:
-        UserError: a function of a plugin is not there, or a kernel refuses the run.
-        UnfitError: a kernel does not compute what it is chosen for.
+        UserError: a plugin's function does not exist, or a kernel refuses the run.
+        UnfitError: a kernel does not compute its operation in this run.
     """
     components = tuple(components)
     kernels = _kernels(component.declaration for component in components)
@@ -302,10 +304,10 @@ def put(config: Any, components: Iterable[Component]) -> None:
 
 @contextmanager
 def called(functions: Mapping[str, str]) -> Iterator[None]:
-    """Have functions called in the place of others.
+    """Replace functions by others within the context.
 
     Args:
-        functions: ``module:function`` -> the one that takes its place.
+        functions: ``module:function`` -> its replacement.
     """
     with ExitStack() as stack:
         for place, function in functions.items():
@@ -318,13 +320,13 @@ def _kernels(declarations: Iterable[Declaration]) -> list[Kernel]:
 
 
 def _function(kernel: Kernel) -> str | None:
-    """Return which function a kernel takes the place of; None if it is a node."""
+    """Return the function that a kernel replaces; None if it replaces a node."""
     known = OPERATIONS.get(kernel.operation)
     return known.function if known else None
 
 
 def _targets(kernels: Iterable[Kernel]) -> dict[str, str]:
-    """Return the overrides of nodes, as torchtitan names them, each with its operation."""
+    """Return the overrides of nodes, in torchtitan's notation, each with its operation."""
     return {
         kernel.override.replace(":", "."): kernel.operation
         for kernel in kernels
@@ -333,7 +335,7 @@ def _targets(kernels: Iterable[Kernel]) -> dict[str, str]:
 
 
 def _node_of(operation: str) -> Any:
-    """Return the config class of the operation's node; None of an operation that has none."""
+    """Return the config class of the operation's node; None if it has no node."""
     known = OPERATIONS.get(operation)
     return _imported(known.node).Config if known is not None and known.node is not None else None
 
@@ -341,10 +343,10 @@ def _node_of(operation: str) -> Any:
 def _problem(
     operation: str, aim: type, nodes: list[Any], replaced: list[tuple[Any, Any]]
 ) -> str | None:
-    """Return why an override does not compute what its operation's nodes do, or None.
+    """Return why an override does not compute the same as its operation's nodes, or None.
 
-    A class that is derived from the operation's node may compute more than the node does. Whatever
-    takes its place must be meant for it, or be derived from it.
+    A class derived from the operation's node may compute more than the node. Its replacement must
+    be meant for that class, or derive from it.
     """
     plain = _node_of(operation) or aim
     if not replaced:
@@ -360,7 +362,7 @@ def _problem(
 
 
 def _has_sinks(attention: Any) -> bool:
-    module = sys.modules.get("torchtitan.models.gpt_oss.model")  # no config of it without it
+    module = sys.modules.get("torchtitan.models.gpt_oss.model")  # imported if a config of it exists
     return module is not None and isinstance(attention, module.Attention.Config)
 
 

@@ -1,4 +1,4 @@
-"""What torchtitan asks of its device, answered for a CPU."""
+"""Implement for the CPU what torchtitan expects of a device module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEVICE_TYPE = "cpu"
 
 
 class _CpuModule(types.ModuleType):
-    """``torch.cpu`` with what torchtitan asks of a device module. Memory is the process's own."""
+    """``torch.cpu`` with the functions that torchtitan calls. Memory is that of the process."""
 
     def __getattr__(self, name: str) -> Any:
         import torch
@@ -23,7 +23,7 @@ class _CpuModule(types.ModuleType):
         return 1
 
     def current_device(self) -> int:
-        return 0  # torch.cpu says "cpu", which a barrier does not take for an index
+        return 0  # torch.cpu returns "cpu", but a barrier needs an index
 
     def get_device_name(self, _device: object = None) -> str:
         return "CPU"
@@ -42,15 +42,15 @@ class _CpuModule(types.ModuleType):
         }
 
     def reset_peak_memory_stats(self, _device: object = None) -> None:
-        """The kernel keeps the peak of a process; it cannot be set back."""
+        """Do nothing: the kernel keeps the peak of a process and cannot reset it."""
 
     def empty_cache(self) -> None:
-        """There is no cache to empty."""
+        """Do nothing: there is no cache."""
 
 
 MODULE = _CpuModule("atom.titan.compat.cpu.module")
 
 
 def unknown_peak_flops(_device_name: str) -> float:
-    """Return an infinite peak: torchtitan's MFU is zero then, and ATOM reports none."""
+    """Return an infinite peak: torchtitan's MFU becomes zero, and ATOM does not report it."""
     return math.inf

@@ -1,4 +1,4 @@
-"""The device at hand: which one a run is given, what it is, and two repairs of the CPU as one.
+"""Select and describe the device, and repair memory and FSDP on the CPU.
 
 The other repairs that let torchtitan train on a CPU are in :mod:`atom.titan.compat.register`. Flex
 attention has no backward pass on a CPU: a kernel plugin provides one.
@@ -23,7 +23,7 @@ def pick(wanted: str) -> str:
     """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: ``cuda`` is wanted and there is none.
+        UserError: ``cuda`` is requested and not available.
     """
     import torch
 
@@ -40,21 +40,21 @@ def pick(wanted: str) -> str:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0))
 
 
 def describe(kind: str) -> DeviceDescription:
-    """Describe the device at hand, for the choice of kernels and for plans.
+    """Describe this machine's device, for the choice of kernels and for plans.
 
-    What torch can tell is asked of it; the rest is that of the description with the nearest compute
+    torch provides some values; the others come from the description with the nearest compute
     capability.
     """
     import torch
 
     if kind == "cpu":
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        # Ranks on a CPU share its memory: one a core, where nothing else is said.
+        # Ranks on a CPU share its memory: one rank per core by default.
         return replace(named("cpu"), memory=total // cores())
     properties = torch.cuda.get_device_properties()
     hopper = "h200" if properties.total_memory > 100 * 2**30 else "h100"
@@ -71,22 +71,22 @@ def describe(kind: str) -> DeviceDescription:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that a step on the CPU frees, for the next step.
+    """Let this process keep memory that a step on the CPU frees, for the next step.
 
-    glibc gives large blocks back to the kernel at once, and thousands of page faults a step then
-    fetch them again: with it a step of a small model takes about 8 % less processor time. Other C
-    libraries have other ways, and are left alone.
+    By default glibc returns large blocks to the kernel at once, and thousands of page faults per
+    step fetch them again. Keeping them saves a small model about 8 % of the processor time of a
+    step. Other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    # <malloc.h>; 32 MiB is the most that glibc takes for the first.
+    # <malloc.h>; glibc accepts at most 32 MiB for the first.
     for parameter, value in ((_M_MMAP_THRESHOLD, 2**25), (_M_TRIM_THRESHOLD, 2**30)):
         mallopt(parameter, value)
 
 
 def mend_fsdp(model: torch.nn.Module) -> None:
-    """Let FSDP reduce gradients over gloo: by a sum, instead of a scaled sum that gloo lacks."""
+    """Let FSDP reduce gradients over gloo with a sum; gloo lacks the scaled sum."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():

@@ -1,4 +1,7 @@
-"""Repairs that are applied after boot: to a rank, a model, a step, or for a while. Data only."""
+"""List the repairs that are applied after boot: to a rank, a model, a step, or temporarily.
+
+Data only.
+"""
 
 from __future__ import annotations
 

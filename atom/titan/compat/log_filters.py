@@ -1,4 +1,4 @@
-"""Log messages of torch and torchtitan that no user can act upon."""
+"""Filter log messages of torch and torchtitan that are not actionable for users."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 
 
 def hide_notes_for_developers() -> None:
-    """Hide torch's warning about a call that torchao makes as it is imported."""
+    """Hide torch's warning about a call that torchao makes on import."""
     logging.getLogger("torch.utils._pytree").addFilter(_is_for_users)
 
 
 def hide_step_lines() -> None:
-    """Hide torchtitan's line of a step's metrics; on thousands of ranks it would fill disks."""
+    """Hide torchtitan's log line of a step's metrics; on thousands of ranks it would fill disks."""
     logging.getLogger().addFilter(_is_no_step_line)
 
 
@@ -20,5 +20,5 @@ def _is_for_users(record: logging.LogRecord) -> bool:
 
 
 def _is_no_step_line(record: logging.LogRecord) -> bool:
-    """Return whether a record is something else than torchtitan's line of a step's metrics."""
+    """Return whether a record is not torchtitan's log line of a step's metrics."""
     return (record.module, record.funcName) != ("metrics", "log")

@@ -1,8 +1,4 @@
-"""Mixtures of experts on a CPU: two repairs of what torchtitan 0.3.0 and gloo lack.
-
-Shape suffixes: R = tokens routed to this rank's experts, sorted by expert; E = experts; D = model
-width; F = expert width.
-"""
+"""Repair mixtures of experts on a CPU, for torchtitan 0.3.0 and gloo."""
 
 from __future__ import annotations
 
@@ -24,8 +20,8 @@ def exchange_over_gloo() -> None:
 class _GlooCollectives(types.ModuleType):
     """``torch.distributed`` for ``spmd_types``, with an all-to-all of lists of uneven tensors.
 
-    Expert parallelism sends each rank the tokens that are routed there, by the list form of
-    all-to-all, and gloo's refuses lists of uneven sizes. Its form for one tensor takes them.
+    Expert parallelism sends each rank its routed tokens with the list form of all-to-all. Gloo's
+    refuses lists of uneven sizes; its single-tensor form accepts them.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -50,8 +46,8 @@ def in_dtype_of_tokens(
 ) -> torch.Tensor:
     """Return the experts' outputs, shaped like ``x_RD``.
 
-    torchtitan's own converts to bfloat16, which GPUs want and most CPUs emulate, and which rounds
-    a run in float32 so that layouts differ in the fifth digit of the loss.
+    torchtitan's method converts to bfloat16. GPUs need that, but most CPUs emulate it, and it
+    rounds a float32 run so that layouts differ in the fifth digit of the loss.
     """
     w1_EFD, w2_EDF, w3_EFD = (
         (weight.to_local() if isinstance(weight, DTensor) else weight).to(x_RD.dtype)

@@ -1,4 +1,4 @@
-"""A repair of pipeline stages under sequence parallelism."""
+"""Repair pipeline stages under sequence parallelism."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def send_contiguous(stage: torch.nn.Module) -> None:
-    """Lay out what a stage sends: its output to the next one, its input's gradient to the last one.
+    """Make a stage's sends contiguous: its output, and its input's gradient.
 
     Sequence parallelism leaves both strided along the batch, and point-to-point sends refuse that
-    as soon as a microbatch holds two sequences (torch 2.15, torchtitan 0.3.0).
+    as soon as a micro-batch holds two sequences (torch 2.15, torchtitan 0.3.0).
     """
     stage.register_forward_pre_hook(_contiguous_gradient)
     stage.register_forward_hook(_contiguous_output)

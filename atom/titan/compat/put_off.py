@@ -1,8 +1,8 @@
-"""Imports of torchtitan's that a run has no use for, put off until something has.
+"""Defer imports of torchtitan that a run may never need.
 
-A job of 10,240 processes reads each of its modules 10,240 times, and two imports take a quarter of
-the time of all: Hugging Face's ``datasets`` (with pandas and Arrow), for the loader that is the
-default of torchtitan's validation, and on a CPU Inductor, for kernels that are compiled there.
+A job of 10,240 processes reads each module 10,240 times, and two imports take a quarter of the
+import time: Hugging Face's ``datasets`` (with pandas and Arrow), for the default loader of
+torchtitan's validation; and on a CPU Inductor, for kernels that are compiled on import.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _VALIDATION = "torchtitan.components.validate"
 
 
 def datasets() -> None:
-    """Import torchtitan's validation without ``datasets``; and the loader once it is used."""
+    """Import torchtitan's validation without ``datasets``, which loads on first use."""
     if {_LOADERS, _VALIDATION} & sys.modules.keys():
         return
     sys.modules[_LOADERS] = _Later(_LOADERS)
     try:
         import_module(_VALIDATION)
     finally:
-        # Whoever imports the module from now on gets it.
+        # Later imports get the real module.
         del sys.modules[_LOADERS]
 
 
 class _Later(types.ModuleType):
-    """Stands for a module; what is imported from it is the real one's once it is used."""
+    """A stand-in for a module; its attributes resolve to the real ones on use."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -50,11 +50,11 @@ class _Attribute:
 
 
 def attention() -> None:
-    """Import torchtitan's attention without Inductor: nothing is compiled on a CPU there."""
+    """Import torchtitan's attention without Inductor: a CPU compiles nothing there."""
     with replaced("torch:compile", _leave):
         import_module("torchtitan.models.common.attention")
 
 
 def _leave(function: Callable[..., Any] | None = None, **_options: Any) -> Any:
-    """Return the function that ``torch.compile`` is given."""
+    """Return the function passed to ``torch.compile`` unchanged."""
     return _leave if function is None else function

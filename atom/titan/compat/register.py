@@ -1,7 +1,7 @@
-"""The register: every repair of torch, torchtitan and what they stand on, in the order of a run.
+"""List every repair of torch, torchtitan and their dependencies, in the order of a run.
 
-Data only, which imports nothing. ``docs/engine.md`` is made from it. Repairs of Hydra and OmegaConf
-are in :mod:`atom.compose.repairs`, those of a plugin in its own ``repairs`` module.
+Data only, no imports. ``docs/engine.md`` is generated from it. Repairs of Hydra and OmegaConf are
+in :mod:`atom.compose.repairs`, those of a plugin in its ``repairs`` module.
 """
 
 from __future__ import annotations

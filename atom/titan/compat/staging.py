@@ -1,4 +1,4 @@
-"""A repair of torch's staging of checkpoints: views of distributed tensors."""
+"""Repair torch's staging of checkpoints for views of distributed tensors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch.utils import _pytree as pytree
 
 
 def without_offsets(state: dict[str, Any]) -> dict[str, Any]:
-    """Return ``state`` in which no distributed tensor has a storage offset: such ones are copied.
+    """Return ``state`` with every distributed tensor that has a storage offset copied.
 
-    torch 2.15 tells a distributed tensor from a plain one by its null data pointer, to which it
-    adds the offset. A view that begins later than its base, as ``wk`` does in a fused projection
-    with one key-value head, then counts as a plain tensor without memory, and staging fails with
-    "invalid python storage".
+    torch 2.15 recognizes a distributed tensor by its null data pointer, to which it adds the
+    offset. A view that begins later than its base, such as ``wk`` in a fused projection with one
+    key-value head, then counts as a plain tensor without memory, and staging fails with "invalid
+    python storage".
     """
     found: dict[str, Any] = pytree.tree_map_only(DTensor, _without_offset, state)
     return found

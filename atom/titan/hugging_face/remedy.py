@@ -1,4 +1,4 @@
-"""The parameters of an architecture that make its model the one of a ``config.json``."""
+"""Find the architecture's parameters that reproduce the model of a ``config.json``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from atom.titan.hugging_face.config import Disagreement, disagreement
 from atom.titan.trainer_config import model_parts
 
 _FIELDS = 24
-"""So many fields are tried to set right."""
+"""Maximum number of fields to fix."""
 
 
 def settings(
     theirs: Mapping[str, Any], parts: ModelParts, run: Run, host: Host, vocab_size: int
 ) -> str:
-    """Return the overrides with which ``run`` has the model of ``theirs``; "" if there are none.
+    """Return the overrides that give ``run`` the model of ``theirs``; "" if there are none.
 
-    Each is found by trying: a parameter that takes the value, and has an export say it.
+    Each is found by trial: a parameter that accepts the value and makes the export write it.
     """
     found: dict[str, Any] = {}
-    aside: set[str] = set()  # what no parameter says, but may follow from others
+    aside: set[str] = set()  # fields that no parameter sets, but that others may imply
     for _ in range(_FIELDS):
         problem = _compare(theirs, parts, without=aside)
         if problem is None and _compare(theirs, parts) is not None:
@@ -50,17 +50,17 @@ def _compare(theirs: Mapping[str, Any], parts: ModelParts, **which: Any) -> Disa
 
 
 def _candidates(run: Run, host: Host, problem: Disagreement) -> Iterator[tuple[str, Any]]:
-    """Yield the parameters that could be meant, and values for them."""
+    """Yield candidate parameters and values."""
     config = select(run, host).architecture.config
     for name, field in type(config).model_fields.items() if config is not None else ():
         if "layers" in name and "layer" not in problem.field:
-            continue  # a width would be as many layers
+            continue  # as a layer count, a width would be far too large
         options = list(_options(field.annotation))
         yield from ((name, option) for option in options or [problem.wanted])
 
 
 def _options(annotation: Any) -> Iterator[Any]:
-    """Yield the values of an annotation that has few."""
+    """Yield the values of an annotation with few of them."""
     if get_origin(annotation) is Literal:
         yield from get_args(annotation)
     elif annotation is bool:

@@ -1,4 +1,4 @@
-"""The tokenizer's files in an export, so that ``transformers`` makes ids as training did."""
+"""Copy the tokenizer's files into an export; ``transformers`` then makes the ids of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 _MOST = 256 << 20
-"""Bytes of a tokenizer.json; those of the largest vocabularies have a tenth."""
+"""Largest accepted tokenizer.json, in bytes; the largest vocabularies need a tenth."""
 
 
 _COMPARED = (
@@ -25,14 +25,14 @@ _COMPARED = (
     "Grüße, œuvre, Ἀθῆναι, Москва, שלום, مرحبا, नमस्ते, 東京, 한국어",
     "e\u0301, ﬁ, ½, 👩\u200d👩\u200d👧, 𝔸",
 )
-"""Texts of the kinds that tokenizers cut in different ways."""
+"""Texts that different tokenizers split differently."""
 
 
 def differing(tokenizer_json: Path, tokenizer: Any) -> str | None:
-    """Return a text of which ``tokenizer_json`` makes other ids than ``tokenizer``, or None."""
+    """Return a text that ``tokenizer_json`` and ``tokenizer`` encode differently, or None."""
     try:
         exported = Tokenizer.from_file(str(tokenizer_json))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower type
         raise UserError(
             f"{tokenizer_json} cannot be read by Hugging Face's library: {error}"
         ) from None
@@ -45,14 +45,14 @@ def differing(tokenizer_json: Path, tokenizer: Any) -> str | None:
 
 
 def check(source: Path, tokenizer: Any) -> None:
-    """Refuse a ``tokenizer.json`` that is not the tokenizer which the run was trained with.
+    """Refuse a ``tokenizer.json`` that differs from the tokenizer that the run was trained with.
 
     Args:
-        source: the run's folder of the tokenizer, which may be missing.
-        tokenizer: the run's.
+        source: the run's tokenizer folder, which may be missing.
+        tokenizer: the run's tokenizer.
 
     Raises:
-        UserError: it makes other ids.
+        UserError: the ids differ.
     """
     path = source / TOKENIZER_JSON
     if files.is_regular(path) and (text := differing(path, tokenizer)) is not None:
@@ -65,13 +65,13 @@ def check(source: Path, tokenizer: Any) -> None:
 def copy(source: Path, target: Path, *, bos_id: int | None) -> bool:
     """Copy the prepared tokenizer's files; return whether there is a ``tokenizer.json``.
 
-    In training every document begins with BOS, whatever the files say. So that a prompt does too,
-    the copy of a tokenizer that adds nothing by itself adds it.
+    In training every document begins with BOS, whatever the files say. If the tokenizer adds no BOS
+    by itself, the copy is changed to add it, so that a prompt begins with it, too.
 
     Args:
-        source: the run's folder of the tokenizer, which may be missing.
+        source: the run's tokenizer folder, which may be missing.
         target: the folder of the export.
-        bos_id: of the token that documents begin with, if there is one.
+        bos_id: id of the token that documents begin with, or None.
     """
     if not files.is_regular(source / TOKENIZER_JSON):
         return False

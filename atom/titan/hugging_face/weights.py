@@ -1,4 +1,4 @@
-"""The weights in a folder of Hugging Face's format, held against a model."""
+"""Check the weights of a folder in Hugging Face's format against a model."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from atom.titan.hugging_face import config as hf_config
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 _COMPUTED = re.compile(r".*\.rotary_emb\.inv_freq")
-"""Names of what is no weight but follows from the config."""
+"""Names of tensors that are not weights but follow from the config."""
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\..*")
 _BLOCK = [128, 128]
-"""The rows and columns that share a scale, as torchtitan reads quantized weights."""
+"""The rows and columns that share a scale in torchtitan's format of quantized weights."""
 
 
 def check(
     parts: ModelParts, adapter: Any, folder: Path, *, quantized: bool = False
 ) -> tuple[str | None, list[str]]:
-    """Hold the weights in ``folder`` against a model.
+    """Check the weights in ``folder`` against a model.
 
     Args:
-        parts: the model's, its sharding set.
+        parts: the model's, with its sharding set.
         adapter: its state-dict adapter.
         folder: in Hugging Face's format.
-        quantized: whether quantized weights are to be read.
+        quantized: whether to read quantized weights.
 
     Returns:
-        Why they are of another model, or None; and what a person should know, a sentence each.
+        Why the weights belong to another model, or None; and notes for the user, a sentence each.
 
     Raises:
         ValueError: the folder cannot be read.
@@ -65,7 +65,7 @@ def check(
 
 
 def _packing(packed: Any, adapter: Any, *, quantized: bool) -> str | None:
-    """Return why weights that are packed as ``quantization_config`` says cannot be read."""
+    """Return why the quantization in ``quantization_config`` is not supported, or None."""
     key = "checkpoint.initial_load_in_hf_quantized"
     own = type(adapter).get_hf_storage_reader
     reads_them = own is not StateDictAdapter.get_hf_storage_reader
@@ -91,7 +91,7 @@ def _odd(
     config: Mapping[str, Any],
     notes: list[str],
 ) -> str | None:
-    """Return what tensors say that their shapes do not: packed ones, and those without a place."""
+    """Return a problem that shapes do not show, or None: quantized tensors, and unknown ones."""
     for name in expected:
         if found[name].dtype not in hf_folder.PLAIN:
             return f"{name} is stored as {found[name].dtype}, which is no weight by itself"

@@ -1,1 +1,1 @@
-"""Build the optimizer of a run and its learning rates."""
+"""Build the optimizer and the learning-rate schedule of a run."""

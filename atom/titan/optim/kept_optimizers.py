@@ -1,8 +1,8 @@
-"""torchtitan's container of optimizers, which stays what the run says when it loads a checkpoint.
+"""A container of optimizers that keeps the run's settings when it loads a checkpoint.
 
-A checkpoint holds the settings of the run that saved it (``lr``, ``weight_decay``, ``betas``,
-``fused``, …) beside its moments. The moments are loaded; the settings are the run's own. And torch
-casts loaded moments to the dtype of their parameters.
+A checkpoint contains the settings of the run that saved it (``lr``, ``weight_decay``, ``betas``,
+``fused``, …) beside its moments. The moments are loaded; the settings stay this run's. torch would
+also cast loaded moments to the dtype of their parameters.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.distributed.tensor import DTensor
 from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer
 
 STATES_IN_BFLOAT16 = "fused_opt_states_bf16"
-"""torchtitan's implementation with Adam's moments in bfloat16 beside parameters in float32."""
+"""torchtitan's implementation with bfloat16 moments for float32 parameters."""
 
 _SETTINGS = "param_groups."
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 class StateOnly(Stateful):
-    """The state of a container of optimizers without its settings, to load a checkpoint into."""
+    """The state of a container of optimizers without its settings, for loading a checkpoint."""
 
     def __init__(self, optimizers: OptimizersContainer) -> None:
         self._optimizers = optimizers
@@ -37,15 +37,15 @@ class StateOnly(Stateful):
 
 
 def settings(optimizers: OptimizersContainer) -> dict[str, Any]:
-    """Return the part of a container's state that the run decides: the options of each group."""
+    """Return the settings of a container: the options of each parameter group."""
     state = optimizers.state_dict()
     return {name: value for name, value in state.items() if name.startswith(_SETTINGS)}
 
 
 def follow_schedule(schedulers: LRSchedulersContainer) -> None:
-    """Give every group the learning rate of the step that its scheduler stands at.
+    """Set every group's learning rate for the current step of its scheduler.
 
-    A scheduler that has loaded its step changes the groups after the next one only.
+    A scheduler that has loaded its step updates the groups only after the next step.
     """
     for scheduler in schedulers:
         groups = scheduler.optimizer.param_groups
@@ -57,7 +57,7 @@ def follow_schedule(schedulers: LRSchedulersContainer) -> None:
 
 
 class KeptOptimizers(OptimizersContainer):
-    """Keeps its settings, the place of its counts of steps, and its moments' dtype."""
+    """A container that keeps its settings, the device of step counts, and the moments' dtype."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(OptimizersContainer.Config):
@@ -69,7 +69,7 @@ class KeptOptimizers(OptimizersContainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         own = settings(self)
-        # torch would cast all moments to float32 at once: they are put in afterwards.
+        # torch would cast all moments to float32 at once, so they are restored afterwards.
         moments = {name: tensor for name, tensor in state_dict.items() if self._is_half(name)}
         rest = {name: value for name, value in state_dict.items() if name not in moments}
         super().load_state_dict(rest | own)
@@ -88,7 +88,7 @@ class KeptOptimizers(OptimizersContainer):
 
 
 def _place_step(parameter: torch.Tensor, state: dict[str, Any], *, fused: bool | None) -> None:
-    """A fused step counts on the device, the others on the CPU."""
+    """Move the step count to the device if the step is fused, and to the CPU if not."""
     if "step" in state:
         step = state["step"]
         step = step.to_local() if isinstance(step, DTensor) else step

@@ -1,9 +1,9 @@
-"""Muon for a model that is split over ranks: matrices of layers by Muon, all else by AdamW.
+"""Muon for sharded models: Muon updates the layers' matrices, AdamW all other parameters.
 
-Muon ("Muon is Scalable for LLM Training", arXiv:2502.16982) makes the momentum of a matrix
-orthogonal by five Newton-Schulz iterations. They need the whole matrix. So the ranks share the
-matrices out among themselves (:mod:`atom.titan.optim.whole_matrices`): the update is the
-same under every layout, and the more ranks there are, the less each computes.
+Muon ("Muon is Scalable for LLM Training", arXiv:2502.16982) orthogonalizes the momentum of a matrix
+by five Newton-Schulz iterations. They need the whole matrix, so each rank owns some of the matrices
+(:mod:`atom.titan.optim.whole_matrices`): the update is the same under every layout, and the more
+ranks there are, the less each computes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def newton_schulz(
 ) -> torch.Tensor:
     """Return ``matrix``, of shape (rows, columns) in bfloat16, made nearly orthogonal.
 
-    It is torch's, and what a kernel of the operation ``newton_schulz`` takes the place of.
+    This is torch's function; kernels of the operation ``newton_schulz`` replace it.
     """
     return _zeropower_via_newtonschulz(matrix, coefficients, steps, eps)
 
@@ -41,9 +41,9 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Change every parameter that has a gradient, both of shape (rows, columns).
+        """Update every parameter that has a gradient, both of shape (rows, columns).
 
-        On ranks that share a model all call it together.
+        All ranks that share the model must call this together.
         """
         assert closure is None, "torchtitan's containers support none"
         for group in self.param_groups:
@@ -57,7 +57,7 @@ class Muon(torch.optim.Muon):
                 self._change(parameter, update, group)
 
     def _momentum(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-        """Return what this rank has of the gradient with momentum, in the iterations' dtype."""
+        """Return this rank's shard of the gradient with momentum, in the iterations' dtype."""
         gradient, state = parameter.grad, self.state[parameter]
         assert gradient is not None
         if "momentum_buffer" not in state:
@@ -68,7 +68,7 @@ class Muon(torch.optim.Muon):
         return _local(momentum).bfloat16()
 
     def _change(self, parameter: torch.Tensor, update: torch.Tensor, group: dict[str, Any]) -> None:
-        """Change this rank's part of a parameter."""
+        """Update this rank's shard of a parameter."""
         lr = _adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape)
         local = _local(parameter)
         local.mul_(1 - group["lr"] * group["weight_decay"])
@@ -84,12 +84,12 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def is_muons(name: str, parameter: torch.Tensor) -> bool:
-    """Return whether a parameter is Muon's, and not AdamW's: a matrix of a layer."""
+    """Return whether Muon, not AdamW, updates a parameter: a matrix of a layer."""
     return parameter.ndim == 2 and re.search(_LAYERS, canonical_fqn(name)) is not None
 
 
 class OptimizersWithMuon(KeptOptimizers):
-    """torchtitan's container, which knows Muon, too; its groups take matrices only."""
+    """A container of optimizers that also supports Muon, in groups of matrices only."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(KeptOptimizers.Config):
@@ -113,7 +113,7 @@ class OptimizersWithMuon(KeptOptimizers):
                     for name, parameter in model.named_parameters()
                     if is_muons(name, parameter)
                 ]
-                if not matrices:  # a stage of a pipeline may have none
+                if not matrices:  # a pipeline stage may have none
                     continue
                 group = replace(group, pattern=f"^(?:{'|'.join(matrices)})$")
             groups.append(group)
@@ -123,7 +123,7 @@ class OptimizersWithMuon(KeptOptimizers):
 def with_muon(adamw: OptimizersContainer.Config, momentum: float) -> OptimizersContainer.Config:
     """Return ``adamw``, a config of one group, with Muon for the matrices of layers.
 
-    Updates are scaled to the size of AdamW's, so that its learning rate and weight decay hold.
+    Updates are scaled to the size of AdamW's, so the learning rate and weight decay still fit.
     """
     (rest,) = adamw.param_groups
     given = {name: rest.optimizer_kwargs[name] for name in ("lr", "weight_decay")}

@@ -1,4 +1,4 @@
-"""The optimizer of a run, as torchtitan's config of it; and what it keeps for each parameter."""
+"""Translate the optimizer section into torchtitan's config, and compute its state size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atom.titan.optim.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers
 from atom.titan.optim.muon import OptimizersWithMuon, with_muon
 
 _MOMENTS = 2
-"""That Adam and AdamW keep of each element."""
+"""Moments that Adam and AdamW store per element."""
 
 
 def config(section: Optimizer) -> OptimizersContainer.Config:
@@ -32,11 +32,11 @@ def config(section: Optimizer) -> OptimizersContainer.Config:
 
 
 def state_bytes(found: OptimizersContainer.Config, parameter_dtype: str) -> int:
-    """Return the bytes that Adam and AdamW keep of an element of a parameter."""
+    """Return the bytes of Adam's or AdamW's state per parameter element."""
     in_bfloat16 = found.implementation == STATES_IN_BFLOAT16
     return _MOMENTS * BYTES["bfloat16" if in_bfloat16 else parameter_dtype]
 
 
 def matrix_state_bytes(found: OptimizersContainer.Config, parameter_dtype: str) -> int | None:
-    """Return the bytes that Muon keeps of an element of a layer's matrix; None without Muon."""
+    """Return the bytes of Muon's state per element of a layer's matrix; None without Muon."""
     return BYTES[parameter_dtype] if isinstance(found, OptimizersWithMuon.Config) else None

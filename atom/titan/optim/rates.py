@@ -1,7 +1,7 @@
-"""torchtitan's learning rates, which end with their schedule.
+"""A learning-rate scheduler that ends with its schedule.
 
-torchtitan goes on computing the formula of the decay after its end, where it is negative (linear,
-sqrt), or climbs back to the peak (cosine).
+After its last step torchtitan continues to evaluate the decay's formula, which becomes negative
+(linear, sqrt) or rises to the peak again (cosine).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torchtitan.components.optimizer import LRSchedulersContainer
 
 
 class EndingLRSchedulers(LRSchedulersContainer):
-    """After the last scheduled step the rate stays what the decay has led to."""
+    """A scheduler that keeps the final learning rate after the last scheduled step."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(LRSchedulersContainer.Config):
@@ -32,5 +32,5 @@ class EndingLRSchedulers(LRSchedulersContainer):
 
 
 def _until(last: int, factor: Callable[[int], float], step: int) -> float:
-    """Return the factor of a step, counted from 0, of which ``last`` is the first unscheduled."""
+    """Return the factor of a step, counted from 0; ``last`` is the first unscheduled step."""
     return factor(min(step, last))

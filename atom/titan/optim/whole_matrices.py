@@ -1,11 +1,11 @@
-"""Work on whole matrices that are in parts on many ranks: each is whole on one rank only.
+"""Process sharded matrices whole, each on one owning rank.
 
-The ranks of a mesh take turns in owning matrices. Along one axis of the mesh after the other, each
-sends its part of a matrix towards the owner's place, which puts the parts together. When the owner
-has computed, parts of the result go back the same way. So a rank computes for its share of the
-matrices, has one whole matrix at a time, and sends about as much as it would to gather its share.
+The ranks of a mesh take turns in owning matrices. Along one mesh axis after another, each rank
+sends its shard of a matrix towards the owner, which concatenates the shards. After the computation,
+shards of the result return the same way. So a rank computes its share of the matrices, holds one
+whole matrix at a time, and sends about as much as gathering its share would.
 
-Axes that hold copies, as HSDP's, do not share: each copy computes for itself.
+Axes that replicate, such as HSDP's, do not share the work: each replica computes for itself.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ def on_owners(
     *,
     dtype: torch.dtype,
 ) -> Iterator[tuple[DTensor, Tensor]]:
-    """Yield each of ``tensors``, in another order, with this rank's part of what is computed of it.
+    """Yield each of ``tensors``, in another order, with this rank's shard of its result.
 
     All ranks of a mesh call this with the same tensors in the same order.
 
     Args:
-        tensors: how they are divided; their values are not looked at.
-        part: of one of them: what this rank has of the tensor to compute with.
-        compute: of the whole: a tensor of the same shape, whose values ``dtype`` can hold.
-        dtype: of parts, wholes and results.
+        tensors: define the sharding; their values are not read.
+        part: returns this rank's local input for one of them.
+        compute: maps the whole matrix to a tensor of the same shape, with values that fit
+            ``dtype``.
+        dtype: of shards, whole matrices and results.
     """
     together: dict[Any, list[int]] = defaultdict(list)
     for number, tensor in enumerate(tensors):
@@ -51,7 +52,7 @@ def on_owners(
         together[mesh, axes].append(number)
     for (mesh, axes), numbers in together.items():
         owners = prod(mesh.size(axis) for axis in axes)
-        # The largest first: those of a round then keep their owners busy for about as long.
+        # The largest first, so that the owners of a round are busy for about the same time.
         numbers.sort(key=lambda number: -tensors[number].numel())
         for begin in range(0, len(numbers), owners):
             these = {number: tensors[number] for number in numbers[begin : begin + owners]}
@@ -60,9 +61,9 @@ def on_owners(
 
 @dataclass(frozen=True)
 class _Round:
-    """As many tensors as there are owners, or fewer, by number.
+    """A round of at most one tensor per owner, by number.
 
-    A level is a place in ``axes``: those that divide the tensors, in the order in which they do.
+    A level is an index into ``axes``: the mesh axes that shard the tensors, in sharding order.
     """
 
     mesh: DeviceMesh
@@ -82,14 +83,13 @@ class _Round:
         yield from ((self.tensors[number], result) for number, result in held.items())
 
     def _computed(self, compute: Callable[[Tensor], Tensor], whole: Tensor) -> Tensor:
-        # Whatever a plugin's function returns, all ranks send the same dtype.
+        # All ranks must send the same dtype, whatever a plugin's function returns.
         result = compute(whole).to(self.dtype)
         assert result.shape == whole.shape, f"{result.shape} of a tensor of shape {whole.shape}"
         return result
 
     def _gathered(self, level: int, held: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Return, put together along the axis of ``level``, those whose owner has this rank's place
-        on it."""
+        """Return the tensors owned at this rank's place, gathered along the axis of ``level``."""
         to = self._by_owner(level, held)
         mine = self._places[level]
         shapes = [self._shapes(number, level) for number in to[mine]]
@@ -104,7 +104,7 @@ class _Round:
         }
 
     def _scattered(self, level: int, held: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Return this rank's parts of what the ranks along the axis of ``level`` hold."""
+        """Return this rank's shards of the tensors held along the axis of ``level``."""
         after = range(level + 1, len(self.axes))
         of = self._by_owner(
             level,
@@ -122,7 +122,7 @@ class _Round:
     def _exchanged(
         self, level: int, sent: list[list[Tensor]], shapes: list[list[Size]]
     ) -> list[list[Tensor]]:
-        """Send tensors to each rank along an axis; return those that each has sent."""
+        """Send tensors to each rank along an axis; return those received from each."""
         device = next(iter(self.tensors.values())).to_local().device
         sizes = [sum(shape.numel() for shape in each) for each in shapes]
         received = torch.empty(sum(sizes), dtype=self.dtype, device=device)
@@ -138,7 +138,7 @@ class _Round:
         return [[next(flat).view(shape) for shape in each] for each in shapes]
 
     def _by_owner(self, level: int, numbers: Iterable[int]) -> list[list[int]]:
-        """Return ``numbers`` by their owners' place on the axis of ``level``."""
+        """Group ``numbers`` by their owners' place on the axis of ``level``."""
         found: list[list[int]] = [[] for _ in range(self._sizes[level])]
         for number in numbers:
             found[self._owner(number, level)].append(number)
@@ -154,8 +154,10 @@ class _Round:
         return int(placement.dim)
 
     def _shapes(self, number: int, level: int) -> tuple[Size, ...]:
-        """Return the shapes that a tensor is divided into along the axis of ``level``, where this
-        rank is on the axes before."""
+        """Return the shapes of a tensor's shards along the axis of ``level``.
+
+        On the axes before it, the shards are those at this rank's place.
+        """
         dims = tuple(self._dim(number, each) for each in range(level + 1))
         sizes, places = self._sizes[: level + 1], self._places[:level]
         return _divided(self.tensors[number].shape, dims, sizes, places)
@@ -166,7 +168,7 @@ class _Round:
 
     @cached_property
     def _sizes(self) -> tuple[int, ...]:
-        """Ranks along each axis."""
+        """The ranks along each axis."""
         return tuple(self.mesh.size(axis) for axis in self.axes)
 
     @cached_property
@@ -175,18 +177,18 @@ class _Round:
         return tuple(self.mesh.get_local_rank(axis) for axis in self.axes)
 
 
-@cache  # the same in every step
+@cache  # the same at every step
 def _divided(
     shape: Size, dims: tuple[int, ...], sizes: tuple[int, ...], places: tuple[int, ...]
 ) -> tuple[Size, ...]:
-    """Return the shapes of the last division; of those before, the part is the one at its place."""
+    """Return the shapes along the last axis, for the shard at this rank's place on earlier axes."""
     for dim, ranks, place in zip(dims, sizes, places, strict=False):
         shape = _parts(shape, dim, ranks)[place]
     return _parts(shape, dims[-1], sizes[-1])
 
 
 def _parts(shape: Size, dim: int, ranks: int) -> tuple[Size, ...]:
-    """Return the shapes of the chunks for so many ranks."""
+    """Return the shapes of the chunks for ``ranks`` ranks."""
     return tuple(
         Size((*shape[:dim], length, *shape[dim + 1 :])) for length in lengths(shape[dim], ranks)
     )

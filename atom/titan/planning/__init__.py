@@ -1,1 +1,1 @@
-"""Estimate the memory and time of a run from its model, and choose layouts by that."""
+"""Estimate a run's memory and time from its model, and choose layouts with the estimates."""

@@ -1,7 +1,7 @@
-"""Read a :class:`~atom.plan.model.ModelDescription` off the model that a run would build.
+"""Read a :class:`~atom.plan.model.ModelDescription` from the model that a run would build.
 
-The model is built on the meta device from the architecture's own config, with the sharding that it
-declares: no architecture is named, and no formula for one is written down.
+The model is built on the meta device from the architecture's config, with the sharding that it
+declares. The code names no architecture and contains no formula for one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TOKENS = 256
 
 _CHECKPOINTING: dict[str, Any] = {
     plan.NONE: None,
-    # The random state of the meta device cannot be kept, and nothing depends on it here.
+    # The meta device's random state cannot be saved, and nothing depends on it here.
     plan.SELECTIVE: SelectiveAC.Config(preserve_rng_state=False),
     plan.FULL: FullAC.Config(preserve_rng_state=False),
 }
@@ -48,8 +48,8 @@ def describe(config: Any, *, compute_dtype: str = "bfloat16") -> ModelDescriptio
     """Describe the model of ``config``.
 
     Args:
-        config: a torchtitan ``Decoder.Config``, with its sharding set (``update_from_config``).
-        compute_dtype: of activations.
+        config: a torchtitan ``Decoder.Config`` with its sharding set (``update_from_config``).
+        compute_dtype: the dtype of activations.
     """
     dtype = getattr(torch, compute_dtype)
     with torch.device("meta"), set_default_dtype(dtype):
@@ -63,7 +63,7 @@ def describe(config: Any, *, compute_dtype: str = "bfloat16") -> ModelDescriptio
         moe = next((module for module in block.modules() if isinstance(module, MoE)), None)
         if moe is not None:
             routed[part] = float(moe.router.top_k * config.dim * dtype.itemsize)
-        # Blocks of the same classes and shapes are the same to a plan.
+        # Plans treat blocks of the same classes and shapes as equal.
         shape = tuple((n, type(m).__name__) for n, m in block.named_modules())
         key = (shape, tuple(tuple(p.shape) for p in block.parameters()))
         if key not in known:
@@ -142,7 +142,7 @@ def _block(block: nn.Module, width: int, dtype: torch.dtype) -> Block:
         block.zero_grad(set_to_none=True)
     attentions = [module for module in block.modules() if isinstance(module, InnerAttention)]
     rows = sum(role == ROW for role in roles.values())
-    # torchtitan's policy keeps what a reduce-scatter leaves.
+    # torchtitan's policy keeps the output of a reduce-scatter.
     saved[plan.SELECTIVE] += Activations(scattered=float(rows * width * dtype.itemsize))
     return Block(
         saved=saved,
@@ -154,7 +154,7 @@ def _block(block: nn.Module, width: int, dtype: torch.dtype) -> Block:
 
 
 def _roles(block: nn.Module) -> dict[nn.Module, int]:
-    """Return the linear layers that TP splits, and along which dimension."""
+    """Return the linear layers that TP shards, and the dimension it shards."""
     roles: dict[nn.Module, int] = {}
     for module in block.modules():
         sharding = getattr(module, "_sharding_config", None)
@@ -168,7 +168,7 @@ def _roles(block: nn.Module) -> dict[nn.Module, int]:
 
 
 def _stand_in(block: nn.Module) -> None:
-    """Replace what cannot run on the meta device by what has the same shapes."""
+    """Replace modules that cannot run on the meta device by stand-ins with the same shapes."""
     for parent in list(block.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, (FlexAttention, VarlenAttention, ScaledDotProductAttention)):

@@ -1,4 +1,4 @@
-"""From torchtitan's sections of a run to a :class:`atom.plan.layout.Layout`."""
+"""Convert torchtitan's sections of a run to a :class:`atom.plan.layout.Layout`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def layout_of(
         model: the architecture's model config.
         checkpointing: one of :data:`atom.plan.model.MODES`.
         global_batch_size: in sequences.
-        optimizer: for the size of its states.
-        loss_chunks: pieces that logits are computed in.
+        optimizer: determines the size of its state.
+        loss_chunks: chunks that logits are computed in.
 
     Raises:
         ValueError: the pipeline's stages or schedule are impossible.
@@ -83,9 +83,9 @@ def layout_of(
 
 
 def checkpointing_of(policy: Any) -> str:
-    """Return the mode that a plan takes for torchtitan's ``policy``.
+    """Return the plan's mode for torchtitan's ``policy``.
 
-    A memory budget is the compiler's to spend: the plan assumes that it keeps everything.
+    For a memory budget, which the compiler spends, the plan assumes that everything is kept.
     """
     if isinstance(policy, FullAC.Config):
         return FULL
@@ -93,10 +93,10 @@ def checkpointing_of(policy: Any) -> str:
 
 
 def stage_parts(parallelism: ParallelismConfig, model: Any) -> tuple[tuple[str, ...], ...]:
-    """Return the parts of each pipeline stage, as torchtitan deals them out.
+    """Return the parts of each pipeline stage, as torchtitan splits the model.
 
     Raises:
-        ValueError: the model cannot be split so.
+        ValueError: the model cannot be split that way.
     """
     if parallelism.pipeline_parallel_degree == 1:
         stages = pipeline_parallel._generate_llm_fqn_per_model_part(1, len(model.layers))
@@ -105,7 +105,7 @@ def stage_parts(parallelism: ParallelismConfig, model: Any) -> tuple[tuple[str, 
     else:
         stages = pipeline_parallel._generate_llm_fqn_per_model_part(
             *pipeline_parallel._get_pipeline_metadata(
-                SimpleNamespace(pp=parallelism.pipeline_parallel_degree),  # all that it reads
+                SimpleNamespace(pp=parallelism.pipeline_parallel_degree),  # its only input
                 parallelism,
                 model,
             )
@@ -117,7 +117,7 @@ def stage_parts(parallelism: ParallelismConfig, model: Any) -> tuple[tuple[str, 
 def _pipeline(
     name: str, pp: int, stages: int, microbatches: int
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[dict[int, int], ...], float]:
-    """Return the stages of each rank, its microbatches in flight, and the idle part of a step."""
+    """Return each rank's stages and micro-batches in flight, and the idle fraction of a step."""
     if pp == 1:
         return ((0,),), ({0: 1},), 0.0
     order = schedule.order(name, pp, stages, microbatches)

@@ -1,4 +1,4 @@
-"""Estimates of a run, and layouts that a strategy chooses by them."""
+"""Estimate runs, and apply the layout that a strategy chooses by estimates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AUTO = "auto"
 
 
 def described(run: Run) -> DeviceDescription:
-    """Return the device that ``run`` is for: one by its name, or the one at hand."""
+    """Return the device of ``run``: the named one, or this machine's."""
     if run.device in ("auto", "cuda", "cpu"):
         return device.describe(device.pick(run.device))
     return named(run.device)
@@ -37,7 +37,7 @@ def described(run: Run) -> DeviceDescription:
 def description(
     parts: ModelParts, training: TrainingConfig, **parallelism: Any
 ) -> ModelDescription:
-    """Describe the model of ``parts``, which is given the sharding that it declares."""
+    """Describe the model of ``parts``, after setting the sharding that it declares."""
     set_sharding(parts.model, training, ParallelismConfig(**parallelism))
     return describe(parts.model, compute_dtype=training.mixed_precision_param)
 
@@ -58,11 +58,11 @@ def estimate_of(
     Args:
         run: for its optimizer, loss and checkpointing.
         model: the description of ``config``, the architecture's model config.
-        target: the device it runs on.
+        target: the device of the run.
         parallelism: its degrees resolved.
         training: its local batch size resolved.
         global_batch_size: in sequences.
-        checkpointing: a mode to take for the run's own.
+        checkpointing: a mode that replaces the run's.
     """
     if checkpointing is None:
         checkpointing = checkpointing_of(translate.activation_checkpoint(run.activation_checkpoint))
@@ -87,17 +87,17 @@ def choose(
     *,
     ranks: int,
 ) -> tuple[Run, str]:
-    """Return ``run`` with the layout that its strategy chooses, and the strategy's explanation.
+    """Return ``run`` with the layout chosen by its strategy, and the strategy's explanation.
 
-    A strategy that chooses nothing leaves the run as it is.
+    A strategy that chooses nothing leaves the run unchanged.
 
     Args:
         run: as composed.
         selection: its components.
-        parts: the model's; a set of its own, which is changed.
+        parts: the model's; this function changes them, so pass a separate set.
         training: the section.
-        target: the device it will run on.
-        ranks: how many there are.
+        target: the device of the run.
+        ranks: the number of ranks.
 
     Raises:
         UserError: nothing fits.
@@ -124,7 +124,7 @@ def choose(
     shapes = shapes_of(on_meta(parts.model))
 
     def check_division(parallelism: ParallelismConfig) -> None:
-        """Ask the architecture, once for all layouts that look the same to it."""
+        """Ask the architecture, once for all layouts that are equal to it."""
         given = (
             parallelism.tensor_parallel_degree,
             parallelism.context_parallel_degree,

@@ -1,4 +1,4 @@
-"""The order of work of torch's pipeline schedules, for plans."""
+"""Return the order of actions of torch's pipeline schedules, for plans."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def stages_of(name: str, ranks: int, stages: int) -> tuple[tuple[int, ...], ...]
 
 @lru_cache(maxsize=256)
 def order(name: str, ranks: int, stages: int, microbatches: int) -> Order:
-    """Return the work of each rank under the schedule ``name``, as torch orders it.
+    """Return the actions of each rank under the schedule ``name``, in torch's order.
 
     Raises:
-        ValueError: the schedule does not exist for so many stages or microbatches.
+        ValueError: the schedule does not support this number of stages or micro-batches.
     """
     schedule: Any = get_schedule_class(name)
     first = stages_of(name, ranks, stages)[0]

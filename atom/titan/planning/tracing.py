@@ -1,13 +1,13 @@
-"""What a block keeps between forward and backward, found by running it on the meta device.
+"""Trace a block on the meta device to find what it keeps between forward and backward.
 
-No memory is touched and nothing is computed: torch's own autograd and torchtitan's own activation
-checkpointing decide what lives on, and the storages that do are counted. What divides each under
-parallelism (:class:`atom.plan.model.Activations`) follows from the layers that it passed through.
+Nothing is allocated or computed: torch's autograd and torchtitan's activation checkpointing decide
+what stays alive, and the storages that do are counted. The layers that an activation passed through
+determine what divides it under parallelism (:class:`atom.plan.model.Activations`).
 
-Three modules do not run on the meta device as they do on a GPU, and are stood in for by their
-shapes: the inner attention (as FlashAttention, which keeps q, k, v, its output and one number a
-row: Dao et al., 2022, https://arxiv.org/abs/2205.14135), routed experts (as if tokens were dealt
-out evenly), and RMSNorm (fused, which keeps its input and one number a row).
+Three modules do not run on the meta device as on a GPU and are replaced by stand-ins with the same
+shapes: the inner attention (as FlashAttention, which keeps q, k, v, its output and one number per
+row: Dao et al., 2022, https://arxiv.org/abs/2205.14135), routed experts (with evenly routed
+tokens), and RMSNorm (fused, which keeps its input and one number per row).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from atom.plan.model import Activations
 
 RESIDUAL, TENSOR, GATHERED, WEIGHT = "residual", "tensor", "gathered", "weight"
 COLUMN, ROW = 0, 1
-"""The dimension of a linear layer's weight that TP splits."""
+"""The dimension of a linear layer's weight that TP shards."""
 
 
 def trace(
@@ -34,17 +34,17 @@ def trace(
     positions: torch.Tensor,
     roles: dict[nn.Module, int],
 ) -> tuple[Activations, Activations]:
-    """Return what ``block`` keeps for its backward pass, and what is live at that pass's peak.
+    """Return what ``block`` keeps for backward, and what is live at the peak of backward.
 
     Args:
         forward: ``block``, or activation checkpointing around it.
         block: on the meta device, its inner attention and experts replaced.
         inputs: (1, L, D), requiring a gradient.
         positions: (1, L).
-        roles: linear layers that TP splits -> the dimension of the weight that it splits.
+        roles: linear layers that TP shards -> the dimension of the weight that it shards.
 
     Returns:
-        Both in bytes a token, the block's input included.
+        Both in bytes per token, with the block's input.
     """
     tokens = inputs.shape[1]
     mode = LiveStorages(block, roles)
@@ -73,7 +73,7 @@ def _activations(live: dict[str, int], tokens: int) -> Activations:
 
 
 class LiveStorages(TorchDispatchMode):
-    """The storages that operations have made and that are still alive, by what divides them."""
+    """The live storages of all operations, by the kind of parallelism that divides them."""
 
     def __init__(self, block: nn.Module, roles: dict[nn.Module, int]) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class LiveStorages(TorchDispatchMode):
         self.peak: dict[str, int] = {}
 
     def before(self, role: int) -> Any:
-        """Return a hook that marks a layer's input: a column layer's is gathered."""
+        """Return a hook that marks a layer's input: gathered for a column-parallel layer."""
 
         def hook(_layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             self._kinds[_key(inputs[0])] = GATHERED if role == COLUMN else TENSOR
@@ -97,7 +97,7 @@ class LiveStorages(TorchDispatchMode):
         return hook
 
     def after(self, role: int) -> Any:
-        """Return a hook that marks a layer's output: a row layer's is whole until it is summed."""
+        """Return a hook that marks a layer's output: a row-parallel layer's has full width."""
 
         def hook(_layer: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
             self._kinds[_key(output)] = TENSOR if role == COLUMN else GATHERED
@@ -105,7 +105,7 @@ class LiveStorages(TorchDispatchMode):
         return hook
 
     def live(self, *, without: int = 0) -> dict[str, int]:
-        """Return the bytes alive, by what divides them; gradients of weights are left out."""
+        """Return the live bytes by kind, without gradients of weights."""
         total: dict[str, int] = {}
         for key, size in self._sizes.items():
             kind = self._kinds.get(key, RESIDUAL)
@@ -114,7 +114,7 @@ class LiveStorages(TorchDispatchMode):
         return total
 
     def add(self, tensor: torch.Tensor, kind: str) -> None:
-        """Count the storage of ``tensor`` for as long as it lives."""
+        """Count the storage of ``tensor`` while it is alive."""
         storage = tensor.untyped_storage()
         key = int(storage._cdata)
         if key in self._outside or key in self._sizes:
@@ -143,13 +143,15 @@ class LiveStorages(TorchDispatchMode):
     def _kind(self, func: Any, inputs: list[torch.Tensor], output: torch.Tensor) -> str:
         name = str(func)
         if "attention" in name:
-            # Backward gives the gradients of q, k and v; forward the output and one number a row.
+            # Backward produces the gradients of q, k and v; forward the output and one number per
+            # row.
             return TENSOR
         if name.startswith("aten.mm") or name.startswith("aten.linear"):
             for tensor in inputs:
                 role = self._roles.get(_key(tensor))
                 if role is not None:
-                    # Backward, a column layer's product is what a row layer's is forward.
+                    # In backward a column-parallel layer's product is divided as a row-parallel
+                    # layer's in forward.
                     return TENSOR if (role == COLUMN) != self.in_backward else GATHERED
             if self.in_backward and tuple(output.shape) in self._shapes:
                 return WEIGHT
@@ -162,9 +164,10 @@ class LiveStorages(TorchDispatchMode):
 
 
 class InnerAttention(nn.Module):
-    """FlashAttention by its shapes: q (B, L, N, H), k (B, L, M, H), v (B, L, M, V) -> (B, L, N, V).
+    """A stand-in with FlashAttention's shapes.
 
-    ``width`` is the mean of N x H and N x V, ``keys_width`` M x H + M x V, once it has run.
+    q (B, L, N, H), k (B, L, M, H), v (B, L, M, V) -> (B, L, N, V).
+    ``width`` is the mean of N x H and N x V, ``keys_width`` M x H + M x V; both are set by a call.
     """
 
     width = 0.0
@@ -183,7 +186,7 @@ class InnerAttention(nn.Module):
 
 
 class FusedRMSNorm(nn.Module):
-    """RMSNorm as a GPU computes it: x (…, D) -> (…, D)."""
+    """A stand-in with the shapes of a fused RMSNorm on a GPU: x (…, D) -> (…, D)."""
 
     def __init__(self, norm: nn.RMSNorm) -> None:
         super().__init__()
@@ -208,10 +211,10 @@ class _FusedNorm(torch.autograd.Function):
 
 
 class EvenExperts(nn.Module):
-    """A mixture of experts by its shapes: a token goes through ``top_k`` experts of equal load.
+    """A stand-in with the shapes of a mixture of experts with even load over ``top_k`` experts.
 
-    The routed tokens pass through one expert's weights, which are as large as any other's. Shared
-    experts are the model's own.
+    Routed tokens pass through one expert's weights; all experts have the same size. Shared experts
+    are the model's own.
     """
 
     def __init__(self, moe: Any) -> None:

@@ -1,4 +1,4 @@
-"""Build what of a run can be built before there are ranks: for a start, a dry run, an explanation.
+"""Build parts of a run before ranks exist: for a start, a dry run, or an explanation.
 
 Imports :mod:`atom.titan.planning`, :mod:`atom.titan.checks` and what is below them.
 """

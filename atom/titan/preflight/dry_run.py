@@ -1,8 +1,8 @@
-"""A run of any size, built for a few of its ranks on one machine, and not started.
+"""Build a few ranks of a run of any size on one machine, without starting it.
 
-Everything up to the first step is what the run itself does: composition, kernels, mesh, pipeline
-split, tensor parallelism, checkpointing, FSDP. Only the process group is torch's fake one, and
-tensors are on the meta device. A rank's shards are then counted, not estimated.
+The dry run does all that a run does before its first step: composition, kernels, mesh, pipeline
+split, tensor parallelism, activation checkpointing, FSDP. Only the process group is torch's fake
+one, and tensors are on the meta device. A rank's shards are therefore counted, not estimated.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from atom.titan.preflight.preflight import Preflight, preflight
 
 @dataclass(frozen=True)
 class Rank:
-    """One rank as it was built.
+    """One rank as built.
 
     Attributes:
-        rank: its number of all.
+        rank: its global number.
         pipeline_rank: its number in the pipeline.
-        parts: of the model that it holds, in order.
-        numel: elements of its shards.
-        parameters: how many parameters they are of.
-        memory: its shards counted, the rest estimated.
+        parts: parts of the model that it holds, in order.
+        numel: elements in its shards.
+        parameters: number of parameters that the shards belong to.
+        memory: shards as counted, the rest as estimated.
     """
 
     rank: int
@@ -49,7 +49,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a dry run found out."""
+    """The result of a dry run."""
 
     ready: Preflight
     device: DeviceDescription
@@ -65,7 +65,7 @@ class DryRun:
         """Refuse a run that does not fit the device's memory.
 
         Raises:
-            UserError: names the rank, and what it needs.
+            UserError: names the rank and the memory that it needs.
         """
         worst = self.worst
         if worst.memory.total <= self.device.memory:
@@ -115,8 +115,7 @@ def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> D
         vocab_size: of the tokenizer.
 
     Raises:
-        UserError: for anything that a real run would be refused for. Whether it fits is another
-            question: see :meth:`DryRun.check`.
+        UserError: a real run would be refused, too. :meth:`DryRun.check` checks the memory.
     """
     boot("cpu")
     from atom.titan import trainer_config
@@ -124,7 +123,7 @@ def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> D
     from atom.titan.planning import planning
 
     planned = planning.described(run)
-    place = Path("dry_run")  # where the run folder would be; nothing is written
+    place = Path("dry_run")  # the place of the run folder; nothing is written
     ready = preflight(
         run,
         selection,
@@ -155,7 +154,7 @@ def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> D
     pp = resolved.degrees[DEGREES[3]]
     chosen = sorted({0, estimate.rank, pp // 2, pp - 1})
     each = resolved.world_size // pp
-    # torch keeps meshes for the life of a process: each rank is built in one of its own.
+    # torch keeps meshes until the process ends, so each rank is built in a separate process.
     children = [
         Child(partial(_built, config, estimate, model, planned, number, number * each))
         for number in chosen

@@ -1,4 +1,4 @@
-"""A dry run as text."""
+"""Format a dry run as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from atom.titan.preflight.dry_run import LABELS, DryRun, Rank
 
 
 def report(found: DryRun) -> str:
-    """Return what ``found`` tells, with a line break at the end."""
+    """Return ``found`` as text, with a line break at the end."""
     ready, estimate = found.ready, found.estimate
     resolved, layout, step = ready.resolved, estimate.layout, estimate.step
     degrees = [
@@ -52,7 +52,7 @@ def report(found: DryRun) -> str:
 
 
 def _table(ranks: list[Rank]) -> list[str]:
-    """Return a column for each rank that was built, in GiB; shards are counted."""
+    """Return a table with a column for each built rank, in GiB; shards are counted."""
     columns = [["GiB", *(f"rank {rank.rank:,}" for rank in ranks)]]
     columns.append(["holds", *(_parts(rank.parts) for rank in ranks)])
     columns.append(["elements", *(f"{rank.numel:,}" for rank in ranks)])

@@ -1,4 +1,4 @@
-"""Which kernels a run would have, without the run: nothing is prepared, started or written."""
+"""Explain which kernels a run would use; prepare, start and write nothing."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from atom.registry.select import Selection
 from atom.titan.boot import boot
 
 _VOCABULARY = 1 << 15
-"""Stands in for the vocabulary's size, which only a prepared tokenizer knows; no kernel is chosen
-or refused for it."""
+"""Stands in for the vocabulary size, which only a prepared tokenizer knows.
+
+No kernel is chosen or refused because of it.
+"""
 
 
 def explain(
     run: Run, selection: Selection, host: Host, supposed: Mapping[str, str | None]
 ) -> tuple[tuple[Choice, ...], Situation]:
-    """Return the choice for each operation of ``run``, and what it was made for.
+    """Return the choice for each operation of ``run``, and the situation that it is made for.
 
     Args:
-        run: as composed; its device may be a description of one that is not here.
+        run: as composed; its device may be the description of another machine's.
         selection: its components.
         host: the plugins.
-        supposed: packages to take for installed, with a version or None for any.
+        supposed: packages to treat as installed, with a version or None for any.
 
     Raises:
-        UserError: no kernel fits, or the device or the model cannot be.
+        UserError: no kernel fits, or the device or the model is invalid.
     """
     boot("cpu")
     from atom.titan import kernels, trainer_config, translate
@@ -59,7 +61,7 @@ def explain(
 
     def place(chosen: tuple[Choice, ...]) -> None:
         for choice in filter(_is_of_model, chosen):
-            # A package may be one that is only supposed to be here.
+            # The package may be supposed only.
             with suppress(ImportError):
                 kernels.replace(deepcopy(parts.model), [choice.declaration])
 
@@ -77,5 +79,5 @@ def _is_of_model(choice: Choice) -> bool:
 
 
 def _known(degree: int | None) -> int:
-    """Return a degree as far as it is known; -1 is what is left, and more than one rank."""
+    """Return a degree if known; -1 (the remaining ranks) counts as more than one rank."""
     return 2 if degree == -1 else degree or 1

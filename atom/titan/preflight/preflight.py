@@ -1,4 +1,4 @@
-"""Everything that can be known, and refused, before there are ranks."""
+"""Resolve a run and refuse errors before ranks start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from atom.titan.compat import device
 
 @dataclass(frozen=True)
 class Preflight:
-    """The run with ``resolved`` filled in, and what the screen tells of it."""
+    """A run with ``resolved`` filled in, and what the screen shows about it."""
 
     run: Run
     place: Path
@@ -34,9 +34,9 @@ class Preflight:
     kernels: dict[str, tuple[str, str]]
     """operation -> (kernel, package)"""
     explanation: str = ""
-    """Why the layout is what it is, where the strategy chose it."""
+    """Why the layout was chosen, if a strategy chose it."""
     warning: str = ""
-    """What the run may run out of, and what to know of the weights it starts from."""
+    """Warnings about resources that may run out, and notes about the initial weights."""
 
     @property
     def resolved(self) -> Resolved:
@@ -55,20 +55,20 @@ def preflight(
     planned: DeviceDescription | None = None,
     contents: Contents | None = None,
 ) -> Preflight:
-    """Resolve ``run`` and refuse it if it cannot train.
+    """Resolve ``run``; refuse it if it cannot train.
 
     Args:
         run: as composed.
         selection: its components.
         host: the plugins.
-        place: where the run folder will be; nothing is written there.
+        place: the path of the run folder; nothing is written there.
         vocab_size: of the prepared tokenizer.
-        joined: number of ranks that a launcher around ATOM has started, if one has.
-        planned: a device that is not here, for a run that is only looked at.
-        contents: what the dataset has said of itself.
+        joined: number of ranks that an outer launcher has started; None without one.
+        planned: the device of another machine, for a run that will not be started here.
+        contents: the dataset's description of its contents.
 
     Raises:
-        UserError: for anything that torchtitan or a plugin would refuse.
+        UserError: torchtitan or a plugin would refuse the run.
     """
     kind = planned.kind if planned else _device(run, joined)
     boot("cpu" if planned else kind)
@@ -145,7 +145,7 @@ def preflight(
         return kernels.choose(run.kernels, host, where, loss_chunks=run.loss.num_chunks)
 
     def put_together(chosen: tuple[Choice, ...]) -> tuple[Run, Any, Any]:
-        """Return the run, its ``Trainer.Config`` and its model, with the kernels in place."""
+        """Return the run, its ``Trainer.Config`` and its model, with the kernels applied."""
         resolved = Resolved(
             device=kind,
             world_size=world_size,
@@ -207,9 +207,9 @@ def preflight(
 
 
 def _device(run: Run, joined: int | None) -> str:
-    """Return the kind of device; ``auto`` is a CPU where the layout needs more GPUs than there are.
+    """Return the kind of device; for ``auto``, a CPU if the layout needs more GPUs than there are.
 
-    So a first run of 16 ranks does what it says on a laptop with one GPU, too.
+    So a first run of 16 ranks works on a laptop with one GPU, too.
     """
     import torch
 
