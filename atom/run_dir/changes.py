@@ -1,4 +1,4 @@
-"""What a run that goes on does differently from the run that wrote its checkpoints."""
+"""Compare a resumed run with the run that wrote its checkpoints."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from atom.recipe import ranges
 
 Kind = Literal["harmless", "matters", "refused", "unused"]
 """``harmless``: no effect on the losses beyond the order of floating-point sums. ``matters``:
-another course from here on, by the setting as it is now. ``refused``: another run. ``unused``: of a
-run's first start only."""
+training
+continues differently, with the current setting. ``refused``: it would be a different run.
+``unused``: the setting applies only to the first start of a run."""
 
 KINDS: dict[str, Kind] = {
-    # What a checkpoint's weights and its place in the data belong to.
+    # A checkpoint's weights and its position in the data depend on these.
     "architecture": "refused",
     "tokenizer": "refused",
     "dataset": "refused",
@@ -23,25 +24,26 @@ KINDS: dict[str, Kind] = {
     "training.global_batch_size": "refused",
     "debug.seed": "refused",
     "resolved.vocab_size": "refused",
-    # The optimizer and its schedule are the run's; a checkpoint supplies moments and steps.
+    # The optimizer and its schedule come from the run; a checkpoint supplies moments and step
+    # counts.
     "optimizer": "matters",
     "lr_scheduler.warmup_steps": "matters",
     "lr_scheduler.total_steps": "matters",
     "lr_scheduler.decay_ratio": "matters",
     "lr_scheduler.decay_type": "matters",
     "lr_scheduler.min_lr_factor": "matters",
-    "training.steps": "matters",  # where it is the end of the schedule, too
+    "training.steps": "matters",  # also the end of the schedule
     "training.max_norm": "matters",
     "training.dtype": "matters",
     "training.mixed_precision_param": "matters",
     "training.mixed_precision_reduce": "matters",
     "debug.moe_force_load_balance": "matters",
-    "faults": "matters",  # a step that is skipped changes no weights
+    "faults": "matters",  # a skipped step changes no weights
     "faults.replica_check_interval": "harmless",
     "faults.replay_check_interval": "harmless",
     "checkpoint.exclude_from_loading": "matters",
-    "device": "matters",  # the dtypes that it computes in by default
-    # Computes the same sums in another order or another place.
+    "device": "matters",  # the default compute dtypes depend on it
+    # Computes the same sums in another order or on another rank.
     "training.local_batch_size": "harmless",
     "training.enable_cpu_offload": "harmless",
     "training.disable_cuda_graphs": "harmless",
@@ -49,13 +51,13 @@ KINDS: dict[str, Kind] = {
     "training.gc_debug": "harmless",
     "loss": "harmless",
     "parallelism": "harmless",
-    "kernels": "harmless",  # within the tolerance that each declares
+    "kernels": "harmless",  # within the tolerance that each kernel declares
     "activation_checkpoint": "harmless",
     "compile": "harmless",
     "debug.deterministic": "harmless",
     "debug.deterministic_warn_only": "harmless",
     "debug.batch_invariant": "harmless",
-    # Computes nothing of the losses.
+    # Does not affect the losses.
     "debug.spmd_typechecking": "harmless",
     "debug.detect_anomaly": "harmless",
     "debug.print_config": "harmless",
@@ -70,7 +72,7 @@ KINDS: dict[str, Kind] = {
     "checkpoint.keep_latest_k": "harmless",
     "checkpoint.keep_every": "harmless",
     "checkpoint.keep_best": "harmless",
-    "checkpoint.load_step": "harmless",  # refused: ranks that start again would go back to it
+    "checkpoint.load_step": "harmless",  # refused: restarted ranks would load that step again
     "checkpoint.enable_first_step_checkpoint": "harmless",
     "checkpoint.create_seed_checkpoint": "harmless",
     "checkpoint.load_only": "harmless",
@@ -88,27 +90,28 @@ KINDS: dict[str, Kind] = {
     "resume": "harmless",
     "dry_run": "harmless",
     "world_size": "harmless",
-    "batch": "harmless",  # training.global_batch_size follows
-    "resolved": "harmless",  # follows
-    # The first weights of a run.
+    "batch": "harmless",  # derived from training.global_batch_size
+    "resolved": "harmless",  # derived
+    # The initial weights of a run.
     "checkpoint.initial_load": "unused",
     "checkpoint.initial_load_path": "unused",
     "checkpoint.initial_load_model_only": "unused",
     "checkpoint.initial_load_in_hf": "unused",
     "checkpoint.initial_load_in_hf_quantized": "unused",
 }
-"""Key, or what it begins with -> what a change of it is. The longest that fits counts."""
+"""Key or key prefix -> effect of a change; the longest match applies."""
 
 _FOUND_OUT = {"device": "device", "training.global_batch_size": "global_batch_size"}
-"""Settings that may be left open (``auto``, null) -> what was made of them in ``resolved``, which
-counts."""
+"""Settings that can be left open (``auto``, null) -> the key in ``resolved`` with the value that
+was
+chosen, which is the one compared."""
 
 _PLACES = ("path", "paths", "file", "files", "folder")
 
 
 @dataclass(frozen=True)
 class Change:
-    """One setting that differs. ``key`` is written with dots."""
+    """One setting that differs. ``key`` is dotted."""
 
     key: str
     before: Any
@@ -126,8 +129,8 @@ def changes(
 
     Args:
         before: the sections of a ``run.yaml``.
-        after: those of the other.
-        same: sections whose content is known to be the same, wherever it is.
+        after: the sections of the other ``run.yaml``.
+        same: sections known to have the same content, wherever it is stored.
     """
     before, after = _decided(before), _decided(after)
     found = []
@@ -136,7 +139,7 @@ def changes(
         if key == "training.steps" and _schedule_end(before) == _schedule_end(after):
             what = "harmless"
         elif what == "unused" and (b is None or str(a).startswith(str(b))):
-            what = "harmless"  # no longer asked for; or the run whose newest checkpoint it was
+            what = "harmless"  # no longer set; or it named the run of the newest checkpoint
         elif is_place(key) and key.partition(".")[0] in same:
             what = "harmless"
         found.append(Change(key, a, b, what))
@@ -144,19 +147,19 @@ def changes(
 
 
 def kind(key: str) -> Kind:
-    """Return what a change of a setting is; of one that is not known, that it matters."""
+    """Return the effect of changing a setting; ``matters`` for an unknown one."""
     while key not in KINDS and "." in key:
         key = key.rpartition(".")[0]
     return KINDS.get(key, "matters")
 
 
 def is_place(key: str) -> bool:
-    """Return whether a setting says where something is, and not what."""
+    """Return whether a setting is only a location."""
     return key.rpartition(".")[2] in _PLACES
 
 
 def _decided(sections: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections with what was left open filled in."""
+    """Return the sections with open settings replaced by the chosen values."""
     resolved = dict(sections.get("resolved") or {})
     filled = sections | {"training": dict(sections["training"]), "resolved": resolved}
     for key, name in _FOUND_OUT.items():
@@ -179,7 +182,7 @@ def _differences(key: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Return whether two values are one, to a key that takes text for the number that it spells."""
+    """Return whether two values are equal for a key that also accepts numbers as text."""
     if isinstance(a, str) != isinstance(b, str):
         number = ranges.number(a)
         return number is not None and number == ranges.number(b)

@@ -1,8 +1,9 @@
-"""Checkpoints on disk: what makes one whole, and which one to go on from.
+"""Verify checkpoints on disk, and find the one to resume from.
 
-``checkpoint/step-N`` appears by a rename once everything in it is written and synced; until then it
-is ``checkpoint/.step-N.partial``. ``manifest.json`` in it holds the size and SHA-256 of every other
-file. A checkpoint whose files differ is renamed to ``step-N.damaged`` and kept for a person to see.
+``checkpoint/step-N`` appears by an atomic rename once every file in it is written and synced; until
+then it is ``checkpoint/.step-N.partial``. Its ``manifest.json`` holds the size and SHA-256 of every
+other file. A checkpoint that fails verification is renamed to ``step-N.damaged`` and kept for
+inspection.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _MOST = 256 << 20
 
 @dataclass(frozen=True)
 class File:
-    """What the manifest says of a file; ``size`` is in bytes."""
+    """The manifest's entry for a file; ``size`` is in bytes."""
 
     size: int
     sha256: str
@@ -35,12 +36,12 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint consists of.
+    """The content of a checkpoint.
 
     Attributes:
-        step: of training.
-        model_only: whether weights are all there is, so that no run can go on from it.
-        files: by name; all are in one folder.
+        step: the training step.
+        model_only: True if it holds only weights, so that no run can resume from it.
+        files: the files by name; all are in one folder.
     """
 
     step: int
@@ -55,10 +56,10 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a checkpoint's folder.
+    """Read the manifest of a checkpoint folder.
 
     Raises:
-        ValueError: it is missing or is no manifest; the message says which.
+        ValueError: the manifest is missing or invalid; the message says which.
     """
     try:
         content: Any = json_data.read(folder / MANIFEST, most=_MOST)
@@ -73,7 +74,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def steps(folder: Path) -> list[int]:
-    """Return the steps of the checkpoints in ``folder`` that are whole by name, in order."""
+    """Return the steps of the complete checkpoints in ``folder``, judged by name, in order."""
     if not folder.is_dir():
         return []
     found = [_STEP.fullmatch(path.name) for path in folder.iterdir() if not path.is_symlink()]
@@ -81,7 +82,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def resumable(folder: Path) -> list[int]:
-    """Return the steps that training can go on from, newest first, judged by manifest and sizes."""
+    """Return the steps that training can resume from, newest first; checks manifest and sizes."""
     found = []
     for step in reversed(steps(folder)):
         place = step_folder(folder, step)
@@ -95,8 +96,9 @@ def resumable(folder: Path) -> list[int]:
 
 
 def last_whole(folder: Path) -> int:
-    """Return the last step with a checkpoint that is whole, be it of the weights alone, in whatever
-    format; 0 if there is none."""
+    """Return the last step with a complete checkpoint, including weights-only checkpoints of any
+    format;
+    0 if there is none."""
     for step in reversed(steps(folder)):
         place = step_folder(folder, step)
         try:
@@ -108,28 +110,33 @@ def last_whole(folder: Path) -> int:
 
 
 def in_own_format(folder: Path) -> list[int]:
-    """Return the steps of checkpoints, damaged or not, that are no exported weights, in order."""
+    """Return the steps of all checkpoints, damaged or not, except exported weights, in order."""
     return [step for step in steps(folder) if not is_exported(step_folder(folder, step))]
 
 
 def is_exported(place: Path) -> bool:
-    """Return whether a checkpoint is weights in Hugging Face's format: the last of a run with
-    ``checkpoint.last_save_in_hf``, which no run goes on from. Their index is written last."""
+    """Return whether a checkpoint is exported weights in Hugging Face's format.
+
+    This is the last checkpoint of a run with ``checkpoint.last_save_in_hf``, and no run resumes
+    from it. Its index file is written last."""
     return (place / HF_INDEX).is_file() and not (place / MANIFEST).exists()
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Return the place of a step's checkpoint in the folder of checkpoints."""
+    """Return the path of a step's checkpoint in the checkpoint folder."""
     return folder / f"step-{step}"
 
 
 def partial_folder(folder: Path, step: int) -> Path:
-    """Return where a step's checkpoint is until it is whole."""
+    """Return the path of a step's checkpoint while it is incomplete."""
     return folder / f".step-{step}.partial"
 
 
 def missing(place: Path, manifest: Manifest) -> str | None:
-    """Return what is wrong with names and sizes of a checkpoint's files, or None."""
+    """Return the first mismatch between a checkpoint's files and the names and sizes of its
+    manifest, or
+    None.
+    """
     for name, file in manifest.files.items():
         if "/" in name or name.startswith(".."):
             return f"{MANIFEST} names {name!r}, which is not in the folder"
@@ -145,7 +152,7 @@ def missing(place: Path, manifest: Manifest) -> str | None:
 
 
 def set_aside(folder: Path, step: int) -> Path:
-    """Rename a damaged checkpoint, so that nothing goes on from it; return its new place."""
+    """Rename a damaged checkpoint so that no run resumes from it; return its new path."""
     place = step_folder(folder, step)
     aside = place.with_name(f"{place.name}.damaged")
     number = 1
@@ -156,7 +163,9 @@ def set_aside(folder: Path, step: int) -> Path:
 
 
 def altered(place: Path, manifest: Manifest, names: Iterable[str]) -> str | None:
-    """Return which of the files ``names`` has other content than it was saved with, or None."""
+    """Return the first of the files ``names`` that differs from its digest in the manifest, or
+    None.
+    """
     for name in names:
         if sha256(place / name) != manifest.files[name].sha256:
             return f"{name} has other content than it was saved with"

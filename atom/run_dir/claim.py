@@ -1,8 +1,8 @@
-"""One job a run folder: who works on it, told by a lock that ends with its holder.
+"""Ensure that one job at a time uses a run folder, with a lock that ends with its holder.
 
-The lock is the kernel's (``flock``), on ``running.json``. The launcher holds it and the processes
-that it has forked; it is gone when the last of them is, however that ended. Nobody else can read
-the file: that is all it takes to lock it, and so to keep a run from being gone on with.
+The lock is a kernel lock (``flock``) on ``running.json``. The launcher and the processes forked
+from it hold it; the kernel releases it when the last of them ends, for whatever reason. No other
+account can read the file, because a process that can open it could lock it and block the run.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ FILE_NAME = "running.json"
 _SILENT_SECONDS = 600
 
 _held: dict[Path, int] = {}
-"""Folder -> descriptor of the lock, for as long as this process lives."""
+"""Folder -> file descriptor of the lock, for the lifetime of this process."""
 
 
 def claim(run: Path) -> None:
-    """Take the run folder for this process and those that it forks.
+    """Lock the run folder for this process and its forked children.
 
     Raises:
-        UserError: another job has it.
+        UserError: another job holds the lock.
     """
     place = run.resolve()
     if place in _held:
@@ -43,7 +43,7 @@ def claim(run: Path) -> None:
     if not _locked(file):
         os.close(file)
         check(run)
-    # Whoever can open it can lock it.
+    # A process that can open the file can lock it.
     with suppress(OSError):
         os.fchmod(file, 0o600)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -66,8 +66,9 @@ def check(run: Path) -> None:
 
 
 def holder(run: Path) -> dict[str, Any] | None:
-    """Return ``pid``, ``host`` and ``since`` of the job at work in a run folder, as far as they are
-    known; None if there is none."""
+    """Return ``pid``, ``host`` and ``since``, as far as known, of the job that holds a run folder;
+    None
+    if there is none."""
     try:
         file = files.opened(run / FILE_NAME, os.O_RDONLY)
     except FileNotFoundError:
@@ -90,7 +91,7 @@ def _told(data: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         return {}
     pid, told = content.get("pid"), {}
-    # A number of no process would be that of many to whoever sends it a signal.
+    # A pid outside this range would address many processes when a signal is sent to it.
     if isinstance(pid, int) and not isinstance(pid, bool) and 0 < pid < 2**31:
         told["pid"] = pid
     words = {name: content.get(name) for name in ("host", "since")}
@@ -98,10 +99,10 @@ def _told(data: bytes) -> dict[str, Any]:
 
 
 def _of_another_account(run: Path) -> dict[str, Any] | None:
-    """Return nothing but that a job of another account is at work, if one is.
+    """Return an empty record if a job of another account holds the run folder, else None.
 
-    Its lock cannot be asked for. The kernel lists those that processes of this machine hold; the
-    run's sign of life tells of other machines.
+    Its lock cannot be tested directly. The kernel lists the locks of this machine's processes; the
+    run's heartbeat covers other machines.
     """
     with suppress(OSError):
         found = (run / FILE_NAME).stat()
@@ -119,5 +120,5 @@ def _locked(file: int, how: int = fcntl.LOCK_EX) -> bool:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
-        # A filesystem without locks: nobody can be told apart, and nobody is refused.
+        # A filesystem without locks: jobs cannot be distinguished, so none is refused.
     return True

@@ -1,7 +1,7 @@
-"""``events.jsonl``: what happened to a run, beside the steps it took.
+"""Write and read ``events.jsonl``: the events of a run other than its steps.
 
-A line is a JSON object with ``time`` (ISO 8601, UTC), ``event``, ``host`` and fields of its own.
-One rank or the launcher writes each event, in one write, so that processes may share the file.
+A line is a JSON object with ``time`` (ISO 8601, UTC), ``event``, ``host`` and the event's fields.
+One rank or the launcher writes each event in a single write, so that processes can share the file.
 """
 
 from __future__ import annotations
@@ -23,69 +23,74 @@ from atom.io.json_data import dumps
 FILE_NAME = "events.jsonl"
 
 STARTED = "started"
-"""Ranks were started. ``ranks``, ``step`` (the checkpoint's, null for none), ``attempt``."""
+"""Ranks were started. ``ranks``, ``step`` (of the checkpoint, null for none), ``attempt``."""
 UNDER_WAY = "under_way"
-"""The first step of ranks that were started is done. ``step``; ``seconds`` of each phase of rank
-0's start, and ``slowest``, those of the slowest rank in each: :mod:`atom.titan.train.startup`."""
+"""The first step after a start is done. ``step``; ``seconds``, the duration of each startup phase
+on
+rank 0; ``slowest``, the longest duration of each phase over all ranks:
+:mod:`atom.titan.train.startup`."""
 CHECKPOINT_SAVED = "checkpoint_saved"
-"""A checkpoint is whole. ``step``, ``seconds`` from the step's end until it was."""
+"""A checkpoint is complete. ``step``, ``seconds`` from the end of the step until then."""
 CHECKPOINT_FAILED = "checkpoint_failed"
-"""A checkpoint could not be written; the run goes on. ``step``, ``reason``."""
+"""A checkpoint could not be written; the run continues. ``step``, ``reason``."""
 CHECKPOINT_DAMAGED = "checkpoint_damaged"
-"""A checkpoint does not verify and was set aside. ``step``, ``reason``, ``place``."""
+"""A checkpoint failed verification and was set aside. ``step``, ``reason``, ``place``."""
 RESUMED = "resumed"
-"""Training goes on from a checkpoint. ``step``."""
+"""Training resumes from a checkpoint. ``step``."""
 CHANGED = "changed"
-"""A start goes on with something else than the start before. ``step`` (of the checkpoint that it is
-to go on from, 0 for none), ``kept`` (the folder that holds what the start before was), ``settings``
-and ``versions`` (key -> before, after), ``contents`` (component -> how what it reads differs, which
-``resume.force`` put up with)."""
+"""A start differs from the start before. ``step`` (of the checkpoint to resume from, 0 for none),
+``kept`` (the folder with the files of the start before), ``settings`` and ``versions`` (key ->
+before, after), ``contents`` (component -> how its input data differs, as tolerated by
+``resume.force``)."""
 WARNED = "warned"
-"""A plugin warned of something on rank 0. ``text``, which begins with the plugin's name."""
+"""A plugin issued a warning on rank 0. ``text``, which begins with the plugin's name."""
 STOP_ASKED = "stop_asked"
-"""A signal asked the launcher to have the ranks stop. ``signal``, its name."""
+"""A signal asked the launcher to stop the ranks. ``signal``, its name."""
 STOPPED = "stopped"
-"""Ranks ended before the last step, as a signal asked them to. ``step``, ``tokens_seen``,
-``reason`` (the signal's name), ``saved`` (whether there is a checkpoint of that step)."""
+"""Ranks ended before the last step on request. ``step``, ``tokens_seen``, ``reason`` (the signal's
+name), ``saved`` (whether a checkpoint of that step exists)."""
 FAILED = "failed"
-"""A rank failed and the others were ended. ``reason``, ``rank`` (null where it is not one, or not
-known), ``step`` (the last one that these ranks did, null if they began none), ``restart`` (whether
-they are started again); ``host`` is where the rank was. On several machines also ``raised``,
-``final`` and ``saved`` (the checkpoint's step), which the next such decision is made by."""
+"""A rank failed and the others were ended. ``reason``, ``rank`` (null if unknown or not a single
+rank), ``step`` (the last step of these ranks, null if they trained none), ``restart`` (whether they
+are restarted); ``host`` is the host of the rank. With several machines also ``raised``, ``final``
+and ``saved`` (the checkpoint's step), which the next restart decision uses."""
 INTERRUPTED = "interrupted"
-"""Training goes on where a process ended that was not asked to. ``step`` (the last it did),
-``from_step`` (of the checkpoint, 0 for none), ``reached`` (the last step that any process did),
+"""Training resumes after a process ended unexpectedly. ``step`` (the last one it trained),
+``from_step`` (of the checkpoint, 0 for none), ``reached`` (the last step that any process trained),
 ``since`` (when that was), ``cause``, ``rank``, ``failed_host``."""
 RECOVERED = "recovered"
-"""The step that had been reached before an interruption is done again. ``step``, ``seconds`` since
-it was first done, which are the time lost; ``cause``, ``rank``, ``failed_host``."""
+"""The run has trained again up to the step reached before an interruption. ``step``, ``seconds``
+since
+that step was first done, which is the time lost; ``cause``, ``rank``, ``failed_host``."""
 NODE_FAILED = "node_failed"
-"""The ranks of one of several machines failed, before it is known of what. ``node``, ``reason``,
-``rank``, ``raised`` (an exception of their own), ``final`` (another try is useless)."""
+"""The ranks of one of several machines failed; the root cause is not known yet. ``node``,
+``reason``,
+``rank``, ``raised`` (an exception of their own), ``final`` (a restart cannot help)."""
 NUMERICAL_FAULT = "numerical_fault"
-"""The loss or the gradient norm of a step is not to be trusted. ``step``, ``fault`` (non_finite or
+"""The loss or the gradient norm of a step failed validation. ``step``, ``fault`` (non_finite or
 spike), ``reason``, ``loss``, ``grad_norm`` (null if not finite), ``decision`` (skip, rollback or
-stop), ``to_step`` and ``done`` (of a rollback: the checkpoint's, and the last that was done),
+stop), ``to_step`` and ``done`` (for a rollback: the checkpoint's step and the last step done),
 ``documents`` (of that step, on the lanes of rank 0)."""
 BAD_DOCUMENT = "bad_document"
-"""A document could not be read and was left out, as the dataset puts up with some. ``rank``,
-``step`` that it was met in, ``document``, ``reason``. Of each process of a rank there are
-:data:`MOST_BAD_DOCUMENTS` at most; the rank's log has all."""
+"""An unreadable document was left out, within the number that the dataset tolerates. ``rank``,
+``step``, ``document``, ``reason``. Each process of a rank records at most
+:data:`MOST_BAD_DOCUMENTS`; the rank's log has all."""
 MOST_BAD_DOCUMENTS = 100
 WITHOUT_TEXT = "without_text"
-"""Documents with nothing to train on were left out. ``rank``; how many its process has met until it
-ended, in all passes: ``documents`` without text, and ``short``, of a single token."""
+"""Documents with nothing to train on were left out. ``rank``; the counts of its process over all
+epochs: ``documents`` without text, and ``short``, with a single token."""
 REPLICAS_DIFFER = "replicas_differ"
-"""Parameters that should be alike are not; the run ends. ``step``, ``reason``."""
+"""Parameters that must be equal across replicas differ; the run ends. ``step``, ``reason``."""
 REPLAY_DIFFERS = "replay_differs"
-"""Computing a step's gradients again gave other bits; the run ends. ``step``, ``reason``."""
+"""Recomputing a step's gradients gave different bits; the run ends. ``step``, ``reason``."""
 FINISHED = "finished"
 """The last step is done. ``step``, ``tokens_seen``."""
 
 
 def record(run: Path, event: str, **fields: Any) -> None:
-    """Append an event to the file in the run folder ``run``; on a full disk it is lost, as a run
-    outlives that."""
+    """Append an event to the file in the run folder ``run``.
+
+    On a full disk the event is lost and the run continues."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = dumps({"time": time, "event": event, "host": socket.gethostname(), **fields})
     file = appending(run / FILE_NAME)
@@ -99,10 +104,10 @@ def record(run: Path, event: str, **fields: Any) -> None:
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """Return the events of a run, in the order they happened; a last half line is left out.
+    """Return the events of a run in order; ignore an incomplete last line.
 
     Raises:
-        UserError: a line is no event, or the file cannot be read.
+        UserError: a line is no event, or the file is unreadable.
     """
     found: list[dict[str, Any]] = []
     try:
@@ -134,17 +139,17 @@ _NEEDED = {
     RECOVERED: ("seconds",),
     NUMERICAL_FAULT: ("step", "decision"),
 }
-"""What the readers of an event rely on."""
+"""Fields that readers of an event require."""
 
 _STEPS = ("step", "from_step", "to_step", "reached", "done", "short")
 _WORDS = ("reason", "place", "signal", "kept", "decision", "cause", "fault")
 
 
 def parsed(line: bytes) -> dict[str, Any]:
-    """Return the event that a line of the file holds.
+    """Return the event in a line of the file.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the line is no event.
     """
     event = json_data.loads(line)
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
@@ -155,7 +160,7 @@ def parsed(line: bytes) -> dict[str, Any]:
 
 
 def _problems(event: dict[str, Any]) -> Iterator[str]:
-    """Yield the fields of an event that are missing or have another type."""
+    """Yield the fields of an event that are missing or have the wrong type."""
     kind = event["event"]
     if not _is_time(event.get("time")):
         yield "time"
@@ -194,8 +199,9 @@ def _is_length(value: object) -> bool:
 
 
 def asked_by(happened: list[dict[str, Any]]) -> str | None:
-    """Return the name of the signal that a launcher has had last, for an end that is yet to come;
-    None if it has had none."""
+    """Return the name of the last stop signal that a launcher received and has not yet completed;
+    None
+    if there is none."""
     for event in reversed(happened):
         if event["event"] == STOP_ASKED:
             return str(event["signal"])
@@ -205,7 +211,7 @@ def asked_by(happened: list[dict[str, Any]]) -> str | None:
 
 
 def ask(run: Path, signal: str) -> None:
-    """Record that a signal has asked the ranks to stop, unless another node has told so."""
+    """Record that a signal asked the ranks to stop, unless another node has recorded it."""
     for event in reversed(read(run)):
         if event["event"] == STOP_ASKED:
             return
@@ -215,7 +221,7 @@ def ask(run: Path, signal: str) -> None:
 
 
 def stopped(run: Path) -> str | None:
-    """Return how the ranks of a run have just ended early, in words; None if they have not."""
+    """Return why the ranks of a run stopped early, in words; None if they did not."""
     ends = (STARTED, STOPPED, FAILED, FINISHED)
     last = next((event for event in reversed(read(run)) if event["event"] in ends), None)
     if last is None or last["event"] != STOPPED:

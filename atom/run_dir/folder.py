@@ -1,4 +1,4 @@
-"""The run folder: what is written before the ranks start."""
+"""Create the run folder before the ranks start."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ RUN_FILE = "run.yaml"
 TOKENIZER = "tokenizer"
 LOCK = "lock.json"
 ORIGINS = "origins.json"
-"""Key -> where its value in ``run.yaml`` came from."""
+"""Key -> origin of its value in ``run.yaml``."""
 
 _BEGUN = {"logs", TOKENIZER, claim.FILE_NAME}
-"""What is there before ``run.yaml`` is."""
+"""Names that exist before ``run.yaml`` is written."""
 
 
 def default() -> Path:
-    """Return the folder of a run that names none."""
+    """Return the default run folder."""
     return Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}"
 
 
@@ -34,12 +34,14 @@ def check_usable(folder: Path) -> None:
     """Refuse a folder that cannot hold a run.
 
     Raises:
-        UserError: it cannot be written to, or holds something else than a run that can be read.
+        UserError: the folder is not writable, or its content is not a readable run.
     """
     try:
         _check_content(folder)
     except (OSError, RuntimeError) as error:
-        # A name that is too long, a folder of somebody else's; a link to itself is pathlib's own.
+        # For example a name that is too long, or a folder of another user; pathlib itself raises
+        # for a link
+        # to itself.
         reason = error.strerror if isinstance(error, OSError) else "a link leads to itself"
         raise UserError(
             f"cannot be a run folder ({reason}); valid: a folder of yours",
@@ -75,21 +77,21 @@ def create(
     resumed: int = 0,
     contents: Mapping[str, str] | None = None,
 ) -> None:
-    """Take the folder for this job, and write what the ranks read and what they are.
+    """Lock the folder for this job, and write the files that the ranks read and their provenance.
 
-    What it held of another start is kept: see :mod:`atom.run_dir.history`.
+    Files of an earlier start are kept: see :mod:`atom.run_dir.history`.
 
     Args:
-        run: resolved.
+        run: the resolved run.
         host: the plugins.
-        folder: of the run.
-        tokenizer: its files by name.
-        read_by_it: what the dataset and the tokenizer hold.
-        resumed: the step that the run goes on from.
-        contents: component -> how what it reads has changed since.
+        folder: the run folder.
+        tokenizer: the tokenizer's files by name.
+        read_by_it: the content of dataset and tokenizer.
+        resumed: the step to resume from.
+        contents: component -> how its input data has changed since.
 
     Raises:
-        UserError: another job has taken it meanwhile.
+        UserError: another job has locked the folder meanwhile.
     """
     assert run.resolved is not None
     files.make_folder(folder / "logs")
@@ -108,7 +110,7 @@ def create(
             (folder / name).unlink()
     for name, source in tokenizer.items():
         target = folder / TOKENIZER / name
-        # A plugin vouches for its files, which may lie in a cache of links.
+        # A plugin is trusted for its files, which can lie in a cache of symbolic links.
         if not is_regular(target) or not target.samefile(source):
             files.copy(source.resolve(), target)
     run.write(folder / RUN_FILE)
@@ -119,15 +121,15 @@ def create(
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the files in a folder of the run's, by their paths within that."""
+    """Return the relative paths of the files in a subfolder of the run."""
     return [f"{folder.name}/{path.name}" for path in folder.glob("*") if is_regular(path)]
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that nothing can be written to; one that is not there yet may be made.
+    """Refuse a folder that is not writable; a missing folder is accepted if it can be created.
 
     Raises:
-        UserError: it cannot be written to.
+        UserError: the folder is not writable.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:

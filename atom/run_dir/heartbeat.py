@@ -1,7 +1,7 @@
-"""The file that tells that a run is alive: the last step that was done, its tokens, and when.
+"""Write and read the heartbeat file of a run: the last step done, its tokens, and the time.
 
-Rank 0 writes it between two steps, over what stood there and of one length, so that a full disk
-does not make a run look as if it hung.
+Rank 0 overwrites it in place after each step, always with the same length, so that a full disk does
+not make a run look hung.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _MOST = 256
 
 
 class Beat(NamedTuple):
-    """The last sign of life: a step, when it was done in seconds since the epoch, how many such
-    signs its process had given, of which the first comes before any step of its own, and the tokens
-    that all ranks had trained on (None in a file of an earlier version)."""
+    """The last heartbeat: a step, the time when it was done in seconds since the epoch, the number
+    of
+    heartbeats of its process (the first one precedes the process's first step), and the tokens that
+    all ranks had trained on (None in a file of an earlier version)."""
 
     step: int
     time: float
@@ -31,7 +32,7 @@ class Beat(NamedTuple):
 
 
 def beat(run: Path, step: int, number: int, tokens_seen: int) -> None:
-    """Write that ``step`` is done, now, as the ``number``-th sign of this process."""
+    """Record that ``step`` is done now, as heartbeat ``number`` of this process."""
     words = "".join(f"{value:<{_WIDTH}}" for value in (step, number, tokens_seen))
     with suppress(OSError):
         file = files.opened(run / FILE_NAME, os.O_WRONLY | os.O_CREAT, below=run)
@@ -42,7 +43,7 @@ def beat(run: Path, step: int, number: int, tokens_seen: int) -> None:
 
 
 def last(run: Path) -> Beat | None:
-    """Return the last sign of life; None if no process has come so far as to begin a step."""
+    """Return the last heartbeat; None if no process has reached its first step."""
     try:
         with files.open_regular(run / FILE_NAME, below=run) as file:
             words = file.read(_MOST).split()

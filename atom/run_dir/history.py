@@ -1,7 +1,7 @@
-"""The settings of earlier starts of a run: kept in its folder, with the steps that they made.
+"""Keep the settings of earlier starts of a run, with the steps trained with them.
 
-``run.yaml``, ``origins.json`` and ``lock.json`` are those of the last start. What differs from the
-start before is an event (:data:`atom.run_dir.events.CHANGED`), and the files before are in
+``run.yaml``, ``origins.json`` and ``lock.json`` describe the last start. A difference to the start
+before is an event (:data:`atom.run_dir.events.CHANGED`), and the earlier files are in
 ``history/NUMBER/``.
 """
 
@@ -22,7 +22,7 @@ from atom.run_dir.changes import changes
 FOLDER = "history"
 
 _IN_LOCK = ("python", "atom", "packages", "git", "device")
-"""What of ``lock.json`` makes another run of the same settings."""
+"""Keys of ``lock.json`` that can change the results of a run with the same settings."""
 
 _CHOSEN = "resolved.kernels."
 
@@ -36,18 +36,18 @@ def keep(
     step: int,
     contents: Mapping[str, str],
 ) -> None:
-    """Keep the files of the start before, if this one is another, and record how it differs.
+    """Keep the files of the previous start if this one differs, and record the differences.
 
-    To be called before they are written anew: a start that is interrupted in between has changed
-    nothing that the folder tells.
+    Call it before the files are overwritten: if this start is interrupted in between, the folder
+    still describes the previous one.
 
     Args:
         folder: the run folder.
-        run: as it goes on.
-        lock: of this start.
-        names: of the files; the first is the run's.
-        step: of the checkpoint that it goes on from, 0 if it begins anew.
-        contents: component -> how what it reads has changed, in words.
+        run: the run as it is resumed.
+        lock: content of this start's ``lock.json``.
+        names: names of the files to keep; the first is the run file.
+        step: step of the checkpoint to resume from, 0 for a new start.
+        contents: component -> how its input data has changed, in words.
     """
     if not files.is_regular(folder / names[0]):
         return
@@ -82,7 +82,7 @@ def keep(
 
 @dataclass(frozen=True)
 class Period:
-    """Steps that were made by the same settings. ``last`` is None of the last ones."""
+    """A range of steps trained with the same settings. ``last`` is None for the latest period."""
 
     first: int
     last: int | None
@@ -93,9 +93,9 @@ class Period:
 
 
 def periods(folder: Path, run_file: str) -> list[Period]:
-    """Return which settings have made which steps of a run, in order.
+    """Return the periods of a run, in order.
 
-    What a later start did again counts as its own.
+    A step that a later start repeated belongs to the later start.
 
     Args:
         folder: the run folder.
@@ -120,11 +120,11 @@ def periods(folder: Path, run_file: str) -> list[Period]:
 
 
 def course(folder: Path, run_file: str) -> tuple[list[Period], dict[str, list[Any]]]:
-    """Return the periods of a run, and the settings that are not the same in all of them: key -> a
-    value, or None, a period.
+    """Return the periods of a run, and the settings that differ between them: key -> one value per
+    period, or None.
 
     Raises:
-        UserError: the settings of one cannot be read.
+        UserError: the settings of a period are unreadable.
     """
     found = periods(folder, run_file) or [Period(1, None, folder / run_file)]
     each = [settings.flat(read(period.file, below=folder)) for period in found]
@@ -141,7 +141,7 @@ def _begin(begun: list[tuple[int, int]], step: int, number: int) -> None:
 
 
 def _versions(path: Path, lock: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return how two locks differ, by key."""
+    """Return the differences between two locks, by key."""
     try:
         before = json_data.read(path)
     except (OSError, ValueError):

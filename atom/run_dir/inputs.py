@@ -1,5 +1,5 @@
-"""What a run reads, by its content: kept beside every checkpoint, and compared before a run goes
-on from one."""
+"""Digest the input data of a run; store the digests beside every checkpoint and compare them on
+resume."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from atom.plugin import PreparedTokenizer
 FILE_NAME = "inputs.json"
 
 _MOST_PARTS = 1000
-"""More parts are not noted one by one: there is a copy of the file in every checkpoint."""
+"""Above this number parts are not recorded, because every checkpoint has a copy of the file."""
 
 _MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Content:
-    """``digest`` is of all; ``parts`` are digests by name, none where there are too many."""
+    """Digests of one component: ``digest`` covers everything; ``parts`` are digests by name, empty
+    if
+    there are too many.
+    """
 
     digest: str
     parts: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +56,7 @@ class Inputs:
     tokenizer: Content
 
     def write(self, path: Path) -> None:
-        """Write them as JSON."""
+        """Write the digests as JSON."""
         write_json(path, asdict(self))
 
 
@@ -61,21 +64,21 @@ def of(digest: str, parts: Mapping[str, str], tokenizer: PreparedTokenizer) -> I
     """Return the inputs of a run.
 
     Args:
-        digest: of the dataset.
-        parts: of the dataset, as far as it tells.
-        tokenizer: as prepared.
+        digest: digest of the dataset.
+        parts: digests of the dataset's parts, as far as it reports them.
+        tokenizer: the prepared tokenizer.
     """
-    # A plugin vouches for its files, which may lie in a cache of links.
+    # A plugin is trusted for its files, which can lie in a cache of symbolic links.
     files = {name: sha256(path.resolve()) for name, path in sorted(tokenizer.files.items())}
     whole = json.dumps([tokenizer.vocab_size, files]).encode()
     return Inputs(_content(digest, parts), _content(hashlib.sha256(whole).hexdigest(), files))
 
 
 def read(path: Path) -> Inputs | None:
-    """Return what was written; None if it was not, as by an ATOM that kept none.
+    """Load the recorded inputs; return None if an earlier ATOM recorded none.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file is unreadable.
     """
     try:
         content = json_data.read(path)

@@ -1,8 +1,8 @@
-"""Structured logs: one JSON line a record, one file a process.
+"""Configure structured logs: one JSON line per record, one file per process.
 
-structlog and the standard library's ``logging`` (which torchtitan uses) end in the same file. Each
-line has the keys ``time`` (ISO 8601, UTC), ``level``, ``event``, ``rank`` (of ranks), ``logger``,
-then the record's own fields, and ``exception`` with the traceback where there is one.
+structlog and the standard library's ``logging`` (which torchtitan uses) write to the same file.
+Each line has the keys ``time`` (ISO 8601, UTC), ``level``, ``event``, ``rank`` (on ranks),
+``logger``, then the record's own fields, and ``exception`` with the traceback, if any.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from atom.io.printing import as_it_is, clean, escaped
 from atom.run_dir import events
 
 _terminal: TextIO | None = None
-"""What was the standard error before :func:`redirect_output`."""
+"""The standard error stream before :func:`redirect_output`."""
 
 _replaced: list[TextIO] = []
-"""The streams before it, kept because some close their descriptor, 1 or 2, when they are freed."""
+"""The original streams, kept alive because some close descriptor 1 or 2 when they are freed."""
 
 
 def setup_rank(folder: Path, rank: int, *, verbose: bool = False) -> None:
     """Send every record of this process from INFO on to ``folder/rank_N.jsonl``.
 
-    To be called in the rank, after it was forked; a second call replaces the first.
+    Call it in the rank, after the fork; a second call replaces the first.
 
     Args:
         folder: the run's ``logs`` folder, which exists.
-        rank: of this process.
-        verbose: whether rank 0 also writes readable lines to the standard error, the one from
-            before :func:`redirect_output`.
+        rank: the rank of this process.
+        verbose: on rank 0, also write readable lines to the standard error stream from before
+            :func:`redirect_output`.
     """
     handlers: list[logging.Handler] = [_json_handler(folder / f"rank_{rank}.jsonl", rank=rank)]
     if verbose and rank == 0:
@@ -60,10 +60,10 @@ def setup_launcher(path: Path) -> None:
 
 
 def redirect_output(folder: Path, rank: int) -> None:
-    """Send what this process and its C++ libraries print to ``folder/rank_N.txt``.
+    """Redirect the output of this process and its C++ libraries to ``folder/rank_N.txt``.
 
-    File descriptors 1 and 2 are replaced, and ``sys.stdout`` and ``sys.stderr`` with them. To be
-    called before :func:`setup_rank`.
+    This replaces file descriptors 1 and 2, ``sys.stdout`` and ``sys.stderr``. Call it before
+    :func:`setup_rank`.
     """
     global _terminal
     for stream in (sys.stdout, sys.stderr):
@@ -79,14 +79,14 @@ def redirect_output(folder: Path, rank: int) -> None:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove every ``rank_N.txt`` that nothing was printed to, once the ranks have ended."""
+    """Remove every empty ``rank_N.txt``, once the ranks have ended."""
     for path in folder.glob("rank_*.txt"):
         if path.lstat().st_size == 0:
             path.unlink()
 
 
 def stamp(seconds: float) -> str:
-    """Return a time, in seconds since the epoch, as the logs write it; it sorts as text."""
+    """Format a time, in seconds since the epoch, as the logs do; the result sorts as text."""
     text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 
@@ -101,7 +101,10 @@ def _text(descriptor: int) -> TextIO:
 
 
 class _LineHandler(logging.Handler):
-    """Appends each record to ``path`` with one write, so that forked processes may share it."""
+    """A handler that appends each record to ``path`` with one write, so that forked processes can
+    share
+    the file.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -109,7 +112,7 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            # A lone surrogate becomes \udc80, which is what JSON calls it.
+            # A lone surrogate is written as \udc80, its JSON escape.
             os.write(self._file, f"{self.format(record)}\n".encode(errors="backslashreplace"))
         except Exception:
             self.handleError(record)
@@ -162,7 +165,7 @@ def _formatter(*processors: structlog.types.Processor) -> logging.Formatter:
 
 
 def _install(handlers: list[logging.Handler]) -> None:
-    """Make ``handlers`` the only ones of the root logger, which hears everything."""
+    """Make ``handlers`` the only handlers of the root logger, which receives every record."""
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -186,8 +189,8 @@ def _install(handlers: list[logging.Handler]) -> None:
 
 
 def _silence_own_handlers() -> None:
-    """Let records of libraries reach the root logger and nobody else: torch and others have
-    handlers of their own, which write to the standard error."""
+    """Send the records of libraries to the root logger only: torch and others install handlers that
+    write to the standard error stream."""
     for logger in list(logging.Logger.manager.loggerDict.values()):
         if not isinstance(logger, logging.Logger):
             continue
@@ -204,11 +207,11 @@ def _silence_own_handlers() -> None:
 
 
 _COLOR = re.compile(r"\x1b\[[\d;]*m")
-"""torchtitan colors its messages, for a terminal that they do not reach."""
+"""torchtitan colors its messages for a terminal, but they go to a file."""
 
 
 class _Fields:
-    """Puts the keys that every line has before the record's own fields."""
+    """A processor that puts the common keys before the record's own fields."""
 
     def __init__(self, constant: dict[str, int], time: str | None = None) -> None:
         self._constant = constant
@@ -224,7 +227,7 @@ class _Fields:
             **self._constant,
             "logger": record.name,
         }
-        # A field that has the name of one of ours keeps its value under another name.
+        # A field with the name of a common key is kept under another name.
         own = {f"{key}_" if key in fields else key: value for key, value in event.items()}
         return {**fields, **own}
 
@@ -235,7 +238,7 @@ class _Fields:
 
 
 def _cleaned(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Take from a record for the terminal what would steer it."""
+    """Remove terminal control sequences from a record."""
     return {
         clean(key): clean(value, keep="\n\t") if isinstance(value, str) else value
         for key, value in event.items()
@@ -250,7 +253,7 @@ def _dumped(event: EventDict) -> str:
     try:
         return json.dumps(event, ensure_ascii=False, allow_nan=False, default=repr)
     except (TypeError, ValueError):
-        # A NaN, a key that is no string, a cycle: a record must not be lost over it.
+        # A NaN, a key that is not a string, or a cycle must not discard a record.
         plain = (str, int, type(None))
         values = {k: v if isinstance(v, plain) else repr(v) for k, v in event.items()}
         return json.dumps(values, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""``metrics.jsonl``: what a run measured, one JSON object a logged step. A stable interface.
+"""Write and read ``metrics.jsonl``: one JSON object per logged step. A stable interface.
 
-One process at a time writes the file; any number may read it while it grows. ``docs/metrics.md``
-describes it to the people and programs that read it without ATOM.
+One process at a time writes the file; any number can read it while it grows. ``docs/metrics.md``
+documents the format for readers without ATOM.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from atom.io.json_data import dumps
 from atom.io.tail import Tail
 
 FILE_NAME = "metrics.jsonl"
-"""The file's name in a run's folder."""
+"""Name of the file in a run folder."""
 
 POLL_SECONDS = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
-    """One row. Floats that are not finite are ``null`` in JSON, and NaN once read back."""
+    """One row. Non-finite floats are ``null`` in JSON, and NaN when read back."""
 
     step: int
     """Number of the optimizer step, counted from 1 since the run began."""
@@ -47,7 +47,7 @@ class StepMetrics:
     """Mean cross-entropy per token over the global batch, in nats."""
 
     grad_norm: float
-    """L2 norm of the gradient of all parameters, before it is clipped."""
+    """L2 norm of the gradient of all parameters, before clipping."""
 
     lr: float
     """Learning rate of this step."""
@@ -56,18 +56,20 @@ class StepMetrics:
     """Tokens trained on since the run began, over all ranks."""
 
     tokens_per_second: float
-    """Tokens trained on per second, over all ranks, since the row before."""
+    """Tokens trained on per second, over all ranks, since the previous row."""
 
     step_seconds: float
-    """Wall-clock seconds per step, on average since the row before."""
+    """Mean wall-clock seconds per step since the previous row."""
 
     memory_gib: float
     """Peak memory of the rank that writes, in GiB (2**30 bytes): device memory on a GPU, resident
-    set on a CPU."""
+    set
+    size on a CPU."""
 
     mfu: float | None = None
-    """Model FLOPS utilization, as a fraction of the devices' peak: 0 to 1. None, and left out of
-    the JSON, where the peak is not known."""
+    """Model FLOPS utilization, as a fraction of the devices' peak: 0 to 1. None, and absent from
+    the JSON,
+    if the peak is unknown."""
 
     def to_json(self) -> str:
         """Return the row as one line of JSON, without the newline."""
@@ -78,7 +80,7 @@ class StepMetrics:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> StepMetrics:
-        """Return the row that ``line`` holds; keys that later versions added are passed over.
+        """Return the row in ``line``; keys of later versions are ignored.
 
         Raises:
             ValueError: ``line`` is not a row.
@@ -96,11 +98,12 @@ class StepMetrics:
 
 
 class MetricsWriter:
-    """Appends rows to ``path``, which then holds each step once, ascending, however often the run
-    was interrupted and resumed from an earlier step.
+    """A writer that appends rows to ``path`` and keeps each step once, in ascending order, however
+    often
+    the run is interrupted and resumed.
 
     Args:
-        path: the file. It is opened, and repaired where needed, by the first :meth:`append`.
+        path: the file. The first :meth:`append` opens it, and repairs it if necessary.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,13 +113,13 @@ class MetricsWriter:
         self._last_step: int | None = None
 
     def append(self, metrics: StepMetrics) -> None:
-        """Write one row, whole.
+        """Append one complete row.
 
-        Where steps from ``metrics.step`` on were written before (by a process that went further
-        than the checkpoint that this one resumed from), those rows are moved first to
+        If an earlier process has written rows from ``metrics.step`` on (it got further than the
+        checkpoint that this one resumed from), they are first moved to
         ``metrics.rolled_back.jsonl``.
 
-        On a full disk it waits for the next, as a run outlives that; only :meth:`close` insists.
+        On a full disk the row is kept and written with the next one; only :meth:`close` raises.
 
         Raises:
             OSError: the row could not be written.
@@ -134,8 +137,8 @@ class MetricsWriter:
         self._last_step = metrics.step
 
     def go_back(self, step: int) -> None:
-        """Move the rows of later steps than ``step`` to ``metrics.rolled_back.jsonl``: they are to
-        be done again."""
+        """Move the rows after ``step`` to ``metrics.rolled_back.jsonl``, because those steps are
+        repeated."""
         self.close()
         _roll_back(self._path, step + 1)
 
@@ -143,7 +146,7 @@ class MetricsWriter:
         """Close the file. A later :meth:`append` opens it again.
 
         Raises:
-            OSError: rows wait that could not be written.
+            OSError: pending rows could not be written.
         """
         descriptor, self._last_step = self._descriptor, None
         if descriptor is not None:
@@ -156,16 +159,16 @@ class MetricsWriter:
     def _write(self) -> None:
         assert self._descriptor is not None
         if self._waiting:
-            # One write, so that a reader meets half a line as seldom as the filesystem allows.
+            # A single write, so that readers rarely see an incomplete line.
             append(self._descriptor, self._waiting)
             self._waiting = b""
 
 
 def read(path: Path) -> list[StepMetrics]:
-    """Return the rows of ``path``, none if there is no such file; a last half line is left out.
+    """Return the rows of ``path``, none if the file does not exist; ignore an incomplete last line.
 
     Raises:
-        UserError: a whole line is not a row, or the file cannot be read.
+        UserError: a complete line is not a row, or the file is unreadable.
     """
     rows: list[StepMetrics] = []
     try:
@@ -184,7 +187,7 @@ def read(path: Path) -> list[StepMetrics]:
 
 
 def last_step(path: Path) -> int:
-    """Return the step of the last whole row of ``path``, 0 if there is none."""
+    """Return the step of the last complete row of ``path``, 0 if there is none."""
     try:
         with open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
@@ -200,14 +203,15 @@ def follow(
 ) -> Iterator[StepMetrics]:
     """Yield the rows of ``path`` as they are written, until ``stop``.
 
-    The file may not exist yet, and may be replaced or truncated on the way: a row is yielded once,
-    and again only if it was rolled back and written anew. Lines that are not rows are passed over.
+    The file need not exist yet, and can be replaced or truncated meanwhile: each row is yielded
+    once,
+    and again only if it was rolled back and rewritten. Lines that are not rows are ignored.
 
     Args:
         path: the file.
-        stop: an event, or a function that says whether to stop. What was written before it said so
-            is still yielded.
-        from_now: leave out what the file holds at the time of this call (not of the first row).
+        stop: an event, or a function that returns whether to stop. Rows written before that are
+            still yielded.
+        from_now: skip the rows that the file holds at the time of this call (not of the first row).
     """
     tail = Tail(path)
     if from_now:
@@ -235,10 +239,10 @@ def _follow(tail: Tail, stop: threading.Event | Callable[[], bool]) -> Iterator[
 
 
 def _roll_back(path: Path, step: int) -> None:
-    """Leave in ``path`` only whole rows of steps before ``step``; move the others beside it.
+    """Keep in ``path`` only complete rows before ``step``; move the others to the file beside it.
 
-    A process that is killed on the way leaves either file as it was or as it should be, and the
-    next one ends the work.
+    A process killed meanwhile leaves each file in its old or its final state, and the next process
+    completes the work.
     """
     try:
         old = read_bytes(path, most=json_data.FILE)
@@ -265,7 +269,7 @@ def _is_before(line: bytes, step: int) -> bool:
 
 
 def _number(field: dataclasses.Field[float], value: object) -> float:
-    """Return ``value`` as the number that ``field`` holds."""
+    """Return ``value`` as the number type of ``field``."""
     if field.type == "int":
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value

@@ -1,4 +1,4 @@
-"""What a run needs before torch: a dataset that can be read, and a tokenizer."""
+"""Prepare what a run needs before torch is imported: a readable dataset, and a tokenizer."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from atom.run_dir.inputs import Inputs
 
 @dataclass(frozen=True)
 class Prepared:
-    """A dataset that has been checked, and the tokenizer.
+    """A checked dataset, and the tokenizer.
 
-    ``inputs`` is what the two hold; ``opened`` are the packages of the datasets that the run's own
-    has opened: ranks load them too.
-    ``contents`` are the dataset's, None of one that does not say.
+    ``inputs`` are the digests of the two; ``opened`` are the packages of the datasets that the
+    run's
+    dataset has opened, which ranks load too.
+    ``contents`` are those of the dataset; None if it does not report them.
     """
 
     tokenizer: PreparedTokenizer
@@ -37,11 +38,11 @@ class Prepared:
 def data_changed(folder: Path, *, adopt: bool = False) -> str | None:
     """Return how the dataset of a run has changed since its folder was written, in words, or None.
 
-    To be called in a child: see :mod:`atom.io.process`.
+    Call it in a child process: see :mod:`atom.io.process`.
 
     Args:
-        folder: of the run.
-        adopt: note down what the dataset is now, for a run that has not begun.
+        folder: the run folder.
+        adopt: record the current content of the dataset, for a run that has not begun.
     """
     before = inputs.read(folder / inputs.FILE_NAME)
     if before is None:
@@ -53,7 +54,7 @@ def data_changed(folder: Path, *, adopt: bool = False) -> str | None:
     try:
         now = inputs.Content(source.check(), _parts(source))
     except UserError:
-        return None  # what cannot be read, the ranks say
+        return None  # the ranks report unreadable data
     if now.digest == before.dataset.digest:
         return None
     if adopt:
@@ -70,7 +71,7 @@ def prepare(selection: Selection, host: Host) -> Prepared:
     """Check the dataset and prepare the tokenizer on it.
 
     Raises:
-        UserError: there is nothing to read, or the tokenizer cannot be had.
+        UserError: the dataset is empty or unreadable, or the tokenizer is unavailable.
     """
     opener = Opener(host)
     source = opener.source(selection.dataset.component, selection.dataset.config)

@@ -1,6 +1,6 @@
-"""Where the time of a step goes, from a trace of ``torch.profiler``.
+"""Compute how the time of a step is spent, from a trace of ``torch.profiler``.
 
-A rank that profiled writes ``profile/rank_N.json``; what is shown of them is made here, too.
+A profiled rank writes ``profile/rank_N.json``; this module also reads these files.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from atom.io.files import open_regular, write_json
 FOLDER = "profile"
 
 DATA = "atom::data"
-"""The annotation of waiting for the next batch."""
+"""Annotation around the wait for the next batch."""
 
 UNKNOWN = "unknown"
-"""The dimension of communication whose group the trace does not tell."""
+"""Dimension of communication if the trace does not name the process group."""
 
 Spans = list[tuple[float, float]]
-"""Stretches of time in microseconds, in order, none of which touch."""
+"""Sorted, disjoint time intervals in microseconds."""
 
 _POINT_TO_POINT = ("c10d::send", "c10d::recv", "gloo:send", "gloo:recv")
 _COLLECTIVE = ("c10d::", "_c10d_functional::", "gloo:")
@@ -34,15 +34,15 @@ _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 
 @dataclass(frozen=True)
 class Shares:
-    """Seconds of one step of one rank; together they are the whole step.
+    """Seconds of one step of one rank; the parts add up to the whole step.
 
     Attributes:
         step: its number.
-        compute: operators at work; on a GPU, kernels.
-        communication: by dimension of the mesh, as far as nothing was computed meanwhile.
+        compute: time in operators; on a GPU, in kernels.
+        communication: by mesh dimension, not overlapped with compute.
         bubble: waiting for a neighbouring pipeline stage.
         data: waiting for the next batch.
-        other: on a CPU Python between operators, on a GPU a device with nothing to do.
+        other: on a CPU, Python between operators; on a GPU, an idle device.
     """
 
     step: int
@@ -54,17 +54,17 @@ class Shares:
 
     @property
     def seconds(self) -> float:
-        """The whole step."""
+        """Duration of the whole step."""
         exposed = sum(self.communication.values())
         return self.compute + exposed + self.bubble + self.data + self.other
 
 
 def shares(trace: Mapping[str, Any], groups: Mapping[int, str]) -> list[Shares]:
-    """Return where the time of each step in a trace went.
+    """Return how the time of each step in a trace was spent.
 
     Args:
-        trace: as ``export_chrome_trace`` writes it.
-        groups: thread -> process group that it works for, of groups on a CPU.
+        trace: as written by ``export_chrome_trace``.
+        groups: thread -> its process group, for process groups on a CPU.
     """
     done = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
     steps = sorted(
@@ -75,7 +75,7 @@ def shares(trace: Mapping[str, Any], groups: Mapping[int, str]) -> list[Shares]:
     if not steps:
         return []
     kinds = _kinds(done, steps[0]["tid"], groups)
-    # torch counts finished steps, ATOM the step at work.
+    # torch counts finished steps, ATOM the current step.
     return [
         _of_step(int(str(s["name"]).partition("#")[2]) + 1, s["ts"], s["ts"] + s["dur"], *kinds)
         for s in steps
@@ -91,11 +91,11 @@ def write(trace: Path, target: Path, groups: Mapping[int, str]) -> None:
 
 
 def read(run: Path, problems: list[str] | None = None) -> dict[int, list[Shares]]:
-    """Return the shares of each rank of a run that profiled.
+    """Return the shares of each profiled rank of a run.
 
     Args:
-        run: its folder.
-        problems: is given what cannot be read, and why, if it is there.
+        run: the run folder.
+        problems: if given, receives the unreadable files and the reasons.
     """
     found = {}
     for path in (run / FOLDER).glob("rank_*.json"):
@@ -123,7 +123,7 @@ def _is_number(value: object) -> bool:
 
 
 def mean(steps: list[Shares]) -> Shares:
-    """Return the mean of some steps."""
+    """Return the mean of steps."""
     count = len(steps)
     names = dict.fromkeys(name for one in steps for name in one.communication)
     return Shares(
@@ -144,7 +144,7 @@ def mean(steps: list[Shares]) -> Shares:
 def _kinds(
     events: list[dict[str, Any]], main: int, groups: Mapping[int, str]
 ) -> tuple[Spans, Spans, Spans, dict[str, Spans]]:
-    """Return when there was computing, data, point-to-point, and communication by dimension."""
+    """Return the spans of compute, data, point-to-point, and communication by dimension."""
     here: dict[str, list[tuple[float, float]]] = {"compute": [], "data": [], "p2p": [], "comm": []}
     for begin, end, kind in _innermost([event for event in events if event.get("tid") == main]):
         if kind in here:
@@ -167,13 +167,13 @@ def _kinds(
             by_dimension.setdefault(name, []).append((event["ts"], event["ts"] + event["dur"]))
     unknown = [*by_dimension.pop(UNKNOWN, []), *here["comm"]]
     spans = {name: _union(found) for name, found in sorted(by_dimension.items())}
-    # Last, for a wait of this thread is often a wait for one of the others.
+    # Last, because a wait of this thread is often a wait for one of the others.
     spans[UNKNOWN] = _union(unknown)
     return _union(here["compute"]), _union(here["data"]), _union(here["p2p"]), spans
 
 
 def _innermost(events: list[dict[str, Any]]) -> Iterator[tuple[float, float, str]]:
-    """Yield when each event of a thread was the innermost one at work, and its kind."""
+    """Yield the times when each event of a thread was the innermost active one, and its kind."""
     stack: list[tuple[float, str]] = []
     now = 0.0
     for event in sorted(events, key=lambda event: (event["ts"], -event["dur"])):
@@ -229,7 +229,7 @@ def _group(event: dict[str, Any]) -> str:
 
 
 def _dimension(group: str) -> str:
-    """Return the dimension that torch's description of a group names: ``mesh_tp`` is ``tp``."""
+    """Return the dimension in torch's description of a process group: ``mesh_tp`` is ``tp``."""
     named = {"default_pg": "world", "mesh_loss_mesh": "loss", "undefined": UNKNOWN, "": UNKNOWN}
     return named.get(group, group.removeprefix("mesh_"))
 

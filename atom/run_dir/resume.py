@@ -1,4 +1,4 @@
-"""Whether a run may go on from what is in its folder, and with which changes."""
+"""Decide whether a run can resume from its folder, and with which changes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _OPEN = ("resolved.", "training.global_batch_size")
 
 @dataclass(frozen=True)
 class Resumption:
-    """The checkpoint that a run goes on from, and what has changed since.
+    """The checkpoint to resume from, and what has changed since.
 
     Attributes:
-        step: of the checkpoint.
+        step: the checkpoint's step.
         changes: settings that differ.
-        contents: component -> how its content differs, in words, where that is put up with.
-        unknown: whether the checkpoint does not tell what was read.
+        contents: component -> how its content differs, in words, if the difference is tolerated.
+        unknown: True if the checkpoint does not record its input data.
     """
 
     step: int
@@ -39,15 +39,16 @@ class Resumption:
 
 
 def check(folder: Path, run: Run, read: Inputs | None = None) -> Resumption | None:
-    """Return where the run in ``folder`` goes on, or None if it begins anew.
+    """Return where the run in ``folder`` resumes, or None if it starts anew.
 
     Args:
-        folder: the run folder, which is only looked at.
-        run: what is to go on. Before it is resolved, only what cannot change is compared.
-        read: the content of what it reads, once that is known.
+        folder: the run folder, which is not modified.
+        run: the run to resume. Before it is resolved, only settings that cannot change are
+            compared.
+        read: the content of its input data, once known.
 
     Raises:
-        UserError: the folder's checkpoints belong to a run that this one cannot go on.
+        UserError: the checkpoints in the folder belong to a run that this one cannot resume.
     """
     steps = checkpoint.resumable(folder / checkpoint.FOLDER)
     if not steps:
@@ -58,7 +59,7 @@ def check(folder: Path, run: Run, read: Inputs | None = None) -> Resumption | No
     before = run_of(_beside(folder, steps[0], RUN_FILE))
     found = changes(before.model_dump(mode="json"), run.model_dump(mode="json"), same=same)
     if run.resolved is None:
-        # What is found out, and what places hold, may yet agree.
+        # Settings that are resolved later, and the content of locations, can still agree.
         found = [c for c in found if c.kind == "refused" and not c.key.startswith(_OPEN)]
         found = [c for c in found if not is_place(c.key)]
     for change in found:
@@ -71,31 +72,32 @@ def check(folder: Path, run: Run, read: Inputs | None = None) -> Resumption | No
 
 @dataclass(frozen=True)
 class Done:
-    """A run that has nothing left to train: its last step, and the settings that it was not made
-    with, none of which matters."""
+    """A run with nothing left to train: its last step, and the settings that differ from those it
+    was
+    trained with, none of which matters."""
 
     step: int
     changes: tuple[Change, ...]
 
     def sentence(self, folder: Path) -> str:
-        """Return it in words."""
+        """Return a sentence that describes it."""
         others = [str(c) for c in self.changes if not c.key.startswith(settings.FOLLOW)]
         but = f"; of no effect any more: {', '.join(others)}" if others else ""
         return f"{folder} is finished at step {self.step}: nothing is left to train{but}"
 
 
 def done(folder: Path, run: Run, steps: int, read: Inputs) -> Done | None:
-    """Return where the run in ``folder`` has ended, or None if there is something left to train.
+    """Return where the run in ``folder`` has ended, or None if something is left to train.
 
     Args:
-        folder: the run folder, which is only looked at.
-        run: what is asked for, resolved.
-        steps: where that ends.
-        read: the content of what it reads.
+        folder: the run folder, which is not modified.
+        run: the requested run, resolved.
+        steps: the last step of the requested run.
+        read: the content of its input data.
 
     Raises:
-        UserError: it has ended, and was made with other settings or data; or it has left nothing to
-            go on from.
+        UserError: the run has ended, but with other settings or data; or it has left no checkpoint
+            to resume from.
     """
     places = folder / checkpoint.FOLDER
     last = checkpoint.last_whole(places)
@@ -131,18 +133,17 @@ def done(folder: Path, run: Run, steps: int, read: Inputs) -> Done | None:
 
 
 def _ended(folder: Path) -> int:
-    """Return the last step of a run that has finished; 0 of one that has not."""
+    """Return the last step of a finished run; 0 if the run has not finished."""
     ends = (events.FINISHED, events.STARTED, events.CHANGED)
     last = next((e for e in reversed(events.read(folder)) if e["event"] in ends), None)
     if last is None or last["event"] != events.FINISHED:
         return 0
-    # An earlier version wrote no step.
+    # An earlier version did not write the step.
     return int(last.get("step") or run_of(folder / RUN_FILE).training.steps)
 
 
 def _differing(beside: Path, now: Inputs | None) -> tuple[dict[str, str], bool]:
-    """Return the components that hold something else than they did, in words; and whether that is
-    not known."""
+    """Return the components with changed content, in words, and whether that is unknown."""
     before = inputs.read(beside)
     if now is None or before is None:
         return {}, before is None
@@ -162,16 +163,16 @@ def _check_content(name: str, words: str, folder: Path, step: int, run: Run) -> 
 
 
 def _beside(folder: Path, step: int, name: str) -> Path:
-    """Return a file of the run that saved a checkpoint.
+    """Return the path of a file of the start that saved a checkpoint.
 
-    The folder's own may be of a start that ended before its first step.
+    The file in the run folder can belong to a start that ended before its first step.
     """
     beside = checkpoint.step_folder(folder / checkpoint.FOLDER, step) / name
     return beside if beside.is_file() or name != RUN_FILE else folder / name
 
 
 def _check_loaded(folder: Path, run: Run) -> None:
-    """Refuse to begin anew in silence where there are checkpoints."""
+    """Refuse to start anew without notice when checkpoints exist."""
     if not run.checkpoint.enable:
         raise UserError(
             f"{folder} holds checkpoints of a run, of which nothing would be loaded; valid: true, "

@@ -1,4 +1,4 @@
-"""How a run is doing, told from its folder alone."""
+"""Determine the status of a run from its folder alone."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _RECENT = 20
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a run; times are in seconds, None where nothing is known.
+    """The state of a run; times are in seconds, None if unknown.
 
     Attributes:
-        state: ``running`` while a job holds the folder; ``interrupted`` if the last one ended
-            without a word (killed, or its machine was lost).
+        state: ``running`` while a job holds the folder; ``interrupted`` if the last job ended
+            without recording it (killed, or its machine was lost).
         reason: why it failed or stopped.
-        step: the last one done, logged or not; of an interrupted run at least that.
-        tokens_seen: until then, over all ranks.
-        steps: where the run ends.
-        loss: of the last step that was logged, which is ``loss_step``.
-        step_seconds, tokens_per_second: at the pace of the last steps that were logged.
-        restarts: times that ranks were started again after a failure.
-        steps_lost: that were done and had to be done again, or were rolled back.
-        lost: time from each interruption until the run was again where it had been.
+        step: the last step done, logged or not; for an interrupted run a lower bound.
+        tokens_seen: tokens until then, over all ranks.
+        steps: the last step of the run.
+        loss: loss of the last logged step, ``loss_step``.
+        step_seconds, tokens_per_second: averages over the last logged steps.
+        restarts: number of restarts after a failure.
+        steps_lost: steps that were repeated or rolled back.
+        lost: time from each interruption until the run reached the same step again.
         productive: time spent on the steps that count.
-        wall: time from the first start until now, or until the last sign of life.
+        wall: time from the first start until now, or until the last heartbeat.
         goodput: ``productive / wall``.
-        checkpoint: the newest step to go on from.
-        left: time until the last step, at the pace of the last steps.
+        checkpoint: the newest step to resume from.
+        left: estimated time until the last step, at the recent pace.
         started: when ranks were first started, ISO 8601 in UTC.
     """
 
@@ -69,10 +69,10 @@ class Status:
 
 
 def status(run: Path) -> Status:
-    """Return how the run in a folder is doing.
+    """Return the status of the run in a folder.
 
     Raises:
-        UserError: the folder holds no run, or what cannot be read.
+        UserError: the folder holds no run, or a file in it is unreadable.
     """
     if not os.path.lexists(run / RUN_FILE):
         raise UserError(f"{run} holds no run; valid: a folder with a {RUN_FILE}")
@@ -84,7 +84,7 @@ def status(run: Path) -> Status:
     state, reason = _state(happened, at_work is not None)
     places = run / checkpoint.FOLDER
     if state == "interrupted" and steps and checkpoint.last_whole(places) >= steps:
-        state = "finished"  # its launcher was killed before it could say so
+        state = "finished"  # its launcher was killed before it could record the end
     recent = rows[-_RECENT:]
     pace = statistics.median(row.step_seconds for row in recent) if recent else None
     step, tokens_seen = progress.of(run, rows)
@@ -147,8 +147,9 @@ def _started(happened: list[dict]) -> str | None:
 
 
 def _productive(rows: list[metrics.StepMetrics], step: int, pace: float | None) -> float:
-    """Return the seconds of all steps until ``step``; a row speaks for those since the row before,
-    and ``pace`` for those since the last row."""
+    """Return the seconds of all steps until ``step``.
+
+    A row covers the steps since the previous row; ``pace`` estimates those since the last row."""
     before = [0, *(row.step for row in rows)]
     logged = sum(
         row.step_seconds * (row.step - last) for last, row in zip(before, rows, strict=False)

@@ -1,2 +1,3 @@
-"""Looking at runs from outside: what runs, its logs, comparing, reporting. Reads run folders, and
-imports no torch."""
+"""Observe runs from outside: list them, read their logs, compare them, write reports.
+
+Reads run folders; imports no torch."""

@@ -1,4 +1,4 @@
-"""An axis of a picture: places of values, round numbers along it, and how they are written."""
+"""Compute the axis of a chart: positions of values, ticks, and tick labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from ``low`` to ``high`` between two places of a picture, in its units."""
+    """An axis that maps values from ``low`` to ``high`` to two positions in the picture's units."""
 
     low: float
     high: float
@@ -17,11 +17,11 @@ class Axis:
     end: float
 
     def place(self, value: float) -> float:
-        """Return where ``value`` is."""
+        """Return the position of ``value``."""
         low, high = self.low, self.high
         if self.log:
             low, high, value = (math.log10(v) for v in (low, high, max(value, low)))
-        # Halves, so that no difference overflows.
+        # Halve first, so that the difference cannot overflow.
         span = high / 2 - low / 2
         part = 0.5 if span == 0 else (value / 2 - low / 2) / span
         return self.begin + part * (self.end - self.begin)
@@ -64,5 +64,5 @@ def tick(value: float) -> str:
 
 
 def px(value: float) -> str:
-    """Return a place in a picture as it is written there."""
+    """Return a coordinate in the format used in a picture."""
     return f"{value:.1f}".removesuffix(".0")

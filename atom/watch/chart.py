@@ -1,4 +1,4 @@
-"""Curves over steps, as SVG that scales, prints, and says in words what it shows."""
+"""Draw curves over steps as SVG that scales, prints, and has a text description."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ STYLE = """
 .chart .checkpoint { fill: var(--calm); }
 .chart .gap { stroke: var(--alarm); stroke-width: 1.4; }
 """
-"""What a page or a file with charts needs, once. Colors differ in brightness and in their dashes,
-for those who see no difference in hue."""
+"""Style sheet that a page or file with charts needs once. Curves differ in brightness and dashes
+too, for readers who cannot distinguish hues."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: points (step, value) by step; one whose value is not finite is a gap with a cross.
+    """A curve of points (step, value) in order of steps; a non-finite value is a gap with a cross.
 
-    ``old`` curves are those of steps that were done again.
+    ``old`` marks a curve of steps that were repeated later.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened at a step."""
+    """An event at a step."""
 
     step: float
     kind: Literal["restart", "checkpoint", "fault"]
@@ -82,10 +82,10 @@ def chart(
     """Return a picture of curves.
 
     Args:
-        title: what is drawn, with its unit.
+        title: the quantity, with its unit.
         series: the curves; they share both axes.
-        marks: what else is drawn at its step.
-        show: a value in words, for the description.
+        marks: events, drawn at their steps.
+        show: formats a value for the description.
         steps: the first and the last step of the axis; by default those of the points.
     """
     finite = [p for one in series for p in one.points if math.isfinite(p[1])]
@@ -162,7 +162,7 @@ def _curve(one: Series, style: str, x_axis: Axis, y_axis: Axis) -> Iterator[Elem
     for piece in _pieces(one.points):
         placed = [f"{px(x_axis.place(x))} {px(y_axis.place(y))}" for x, y in _reduced(piece)]
         if len(placed) == 1:
-            placed *= 2  # a point: a line of no length, with round ends
+            placed *= 2  # a single point: a line of length zero with round ends
         parts.append("M" + "L".join(placed))
     if parts:
         yield element("path", element("title", one.name), class_=f"line {style}", d="".join(parts))
@@ -178,7 +178,7 @@ def _curve(one: Series, style: str, x_axis: Axis, y_axis: Axis) -> Iterator[Elem
 
 
 def _pieces(points: Sequence[Point]) -> Iterator[list[Point]]:
-    """Yield the stretches of finite values that go on in steps."""
+    """Yield the segments of finite values with ascending steps."""
     piece: list[Point] = []
     for x, y in points:
         if piece and (not math.isfinite(y) or x <= piece[-1][0]):
@@ -191,7 +191,7 @@ def _pieces(points: Sequence[Point]) -> Iterator[list[Point]]:
 
 
 def _reduced(points: list[Point]) -> list[Point]:
-    """Return the points that are seen: first, lowest, highest, last a column of pixels."""
+    """Return the visible points: the first, lowest, highest and last of each pixel column."""
     if len(points) <= 2 * _PLOT_WIDTH:
         return points
     found: list[Point] = []
@@ -207,7 +207,7 @@ def _reduced(points: list[Point]) -> list[Point]:
 
 
 def _thinned(marks: Sequence[Mark]) -> list[Mark]:
-    """Return the marks to draw: all but checkpoints, and of these no more than are seen."""
+    """Return the marks to draw: all except checkpoints, which are thinned to a visible number."""
     saved = [mark for mark in marks if mark.kind == "checkpoint"]
     others = [mark for mark in marks if mark.kind != "checkpoint"]
     return saved[:: len(saved) // _MOST_MARKS + 1] + others[: 4 * _MOST_MARKS]
@@ -226,7 +226,7 @@ def _mark(mark: Mark, x: float) -> Element:
 
 
 def _told(one: Series, show: Callable[[float], str]) -> str:
-    """Return a curve in words."""
+    """Return a description of a curve in words."""
     finite = [p for p in one.points if math.isfinite(p[1])]
     lost = len(one.points) - len(finite)
     if not finite:

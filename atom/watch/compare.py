@@ -1,4 +1,4 @@
-"""How runs differ: in their settings, in their numbers, in their curves."""
+"""Compare runs: their settings, results and curves."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ CURVES: tuple[tuple[str, str, Callable[[StepMetrics], float]], ...] = (
     ("tokens_per_second", "tokens per second", lambda row: row.tokens_per_second),
     ("memory_gib", "peak memory, GiB", lambda row: row.memory_gib),
 )
-"""Field, title, value."""
+"""(field, title, function that returns the value)"""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One of the runs that are compared; ``name`` tells it from the others."""
+    """One of the compared runs; ``name`` is unique among them."""
 
     name: str
     folder: Path
@@ -42,7 +42,7 @@ class Compared:
     rows: list[StepMetrics]
 
     def numbers(self) -> dict[str, Any]:
-        """Return what came out; None where nothing is known."""
+        """Return the results; None where a value is unknown."""
         finite = [row for row in self.rows if math.isfinite(row.loss)]
         best = min(finite, key=lambda row: row.loss, default=None)
         return {
@@ -62,10 +62,10 @@ class Compared:
 
 
 def load(folders: Sequence[Path]) -> list[Compared]:
-    """Read the runs.
+    """Load the runs.
 
     Raises:
-        UserError: a folder holds no run, or what cannot be read.
+        UserError: a folder holds no run, or a file in it is unreadable.
     """
     found = []
     for name, folder in zip(names(folders), folders, strict=True):
@@ -76,8 +76,9 @@ def load(folders: Sequence[Path]) -> list[Compared]:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Return the settings that have made a run's steps; of one that has changed on the way, all
-    its values in words."""
+    """Return the settings that produced a run's steps.
+
+    A setting that changed during the run lists all its values in words."""
     periods, changed = history.course(folder, RUN_FILE)
     told = {
         key: ", ".join(
@@ -89,7 +90,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that differ."""
+    """Return the shortest path suffixes that are unique."""
     parts = [folder.absolute().parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         found = ["/".join(part[-length:]) for part in parts]
@@ -99,14 +100,14 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 
 def differing(runs: Sequence[Compared]) -> dict[str, list[Any]]:
-    """Return the settings that are not the same in all runs: key -> a value, or None, a run."""
+    """Return the settings that differ between runs: key -> one value per run, or None."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     found = {key: [run.settings.get(key) for run in runs] for key in keys}
     return {key: values for key, values in found.items() if any(v != values[0] for v in values)}
 
 
 def picture(runs: Sequence[Compared]) -> Element:
-    """Return all curves as one picture, a panel a measurement, a color and dashes a run."""
+    """Return a picture of all curves: one panel per quantity, one color and dash per run."""
     row_height, head, gap = 18, 20, 26
     legend_height = row_height * len(runs) + 10
     panel_height = chart.HEIGHT + gap

@@ -1,4 +1,4 @@
-"""The lines of a run's logs: of the launcher and of ranks, in the order of time.
+"""Read the log lines of a run, from the launcher and the ranks, in order of time.
 
 ``logs/launcher.jsonl`` and ``logs/rank_N.jsonl`` hold JSON lines (:mod:`atom.run_dir.logs`);
 ``logs/rank_N.txt`` holds what the rank and its libraries printed.
@@ -31,8 +31,8 @@ class Line:
 
     Attributes:
         source: ``launcher``, or the rank's number.
-        raw: the line as it stands there, without the newline.
-        fields: what it holds; empty if it is no JSON object.
+        raw: the line as written, without the newline.
+        fields: the parsed fields; empty if the line is not a JSON object.
     """
 
     source: str
@@ -41,13 +41,13 @@ class Line:
 
     @property
     def time(self) -> str:
-        """ISO 8601 in UTC, which sorts as text; empty where there is none."""
+        """Time stamp, ISO 8601 in UTC, which sorts as text; empty if the line has none."""
         time = self.fields.get("time")
         return time if isinstance(time, str) else ""
 
     @property
     def others(self) -> dict[str, Any]:
-        """The record's own fields."""
+        """The record's own fields, without the common ones."""
         return {name: value for name, value in self.fields.items() if name not in _OWN}
 
 
@@ -55,12 +55,12 @@ class Logs:
     """The logs of a run.
 
     Args:
-        run: its folder.
-        sources: numbers of ranks, ``launcher``, or ``all``.
-        printed: read what ranks printed, in place of what they logged.
+        run: the run folder.
+        sources: rank numbers, ``launcher``, or ``all``.
+        printed: read the printed output of ranks instead of their log records.
 
     Raises:
-        UserError: there is no run in the folder, or it has no such log.
+        UserError: the folder holds no run, or the run has no such log.
     """
 
     def __init__(self, run: Path, sources: list[str], *, printed: bool = False) -> None:
@@ -79,7 +79,7 @@ class Logs:
             )
 
     def lines(self) -> list[Line]:
-        """Return the lines that were added since the last call, of all sources by time."""
+        """Return the lines of all sources that were added since the last call, sorted by time."""
         found: list[tuple[str, Line]] = []
         there = self._there()
         for source in there if ALL in self._sources else self._sources:
@@ -93,7 +93,7 @@ class Logs:
             tail.close()
 
     def _there(self) -> dict[str, Path]:
-        """Return the logs that there are by their source, the launcher's first."""
+        """Return the existing logs by source, the launcher first."""
         launcher = self._folder / f"{LAUNCHER}.{self._ending}"
         ranks = []
         for path in self._folder.glob(f"rank_*.{self._ending}"):
@@ -112,7 +112,7 @@ def _line(source: str, raw: bytes) -> Line:
 
 
 def _timed(lines: Iterator[Line]) -> Iterator[tuple[str, Line]]:
-    """Yield lines with the time to sort them by: one that has none stays behind the one before."""
+    """Yield lines with their sort time; a line without one uses that of the line before."""
     latest = ""
     for line in lines:
         latest = max(latest, line.time)

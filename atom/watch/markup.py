@@ -1,4 +1,4 @@
-"""Elements of HTML and SVG. What comes from files is text in them, whatever it holds."""
+"""Build HTML and SVG elements; text from files is always escaped."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from xml.etree.ElementTree import Element, indent, tostring
 Child = Element | str | None
 
 _UNFIT = re.compile(
-    # Control characters, halves of pairs and non-characters, which no page may hold; and those that
-    # turn the direction of the text around them.
+    # Control characters, lone surrogates and non-characters, which are not allowed in a page, and
+    # characters that change the direction of the surrounding text.
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028-\u2029\u202a-\u202e\u2066-\u2069]"
 )
 
 
 def element(tag: str, *children: Child, **attributes: object) -> Element:
-    """Return an element; None among the children and attributes is left out.
+    """Return an element; children and attributes that are None are left out.
 
-    In names of attributes ``_`` stands for ``-``, and a last one is dropped: ``class_``.
+    In attribute names ``_`` becomes ``-``, and a trailing ``_`` is dropped: ``class_``.
     """
     found = Element(tag)
     for name, value in attributes.items():
@@ -35,7 +35,7 @@ def element(tag: str, *children: Child, **attributes: object) -> Element:
 
 
 def text(raw: str) -> str:
-    """Return ``raw`` with a question mark for each character that a page must not hold."""
+    """Return ``raw`` with each character that a page must not contain replaced by "?"."""
     return _UNFIT.sub("?", raw)
 
 
@@ -45,7 +45,7 @@ def html(page: Element) -> str:
 
 
 def svg_file(picture: Element) -> str:
-    """Return a picture as the content of a file of its own."""
+    """Return the content of a standalone SVG file."""
     picture.set("xmlns", "http://www.w3.org/2000/svg")
     indent(picture)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(picture, encoding="unicode")}\n'

@@ -1,4 +1,4 @@
-"""The layout of a run as a picture: which rank stands where in the mesh."""
+"""Draw the layout of a run: the position of each rank in the device mesh."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ DIMENSIONS = (
     ("cp", "context_parallel_degree"),
     ("tp", "tensor_parallel_degree"),
 )
-"""Dimensions of the mesh and their degrees' keys, from the outside in: ranks that differ in the
-last one only are neighbours."""
+"""Mesh dimensions and the keys of their degrees, outermost first: ranks that differ only in the
+last dimension are neighbours."""
 
 STYLE = """
 .mesh { --ink: #1f2328; --faint: #6b7280; --box: #c5ccd6; --even: #dbeafe; --odd: #fde9cf;
@@ -29,17 +29,19 @@ STYLE = """
 """
 
 _MOST = 4
-"""Of each dimension so many are drawn; what is left out is said."""
+"""Maximum entries drawn per dimension; the caption says what is left out."""
 
 _CELL, _GAP, _HEAD = 44, 4, 22
 
 
 def mesh(degrees: dict[str, int]) -> Element:
-    """Return the picture: a box a pipeline stage, in it a row a copy or shard of the batch, in it
-    a cell a rank, those that share one tensor and one sequence side by side.
+    """Return the picture of a mesh.
+
+    Each pipeline stage is a box, each replica or shard of the batch a row in it, and each rank a
+    cell; ranks that share a tensor and a sequence are side by side.
 
     Args:
-        degrees: of a run's ``resolved`` section.
+        degrees: from a run's ``resolved`` section.
     """
     sizes = {name: degrees.get(key, 1) for name, key in DIMENSIONS}
     drawn = {name: min(size, _MOST) for name, size in sizes.items()}
@@ -84,7 +86,7 @@ def mesh(degrees: dict[str, int]) -> Element:
 
 
 def caption(degrees: dict[str, int]) -> str:
-    """Return how to read the picture, and what is left out of it."""
+    """Return a caption that explains the picture and what it leaves out."""
     sizes = {name: degrees.get(key, 1) for name, key in DIMENSIONS}
     words = ["Each cell is a rank."]
     if sizes["pp"] > 1:
@@ -109,7 +111,7 @@ def _cell(rank: int, context: int, x: float, y: float) -> list[Element]:
 
 
 def _number(place: Sequence[int], sizes: Sequence[int]) -> int:
-    """Return the rank at a place of the mesh: the last dimension counts fastest."""
+    """Return the rank at a mesh coordinate; the last dimension varies fastest."""
     rank = 0
     for position, size in zip(place, sizes, strict=True):
         rank = rank * size + position

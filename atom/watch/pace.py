@@ -1,4 +1,4 @@
-"""Measure how long steps take, and estimate the time that is left."""
+"""Measure how long steps take, and estimate the remaining time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atom.run_dir.metrics import StepMetrics
 
 
 class Pace:
-    """How long steps take, on average over the last ones."""
+    """A moving average of the step time."""
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=20)
@@ -21,17 +21,17 @@ class Pace:
 
     def add(self, metrics: StepMetrics) -> None:
         if metrics.step <= self._step:
-            self._seconds.clear()  # started again
+            self._seconds.clear()  # restarted
             self._warm = False
         elif self._seconds and not self._warm:
-            self._seconds.clear()  # the first step also warms up
+            self._seconds.clear()  # the first step includes warm-up
             self._warm = True
         if math.isfinite(metrics.step_seconds):
             self._seconds.append(metrics.step_seconds)
         self._step, self._at = metrics.step, time.monotonic()
 
     def left(self, steps: int, now: float | None = None) -> float:
-        """Return the seconds until step ``steps``: after the latest step, or at ``now``."""
+        """Return the seconds until step ``steps``, counted from the latest step or from ``now``."""
         if not self._seconds:
             return math.nan
         left = statistics.fmean(self._seconds) * (steps - self._step)

@@ -1,4 +1,4 @@
-"""All that a run folder holds on a run, read once, for a report."""
+"""Load everything that a report shows from a run folder."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from atom.run_dir.status import Status, status
 
 @dataclass(frozen=True)
 class Record:
-    """A run as its folder tells it.
+    """A run loaded from its folder.
 
     Attributes:
-        rows: the steps that count.
-        done_again: rows of steps that a restart did again, as they were first.
-        happened: its events.
-        origins: where its settings came from; None for a run of an ATOM that did not keep it.
-        lock: what ``lock.json`` holds; empty if there is none.
-        course: the periods of the run that other settings have made, and those settings:
+        rows: the metrics of the steps that count.
+        done_again: metrics of steps that a restart repeated, from their first execution.
+        happened: the events.
+        origins: origin of each setting; None for a run of an earlier ATOM that did not record them.
+        lock: content of ``lock.json``; empty if there is none.
+        course: the periods of the run with different settings, and those settings:
             :func:`atom.run_dir.history.course`.
-        profile: of each rank that profiled, where the time of its steps went.
-        problems: what is left out because it cannot be read, and why.
+        profile: per profiled rank, how the time of its steps was spent.
+        problems: what is left out because it is unreadable, and why.
     """
 
     folder: Path
@@ -46,15 +46,15 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The run folder's name, with the one above it."""
+        """The name of the run folder and of its parent."""
         return "/".join(self.folder.absolute().parts[-2:])
 
 
 def load(folder: Path) -> Record:
-    """Read a run folder.
+    """Load a run folder.
 
     Raises:
-        UserError: it holds no run, or what cannot be read.
+        UserError: the folder holds no run, or a file in it is unreadable.
     """
     found = status(folder)
     rows = folder / metrics.FILE_NAME

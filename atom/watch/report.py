@@ -1,4 +1,4 @@
-"""A report of a run: one page of HTML that needs nothing else, no network and no script."""
+"""Write a report of a run: one self-contained page of HTML, without network access or scripts."""
 
 from __future__ import annotations
 

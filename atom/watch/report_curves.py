@@ -1,4 +1,4 @@
-"""The curves of a report, with what happened marked on them."""
+"""Draw the curves of a report, with events marked on them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MFU = ("mfu", "model FLOPS utilization", lambda row: math.nan if row.mfu is Non
 
 
 def curves(record: Record) -> list[Element]:
-    """Return a figure a measurement, and how to read them."""
+    """Return one figure per quantity, and an explanation of the figures."""
     if not record.rows:
         return [element("p", "No step has been logged yet.", class_="faint")]
     drawn = [*CURVES, *([_MFU] if any(row.mfu is not None for row in record.rows) else [])]
     marks = list(_marks(record))
-    # Not all that was done was logged.
+    # Not every step that was trained was logged.
     drawn_steps = [row.step for row in (record.rows[-1], *record.done_again)]
     last = max([record.status.step, *drawn_steps, *(mark.step for mark in marks)])
     figures = []

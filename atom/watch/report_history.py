@@ -1,4 +1,4 @@
-"""The part of a report on settings that have changed on the way."""
+"""Write the section of a report on settings that changed during the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from atom.watch.report_tables import table
 
 
 def changed(record: Record) -> list[Element]:
-    """Return which values have made which steps, of settings that have not been the same."""
+    """Return, for each setting that changed, the values and the steps trained with them."""
     periods, settings = record.course
     if not settings:
         return []

@@ -1,4 +1,4 @@
-"""The tables of a report: what happened, what was chosen, where it ran."""
+"""Write the tables of a report: events, settings, and environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEPT = ("time", "event", "host", "step", "restart")
 def table(
     heads: Sequence[str], rows: Iterable[Sequence[Child]], numbers: Sequence[int] = ()
 ) -> Element:
-    """Return a table that scrolls on a narrow screen; ``numbers`` are columns set to the right."""
+    """Return a table that scrolls on a narrow screen; ``numbers`` are right-aligned columns."""
 
     def cells(tag: str, row: Sequence[Child], **more: str) -> Iterable[Element]:
         for column, cell in enumerate(row):
@@ -39,7 +39,7 @@ def table(
 
 
 def happened(record: Record) -> list[Element]:
-    """Return the events; of checkpoints that were saved, only their number."""
+    """Return the events; saved checkpoints are only counted."""
     saved = [event for event in record.happened if event.get("event") == events.CHECKPOINT_SAVED]
     others = [event for event in record.happened if event not in saved]
     rows = [
@@ -79,7 +79,7 @@ def degrees(record: Record, resolved: Resolved) -> Element:
 
 
 def kernels(record: Record) -> list[Element]:
-    """Return the kernel of each operation, and the wish that it came from."""
+    """Return the kernel of each operation, and the setting that selected it."""
     if record.run.resolved is None:
         return []
     wished = record.run.kernels
@@ -99,7 +99,7 @@ def kernels(record: Record) -> list[Element]:
 
 
 def data(record: Record) -> list[Element]:
-    """Return what was read."""
+    """Return the dataset that was read."""
     run, rows = record.run, []
     for kind in ("dataset", "tokenizer"):
         component = getattr(run, kind)
@@ -125,10 +125,10 @@ def data(record: Record) -> list[Element]:
 
 
 def _left_out(record: Record) -> Iterator[tuple[str, str, str]]:
-    """Yield rows on the documents that ranks have met and left out."""
+    """Yield rows on the documents that ranks left out."""
     bad = [event for event in record.happened if event.get("event") == events.BAD_DOCUMENT]
     if bad:
-        # A document is met again in each pass, and after a step back.
+        # A document recurs in every epoch, and after a rollback.
         number = len({event.get("document") for event in bad})
         of_a_rank = Counter(event.get("rank") for event in bad)
         more = max(of_a_rank.values()) >= events.MOST_BAD_DOCUMENTS
@@ -141,7 +141,7 @@ def _left_out(record: Record) -> Iterator[tuple[str, str, str]]:
 
 
 def profiled(record: Record) -> list[Element]:
-    """Return where the time of the profiled steps went, in parts of a step."""
+    """Return how the time of the profiled steps was spent, as fractions of a step."""
     if not any(record.profile.values()):
         return []
     ranks = {rank: profile.mean(steps) for rank, steps in record.profile.items() if steps}
@@ -172,7 +172,7 @@ def profiled(record: Record) -> list[Element]:
 
 
 def settings(record: Record) -> list[Element]:
-    """Return the settings with their origins: what was chosen first, defaults behind a fold."""
+    """Return the settings with their origins: chosen settings first, defaults folded."""
     values = run_settings.flat(record.run)
     origins = record.origins
     if origins is None:
@@ -201,7 +201,7 @@ def settings(record: Record) -> list[Element]:
 
 
 def environment(record: Record) -> list[Element]:
-    """Return what ``lock.json`` holds."""
+    """Return the content of ``lock.json``."""
     lock = record.lock
     if not lock:
         return []
@@ -225,7 +225,7 @@ def environment(record: Record) -> list[Element]:
 
 
 def _words(event: dict[str, Any]) -> str:
-    """Return what an event holds beside time, name and step."""
+    """Return the fields of an event other than time, name and step."""
     reason = [str(event["reason"])] if event.get("reason") else []
     others = [
         _told({name: value})
@@ -237,7 +237,7 @@ def _words(event: dict[str, Any]) -> str:
 
 
 def _told(value: object) -> str:
-    """Return a value of an event in words: of several by name, each with its name."""
+    """Return a value of an event in words; a dictionary lists each value with its name."""
     if isinstance(value, dict):
         pairs = (f"{name.replace('_', ' ')} {_told(each)}" for name, each in value.items())
         return ", ".join(pairs)
@@ -245,7 +245,7 @@ def _told(value: object) -> str:
 
 
 def _place(origin: str) -> str:
-    """Return a file as seen from its package, which says whose it is."""
+    """Return a path relative to its package, which shows the owner of the file."""
     path = Path(origin)
     if not path.is_absolute():
         return origin

@@ -1,4 +1,4 @@
-"""The runs under a folder, and how each is doing."""
+"""Find the runs under a folder, and the status of each."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.status import Status, status
 
 _SIGNS = (RUN_FILE, metrics.FILE_NAME, events.FILE_NAME)
-"""The files that change when a run that no job works on does."""
+"""Files that change when a run changes without an active job."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A run folder, and its status or why that cannot be told."""
+    """A run folder with its status, or the reason why the status is unknown."""
 
     folder: Path
     status: Status | None
@@ -26,10 +26,10 @@ class Found:
 
 
 class Runs:
-    """The runs under a folder, looked at as often as one likes: what has ended is read once.
+    """The runs under a folder; it can be polled, and reads a run that has ended only once.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: the folder does not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +39,7 @@ class Runs:
         self._known: dict[Path, tuple[tuple, Found]] = {}
 
     def look(self) -> list[Found]:
-        """Return every run, the one started last first."""
+        """Return every run, the most recently started first."""
         found = [self._of(place) for place in folders(self._folder)]
         return sorted(found, key=_started, reverse=True)
 
@@ -48,7 +48,7 @@ class Runs:
         known = self._known.get(place)
         if known and known[0] == signs and not _runs(known[1]):
             again = known[1]
-            # A job may have begun that has written nothing yet.
+            # A job may have started without having written anything yet.
             if not _at_work(place):
                 return again
         try:
@@ -60,9 +60,9 @@ class Runs:
 
 
 def folders(folder: Path) -> Iterator[Path]:
-    """Yield the run folders in a folder, itself included; a run holds no other runs.
+    """Yield the run folders in a folder, including itself; runs are not nested.
 
-    A folder that has lost its ``run.yaml`` is one as well, by its events.
+    A folder that has lost its ``run.yaml`` counts as a run if it has events.
     """
     waiting = [folder]
     while waiting:
@@ -72,7 +72,7 @@ def folders(folder: Path) -> Iterator[Path]:
             continue
         try:
             below = sorted(entry.name for entry in os.scandir(place) if _is_folder(entry))
-        except OSError:  # not ours to read, or gone meanwhile
+        except OSError:  # unreadable for this user, or removed meanwhile
             continue
         waiting += [place / name for name in reversed(below)]
 
@@ -97,7 +97,7 @@ def _at_work(place: Path) -> bool:
     try:
         return claim.holder(place) is not None
     except OSError:
-        return True  # its status says why that cannot be told
+        return True  # its status reports the error
 
 
 def _started(found: Found) -> str:

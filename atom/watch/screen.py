@@ -1,7 +1,7 @@
-"""What a person sees of a run: header, progress, summary.
+"""Show a run on the screen: header, progress, summary.
 
-On a terminal a bar moves and about ten rows stay; in a pipe every step is a plain line, without
-control codes. Nothing is drawn by ranks: the launcher follows ``metrics.jsonl``.
+A terminal shows a progress bar and keeps about ten rows; a pipe gets one plain line per step,
+without control codes. Ranks draw nothing: the launcher follows ``metrics.jsonl``.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ SPLITS = {
     "cp": "the sequence",
     "ep": "experts",
 }
-"""What each dimension of the mesh splits."""
+"""What each mesh dimension shards or splits."""
 
 KEPT_ROWS = 10
-"""About how many rows stay on a terminal."""
+"""Approximate number of rows that a terminal keeps."""
 
 CURVE_COLUMNS = 60
 
-_LABEL = 9  # columns of "kernels" and of what separates it from its value
+_LABEL = 9  # width of "kernels" and its separator, in columns
 _MIN_BAR = 8
 
 
@@ -51,11 +51,10 @@ _MIN_BAR = 8
 class Header:
     """What is known of a run before its first step.
 
-    ``layout`` is (mesh dimension, degree) from the outside in; ``schedule`` is the pipeline's;
-    ``read`` is how much the dataset has, and ``left_out`` what of it is not read as it stands;
-    ``batch`` is told as it is; ``kernels`` is (operation, kernel chosen); ``rejected`` is
-    (operation, a kernel preferred to that one, why it does not fit); ``resumed_from`` is the
-    checkpoint's step.
+    ``layout`` is (mesh dimension, degree), outermost first; ``schedule`` is the pipeline schedule;
+    ``read`` is the size of the dataset, and ``left_out`` the part that is not read as it stands;
+    ``batch`` is shown unchanged; ``kernels`` is (operation, chosen kernel); ``rejected`` is
+    (operation, preferred kernel, why it does not fit); ``resumed_from`` is the checkpoint's step.
     """
 
     run_dir: str
@@ -78,12 +77,12 @@ class Header:
 
 
 class Screen:
-    """Draws one run on ``stream``.
+    """A view that draws one run on ``stream``.
 
     Args:
-        stream: where to; the standard output by default.
-        verbose: draw no bar and a line for every step also on a terminal, which the lines of a
-            rank's log then share.
+        stream: the output; the standard output by default.
+        verbose: print one line per step and no bar, even on a terminal, because rank 0's log is
+            printed there too.
     """
 
     def __init__(self, stream: IO[str] | None = None, verbose: bool = False) -> None:
@@ -102,7 +101,7 @@ class Screen:
         self._columns: list[_Column] = []
 
     def header(self, header: Header) -> None:
-        """Show what is about to run."""
+        """Show the run that is about to start."""
         self._steps = header.steps
         size = f"{human(header.parameters)} parameters"
         self._print(Text.assemble((clean(header.model), "bold"), f", {size}"))
@@ -126,9 +125,9 @@ class Screen:
         self._print(Text())
 
     def starting(self, text: str, steps: int | None = None) -> None:
-        """Say what is waited for; on a terminal with the time it takes, until the first step.
+        """Show what ATOM waits for; a terminal also shows the elapsed time until the first step.
 
-        ``steps`` is where the run ends, for a screen that has shown no header.
+        ``steps`` is the last step of the run, for a screen that has shown no header.
         """
         self._steps = steps or self._steps
         waiting = f"{clean(text).rstrip(' .…')} …"
@@ -147,7 +146,7 @@ class Screen:
 
     @property
     def has_steps(self) -> bool:
-        """Whether a step was done."""
+        """Whether a step has been shown."""
         return self._latest is not None or self._reached is not None
 
     def step(self, metrics: StepMetrics) -> None:
@@ -163,17 +162,17 @@ class Screen:
             self._keep(metrics)
 
     def reached(self, step: int) -> None:
-        """Take note that a step is done, which need not be one that is logged."""
+        """Record that a step is done, even if it is not logged."""
         first, self._reached = self._reached is None, step
         if self._draws_bar and first and self._latest is None:
             self._animate(self._progress)
 
     def note(self, text: str) -> None:
-        """Show a line of text above whatever moves."""
+        """Show a line of text above the progress bar."""
         self._print(Text(clean(text, keep="\n")))
 
     def close(self) -> None:
-        """Take away what moves and leave the latest step; no thread is left."""
+        """Remove the progress bar and leave the latest step; stop the drawing thread."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -187,14 +186,15 @@ class Screen:
         seconds: float,
         began: int | None = None,
     ) -> None:
-        """Show what came out.
+        """Show the results.
 
         Args:
-            metrics: of the whole run, from its first step; those that :meth:`step` was given are
-                what this process has done.
-            run_dir: the run's folder.
-            seconds: that this process worked on it.
-            began: the first step that was done meanwhile, if it is not the first that was logged.
+            metrics: rows of the whole run, from its first step; rows passed to :meth:`step` are
+                those
+                of this process.
+            run_dir: the run folder.
+            seconds: time that this process spent on the run.
+            began: the first step done by this process, if it differs from the first logged one.
         """
         self.close()
         self._print(Text())
@@ -298,14 +298,14 @@ class Screen:
         return line
 
     def _stays(self, metrics: StepMetrics, previous: int) -> bool:
-        """Return whether the row of a step is kept: evenly spaced ones, the last, a new start."""
+        """Return whether a step's row is kept: evenly spaced rows, the last one, restarts."""
         if metrics.step <= previous or metrics.step == self._steps:
             return True
         stride = KEPT_ROWS if self._steps is None else math.ceil(self._steps / KEPT_ROWS)
         return metrics.step // stride > previous // stride
 
     def _keep(self, metrics: StepMetrics) -> None:
-        """Print a row that stays, and before the first one what its columns are."""
+        """Print a row permanently, with the column heads above the first one."""
         if not self._columns:
             self._columns = _columns(metrics, self._steps, self._width())
             heads = "  ".join(f"{column.head:>{column.width}}" for column in self._columns)
@@ -328,7 +328,9 @@ class Screen:
         return max(self._console.width, 2 * _LABEL)
 
     def _row(self, label: str, value: str | Text, head: Text | None = None) -> None:
-        """Print ``value`` behind ``label`` (and ``head``), its further lines below itself."""
+        """Print ``value`` after ``label`` (and ``head``); further lines are aligned below
+        ``value``.
+        """
         value = Text(value) if isinstance(value, str) else value
         prefix = Text.assemble((f"{label:<{_LABEL}}", "dim"), head or "")
         lines = [value]

@@ -1,4 +1,4 @@
-"""Ask the job that works in a run folder to stop, with a checkpoint."""
+"""Ask the job of a run folder to save a checkpoint and stop."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from atom.run_dir import claim
 from atom.run_dir.status import Status, status
 
 SIGNAL = signal.SIGUSR1
-"""Both the launcher and a rank that torchrun or Slurm has started take it for this request; where
-it is not listened for yet, nothing has been trained."""
+"""Stop signal for the launcher and for ranks that torchrun or Slurm started. A process without a
+handler for it has not trained anything yet."""
 
 _POLL_SECONDS = 0.2
 
 
 def stop(run: Path, *, timeout: float | None, asked: Callable[[int], None]) -> Status:
-    """Ask, wait for the end, and return the run's status then.
+    """Send the stop signal, wait for the end, and return the run's final status.
 
     Args:
         run: the run folder.
-        timeout: seconds to wait at most; None for as long as it takes.
-        asked: called with the job's process once it was asked.
+        timeout: maximum seconds to wait; None to wait indefinitely.
+        asked: called with the job's process id after the signal was sent.
 
     Raises:
-        UserError: there is no job, or it cannot be asked from here.
-        RunError: it has not ended in time.
+        UserError: there is no job, or it cannot be signalled from here.
+        RunError: the job has not ended in time.
     """
     before = status(run)
     job = claim.holder(run)
@@ -63,10 +63,10 @@ def stop(run: Path, *, timeout: float | None, asked: Callable[[int], None]) -> S
 
 
 def _listens(run: Path, pid: int, job: dict, deadline: float | None) -> bool:
-    """Wait until the job has a handler for the signal, which would end it without one.
+    """Wait until the job has a handler for the signal, which would otherwise kill it.
 
     Returns:
-        False if the job has ended, or its launcher has and what it started is about to.
+        False if the job has ended, or its launcher has ended and its children are about to.
     """
     while _same(claim.holder(run), job):
         if not _holds(run, pid):
@@ -80,12 +80,12 @@ def _listens(run: Path, pid: int, job: dict, deadline: float | None) -> bool:
 
 
 def _holds(run: Path, pid: int) -> bool:
-    """Return whether a process has the run's claim open: another may have its number by now."""
+    """Return whether a process has the run's lock file open; a process id can be reused."""
     claimed = (run / claim.FILE_NAME).stat()
     try:
         opened = list(Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:
-        return True  # another user's; whether it may be sent a signal will show
+        return True  # another user's process; sending the signal will show whether it is permitted
     except OSError:
         return False
     for descriptor in opened:
@@ -98,7 +98,7 @@ def _holds(run: Path, pid: int) -> bool:
 
 
 def _caught(pid: int) -> int:
-    """Return the set of signals that a process has handlers for, a bit each."""
+    """Return the bit mask of signals that a process handles."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
