@@ -1,6 +1,6 @@
-"""The weights of a run on disk, and the model that they are of.
+"""Load a run's saved weights and the model that they belong to.
 
-They lie in a checkpoint, or in a folder of Hugging Face's format that ``atom export`` wrote.
+The weights are in a checkpoint, or in a folder in Hugging Face's format that ``atom export`` wrote.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from atom.titan.trainer_config import model_parts, set_sharding
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that has been, read back.
+    """A run loaded from its folder.
 
     Attributes:
-        folder: of the run, or of its export.
+        folder: the folder of the run, or of its export.
         run: its ``run.yaml``.
         host: the plugins that it may load.
         selection: its components.
-        parts: the model's, its sharding set for one rank.
+        parts: the model's, with its sharding set for one rank.
     """
 
     folder: Path
@@ -65,10 +65,10 @@ class Trained:
 
 
 def trained(folder: Path) -> Trained:
-    """Read the ``run.yaml`` of a run's folder, or of an export.
+    """Load the ``run.yaml`` of a run folder, or of an export.
 
     Raises:
-        UserError: there is none, or it needs what is not installed.
+        UserError: there is none, or it needs a package that is not installed.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; valid: one of a run")
@@ -87,7 +87,7 @@ def trained(folder: Path) -> Trained:
 
 
 def on_one_rank(parts: ModelParts, training: Any) -> None:
-    """Set the sharding of a model's config, which may need it to be built."""
+    """Set the sharding of a model's config for one rank; building the model may require it."""
     set_sharding(parts.model, training, ParallelismConfig())
 
 
@@ -107,17 +107,17 @@ def adapter(parts: ModelParts, architecture: str) -> Any:
 
 
 def on_meta(config: Any) -> nn.Module:
-    """Return the whole model of a torchtitan model config, without values."""
+    """Return the whole model of a torchtitan model config, on the meta device."""
     with torch.device("meta"):
         model: nn.Module = config.build()
     return model
 
 
 def newest(folder: Path, run: Run, step: int | None = None) -> tuple[int, Path]:
-    """Return a step and its checkpoint's folder: ``step``'s, or the newest one's.
+    """Return a step and its checkpoint's folder: that of ``step``, or the newest.
 
     Raises:
-        UserError: the run has no such checkpoint, or its files are not all there.
+        UserError: the run has no such checkpoint, or files are missing.
     """
     place = folder / str(run.checkpoint.engine.get("folder", checkpoint.FOLDER))
     steps = checkpoint.steps(place)
@@ -150,7 +150,7 @@ class Checkpoint:
         tensors: name -> shape and dtype of every tensor in it, the optimizer's included.
 
     Raises:
-        UserError: it cannot be read, here and in all methods.
+        UserError: it cannot be read; all methods raise this, too.
     """
 
     def __init__(self, place: Path) -> None:
@@ -167,7 +167,7 @@ class Checkpoint:
         }
 
     def check(self, expected: Mapping[str, torch.Tensor]) -> None:
-        """Refuse a checkpoint that has not just the weights of ``expected``, in their shapes."""
+        """Refuse a checkpoint whose weights differ from ``expected`` in names or shapes."""
         shapes = {name: entry.size for name, entry in self.tensors.items()}
         roots = {name.partition(".")[0] for name in expected}
         extra = [n for n in shapes if n not in expected and n.partition(".")[0] in roots]
@@ -197,9 +197,9 @@ class Checkpoint:
 
 
 def difference(expected: Mapping[str, torch.Tensor], found: Mapping[str, Any]) -> str | None:
-    """Return how shapes ``found`` differ from those of the weights ``expected``, or None.
+    """Return how the shapes ``found`` differ from those of the weights ``expected``, or None.
 
-    What is found and not expected does not count.
+    Unexpected tensors are ignored.
     """
     lacking = [name for name in expected if name not in found]
     if lacking:

@@ -1,4 +1,4 @@
-"""Which part of a tensor a rank has, and what the parts of all ranks make together."""
+"""Compute a rank's local shard of a tensor, and the shapes that all shards add up to."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torchtitan.components.checkpointer.utils import canonical_fqn
 
 
 def dividing_axes(parameter: DTensor) -> list[int]:
-    """Return the axes of the mesh that divide ``parameter``, in the order in which they do."""
+    """Return the mesh axes that shard ``parameter``, in sharding order."""
     placements = parameter.placements
     for placement in placements:
         assert isinstance(placement, Shard | _StridedShard | Replicate), f"{placement} of a part"
-    # A strided shard is FSDP's, of what the other axes have left of the same dimension.
+    # A strided shard is FSDP's: it divides what the other axes leave of the same dimension.
     axes = sorted(range(len(placements)), key=lambda a: isinstance(placements[a], _StridedShard))
     return [axis for axis in axes if not isinstance(placements[axis], Replicate)]
 
 
 def part_of(whole: Tensor, parameter: DTensor) -> Tensor:
-    """Return what of ``whole`` is this rank's of ``parameter``.
+    """Return this rank's shard of ``whole``, sharded as ``parameter``.
 
-    DTensor's own copy refuses a dimension that two axes of the mesh divide among more ranks than it
-    has rows, such as a number a head: some ranks then have none.
+    DTensor's own copy fails if two mesh axes shard a dimension over more ranks than it has rows,
+    such as one number per head: some ranks then have an empty shard.
     """
     mesh = parameter.device_mesh
     coordinate = mesh.get_coordinate()
@@ -37,7 +37,7 @@ def part_of(whole: Tensor, parameter: DTensor) -> Tensor:
 
 
 def chunks(tensor: Tensor, number: int, dim: int) -> tuple[Tensor, ...]:
-    """Return ``number`` chunks as torch makes them, of which the last ones may be empty."""
+    """Return ``number`` chunks as torch makes them; the last ones may be empty."""
     return tensor.split(lengths(tensor.shape[dim], number), dim)
 
 
@@ -48,9 +48,9 @@ def lengths(size: int, number: int) -> list[int]:
 
 
 def parameters_of(model: nn.Module) -> dict[str, tuple[int, ...] | None]:
-    """Return the shapes of the parameters of ``model``, of all ranks together, by name.
+    """Return the unsharded shapes of the parameters of ``model``, by name.
 
-    None for a plain tensor that is a rank's part: its type says so, and not how large the whole is.
+    None for a plain tensor that is a rank's shard: its type shows that, but not the full size.
     """
     return {
         canonical_fqn(name): tuple(parameter.shape)
@@ -63,7 +63,7 @@ def parameters_of(model: nn.Module) -> dict[str, tuple[int, ...] | None]:
 def changed(
     before: Mapping[str, tuple[int, ...] | None], after: Mapping[str, tuple[int, ...] | None]
 ) -> str | None:
-    """Return which parameter a layout has made, lost, or made larger or smaller, or None."""
+    """Return the parameter that a layout adds, removes, enlarges or shrinks, or None."""
     for name in dict.fromkeys((*before, *after)):
         if name not in after:
             return f"{name} is gone"

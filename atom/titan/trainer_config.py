@@ -1,4 +1,4 @@
-"""From a resolved run to torchtitan's ``Trainer.Config``: the whole of it, on every rank alike."""
+"""Convert a resolved run to torchtitan's ``Trainer.Config``, the same on every rank."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from atom.titan.train.trainer import AtomTrainer
 
 
 def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> Trainer.Config:
-    """Return the config whose ``build().train()`` is the whole job.
+    """Return the config of the whole job, for ``build().train()``.
 
     Args:
         run: a run with ``resolved`` filled in.
         selection: its components.
         host: the plugins, for the kernels.
-        folder: the run folder, which holds the prepared tokenizer.
+        folder: the run folder, which contains the prepared tokenizer.
     """
     resolved = run.resolved
     assert resolved is not None
@@ -98,7 +98,7 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         debug=translate.debug(run.debug),
         faults=run.faults,
         trace_samples=run.data.trace,
-        # The loader that is its default imports Hugging Face's datasets, and nothing is validated.
+        # Its default loader imports Hugging Face's datasets, and there is no validation.
         validator=Validator.Config(dataloader=BaseDataLoader.Config()),
     )
     kernels.put(config, chosen)
@@ -106,20 +106,20 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
 
 
 def set_sharding(model: Any, training: TrainingConfig, parallelism: ParallelismConfig) -> None:
-    """Give a model's config the sharding that it declares for a layout, without a trainer."""
+    """Set the sharding that a model's config declares for a layout, without a trainer."""
     runtime = SimpleNamespace(parallelism=parallelism, training=training, debug=DebugConfig())
     model.update_from_config(config=runtime)
 
 
 def model_parts(selection: Selection, vocab_size: int, seq_len: int) -> ModelParts:
-    """Ask the architecture to describe its model."""
+    """Call the architecture's ``build`` to describe its model."""
     return selection.architecture.code("build")(
         selection.architecture.config, ArchitectureContext(vocab_size=vocab_size, seq_len=seq_len)
     )
 
 
 def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callable[..., Any]:
-    """Wrap a strategy's function with what holds for all of them."""
+    """Wrap a strategy's parallelize function with the steps common to all strategies."""
 
     def parallelize_and_finish(model: Any, **arguments: Any) -> Any:
         before = parameters_of(model)
@@ -139,7 +139,7 @@ def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callab
 
 
 def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig) -> None:
-    """Refuse a remedy for faults that this run cannot have."""
+    """Refuse a reaction to faults that this run does not support."""
     copies = parallelism.data_parallel_replicate_degree * parallelism.tensor_parallel_degree
     if run.faults.replica_check_interval and copies == 1:
         raise UserError(
@@ -175,7 +175,7 @@ def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig
 
 
 def _check_repeatable(run: Run) -> None:
-    """Refuse to compare what need not be alike, or cannot be computed again."""
+    """Refuse the replay check in a run with steps that are not reproducible."""
     assert run.resolved is not None
     interval = run.faults.replay_check_interval
     if run.resolved.device != "cpu" and not run.debug.deterministic:
@@ -213,7 +213,7 @@ def _dataloader(selection: Selection, host: Host, seed: int, resolved: Resolved)
 
 
 def _loss(run: Run, vocab_size: int, parts: ModelParts, *, fused: bool) -> BaseLoss.Config:
-    """Return the loss; ``fused`` if a kernel takes the place of the output layer and the loss."""
+    """Return the loss; ``fused`` if a kernel replaces the output layer and the loss."""
     size = getattr(parts.model, "vocab_size", vocab_size)
     cross_entropy = CrossEntropyLoss.Config(global_vocab_size=size)
     if run.loss.num_chunks == 1 and not fused:

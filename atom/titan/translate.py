@@ -1,8 +1,7 @@
 """Translate the sections of a run into torchtitan's configs.
 
-This is the one module that knows what torchtitan calls ATOM's own keys
-(:mod:`atom.recipe.training_sections`). Its other keys go through as they are, validated by its own
-dataclasses.
+This is the only module that maps ATOM's own keys (:mod:`atom.recipe.training_sections`) to
+torchtitan's names. torchtitan's other keys pass through unchanged, validated by its dataclasses.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ CONFIGS: dict[str, type] = {
     "profiler": Profiler.Config,
     "debug": DebugConfig,
 }
-"""Section -> torchtitan's dataclass of it; those of ``activation_checkpoint`` follow."""
+"""Section -> torchtitan's dataclass; those of ``activation_checkpoint`` follow."""
 
 ACTIVATION_CHECKPOINT: dict[str, type | None] = {
     "none": None,
@@ -74,11 +73,11 @@ NOT_IN_A_RUN = {
     "validator": "left out: ATOM does not validate during training yet",
     "profiler.trace_post_processor": "left out: a function, which is no data",
 }
-"""Field of torchtitan's ``Trainer.Config`` that no key of a run is named for -> why."""
+"""Field of torchtitan's ``Trainer.Config`` without a key in a run -> why."""
 
 
 def training(section: Training, device: str) -> TrainingConfig:
-    """Return the config of the step; a local batch that is not given has torchtitan's default."""
+    """Return the config of the step; the local batch size defaults to torchtitan's."""
     precision = "float32" if device == "cpu" else "bfloat16"  # most CPUs emulate bfloat16
     own = {
         "steps": section.steps,
@@ -95,7 +94,7 @@ def training(section: Training, device: str) -> TrainingConfig:
 
 
 def parallelism(section: Parallelism) -> ParallelismConfig:
-    """Return the config of the mesh; a degree that is not given has torchtitan's default."""
+    """Return the config of the mesh; degrees default to torchtitan's."""
     own = {
         "data_parallel_replicate_degree": section.data_parallel_replicate_degree,
         "data_parallel_shard_degree": section.data_parallel_shard_degree,
@@ -111,7 +110,7 @@ def parallelism(section: Parallelism) -> ParallelismConfig:
 
 
 def lr_scheduler(section: LRScheduler) -> EndingLRSchedulers.Config:
-    """Return the config of the learning rate's schedule."""
+    """Return the config of the learning-rate schedule."""
     own = {
         "warmup_steps": section.warmup_steps,
         "total_steps": section.total_steps,
@@ -142,31 +141,31 @@ def compilation(section: Compile) -> CompileConfig:
 
 
 def metrics(section: Metrics) -> StepMetricsProcessor.Config:
-    """Return the config of what is logged."""
+    """Return the config of metrics."""
     own = {"log_freq": section.log_freq}
     return build(StepMetricsProcessor.Config, own | section.engine, "metrics")
 
 
 def debug(section: Debug) -> DebugConfig:
-    """Return the config of randomness and of aids to find faults."""
+    """Return the config of determinism and debugging."""
     own = {"seed": section.seed, "deterministic": section.deterministic}
     return build(DebugConfig, own | section.engine, "debug")
 
 
 def comm(section: Section, device: str) -> CommConfig:
     """Return the config of communication."""
-    # The flight recorder takes a stack of every collective, for hangs that are rare on a CPU.
+    # The flight recorder stores a stack per collective, and hangs on a CPU are rare.
     usual = {"trace_buf_size": 0} if device == "cpu" else {}
     return build(CommConfig, usual | section, "comm")
 
 
 def profiler(section: Section) -> Profiler.Config:
-    """Return the config of torchtitan's own profiler."""
+    """Return the config of torchtitan's profiler."""
     return build(Profiler.Config, section, "profiler")
 
 
 def activation_checkpoint(section: ActivationCheckpoint) -> Any:
-    """Return the policy that ``activation_checkpoint.mode`` names, with its options, or None."""
+    """Return the policy named by ``activation_checkpoint.mode``, with its options, or None."""
     mode, options = section.mode, section.engine
     if mode not in ACTIVATION_CHECKPOINT:
         raise UserError(
@@ -179,13 +178,13 @@ def activation_checkpoint(section: ActivationCheckpoint) -> Any:
 
 
 def build(schema: type[T], section: Section, key: str) -> T:
-    """Return ``section``, under the engine's names, as an instance of its dataclass ``schema``.
+    """Return ``section``, with the engine's names, as an instance of its dataclass ``schema``.
 
     Raises:
-        UserError: an unknown key, a wrong type, or a value that the dataclass itself refuses.
+        UserError: an unknown key, a wrong type, or a value that the dataclass refuses.
     """
     names = [field.name for field in dataclasses.fields(schema) if field.init]  # type: ignore[arg-type]
     strict = pydantic.dataclasses.dataclass(schema, config=ConfigDict(extra="forbid"))
     checked: Any = validated(TypeAdapter(strict), section, key=key, fields=names)
-    # pydantic's dataclass is a subclass; torchtitan gets exactly its own type.
+    # pydantic's dataclass is a subclass; torchtitan needs exactly its own type.
     return schema(**{name: getattr(checked, name) for name in names})

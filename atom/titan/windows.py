@@ -1,7 +1,7 @@
-"""Attention windows: which layers have one, and whether variable-length attention is given it.
+"""Check that layers keep their attention windows, with variable-length attention, too.
 
-FlexAttention gets a window in its mask. Variable-length attention takes no mask: its window is in
-its own configuration, which the model puts there as it is built, or nobody does.
+FlexAttention gets a window through its mask. Variable-length attention takes no mask: its window is
+in its own configuration, and only the model can set it there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atom.errors import UserError
 
 
 def of_layers(model: Any) -> dict[int, int]:
-    """Return the windows of a model's config, in tokens: 0 for a layer that sees everything.
+    """Return the window of each layer in tokens, from a model's config: 0 for full attention.
 
     Layers without softmax attention are left out.
     """
@@ -32,9 +32,9 @@ def of_layers(model: Any) -> dict[int, int]:
 
 
 def in_masks_alone(model: Any) -> frozenset[int]:
-    """Return the windows that variable-length attention in this model would not have.
+    """Return the windows that variable-length attention in this model would ignore.
 
-    The model is built with it on the meta device, up to its last kind of windowed layer.
+    The model is built with it on the meta device, up to the last layer with a new window.
     """
     windows = of_layers(model)
     wanted = frozenset(windows.values()) - {0}
@@ -52,16 +52,16 @@ def in_masks_alone(model: Any) -> frozenset[int]:
         with torch.device("meta"):
             built = shorter.build()
         lost = _lost(of_layers(shorter), built)
-    except Exception:  # a model that cannot be built with it does not take it
+    except Exception:  # a model that cannot be built with it does not support it
         return wanted
     return frozenset(lost.values())
 
 
 def check(config: Any, model: nn.Module) -> None:
-    """Refuse a model whose attention has lost a window on the way from the config.
+    """Refuse a model whose attention has lost a window that its config has.
 
     Args:
-        config: the model's, its kernels in place.
+        config: the model's, with its kernels in place.
         model: as built from it.
 
     Raises:
@@ -76,7 +76,7 @@ def check(config: Any, model: nn.Module) -> None:
 
 
 def _lost(windows: dict[int, int], model: Any) -> dict[int, int]:
-    """Return layer -> window, of layers whose variable-length attention has another one."""
+    """Return layer -> window for layers whose variable-length attention has another window."""
     lost = {}
     for name, module in model.named_modules():
         if not isinstance(module, VarlenAttention) or not name.startswith("layers."):
@@ -88,7 +88,7 @@ def _lost(windows: dict[int, int], model: Any) -> dict[int, int]:
 
 
 class _Bare(VarlenAttention):
-    """Variable-length attention that only holds its window: it asks for no device."""
+    """Variable-length attention that only stores its window and requires no device."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(VarlenAttention.Config):

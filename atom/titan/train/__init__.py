@@ -1,4 +1,4 @@
-"""Train: the trainer, its data, and what it does beside a step.
+"""Train: the trainer, its data loader and its callbacks.
 
 Imports :mod:`atom.titan.checkpoint` and what is below it.
 """

@@ -1,8 +1,8 @@
-"""Numerical faults: a loss or a gradient norm that is not finite, or far from those before it.
+"""Detect numerical faults: a loss or gradient norm that is not finite, or a spike.
 
-What is judged are two numbers that one reduction over all ranks has made, the loss and the norm of
-the gradient before it is clipped. Every rank holds the same bits of them, whatever its pipeline
-stage or place in the layout, and has the same history; so all decide alike, and nobody has to ask.
+Two numbers of each step are judged, both from one reduction over all ranks: the loss, and the
+gradient norm before clipping. Every rank holds the same bits of them, whatever its pipeline stage
+or place in the layout, and the same history. So all ranks decide alike without communication.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch.distributed.tensor import DTensor
 from atom.recipe.sections import Faults
 
 _MAD_TO_DEVIATION = 1.4826
-"""The standard deviation of a normal distribution, in median absolute deviations."""
+"""Standard deviation of a normal distribution, in units of the median absolute deviation."""
 
 _LEAST_DEVIATION = 0.01
-"""Of the median: a loss that hardly moves is not to make a spike of every step."""
+"""Lower bound of the deviation, relative to the median: small noise is not a spike."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Fault:
 
 
 class Anomalies(Stateful):
-    """The values of the last good steps, and what is out of line with them.
+    """A history of the last good steps that detects outliers.
 
-    Its state is saved with a checkpoint, so that an interrupted run judges as one that was not.
+    A checkpoint contains its state, so a resumed run judges like an uninterrupted one.
     """
 
     def __init__(self, settings: Faults) -> None:
@@ -52,7 +52,7 @@ class Anomalies(Stateful):
         self._faults: list[int] = []
 
     def judge(self, step: int, loss: float, grad_norm: float) -> Fault | None:
-        """Return what is wrong with a step, or None; then its values are part of the history."""
+        """Return the fault of a step, or None and add its values to the history."""
         for name, value in (("loss", loss), ("gradient norm", grad_norm)):
             if not math.isfinite(value):
                 return Fault(
@@ -71,9 +71,9 @@ class Anomalies(Stateful):
         return None
 
     def within_budget(self, step: int) -> bool:
-        """Count a fault at ``step``; return whether so many are put up with."""
+        """Count a fault at ``step``; return whether the number of faults is tolerated."""
         window = self._settings.window
-        # Steps that were rolled back are counted where they were: the faults of a spot add up.
+        # Rolled-back faults keep their step number: repeated faults at one place add up.
         self._faults = [each for each in self._faults if abs(each - step) < window] + [step]
         return len(self._faults) <= self._settings.budget
 
@@ -85,7 +85,7 @@ class Anomalies(Stateful):
 
     @contextmanager
     def faults_kept(self) -> Iterator[None]:
-        """Count the faults so far on, whatever state is loaded meanwhile."""
+        """Keep the count of faults when a state is loaded within the context."""
         faults = self._faults
         yield
         self._faults = faults
@@ -100,33 +100,33 @@ class Anomalies(Stateful):
 
 
 class Measured:
-    """The loss and the gradient norm of a step, reduced over all ranks without waiting for them.
+    """The loss and the gradient norm of a step, reduced over all ranks without waiting.
 
-    It costs one reduction of 16 bytes a step.
+    The cost is one reduction of 16 bytes per step.
     """
 
     def __init__(self, device: torch.device, *, tensor_parallel: int) -> None:
-        """``tensor_parallel`` is how many ranks know each share of the loss."""
+        """Set the number of ranks that hold each share of the loss, ``tensor_parallel``."""
         self._device = device
         self._known_by = tensor_parallel
         self._loss: torch.Tensor | None = None
 
     def begin(self) -> None:
-        """Forget the step before."""
+        """Reset for a new step."""
         self._loss = None
 
     def add(self, loss: torch.Tensor) -> None:
-        """Add the loss of a microbatch on this rank: its share of the mean over the batch."""
+        """Add the loss of a micro-batch on this rank: its share of the mean over the batch."""
         share = (loss.full_tensor() if isinstance(loss, DTensor) else loss).detach().double()
         self._loss = share.clone() if self._loss is None else self._loss.add_(share)
 
     def reduced(self, grad_norm: torch.Tensor) -> torch.Tensor:
-        """Return the loss and the gradient norm, the same bits on every rank, on the device."""
+        """Return the loss and the gradient norm on the device, with the same bits on every rank."""
         loss = self._loss
-        if loss is None:  # of another pipeline stage
+        if loss is None:  # this rank is not on the last stage
             loss = torch.zeros((), dtype=torch.float64, device=self._device)
         ranks = dist.get_world_size()
-        # The norm is the same on all ranks already; if it were not, they would still decide alike.
+        # All ranks already have the same norm; if they did not, they would still decide alike.
         values = torch.stack(
             [loss.reshape(()) / self._known_by, grad_norm.detach().double().reshape(()) / ranks]
         )
@@ -135,9 +135,9 @@ class Measured:
 
 
 class Late:
-    """Values of a step, to be read a step later: those on a GPU without waiting for it.
+    """Values of a step for reading one step later; on a GPU without waiting for it.
 
-    ``documents`` are those of the step on this rank.
+    ``documents`` are this rank's documents of the step.
     """
 
     def __init__(self, step: int, values: torch.Tensor, documents: list[str]) -> None:
@@ -151,7 +151,7 @@ class Late:
             self._copied.record()
 
     def read(self) -> list[float]:
-        """Return the values, which were there before the step after this one was."""
+        """Return the values, which are ready by the end of the next step."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._values.tolist()

@@ -1,4 +1,4 @@
-"""Name the points of training at which something may be done beside a step, and who does it."""
+"""Define callbacks: the points of training at which they are called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Decision(Enum):
-    """What becomes of a step whose gradients are there."""
+    """The decision about a step after its gradients are computed."""
 
     TAKE = "the optimizer takes the step"
     SKIP = "the step counts, and changes no weights"
@@ -23,17 +23,17 @@ class Decision(Enum):
 class Callback:
     """One concern of training, called at named points, on all ranks alike.
 
-    A callback overrides the points that it needs. They stand here in the order in which a run
-    reaches them. At each, the callbacks of a trainer are called in the order of its list
-    (:data:`atom.titan.train.callbacks.CALLBACKS`).
+    A callback overrides the points that it needs. They are listed in the order in which a run
+    reaches them. At each point the trainer calls its callbacks in the order of
+    :data:`atom.titan.train.callbacks.CALLBACKS`.
 
     Args:
-        trainer: whose it is. It is not built yet: :meth:`on_built` is the first point at which it
-            has a model.
+        trainer: the trainer that calls it. It is not built yet: it has a model from
+            :meth:`on_built` on.
     """
 
     name: ClassVar[str]
-    """Of the callback, in the list and in errors."""
+    """The callback's name, in the list and in errors."""
 
     state_name: ClassVar[str | None] = None
     """The key of its state in a checkpoint; None for a callback without state."""
@@ -43,57 +43,60 @@ class Callback:
 
     @property
     def state(self) -> Stateful:
-        """What a checkpoint holds of it, where it has a ``state_name``."""
+        """The state to checkpoint, if the callback has a ``state_name``."""
         raise NotImplementedError(f"{self.name} has a state_name and no state")
 
     def on_phase(self, phase: str) -> None:
-        """A phase of the start has ended (:data:`atom.titan.train.startup.PHASES`)."""
+        """Called after a phase of the start (:data:`atom.titan.train.startup.PHASES`)."""
 
     def on_built(self) -> None:
-        """The trainer is built, and no checkpoint is loaded."""
+        """Called after the trainer is built, before a checkpoint is loaded."""
 
     def between_steps(self) -> None:
-        """The step ``trainer.step`` is done, or loaded, and the next has not begun."""
+        """Called after step ``trainer.step`` is done or loaded, before the next begins."""
 
     def on_gone_back(self, step: int) -> None:
-        """``step`` is the last that counts: it was loaded, at the start or after a fault."""
+        """Called after ``step`` was loaded, at the start or in a rollback; later steps are void."""
 
     def before_step(self) -> None:
-        """A step begins, or is begun again; its batch has not been read."""
+        """Called before a step, or its repetition, before the batch is read."""
 
     def before_forward(self, inputs: dict[str, Any]) -> None:
         """A forward and backward pass begins, with the arguments of ``forward_backward_step``."""
 
     def after_forward(self, loss: torch.Tensor) -> None:
-        """It has ended, with this rank's share of the loss."""
+        """Called after a forward and backward pass, with this rank's share of the loss."""
 
     def after_backward(self) -> None:
-        """The gradients of all passes of the step are there, and not clipped."""
+        """Called after all passes of the step, before gradients are clipped."""
 
     def before_optimizer(self, grad_norm: torch.Tensor) -> Decision:  # noqa: ARG002
-        """Decide what becomes of the step; ``grad_norm`` is that before clipping.
+        """Decide on the optimizer step; ``grad_norm`` is the norm before clipping.
 
-        The first decision that is not to take it holds, and no later callback is asked.
+        The first decision other than ``TAKE`` is final; later callbacks are not called.
         """
         return Decision.TAKE
 
     def on_skipped(self) -> None:
-        """The step counts and its gradients were not taken."""
+        """Called after a step whose gradients were discarded; the step counts."""
 
     def after_step(self) -> None:
-        """The step is done: taken, or skipped."""
+        """Called after a step, taken or skipped."""
 
     def before_stop(self) -> bool:
-        """The run was asked to stop; return whether it has gone back, and must do a step first."""
+        """Called when the run was asked to stop.
+
+        Return True after a rollback: the run then does one more step before it stops.
+        """
         return False
 
     def on_stop(self) -> None:
-        """The run ends early, and its checkpoint is not written yet."""
+        """Called when the run ends early, before its checkpoint is written."""
 
     def close(self) -> None:
-        """The trainer ends, whether by an error or not."""
+        """Called when the trainer ends, with or without an error."""
 
 
 def is_due(interval: int, step: int) -> bool:
-    """Return whether a thing done every ``interval`` steps, 0 for never, is due at a step."""
+    """Return whether ``step`` is a multiple of ``interval``; False if ``interval`` is 0."""
     return interval > 0 and step % interval == 0

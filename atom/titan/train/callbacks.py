@@ -11,9 +11,9 @@ from atom.titan.train.samples import Samples
 from atom.titan.train.startup import StartUp
 
 CALLBACKS: tuple[type[Callback], ...] = (
-    StartUp,  # first, so that what others do is no part of a phase
+    StartUp,  # first, so that a phase does not include other callbacks' work
     Recovery,
-    ReplayCheck,  # before a fault is judged: gradients with flipped bits are no numerical fault
+    ReplayCheck,  # before faults are judged: flipped bits are not a numerical fault
     Faults,
     ReplicaCheck,
     Samples,

@@ -1,10 +1,10 @@
-"""ATOM's data loader: documents tokenized and packed, in an order that no layout changes.
+"""Load tokenized and packed documents in an order that is independent of the layout.
 
-A global batch of G sequences is G *lanes*. Lane i reads its own documents of the source and makes
-of them sequence i of every step, whatever the number of ranks; data-parallel rank r of D owns lanes
-r·G/D to (r+1)·G/D - 1. What a lane has to remember between two steps is three integers.
+A global batch of G sequences is G *lanes*. Lane i reads its own documents of the source and packs
+them into sequence i of every step, whatever the number of ranks; data-parallel rank r of D owns
+lanes r·G/D to (r+1)·G/D - 1. A lane's state between two steps is three integers.
 
-Shape suffixes: B = sequences a call, L = tokens a sequence, N = tokens of a document.
+Shape suffixes: B = sequences per call, L = tokens per sequence, N = tokens of a document.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from atom.plugin import Document, DocumentSource
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 Span = tuple[int, str, int, int]
-"""A part of a document: the pass, its id, its first training pair, and how many."""
+"""A part of a document: epoch, document id, first training pair, number of pairs."""
 
 
 class DocumentLoader(BaseDataLoader):
-    """Yields ``({"input": [B, L], "positions": [B, L]}, labels [B, L])``, all int64, without end.
+    """A data loader that yields ``({"input":
 
-    A step of G sequences takes G / (D * B) calls on each of D ranks; they hand out the rank's lanes
-    in order, B at a time, and then begin again.
+    [B, L], "positions": [B, L]}, labels [B, L])`` forever.
 
-    The state is ``{"lane.I": [epoch, document, pairs]}`` of the rank's own lanes: the lane's pass
-    over the data, the index in it of the document being read, and how many of that document's
-    training pairs are consumed. Keys name lanes and not ranks, so a checkpoint can be loaded on any
-    number of ranks.
+    All tensors are int64. A step of G sequences takes G / (D * B) calls on each of D ranks; they
+    return the rank's lanes in order, B at a time, and then start over.
+
+    The state is ``{"lane.I": [epoch, document, pairs]}`` of the rank's own lanes: the lane's epoch,
+    the index of the current document, and how many of that document's training pairs are consumed.
+    Keys name lanes, not ranks, so a checkpoint can be loaded on any number of ranks.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -58,15 +59,15 @@ class DocumentLoader(BaseDataLoader):
         """Make the loader of one rank.
 
         Args:
-            config: the documents, and the order they come in.
-            dp_world_size: D, the ranks that see different sequences.
-            dp_rank: which of them this is.
-            tokenizer: its ``encode(text, add_bos=, add_eos=)`` makes ids of a document.
+            config: the documents and their order.
+            dp_world_size: D, the number of data-parallel ranks.
+            dp_rank: this rank's number among them.
+            tokenizer: its ``encode(text, add_bos=, add_eos=)`` returns the ids of a document.
             seq_len: L, in tokens.
-            local_batch_size: B; with pipeline parallelism, the sequences of one microbatch.
+            local_batch_size: B; with pipeline parallelism, the sequences of one micro-batch.
 
         Raises:
-            UserError: the global batch cannot be dealt out evenly.
+            UserError: the global batch does not divide evenly.
         """
         lanes = config.global_batch_size
         unit = dp_world_size * local_batch_size
@@ -79,7 +80,7 @@ class DocumentLoader(BaseDataLoader):
             )
         share = lanes // dp_world_size
         self.left_out = LeftOut()
-        """Documents that gave nothing to train on."""
+        """Documents without anything to train on."""
         self._lanes = [
             _Lane(lane, config, tokenizer, self.left_out)
             for lane in range(dp_rank * share, (dp_rank + 1) * share)
@@ -88,7 +89,7 @@ class DocumentLoader(BaseDataLoader):
         self._local_batch_size = local_batch_size
         self._seq_len = seq_len
         self._handed_out = 0
-        """Lanes of the current step that have been handed out."""
+        """Lanes of the current step already returned."""
         self._samples: dict[int, list[Span]] = {}
 
     def __iter__(self) -> Iterator[Batch]:
@@ -111,17 +112,18 @@ class DocumentLoader(BaseDataLoader):
         return {"input": inputs_BL, "positions": positions_BL}, labels_BL
 
     def samples(self) -> dict[int, list[Span]]:
-        """Return for each lane of this rank what it has handed out for the last step."""
+        """Return, for each lane of this rank, the parts of documents in the last step."""
         return dict(self._samples)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return where each lane of this rank stands, in tensors of their own."""
-        # Within a step some lanes are ahead of others; three integers a lane could not say so.
+        """Return the position of each lane of this rank, in separate tensors."""
+        # Within a step some lanes are ahead of others, which three integers per lane cannot
+        # express.
         assert self._handed_out == 0, "the state is taken between two steps"
         return {lane.name: torch.tensor(lane.position) for lane in self._lanes}
 
     def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
-        """Go on from where a loader with as many lanes stood.
+        """Resume from the positions of a loader with as many lanes.
 
         Raises:
             UserError: the state is of another global batch size.
@@ -141,12 +143,12 @@ class DocumentLoader(BaseDataLoader):
 
 @dataclass
 class LeftOut:
-    """What this process has read and left out, since it began.
+    """Counts of documents that this process has read and skipped.
 
     Attributes:
         empty: number of documents without text.
-        short: number of documents of one token, which has no next one to learn.
-        bad: those that could not be read, with their problem, until someone takes note of them.
+        short: number of documents of one token, which has no next token to predict.
+        bad: unreadable documents with their problem, until they are recorded.
     """
 
     empty: int = 0
@@ -162,12 +164,12 @@ class LeftOut:
 
 
 class _Lane:
-    """Packs its documents, one after another, into sequences of training pairs.
+    """A lane: it packs its documents, one after another, into sequences of training pairs.
 
-    A training pair is a token and the one that follows it in the same document, so a document of N
-    tokens has N - 1 and the last token is nothing but a target. A part of a long document is packed
-    like a document: it has BOS only if it is the first part and EOS only if it is the last, and the
-    pair across two parts is left out, as the next part may be another lane's.
+    A training pair is a token and its successor in the same document, so a document of N tokens has
+    N - 1 pairs and the last token is only a target. A part of a long document is packed like a
+    document: it has BOS only if it is the first part and EOS only if it is the last. The pair
+    across two parts is left out, as the next part may belong to another lane.
 
     Documents without text, or of less than two tokens, are skipped and counted.
     """
@@ -185,12 +187,12 @@ class _Lane:
         self._tokenizer = tokenizer
         self._left_out = left_out
         self.read_last: list[Span] = []
-        """What the last sequence is made of."""
+        """The parts of documents in the last sequence."""
         self.go_to(0, 0, 0)
 
     @property
     def position(self) -> tuple[int, int, int]:
-        """The pass, the index of the document being read, and how many of its pairs are read."""
+        """The epoch, the index of the current document, and how many of its pairs are read."""
         return self._epoch, self._document, self._pairs
 
     def go_to(self, epoch: int, document: int, pairs: int) -> None:
@@ -203,10 +205,12 @@ class _Lane:
     def read(
         self, inputs_L: torch.Tensor, labels_L: torch.Tensor, positions_L: torch.Tensor
     ) -> None:
-        """Write the next sequence. Positions count from 0 at its start and at each document's.
+        """Write the next sequence.
+
+        Positions count from 0 at its start and at each document's start.
 
         Raises:
-            UserError: there is nothing to read.
+            UserError: the source is empty.
         """
         if self._documents is None:
             self._open()
@@ -228,7 +232,7 @@ class _Lane:
 
     def _open(self) -> None:
         self._documents = self._pass(self._document)
-        if self._pairs == 0:  # nothing has been read yet
+        if self._pairs == 0:  # the lane has read nothing so far
             return
         _, document = next(self._documents, (0, None))
         if document is not None:
@@ -242,7 +246,7 @@ class _Lane:
 
     def _next_document(self) -> None:
         assert self._documents is not None
-        for _ in range(3):  # what is left of this pass, and two whole ones
+        for _ in range(3):  # the rest of this epoch, and two whole ones
             for index, document in self._documents:
                 self._document, self._pairs = index, 0
                 self._tokens_N, self._id = self._encoded(document), document.id
@@ -272,7 +276,7 @@ class _Lane:
         )
 
     def _encoded(self, document: Document) -> torch.Tensor:
-        if not document.text:  # BOS and EOS alone would teach that texts are empty
+        if not document.text:  # BOS and EOS alone would train the model to end texts at once
             self._left_out.add(document)
             return torch.empty(0, dtype=torch.int64)
         ids = self._tokenizer.encode(document.text, add_bos=document.starts, add_eos=document.ends)

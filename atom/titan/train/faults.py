@@ -1,4 +1,4 @@
-"""Judge the loss and the gradient norm of each step before the optimizer takes it."""
+"""Validate loss and gradient norm before the optimizer step."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ log = structlog.get_logger("atom")
 
 
 class Faults(Callback):
-    """Skips a step, goes back or ends the run, as ``faults`` in the run says.
+    """A callback that skips a faulty step, rolls back or ends the run, as ``faults`` configures.
 
-    Where a step may still be skipped, is logged or is saved, it waits for the values, as torchtitan
-    does to log. On the other steps it reads them one step later, so that a GPU always has work.
+    If the step may still be skipped, is logged or is saved, it waits for the values, as torchtitan
+    does for logging. For other steps it reads the values one step later, so that a GPU always has
+    work.
     """
 
     name = "faults"
@@ -36,11 +37,11 @@ class Faults(Callback):
         self._measured = anomaly.Measured(trainer.device, tensor_parallel=trainer.parallel_dims.tp)
         self._late: anomaly.Late | None = None
         self._latest: tuple[int, torch.Tensor] | None = None
-        """The last step, and what was measured of it."""
+        """The last step and its measured values."""
 
     @property
     def state(self) -> Stateful:
-        """The values of the last good steps, and where faults were."""
+        """The values of the last good steps, and the steps of faults."""
         return self._anomalies
 
     def before_step(self) -> None:
@@ -51,10 +52,10 @@ class Faults(Callback):
             self._measured.add(loss)
 
     def before_optimizer(self, grad_norm: torch.Tensor) -> Decision:
-        """Judge this step, or where that would mean waiting, the one before.
+        """Judge this step; or the one before, if judging this step meant waiting.
 
         Raises:
-            RunError: a value is out of line, and the run is to end.
+            RunError: there is a fault, and the run must end.
         """
         step = self.trainer.step
         values = self._measured.reduced(grad_norm)
@@ -76,7 +77,7 @@ class Faults(Callback):
             self._log_latest()
 
     def before_stop(self) -> bool:
-        """Settle a fault of the last step, which must not be saved."""
+        """Handle a fault of the last step, which must not be saved."""
         late, self._late = self._late, None
         fault = self._judged(late)
         if fault is None:
@@ -86,7 +87,7 @@ class Faults(Callback):
         return decision is Decision.AGAIN
 
     def on_stop(self) -> None:
-        """Log the last step, if it was not."""
+        """Log the last step, if it is not logged yet."""
         if self._latest is None:
             return
         if not self.trainer.metrics_processor.should_log(self._latest[0]):
@@ -101,7 +102,7 @@ class Faults(Callback):
         return self._anomalies.judge(measured.step, *measured.read())
 
     def _waits_anyway(self) -> bool:
-        # A CPU need not wait, but goes the same way, so that a rehearsal shows what GPUs will do.
+        # A CPU need not wait, but takes the same path, so that a rehearsal behaves like GPUs.
         if "skip" in (self._settings.non_finite, self._settings.spike):
             return True
         trainer = self.trainer
@@ -112,12 +113,12 @@ class Faults(Callback):
         return saves or trainer.metrics_processor.should_log(trainer.step)
 
     def _settle(self, fault: anomaly.Fault, documents: list[str], *, done: int) -> Decision:
-        """Decide on a fault, and go back if that is what the run wants.
+        """Handle a fault; roll back if the run is configured to.
 
         Args:
-            fault: what is wrong.
-            documents: of the step at fault, on this rank.
-            done: the last step that was done.
+            fault: the fault.
+            documents: this rank's documents of the faulty step.
+            done: the last completed step.
 
         Raises:
             RunError: the run ends here.
@@ -145,9 +146,9 @@ class Faults(Callback):
         return Decision.AGAIN
 
     def _go_back(self) -> int | None:
-        """Load the newest checkpoint, and go on with the data after this step; return its step.
+        """Load the newest checkpoint, continue with the data after this step, and return its step.
 
-        What was read since the checkpoint is left out, as it may be all of it that has led here.
+        All data read since the checkpoint is skipped, as any of it may have caused the fault.
         """
         manager, loader = self.trainer.checkpointer, self.trainer.dataloader
         if not isinstance(manager, VerifiedCheckpointManager) or not manager.enable:
@@ -163,7 +164,7 @@ class Faults(Callback):
         return step
 
     def _documents(self) -> list[str]:
-        """Return the documents of this step on this rank."""
+        """Return this rank's documents of the current step."""
         loader = self.trainer.dataloader
         if not isinstance(loader, DocumentLoader):
             return []
@@ -173,7 +174,7 @@ class Faults(Callback):
     def _record(
         self, fault: anomaly.Fault, documents: list[str], decision: str, going_back: dict[str, int]
     ) -> None:
-        """Note a fault: on every rank with its own documents, for the run with those of rank 0."""
+        """Record a fault: every rank its own documents, rank 0 an event of the run."""
         log.warning(
             "numerical fault", step=fault.step, reason=fault.reason, decision=decision,
             documents=documents,
@@ -200,7 +201,7 @@ class Faults(Callback):
         self.trainer.metrics_processor.log(
             step,
             loss,
-            math.nan,  # the largest of the ranks' is not known
+            math.nan,  # the maximum over ranks is unknown
             grad_norm,
             extra_metrics={"n_tokens_seen": self.trainer.tokens_seen(), **self.trainer.rates},
         )

@@ -1,8 +1,8 @@
-"""What a rank that hangs can still tell: its stacks, and the trace of the flight recorder.
+"""Report from a hanging rank: stack traces, and the flight recorder's trace.
 
-The main thread may be in a call that never returns, where Python runs no handler of a signal.
-faulthandler prints the stacks all the same, and the byte that Python's part in C writes wakes a
-thread, which saves the trace.
+The main thread may be in a call that never returns, in which Python runs no signal handlers.
+faulthandler still prints the stacks. The byte that Python's C handler writes wakes a thread, which
+saves the trace.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ log = structlog.get_logger("atom")
 
 
 def tell_on(number: signal.Signals, rank: int) -> None:
-    """When this process gets the signal, print the stacks of all threads to the standard error, and
-    save which collectives are under way where torch saves it on a timeout
+    """Handle the signal: print all threads' stacks to stderr, save the flight recorder's trace.
+
+    The trace shows the pending collectives. It goes to the folder that torch uses on a timeout
     (``comm.save_traces_folder``), unless ``comm.trace_buf_size`` is 0.
 
-    To be called in the main thread.
+    Call this in the main thread.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)

@@ -1,9 +1,10 @@
-"""Initial weights that do not depend on the layout.
+"""Initialize weights independently of the layout.
 
-torchtitan initialises every rank's shard with that rank's generator, so that on a CPU, and under
-pipeline parallelism everywhere, another layout means other weights. Here each parameter is drawn
-whole, from a generator seeded with the run's seed and the parameter's own name; every rank then
-keeps its part. One parameter is whole at a time, so the extra memory is that of the largest one.
+torchtitan initializes every rank's shard with that rank's generator, so on a CPU, and under
+pipeline parallelism on any device, another layout yields other weights. Here each parameter is
+drawn whole, from a generator seeded with the run's seed and the parameter's name; every rank then
+keeps its shard. One parameter is whole at a time, so the extra memory is that of the largest
+parameter.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ Initializer = Callable[[torch.Tensor], object]
 
 
 def seed_parameters(model: torch.nn.Module, seed: int) -> None:
-    """Make ``model.init_weights()`` draw each parameter from ``seed`` and its own name.
+    """Make ``model.init_weights()`` draw each parameter from ``seed`` and its name.
 
-    Call it on a parallelized model (or a pipeline stage), before its weights are initialised.
+    Call it on a parallelized model (or a pipeline stage), before its weights are initialized.
     """
     for prefix, module in model.named_modules():
         if isinstance(module, Module) and module._param_init is not None:
@@ -38,7 +39,7 @@ def seed_parameters(model: torch.nn.Module, seed: int) -> None:
 
 def _seeded(initializer: Initializer, seed: int, name: str) -> Initializer:
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    parameter_seed = int.from_bytes(digest[:8], "little") >> 1  # torch wants a signed 64-bit seed
+    parameter_seed = int.from_bytes(digest[:8], "little") >> 1  # torch expects a signed 64-bit seed
 
     def initialize(parameter: torch.Tensor) -> None:
         devices = [] if parameter.device.type == "cpu" else [parameter.device]

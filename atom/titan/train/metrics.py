@@ -1,4 +1,4 @@
-"""torchtitan's metrics, and beside them ``metrics.jsonl``."""
+"""Write metrics to torchtitan's loggers and to ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from atom.titan.train import trackers
 
 
 class StepMetricsProcessor(MetricsProcessor):
-    """Appends a row a logged step, on the one rank that knows the loss.
+    """A metrics processor that appends a row per logged step, on one rank that knows the loss.
 
-    Under pipeline parallelism that is a rank of the last stage; the others log a loss of -1, which
-    must reach no user.
+    Under pipeline parallelism that is a rank of the last stage; the other ranks log a loss of -1,
+    which must not reach users.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -37,7 +37,8 @@ class StepMetricsProcessor(MetricsProcessor):
         self, config: Config, *, dump_folder: str, pp_schedule: str = "1F1B", **runtime: Any
     ) -> None:
         if get_schedule_class(pp_schedule) in (ScheduleDualPipeV, ScheduleZBVZeroBubble):
-            # Both put the last stage on the first rank; torchtitan knows it of one, by this name.
+            # Both place the last stage on the first rank; torchtitan knows this of one schedule, by
+            # this name.
             pp_schedule = "ZBVZeroBubble"
         self._trackers = trackers.Container()
         super().__init__(config, dump_folder=dump_folder, pp_schedule=pp_schedule, **runtime)
@@ -49,10 +50,10 @@ class StepMetricsProcessor(MetricsProcessor):
         if writes and config.enable_trackio:
             self._trackers.add_trackio(place, settings)
         self.last_step: int | None = None
-        """The run's last step, which is logged whatever its number."""
+        """The run's last step, which is always logged."""
         self._writer = MetricsWriter(place / FILE_NAME) if writes else None
         self._last: tuple[int, int, float] | None = None
-        """Step, tokens and time that the next row's rates count from."""
+        """Step, tokens and time of the last row, from which the next row's rates count."""
         if torch.distributed.get_rank() != 0:
             log_filters.hide_step_lines()
 
@@ -66,8 +67,10 @@ class StepMetricsProcessor(MetricsProcessor):
         config_dict: dict[str, Any] | None = None,
         **_: Any,
     ) -> BaseLogger:
-        """Return the trackers, on the ranks that feed them: torchtitan's keep what was rolled back,
-        and only log that one cannot start."""
+        """Return the trackers on the ranks that feed them.
+
+        torchtitan's keep rolled-back steps, and only log a warning if one cannot start.
+        """
         assert isinstance(config, trackers.Trackers)
         rank = torch.distributed.get_rank()
         if config.save_for_all_ranks:
@@ -85,12 +88,12 @@ class StepMetricsProcessor(MetricsProcessor):
             self._writer.close()
 
     def go_back(self, step: int, tokens_seen: int, discarded: int) -> None:
-        """Discard what was logged of later steps than ``step``, and measure from now on.
+        """Discard logged values after ``step``, and restart the rates.
 
         Args:
-            step: the last one that counts.
-            tokens_seen: until then, over all ranks.
-            discarded: how many were done that do not, since the run began.
+            step: the last valid step.
+            tokens_seen: tokens up to that step, over all ranks.
+            discarded: number of steps discarded since the run began.
         """
         if self._writer is not None:
             self._writer.go_back(step)
@@ -128,7 +131,7 @@ class StepMetricsProcessor(MetricsProcessor):
             memory_gib=self.device_memory_monitor.get_peak_stats().max_reserved_gib,
             mfu=mfu,
         )
-        # What torchtitan works out itself is off where rows are not log_freq steps apart.
+        # torchtitan's value is wrong if rows are not log_freq steps apart.
         flops = self.num_flops_per_token * tokens_per_second / ranks
         self._trackers.measured = {
             "throughput(tps)": tokens_per_second / ranks,

@@ -1,4 +1,4 @@
-"""``profile.steps``: torchtitan's profiler, on for a few steps, and a table of what they show."""
+"""Run torchtitan's profiler for ``profile.steps``, and write a table of its results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from atom.run_dir import profile
 from atom.titan.compat.later import GROUP_THREADS
 
 _WARMUP = 1
-"""Steps that the profiler runs for before it records: its own start takes time."""
+"""Warm-up steps of the profiler, whose start takes time."""
 
 _groups: dict[int, str] = {}
-"""Thread -> the process group that it works for. A trace of gloo names threads and no groups."""
+"""Thread id -> its process group. A trace of gloo names threads only."""
 
 
 class StepsProfiler(Profiler):
-    """torchtitan's profiler, which is over after the last step that was asked for."""
+    """torchtitan's profiler, stopped after the last requested step."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Profiler.Config):
@@ -41,7 +41,7 @@ class StepsProfiler(Profiler):
 
     def build_torch_profiler(self, *, global_step: int, **places: Any) -> Any:
         if global_step >= self._last_step:
-            return None  # the run goes on from behind it
+            return None  # the run resumes after that step
         return super().build_torch_profiler(global_step=global_step, **places)
 
     def build_memory_profiler(self, *, global_step: int, **places: Any) -> Any:
@@ -53,15 +53,15 @@ class StepsProfiler(Profiler):
         super().step()
         self._step += 1
         if self._step >= self._last_step and self.memory_profiler is not None:
-            self.memory_profiler = None  # else it would write a snapshot again and again
+            self.memory_profiler = None  # otherwise it would write snapshots repeatedly
             device_module.memory._record_memory_history(enabled=None)
 
 
 def config(run: Run, given: Profiler.Config, *, steps: int, device: str) -> Profiler.Config:
-    """Return the profiler's config of a run: ``given``, unless the run asks for steps.
+    """Return the profiler's config of a run: ``given``, unless the run sets ``profile.steps``.
 
     Raises:
-        UserError: the run has no such steps, or asks for a profile in torchtitan's way too.
+        UserError: the run has no such steps, or also sets torchtitan's profiling keys.
     """
     window = run.profile.window
     if window is None:
@@ -100,7 +100,7 @@ def config(run: Run, given: Profiler.Config, *, steps: int, device: str) -> Prof
 
 
 def note_groups() -> None:
-    """From now on note which threads work for which process group."""
+    """Start to record which threads belong to which process group."""
     build: Callable[..., Any] = GROUP_THREADS.original()
 
     def noted(*arguments: Any, **named: Any) -> Any:
@@ -116,7 +116,7 @@ def note_groups() -> None:
 
 
 def _write_table(trace: str) -> None:
-    """Write down what a trace of this rank shows, beside the folder that it is in."""
+    """Write a table of this rank's trace, beside the trace's folder."""
     path = Path(trace)
     target = path.parent.parent / f"rank_{dist.get_rank()}.json"
     profile.write(path, target, _groups)

@@ -1,4 +1,4 @@
-"""Measure what an interruption costs: the time until a run is again where it was."""
+"""Measure the cost of an interruption: the time until the run is back where it was."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENDS = (events.STARTED, events.STOPPED, events.FAILED, events.FINISHED)
 
 
 class Recovery(Callback):
-    """Shows, between two steps, that the run is alive and how far it is; rank 0 does."""
+    """A callback that writes the heartbeat and measures recovery, on rank 0."""
 
     name = "recovery"
 
@@ -29,7 +29,7 @@ class Recovery(Callback):
     def on_gone_back(self, step: int) -> None:
         if self._begun:
             self._tell(step)
-        self._begun = True  # the first time is the start, which was told between steps
+        self._begun = True  # the first call is the start, already reported between steps
 
     def _tell(self, step: int) -> None:
         if self._interruption is not None:
@@ -37,11 +37,11 @@ class Recovery(Callback):
 
 
 class Interruption:
-    """Notes that a run goes on behind where it was, and when it has caught up. For rank 0.
+    """The time lost by an interruption: from its event until the run has caught up. For rank 0.
 
-    Time is lost from the end of the last step that an earlier process did until that step is done
-    again: finding the failure out, starting ranks, loading, and the steps since the checkpoint. A
-    process that ends before it has caught up leaves the count open for the next.
+    The loss is measured from the end of the earlier process's last step until that step is done
+    again. It covers detection of the failure, start of the ranks, loading, and repeated steps. A
+    process that ends before it catches up leaves the measurement open for the next one.
     """
 
     def __init__(self, run: Path) -> None:
@@ -50,8 +50,7 @@ class Interruption:
         self._open: dict[str, Any] | None = None
 
     def between_steps(self, step: int, tokens_seen: int) -> None:
-        """Note that ``step`` is done, or loaded, with the tokens until then, and that the process
-        lives."""
+        """Record that ``step`` is done or loaded, with the tokens so far; write the heartbeat."""
         if not self._beats:
             self._begin(step)
         self._beats += 1
@@ -103,8 +102,10 @@ def unfinished(happened: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _ended(happened: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the event that ended the process before this one, or the start of one that ended
-    without a word; None if it ended as it was asked to, or if there was none."""
+    """Return the event that ended the previous process, or its start if it ended without an event.
+
+    None if it stopped on request, or if there was none.
+    """
     ends = [event for event in happened if event["event"] in _ENDS]
-    before = ends[-2] if len(ends) > 1 else None  # the last is this process's own start
+    before = ends[-2] if len(ends) > 1 else None  # the last one is this process's start
     return before if before and before["event"] in (events.STARTED, events.FAILED) else None

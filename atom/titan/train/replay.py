@@ -1,7 +1,7 @@
-"""Silent data corruption: whether a step's gradients, computed again, have the same bits.
+"""Detect silent data corruption: compute a step's gradients twice and compare their bits.
 
-The same weights, the same sequences and the same random numbers go through the forward and the
-backward pass a second time. A processor that errs now and then gives other bits.
+The second forward and backward pass uses the same weights, sequences and random numbers. A
+processor with intermittent errors produces different bits.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from atom.titan.train.replicas import checksum
 
 
 class ReplayCheck(Callback):
-    """Computes the gradients of every ``faults.replay_check_interval``-th step twice.
+    """A callback that repeats each ``faults.replay_check_interval``-th step's gradients.
 
     Raises:
-        RunError: they are others the second time.
+        RunError: the second gradients differ.
     """
 
     name = "replay"
@@ -52,7 +52,7 @@ class ReplayCheck(Callback):
         trainer = self.trainer
         tokens: int = trainer.ntokens_seen
         words = replay.differing(trainer.computed)
-        trainer.ntokens_seen = tokens  # the same ones again
+        trainer.ntokens_seen = tokens  # the same tokens again
         if words is not None:
             trainer.fail(
                 events.REPLAY_DIFFERS,
@@ -61,10 +61,11 @@ class ReplayCheck(Callback):
 
 
 class Replay:
-    """What a step needs to be computed again: its batch, which is small, the model's buffers (a
-    mixture counts its experts' tokens there) and the state of the random numbers.
+    """The inputs needed to compute a step again.
 
-    Gradients are compared by a 64-bit sum of their bits, so they need no memory twice.
+    They are its batch, which is small, the model's buffers (a mixture counts its experts' tokens
+    there) and the state of the random number generators. Gradients are compared by a 64-bit sum of
+    their bits, so they need no second copy.
     """
 
     def __init__(self, parts: list[nn.Module]) -> None:
@@ -74,7 +75,7 @@ class Replay:
         self._state: tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None] | None = None
 
     def before(self, inputs: dict[str, Any]) -> None:
-        """Take note of the inputs of a forward and backward pass that is about to be."""
+        """Record the inputs of a forward and backward pass before it runs."""
         if self._state is None:
             cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
             buffers = [buffer.detach().clone() for buffer in self._buffers()]
@@ -82,15 +83,17 @@ class Replay:
         self._inputs.append(_copied(inputs))
 
     def after(self, loss: torch.Tensor) -> None:
-        """Take note of its loss."""
+        """Record the loss of the pass."""
         self._losses.append(_bits(loss).clone())
 
     def differing(self, forward_backward: Callable[..., torch.Tensor]) -> str | None:
-        """Compute the gradients again, which are then those of the step; return on which ranks they
-        or the loss differ from the first time, or None. The same answer on every rank.
+        """Compute the gradients again; return the ranks with differences, or None.
+
+        The loss is compared, too. The answer is the same on every rank, and the new gradients
+        replace the step's.
 
         Args:
-            forward_backward: computes the loss of one of the inputs and adds to the gradients.
+            forward_backward: computes the loss of one recorded input and adds to the gradients.
         """
         first = self._sums(self._losses)
         self._rewind()
@@ -119,7 +122,7 @@ class Replay:
             parameter.grad = None
 
     def _sums(self, losses: list[torch.Tensor]) -> torch.Tensor:
-        """Return a number of the losses' bits, and of those of each parameter's gradient."""
+        """Return checksums of the losses, and of each parameter's gradient."""
         sums = [checksum(torch.stack(losses))]
         for _, parameter in self._parameters():
             gradient = parameter.grad
@@ -141,7 +144,7 @@ def _bits(loss: torch.Tensor) -> torch.Tensor:
 
 
 def _copied(inputs: Any) -> Any:
-    """Return the same tensors in containers of their own, which a pass may change."""
+    """Return the same tensors in new containers, which a pass may modify."""
     if isinstance(inputs, dict):
         return {name: _copied(value) for name, value in inputs.items()}
     if isinstance(inputs, list):

@@ -1,7 +1,7 @@
-"""Silent data corruption: whether ranks that hold copies of the same parameters hold the same bits.
+"""Detect silent data corruption: compare the bits of replicated parameters.
 
-Replicated parameters get the same gradients and the same updates. A flipped bit in one copy stays
-there, and no loss tells of it for a long time.
+Replicated parameters get the same gradients and the same updates. A bit flipped in one replica
+stays flipped, and the loss does not show it for a long time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atom.titan.train.callback import Callback, is_due
 
 
 class ReplicaCheck(Callback):
-    """Compares the copies of parameters after every ``faults.replica_check_interval``-th step.
+    """A callback that compares replicas after every ``faults.replica_check_interval``-th step.
 
     Raises:
         RunError: they differ.
@@ -45,15 +45,16 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def checksum(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a number made of all bits of ``tensor`` and their places, on its device.
+    """Return a checksum of all bits of ``tensor`` and their positions, on its device.
 
-    A sum of the elements' bits, each times its place, in 64 bits: any one flipped bit changes it.
+    It is the sum of the elements' bits, each times its position, in 64 bits: any single flipped bit
+    changes it.
     """
     bits = tensor.detach().contiguous().view(-1).view(_BITS[tensor.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
     for begin in range(0, len(bits), _CHUNK):
         part = bits[begin : begin + _CHUNK].to(torch.int64)
-        # Odd, so that no bit is multiplied out of the 64.
+        # Odd factors, so that no bit is multiplied out of the 64.
         places = 2 * torch.arange(begin, begin + len(part), device=tensor.device) + 1
         total += (part * places).sum()
     return total
@@ -62,15 +63,15 @@ def checksum(tensor: torch.Tensor) -> torch.Tensor:
 def differing(
     parameters: Iterable[tuple[str, torch.Tensor]], replicas: DeviceMesh | None
 ) -> str | None:
-    """Return which ranks differ in what should be alike, or None: the same answer on every rank.
+    """Return the ranks that differ, or None; the answer is the same on every rank.
 
-    Reads each parameter once where it is, and waits for the device once. It is to be called on all
-    ranks at the same time.
+    It reads each parameter once, in place, and waits for the device once. Call it on all ranks at
+    the same time.
 
     Args:
-        parameters: with names; of a DTensor, what its placements call replicated is compared
-            over those mesh dimensions.
-        replicas: the ranks that hold copies of parameters that are no DTensors, if any.
+        parameters: with names; a DTensor is compared over the mesh dimensions that its placements
+            replicate.
+        replicas: the ranks that replicate plain tensors, if any.
     """
     groups: dict[dist.ProcessGroup, list[tuple[str, torch.Tensor]]] = defaultdict(list)
     for name, parameter in parameters:
@@ -92,7 +93,7 @@ def differing(
 def _compared(group: dist.ProcessGroup, named: list[tuple[str, torch.Tensor]]) -> str | None:
     totals_P = torch.stack([total for _, total in named])
     ranks = dist.get_process_group_ranks(group)
-    gathered = totals_P.new_empty(len(ranks) * len(named))  # gloo takes no second dimension
+    gathered = totals_P.new_empty(len(ranks) * len(named))  # gloo allows one dimension only
     dist.all_gather_into_tensor(gathered, totals_P, group=group)
     rows = gathered.view(len(ranks), len(named)).tolist()
     if all(row == rows[0] for row in rows):

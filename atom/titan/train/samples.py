@@ -1,12 +1,12 @@
-"""What is written down of the data that a rank trains on.
+"""Record the data that a rank trains on.
 
-``logs/samples_rank_N.jsonl`` (``data.trace=true``) holds for each step which parts of which
-documents it was made of: ``{"step": S, "lanes": {LANE: [[epoch, document, first, count], …]}}``,
-that is training pairs ``first`` to ``first + count - 1`` of the document. A step that was done
-again after a fault has several lines; the last one counts.
+``logs/samples_rank_N.jsonl`` (``data.trace=true``) lists for each step the parts of documents in
+it: ``{"step": S, "lanes": {LANE: [[epoch, document, first, count], …]}}``, where ``first`` to
+``first + count - 1`` are training pairs of the document. A step repeated after a fault has several
+lines; the last one counts.
 
-Ranks that differ in nothing but tensor, pipeline or context parallelism read the same lanes. The
-first of them writes.
+Ranks that differ only in tensor, pipeline or context parallelism read the same lanes. The first of
+them writes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = structlog.get_logger("atom")
 
 
 class Samples(Callback):
-    """Notes the data of each step, on the first of the ranks that read the same."""
+    """A callback that records each step's data, on the first of the ranks with the same data."""
 
     name = "samples"
 
@@ -54,12 +54,12 @@ class Samples(Callback):
 
 
 class DataNotes:
-    """Notes of one rank.
+    """The data records of one rank.
 
     Args:
         run: the run folder.
         rank: its number.
-        trace: whether each sample is noted; otherwise only documents that could not be read.
+        trace: whether to record each sample; otherwise only unreadable documents are recorded.
     """
 
     def __init__(self, run: Path, rank: int, *, trace: bool) -> None:
@@ -72,10 +72,10 @@ class DataNotes:
             self._trace = appending(path, below=run)
 
     def write(self, step: int, loader: DocumentLoader) -> None:
-        """Note what ``loader`` has read for ``step``."""
+        """Record what ``loader`` has read for ``step``."""
         for document in loader.left_out.bad:
             log.warning("bad document", step=step, document=document.id, reason=document.problem)
-            # A run of many bad documents is to be seen, not to fill a disk.
+            # Many bad documents must be visible without filling the disk.
             if self._events < events.MOST_BAD_DOCUMENTS:
                 self._events += 1
                 events.record(
@@ -93,7 +93,7 @@ class DataNotes:
             os.write(self._trace, f"{json.dumps({'step': step, 'lanes': lanes})}\n".encode())
 
     def close(self, loader: DocumentLoader) -> None:
-        """Note how many documents had nothing to train on."""
+        """Record the number of documents without anything to train on."""
         left_out = loader.left_out
         if left_out.empty or left_out.short:
             numbers = {"documents": left_out.empty, "short": left_out.short}

@@ -1,4 +1,4 @@
-"""Measure how long a rank takes until its first step is done, by phase."""
+"""Measure the time of each phase from the start of a rank to its first step."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from atom.titan.train.trainer import AtomTrainer
 
 PHASES = ("imports", "rendezvous", "mesh", "build", "load", "first_batch", "first_step")
-"""In their order: from the start of the process to that of torchtitan's trainer; until all ranks
-have met; process groups of the mesh; model, optimizer and data; the checkpoint; the first batch;
-the first step, which compiles."""
+"""The phases in order.
+
+``imports`` lasts from the start of the process to the construction of torchtitan's trainer;
+``rendezvous`` until all ranks have met; ``mesh`` creates process groups; ``build`` makes model,
+optimizer and data; ``load`` reads the checkpoint; ``first_batch`` reads a batch; ``first_step``
+includes compilation.
+"""
 
 log = structlog.get_logger("atom")
 
 
 class StartUp(Callback):
-    """Tells the seconds of each phase, when the first step is done."""
+    """A callback that reports the seconds of each phase after the first step."""
 
     name = "startup"
 
@@ -52,14 +56,14 @@ class StartUp(Callback):
 
 
 class Phases:
-    """Counts the seconds of each phase; a rank has one."""
+    """The seconds of each phase of this rank."""
 
     def __init__(self) -> None:
         self._last = _process_began()
         self.seconds: dict[str, float] = {}
 
     def reached(self, phase: str) -> None:
-        """Note that ``phase`` ends now, if it is the first time that it does."""
+        """Record the end of ``phase``, the first time only."""
         if phase in self.seconds:
             return
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -67,11 +71,11 @@ class Phases:
         self._last = now
 
     def tell(self, run: Path, *, step: int, group: Any = None) -> None:
-        """Log this rank's seconds, and on rank 0 record the slowest rank's of each phase.
+        """Log this rank's seconds, and on rank 0 record the maximum over ranks of each phase.
 
         Args:
             run: the run folder.
-            step: the one that is done.
+            step: the completed step.
             group: a process group of all ranks, for tensors on a CPU.
         """
         own = [self.seconds.get(phase, 0.0) for phase in PHASES]
@@ -93,6 +97,6 @@ def _rounded(seconds: list[float]) -> dict[str, float]:
 
 
 def _process_began() -> float:
-    """Return when this process was started or forked, in seconds since the machine was."""
+    """Return when this process was started or forked, in seconds since boot."""
     stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     return int(stat[19]) / os.sysconf("SC_CLK_TCK")

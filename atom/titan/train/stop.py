@@ -1,4 +1,4 @@
-"""Learn, on all ranks at the same step, that a run was asked to stop."""
+"""Agree among all ranks, at the same step, that the run must stop."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import torch.distributed as dist
 
 
 class StopRequest:
-    """Whether any rank was asked to stop, agreed on by all at the same step.
+    """A stop request that all ranks observe at the same step.
 
-    A signal reaches ranks at different times; a rank that stopped by itself would leave the others
-    waiting for it. Each look starts a reduction of one integer in the background and takes the
-    result of the look before, so that nobody waits, and a stop takes one step more.
+    A signal reaches ranks at different times; a rank that stopped alone would leave the others
+    waiting. Each check starts an all-reduce of one integer in the background and reads the result
+    of the previous check, so no rank waits, and a stop takes one more step.
     """
 
     _asked: int = 0
-    """The signal that this process was sent, 0 for none."""
+    """The signal sent to this process, 0 for none."""
 
     def __init__(self) -> None:
-        # On GPUs the default group's tensors are on the device, where reading one means waiting.
+        # On GPUs the default group's tensors are on the device, and reading one means waiting.
         gloo = dist.get_backend() == "gloo"
         self.group: Any = None if gloo else dist.new_group(backend="gloo")
-        """Of all ranks, for tensors on a CPU."""
+        """A group of all ranks, for tensors on a CPU; None for the default group."""
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
 
     @classmethod
     def listen(cls, *signals: signal.Signals) -> None:
-        """Take these signals for a request to stop."""
+        """Treat these signals as a request to stop."""
 
         def ask(number: int, _frame: FrameType | None) -> None:
             cls._asked = number
@@ -39,7 +39,7 @@ class StopRequest:
             signal.signal(number, ask)
 
     def agreed(self) -> str | None:
-        """Return the name of the signal that all ranks know of by now, or None."""
+        """Return the name of the signal that all ranks have agreed on, or None."""
         result = self._result()
         asked = torch.tensor(self._asked, dtype=torch.int32)
         work = dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.group, async_op=True)
@@ -48,7 +48,7 @@ class StopRequest:
         return signal.Signals(result).name if result else None
 
     def close(self) -> None:
-        """Wait for what is under way: a group must not be destroyed before."""
+        """Wait for the pending all-reduce: a group must not be destroyed before it ends."""
         self._result()
 
     def _result(self) -> int:

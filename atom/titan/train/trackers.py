@@ -1,7 +1,7 @@
-"""Where metrics go beside ``metrics.jsonl``: TensorBoard, and trackers of others.
+"""Send metrics to TensorBoard and to third-party experiment trackers.
 
-A run that goes back does steps again. TensorBoard then forgets those that it was told; the others
-cannot, so each point says how many steps had been discarded before it, and what it goes on from.
+After a rollback a run repeats steps. TensorBoard drops the rolled-back points; the other trackers
+cannot, so each point states how many steps were discarded before it, and which step was loaded.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from atom.errors import RunError
 from atom.run_dir import events
 
 STEP = "step"
-"""Key of the step in what W&B is told: its own steps never go back."""
+"""Key of the step for W&B, whose own step never decreases."""
 
 DISCARDED = "steps_discarded"
-"""Key of how many steps had been done and discarded before a point."""
+"""Key of the number of steps discarded before a point."""
 
 GOES_ON_FROM = "goes_on_from"
-"""Key of the step that a point's process has loaded."""
+"""Key of the step that the point's process has loaded."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,15 +47,15 @@ class Trackers(MetricsProcessor.Config):
 
 
 class Tracker(BaseLogger):
-    """A tracker that is told when steps are to be done again."""
+    """A tracker that handles rollbacks."""
 
     def __init__(self) -> None:
         self.discarded = 0
-        """Steps that were done and do not count, since the run began."""
+        """Number of steps discarded since the run began."""
         self._told: dict[str, int] = {}
 
     def go_back(self, step: int, discarded: int) -> None:
-        """Go on after ``step``: what was logged of later ones does not count any more."""
+        """Continue after ``step``: values logged for later steps are void."""
         self.discarded = discarded
         self._told = {DISCARDED: discarded, GOES_ON_FROM: step}
 
@@ -71,14 +71,14 @@ class TensorBoard(Tracker):
     def go_back(self, step: int, discarded: int) -> None:
         super().go_back(step, discarded)
         self.close()
-        # Readers leave out what earlier files hold from that step on.
+        # Readers drop the points of earlier files from that step on.
         self._writer = SummaryWriter(str(self._folder), max_queue=1000, purge_step=step + 1)
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         assert self._writer is not None
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
-        self._writer.flush()  # a rank that is killed writes nothing any more
+        self._writer.flush()  # a killed rank flushes nothing
 
     def close(self) -> None:
         if self._writer is not None:
@@ -86,7 +86,7 @@ class TensorBoard(Tracker):
 
 
 class WeightsAndBiases(Tracker):
-    """A run of W&B's, the same one whenever the run is started again."""
+    """A W&B run, resumed whenever the run is started again."""
 
     def __init__(
         self, folder: Path, identity: str, settings: dict[str, Any] | None, *, offline: bool
@@ -101,7 +101,7 @@ class WeightsAndBiases(Tracker):
         self._inner.wandb.define_metric("*", step_metric=STEP)
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
-        # W&B drops what is not behind its last step: count every step that was ever done.
+        # W&B drops points at or before its last step: count every step ever done.
         self._inner.log({**metrics, **self._told, STEP: step}, step + self.discarded)
 
     def close(self) -> None:
@@ -109,19 +109,19 @@ class WeightsAndBiases(Tracker):
 
 
 class Trackio(Tracker):
-    """Metrics in a database of Trackio's, which ``trackio show`` draws.
+    """Metrics in a Trackio database, which ``trackio show`` displays.
 
     Args:
-        run: the run folder, whose name is the run's; in a place for all runs, with more behind it.
-        settings: of the run, to be shown beside it.
+        run: the run folder; its name is the run's name, extended if a place is shared by all runs.
+        settings: the run's settings, displayed beside it.
     """
 
     def __init__(self, run: Path, settings: dict[str, Any] | None) -> None:
         super().__init__()
-        # One place for many runs may have several of a name, which Trackio would take for one.
+        # In a shared place several runs may have the same name, and Trackio would merge them.
         shared = "TRACKIO_DIR" in os.environ
         name = f"{run.name}-{_identity(run)[:6]}" if shared else run.name
-        # It looks at this once, as it is imported.
+        # Trackio reads this once, on import.
         os.environ.setdefault("TRACKIO_DIR", str(run / "trackio"))
         import trackio
 
@@ -131,7 +131,7 @@ class Trackio(Tracker):
             config=settings,
             resume="allow",
             embed=False,
-            # torchtitan's own are among the metrics.
+            # torchtitan's metrics include those of the GPU.
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
@@ -151,18 +151,18 @@ class Container(LoggerContainer):
     def __init__(self) -> None:
         super().__init__()
         self.measured: dict[str, float] = {}
-        """What the next row says in place of what torchtitan makes of it."""
+        """Values that replace torchtitan's in the next row."""
 
     def start(
         self, config: Trackers, run: Path, settings: dict[str, Any] | None, rank: int | None = None
     ) -> None:
-        """Start TensorBoard and W&B, as far as they are wished for.
+        """Start TensorBoard and W&B, if they are enabled.
 
         Args:
-            config: what is wished for.
+            config: which trackers are enabled.
             run: the run folder.
-            settings: of the run, to be shown beside it.
-            rank: this one, where every rank has trackers of its own.
+            settings: the run's settings, displayed beside it.
+            rank: this rank, if every rank has its own trackers.
 
         Raises:
             RunError: one could not be started.
@@ -191,7 +191,7 @@ class Container(LoggerContainer):
         self._add("Trackio", lambda: Trackio(run, settings), valid)
 
     def go_back(self, step: int, discarded: int) -> None:
-        """Tell all that steps behind ``step`` are to be done again."""
+        """Tell all trackers that steps after ``step`` will be repeated."""
         for tracker in self._loggers:
             tracker.go_back(step, discarded)
 
@@ -199,7 +199,7 @@ class Container(LoggerContainer):
         told = {name: self.measured.get(name, value) for name, value in metrics.items()}
         largest = "loss_metrics/global_max_loss"
         if math.isnan(told.get(largest, 0.0)):
-            del told[largest]  # not known of this step
+            del told[largest]  # unknown for this step
         super().log(told, step)
 
     def _add(self, name: str, start: Callable[[], Tracker], valid: str) -> None:
@@ -212,7 +212,7 @@ class Container(LoggerContainer):
 
 
 def _identity(run: Path) -> str:
-    """Return what tells a run from all others: made of its first start."""
+    """Return a unique id of the run, derived from its first start."""
     first = next((e for e in events.read(run) if e["event"] == events.STARTED), {})
     return hashlib.sha256(
         f"{run.name} {first.get('time')} {first.get('host')}".encode()

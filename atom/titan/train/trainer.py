@@ -33,10 +33,10 @@ Microbatch = tuple[dict[str, Any], torch.Tensor]
 
 
 class AtomTrainer(Trainer):
-    """torchtitan's trainer, which asks its callbacks before it takes a step, and can be stopped.
+    """A trainer that calls its callbacks at every point of a step, and that can be stopped.
 
-    The step is ATOM's own, for torchtitan's has no point between the gradients and the optimizer.
-    It computes what torchtitan's does, in the same order: the losses have the same bits.
+    The step is ATOM's own, since torchtitan's has no hook between the gradients and the optimizer.
+    It performs the same computations in the same order: the losses have the same bits.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -55,12 +55,12 @@ class AtomTrainer(Trainer):
         self.callbacks: list[Callback] = [callback(self) for callback in CALLBACKS]
         self.run = Path(config.dump_folder)
         self.discarded = 0
-        """Steps that were done and do not count any more, since the run began."""
+        """Number of steps discarded since the run began."""
         self.rates: dict[str, Any] = {}
-        """The learning rates of the step that is under way."""
+        """The learning rates of the current step."""
         self.ntokens_seen: int
         self.stopped = False
-        """Whether training has ended early, as it was asked to."""
+        """Whether training has stopped early, on request."""
         self._begun = False
         super().__init__(config)
         if isinstance(self.metrics_processor, StepMetricsProcessor):
@@ -75,14 +75,14 @@ class AtomTrainer(Trainer):
         self._reached("imports")
         dims: ParallelDims = super().init_distributed()
         self._reached("rendezvous")
-        dims.build_mesh()  # torchtitan would, when it first asks for a part of it
+        dims.build_mesh()  # torchtitan does this on first use
         self._reached("mesh")
         return dims
 
     # ------------------------------------------------------------------------ the loop
 
     def train(self) -> None:
-        # A barrier waits for the other ranks, and no longer than they take.
+        # A barrier replaces torchtitan's sleep: it waits for the other ranks, and no longer.
         with SLEEP.replaced(), kernels.called(self.config.functions):
             super().train()
         dist.barrier()
@@ -98,7 +98,7 @@ class AtomTrainer(Trainer):
         if signal is None:
             return True
         if any(callback.before_stop() for callback in self.callbacks):
-            # What was left out is in no checkpoint yet: that of the next step holds it.
+            # No checkpoint covers the skipped data yet: the checkpoint of the next step will.
             return True
         self._stop(signal)
         return False
@@ -121,7 +121,7 @@ class AtomTrainer(Trainer):
     # ------------------------------------------------------------------------ the step
 
     def train_step(self, data_iterator: Iterator[Microbatch]) -> None:
-        """Take a step, or what the callbacks decide instead."""
+        """Do a step, or follow the decision of the callbacks."""
         while True:
             for callback in self.callbacks:
                 callback.before_step()
@@ -157,17 +157,17 @@ class AtomTrainer(Trainer):
         return loss
 
     def computed(self, **inputs: Any) -> torch.Tensor:
-        """Return the loss of one forward and backward pass; no callback is told."""
+        """Return the loss of one forward and backward pass, without calling callbacks."""
         loss: torch.Tensor = super().forward_backward_step(**inputs)
         return loss
 
     def _compute_gradients(self, data_iterator: Iterator[Microbatch]) -> _Losses:
-        """Compute the gradients of all sequences that this rank has in the step."""
+        """Compute the gradients of all of this rank's sequences in the step."""
         groups, valid_here = self._read_batch(data_iterator)
         dims = self.parallel_dims
         valid = valid_here.to(self.device)
         if dims.dp_enabled:
-            # It stays on the device: a loss is divided by it without waiting.
+            # It stays on the device, so dividing a loss by it does not wait.
             valid = dist_utils.dist_sum_tensor(valid, dims.get_mesh("batch"))
         should_log = self.metrics_processor.should_log(self.step)
         total: torch.Tensor | None = None
@@ -181,14 +181,14 @@ class AtomTrainer(Trainer):
             )
             if should_log:
                 loss = loss.detach()
-                # A copy: with CUDA graphs the next pass writes where this loss is.
+                # A copy: with CUDA graphs the next pass overwrites this loss.
                 total = loss.clone() if total is None else total.add_(loss)
         return _Losses(loss=total, valid_here=valid_here, valid=valid)
 
     def _read_batch(
         self, data_iterator: Iterator[Microbatch]
     ) -> tuple[list[list[Microbatch]], torch.Tensor]:
-        """Return this rank's microbatches, by forward and backward pass, and its valid tokens."""
+        """Return this rank's micro-batches, by forward and backward pass, and its valid tokens."""
         groups = []
         valid = torch.tensor(0, dtype=torch.int64)
         for _ in range(self.gradient_accumulation_steps):
@@ -223,7 +223,7 @@ class AtomTrainer(Trainer):
         return next((each for each in decisions if each is not Decision.TAKE), Decision.TAKE)
 
     def _log(self, losses: _Losses, grad_norm: torch.Tensor) -> None:
-        """Log the mean over all ranks, and the largest of the ranks' own means."""
+        """Log the mean over all ranks, and the maximum of the ranks' own means."""
         with sl.log_trace_span("collect_dist_metrics"):
             sl.log_trace_scalar({"global_valid_tokens": int(losses.valid)})
             loss = losses.loss
@@ -253,11 +253,11 @@ class AtomTrainer(Trainer):
         return self.ntokens_seen * self._sharers()
 
     def gone_back(self, step: int, *, discarded: int) -> None:
-        """Take ``step``, which was loaded, for the last that counts.
+        """Roll back to ``step``, which was loaded.
 
         Args:
-            step: later ones are done again.
-            discarded: how many of those had been done.
+            step: the last valid step; later ones are repeated.
+            discarded: number of later steps that had been done.
         """
         self.discarded += discarded
         if isinstance(self.metrics_processor, StepMetricsProcessor):
@@ -278,8 +278,10 @@ class AtomTrainer(Trainer):
     # ------------------------------------------------------------------------ state and end
 
     def state_dict(self) -> dict[str, Any]:
-        """Return torchtitan's state, with the tokens of all ranks in place of this rank's: other
-        ranks may go on from it."""
+        """Return torchtitan's state, with the tokens of all ranks in place of this rank's.
+
+        The run may resume on other ranks.
+        """
         state = super().state_dict()
         return state | {"ntokens_seen": state["ntokens_seen"] * self._sharers()}
 
@@ -295,7 +297,7 @@ class AtomTrainer(Trainer):
         super().close()
 
     def _begin(self) -> None:
-        """Discard what was logged of steps behind the one that was loaded."""
+        """Discard logged values after the loaded step."""
         discarded: list[int | None] = [None]
         if dist.get_rank() == 0:
             discarded[0] = progress.discarded(events.read(self.run), self.step)
@@ -316,7 +318,7 @@ class AtomTrainer(Trainer):
                 events.STOPPED,
                 step=self.step,
                 tokens_seen=self.tokens_seen(),
-                # A launcher passes all signals on as one.
+                # A launcher forwards all signals as one.
                 reason=events.asked_by(events.read(self.run)) or signal,
                 saved=saved,
             )
@@ -327,18 +329,18 @@ class AtomTrainer(Trainer):
             callback.on_phase(phase)
 
     def _sharers(self) -> int:
-        """Return how many ranks share the tokens of a batch out among themselves."""
+        """Return the number of ranks that a batch's tokens are divided among."""
         dims = self.parallel_dims
         return dims.dp_replicate * dims.dp_shard * dims.cp
 
 
 @dataclass(frozen=True)
 class _Losses:
-    """The loss of a step, where it is logged.
+    """The loss of a step, if it is logged.
 
     Attributes:
-        loss: this rank's share of the mean over the global batch; None where it is not logged.
-        valid_here: tokens of this rank that have a label, on the CPU.
+        loss: this rank's share of the mean over the global batch; None if the step is not logged.
+        valid_here: this rank's tokens with a label, on the CPU.
         valid: those of all ranks, on the device.
     """
 

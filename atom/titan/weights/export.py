@@ -1,7 +1,7 @@
-"""Write a run's weights as a folder that ``transformers`` loads with no code of ATOM's.
+"""Export a run's weights as a folder that ``transformers`` loads without ATOM.
 
-Weights are read, converted and written one at a time, or those of a block together that are one
-weight at Hugging Face: what is held at once is one file of the export and these.
+Weights are read, converted and written one at a time, or the weights of a block together if they
+form one weight at Hugging Face. Memory holds at most these and one file of the export.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from atom.titan.saved_model import Checkpoint, Trained
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHARD_SIZE = 5 * 10**9
-"""Bytes of a file, by default: what ``transformers`` takes."""
+"""Default size of a weight file in bytes, as in ``transformers``."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Attributes:
-        step: of training, of the weights.
-        files: of weights.
-        size: of them, in bytes.
-        lost: weights of the run that the counterpart at Hugging Face has no place for.
-        tokenizer: whether the tokenizer has files that could be copied.
+        step: the training step of the weights.
+        files: the weight files.
+        size: their size in bytes.
+        lost: weights of the run that the Hugging Face model does not have.
+        tokenizer: whether the tokenizer's files were copied.
     """
 
     step: int
@@ -62,11 +62,11 @@ def export(
     """Export the run in ``folder``.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         out: the folder to write; new or empty.
-        step: whose checkpoint to take; None for the newest.
+        step: the checkpoint's step; None for the newest.
         dtype: a key of :data:`DTYPES`; None for that of the checkpoint.
-        shard_size: bytes of a file of weights; a weight that is larger has a file of its own.
+        shard_size: bytes of a weight file; a larger weight gets a file of its own.
 
     Raises:
         UserError: it cannot be exported, and nothing has been written.
@@ -119,20 +119,20 @@ def _verify(place: Path) -> None:
 
 
 def _describe(run: Trained, folder: Path, dtype: str) -> bool:
-    """Write what is no weight; return whether there is a tokenizer."""
+    """Write the files other than weights; return whether there is a tokenizer."""
     tokenizer = run.tokenizer()
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_id", None) for name in ("bos", "eos")}
     _write(folder / CONFIG, dict(run.parts.hf_config or {}) | ids | {"dtype": dtype})
     _write(folder / "generation_config.json", ids)
-    # So that the export can be generated from, and says where it came from.
+    # The export needs it for ``atom generate``, and it records the origin.
     files.copy(run.folder / RUN_FILE, folder / RUN_FILE)
     return hf_tokenizer.copy(run.folder / TOKENIZER, folder, bos_id=ids["bos_token_id"])
 
 
 class _Writer:
-    """Two passes over the model: one without values, to deal the weights out to files; one with.
+    """A writer with two passes over the model: without values, to plan the files; then with values.
 
-    The number of files is part of their names, so it has to be known before the first is written.
+    File names contain the number of files, so it must be known before the first one is written.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class _Writer:
         self._wanted = dtype
         aliases = _aliases(model)
         names = [name for name in model.state_dict() if name not in aliases]
-        # What training does not learn, such as the biases of balanced experts, stays as it is.
+        # Values that are not trained, such as biases of balanced experts, keep their dtype.
         self._buffers = {name for name, _ in model.named_buffers()}
         self.lost: list[str] = []
         self.size = 0
@@ -175,7 +175,7 @@ class _Writer:
         self.dtype = self._wanted or source.tensors[names[0]].properties.dtype
 
     def write(self, folder: Path) -> None:
-        """Write the files of weights, and their index if there are several."""
+        """Write the weight files, and their index if there are several."""
         total = self.files
         names = ["model.safetensors"]
         if total > 1:
@@ -185,9 +185,9 @@ class _Writer:
             content = dict(next(values) for _ in shard)
             assert content.keys() == shard.keys()
             save_file(content, folder / name, metadata={"format": "pt"})
-            # safetensors makes files that only their owner can read.
+            # safetensors creates files that only their owner can read.
             (folder / name).chmod(folder.stat().st_mode & 0o666)
-        # What has no place at Hugging Face may come last: look at it, too.
+        # Weights without a place at Hugging Face may come last: consume them, too.
         assert next(values, None) is None
         if total > 1:
             where = {
@@ -214,18 +214,18 @@ class _Writer:
             kept = not self._buffers.isdisjoint(tensors) or not converted.is_floating_point()
             if dtype is None or kept:
                 dtype = converted.dtype
-            # A part of a tensor would be saved with the whole.
+            # Without the clone, a view would be saved with its whole tensor.
             yield theirs, converted.to(dtype).contiguous().clone()
 
 
 def _groups(
     names: Iterable[str], converted: Callable[[tuple[str, ...]], Mapping[str, Any]]
 ) -> Iterator[tuple[str, ...]]:
-    """Yield the weights to convert together: one, or those of a block that are one weight there.
+    """Yield the weights to convert together: one, or those of a block that form one weight.
 
     Args:
-        names: of the weights, those of a block together.
-        converted: what weights become at Hugging Face; nothing, where parts are missing.
+        names: names of the weights, those of a block together.
+        converted: returns the Hugging Face weights of these; nothing if parts are missing.
     """
     for _, block in groupby(names, lambda name: name.split(".")[:2]):
         parts: tuple[str, ...] = ()
@@ -234,7 +234,7 @@ def _groups(
                 yield (name,)
             else:
                 parts += (name,)
-        # What makes no difference has no place there, alone or with others.
+        # A weight that adds nothing has no place there, alone or with others.
         whole = converted(parts).keys() if len(parts) > 1 else set()
         needed = tuple(
             name
@@ -247,7 +247,7 @@ def _groups(
 
 
 def _aliases(model: nn.Module) -> set[str]:
-    """Return the names of parameters that are another one, by a name before."""
+    """Return the names of parameters that alias an earlier one."""
     seen: set[int] = set()
     found = set()
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -1,6 +1,6 @@
-"""One forward pass, as torchtitan's trainer asks a model for it.
+"""Run one forward pass with the inputs that torchtitan's trainer passes.
 
-Shape suffixes: B = sequences, L = tokens a sequence, V = vocabulary.
+Shape suffixes: B = sequences, L = tokens per sequence, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def logits(model: Any, ids_BL: torch.Tensor, positions_BL: torch.Tensor) -> torc
     Args:
         model: a whole model.
         ids_BL: the tokens.
-        positions_BL: count from 0 in each document, as :mod:`atom.titan.train.data` makes them.
+        positions_BL: counted from 0 in each document, as in :mod:`atom.titan.train.data`.
     """
     arguments: dict[str, Any] = {"positions": positions_BL}
-    # What torchtitan's Trainer.post_dataloading_process does.
+    # As in torchtitan's Trainer.post_dataloading_process.
     inner = None
     if isinstance(model, Decoder):
         inner = getattr(model.config.first_attention, "inner_attention", None)

@@ -1,6 +1,6 @@
-"""Continue a text with a trained model, on one process.
+"""Continue a text with a trained model, in one process.
 
-Each token is computed from all before it, without a cache of keys and values: enough to see what a
+Each token is computed from all tokens before it, without a key-value cache: enough to see what a
 model has learnt, and slow for more.
 
 Shape suffixes: B = sequences (one), L = tokens so far, V = vocabulary.
@@ -33,12 +33,12 @@ class Generator:
     """The model of a run, or of its export, and its tokenizer.
 
     Args:
-        folder: of the run or the export.
-        step: whose checkpoint to take of a run; None for the newest.
-        kind: of the device, ``cpu`` or ``cuda``, that torchtitan is set up for.
+        folder: the folder of the run or the export.
+        step: the checkpoint's step, for a run; None for the newest.
+        kind: the device that torchtitan is set up for, ``cpu`` or ``cuda``.
 
     Raises:
-        UserError: there are no weights that can be read.
+        UserError: there are no readable weights.
     """
 
     def __init__(self, folder: Path, *, step: int | None, kind: str) -> None:
@@ -66,7 +66,7 @@ class Generator:
         """Return the ids of ``prompt`` as the beginning of a document.
 
         Raises:
-            UserError: there are none to go on from.
+            UserError: the prompt has no ids.
         """
         ids: list[int] = self._tokenizer.encode(prompt, add_bos=True, add_eos=False)
         if not ids:
@@ -76,7 +76,7 @@ class Generator:
     def text(
         self, prompt: str, *, tokens: int, temperature: float, top_k: int | None, seed: int
     ) -> Iterator[str]:
-        """Yield what follows ``prompt``, in pieces, until a document ends or ``tokens`` are made.
+        """Yield the continuation of ``prompt``, in pieces, up to the document's end or ``tokens``.
 
         The arguments are those of :meth:`ids`.
         """
@@ -100,21 +100,21 @@ class Generator:
         """Yield the ids that follow ``ids``.
 
         Args:
-            ids: of a document's beginning.
-            tokens: the most to make.
+            ids: ids of the beginning of a document.
+            tokens: the maximum number to generate.
             temperature: divides the logits before sampling; 0 takes the likeliest token.
-            top_k: sample among so many likeliest tokens; None for all.
-            seed: of the draws.
+            top_k: sample among this many likeliest tokens; None for all.
+            seed: seed of the sampling.
 
         Raises:
-            UserError: the model's positions do not reach so far.
+            UserError: the text would exceed the model's positional range.
         """
         if self._reach is not None and len(ids) + tokens > self._reach:
             raise UserError(
                 f"--tokens {tokens}: this model reaches {self._reach} tokens, and the prompt has "
                 f"{len(ids)}"
             )
-        # Draws on a CPU are the same whatever the device.
+        # Sampling on a CPU gives the same result for every device.
         draws = torch.Generator().manual_seed(seed)
         size = self._tokenizer.get_vocab_size()
         for _ in range(tokens):
@@ -144,7 +144,7 @@ def _drawn(
 
 
 def _use_kernels(run: Trained, kind: str) -> None:
-    """Put the kernels of the device at hand, not of the run's, into the model's config."""
+    """Apply the kernels for this machine's device, not the run's, to the model's config."""
     where = kernels.situation(run.parts.model, run.host, device.describe(kind))
 
     def choose(unfit: Mapping[tuple[str, str], str]) -> tuple[Choice, ...]:
@@ -158,7 +158,7 @@ def _use_kernels(run: Trained, kind: str) -> None:
 
 
 def _empty(run: Trained, kind: str) -> Any:
-    """Return the model with its buffers, and any weights."""
+    """Return the model with its buffers set and its weights uninitialized."""
     model: Any = saved_model.on_meta(run.parts.model)
     model.to_empty(device=kind)
     with torch.no_grad():

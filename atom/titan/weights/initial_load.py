@@ -1,6 +1,6 @@
-"""``checkpoint.initial_load``: the weights that a run starts from, checked before there are ranks.
+"""Check ``checkpoint.initial_load``, the weights that a run starts from, before ranks start.
 
-The ranks then load their own shares of it, whatever the layout: torchtitan does, through DCP.
+The ranks later load their own shards for any layout: torchtitan does this through DCP.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ KEY = "checkpoint.initial_load"
 def resolve(
     run: Run, parts: ModelParts, training: Any, place: Path, host: Host, *, vocab_size: int
 ) -> tuple[Run, list[str]]:
-    """Return ``run`` with the place of its initial weights in full, and what to know of them.
+    """Return ``run`` with the full path of its initial weights, and notes about them.
 
     Args:
         run: as composed.
-        parts: the model's; a set of its own, which is changed.
+        parts: the model's; this function changes them, so pass a separate set.
         training: the section.
-        place: the run folder. A run that goes on there needs its initial weights no more.
+        place: the run folder. A run that resumes there no longer needs its initial weights.
         host: the plugins.
         vocab_size: of the prepared tokenizer.
 
     Raises:
-        UserError: there are no weights at the place, or they are of another model.
+        UserError: there are no weights at the path, or they belong to another model.
     """
     section = translate.checkpoint(run.checkpoint)
     hugging_face = section.initial_load_in_hf
     wanted = section.initial_load
     if not wanted and section.initial_load_path:
-        # torchtitan's own keys say the same.
+        # torchtitan's own keys mean the same.
         wanted = f"{HUGGING_FACE if hugging_face else ''}{section.initial_load_path}"
     if not wanted:
         if hugging_face:
@@ -116,7 +116,7 @@ def _valid(settings: str) -> str:
 
 
 def _native(parts: ModelParts, folder: Path, wanted: str) -> Path:
-    """Return the folder of a native checkpoint, which may be given by its run's."""
+    """Return the folder of a native checkpoint, given by its path or by its run's."""
     if any(folder.glob(f"*{hf_folder.SUFFIX}")):
         raise _refusal(wanted, f"is in Hugging Face's format; did you mean {HUGGING_FACE}{wanted}?")
     if (folder / RUN_FILE).is_file() and not (folder / ".metadata").is_file():
@@ -140,9 +140,9 @@ def _native(parts: ModelParts, folder: Path, wanted: str) -> Path:
 def _compare(
     run: Run, parts: ModelParts, folder: Path, wanted: str, host: Host, vocab_size: int
 ) -> list[str]:
-    """Hold the architecture of a native checkpoint's run against this run's.
+    """Compare the architecture of a native checkpoint's run with this run's.
 
-    The other run's plugins are not loaded: a checkpoint may be a stranger's.
+    The other run's plugins are not loaded: the checkpoint may be untrusted.
     """
     file = next((at / RUN_FILE for at in (folder, *folder.parents[:2]) if _is_run(at)), None)
     if file is None:
