@@ -82,3 +82,31 @@ def test_a_class_for_each_line() -> None:
     assert (first.parameters, second.parameters) == ({}, {"pad_to": 1})
     assert first.having(lossy="it is").lossy == "it is"
     assert first.lossy is None
+
+
+@pytest.mark.slow
+def test_what_says_nothing_about_a_component_is_not_collected(tmp_path: Path) -> None:
+    """A kernel that needs a GPU: why it is not compared here is told once."""
+    module = """
+from atom.testing import conformance
+
+TestOnCuda = conformance("kernel:attention/varlen")
+TestHere = conformance("kernel:rms_norm/reference")
+TestLlama = conformance("architecture:llama3", dim=64, n_layers=2, n_heads=4).having(
+    unsupported={"cp": "a test"}
+)
+"""
+    collected = ran(tmp_path, module, "--collect-only", "-q").stdout
+    compared = "test_agrees_with_the_reference"
+    layouts = [f"TestLlama::test_layouts_train_alike[{name}]" for name in ("tp", "cp", "4d", "ep")]
+    found = {
+        test: f"{test}\n" in collected
+        for test in (f"TestHere::{compared}", f"TestOnCuda::{compared}", *layouts)
+    }
+    assert list(found.values()) == [True, False, True, False, False, False], found
+    assert "TestHere::test_functions_agree" in collected
+    assert "TestHere::test_config_round_trips_through_yaml" not in collected, "it has no parameters"
+    assert "TestHere::test_computes_sharded" not in collected, "it is torchtitan's own node"
+    done = ran(tmp_path, module, "-rs", "-k", "TestOnCuda and honest")
+    assert "attention/varlen needs cuda, and this is cpu" in done.stdout
+    assert "1 skipped" in done.stdout

@@ -161,16 +161,30 @@ CAUGHT = {
     "kernel:gradient_clipping/mutant_of_matrices": ("test_functions_agree", "is off by"),
     "kernel:newton_schulz/mutant_stops_early": ("test_functions_agree", "output 0 is off by"),
 }
-TWINS = (
-    "architecture:twin",
-    "architecture:windowed_twin",
-    "parallelism:twin",
-    "kernel:rms_norm/mutant_twin",
-    "kernel:rms_norm/mutant_triton_of_parts_twin",
-    "kernel:optimizer_step/mutant_twin",
-    "kernel:gradient_clipping/mutant_twin",
-    "kernel:newton_schulz/mutant_twin",
+TWINS: dict[str, tuple[str, ...]] = {
+    # component -> the tests that it passes, all of its kind's where none is named
+    "architecture:twin": (),
+    "architecture:windowed_twin": ("test_windows_are_kept",),
+    "parallelism:twin": (),
+    "kernel:rms_norm/mutant_twin": (),
+    "kernel:rms_norm/mutant_triton_of_parts_twin": (
+        "test_compiles_for_gpus",
+        "test_agrees_in_tritons_interpreter",
+        "test_computes_sharded_in_tritons_interpreter[partial_dtensor]",
+    ),
+    "kernel:optimizer_step/mutant_twin": ("test_agrees_with_the_reference",),
+    "kernel:gradient_clipping/mutant_twin": ("test_functions_agree",),
+    "kernel:newton_schulz/mutant_twin": ("test_functions_agree",),
+}
+LEFT_OUT = (
+    # Sixteen ranks, for what finds no mutant; the architectures of the plugins pass it.
+    "Test_architecture_twin::test_layouts_train_alike[4d]",
+    # It has no Triton kernel, and stands in a package that has; another twin passes them.
+    "Test_kernel_rms_norm_mutant_twin::test_agrees_in_tritons_interpreter",
+    "Test_kernel_rms_norm_mutant_twin::test_compiles_for_gpus",
+    "Test_kernel_rms_norm_mutant_twin::test_computes_sharded_in_tritons_interpreter",
 )
+
 HAVING = {
     f"architecture:{name}": ".having(windows=[12, 0])"
     for name in ("windowed_twin", "removes_the_window")
@@ -203,7 +217,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], s
         for component in [*TWINS, *CAUGHT]
     ]
     module.write_text("from atom.testing import conformance\n" + "\n".join(lines) + "\n")
-    chosen = [f"{module}::{class_name(twin)}" for twin in TWINS]
+    chosen = [f"--deselect={module.name}::{test}" for test in LEFT_OUT]
+    for twin, tests in TWINS.items():
+        suite = f"{module}::{class_name(twin)}"
+        chosen += [f"{suite}::{test}" for test in tests] or [suite]
     chosen += [f"{module}::{class_name(mutant)}::{test}" for mutant, (test, _) in CAUGHT.items()]
     report = folder / "report.xml"
     process = subprocess.run(
@@ -265,4 +282,4 @@ def test_every_mutant_has_its_tests_twin(results: dict[tuple[str, str], str]) ->
     for mutant, (test, _) in CAUGHT.items():
         kind = mutant.partition(":")[0]
         twins = [class_name(twin) for twin in TWINS if twin.startswith(kind)]
-        assert "passed" in [results[twin, test] for twin in twins], f"{test} of a {kind}"
+        assert "passed" in [results.get((twin, test)) for twin in twins], f"{test} of a {kind}"

@@ -16,3 +16,10 @@ pytest.register_assert_rewrite(
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: starts several ranks, or takes seconds")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k have chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from atom.testing import applicable
+
+    applicable.leave_out(config, items)

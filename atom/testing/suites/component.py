@@ -19,6 +19,7 @@ from atom.recipe.run import NAMED
 from atom.registry.host import Component, Host, resolve
 from atom.registry.select import configured
 from atom.testing import isolated
+from atom.testing.applicable import where
 from atom.testing.conformance import Suite
 
 MOST_CPU_SECONDS = 3.0
@@ -37,6 +38,11 @@ class ComponentSuite(Suite):
 
     group: ClassVar[str]
     sample: ClassVar[Callable[[Path], Mapping[str, Any]] | None] = None
+
+    @classmethod
+    def has_parameters(cls, component: Component) -> bool:
+        """Return whether the component has a model of its parameters."""
+        return component.declaration.config is not None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -138,12 +144,12 @@ class ComponentSuite(Suite):
 
     # ------------------------------------------------------------------------ its parameters
 
+    @where(lambda suite, component: suite.has_parameters(component))
     def test_config_round_trips_through_yaml(
         self, component: Component, config: BaseModel | None
     ) -> None:
         """Every rank reads the parameters from ``run.yaml``, and they are what the user set."""
-        if config is None:
-            pytest.skip(f"{component.name} has no parameters")
+        assert config is not None
         as_given = configured(component, _through_yaml(TypeAdapter(Any), self.parameters))
         assert as_given == config, "parameters as given, from the YAML of a run"
         model = type(config)
@@ -152,21 +158,19 @@ class ComponentSuite(Suite):
         assert not lost, "fields that are lost in YAML"
         assert model.model_validate(dumped) == config, "the whole config, from its own YAML"
 
+    @where(lambda suite, component: suite.has_parameters(component))
     def test_config_refuses_unknown_parameters(
         self, component: Component, config: BaseModel | None
     ) -> None:
         """A parameter that is misspelt is an error, not a run with the default."""
-        if config is None:
-            pytest.skip(f"{component.name} has no parameters")
+        assert config is not None
         with pytest.raises(UserError):
             configured(component, self.parameters | {"no_such_parameter": 1})
 
-    def test_every_field_is_documented(
-        self, component: Component, config: BaseModel | None
-    ) -> None:
+    @where(lambda suite, component: suite.has_parameters(component))
+    def test_every_field_is_documented(self, config: BaseModel | None) -> None:
         """Each parameter says what it is, in ``Field(description=…)``."""
-        if config is None:
-            pytest.skip(f"{component.name} has no parameters")
+        assert config is not None
         silent = [
             name for name, description in _fields(type(config)) if not (description or "").strip()
         ]
@@ -197,10 +201,9 @@ class ComponentSuite(Suite):
             packages = {plugin.package for plugin in owners[f"{self.group}/{option}"]}
             assert packages == {component.plugin.package}, f"{self.group}={option}"
 
+    @where(lambda suite, _: suite.kind in NAMED)
     def test_a_config_group_file_chooses_it(self, component: Component, host: Host) -> None:
         """``KIND=OPTION`` exists as soon as the package is installed."""
-        if self.kind not in NAMED:
-            pytest.skip(f"a run does not name a {self.kind} in a section of its own")
         sections = [composed(host, self.group, o) for o in _options(component, self.group)]
         names = {str(section.get("name")).rpartition(":")[2] for section in sections}
         assert component.name in names, (

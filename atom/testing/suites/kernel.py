@@ -12,7 +12,17 @@ from packaging.requirements import Requirement
 from atom.errors import UserError, nearest
 from atom.plugin import Kernel
 from atom.registry.host import Component, Host, resolve
-from atom.testing import capping, compiler, interpreter, kernel_fit, models, partners, runs
+from atom.testing import (
+    capping,
+    compiler,
+    interpreter,
+    kernel_fit,
+    kernel_where,
+    models,
+    partners,
+    runs,
+)
+from atom.testing.applicable import where
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
 from atom.titan.contracts import cases, comparing
@@ -179,15 +189,15 @@ class KernelSuite(Options, ComponentSuite):
                 pytrace=False,
             )
 
+    @where(kernel_where.has_override)
+    @where(kernel_where.has_contract)
     def test_takes_the_place_of_the_operation(
         self, component: Component, contract: Contract, kernel: Kernel, device: str
     ) -> None:
         """The override replaces the operation's node, and keeps what torchtitan has set on it."""
-        if kernel.override is None:
-            pytest.skip(f"{component.name} is torchtitan's own node")
         before = Implementation(contract, None).node(Sizes())
         try:
-            resolve(kernel.override, component)
+            resolve(kernel.override or "", component)
             after = Implementation(contract, component).node(Sizes())
         except (UserError, ImportError) as error:
             if reason := kernel_fit.lacking(kernel) or kernel_fit.refusal(component, device):
@@ -204,18 +214,22 @@ class KernelSuite(Options, ComponentSuite):
 
     # ------------------------------------------------------------------------ what it computes
 
+    @where(kernel_where.compares_here)
     def test_agrees_with_the_reference(self, kernel: Kernel, subject: Callable) -> None:
         """Forward and backward, in every dtype."""
         assert not subject(cases.regular(list(kernel.tolerance)))
 
+    @where(kernel_where.compares_here)
     def test_odd_sizes_agree(self, kernel: Kernel, subject: Callable) -> None:
         """One token; lengths, heads and widths that are no multiple of anything."""
         assert not subject(cases.odd(list(kernel.tolerance)))
 
+    @where(kernel_where.compares_here)
     def test_strided_inputs_agree(self, kernel: Kernel, subject: Callable) -> None:
         """Inputs and the output's gradient as transposed and sliced tensors have them."""
         assert not subject(cases.strided(list(kernel.tolerance)))
 
+    @where(kernel_where.compares_here)
     def test_strided_gradients_agree(self, kernel: Kernel, subject: Callable) -> None:
         """The output's gradient has other strides than the inputs: as those of transposed and
         sliced tensors, or of one number that stands for all."""
@@ -229,6 +243,7 @@ class KernelSuite(Options, ComponentSuite):
         sizes = self.benchmark or kernel_fit.BENCHMARK[fitting]
         assert not subject(Case(sizes, dtype) for dtype in kernel.tolerance if dtype != "float32")
 
+    @where(kernel_where.compares_here)
     def test_no_rows_agree(
         self, component: Component, contract: Contract, kernel: Kernel, fitting: str, host: Host
     ) -> None:
@@ -242,22 +257,22 @@ class KernelSuite(Options, ComponentSuite):
             tested, reference, iter([case]), dict(kernel.tolerance), fitting
         )
 
+    @where(kernel_where.compares_here)
+    @where(lambda _, component: component.declaration.operation == "linear_cross_entropy")
     def test_no_output_layer_loses_what_it_does(
         self, component: Component, contract: Contract, kernel: Kernel, fitting: str
     ) -> None:
         """A loss that computes the output layer itself refuses one that does more than a product,
         such as a soft-cap on the logits, or has that in its loss."""
-        if kernel.operation != "linear_cross_entropy":
-            pytest.skip("it computes no output layer")
         tested = Implementation(contract, component)
         assert not capping.difference(tested, next(iter(kernel.tolerance)), fitting)
 
+    @where(kernel_where.runs_here)
+    @where(lambda _, component: bool(functions_of(component.declaration)))
     def test_functions_agree(self, component: Component, kernel: Kernel, fitting: str) -> None:
         """Its functions compute what their contracts say, in every dtype; without torchtitan. So
         does the one that takes the place of torchtitan's, where that is a function."""
         functions = functions_of(kernel)
-        if not functions:
-            pytest.skip("it declares no functions")
         sizes = (REGULAR[0], ODD[1])
         cases = [
             (each, dtype)
@@ -272,19 +287,18 @@ class KernelSuite(Options, ComponentSuite):
                 function, FUNCTIONS[name], cases, dict(kernel.tolerance), fitting
             )
 
+    @where(kernel_where.compares_here)
+    @where(kernel_where.has_gradients)
     def test_gradients_of_the_reference(
         self, component: Component, contract: Contract, fitting: str, host: Host
     ) -> None:
         """Finite differences in float64."""
-        if not contract.differentiable:
-            pytest.skip("it has no backward pass")
-        if not contract.float64:
-            pytest.skip("the reference computes in float32 whatever it is given")
         kernels.gradcheck(
             kernels.reference_of(component, contract, host) or Implementation(contract, component),
             fitting,
         )
 
+    @where(kernel_where.is_triton)
     @pytest.mark.slow
     def test_agrees_in_tritons_interpreter(self, component: Component) -> None:
         """A Triton kernel, on the CPU."""
@@ -293,6 +307,7 @@ class KernelSuite(Options, ComponentSuite):
             pytest.skip("the interpreter's process knows the kit's own contracts only")
         assert not kernel_fit.of_triton(component, interpreter.disagreements)
 
+    @where(kernel_where.is_triton)
     @pytest.mark.slow
     def test_compiles_for_gpus(self, component: Component) -> None:
         """A Triton kernel, for Hopper and for the oldest GPU that it says it takes, in every dtype;
@@ -301,20 +316,15 @@ class KernelSuite(Options, ComponentSuite):
 
     # ------------------------------------------------------------------------ where it runs
 
+    @where(kernel_where.runs_on_ranks)
+    @where(kernel_where.has_override)
     @pytest.mark.slow
     @pytest.mark.parametrize("layout", ["tp", "cp"])
-    def test_computes_sharded(self, layout: str, component: Component, kernel: Kernel) -> None:
+    def test_computes_sharded(self, layout: str, kernel: Kernel) -> None:
         """Two ranks, each with its part of the heads (or of the sequence), train as one rank does
         with the reference."""
-        from atom.titan.compat import device
 
         pytest.importorskip("torchtitan")
-        if reason := kernel_fit.misfit(
-            component, device.describe("cpu"), context_parallel=layout == "cp"
-        ):
-            pytest.skip(f"{reason}; the ranks of this test are on the CPU")
-        if kernel.override is None:
-            pytest.skip(f"{component.name} is torchtitan's own node, which every run has")
         architecture = {"name": f"{partners.PACKAGE}:{partners.ARCHITECTURES[0]}"}
 
         # Only Muon has it.
@@ -330,6 +340,8 @@ class KernelSuite(Options, ComponentSuite):
         reference = runs.train(runs.sections(architecture, **chosen(REFERENCE)))
         runs.assert_same(rows, reference, tolerance=SHARDED_TOLERANCE)
 
+    @where(kernel_where.is_triton)
+    @where(lambda _, component, **__: component.declaration.needs.tensor_parallel)
     @pytest.mark.slow
     @pytest.mark.parametrize("backend", interpreter.BACKENDS)
     def test_computes_sharded_in_tritons_interpreter(
@@ -344,15 +356,9 @@ class KernelSuite(Options, ComponentSuite):
         under another backend, they train as one rank does with the reference."""
         from atom.titan.compat import device
 
-        if reason := kernel_fit.lacking(kernel):
-            pytest.skip(reason)
-        if not interpreter.is_triton(component):
-            pytest.skip(f"{component.name} has no Triton kernel")
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         if reason := kernel_fit.misfit(component, device.describe("cpu"), context_parallel=False):
             pytest.skip(f"{reason}; the ranks of this test are on the CPU")
-        if not kernel.needs.tensor_parallel:
-            pytest.skip(f"{component.name} does not work under tensor parallelism")
         architecture = {"name": f"{partners.PACKAGE}:{contract.family}"}
         layout = runs.LAYOUTS["tp"] | {"spmd_backend": backend}
         chosen = {"default": "auto", kernel.operation: kernel.name}
@@ -362,6 +368,7 @@ class KernelSuite(Options, ComponentSuite):
         reference = runs.train(runs.sections(architecture, steps=2))
         runs.assert_same(rows, reference, tolerance=SHARDED_TOLERANCE)
 
+    @where(kernel_where.compares_here)
     def test_benchmark(
         self,
         component: Component,

@@ -16,6 +16,7 @@ from atom.launch.looked_at import LookedAt
 from atom.plugin import LaunchContext, LaunchJob, Submission
 from atom.recipe.sections import Launcher
 from atom.registry.host import Component, Host, resolve
+from atom.testing.applicable import where
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
 
@@ -99,12 +100,11 @@ class LauncherSuite(Options, ComponentSuite):
         missing = [str(job.folder) for job in given.jobs if str(job.folder) not in text]
         assert not missing, "runs that nobody would start"
 
+    @where(lambda suite, _: suite.unsupported)
     def test_refuses_what_its_system_lacks(
         self, component: Component, config: Any, folder: Path
     ) -> None:
         """In one sentence that names the key; what is not said to be unsupported is planned."""
-        if not self.unsupported:
-            pytest.skip("the conformance line says of nothing that it is unsupported")
         for feature in self.unsupported:
             others = set(self.unsupported) - {feature}
             device = "cuda" if feature == "gpus" or "cpus" in others else "cpu"

@@ -1,0 +1,69 @@
+"""Tell which tests of the kernel suite say something about a kernel.
+
+What a device or a package is missing for is left out too, but for ``test_needs_are_honest``, which
+is skipped with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atom.registry.host import Component
+from atom.testing import interpreter, kernel_fit
+from atom.titan.contracts.operation import Operation
+from atom.titan.contracts.operations import OPERATIONS
+
+Suite = Any  # of the kernel under test
+
+
+def contract(suite: Suite, component: Component) -> Operation | None:
+    """Return the contract of the kernel's operation, or None where the kit has none."""
+    found: Operation | None = suite.operation or OPERATIONS.get(_operation(component))
+    return found
+
+
+def has_contract(suite: Suite, component: Component) -> bool:
+    return contract(suite, component) is not None
+
+
+def has_gradients(suite: Suite, component: Component) -> bool:
+    """Return whether finite differences can be taken of the operation."""
+    found = contract(suite, component)
+    return found is not None and found.differentiable and found.float64
+
+
+def has_override(_suite: Suite, component: Component, **_parameters: Any) -> bool:
+    """Return whether the kernel has a node of its own, not torchtitan's, which every run has."""
+    declaration: Any = component.declaration
+    return declaration.override is not None
+
+
+def runs_here(_suite: Suite, component: Component) -> bool:
+    """Return whether the kernel says that it runs on this process's device."""
+    from atom.titan.compat import device
+
+    return kernel_fit.refusal(component, device.settled()) is None
+
+
+def compares_here(suite: Suite, component: Component) -> bool:
+    """Return whether the kernel can be compared with its reference in this process."""
+    return has_contract(suite, component) and runs_here(suite, component)
+
+
+def runs_on_ranks(_suite: Suite, component: Component, layout: str) -> bool:
+    """Return whether the kernel says that it runs on the ranks of a test, which are on the CPU."""
+    from atom.titan.compat import device
+
+    described = device.describe("cpu")
+    return kernel_fit.misfit(component, described, context_parallel=layout == "cp") is None
+
+
+def is_triton(_suite: Suite, component: Component, **_parameters: Any) -> bool:
+    """Return whether it is a Triton kernel with the packages that it needs."""
+    declaration: Any = component.declaration
+    return kernel_fit.lacking(declaration) is None and interpreter.is_triton(component)
+
+
+def _operation(component: Component) -> str:
+    declaration: Any = component.declaration
+    return str(declaration.operation)
