@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -150,6 +151,7 @@ def forked(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
                     os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
                     setattr(sys, name, os.fdopen(number, "w", closefd=False))
                 sys.path[:0] = filter(None, extra.get("PYTHONPATH", "").split(os.pathsep))
+                importlib.invalidate_caches()
                 audit.install()
                 code = atom.cli.main(list(arguments))
             except BaseException:

@@ -73,9 +73,9 @@ def test_a_run_that_does_not_fit_is_told_in_one_sentence(atom: Callable, tmp_pat
     ],
 )
 def test_mistakes(
-    atom: Callable, small: tuple[str, ...], tmp_path: Path, overrides: Any, says: Any
+    forked: Callable, small: tuple[str, ...], tmp_path: Path, overrides: Any, says: Any
 ) -> None:
-    refused(atom("train", *small[:-1], *overrides, cwd=tmp_path), says)
+    refused(forked("train", *small[:-1], *overrides, cwd=tmp_path), says)
     assert not list(tmp_path.iterdir())
 
 

@@ -162,9 +162,9 @@ BROKEN = {
 class Site:
     """A folder of installed distributions, with the command run beside it."""
 
-    def __init__(self, folder: Path, atom: Callable) -> None:
+    def __init__(self, folder: Path, forked: Callable) -> None:
         self.folder = folder
-        self._atom = atom
+        self._atom = forked
 
     def install(
         self,
@@ -197,9 +197,9 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def broken(atom: Callable, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def broken(forked: Callable, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """All broken plugins at once."""
-    site = Site(tmp_path_factory.mktemp("broken"), atom)
+    site = Site(tmp_path_factory.mktemp("broken"), forked)
     for name, plugin in BROKEN.items():
         option = {f"{name}/conf/architecture/{name}.yaml": f"name: {name}_net\n"}
         code = {f"{name}/{path}": text for path, text in plugin.files.items()}
@@ -298,8 +298,8 @@ def test_a_name_that_nobody_has_lists_the_broken(
 
 
 @pytest.fixture
-def site(atom: Callable, tmp_path: Path) -> Site:
-    return Site(tmp_path / "site", atom)
+def site(forked: Callable, tmp_path: Path) -> Site:
+    return Site(tmp_path / "site", forked)
 
 
 def offer(site: Site, name: str, component: str, **keywords: str) -> None:
@@ -366,16 +366,16 @@ def test_a_namespace_package_of_several_distributions(site: Site) -> None:
     ]
 
 
-def test_a_distribution_twice_on_the_path(site: Site, atom: Callable, tmp_path: Path) -> None:
+def test_a_distribution_twice_on_the_path(site: Site, forked: Callable, tmp_path: Path) -> None:
     """As an editable install beside an older copy: the first is what Python imports."""
-    older = Site(tmp_path / "older", atom)
-    offer(site, "one-net", "new_net", version="2.0")
-    offer(older, "One.Net", "old_net", version="1.0")
-    (older.folder / "One.Net").rename(older.folder / "one_net")
+    older = Site(tmp_path / "older", forked)
+    offer(site, "twice-net", "new_net", version="2.0")
+    offer(older, "Twice.Net", "old_net", version="1.0")
+    (older.folder / "Twice.Net").rename(older.folder / "twice_net")
     path = f"{site.folder}:{site.folder}:{older.folder}"
     listed = [row for row in site.plugins(PYTHONPATH=path) if "net" in row["package"].lower()]
     assert [(row["name"], row["package"], row["version"]) for row in listed] == [
-        ("new_net", "one-net", "2.0")
+        ("new_net", "twice-net", "2.0")
     ]
 
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 
-def test_cfg_job_prints_the_run_and_writes_nothing(atom: Callable, tmp_path: Path) -> None:
-    result = atom(
+def test_cfg_job_prints_the_run_and_writes_nothing(forked: Callable, tmp_path: Path) -> None:
+    result = forked(
         "train", "--cfg", "job", "training.steps=7", "+experiment=first_run", cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
@@ -24,27 +24,27 @@ def test_cfg_job_prints_the_run_and_writes_nothing(atom: Callable, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_info_defaults(atom: Callable, tmp_path: Path) -> None:
-    result = atom("train", "--info", "defaults", cwd=tmp_path)
+def test_info_defaults(forked: Callable, tmp_path: Path) -> None:
+    result = forked("train", "--info", "defaults", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "architecture/llama3_tiny" in result.stdout
 
 
-def test_a_folder_of_ones_own(atom: Callable, tmp_path: Path) -> None:
+def test_a_folder_of_ones_own(forked: Callable, tmp_path: Path) -> None:
     (tmp_path / "mine/architecture").mkdir(parents=True)
     (tmp_path / "mine/architecture/small.yaml").write_text(
         "name: llama3\ndim: 64\nn_layers: 2\nn_heads: 2\n"
     )
-    result = atom(
+    result = forked(
         "train", "--config-dir", "mine", "architecture=small", "--cfg", "job", cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
     assert yaml.safe_load(result.stdout)["architecture"]["dim"] == 64
 
 
-def test_keys_of_torchtitan_need_no_plus(atom: Callable, tmp_path: Path) -> None:
+def test_keys_of_torchtitan_need_no_plus(forked: Callable, tmp_path: Path) -> None:
     """Keys that no file writes down are set like the others; torchtitan's schema checks them."""
-    result = atom("train", "--cfg", "job", "training.max_norm=0.5", cwd=tmp_path)
+    result = forked("train", "--cfg", "job", "training.max_norm=0.5", cwd=tmp_path)
     assert yaml.safe_load(result.stdout)["training"]["max_norm"] == 0.5
 
 

@@ -98,8 +98,8 @@ def faulty(install: Callable) -> Path:
     return install("options", {"__init__.py": "", "conf/kernels/mine.yaml": "default: auto\n"})
 
 
-def test_broken_plugins_are_rows(atom: Callable, faulty: Path, host: Host) -> None:
-    result = atom("plugins", "--json", PYTHONPATH=str(faulty))
+def test_broken_plugins_are_rows(forked: Callable, faulty: Path, host: Host) -> None:
+    result = forked("plugins", "--json", PYTHONPATH=str(faulty))
     assert (result.returncode, result.stderr) == (0, "")
     *others, broken, idle, options = json.loads(result.stdout)
     assert others == [asdict(row) for row in rows(host)]

@@ -129,6 +129,8 @@ def _serve(path: str) -> NoReturn:
 
     boot("cpu")
     # What a run needs; nothing here may start a thread.
+    from atom.cli import train  # noqa: F401
+    from atom.compose import compose  # noqa: F401
     from atom.launch import rank  # noqa: F401
     from atom.titan import trainer_config  # noqa: F401
     from atom.titan.preflight import preflight  # noqa: F401

@@ -40,9 +40,9 @@ def has_override(_suite: Suite, component: Component, **_parameters: Any) -> boo
 
 def runs_here(_suite: Suite, component: Component) -> bool:
     """Return whether the kernel says that it runs on this process's device."""
-    from atom.titan.compat import device
+    from atom.titan.boot import settled
 
-    return kernel_fit.refusal(component, device.settled()) is None
+    return kernel_fit.refusal(component, settled()) is None
 
 
 def compares_here(suite: Suite, component: Component) -> bool:
