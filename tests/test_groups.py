@@ -268,11 +268,14 @@ def test_there_is_no_such_compiler() -> None:
         requirements.check(run_with(compile=given), TrainingConfig(), ParallelismConfig(), "cpu")
 
 
-def test_compiling_for_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_for_a_cpu_needs_a_compiler() -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+    # Not monkeypatch: as that undoes it, torch loses the setting for the rest of the process.
+    with (
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(UserError, match=r"needs a C\+\+ compiler"),
+    ):
         requirements.check(
             run_with(compile={"enable": True}), TrainingConfig(), ParallelismConfig(), "cpu"
         )

@@ -10,15 +10,15 @@ from typing import Any
 
 from atom.registry.host import Component
 from atom.testing import interpreter, kernel_fit
-from atom.titan.contracts.operation import Operation
-from atom.titan.contracts.operations import OPERATIONS
+from atom.titan.contracts.contract import Contract
+from atom.titan.contracts.operations import contract_of
 
 Suite = Any  # of the kernel under test
 
 
-def contract(suite: Suite, component: Component) -> Operation | None:
+def contract(suite: Suite, component: Component) -> Contract | None:
     """Return the contract of the kernel's operation, or None where the kit has none."""
-    found: Operation | None = suite.operation or OPERATIONS.get(_operation(component))
+    found: Contract | None = suite.operation or contract_of(_operation(component))
     return found
 
 
