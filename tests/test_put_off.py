@@ -43,9 +43,9 @@ CONFIG = """
 import sys
 from pathlib import Path
 
-from atom.titan.compat import device
+from atom.titan.boot import boot
 
-device.use("cpu")
+boot("cpu")
 from atom.recipe.run import parse
 from atom.registry.host import Host
 from atom.registry.select import select

@@ -80,6 +80,24 @@ def test_the_digest_tells_what_has_changed(tmp_path: Path) -> None:
         assert place in repairs.message(repair, [found])
 
 
+def test_every_module_of_repairs_is_in_the_register() -> None:
+    known = {repair.where for repair in EVERY}
+    data = {"__init__", "register", "later"}
+    for file in (ROOT / "atom" / "titan" / "compat").glob("*.py"):
+        assert file.stem in data or _used(file) & known, file
+
+
+def _used(file: Path) -> set[str]:
+    """Return the file, and that of the repair which imports it."""
+    name = file.relative_to(ROOT).as_posix()
+    module = f"atom.titan.compat.{file.stem}:"
+    return {name} | {
+        repair.where
+        for repair in EVERY
+        if module in f"{repair.replacement or ''} {repair.function or ''}"
+    }
+
+
 # ---------------------------------------------------------------------------- the fault
 
 

@@ -17,8 +17,12 @@ import tempfile
 import venv
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from xml.etree import ElementTree
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from atom.testing import releases, repairs
 
@@ -26,7 +30,7 @@ PACKAGE = "torchtitan"
 TESTS = tuple(
     f"tests/test_{name}.py"
     for name in (
-        "repairs", "put_off", "moe", "device", "callbacks", "step_kernels", "initial_weights",
+        "put_off", "moe", "device", "callbacks", "step_kernels", "initial_weights",
         "ranges", "effects", "kernels", "plan_torch", "trackers",
     )
 )  # fmt: skip
@@ -44,11 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser("python -m atom.testing.next_engine", description=__doc__)
     parser.add_argument("wheel", help="a wheel, a folder, or what pip can install: torchtitan==…")
-    parser.add_argument("--with", dest="others", nargs="*", default=[], help="more packages")
     parser.add_argument("--no-tests", action="store_true", help="compare sources only")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="atom-next-") as folder:
-        python, site = _environment(Path(folder), [options.wheel, *options.others])
+        python, site = _environment(Path(folder), options.wheel)
         broken = _compare(site)
         if not options.no_tests:
             broken += _probe(python, site)
@@ -57,20 +60,64 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if broken else 0
 
 
-def _environment(folder: Path, specifications: list[str]) -> tuple[Path, Path]:
-    """Make an environment with packages before those of this one; return its Python and folder."""
+def _environment(folder: Path, wheel: str) -> tuple[Path, Path]:
+    """Make an environment with a release before the packages of this one.
+
+    Packages that it needs and this environment lacks are installed beside it.
+
+    Args:
+        folder: an empty one.
+        wheel: what pip is to install.
+
+    Returns:
+        Its Python, and the folder of its packages.
+    """
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     python = folder / "venv" / "bin" / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q"]
-    subprocess.run([*command, "--no-deps", *specifications], check=True)
     own = sysconfig.get_path("purelib")
-    (site / "atom_next.pth").write_text(f"import site; site.addsitedir({own!r})\n")
+    _install(python, wheel)
     if not (site / PACKAGE / "__init__.py").is_file():
-        raise SystemExit(f"{specifications[0]} does not install {PACKAGE}")
-    for found in sorted(site.glob("*.dist-info")):
-        print(f"installed: {found.name.removesuffix('.dist-info')}")
+        raise SystemExit(f"{wheel} does not install {PACKAGE}")
+    tried: set[str] = set()
+    while lacking := {str(each) for each in _needed(site, own)} - tried:
+        tried |= lacking
+        _install(python, *sorted(lacking))
+    (site / "atom_next.pth").write_text(f"import site; site.addsitedir({own!r})\n")
+    for found in distributions(path=[str(site)]):
+        print(f"installed: {found.name} {found.version}")
     return python, site
+
+
+def _install(python: Path, *specifications: str) -> None:
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps"]
+    done = subprocess.run([*pip, *specifications], capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"not installed: {', '.join(specifications)}\n{done.stderr.strip()[-500:]}")
+
+
+def _needed(site: Path, own: str) -> Iterator[Requirement]:
+    """Yield what the packages of an environment need and neither it nor this one has."""
+    have = {
+        canonicalize_name(each.name): each.version for each in distributions(path=[own, str(site)])
+    }
+    open_ended = [Requirement(each.name) for each in distributions(path=[str(site)])]
+    seen: set[str] = set()
+    while open_ended:
+        requirement = open_ended.pop()
+        if str(requirement) in seen:
+            continue
+        seen.add(str(requirement))
+        name = canonicalize_name(requirement.name)
+        if name not in have or not requirement.specifier.contains(have[name], prereleases=True):
+            yield requirement
+            continue
+        if found := next(iter(Distribution.discover(name=name, path=[str(site)])), None):
+            for text in found.requires or ():
+                its = Requirement(text)
+                extras = requirement.extras or {""}
+                if its.marker is None or any(its.marker.evaluate({"extra": e}) for e in extras):
+                    open_ended.append(its)
 
 
 # ---------------------------------------------------------------------------- by source
@@ -154,6 +201,7 @@ def _test(python: Path, report: Path) -> int:
     _heading("Unit tests of the engine")
     tests = [test for test in TESTS if Path(test).is_file()]
     options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    options.append("--continue-on-collection-errors")
     done = subprocess.run(
         [str(python), "-m", "pytest", *options, *tests],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -170,16 +218,24 @@ def _test(python: Path, report: Path) -> int:
     for case in ElementTree.parse(report).iter("testcase"):
         ran += 1
         for problem in (*case.iter("failure"), *case.iter("error")):
-            lines = [line for line in (problem.get("message") or "").splitlines() if line.strip()]
-            reason = " ".join(lines[:1])[:_LONGEST]
+            reason = _reason(problem)
             reasons[reason] += 1
             first.setdefault(reason, f"{case.get('classname')}::{case.get('name')}")
     for reason, count in reasons.most_common():
         more = f" and {count - 1} more" if count > 1 else ""
-        print(f"{first[reason]}{more}: {reason}")
+        print(f"{first[reason].removeprefix('::')}{more}: {reason}")
     failed = sum(reasons.values())
     print(f"{ran - failed} of {ran} pass")
     return failed
+
+
+def _reason(problem: ElementTree.Element) -> str:
+    """Return in one line why a test failed or could not be imported."""
+    said = (problem.get("message") or "").strip()
+    if said == "collection failure":
+        errors = re.findall(r"^E +(.+)$", problem.text or "", re.MULTILINE)
+        said = errors[-1] if errors else said
+    return said.splitlines()[0][:_LONGEST] if said else "no reason is given"
 
 
 def _heading(text: str) -> None:

@@ -212,6 +212,19 @@ def gloo_lacks_scaled_sums() -> bool:
     return _refused(reduce)
 
 
+def views_of_distributed_tensors_are_not_staged() -> bool:
+    from torch.distributed.checkpoint._state_dict_stager import StateDictStager
+    from torch.distributed.tensor import DTensor, Replicate
+
+    with _pretended_mesh() as mesh:
+        whole = DTensor.from_local(torch.ones(4, 4), mesh, [Replicate()], run_check=False)
+        try:
+            StateDictStager().stage({"view": whole[2:]})
+        except RuntimeError as error:
+            return "invalid python storage" in str(error)
+    return False
+
+
 def learning_rates_go_on_after_their_end() -> bool:
     from torchtitan.components.optimizer.lr_scheduler import LRSchedulersContainer
 

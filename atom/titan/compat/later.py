@@ -8,6 +8,7 @@ from __future__ import annotations
 from atom.io.repair import Repair
 
 _PROBES = "atom.testing.probes.engine"
+_STAGER = "torch.distributed.checkpoint._state_dict_stager:StateDictStager"
 _STAGE = "torch.distributed.pipelining.stage:_PipelineStageBase"
 _FSDP = "torch.distributed.fsdp._fully_shard._fsdp_collectives"
 
@@ -136,6 +137,18 @@ SUM_REDUCTION = Repair(
     devices=("cpu",),
     sources={f"{_FSDP}:_get_gradient_divide_factors": "011bd1a1.387c88a4"},
     probe=f"{_PROBES}:gloo_lacks_scaled_sums",
+)
+STAGING = Repair(
+    target=f"{_STAGER}._offload_tensor",
+    reason="A checkpoint that holds a view of a distributed tensor, with an offset into its "
+    "storage, cannot be staged.",
+    version="torch 2.15.0",
+    upstream="docs/upstream/staging.md",
+    remove_when="StateDictStager stages distributed tensors that have a storage offset.",
+    applied="to a checkpoint that is saved in the background",
+    where="atom/titan/compat/staging.py",
+    sources={f"{_STAGER}._offload_tensor": "856307cc.bf7e6a43"},
+    probe=f"{_PROBES}:views_of_distributed_tensors_are_not_staged",
 )
 LEARNING_RATES = Repair(
     target="torch.optim.lr_scheduler:LambdaLR.lr_lambdas",
