@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 SKYPILOT := $(VENV)/skypilot
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 
-.PHONY: help train test test-fast test-slow test-slurm test-skypilot golden fuzz matrix next lint format docs tables install clean
+.PHONY: help train test test-fast test-slow test-slurm test-skypilot golden fuzz matrix gpu gpu-wheels next lint format docs tables install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,12 @@ matrix: install ## train every architecture under every strategy, and write docs
 
 next: install ## see what another torchtitan would break: WHEEL=a wheel, a folder, torchtitan==...
 	$(BIN)/python -m atom.testing.next_engine $(WHEEL) $(ARGS)
+
+gpu: ## compare and time kernels on this machine's GPU: needs torch and Triton, see docs/gpu.md
+	$(PYTHON) benchmarks/gpu $(ARGS)
+
+gpu-wheels: ## collect what `make gpu` needs on a machine without a network
+	$(PYTHON) benchmarks/gpu/wheels.py $(ARGS)
 
 lint: install ## format and lint checks, which room imports what, and types
 	$(BIN)/ruff format --check .

@@ -53,15 +53,21 @@ def both(
 
 
 def worst(
-    function: Callable[..., Any], contract: Function, sizes: Sizes, dtype: str, device: str
+    function: Callable[..., Any],
+    contract: Function,
+    sizes: Sizes,
+    dtype: str,
+    device: str,
+    make: Callable[..., torch.Tensor] | None = None,
 ) -> tuple[str, float]:
     """Return the name and the error of the tensor with the largest error.
 
-    The formula computes in float64, from the numbers that ``dtype`` can hold.
+    The formula computes in float64, from the numbers that ``dtype`` can hold; ``make`` as of
+    :func:`prepared`.
     """
     import torch
 
-    inputs, others = prepared(contract, sizes, getattr(torch, dtype), device)
+    inputs, others = prepared(contract, sizes, getattr(torch, dtype), device, make)
     exact = {
         name: tensor.detach().double().requires_grad_(tensor.requires_grad)
         for name, tensor in inputs.items()

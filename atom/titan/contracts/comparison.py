@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from atom.plugin import Kernel
 from atom.registry.host import Component, Host
 from atom.titan.contracts.cases import GRADIENTS, MAY_REFUSE, MAY_REFUSE_GRADIENT, STRIDES, Case
-from atom.titan.contracts.contract import Contract, Tensors, tree
+from atom.titan.contracts.contract import Contract, Tensors, as_weight, tree
 from atom.titan.contracts.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def worst(
     measure_module = measure.module(measure_node, device, exact)
     # Give both the same numbers: those that the dtype under test represents exactly.
     weights = {
-        name: numbers(*tensor.shape, name=name, device=device).to(dtype).to(exact)
+        name: as_weight(numbers(*tensor.shape, name=name, device=device)).to(dtype).to(exact)
         for name, tensor in _state(measure_module).items()
     }
     inputs = {

@@ -56,6 +56,16 @@ class Contract:
     differentiable: bool = True
 
 
+def as_weight(numbers: torch.Tensor) -> torch.Tensor:
+    """Return normal numbers as a model's weight has them, of which the last dimension is summed
+    over: products are as large as their inputs.
+
+    Larger ones would overflow float16, and make a softmax of nothing but zeros and a one, whose
+    gradient amplifies what bfloat16 rounds off.
+    """
+    return numbers * numbers.shape[-1] ** -0.5 if numbers.dim() > 1 else numbers
+
+
 def ids(sizes: Sizes, device: Any, seed: int = 0) -> torch.Tensor:
     """Return token ids of shape (B, L)."""
     import torch

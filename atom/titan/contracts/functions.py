@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from atom.kernels import operations as core
 from atom.plugin import Kernel
 from atom.titan.contracts import operations, optimizer_operations, work
-from atom.titan.contracts.contract import ADAMW, Tensors, ids, positions
+from atom.titan.contracts.contract import ADAMW, Tensors, as_weight, ids, positions
 from atom.titan.contracts.mixture_operations import grouped_mm, rows_per_expert
 from atom.titan.contracts.sizes import EXPERTS, Sizes
 from atom.titan.contracts.work import Work
@@ -271,9 +271,9 @@ FUNCTIONS: dict[str, Function] = {
         signature="(x_RD, w1_FD, w2_DF, w3_FD) -> y_RD",
         inputs=lambda sizes, make: {
             "x": make(sizes.rows, sizes.dim),
-            "w1": make(sizes.hidden_dim, sizes.dim),
-            "w2": make(sizes.dim, sizes.hidden_dim),
-            "w3": make(sizes.hidden_dim, sizes.dim),
+            "w1": as_weight(make(sizes.hidden_dim, sizes.dim)),
+            "w2": as_weight(make(sizes.dim, sizes.hidden_dim)),
+            "w3": as_weight(make(sizes.hidden_dim, sizes.dim)),
         },
         formula=_feed_forward,
         forward=work.of_feed_forward(products=3, flops=5, passes=2, weights=3),
@@ -285,9 +285,9 @@ FUNCTIONS: dict[str, Function] = {
         signature="(x_RD, w1_EFD, w2_EDF, w3_EFD, rows_E) -> y_RD, rows sorted by expert",
         inputs=lambda sizes, make: {
             "x": make(sizes.rows, sizes.dim),
-            "w1": make(EXPERTS, sizes.hidden_dim, sizes.dim),
-            "w2": make(EXPERTS, sizes.dim, sizes.hidden_dim),
-            "w3": make(EXPERTS, sizes.hidden_dim, sizes.dim),
+            "w1": as_weight(make(EXPERTS, sizes.hidden_dim, sizes.dim)),
+            "w2": as_weight(make(EXPERTS, sizes.dim, sizes.hidden_dim)),
+            "w3": as_weight(make(EXPERTS, sizes.hidden_dim, sizes.dim)),
         },
         others=lambda sizes, device: (rows_per_expert(sizes, device),),
         formula=grouped_mm,
@@ -300,7 +300,7 @@ FUNCTIONS: dict[str, Function] = {
         signature="(x_RD, weight_FD) -> x Wᵀ",
         inputs=lambda sizes, make: {
             "x": make(sizes.rows, sizes.dim),
-            "weight": make(sizes.hidden_dim, sizes.dim),
+            "weight": as_weight(make(sizes.hidden_dim, sizes.dim)),
         },
         formula=lambda x_RD, weight_FD: x_RD @ weight_FD.T,
         forward=work.of_linear(products=1, inputs=1, outputs=1, weights=1),
@@ -332,7 +332,7 @@ FUNCTIONS: dict[str, Function] = {
         signature="(x_RD, weight_VD, labels_R) -> the sum of the rows' losses",
         inputs=lambda sizes, make: {
             "x": make(sizes.rows, sizes.dim),
-            "weight": make(sizes.vocab_size, sizes.dim),
+            "weight": as_weight(make(sizes.vocab_size, sizes.dim)),
         },
         others=_labels,
         formula=_linear_cross_entropy,

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from atom.kernels.operations import OPERATIONS
-from atom.titan.contracts.contract import Contract, Tensors, ids, layer, positions
+from atom.titan.contracts.contract import Contract, Tensors, as_weight, ids, layer, positions
 from atom.titan.contracts.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _cross_entropy(_weights: Tensors, inputs: Tensors, sizes: Sizes) -> torch.Te
 
 
 def _hidden_and_head(sizes: Sizes, make: Callable[..., torch.Tensor]) -> Tensors:
-    return _hidden(sizes, make) | {"weight_VD": make(sizes.vocab_size, sizes.dim)}
+    return _hidden(sizes, make) | {"weight_VD": as_weight(make(sizes.vocab_size, sizes.dim))}
 
 
 def _lose_from_hidden(module: Any, inputs: Tensors, _node: Any, sizes: Sizes) -> torch.Tensor:
