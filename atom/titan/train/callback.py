@@ -62,7 +62,7 @@ class Callback:
         """Called before a step, or its repetition, before the batch is read."""
 
     def before_forward(self, inputs: dict[str, Any]) -> None:
-        """A forward and backward pass begins, with the arguments of ``forward_backward_step``."""
+        """Called before each forward and backward pass, with the arguments of the pass."""
 
     def after_forward(self, loss: torch.Tensor) -> None:
         """Called after a forward and backward pass, with this rank's share of the loss."""

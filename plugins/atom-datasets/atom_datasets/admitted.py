@@ -1,4 +1,4 @@
-"""Which code of ``datasets`` may read a dataset, and from where.
+"""Restrict the code of ``datasets`` that may read a dataset, and the places it may read from.
 
 ``datasets`` has readers that unpickle, and a dataset's card (its README) may name files anywhere.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import datasets
 
 FORMATS = ("arrow", "csv", "json", "parquet", "text", "webdataset")
-"""The readers that are used. ``pandas`` unpickles; those of pictures and sound have no text."""
+"""Permitted readers. ``pandas`` unpickles; image and audio readers yield no text."""
 
 _DECODED = ("txt", "text", "transcript", "json", "jsn")
 """Entries of a web dataset that are decoded."""
@@ -31,7 +31,9 @@ _CARD_BYTES = 16 * 2**20
 
 
 def check_name(path: str) -> None:
-    """Refuse what is neither a name on the Hub nor a folder: ``datasets`` has readers by name.
+    """Refuse a path that is neither a name on the Hub nor a folder:
+
+    ``datasets`` has readers by name.
 
     Raises:
         UserError: it is neither.
@@ -46,10 +48,10 @@ def check_name(path: str) -> None:
 
 
 def check_card(folder: Path) -> None:
-    """Refuse the card of a folder that names files elsewhere, before any of them is asked for.
+    """Refuse a folder's card that names files elsewhere, before any of them is requested.
 
     Raises:
-        UserError: it does.
+        UserError: the card does.
     """
     path = folder / "README.md"
     if not path.is_file():
@@ -74,15 +76,15 @@ def check_card(folder: Path) -> None:
 
 
 def check(builder: datasets.DatasetBuilder, source: str, known: Iterable[str] | None) -> None:
-    """Refuse a reader or a file that is none of the dataset's; nothing has been read yet.
+    """Refuse a reader that is not permitted, and files outside the dataset; nothing is read yet.
 
     Args:
-        builder: what ``datasets`` would read with.
+        builder: the builder of ``datasets`` that would read the dataset.
         source: the dataset: a name on the Hub, or a folder.
         known: the files of the folder; None for the Hub.
 
     Raises:
-        UserError: it would unpickle, or read what is elsewhere.
+        UserError: the reader would unpickle, or read files elsewhere.
     """
     *package, format, _ = type(builder).__module__.split(".")
     if package != ["datasets", "packaged_modules"] or format not in FORMATS:
@@ -103,11 +105,11 @@ def check(builder: datasets.DatasetBuilder, source: str, known: Iterable[str] | 
                 raise _outside(name, source)
     if format == "webdataset":
         whole: Any = type(builder)
-        # Others are code of torch's and pickles: .pth, .pyd. What is not decoded is bytes.
+        # The other decoders run torch code or pickles: .pth, .pyd. Undecoded entries stay bytes.
         kept = {name: whole.DECODERS[name] for name in _DECODED if name in whole.DECODERS}
 
         def pipeline(own: Any, tar: str, files: Any) -> Iterator[dict[str, Any]]:
-            # Of the class made here, which decodes less.
+            # Bound to the class made here, which decodes fewer formats.
             yield from whole._get_pipeline_from_tar.__func__(own, tar, entries(files))
 
         changed = {"DECODERS": kept, "_get_pipeline_from_tar": classmethod(pipeline)}

@@ -1,6 +1,7 @@
-"""An end to what ``datasets`` makes of compressed files: as in :mod:`atom_datasets.compression`.
+"""Limit the decompressed size of files that ``datasets`` opens.
 
-It opens them by the filesystems of ``fsspec``, one for each kind of compression.
+It opens them with the filesystems of ``fsspec``, one for each compression. The limits are those of
+:mod:`atom_datasets.compression`.
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ from atom_datasets.json_lines import RECORD
 from atom_datasets.links import original
 
 _most: dict[str, int | None] = {}
-"""How the addresses of a dataset's files begin -> bytes that one may become."""
+"""Prefix of the addresses of a dataset's files -> maximum decompressed bytes of one file."""
 
 
 def bound(beginning: str, most: int | None) -> None:
-    """Bound what the compressed files of a dataset become, in this process.
+    """Limit the decompressed size of a dataset's files, in this process.
 
     Args:
-        beginning: of the addresses of its files.
-        most: bytes that one may become; None: as :class:`atom_datasets.compression.Budget` has it.
+        beginning: prefix of the addresses of its files.
+        most: maximum bytes of one file; None: the default of
+            :class:`atom_datasets.compression.Budget`.
     """
     _register()
     _most[beginning] = most
 
 
 def entries(iterator: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the names and files of an archive, whose ``read`` returns no more than a record has."""
+    """Yield the names and files of an archive; ``read`` returns at most a record's size."""
     for name, file in iterator:
         yield name, _Entry(name, file)
 
@@ -63,7 +65,7 @@ def _register() -> None:
 
 
 class _Bounding:
-    """A filesystem of one compressed file, or of an archive."""
+    """A filesystem of one compressed file, or of an archive, with a size limit."""
 
     fo: Any
 
@@ -77,7 +79,7 @@ class _Bounding:
 
 
 def _size(file: Any) -> int:
-    """Return how many bytes a compressed file has."""
+    """Return the compressed size of a file in bytes."""
     import fsspec
 
     if not isinstance(file, str):

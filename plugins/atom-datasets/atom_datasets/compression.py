@@ -1,4 +1,4 @@
-"""Compressed files."""
+"""Read compressed files with a limit on their decompressed size."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from atom.io.files import is_regular, make_folder
 from atom_datasets.finding import open_regular
 
 _RATIO = 200
-"""The most that compressed files may grow: ten times what text does."""
+"""Maximum ratio of decompressed to compressed size: ten times that of text."""
 
 _ALWAYS = 64 * 2**20
-"""Bytes that any dataset may become: a small one of one word, again and again, harms nobody."""
+"""Decompressed bytes that are always allowed: a small, very repetitive dataset does no harm."""
 
 SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst"})
 
 
 def bare_suffix(path: Path) -> str:
-    """Return the suffix of what is in ``path``: ``.jsonl`` for ``a.jsonl.gz``."""
+    """Return the suffix below the compression: ``.jsonl`` for ``a.jsonl.gz``."""
     return (Path(path.stem) if is_compressed(path) else path).suffix.lower()
 
 
 def is_compressed(path: Path) -> bool:
-    """Return whether the suffix of ``path`` is that of a compressed file."""
+    """Return whether ``path`` has the suffix of a compressed file."""
     return path.suffix.lower() in SUFFIXES
 
 
 class Budget:
-    """Bytes that compressed files may become, all together.
+    """A shared limit on the decompressed bytes of files.
 
     Args:
-        compressed: bytes that they have.
-        most: bytes that they may become; None: 200 times what they have, and 64 MiB in any case.
+        compressed: their compressed size in bytes.
+        most: maximum decompressed bytes; None: 200 times the compressed size, and at least 64 MiB.
     """
 
     def __init__(self, compressed: int, most: int | None) -> None:
@@ -50,10 +50,10 @@ class Budget:
         self._left = max(_ALWAYS, compressed * _RATIO) if most is None else most
 
     def use(self, size: int, name: object) -> None:
-        """Count ``size`` bytes more, of the file ``name``.
+        """Count ``size`` more bytes of the file ``name``.
 
         Raises:
-            UserError: there are more than may be.
+            UserError: the limit is exceeded.
         """
         self._left -= size
         if self._left >= 0:
@@ -71,18 +71,18 @@ class Budget:
 
 
 def budget(files: Iterable[Path], most: int | None) -> Budget:
-    """Return the budget of those of ``files`` that are compressed."""
+    """Return the budget of the compressed files among ``files``."""
     return Budget(sum(path.stat().st_size for path in files if is_compressed(path)), most)
 
 
 def opened(path: Path, left: Budget | None = None) -> BinaryIO:
-    """Open ``path`` to be read, decompressed if its suffix says so.
+    """Open ``path`` for reading, decompressed if its suffix says so.
 
     Args:
         path: the file.
-        left: what it may become; None: what it may by itself.
+        left: the budget to use; None: a budget for this file alone.
 
-    Reading raises :class:`UserError` where a file becomes more than that.
+    Reading raises :class:`UserError` when the budget is exceeded.
     """
     if not is_compressed(path):
         return open_regular(path)
@@ -94,7 +94,7 @@ def opened(path: Path, left: Budget | None = None) -> BinaryIO:
 def bounded(
     stream: BinaryIO, name: object, left: Budget, below: BinaryIO | None = None
 ) -> BinaryIO:
-    """Return a decompressed file that may become so much; closing it closes ``below``."""
+    """Return a decompressed file that draws on the budget; closing it closes ``below``."""
     return io.BufferedReader(_Bounded(stream, name, left, below), 1 << 17)
 
 
@@ -143,7 +143,7 @@ def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
         case ".xz":
             return cast(BinaryIO, lzma.open(file))
         case ".zst":
-            # Unlike the package zstandard, pyarrow tells a file that was cut off from a whole one.
+            # Unlike the package zstandard, pyarrow detects a truncated file.
             import pyarrow as pa  # type: ignore[import-untyped]
 
             return cast(BinaryIO, pa.input_stream(file, compression="zstd"))
@@ -151,10 +151,10 @@ def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
 
 
 def let_streams_decompress() -> None:
-    """Have fsspec, which streams go through, decompress zstd as :func:`opened` does.
+    """Make fsspec, which opens streams, decompress zstd as :func:`opened` does.
 
-    By itself it takes the package zstandard, if that is there, which takes half a file for a
-    whole one.
+    By default it uses the package zstandard, if installed, which reads a truncated file without an
+    error.
     """
     from fsspec.compression import register_compression  # type: ignore[import-untyped]
 
@@ -171,10 +171,10 @@ def _zstd_stream(stream: BinaryIO, **_: Any) -> BinaryIO:
 def plain(path: Path, cache: Path, left: Budget) -> Path:
     """Return ``path``, or a decompressed copy of it in ``cache``.
 
-    A copy is made once for each content (path, size and time), by however many processes ask.
+    A copy is made once per content (path, size and time), even if several processes request it.
 
     Raises:
-        UserError: it cannot be decompressed, or becomes more than is ``left``.
+        UserError: it cannot be decompressed, or exceeds the budget.
     """
     if not is_compressed(path):
         return path
@@ -192,14 +192,14 @@ def plain(path: Path, cache: Path, left: Budget) -> Path:
         except BaseException:
             Path(unfinished.name).unlink()
             raise
-    # Renamed when whole, so that no process ever sees half a copy.
+    # Renamed when complete, so that no process ever sees a partial copy.
     Path(unfinished.name).replace(copy)
     return copy
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Tell a file that cannot be read, or is damaged, as the mistake it is."""
+    """Report an unreadable or damaged file as a :class:`UserError`."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""What a file holds, as seen from its first bytes: a whole file that is something else."""
+"""Detect files of another format from their first bytes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _PARQUET = b"PAR1"
 
 
 def check_pointer(path: Path) -> None:
-    """Refuse a file of Git LFS that has not been fetched.
+    """Refuse a Git LFS pointer, a file that has not been fetched.
 
     Raises:
-        UserError: it is one.
+        UserError: it is a pointer.
     """
     with explained(path), open_regular(path) as stream:
         if stream.read(len(_LFS)) == _LFS:
@@ -39,15 +39,15 @@ def check_pointer(path: Path) -> None:
 
 
 def check(path: Path, format: str, *, tolerant: bool) -> None:
-    """Refuse a file that cannot be read, or is something else than ``format`` as a whole.
+    """Refuse a file that is unreadable, or as a whole not of ``format``.
 
     Args:
         path: the file, compressed or not.
         format: ``text``, ``jsonl`` or ``parquet``.
-        tolerant: leave it to whoever reads a text file to count it as bad.
+        tolerant: accept a bad text file; its reader counts it.
 
     Raises:
-        UserError: says what it is, and what would be valid.
+        UserError: names the actual format, and what would be valid.
     """
     check_pointer(path)
     with explained(path), opened(path) as stream:

@@ -1,4 +1,4 @@
-"""The order of a pass, and how it is dealt out to lanes."""
+"""Shuffle the documents of an epoch and distribute them over lanes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atom.plugin import Document
 
 
 class Documents(Protocol):
-    """Documents that can be had in any order."""
+    """Documents with random access."""
 
     def __len__(self) -> int: ...
 
@@ -24,11 +24,11 @@ class Documents(Protocol):
 def deal(
     documents: Documents, lane: int, lanes: int, *, seed: int, epoch: int, start: int
 ) -> Iterator[Document]:
-    """Yield documents ``start``, ``start + 1``, … of ``lane`` in the pass ``epoch``.
+    """Yield documents ``start``, ``start + 1``, … of ``lane`` in epoch ``epoch``.
 
-    A pass is a permutation of the documents, and lane i takes its i-th document and every
+    An epoch is a permutation of the documents, and lane i takes its i-th document and every
     ``lanes``-th after it. If there are n < ``lanes`` documents, lane i takes document i % n of
-    the permutation alone, so that every lane has something to read.
+    the permutation only, so that every lane has something to read.
     """
     count = len(documents)
     if count == 0:
@@ -37,16 +37,16 @@ def deal(
         yield documents[int(index)]
 
 
-@lru_cache(maxsize=4)  # lanes that end a pass at different times need two of them for a while
+@lru_cache(maxsize=4)  # lanes that end an epoch at different times need two of them
 def permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.unsignedinteger]:
-    """Return the numbers 0 to ``count`` - 1 in the order of the pass ``epoch``.
+    """Return the numbers 0 to ``count`` - 1 in the order of epoch ``epoch``.
 
-    Every machine and version of numpy gives the same: numpy promises it of the raw numbers of a
-    bit generator, and of nothing that is made of them.
+    Every machine and version of numpy gives the same order: numpy guarantees that for the raw
+    output of a bit generator only.
     """
     key = hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:16]
     numbers = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(count)
-    smallest = np.min_scalar_type(count)  # most often half the memory
+    smallest = np.min_scalar_type(count)  # usually half the memory
     order: npt.NDArray[np.unsignedinteger] = np.argsort(numbers, kind="stable").astype(smallest)
     order.setflags(write=False)
     return order

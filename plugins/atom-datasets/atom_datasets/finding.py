@@ -1,4 +1,4 @@
-"""Which files a dataset's paths lead to, and what beside them is left out."""
+"""Find the files of a dataset's paths, and report what is left out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_EXAMPLES = 3
 
 
 class Tally:
-    """Counts what is left out, by kind, with a few examples of each."""
+    """Counts of skipped files by kind, with a few examples of each."""
 
     def __init__(self) -> None:
         self.kinds: dict[str, tuple[int, list[str]]] = {}
@@ -40,7 +40,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Found:
-    """The files of a dataset, each once, and what else is in their folders."""
+    """The files of a dataset, each once, and the skipped files of their folders."""
 
     files: tuple[Path, ...]
     left_out: Tally = field(compare=False)
@@ -52,16 +52,16 @@ def find(
     format: str,
     links: leading_out.Links,
 ) -> Found:
-    """Return the files that ``paths`` lead to: files, folders, glob patterns.
+    """Return the files of ``paths``: files, folders, glob patterns.
 
     Args:
         paths: as the user gave them.
-        wanted: which files of a folder are of the ``format``; None: all of them.
+        wanted: whether a file of a folder has the ``format``; None: take all files.
         format: its name.
         links: which links may lead out of a folder.
 
     Raises:
-        UserError: one of the paths leads to no file, or a folder cannot be read.
+        UserError: a path matches no file, or a folder cannot be read.
     """
     left_out = Tally()
     found: dict[Path, None] = {}
@@ -89,10 +89,10 @@ def find(
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file, which links may lead to; a pipe or a device is not waited for.
+    """Open a regular file, possibly through links; do not block on a pipe or a device.
 
     Raises:
-        OSError: it is no file of a disk, or cannot be opened.
+        OSError: it is not a regular file, or cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -106,8 +106,8 @@ def walk(
 ) -> list[Path]:
     """Return the files below ``folder``, sorted by their path within it.
 
-    Links to folders are followed, and each folder is read once, however many lead to it. Hidden
-    files and folders, and folders named in ``without``, are left out.
+    Links to folders are followed, and each folder is read once, however many links lead to it.
+    Hidden files and folders, and folders named in ``without``, are left out.
 
     Raises:
         UserError: a folder cannot be read.
@@ -127,7 +127,7 @@ def walk(
                 if name.startswith("."):
                     left_out.add("hidden files and folders", name)
         shown = [n for n in folders if not n.startswith(".") and n not in without]
-        # A folder itself before links to it: the shorter way is the name of its files.
+        # A folder before links to it: its files are named by the shorter path.
         shown.sort(key=lambda name: (Path(place, name).is_symlink(), name))
         folders[:] = [name for name in shown if enters(Path(place, name))]
         found += [Path(place, name) for name in names if not name.startswith(".")]
@@ -135,7 +135,7 @@ def walk(
 
 
 def _files(given: str, left_out: Tally) -> tuple[list[Path], str]:
-    """Return the files that a path leads to, and the words for none."""
+    """Return the files that a path matches, and the error text if there are none."""
     path = Path(given).expanduser()
     if path.is_dir():
         return walk(path, left_out=left_out), "there is no file in this folder"
@@ -145,7 +145,7 @@ def _files(given: str, left_out: Tally) -> tuple[list[Path], str]:
         return [], "there is no such file or folder"
     _check_pattern(str(path))
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (Path has none for any path)
-    if "**" not in given:  # which leads into them
+    if "**" not in given:  # a pattern with ** enters folders itself
         for match in matches:
             if match.is_dir():
                 left_out.add("folders that the pattern matches", match.name)
@@ -153,7 +153,7 @@ def _files(given: str, left_out: Tally) -> tuple[list[Path], str]:
 
 
 def _folder(given: str) -> Path | None:
-    """Return the folder that a path names, or that a pattern begins with; None for a file."""
+    """Return the folder of a path, or of a pattern's fixed prefix; None for a file."""
     path = Path(given).expanduser()
     if path.is_dir():
         return path
@@ -165,7 +165,7 @@ def _folder(given: str) -> Path | None:
 
 
 def _check_pattern(pattern: str) -> None:
-    """Refuse a folder that the pattern leads through and that cannot be read, as glob skips it."""
+    """Refuse an unreadable folder on the way of a pattern: glob would skip it silently."""
     while glob.has_magic(pattern):
         pattern = os.path.dirname(pattern)  # noqa: PTH120 (of a pattern)
         for folder in glob.glob(pattern or ".", recursive=True):  # noqa: PTH207 (as above)
@@ -174,7 +174,7 @@ def _check_pattern(pattern: str) -> None:
 
 
 def _each_once(found: Iterable[Path], left_out: Tally) -> tuple[Path, ...]:
-    """Leave out further names of a file: links to it, and ways through a loop of links."""
+    """Remove duplicates of a file: links to it, and paths through a loop of links."""
     found = tuple(found)
     kept: dict[object, Path] = {}
     for path in sorted(found, key=lambda path: (path.is_symlink(), len(path.parts), str(path))):

@@ -1,4 +1,4 @@
-"""``huggingface``: a dataset of the Hub, streamed, so that nothing is downloaded ahead."""
+"""``huggingface``: stream a dataset from the Hub, without downloading it first."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
 _ROWS = 256
-"""Rows read at a time."""
+"""Rows per read."""
 
 _LINKS = re.compile(r"\S*/atom_datasets/[0-9a-f]{32}\.d")
-"""A folder of links in a message: see :mod:`atom_datasets.links`."""
+"""The path of a folder of links, as in messages: see :mod:`atom_datasets.links`."""
 
 _LOOKED_AT = 100_000
-"""Rows that are looked at for one with text, before a run starts."""
+"""Rows searched for text before a run starts."""
 
 
 def source(config: HuggingFace) -> HuggingFaceSource:
-    """Return the source that ``config`` describes. The Hub is asked when it is used."""
+    """Return the source that ``config`` describes; the Hub is contacted on first use."""
     return HuggingFaceSource(
         config.path,
         config.subset,
@@ -56,9 +56,9 @@ def source(config: HuggingFace) -> HuggingFaceSource:
 class HuggingFaceSource:
     """The rows of a streamed dataset, whose files (shards) can only be read from their beginning.
 
-    A pass deals out whole shards, in an order that depends on the seed and the pass. Where there
-    are fewer shards than lanes, neighbouring lanes share one: each takes every n-th of its rows.
-    Within a shard rows stay in order. To start somewhere, a lane reads what comes before.
+    An epoch distributes whole shards to lanes, in an order that depends on the seed and the epoch.
+    If there are fewer shards than lanes, neighbouring lanes share one: each takes every n-th of its
+    rows. Rows of a shard stay in order. To start in the middle, a lane reads the rows before.
     """
 
     path: str
@@ -70,10 +70,10 @@ class HuggingFaceSource:
     links: Links = "data"
 
     def check(self) -> str:
-        """Return a digest of the dataset's files: of their commit, or their content.
+        """Return a digest of the dataset: of its commit, or of its files' content.
 
         Raises:
-            UserError: the dataset cannot be had, is empty, or has no such column of text.
+            UserError: the dataset is unavailable or empty, or lacks the text column.
         """
         rows, text = 0, False
         with quiet(), _explained(self):
@@ -87,19 +87,19 @@ class HuggingFaceSource:
         return identity.digest(self.parts().values(), self.split, self.text_field)
 
     def parts(self) -> dict[str, str]:
-        """Return what identifies each file by its name."""
+        """Return the identity of each file by its name."""
         read = _opened(self).read
         return identity.addressed(read) or {self.path: f"{self.subset} {self.revision}"}
 
     def contents(self) -> Contents:
-        """Return how many files there are, and which ones of a folder no split reads."""
+        """Return the number of files, and the files of a folder that no split reads."""
         opened = _opened(self)
         return Contents(files=opened.files, left_out=opened.left_out.phrases())
 
     def lane(
         self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
     ) -> Iterator[Document]:
-        """Yield the documents of ``lane``, skipping ``start`` of them as they are read.
+        """Yield the documents of ``lane``; skip ``start`` of them by reading.
 
         Raises:
             UserError: a record or a file is damaged.
@@ -113,7 +113,7 @@ class HuggingFaceSource:
             for shard, row, value in islice(rows, start, None):
                 id = f"{self.path}/{self.split} shard {shard} row {row}"
                 yield Document(_text(value.as_py(), self.text_field), id)
-        except ValueError as error:  # of Arrow, pandas, UTF-8; the network has OSError
+        except ValueError as error:  # from Arrow, pandas and UTF-8; network errors are OSError
             reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(
                 f"{self.path}/{self.split} is damaged near {id} ({reason})", key="dataset.path"
@@ -130,11 +130,11 @@ class Slice:
 
 
 def dealt(shards: int, lane: int, lanes: int, *, seed: int, epoch: int) -> list[Slice]:
-    """Return what ``lane`` reads in the pass ``epoch``."""
+    """Return the slices that ``lane`` reads in epoch ``epoch``."""
     order = [int(shard) for shard in permutation(shards, seed, epoch)]
     if shards >= lanes:
         return [Slice(shard) for shard in order[lane::lanes]]
-    # Neighbours share a shard because a rank has neighbouring lanes, and then opens fewer shards.
+    # Neighbours share a shard: a rank has neighbouring lanes, and then opens fewer shards.
     place = lane * shards // lanes
     sharing = [other for other in range(lanes) if other * shards // lanes == place]
     firsts = permutation(len(sharing), seed, epoch)
@@ -144,7 +144,7 @@ def dealt(shards: int, lane: int, lanes: int, *, seed: int, epoch: int) -> list[
 def _rows(
     stream: datasets.IterableDataset, slice: Slice, text_field: str
 ) -> Iterator[tuple[int, int, pa.Scalar]]:
-    """Yield (shard, row, text as Arrow has it), decoding no row that is not read in the end."""
+    """Yield (shard, row, text as an Arrow scalar), decoding only the rows of the slice."""
     shard = stream.shard(num_shards=stream.num_shards, index=slice.shard)
     row = 0
     for table in shard.select_columns([text_field]).with_format("arrow").iter(batch_size=_ROWS):
@@ -158,7 +158,7 @@ def _rows(
 class _Opened:
     stream: datasets.IterableDataset
     read: tuple[str | Path, ...]
-    """The files of the split, as far as they are known: paths, and addresses of those elsewhere."""
+    """The known files of the split: paths, and addresses of files elsewhere."""
 
     files: int | None
     left_out: Tally
@@ -183,7 +183,7 @@ def _opened(source: HuggingFaceSource) -> _Opened:
                 if split != source.split:
                     left_out.add("files of other splits", Path(name).name)
         for path in links.values():
-            if path.name.lower() != "readme.md":  # which says what the splits are
+            if path.name.lower() != "readme.md":  # it defines the splits
                 left_out.add("files that are in no split", path.name)
         return _Opened(stream, read, len(read), left_out)
 
@@ -191,7 +191,7 @@ def _opened(source: HuggingFaceSource) -> _Opened:
 def _builder(
     source: HuggingFaceSource, left_out: Tally
 ) -> tuple[datasets.DatasetBuilder, dict[str, Path]]:
-    """Return what reads the dataset, and of a folder its files by the links that are read."""
+    """Return the builder of the dataset, and a folder's files by the links to them."""
     import datasets
 
     path = source.path
@@ -216,7 +216,7 @@ def _builder(
 
 
 def _columns(source: HuggingFaceSource) -> list[str]:
-    """Return the names of all columns, as far as they can be found out."""
+    """Return the names of all columns that can be determined."""
     builder, links = _builder(source, Tally())
     admitted.check(builder, source.path, links or None)
     stream = builder.as_streaming_dataset(split=source.split)
@@ -225,12 +225,12 @@ def _columns(source: HuggingFaceSource) -> list[str]:
 
 @contextmanager
 def _explained(source: HuggingFaceSource) -> Iterator[None]:
-    """Tell what goes wrong at the start as a mistake."""
+    """Convert errors at the start to a :class:`UserError`."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # of the network, of the Hub, of datasets: each has its own
+    except Exception as error:  # network, Hub and datasets each raise their own types
         names: list[str] = []
         with suppress(Exception):
             names = _columns(source)

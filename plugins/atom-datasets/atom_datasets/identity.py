@@ -1,4 +1,4 @@
-"""What files hold, as a digest: the same wherever they are and whenever they were written."""
+"""Compute digests of file contents, independent of place and time."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from atom.io.files import make_folder, read_bytes, write_text
 from atom_datasets.finding import open_regular
 
 WHOLE = 64 << 20
-"""Bytes of the largest file that is read whole; of a larger one, blocks that are spread over it."""
+"""Largest file in bytes that is hashed whole; of a larger one, blocks spread over it are hashed."""
 
 _BLOCK = 1 << 16
 _BLOCKS = 64
 _MOST_KEPT = 1 << 30
 _WORTH_KEEPING = 16 << 20
-"""Bytes that take so long to read that their digests are kept."""
+"""Files from this size on, in bytes, have their digests cached."""
 
 _SETTLED_NS = 2_000_000_000
-"""A file that was written to this shortly before may be written to again at the same time of
-change, as far as the clock of its filesystem tells."""
+"""Nanoseconds after which a modification time is reliable.
+
+A file written more recently may be written again with the same time, given the resolution of its
+filesystem's clock.
+"""
 
 
 class _Stat(NamedTuple):
-    """What a file has another of when it has been written to or replaced."""
+    """File metadata that changes when a file is written or replaced."""
 
     path: str
     size: int
@@ -40,12 +43,12 @@ class _Stat(NamedTuple):
 def parts(files: Iterable[Path], kept: Callable[[], Path]) -> dict[str, str]:
     """Return the digest of each file's content by its name, in the order of ``files``.
 
-    A name is the path within the folder that holds them all.
+    A name is the path within the common folder of all files.
 
     Args:
-        files: what is read.
-        kept: returns a folder for digests of files that have not changed since; called where they
-            are large enough to be kept.
+        files: the files to hash.
+        kept: returns the cache folder for digests of unchanged files; called only if a file is
+            large enough.
     """
     stats = [_stat(path) for path in files]
     names = _names([stat.path for stat in stats])
@@ -53,13 +56,16 @@ def parts(files: Iterable[Path], kept: Callable[[], Path]) -> dict[str, str]:
 
 
 def digest(contents: Iterable[str], *recipe: object) -> str:
-    """Return a digest of contents, in their order, and of what else makes documents of them."""
+    """Return a digest of contents, in order, and of the other parameters that define documents."""
     return hashlib.sha256(json.dumps([*recipe, list(contents)]).encode()).hexdigest()
 
 
 def addressed(files: Iterable[str | Path]) -> dict[str, str]:
-    """Return what identifies each file that ``datasets`` reads: its address, which holds the commit
-    of a repository of the Hub; of a local file its content."""
+    """Return the identity of each file that ``datasets`` reads.
+
+    For a file of the Hub that is its address, with the repository's commit; for a local file its
+    content.
+    """
     from datasets import config
 
     paths = {file: Path(file) for file in files}

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, each a record with a field of text."""
+"""Read JSON lines: one object per line, each a record with a text field."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ WITHOUT_TEXT = "records with no text in the field"
 HALVES = "halves of surrogate pairs, read as U+FFFD"
 
 RECORD = 64 << 20
-"""Bytes that a record may have: a line without an end would fill the memory."""
+"""Maximum bytes of a record: an endless line would fill the memory."""
 
 _ARRAY_BYTES = 1 << 30
-"""Bytes that a file may have which is one array, and has to be read whole."""
+"""Maximum bytes of a file with a single array, which is read whole."""
 
 _PART = 1 << 20
 
@@ -29,9 +29,9 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 class Row(NamedTuple):
     """A record or a row of a file, counted from 1.
 
-    ``text`` is None where there is none to train on: ``problem`` says of a bad one why it cannot be
-    read (with ``key``, the parameter at fault), ``note`` names what else is to be told of it.
-    ``fields`` are those of a record without the wanted one.
+    ``text`` is None if there is none to train on. ``problem`` says why a bad row cannot be read
+    (with ``key``, the parameter at fault); ``note`` names what else to report. ``fields`` are those
+    of a record without the text field.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     fields: Iterable[str] = ()
 
     def mistake(self, text_field: str) -> UserError:
-        """Return the mistake of a bad one."""
+        """Return the error of a bad row."""
         assert self.problem is not None
         value = text_field if self.key == "dataset.text_field" else ...
         return UserError(self.problem, key=self.key, value=value)
@@ -52,13 +52,13 @@ def read(stream: BinaryIO, name: object, text_field: str, *, arrays: bool = Fals
     """Yield the records of a file.
 
     Args:
-        stream: the file, not compressed.
-        name: what it is called where a person is told of it.
-        text_field: the field of a record that is read.
-        arrays: read a file that is one array, too, whole.
+        stream: the file, decompressed.
+        name: the file's name in messages.
+        text_field: the field to read.
+        arrays: also read a file with a single array, whole.
 
     Raises:
-        UserError: the file as a whole is something else.
+        UserError: the file as a whole has another format.
     """
     lines = _Lines(stream)
     first = True
@@ -83,12 +83,12 @@ def read(stream: BinaryIO, name: object, text_field: str, *, arrays: bool = Fals
 
 
 class _Lines:
-    """The lines of a stream, with their ends; None for one of more bytes than a record has."""
+    """The lines of a stream, with their ends; None for a line above the size limit."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._read: list[bytes] = []
-        """Lines that have been read, the last one first."""
+        """Lines read ahead, in reverse order."""
         self._begun = b""
 
     def __iter__(self) -> Iterator[bytes | None]:
@@ -108,7 +108,7 @@ class _Lines:
             yield last
 
     def whole(self, first: bytes, most: int) -> bytes | None:
-        """Return the line ``first`` and all that follows; None if that is more than ``most``."""
+        """Return the line ``first`` and all that follows; None if that exceeds ``most`` bytes."""
         parts = [first, *reversed(self._read), self._begun]
         left = most - sum(map(len, parts))
         while left >= 0 and (part := self._stream.read(_PART)):
@@ -145,7 +145,7 @@ def _array(data: bytes | None, name: object, text_field: str) -> Iterator[Row]:
 
 
 def text_row(number: int, record: dict[str, Any], name: object, text_field: str) -> Row:
-    """Return what a record says."""
+    """Return the row of a parsed record."""
     if text_field not in record:
         return Row(number, note=WITHOUT_FIELD, fields=record)
     text = record[text_field]
@@ -154,7 +154,7 @@ def text_row(number: int, record: dict[str, Any], name: object, text_field: str)
     if not isinstance(text, str):
         problem = f"holds {_shown(text)} and no text in line {number} of {name}"
         return Row(number, problem=problem, key="dataset.text_field")
-    # JSON can spell half of a surrogate pair, which UTF-8 and Arrow cannot hold.
+    # JSON can encode half of a surrogate pair; UTF-8 and Arrow cannot.
     if not text.isascii() and _SURROGATES.search(text):
         return Row(number, _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text), note=HALVES)
     return Row(number, text)
@@ -184,12 +184,12 @@ def _parsed(line: str) -> object:
     except ValueError as error:
         if "integer string conversion" not in str(error):
             raise
-        # A number of thousands of digits is JSON, too, in a field that is not asked for.
+        # A number with thousands of digits is valid JSON, in a field that is not used.
         return json.loads(line, parse_int=float)
 
 
 def _has_twice(line: str, field: str) -> bool:
-    """Return whether the object of a line has a field twice, of which only one can be read."""
+    """Return whether a line's object has a field twice; a parser keeps only one of them."""
     if line.count(f'"{field}"') < 2:
         return False
     return sum(key == field for key, _ in json.loads(line, object_pairs_hook=list)) > 1

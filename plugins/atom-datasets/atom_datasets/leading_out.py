@@ -1,7 +1,7 @@
-"""Links in a folder of data that lead out of it.
+"""Check links that lead out of a data folder.
 
-Folders of data are often made of links, and whoever publishes a folder can put a link to a private
-file into it. What a link out of a folder stands for is read if it passes as data by its own name.
+Data folders often consist of links, but the publisher of a folder can link to a private file. The
+target of a link out of the folder is read only if its own name looks like data.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from atom.io import strangers
 Links = Literal["data", "follow", "refuse"]
 
 _STORES = (".git/annex/objects/", ".dvc/cache/", "/blobs/")
-"""Where data is kept under names that say nothing; blobs are those of Hugging Face's cache."""
+"""Stores with opaque file names; blobs are those of Hugging Face's cache."""
 
 
 def check(files: Iterable[Path], folder: Path, links: Links) -> Iterator[Path]:
-    """Yield those of ``files`` that are elsewhere.
+    """Yield the files among ``files`` that are outside ``folder``.
 
     Args:
-        files: below ``folder``, as far as their names go.
-        folder: what the user has named.
-        links: ``data``, ``follow`` or ``refuse``: what of them may be.
+        files: files below ``folder`` by their names.
+        folder: the folder that the user named.
+        links: ``data``, ``follow`` or ``refuse``: which of them are permitted.
 
     Raises:
-        UserError: one may not be.
+        UserError: one is not permitted.
     """
     around = strangers.around(folder)
     for path in files:
@@ -54,7 +54,7 @@ def check(files: Iterable[Path], folder: Path, links: Links) -> Iterator[Path]:
 
 
 def _no_data(path: Path, real: Path, around: Path) -> str | None:
-    """Return why a file elsewhere may be something else than data."""
+    """Return why a file outside the folder may not be data, or None."""
     store = next((store for store in _STORES if store in real.as_posix()), None)
     if store == "/blobs/":
         store = store if real.parent.parent.name.startswith(strangers.CACHED) else None
@@ -71,7 +71,7 @@ def _no_data(path: Path, real: Path, around: Path) -> str | None:
 
 
 def _real(path: Path) -> Path:
-    # A link is rare: where a file is none, its folder's place is that of all beside it.
+    # Links are rare: resolve other files through their folder's real path, which is cached.
     if path.is_symlink():
         return Path(os.path.realpath(path))
     return _folder(path.parent) / path.name

@@ -1,7 +1,7 @@
-"""A folder for ``datasets`` to read: links to files, under names that are no patterns.
+"""Make a folder of links for ``datasets``, with names that it does not interpret.
 
-``datasets`` takes brackets in a path for a pattern and ``::`` for a chain of URLs, follows no link
-to a folder, and does not know ``.JSONL``; what it does not match it leaves out without a word.
+``datasets`` treats brackets in a path as a pattern and ``::`` as a chain of URLs, follows no link
+to a folder, and does not recognize ``.JSONL``; it skips unmatched files silently.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _SPECIAL = re.compile(r"[\[\]*?:#~]")
 
 
 def linked(folder: Path, files: Iterable[Path], cache: Path) -> tuple[Path, dict[str, Path]]:
-    """Make a folder in ``cache`` with a link to each of ``files``, if it is not there.
+    """Make a folder in ``cache`` with a link to each of ``files``, if it does not exist.
 
-    Return it, and the files by the paths of their links.
+    Return the folder, and the files by the paths of their links.
 
     Args:
-        folder: what the files are in; links have their places within it.
+        folder: contains the files; links keep their places within it.
         files: all of them, in order.
-        cache: outlives the run.
+        cache: a folder that outlives the run.
 
     Raises:
-        UserError: the cache's own name would be taken for a pattern.
+        UserError: the cache's own path would be treated as a pattern.
     """
     if _SPECIAL.search(str(cache).replace("~", "")):
         raise UserError(
@@ -54,7 +54,7 @@ def linked(folder: Path, files: Iterable[Path], cache: Path) -> tuple[Path, dict
         link = unfinished / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
-    # Renamed when whole: several processes may make it at once, and the first one has it.
+    # Renamed when complete: several processes may make it at once, and the first one wins.
     with suppress(OSError):
         unfinished.rename(place)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -62,7 +62,7 @@ def linked(folder: Path, files: Iterable[Path], cache: Path) -> tuple[Path, dict
 
 
 def original(path: str) -> str:
-    """Return what a link of such a folder stands for, or a path or URL as it is."""
+    """Return the target of a link in such a folder, or another path or URL unchanged."""
     try:
         return str(Path(path).readlink())
     except OSError:

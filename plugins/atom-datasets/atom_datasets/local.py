@@ -1,4 +1,4 @@
-"""``local``: files of the user's own."""
+"""``local``: read the user's files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TABLES = frozenset({".csv", ".tsv", ".arrow", ".feather", ".xlsx"})
 
 
 def source(config: Local) -> LocalSource:
-    """Return the source that ``config`` describes. The files are looked for when it is used."""
+    """Return the source that ``config`` describes; files are searched on first use."""
     paths = (config.path,) if isinstance(config.path, str) else tuple(config.path)
     return LocalSource(
         paths,
@@ -49,7 +49,7 @@ def source(config: Local) -> LocalSource:
 
 @dataclass(frozen=True)
 class LocalSource:
-    """The documents of local files: a text file, a part of a long one, a record or a row each."""
+    """The documents of local files: text files, parts of long ones, records or rows."""
 
     paths: tuple[str, ...]
     format: Literal["auto", "text", "jsonl", "parquet"]
@@ -60,17 +60,17 @@ class LocalSource:
     links: Links = "data"
 
     def check(self) -> str:
-        """Return a digest of what the files hold, in their order.
+        """Return a digest of the files' contents, in order.
 
         Makes the tables and decompressed copies that reading needs, in the cache of ``datasets``.
 
         Raises:
-            UserError: nothing matches, or what does cannot be read or holds no text.
+            UserError: nothing matches, or a file cannot be read or has no text.
         """
         files = _found(self).files
         format = _format(files, self)
         for path in files:
-            # With a tolerance, what is no text is counted when it is read.
+            # With a tolerance, files that are not text are counted when they are read.
             content.check(path, format, tolerant=self.max_bad_fraction > 0)
         _documents(self)
         recipe = (self.format, self.text_field, self.max_chars, self.max_bad_fraction)
@@ -81,7 +81,7 @@ class LocalSource:
         return identity.parts(_found(self).files, _cache)
 
     def contents(self) -> Contents:
-        """Return how many files and documents there are, and what is left out."""
+        """Return the number of files and documents, and what is left out."""
         found, documents = _found(self), _documents(self)
         left_out = (*found.left_out.phrases(), *documents.left_out.phrases())
         return Contents(files=len(found.files), documents=len(documents), left_out=left_out)
@@ -139,7 +139,7 @@ def _opened(source: LocalSource, files: tuple[Path, ...]) -> TextFiles | Records
 
 def _plain(files: tuple[Path, ...], most: int | None) -> tuple[Path, ...]:
     left = budget(files, most)
-    # Where nothing is compressed, `datasets` need not be imported.
+    # Without compressed files, `datasets` need not be imported.
     return tuple(plain(path, _cache(), left) if is_compressed(path) else path for path in files)
 
 
@@ -156,7 +156,7 @@ def _format(files: tuple[Path, ...], source: LocalSource) -> Format:
     """Return the format of the files.
 
     Raises:
-        UserError: they are of several, or of none; or a parameter is given that it ignores.
+        UserError: the formats differ, or none is known; or a given parameter does not apply to it.
     """
     format = _one_format(files, source) if source.format == "auto" else source.format
     ignored = ("text_field",) if format == "text" else ("max_chars",)
@@ -173,7 +173,10 @@ def _format(files: tuple[Path, ...], source: LocalSource) -> Format:
 
 
 def _one_format(files: tuple[Path, ...], source: LocalSource) -> Format:
-    """Files of two formats are rather a mistake (a README beside the data) than a wish."""
+    """Return the only format of the files.
+
+    Two formats are more likely a mistake (a README beside the data) than intended.
+    """
     for path in files:
         if (suffix := bare_suffix(path)) in _TABLES:
             raise UserError(

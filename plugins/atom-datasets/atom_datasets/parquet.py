@@ -1,4 +1,4 @@
-"""Parquet: rows with a column of text, read without the other columns."""
+"""Read one text column of Parquet files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
 _ROWS = (16, 1024)
-"""Rows read at a time: few where texts are so long that many would fill the memory."""
+"""Rows per read: few if texts are so long that many would fill the memory."""
 
 _TOGETHER = 1 << 30
-"""Bytes that are read at a time, in so far as their number can be told ahead."""
+"""Bytes per read, as far as the size is known in advance."""
 
 
 def check(path: Path, name: Path, text_field: str) -> None:
-    """Refuse a file that is no Parquet, or has no such column of text.
+    """Refuse a file that is not Parquet, or lacks the text column.
 
     Args:
         path: the file.
-        name: what it is called where a person is told of it.
+        name: the file's name in messages.
         text_field: the column.
 
     Raises:
@@ -50,10 +50,10 @@ def check(path: Path, name: Path, text_field: str) -> None:
 
 
 def read(path: Path, name: Path, text_field: str, left: Budget) -> Iterator[Row]:
-    """Yield the rows of a file that :func:`check` has passed.
+    """Yield the rows of a file accepted by :func:`check`.
 
     Raises:
-        UserError: the file is damaged, or its texts are more than is ``left``.
+        UserError: the file is damaged, or its texts exceed the budget.
     """
     import pyarrow.parquet as pq
 
@@ -62,7 +62,7 @@ def read(path: Path, name: Path, text_field: str, left: Budget) -> Iterator[Row]
         for batch in file.iter_batches(_rows(file, text_field), columns=[text_field]):
             for text in texts(batch.column(0)):
                 number += 1
-                # One that is stored once may be the text of any number of rows.
+                # A text that is stored once may occur in any number of rows.
                 left.use(len(text or ""), name)
                 if isinstance(text, bytes):
                     problem = f"row {number} of {name} is not UTF-8"
@@ -72,7 +72,7 @@ def read(path: Path, name: Path, text_field: str, left: Budget) -> Iterator[Row]
 
 
 def _rows(file: Any, column: str) -> int:
-    """Return how many rows to read at a time: each may be the longest text of its column."""
+    """Return the number of rows per read: each may have the longest text of its column."""
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     largest = max(
         (
@@ -88,7 +88,7 @@ def _rows(file: Any, column: str) -> int:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Return whether a column of this type holds text, or nothing at all."""
+    """Return whether a column of this type contains text, or only nulls."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
@@ -102,7 +102,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def texts(column: pa.Array) -> list[Any]:
-    """Return the texts of a column, None for null, and as bytes those that are not UTF-8."""
+    """Return the texts of a column, None for null, and bytes for those that are not UTF-8."""
     import pyarrow as pa
 
     try:

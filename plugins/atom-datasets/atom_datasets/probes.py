@@ -1,4 +1,4 @@
-"""Show the faults of ``datasets`` that this package repairs: each returns whether it is there."""
+"""Reproduce the faults of ``datasets`` that this package repairs; True if one is present."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def unread_values_end_a_stream() -> bool:
 
 
 def _reads(*files: list[dict[str, object]]) -> bool:
-    """Return whether the texts of JSON lines are streamed."""
+    """Return whether the texts of JSON lines can be streamed."""
     import datasets
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The ``datasets`` library, without its own words on the screen."""
+"""Import and call ``datasets`` without its output on the screen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atom.io.printing import with_bars
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep ``datasets`` from writing to the screen, but for progress bars on a terminal."""
+    """Suppress the output of ``datasets``, except progress bars on a terminal."""
     import datasets
     from datasets.utils import logging
 

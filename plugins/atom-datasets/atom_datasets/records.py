@@ -1,5 +1,4 @@
-"""Records of text, from JSON lines or Parquet, as a memory-mapped table that ``datasets`` keeps in
-its cache."""
+"""Keep records of JSON lines or Parquet as a memory-mapped table in the cache of ``datasets``."""
 
 from __future__ import annotations
 
@@ -22,22 +21,21 @@ BAD = "records that cannot be read"
 
 
 class NoTextError(Exception):
-    """There are no records, or none of them has any text."""
+    """There are no records, or all records are without text."""
 
 
 class File(NamedTuple):
-    """``name`` is for people; ``path`` is where a copy is that is not compressed, if need be."""
+    """``name`` is for messages; ``path`` may be a decompressed copy."""
 
     name: Path
     path: Path
 
 
 class Records:
-    """The records of files that have text in them, and empty documents for the bad ones.
+    """The records of files that contain text, and empty documents for the bad ones.
 
-    The table is made here and not by ``datasets``' own readers: they want all files to have the
-    same columns, guess types (a text that reads like one becomes a timestamp), and take a path for
-    a pattern or a chain of URLs.
+    The table is not made by ``datasets``' readers: they require the same columns in all files,
+    guess types (a text may become a timestamp), and interpret paths as patterns or chains of URLs.
     """
 
     def __init__(
@@ -52,16 +50,16 @@ class Records:
         """Open the table from the cache, or make it.
 
         Args:
-            files: what to read.
+            files: the files to read.
             format: ``jsonl`` or ``parquet``.
-            text_field: the field or column that holds the text.
-            fingerprint: the same as long as the files and the other arguments are.
-            max_bad_fraction: of the records, how many may be none.
-            max_bytes: that compressed files may become.
+            text_field: the field or column with the text.
+            fingerprint: identifies the files and the other arguments.
+            max_bad_fraction: maximum fraction of bad records.
+            max_bytes: maximum decompressed bytes.
 
         Raises:
-            UserError: more records are bad than may be, or the field is in none of them.
-            NoTextError: there is nothing in the files.
+            UserError: too many records are bad, or all lack the field.
+            NoTextError: the files contain no text.
         """
         from datasets import Dataset, Features, Value, config
         from datasets.exceptions import DatasetGenerationError
@@ -95,7 +93,7 @@ class Records:
                 raise error.__cause__ from None
             raise
         self.left_out = Tally()
-        """What was left out as the table was made."""
+        """What was left out when the table was made."""
         self.left_out.kinds.update(json.loads(read_text(notes)))
 
     def __len__(self) -> int:
@@ -120,11 +118,11 @@ def _rows(
     notes: Path,
     max_bytes: int | None,
 ) -> Iterator[dict[str, str | int | None]]:
-    """Yield the rows of the table, and write down what is left out of it."""
+    """Yield the rows of the table, and write what is left out to ``notes``."""
     fields: set[str] = set()
     left_out = Tally()
     paths = [file.path for file in files]
-    if format == "parquet":  # which is compressed in itself
+    if format == "parquet":  # its compression is internal
         left = Budget(sum(path.stat().st_size for path in paths), max_bytes)
     else:
         left = budget(paths, max_bytes)
@@ -172,6 +170,6 @@ def _read(file: File, format: str, text_field: str, left: Budget) -> Iterator[Ro
 
 
 def _write(path: Path, left_out: Tally) -> None:
-    """Write a file in one piece: other processes may write the same."""
+    """Write a file atomically: other processes may write the same one."""
     make_folder(path.parent)
     write_text(path, json.dumps(left_out.kinds))

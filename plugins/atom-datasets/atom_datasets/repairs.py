@@ -1,4 +1,4 @@
-"""The repairs of ``datasets``. Data only."""
+"""List the repairs of ``datasets``. Data only."""
 
 from __future__ import annotations
 

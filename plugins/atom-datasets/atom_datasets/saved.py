@@ -1,5 +1,7 @@
-"""Folders that ``save_to_disk`` of the datasets library has written: tables, beside what is said of
-them, and beside what ``map`` has left there."""
+"""Select the tables in folders that ``save_to_disk`` of ``datasets`` has written.
+
+Beside the tables there are descriptions, and caches of ``map``.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ _SAID = ("dataset_info.json", "dataset_dict.json", _STATE)
 
 
 def tables(files: Iterable[Path]) -> list[Path]:
-    """Return ``files`` without those of saved datasets that are not their tables."""
+    """Return ``files`` without files of saved datasets that are not tables."""
     files = list(files)
     named = {path.parent: _named(path) for path in files if path.name == _STATE}
     saved = {folder: names for folder, names in named.items() if names}
@@ -36,7 +38,7 @@ def _read(state: Path) -> bytes:
 
 
 def _named(state: Path) -> set[str]:
-    """Return the names of the tables of a saved dataset; none if it is no such file."""
+    """Return the table names of a saved dataset; none if ``state`` does not describe one."""
     with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
         return {str(one["filename"]) for one in json.loads(_read(state))["_data_files"]}
     return set()

@@ -1,4 +1,4 @@
-"""``stdlib``: the text files of Python's own standard library."""
+"""``stdlib``: read the text files of Python's standard library."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def source(config: Stdlib) -> StdlibSource:
 
 @dataclass(frozen=True)
 class StdlibSource:
-    """The standard library's files, a document each, its id the path within the library."""
+    """The standard library's files, one document each; its id is the path within the library."""
 
     max_chars: int
 
@@ -37,7 +37,7 @@ class StdlibSource:
         """Return a digest of the files' paths and sizes and the version of Python.
 
         Raises:
-            UserError: this Python comes without the source of its library.
+            UserError: this Python has no source files of its library.
         """
         files = _files(_folder())
         if not files:
@@ -52,7 +52,7 @@ class StdlibSource:
         return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
     def contents(self) -> Contents:
-        """Return how many files and documents there are."""
+        """Return the number of files and documents."""
         files = [file for file in _files(_folder()) if file.size > 0]
         documents = _documents(_folder(), self.max_chars)
         return Contents(files=len(files), documents=len(documents))

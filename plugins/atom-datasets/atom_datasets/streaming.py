@@ -1,4 +1,4 @@
-"""Streams of ``datasets`` that read a column of text, and look at no other."""
+"""Make ``datasets`` stream one text column and ignore all others."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
 _ROWS = 256
-"""Rows made at a time, or fewer that have so many bytes as a record may have."""
+"""Rows per table, or fewer if they reach the maximum bytes of a record."""
 
 
 def read_only(builder: datasets.DatasetBuilder, text_field: str) -> None:
-    """Have ``builder`` read the column ``text_field``, as text.
+    """Make ``builder`` read the column ``text_field``, as text.
 
-    By themselves builders read all columns and want them to be the same in all files: a column that
-    nobody asked for, null in one file and nested in the next, ends the stream.
+    By default builders read all columns and require the same types in all files: an unused column
+    that is null in one file and nested in the next ends the stream.
     """
     from datasets import Features, Value
     from datasets.packaged_modules.csv.csv import Csv
@@ -30,12 +30,12 @@ def read_only(builder: datasets.DatasetBuilder, text_field: str) -> None:
     from datasets.packaged_modules.parquet.parquet import Parquet
     from datasets.packaged_modules.text.text import Text
 
-    if not hasattr(builder, "_cast_table"):  # images, web datasets: no columns of a table
+    if not hasattr(builder, "_cast_table"):  # images, web datasets: no table columns
         return
     config = builder.config
     if isinstance(builder, Parquet):
         config.columns = [text_field]
-        # By itself the size of a file's first group of rows, which may be 0.
+        # The default is the size of a file's first row group, which may be 0.
         config.batch_size = config.batch_size or _ROWS
     elif isinstance(builder, Csv):
         config.usecols = [text_field]
@@ -51,7 +51,7 @@ def read_only(builder: datasets.DatasetBuilder, text_field: str) -> None:
 
 
 class _Column:
-    """Leaves of a table one column, of text."""
+    """A transform that keeps one text column of a table."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -72,7 +72,7 @@ class _Column:
 
 
 class _JsonTables:
-    """Makes tables of JSON lines, or of files that are one array."""
+    """A reader that makes tables of JSON lines, or of files with a single array."""
 
     def __init__(self, text_field: str) -> None:
         self._field = text_field
@@ -95,7 +95,7 @@ class _JsonTables:
 
 
 class _TextTables:
-    """Makes tables of the lines of text files, as ``datasets`` does, and refuses endless ones."""
+    """A reader that makes tables of text lines, as ``datasets`` does, and refuses endless lines."""
 
     def __init__(self, builder: Any, text_field: str) -> None:
         self._config, self._cast = builder.config, _Column(text_field)
@@ -149,7 +149,7 @@ def _json_rows(stream: BinaryIO, name: str, text_field: str) -> Iterator[json_li
     """Yield the records of a file.
 
     Raises:
-        UserError: one of them is bad, or no one has the field.
+        UserError: a record is bad, or all lack the field.
     """
     fields: set[str] = set()
     found = False
@@ -164,7 +164,7 @@ def _json_rows(stream: BinaryIO, name: str, text_field: str) -> Iterator[json_li
 
 
 def no_column(name: str, columns: Iterable[str]) -> UserError:
-    """Return the mistake of a column that is not there."""
+    """Return the error of a missing column."""
     return UserError(
         f"it has no such column; {nearest(name, columns)}", key="dataset.text_field", value=name
     )

@@ -1,4 +1,4 @@
-"""Text files as documents: a file each, or several where it is long."""
+"""Read text files as documents: one per file, or several for a long file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from atom_datasets.tolerance import Tolerance
 
 
 class TextFile(NamedTuple):
-    """``name`` is for people; ``size`` is in bytes, ``mtime`` (of the last change) in nanoseconds,
-    None where it does not matter."""
+    """``name`` is for messages; ``size`` is in bytes, ``mtime`` (last modification) in nanoseconds.
+
+    ``mtime`` is None if it does not matter.
+    """
 
     name: str
     path: Path
@@ -28,16 +30,16 @@ class TextFile(NamedTuple):
 
 
 class TextFiles:
-    """The documents of text files, had by number without reading any other.
+    """The documents of text files, each readable by number without reading others.
 
     A file of more than ``max_chars`` bytes is cut about every ``max_chars // 2`` bytes, at the last
-    line end before, or within a line that is longer than that. Where the cuts are is seen from the
-    bytes around them alone. No part has more than ``max_chars`` characters, and the parts put
-    together are the file to the character, less a byte order mark at its start. Line ends stay as
-    they are. Empty files are left out.
+    line end before, or inside a line that is longer. The positions of the cuts depend only on the
+    bytes around them. No part has more than ``max_chars`` characters, and the concatenated parts
+    equal the file to the character, without a byte order mark at its start. Line ends are kept.
+    Empty files are left out.
 
-    Bytes that are not UTF-8 become U+FFFD; with ``max_bad_fraction`` a document that has some is
-    put up with as far as that says, and is empty.
+    Bytes that are not UTF-8 become U+FFFD. With ``max_bad_fraction``, a document that has some is
+    empty and counted as bad.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class TextFiles:
         """Return a document.
 
         Raises:
-            UserError: its file is gone or has changed, or too many documents are no text.
+            UserError: its file is missing or has changed, or too many documents are not text.
         """
         number = bisect_right(self._ends, index)
         file = self._files[number]
@@ -100,7 +102,7 @@ class TextFiles:
         return 1 if file.size <= self._max_chars else -(-file.size // self._stride)
 
     def _read(self, file: TextFile, part: int, parts: int) -> tuple[int, bytes]:
-        """Return where in the file the part begins, and the part."""
+        """Return the offset of the part in the file, and its bytes."""
         try:
             with open_regular(file.path) as stream:
                 _check_unchanged(file, stream)
@@ -122,13 +124,13 @@ class TextFiles:
 
 
 def _without_mark(data: bytes) -> tuple[int, bytes]:
-    """Return how long the byte order mark at the start of a file is, and what follows it."""
+    """Return the length of the byte order mark at the start of a file, and the data after it."""
     text = data.removeprefix(codecs.BOM_UTF8)
     return len(data) - len(text), text
 
 
 def _check_unchanged(file: TextFile, stream: io.BufferedReader) -> None:
-    """Refuse a file that is not what it was when the order of the documents was made."""
+    """Refuse a file that has changed since the order of the documents was made."""
     now = os.fstat(stream.fileno())
     if now.st_size != file.size:
         change = f"it had {file.size:,} bytes and has {now.st_size:,}"
@@ -143,7 +145,7 @@ def _check_unchanged(file: TextFile, stream: io.BufferedReader) -> None:
 
 
 def _line(path: Path, offset: int) -> int:
-    """Return the number of the line that byte ``offset`` of a file is in, from 1."""
+    """Return the line number of byte ``offset`` in a file, from 1."""
     line = 1
     with open_regular(path) as stream:
         while offset > 0 and (part := stream.read(min(offset, 1 << 20))):
@@ -153,8 +155,10 @@ def _line(path: Path, offset: int) -> int:
 
 
 def _cut(window: bytes) -> int:
-    """Return where ``window`` is to be cut: after its last line end, or else before the character
-    that its end may have cut through."""
+    """Return the position to cut ``window`` at.
+
+    That is after its last line end, or else before its last character, which may be incomplete.
+    """
     if line_end := window.rfind(b"\n") + 1:
         return line_end
     for back in range(1, min(4, len(window)) + 1):

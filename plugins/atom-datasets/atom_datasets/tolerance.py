@@ -1,4 +1,4 @@
-"""How many documents may be bad before a run stops."""
+"""Stop a run when too many documents are bad."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from atom.errors import UserError
 
 
 class Tolerance:
-    """Counts bad documents of this process; each counts once, however often it is read.
+    """A counter of this process's bad documents; each counts once, however often it is read.
 
     Args:
-        fraction: of ``total``, how many are put up with; 0: none.
-        total: documents there are.
+        fraction: maximum fraction of ``total``; 0: none is tolerated.
+        total: number of documents.
     """
 
     def __init__(self, fraction: float, total: int) -> None:
@@ -19,7 +19,7 @@ class Tolerance:
         self._bad: set[str] = set()
 
     def use(self, id: str, problem: str) -> None:
-        """Put up with one more.
+        """Count one more bad document.
 
         Raises:
             UserError: there are too many.
@@ -29,7 +29,7 @@ class Tolerance:
 
 
 def refuse(problem: str, bad: int, total: int, fraction: float) -> None:
-    """Raise UserError if ``bad`` documents of ``total`` are more than ``fraction``."""
+    """Raise UserError if ``bad`` documents of ``total`` exceed ``fraction``."""
     if bad <= fraction * total:
         return
     if fraction == 0:

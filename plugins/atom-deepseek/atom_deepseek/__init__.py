@@ -1,4 +1,4 @@
-"""DeepSeek-V3 and its relatives: latent attention, and experts beside shared ones."""
+"""DeepSeek-V3 and related models: latent attention, routed and shared experts."""
 
 from collections.abc import Iterator
 

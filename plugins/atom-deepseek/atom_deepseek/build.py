@@ -1,4 +1,4 @@
-"""Describe DeepSeek-V3 models to torchtitan; initialisation as in its own ``deepseek_v3``."""
+"""Describe DeepSeek-V3 models to torchtitan, with the initialization of its ``deepseek_v3``."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ LEFT_OUT: dict[str, Any] = {
     "routed_scaling_factor": 2.5,
     "norm_topk_prob": True,
     "first_k_dense_replace": 3,
-    # Not fields of the class, but of the published files, which say them beside it.
+    # Not fields of the class, but of the published files.
     "scoring_func": "sigmoid",
     "topk_method": "noaux_tc",
     "moe_layer_freq": 1,
 }
-"""What ``DeepseekV3Config`` of ``transformers`` takes for what a ``config.json`` leaves out."""
+"""Defaults of ``DeepseekV3Config`` of ``transformers`` for fields missing in a ``config.json``."""
 
 NORM: Initializers = {"weight": nn.init.ones_}
 
@@ -73,7 +73,7 @@ def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
         hf_config=_hugging_face(config, vocab_size),
         hf_defaults=LEFT_OUT
         | {
-            # Written by ``transformers``, which computes them.
+            # ``transformers`` computes and writes these.
             "head_dim": config.qk_rope_head_dim,
             "qk_head_dim": config.qk_nope_head_dim + config.qk_rope_head_dim,
         },
@@ -83,7 +83,7 @@ def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
 
 
 def _hugging_face(config: DeepSeekV3, vocab_size: int) -> dict[str, Any] | None:
-    """Return ``config.json``; None for routing that Hugging Face's model does not have."""
+    """Return ``config.json``; None for routing that Hugging Face's model does not support."""
     if config.score_func != "sigmoid":
         return None
     positions: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
@@ -181,7 +181,7 @@ def _layers(config: DeepSeekV3) -> list[Any]:
 
 
 def _linear(std: float, cut: float = 2.0) -> Initializers:
-    """Return what draws a weight from a normal distribution that is cut off at ``cut``."""
+    """Return an initializer from a normal distribution, truncated at ``cut``."""
     weight = partial(nn.init.trunc_normal_, std=std, a=-cut, b=cut)
     return {"weight": weight, "bias": nn.init.zeros_}
 

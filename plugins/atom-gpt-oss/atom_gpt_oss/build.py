@@ -1,4 +1,4 @@
-"""Describe a gpt-oss model to torchtitan; initialisation as in torchtitan's own ``gpt_oss``."""
+"""Describe a gpt-oss model to torchtitan, with the initialization of its ``gpt_oss``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from atom_gpt_oss.state_dict_adapter import GptOssStateDictAdapter
 Initializers = dict[str, Callable]
 
 KINDS = ("sliding_attention", "full_attention")
-"""Of attention, in turn."""
+"""Kinds of attention, in alternating order."""
 
 LEFT_OUT: dict[str, Any] = {
     "rope_theta": 150_000.0,
@@ -43,7 +43,7 @@ LEFT_OUT: dict[str, Any] = {
     "num_key_value_heads": 8,
     "num_experts_per_tok": 4,
 }
-"""What ``GptOssConfig`` of ``transformers`` takes for what a ``config.json`` leaves out."""
+"""Defaults of ``GptOssConfig`` of ``transformers`` for fields missing in a ``config.json``."""
 
 
 def gpt_oss(config: GptOss, context: ArchitectureContext) -> ModelParts:
@@ -211,6 +211,6 @@ def _norm(config: GptOss) -> RMSNorm.Config:
 
 
 def _weights(layer: int) -> Initializers:
-    """Return what draws a layer's weights: smaller the deeper it is."""
+    """Return the initializers of a layer: smaller for deeper layers."""
     std = depth_scaled_std(0.02, layer)
     return {"weight": partial(nn.init.trunc_normal_, std=std), "bias": nn.init.zeros_}

@@ -1,4 +1,4 @@
-"""A repair of torchtitan's gpt-oss experts (0.3.0).
+"""Repair torchtitan's gpt-oss experts (0.3.0).
 
 Shape suffixes: R = tokens routed to this rank's experts, sorted by expert; E = experts; D = model
 width; F = expert width; G = gate and linear part, 2 F.
@@ -16,12 +16,12 @@ from torchtitan.models.gpt_oss.moe import GptOssGroupedExperts, swiglu
 
 
 class GptOssExperts(GptOssGroupedExperts):
-    """Experts that compute the same under tensor parallelism, and in float32 on a CPU.
+    """Experts with the same result under tensor parallelism, and in float32 on a CPU.
 
-    Three things differ from torchtitan's: tensor parallelism adds up the ranks' outputs, so each
-    adds its share of the output's bias and not the whole (torchtitan looks for the degree on
-    DTensors, which parameters are not under its default backend); the output has the input's dtype;
-    and only a GPU, whose grouped matrix product knows nothing else, computes in bfloat16.
+    Three things differ from torchtitan's. Tensor parallelism sums the ranks' outputs, so each rank
+    adds its share of the output's bias, not the whole (torchtitan reads the degree from DTensors,
+    which parameters are not under its default backend). The output has the input's dtype. And only
+    a GPU, where the grouped matrix product supports nothing else, computes in bfloat16.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -46,14 +46,14 @@ class GptOssExperts(GptOssGroupedExperts):
         h_RG = h_RG + _of_each_token(mlp1_bias_EG, counts_E, len(x_RD))
         h_RF = swiglu(h_RG, limit=self.swiglu_limit)
         out_RD = self._grouped_mm(A=h_RF, B_t=mlp2_EDF.transpose(-2, -1), offs=ends_E)
-        # With expert parallelism the mesh is that of the experts, and has no such axis.
+        # With expert parallelism the mesh is the experts', which has no such axis.
         share_ED = mlp2_bias_ED / spmd_mesh_size("tp")
         return (out_RD + _of_each_token(share_ED, counts_E, len(x_RD))).type_as(x_RD)
 
 
 def _of_each_token(bias: torch.Tensor, counts_E: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Return the row of ``bias`` of each token's expert; what pads the tokens gets zeros."""
+    """Return each token's row of ``bias``, by its expert; padding tokens get zeros."""
     padding = tokens - counts_E.sum(dim=0, keepdim=True)
     rows = F.pad(bias, (0, 0, 0, 1))
-    # The number of rows is given, so that a GPU need not be asked for it.
+    # The number of rows is passed to avoid a device synchronization.
     return rows.repeat_interleave(torch.cat([counts_E, padding]), dim=0, output_size=tokens)

@@ -1,4 +1,4 @@
-"""torchtitan's gpt-oss, with windows that a kernel cannot lose."""
+"""torchtitan's gpt-oss, with attention windows that survive the choice of kernels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torchtitan.models.gpt_oss.model import GptOssModel
 
 
 class GptOssDecoder(GptOssModel):
-    """The model, whose kernels may have been chosen after it was described.
+    """The decoder; its kernels may have been chosen after it was described.
 
-    FlexAttention is given each block's window in a mask. Variable-length attention has it in its
-    own configuration, which a kernel that replaces the former knows nothing to put into.
+    FlexAttention gets each block's window in a mask. Variable-length attention has it in its own
+    configuration, and a kernel that replaces FlexAttention does not set it there.
     """
 
     @dataclass(kw_only=True, slots=True)

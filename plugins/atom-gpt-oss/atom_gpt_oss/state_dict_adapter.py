@@ -1,8 +1,8 @@
-"""Names of gpt-oss's weights, here and at Hugging Face.
+"""Map gpt-oss's weight names to and from Hugging Face's.
 
-torchtitan 0.3.0's own adapter names the experts' weights as they were called before, and so leaves
-them out; and it knows those of the published MXFP4 files, not of a model that ``transformers`` has
-saved. There an expert's matrices are (in, out), and here they are (out, in).
+torchtitan 0.3.0's adapter uses old names of the experts' weights, and so omits them; and it knows
+the names of the published MXFP4 files, not of a model saved by ``transformers``. There an expert's
+matrices are (in, out), and here they are (out, in).
 """
 
 from __future__ import annotations
@@ -39,11 +39,14 @@ OURS = {theirs: ours for ours, theirs in HUGGING_FACE.items()}
 TRANSPOSED = ("mlp1_weight_EGD", "mlp2_weight_EDF", "gate_up_proj", "down_proj")
 
 BIAS = "moe.expert_bias_E"
-"""The state of load balancing: Hugging Face's model has none, so it is left out."""
+"""The load-balancing bias: Hugging Face's model has none, so it is left out."""
 
 
 class GptOssStateDictAdapter(StateDictAdapter):
-    """Renames, and transposes the experts; an unknown weight raises ``KeyError``."""
+    """An adapter that renames weights and transposes the experts'.
+
+    An unknown weight raises ``KeyError``.
+    """
 
     def to_hf(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         kept = {name: x for name, x in state_dict.items() if not name.endswith(BIAS)}

@@ -1,8 +1,11 @@
-"""Kernels of other packages, each optional: Liger-Kernel, QuACK, cut-cross-entropy, torchao,
-DeepEP, and the overrides that torchtitan ships, one of them in Helion.
+"""Third-party kernels, each optional.
 
-None of them has been run on a GPU by ATOM. So their priority is below that of the references:
-``kernels=auto`` takes none, names do. What each needs is what its own package says, or checks.
+They are Liger-Kernel, QuACK, cut-cross-entropy, torchao, DeepEP, and the overrides that torchtitan
+ships, one of them in Helion.
+
+ATOM has run none of them on a GPU. Therefore their priority is below that of the references:
+``kernels=auto`` selects none, names do. Each one's needs are those that its package states or
+checks.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,18 +17,18 @@ ATOM_INTERFACE = 1
 """The version of :mod:`atom.plugin` that this package is written for."""
 
 _UNMEASURED = -20
-"""Below ATOM's own Triton kernels, which are not measured either."""
+"""Below ATOM's Triton kernels, which are not measured either."""
 
 _CUDA = ("cuda",)
 _LIGERS_WIDEST = 65536
-"""Of a row that is one program's; Liger raises an error for wider ones."""
+"""Largest row of one program; Liger raises an error for wider ones."""
 _TRITON = "triton>=3"
 _ALL = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
 _HALF = {"bfloat16": 2e-2, "float16": 3e-3}
 _BFLOAT16 = {"bfloat16": 3e-2}
 _FLOAT8 = {"bfloat16": 0.1}
 _FLOAT8_TENSORWISE = {"bfloat16": 0.15}
-"""Its gradients are in e5m2, which has two bits of mantissa; e4m3 has three."""
+"""Its gradients are in e5m2, with two bits of mantissa; e4m3 has three."""
 
 
 @hookimpl
@@ -53,8 +56,8 @@ def atom_kernels() -> Iterator[Kernel]:
 
 def _liger() -> Iterator[Kernel]:
     packages = ("liger-kernel>=0.8.5,<0.9", _TRITON)
-    # Two of the kernels use what Triton's interpreter lacks: numbers that are no integers as
-    # arguments, and CUDA's own reciprocal square root.
+    # Two of the kernels use features that Triton's interpreter lacks: non-integer numbers as
+    # arguments, and CUDA's reciprocal square root.
     on_cuda = Needs(devices=_CUDA, capability=(8, 0), packages=packages)
     anywhere = Needs(triton=True, capability=(8, 0), packages=packages)
     loss = Needs(triton=True, capability=(8, 0), packages=packages, tensor_parallel=False)
@@ -137,7 +140,7 @@ def _quack() -> Iterator[Kernel]:
 
 
 def _titan() -> Iterator[Kernel]:
-    """The overrides are torchtitan's own: there is no code for them here."""
+    """Yield torchtitan's own overrides, which need no code here."""
     swiglu, rope = "torchtitan.overrides.fused_swiglu", "torchtitan.overrides.helion_rope"
     triton = Needs(devices=_CUDA, capability=(8, 0), packages=(_TRITON,))
     helion = Needs(devices=_CUDA, capability=(8, 0), packages=("helion>=1.5,<2",))
@@ -154,7 +157,7 @@ def _titan() -> Iterator[Kernel]:
         "titan_fused",
         "torchtitan: gate and up of the experts as one grouped product, silu · mul in Triton",
         f"{swiglu}:fused_grouped_experts",
-        # torch's grouped product wants rows that begin at multiples of 16 bytes.
+        # torch's grouped product requires rows at multiples of 16 bytes.
         replace(triton, multiples={"dim": 8, "hidden_dim": 8}),
         _BFLOAT16,
     )
@@ -210,9 +213,9 @@ def _float8() -> Iterator[Kernel]:
                 devices=_CUDA,
                 capability=(8, 9),
                 packages=("torchao>=0.18,<0.19",),
-                # Of each rank's part, too; a layer that has another size stays as it is.
+                # The shards' sizes, too; a layer of another size is left unchanged.
                 multiples={"dim": 16, "head_dim": 16, "hidden_dim": 16},
-                # torchtitan makes a DTensor of what is in the weight, without its wrapping.
+                # torchtitan makes a DTensor of the weight's inner tensor, without its wrapper.
                 tensor_parallel=name != "float8_tensorwise_gathered",
             ),
             _FLOAT8_TENSORWISE if tensorwise in what else _FLOAT8,

@@ -1,4 +1,4 @@
-"""Apple's cut cross-entropy, as an override of torchtitan's loss."""
+"""Override torchtitan's loss with Apple's cut cross-entropy."""
 
 from __future__ import annotations
 

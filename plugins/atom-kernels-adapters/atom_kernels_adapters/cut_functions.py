@@ -1,4 +1,4 @@
-"""Apple's cut cross-entropy as a function of tensors: no torchtitan here.
+"""Call Apple's cut cross-entropy as a function of tensors: no torchtitan here.
 
 Suffixes: R rows (tokens), D width of the model, V vocabulary.
 """

@@ -1,7 +1,7 @@
-"""DeepEP's exchange of tokens between the ranks of experts, as overrides of torchtitan's.
+"""Override torchtitan's exchange of tokens between expert ranks with DeepEP's.
 
-The dispatchers are torchtitan's own. It fills in the width of the model and the tokens of a rank,
-which their buffers are sized by, and refuses a run without expert parallelism.
+The dispatchers are torchtitan's own. It sets the width of the model and the tokens per rank, which
+determine the size of their buffers, and refuses a run without expert parallelism.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ def deepep(node: AllToAllTokenDispatcher.Config) -> AllToAllTokenDispatcher.Conf
 
 @override(target=AllToAllTokenDispatcher.Config, exact=True, description="DeepEP's HybridEPBuffer")
 def hybridep(node: AllToAllTokenDispatcher.Config) -> AllToAllTokenDispatcher.Config:
-    """Blocking: as many tokens as come, and none of them dropped."""
+    """Use blocking mode: no token is dropped, whatever their number."""
     found: AllToAllTokenDispatcher.Config = derive(node, HybridEPTokenDispatcher.Config)
     return found

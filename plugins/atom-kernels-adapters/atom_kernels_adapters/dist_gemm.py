@@ -1,7 +1,7 @@
-"""torchtitan's products that gather and reduce over TP ranks as they compute, in symmetric memory.
+"""Use torchtitan's matrix products that overlap TP collectives, in symmetric memory.
 
-They are other nodes than the usual ones and are given other shardings, so they take their places
-before the model's shardings are set. See ``torchtitan.models.common.dist_gemm``.
+These nodes differ from the usual ones and have other shardings, so they replace them before the
+model's shardings are set. See ``torchtitan.models.common.dist_gemm``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""torchao's linear layers in float8, as overrides of torchtitan's.
+"""Override torchtitan's linear layers with torchao's float8 layers.
 
-It is what torchtitan's ``Float8LinearConverter`` makes of a model, layer by layer: the same module,
-in the layers of attention, feed-forwards and shared experts whose sizes the hardware can take. The
-output layer and what routes tokens to experts stay in the run's own dtype.
+The result equals that of torchtitan's ``Float8LinearConverter``, layer by layer: the same module,
+in the layers of attention, feed-forwards and shared experts with sizes that the hardware supports.
+The output layer and the router stay in the run's dtype.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from atom_kernels_adapters.repairs import PRECISION_CASTS
 
 _LAYERS = ["*.attention.*", "*.feed_forward.*", "*.shared_experts.w[123]"]
 _UNIT = 16
-"""Float8 products take matrices whose sizes are multiples of this."""
+"""Float8 products require matrix sizes that are multiples of this."""
 
 
 class GatheredLinear(Float8Linear):
-    """A float8 layer whose weight FSDP gathers in float8: half the bytes of bfloat16.
+    """A float8 layer with a weight that FSDP gathers in float8: half the bytes of bfloat16.
 
-    Each rank casts its shard with the scale of the whole weight, which one small all-reduce a
-    weight makes known. torchao's ``from_float`` wraps the weight of a layer that exists; torchtitan
-    builds the layer itself.
+    Each rank casts its shard with the scale of the whole weight, from one small all-reduce per
+    weight. torchao's ``from_float`` wraps the weight of an existing layer; torchtitan builds the
+    layer itself.
     """
 
     weight: torch.nn.Parameter
@@ -52,7 +52,7 @@ class GatheredLinear(Float8Linear):
 
 
 def _unwrap(_layer: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
-    """Put the weight itself into a state dict: a checkpoint holds no trace of its gathering."""
+    """Save the plain weight in a state dict, so that a checkpoint has no trace of the wrapper."""
     weight = state[f"{prefix}weight"]
     if not isinstance(weight, DTensor):
         state[f"{prefix}weight"] = weight._tensor
@@ -80,7 +80,7 @@ def _in_float8(
     return found
 
 
-# One function an override: torchtitan knows them by their names.
+# One function per override: torchtitan identifies overrides by function name.
 @override(target=Linear.Config, exact=True, fqns=_LAYERS, description="float8, rowwise")
 def float8_rowwise(node: Linear.Config) -> Linear.Config:
     return _in_float8(node, "rowwise")

@@ -1,4 +1,4 @@
-"""Liger-Kernel's RMSNorm, RoPE, SwiGLU and losses, as overrides of torchtitan's nodes."""
+"""Override torchtitan's nodes with Liger-Kernel's RMSNorm, RoPE, SwiGLU and losses."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Liger-Kernel's kernels as functions of tensors: no torchtitan here.
+"""Call Liger-Kernel's kernels as functions of tensors: no torchtitan here.
 
-Liger writes over what it is given wherever it can: backward passes over the gradient that comes in,
-RoPE over q and k. What may be needed again is copied here.
+Liger overwrites its inputs where it can: backward passes overwrite the incoming gradient, RoPE
+overwrites q and k. Inputs that may be needed again are copied here.
 
-Suffixes: B sequences, L tokens a sequence, N heads, H width of a head; R rows (tokens), D width of
-the model, F width of the feed-forward, V vocabulary.
+Suffixes: B sequences, L tokens per sequence, N heads, H width of a head; R rows (tokens), D width
+of the model, F width of the feed-forward, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IN_FLOAT32 = "gemma"
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
-    # in_place=False: a gradient may be another branch's, too, as behind a residual add.
+    # in_place=False: another branch may use the gradient, too, as after a residual add.
     y: torch.Tensor = LigerRMSNormFunction.apply(x, weight, eps, 0.0, _IN_FLOAT32, False)
     return y
 
@@ -33,7 +33,10 @@ def rope_halves(
     cache: torch.Tensor,
     positions_BL: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``cache`` is (positions, 2H) in float32, cosines before sines; no positions: 0, 1, 2, …"""
+    """Rotate halves of q and k.
+
+    ``cache`` is (positions, 2H) in float32, cosines before sines; positions default to 0, 1, 2, …
+    """
     rows = cache[None, : q_BLNH.shape[1]] if positions_BL is None else cache[positions_BL]
     cos, sin = rows.chunk(2, dim=-1)  # (1 or B, L, H)
     # Copies: activation checkpointing may keep q and k, and rotate them again.
@@ -51,7 +54,7 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def cross_entropy(logits_RV: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
-    # In float32, as torchtitan's: Liger rounds each token's loss to the dtype of the logits.
+    # In float32, like torchtitan's: Liger rounds each token's loss to the dtype of the logits.
     found: torch.Tensor = LigerCrossEntropyFunction.apply(
         logits_RV.float(), labels_R, None, IGNORE_INDEX, 0.0, 0.0, "sum"
     )[0]
@@ -68,11 +71,11 @@ def linear_cross_entropy(
         None,  # bias
         None,  # weights of classes
         IGNORE_INDEX,
-        0.0,  # z loss
+        0.0,  # z-loss
         0.0,  # label smoothing
         "sum",
         None,  # soft cap
-        False,  # the z loss beside the loss
-        torch.float32,  # that the weight's gradient is summed in
+        False,  # return the z-loss, too
+        torch.float32,  # dtype in which the weight's gradient is summed
     )[0]
     return found

@@ -1,4 +1,4 @@
-"""torchtitan's two losses around a function that sums the tokens' losses.
+"""Adapt a function that sums the tokens' losses to torchtitan's two losses.
 
 Suffixes: R rows (tokens), D width of the model, V vocabulary.
 """
@@ -18,7 +18,7 @@ Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
 class LossOfLogits(CrossEntropyLoss):
-    """Cross-entropy of logits. A kernel's class says how it is summed."""
+    """Cross-entropy of logits; a kernel's subclass computes the sum."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(CrossEntropyLoss.Config):
@@ -27,7 +27,7 @@ class LossOfLogits(CrossEntropyLoss):
     @staticmethod
     @abstractmethod
     def summed(logits_RV: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the tokens' losses, a scalar; those of ``IGNORE_INDEX`` count none."""
+        """Return the sum of the tokens' losses, a scalar; ignore the label ``IGNORE_INDEX``."""
 
     def __call__(
         self,
@@ -41,7 +41,7 @@ class LossOfLogits(CrossEntropyLoss):
 
 
 class LossOfHidden(ChunkedLossWrapper):
-    """Output layer and cross-entropy as one. A kernel's class says how they are computed."""
+    """Fused output layer and cross-entropy; a kernel's subclass computes the sum."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(ChunkedLossWrapper.Config):
@@ -50,7 +50,7 @@ class LossOfHidden(ChunkedLossWrapper):
     @staticmethod
     @abstractmethod
     def summed(x_RD: torch.Tensor, weight_VD: torch.Tensor, labels_R: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the tokens' losses, a scalar; those of ``IGNORE_INDEX`` count none."""
+        """Return the sum of the tokens' losses, a scalar; ignore the label ``IGNORE_INDEX``."""
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""QuACK's RMSNorm and losses (CuTe DSL), as overrides of torchtitan's nodes."""
+"""Override torchtitan's nodes with QuACK's RMSNorm and losses (CuTe DSL)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QuACK's kernels (CuTe DSL) as functions of tensors: no torchtitan here.
+"""Call QuACK's kernels (CuTe DSL) as functions of tensors: no torchtitan here.
 
 Suffixes: R rows (tokens), D width of the model, V vocabulary.
 """
@@ -13,7 +13,7 @@ from quack.rmsnorm import rmsnorm
 
 IGNORE_INDEX = -100
 _ALIGNED_ROWS = 8
-"""TMA takes rows in multiples of 16 bytes, and so QuACK wants tokens in multiples of this."""
+"""TMA requires rows at multiples of 16 bytes, so QuACK requires multiples of this many tokens."""
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:

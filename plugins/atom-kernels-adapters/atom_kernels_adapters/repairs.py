@@ -1,4 +1,4 @@
-"""The repairs that these kernels need. Data only."""
+"""List the repairs that these kernels need. Data only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference kernels, in plain PyTorch, and the attention kernels that torchtitan ships."""
+"""Reference kernels in plain PyTorch, and the attention kernels that torchtitan ships."""
 
 from collections.abc import Iterator
 
@@ -10,16 +10,16 @@ ATOM_INTERFACE = 1
 _CUDA = ("cuda",)
 _NOT_RUN = " (not run on a GPU)"
 _BY_NAME = -20
-"""Below the reference's: ``kernels=auto`` does not come to it."""
+"""Below the reference's priority: ``kernels=auto`` never selects it."""
 _BFLOAT16 = {"bfloat16": 3e-2}
-"""FlashAttention takes no float32."""
+"""FlashAttention does not support float32."""
 
 _OF_PARAMETERS = {"float32": 1e-5, "bfloat16": 3e-2}
 
 _NO_SINKS = {"sinks": 0}
 """torch's attention over packed documents has no gradient of the softmax's sum, as sinks need."""
 
-# torch's grouped product wants rows that begin at multiples of 16 bytes.
+# torch's grouped product requires rows at multiples of 16 bytes.
 _NEEDS = {"grouped_mm": Needs(multiples={"dim": 8, "hidden_dim": 8})}
 
 _WITHOUT_TORCHTITAN: dict[str, tuple[str, ...]] = {
@@ -28,7 +28,7 @@ _WITHOUT_TORCHTITAN: dict[str, tuple[str, ...]] = {
     "moe_dispatch": (),
     "rms_norm": ("rms_norm", "add_rms_norm"),
 }
-"""The functions of references; one of the operation's own name where nothing is said."""
+"""Operation -> its reference functions; by default one with the operation's name."""
 
 
 @hookimpl
@@ -110,7 +110,7 @@ def atom_kernels() -> Iterator[Kernel]:
         priority=_BY_NAME,
         tolerance=_BFLOAT16,
     )
-    # On Hopper and on Blackwell torchtitan asks torch for FlashAttention 3 or 4, whatever is there.
+    # On Hopper and Blackwell torchtitan requests FlashAttention 3 or 4, installed or not.
     yield Kernel(
         operation="attention",
         name="varlen_fa3",

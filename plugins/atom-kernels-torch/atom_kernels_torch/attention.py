@@ -1,7 +1,7 @@
-"""Attention kernels, as overrides of torchtitan's attention node.
+"""Override torchtitan's attention node with other attention kernels.
 
-The node is called with ``q_BLNH, k_BLNH, v_BLNH``: these names are what torchtitan's sharding
-configs refer to. B batch, L sequence, N heads, H head dimension.
+The node is called with ``q_BLNH, k_BLNH, v_BLNH``: torchtitan's sharding configs refer to these
+names. B batch, L sequence, N heads, H head dimension.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from torchtitan.models.common.attention import (
 class DenseAttention(FlexAttention):
     """Softmax attention by ``F.scaled_dot_product_attention`` under a dense mask.
 
-    The mask comes from the same ``BlockMask`` that flex attention uses, so documents and context
-    parallelism mean the same. Memory is O(B L²) bits for the mask: the reference, not the way to
-    train long sequences.
+    The mask comes from the ``BlockMask`` that flex attention uses, so documents and context
+    parallelism have the same effect. The mask takes O(B L²) bits: a reference, not for training
+    long sequences.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -52,7 +52,8 @@ class DenseAttention(FlexAttention):
     ) -> torch.Tensor:
         """Return attention's output, shaped like ``q_BLNH``.
 
-        ``out_transform(out_BLNH, lse_BLN)`` changes it, given the logarithm of the softmax's sum.
+        ``out_transform(out_BLNH, lse_BLN)`` transforms it, given the logarithm of the softmax's
+        sum.
         """
         if score_mod is not None:
             raise ValueError("the reference attention has no score_mod")
@@ -69,12 +70,15 @@ class DenseAttention(FlexAttention):
     def attend(
         self, q_BNLH: torch.Tensor, k_BNLH: torch.Tensor, v_BNLH: torch.Tensor, **arguments: Any
     ) -> torch.Tensor:
-        """Return torch's attention, by whichever of its backends torch prefers."""
+        """Return torch's attention, by the backend that torch prefers."""
         return F.scaled_dot_product_attention(q_BNLH, k_BNLH, v_BNLH, **arguments)
 
 
 class CudnnAttention(DenseAttention):
-    """The same by cuDNN. torch adds the mask to the scores there, as 0 or -inf in their dtype."""
+    """Dense attention by cuDNN.
+
+    torch adds the mask to the scores there, as 0 or -inf in their dtype.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(DenseAttention.Config):
@@ -88,13 +92,13 @@ class CudnnAttention(DenseAttention):
 
 
 class FlashVarlenAttention(VarlenAttention):
-    """torchtitan's, by FlashAttention and nothing else: torch itself would prefer cuDNN."""
+    """Variable-length attention by FlashAttention only: torch itself would prefer cuDNN."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(VarlenAttention.Config):
         pass
 
-    # torchtitan's shardings are of arguments by these names.
+    # torchtitan's shardings refer to arguments by these names.
     def forward(
         self,
         q_BLNH: torch.Tensor,
@@ -111,7 +115,10 @@ class FlashVarlenAttention(VarlenAttention):
 
 
 class CudnnVarlenAttention(VarlenAttention):
-    """The same by cuDNN, without FlashAttention 3 or 4, which torchtitan's own asks for."""
+    """Variable-length attention by cuDNN.
+
+    It does not request FlashAttention 3 or 4, as torchtitan's own does.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(VarlenAttention.Config):
@@ -132,11 +139,11 @@ class CudnnVarlenAttention(VarlenAttention):
         enable_gqa: bool = False,
         **_unused: object,
     ) -> torch.Tensor:
-        """As torchtitan's: in bfloat16, all documents of all sequences one after the other."""
+        """Attend like torchtitan: in bfloat16, over the concatenated documents of all sequences."""
         q_TNH, k_TNH, v_TNH = (x.flatten(0, 1).bfloat16() for x in (q_BLNH, k_BLNH, v_BLNH))
         ends, longest = attention_masks.cu_seq_q, attention_masks.max_q
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION), spmd_types.no_typecheck():
-            # cuDNN aligns causal attention as wanted where both ends are the same tensor.
+            # cuDNN aligns causal attention correctly if both ends are the same tensor.
             out_TNH = varlen_attn(
                 q_TNH,
                 k_TNH,
@@ -163,7 +170,7 @@ def _with_sum(
     mask: torch.Tensor,
     scale: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return attention's output, and the logarithm of its softmax's sum, which torch's keeps."""
+    """Return attention's output, and the logarithm of its softmax's sum, which torch's saves."""
     heads_per_kv = q_BNLH.shape[1] // k_BNLH.shape[1]
     k_BNLH, v_BNLH = (x.repeat_interleave(heads_per_kv, dim=1) for x in (k_BNLH, v_BNLH))
     scale = q_BNLH.shape[-1] ** -0.5 if scale is None else scale
@@ -214,7 +221,7 @@ def varlen_cudnn_attention(node: FlexAttention.Config) -> VarlenAttention.Config
     return derive(node, CudnnVarlenAttention.Config)
 
 
-# One function an override: torchtitan knows them by their names.
+# One function per override: torchtitan identifies overrides by function name.
 @override(target=FlexAttention.Config, exact=True, description="FlashAttention 3, varlen")
 def varlen_fa3_attention(node: FlexAttention.Config) -> VarlenAttention.Config:
     return derive(node, FlashVarlenAttention.Config)

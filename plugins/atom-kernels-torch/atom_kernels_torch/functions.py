@@ -1,4 +1,4 @@
-"""The reference kernels as functions of tensors: what torchtitan's own modules compute, without it.
+"""Compute the reference kernels as functions of tensors, without torchtitan's modules.
 
 Shape suffixes: B sequences, L tokens, R = B L rows, D width of the model, F width of the
 feed-forward, N heads, H width of a head, V vocabulary.
@@ -94,12 +94,12 @@ def cross_entropy(logits_RV: torch.Tensor, labels_R: torch.Tensor) -> torch.Tens
 def linear_cross_entropy(
     x_RD: torch.Tensor, weight_VD: torch.Tensor, labels_R: torch.Tensor
 ) -> torch.Tensor:
-    """In one piece: ``loss.num_chunks=1``."""
+    """Compute it unchunked: ``loss.num_chunks=1``."""
     return cross_entropy(F.linear(x_RD, weight_VD), labels_R)
 
 
 def attention(q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor) -> torch.Tensor:
-    """Causal, of one document, under a dense mask as the module has it."""
+    """Attend causally within one document, under a dense mask as the module's."""
     q, k, v = (x.transpose(1, 2) for x in (q_BLNH, k_BLNH, v_BLNH))
     seen_LL = _seen(q.shape[2], q.device)
     enable_gqa = q.shape[1] != k.shape[1]
@@ -107,7 +107,7 @@ def attention(q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor) 
     return out.transpose(1, 2)
 
 
-@lru_cache(maxsize=2)  # a model makes it once for all of its layers
+@lru_cache(maxsize=2)  # a model makes it once for all layers
 def _seen(length: int, device: torch.device) -> torch.Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
@@ -126,8 +126,8 @@ def adamw(
     foreach: bool = False,
     fused: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Change the three in place, as step number ``step`` of AdamW does."""
-    # torch counts a step before it takes it; the fused kernel wants the count on the device.
+    """Apply step number ``step`` of AdamW to the three in place."""
+    # torch increments the count before the step; the fused kernel needs it on the device.
     steps = torch.full((), float(step - 1), device=weight.device if fused else "cpu")
     torch_adamw(
         [weight],
@@ -156,7 +156,7 @@ adamw_fused = partial(adamw, fused=True)
 def gradient_clipping(
     parameters: list[torch.nn.Parameter], max_norm: float, *, foreach: bool, **_layout: Any
 ) -> torch.Tensor:
-    """On one rank."""
+    """Clip on one rank."""
     return torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=foreach)
 
 

@@ -1,7 +1,7 @@
-"""torch's implementations of Adam and AdamW, as overrides of torchtitan's container of optimizers.
+"""Override torchtitan's container of optimizers with torch's implementations of Adam and AdamW.
 
-torchtitan's own node has the fused one, which is also the only one for moments in bfloat16 beside
-parameters in float32 (``optimizer.state_dtype=bfloat16``).
+torchtitan's own node uses the fused one, which is also the only one for bfloat16 moments with
+float32 parameters (``optimizer.state_dtype=bfloat16``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The repair that these kernels need. Data only."""
+"""List the repair that these kernels need. Data only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Triton kernels, forward and backward: RMSNorm, RoPE, SwiGLU and cross-entropy.
 
-None of them has been run on a GPU yet, only in Triton's interpreter. So their priority is below
-that of the references: ``kernels=auto`` takes none, ``kernels=hopper`` and names do.
+None of them has been run on a GPU yet, only in Triton's interpreter. Therefore their priority is
+below that of the references: ``kernels=auto`` selects none, ``kernels=hopper`` and names do.
 """
 
 from collections.abc import Iterator, Mapping

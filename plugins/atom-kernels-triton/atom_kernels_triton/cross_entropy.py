@@ -1,7 +1,7 @@
-"""Cross-entropy whose gradient takes the place of the logits, and the output layer fused with it.
+"""Compute cross-entropy with a gradient that overwrites the logits; fuse it with the output layer.
 
-Losses and gradients are summed over tokens and multiplied by ``scale``: dividing by the number of
-tokens then costs no pass of its own. Suffixes: R rows (tokens), D width, V vocabulary.
+Losses and gradients are summed over tokens and multiplied by ``scale``, so dividing by the number
+of tokens needs no extra pass. Suffixes: R rows (tokens), D width, V vocabulary.
 """
 
 # ruff: noqa: ARG001  a fake implementation takes what its operation takes
@@ -17,8 +17,10 @@ from atom_kernels_triton.tuning import Launch, launch
 IGNORE_INDEX = -100
 _WIDEST = 4096
 _SMALLEST_PIECE = 2048
-"""Rows of a piece, at the least: for fewer, moving the weight's gradient takes longer than the
-product that is added to it."""
+"""Minimum rows of a chunk.
+
+With fewer, moving the weight's gradient takes longer than the product added to it.
+"""
 
 _MOST_PIECES = 8
 
@@ -28,7 +30,7 @@ def _loss_and_gradient(  # type: ignore[no-untyped-def]
     logits, labels, scale, losses, width, stride, ignored,
     WRITES: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """One row: its loss, and with ``WRITES`` the gradient over its logits."""
+    """Compute one row's loss, and with ``WRITES`` write the gradient over its logits."""
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * stride
     label = tl.load(labels + row)
@@ -42,9 +44,9 @@ def _loss_and_gradient(  # type: ignore[no-untyped-def]
                 zeros = tl.zeros((BLOCK,), logits.dtype.element_ty)
                 tl.store(start + at, zeros, mask=at < width)
     else:
-        # Before the first loop: its barriers keep other warps from writing over it.
+        # Before the first loop: its barriers keep other warps from overwriting it.
         of_label = tl.load(start + label).to(tl.float32)
-        # The largest logit so far, and the sum of the exponentials relative to it.
+        # The running maximum of the logits, and the sum of the exponentials relative to it.
         largest = tl.full((), float("-inf"), tl.float32)
         total = tl.zeros((), tl.float32)
         for first in tl.range(0, width, BLOCK, num_stages=STAGES):
@@ -54,7 +56,8 @@ def _loss_and_gradient(  # type: ignore[no-untyped-def]
             origin = tl.where(above == float("-inf"), 0.0, above)
             total = total * tl.exp(largest - origin) + tl.sum(tl.exp(values - origin), axis=0)
             largest = above
-        # Large numbers meet large numbers first: their sum with a logarithm would lose digits.
+        # Subtract large numbers from each other first: adding the logarithm before would lose
+        # digits.
         tl.store(losses + row, (largest - of_label + tl.log(total)) * factor)
         if WRITES:
             for first in tl.range(0, width, BLOCK, num_stages=STAGES):
@@ -79,7 +82,7 @@ def _multiply(values, factor, size, BLOCK: tl.constexpr):  # type: ignore[no-unt
 def _cross_entropy_(
     logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor, writes: bool
 ) -> torch.Tensor:
-    """Return each row's loss in float32; with ``writes``, logits (R, V) become their gradient."""
+    """Return each row's loss in float32; with ``writes``, logits (R, V) become the gradient."""
     rows, width = logits.shape
     losses = logits.new_empty(rows, dtype=torch.float32)
     if losses.numel():
@@ -121,7 +124,7 @@ def _(logits, labels, scale, writes):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("atom_triton::multiply_", mutates_args=("values",))
 def _multiply_(values: torch.Tensor, factor: torch.Tensor) -> None:
-    """Multiply contiguous ``values`` in place; by 1.0 that is no pass over them."""
+    """Multiply contiguous ``values`` in place; a factor of 1.0 needs no pass over them."""
     if values.numel():
         block = 4096
         grid = (triton.cdiv(values.numel(), block),)
@@ -142,7 +145,7 @@ class _CrossEntropy(torch.autograd.Function):
             values_RV = values_RV.contiguous()
         losses_R = _cross_entropy_(values_RV, labels_R.contiguous(), scale, writes)
         if writes:
-            # An attribute: what was saved would be checked for not having been written to.
+            # An attribute: autograd would raise for a saved tensor that was modified in place.
             ctx.gradient_RV = values_RV
         return losses_R.sum()
 
@@ -198,8 +201,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _add_product(
     total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, *, first: bool
 ) -> None:
-    """Add ``left @ right`` to ``total``, or put it there as the first."""
-    if total.dtype != left.dtype:  # a weight in another dtype than the computation's
+    """Add ``left @ right`` to ``total``, or store it there if ``first``."""
+    if total.dtype != left.dtype:  # the weight has another dtype than the computation
         product = left @ right
         total.copy_(product) if first else total.add_(product)
     elif first:
@@ -213,8 +216,8 @@ def cross_entropy(
 ) -> torch.Tensor:
     """Return the sum of the rows' losses, times ``scale``, in float32.
 
-    Where a gradient is wanted it is written **over the logits**, which nobody may read after that.
-    Rows labelled -100 count for nothing.
+    If a gradient is required, it is written **over the logits**, which must not be read afterwards.
+    Rows labelled -100 are ignored.
     """
     loss: torch.Tensor = _CrossEntropy.apply(logits_RV, labels_R, _scale(scale, logits_RV))
     return loss
@@ -228,10 +231,10 @@ def linear_cross_entropy(
     *,
     rows_a_piece: int | None = None,
 ) -> torch.Tensor:
-    """Return ``cross_entropy(x Wᵀ)`` and keep the gradients of both instead of logits.
+    """Return ``cross_entropy(x Wᵀ)``; keep the gradients of both instead of logits.
 
-    The computation is in the dtype of ``x``, and the weight's gradient is summed over the pieces in
-    its own dtype: each piece reads and writes all of it, and rounds it once more. So there are few.
+    The computation is in the dtype of ``x``. The weight's gradient is summed over chunks in its own
+    dtype: each chunk reads, writes and rounds all of it, so there are few chunks.
     """
     if rows_a_piece is None:
         rows_a_piece = max(_SMALLEST_PIECE, triton.cdiv(x_RD.shape[0], _MOST_PIECES))

@@ -1,4 +1,4 @@
-"""SwiGLU: ``silu(gate) · up`` in one kernel, forward and backward.
+"""Compute SwiGLU, ``silu(gate) · up``, in one kernel, forward and backward.
 
 Suffixes: R rows (tokens), F width of the feed-forward.
 """
@@ -15,7 +15,7 @@ from atom_kernels_triton.rows import rows_of
 from atom_kernels_triton.tuning import Launch, launch
 
 _WIDEST = 2048
-"""Columns of one tile: rows are independent of each other and columns too."""
+"""Columns of one tile; rows and columns are independent."""
 
 
 @triton.jit

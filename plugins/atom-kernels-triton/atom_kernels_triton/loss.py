@@ -1,4 +1,4 @@
-"""The losses, as overrides of torchtitan's."""
+"""Override torchtitan's losses with the Triton kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Loss = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
 class TritonCrossEntropyLoss(CrossEntropyLoss):
-    """Cross-entropy of logits, whose place their gradient takes."""
+    """Cross-entropy of logits; the gradient overwrites the logits."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(CrossEntropyLoss.Config):
@@ -35,7 +35,7 @@ class TritonCrossEntropyLoss(CrossEntropyLoss):
 
 
 class TritonLinearCrossEntropyLoss(ChunkedLossWrapper):
-    """Output layer and loss as one, in pieces of its own choice."""
+    """Fused output layer and loss, with its own choice of chunks."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(ChunkedLossWrapper.Config):

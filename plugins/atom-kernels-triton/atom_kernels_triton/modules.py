@@ -1,4 +1,4 @@
-"""The kernels as modules of torchtitan's, and the overrides that put them into a model."""
+"""Wrap the kernels in torchtitan's modules, and override the nodes of a model with them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def triton_rms_norm(node: RMSNorm.Config) -> TritonRMSNorm.Config:
 
 
 class TritonRoPE(ComplexRoPE):
-    """torchtitan's rotary embedding of adjacent pairs, by the kernel."""
+    """torchtitan's rotary embedding of adjacent pairs, with the kernel."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(ComplexRoPE.Config):
@@ -46,7 +46,7 @@ class TritonRoPE(ComplexRoPE):
 
 
 class TritonRoPEHalves(CosSinRoPE):
-    """torchtitan's rotary embedding of halves, by the kernel."""
+    """torchtitan's rotary embedding of halves, with the kernel."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(CosSinRoPE.Config):

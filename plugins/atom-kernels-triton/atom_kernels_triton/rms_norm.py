@@ -1,6 +1,6 @@
-"""RMSNorm, and the residual add fused with it.
+"""Compute RMSNorm, optionally fused with the residual add.
 
-Suffixes: R rows (tokens), D width of a row. Sums are in float32 whatever the dtype.
+Suffixes: R rows (tokens), D width of a row. Sums are in float32 for every dtype.
 """
 
 # ruff: noqa: ARG001  a fake implementation takes what its operation takes
@@ -15,11 +15,14 @@ from atom_kernels_triton.rows import rows_of
 from atom_kernels_triton.tuning import Launch, launch
 
 _RESIDENT = 8192
-"""Elements of the tiles that a multiprocessor of an H100 works on at once, backward: its registers
-hold no more. A program has a share of the weight's gradient, so more of them would cost memory."""
+"""Elements of the tiles that one H100 multiprocessor processes at once in backward.
+
+Its registers hold no more. Each program has a partial gradient of the weight, so more programs
+would cost memory.
+"""
 
 _MOST = 16
-"""Programs of a multiprocessor, of however few elements they are."""
+"""Maximum programs per multiprocessor, however few elements they have."""
 
 
 @triton.jit
@@ -38,7 +41,7 @@ def _forward(  # type: ignore[no-untyped-def]
         added = tl.load(
             residual + rows[:, None] * residual_stride + columns[None, :], mask=inside, other=0.0
         )
-        # Rounded as the sum is stored, so that forward and backward see the same numbers.
+        # Rounded to the stored dtype, so that forward and backward see the same numbers.
         values = (values.to(tl.float32) + added.to(tl.float32)).to(total.dtype.element_ty)
         tl.store(total + out, values, mask=inside)
     values = values.to(tl.float32)
@@ -57,9 +60,9 @@ def _backward(  # type: ignore[no-untyped-def]
     HAS_TOTAL: tl.constexpr, HAS_WEIGHT: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Each program goes through ``tiles`` tiles and writes its share of the weight's gradient.
+    """Process ``tiles`` tiles per program and write its partial gradient of the weight.
 
-    The tiles that come next are read while a tile is worked on, ``STAGES`` - 1 of them.
+    The next tiles, ``STAGES`` - 1 of them, are prefetched while a tile is processed.
     """
     program = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -260,8 +263,8 @@ def add_rms_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ``rms_norm(x + residual)`` and ``x + residual``, both in one pass.
 
-    The two inputs have one shape. torchtitan adds the residual in the block's own forward, so no
-    override uses this: it is for blocks that are written for it.
+    The two inputs have the same shape. torchtitan adds the residual in the block's own forward, so
+    no override uses this function: it is for custom blocks.
     """
     y, total, _ = _add_rms_norm(x, residual, weight_D, eps)
     return y, total

@@ -1,4 +1,4 @@
-"""Rotary embedding of queries and keys in one launch, in both of torchtitan's conventions.
+"""Rotate queries and keys by RoPE in one launch, in both of torchtitan's conventions.
 
 ``ComplexRoPE`` rotates adjacent pairs by a complex cache (positions, H/2); ``CosSinRoPE`` rotates
 element i of the first half with element i of the second by a cache (positions, 2H) of cosines and
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 _HEADS = 16
-"""Heads of one program."""
+"""Heads per program."""
 
 
 @triton.jit
@@ -27,8 +27,8 @@ def _kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Rotate ``HEADS`` heads of one token, of ``q`` and then of ``k``.
 
-    Rows are read and written 16 bytes a thread: pairs are taken apart in registers, and halves are
-    two reads. A position that the cache has not makes its token NaN, and so the loss.
+    Each thread reads and writes 16 bytes of a row: pairs are separated in registers, and halves
+    take two reads. A position outside the cache makes its token NaN, and so the loss.
     """
     token = tl.program_id(0).to(tl.int64)
     batch, place = token // length, token % length
@@ -43,7 +43,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     if HALVES:
         columns = tl.arange(0, BLOCK)[None, :]
         inside = columns < half
-        at = position + 0 * columns  # a tensor: the interpreter takes no number for a mask
+        at = position + 0 * columns  # a tensor: the interpreter rejects a number as a mask
         there = inside & (at >= 0) & (at < n_positions)
         cos = tl.load(cache + row + columns, mask=there, other=float("nan")).to(tl.float32)
         from_sin = cache + row + 2 * half + columns
@@ -64,7 +64,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     else:
         columns = tl.arange(0, 2 * BLOCK)[None, :]
         inside = columns < 2 * half
-        at = position + 0 * columns  # a tensor: the interpreter takes no number for a mask
+        at = position + 0 * columns  # a tensor: the interpreter rejects a number as a mask
         there = inside & (at >= 0) & (at < n_positions)
         turns = tl.load(cache + row + columns, mask=there, other=float("nan")).to(tl.float32)
         cos, sin = tl.split(tl.reshape(turns, (1, BLOCK, 2)))
@@ -88,7 +88,10 @@ def _rope(
     halves: bool,
     backwards: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``cache`` is real, (positions, columns); ``positions`` is (1 or B, L)."""
+    """Rotate ``q`` and ``k``.
+
+    ``cache`` is real, (positions, columns); ``positions`` is (1 or B, L).
+    """
     batch, length, n_q, width = q.shape
     n_k = k.shape[2]
     q, k, cache, positions = (_in_rows(x) for x in (q, k, cache, positions))
@@ -156,12 +159,12 @@ def rope(
 
     Args:
         q_BLNH: queries.
-        k_BLNH: keys, of as many heads as they have.
+        k_BLNH: keys, with any number of heads.
         cache: as torchtitan makes it: complex (positions, H/2) for pairs, and real (positions, 2H),
             cosines before sines, for halves.
-        positions_BL: rows of the cache, (B, L) or (1, L); None for 0, 1, 2, … A token of a position
-            that the cache has not becomes NaN.
-        halves: whether the halves are rotated, or adjacent pairs.
+        positions_BL: rows of the cache, (B, L) or (1, L); None for 0, 1, 2, … A token with a
+            position outside the cache becomes NaN.
+        halves: whether to rotate halves instead of adjacent pairs.
     """
     if cache.is_complex():
         cache = torch.view_as_real(cache).flatten(1)

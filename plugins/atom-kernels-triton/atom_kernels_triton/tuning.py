@@ -1,8 +1,8 @@
-"""How a kernel is launched for a width: from the committed table, or from trying.
+"""Select a kernel's launch parameters for a width: from the committed table, or by timing.
 
 ``tuning.json`` holds, by kernel and compute capability, rows of ``{"width", "rows", "num_warps",
-"stages"}``. A width that is not in it is tried on a GPU, once a process, and guessed elsewhere;
-with ``ATOM_TRITON_TUNE=0`` in the environment it is guessed there, too, which starts sooner.
+"stages"}``. A width that is not in it is timed on a GPU, once per process, and guessed elsewhere;
+with ``ATOM_TRITON_TUNE=0`` in the environment it is guessed on a GPU, too, which starts sooner.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ TABLE = Path(__file__).with_name("tuning.json")
 
 @dataclass(frozen=True)
 class Launch:
-    """``rows`` are those of one program's tile, ``num_warps`` the warps of one program. ``stages``
-    are the tiles that are under way at once in a kernel that goes from tile to tile."""
+    """The launch parameters of a kernel.
+
+    ``rows`` is the number of rows in a program's tile, ``num_warps`` the warps of a program.
+    ``stages`` is the number of tiles in flight in a kernel with a loop over tiles.
+    """
 
     rows: int
     num_warps: int
@@ -33,16 +36,16 @@ class Launch:
 
 
 _TILE = 8192
-"""Elements of a tile that fit the registers of a program with some room."""
+"""Elements of a tile that fit a program's registers with some margin."""
 
 ROWS = (1, 2, 4, 8, 16)
-"""Rows of a tile that are tried."""
+"""Candidate rows of a tile."""
 
 _found: dict[tuple[str, int, torch.dtype, int], Launch] = {}
 
 
 def guess(width: int) -> Launch:
-    """Return a launch for rows of ``width`` elements: a full tile, and a warp for each 512."""
+    """Return a launch for rows of ``width`` elements: a full tile, and a warp per 512 elements."""
     block = triton.next_power_of_2(width)
     rows = max(1, min(16, _TILE // 4 // block))
     return Launch(rows=rows, num_warps=max(1, min(16, rows * block // 512)))
@@ -51,8 +54,7 @@ def guess(width: int) -> Launch:
 def candidates(
     width: int, rows: tuple[int, ...] = ROWS, stages: tuple[int, ...] = (1,)
 ) -> list[Launch]:
-    """Return the launches that are tried; ``rows`` and ``stages`` are those that the kernel can
-    have."""
+    """Return the candidate launches; ``rows`` and ``stages`` are those that the kernel supports."""
     block = triton.next_power_of_2(width)
     return [
         Launch(number, warps, under_way)
@@ -73,16 +75,16 @@ def launch(
     stages: tuple[int, ...] = (1,),
     overwrites: bool = False,
 ) -> Launch:
-    """Return how to launch ``kernel``.
+    """Return the launch of ``kernel``.
 
     Args:
         kernel: its name in the table.
         width: elements of a row.
         like: a tensor on the device, of the dtype.
-        run: launches the kernel, as often as wished.
-        rows: those to try.
-        stages: those to try.
-        overwrites: whether the kernel overwrites its input, so that a run cannot try it.
+        run: launches the kernel; may be called repeatedly.
+        rows: the candidates.
+        stages: the candidates.
+        overwrites: whether the kernel overwrites its input, so that it cannot be run for timing.
     """
     if like.device.type != "cuda":
         return guess(width)
@@ -106,7 +108,7 @@ def table() -> dict[str, dict[str, list[dict[str, int]]]]:
 
 
 def listed(kernel: str, capability: str, width: int) -> Launch | None:
-    """Return the launch of the committed table for a width, or None."""
+    """Return the launch for a width from the committed table, or None."""
     for row in table().get(kernel, {}).get(capability, ()):
         if row["width"] == width:
             return Launch(row["rows"], row["num_warps"], row.get("stages", 1))
@@ -114,8 +116,8 @@ def listed(kernel: str, capability: str, width: int) -> Launch | None:
 
 
 def seconds(run: Callable[[Launch], object], how: Launch) -> float:
-    """Return how long a launch takes on the GPU; infinity for one that it has no room for."""
+    """Return the time of a launch on the GPU; infinity if it exceeds the GPU's resources."""
     try:
         return triton.testing.do_bench(lambda: run(how), return_mode="median") / 1000
-    except (OutOfResources, PTXASError):  # more shared memory or registers than there are
+    except (OutOfResources, PTXASError):  # too much shared memory or too many registers
         return float("inf")
