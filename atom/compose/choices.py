@@ -1,4 +1,4 @@
-"""Check the options that a run has chosen, one of each group."""
+"""Check the options that a run selects, one per group."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from atom.registry.host import Host
 
 
 def check(host: Host, defaults: Iterable[ResultDefault]) -> None:
-    """Refuse an option that no package has (Hydra skips it where the default is optional)."""
+    """Refuse an option that no package provides; Hydra skips it if the default is optional."""
     loader = current()
     _refuse_lists(defaults)
     for group, option in HydraConfig.get().runtime.choices.items():
         if group.startswith("hydra/") or option is None:
             continue
-        group = group.partition("@")[0]  # what follows is where its content goes
+        group = group.partition("@")[0]  # the rest is the package of the content
         offered = loader.get_group_options(group)
         if option not in offered:
             raise _unknown(group, option, offered, host)
@@ -37,10 +37,10 @@ def check(host: Host, defaults: Iterable[ResultDefault]) -> None:
 
 
 def _refuse_lists(defaults: Iterable[ResultDefault]) -> None:
-    """Refuse a list of options where a run has one component: Hydra would mix them."""
+    """Refuse a list of options for a group with one component; Hydra would merge them."""
     places = [(str(default.config_path).partition("/")[0], default.parent) for default in defaults]
     for group in NAMED:
-        # A file of the group itself may be made of others.
+        # A file of the group itself may compose several files.
         parents = [p for g, p in places if g == group and not str(p).startswith(f"{group}/")]
         if len(parents) > len(set(parents)):
             raise UserError(
@@ -71,7 +71,7 @@ def _unknown(group: str, option: str, offered: list[str], host: Host) -> UserErr
 
 
 def missing(error: MissingConfigException, host: Host) -> UserError:
-    """Return the mistake behind a file that Hydra does not find."""
+    """Return the error for a file that Hydra does not find."""
     name = error.missing_cfg_file or ""
     if not is_name(name):
         return UserError(f"{name} leads out of the config folders; valid: a file in one of them")

@@ -1,7 +1,7 @@
-"""The words of a command line, made ready for Hydra: in any order, and text as it was typed.
+"""Prepare a command line for Hydra: reorder its arguments, and quote text.
 
-Hydra's grammar gives a meaning to many characters that paths and names have, and takes ``2024_01``
-for a number. Where a key takes text, the schema of the run knows it, and its value is quoted.
+Hydra's grammar gives a meaning to many characters that occur in paths and names, and reads
+``2024_01`` as a number. The schema of the run tells which keys take text; their values are quoted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ENGINE_TEXT = {
     "profiler.save_memory_snapshot_folder",
     "profiler.save_traces_folder",
 }
-"""Keys of torchtitan's sections that take text: its dataclasses cannot be asked without torch."""
+"""Text keys of torchtitan's sections, listed because its dataclasses need torch."""
 
 _OVERRIDE = re.compile(
     r"(?P<sign>[+~]{0,2})(?P<key>[A-Za-z_][\w./@:-]*)=(?P<value>.*)", re.A | re.S
@@ -65,10 +65,10 @@ _UNREADABLE = object()
 
 
 def arranged(arguments: Sequence[str]) -> list[str]:
-    """Return the words with all overrides in front and Hydra's options, written out, after them.
+    """Return the arguments with all overrides first, then Hydra's options in their long form.
 
     Raises:
-        UserError: an option that there is not, or one without its value.
+        UserError: an option is unknown, or lacks its value.
     """
     known = get_args_parser()._option_string_actions
     overrides: list[str] = []
@@ -111,7 +111,7 @@ def arranged(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_together(options: Sequence[str], overrides: Sequence[str]) -> None:
-    """Refuse options that Hydra takes one of, or one only with another."""
+    """Refuse options that exclude or require each other."""
     given = dict.fromkeys(option.partition("=")[0] for option in options)
     if COMPLETION in given:
         raise UserError(f"atom train: {COMPLETION} is not ATOM's; valid: atom completion SHELL")
@@ -143,7 +143,7 @@ def _valid(choices: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Takes:
-    """The values that a key takes, as far as it matters to how they are written."""
+    """The values that a key accepts, as far as this affects how they are written."""
 
     text: bool = False
     path: bool = False
@@ -152,15 +152,15 @@ class Takes:
 
 
 def literal(argument: str, takes: Takes, *, sweep: bool = False) -> str:
-    """Return an override that Hydra reads as it was meant.
+    """Return an override that Hydra reads as the user meant it.
 
     Args:
         argument: as typed.
-        takes: what its key takes.
+        takes: the values that its key accepts.
         sweep: whether commas separate the values of several runs.
 
     Raises:
-        UserError: it is no override, or one value was wanted and there are several.
+        UserError: it is not an override, or has several values where one is expected.
     """
     match = _OVERRIDE.fullmatch(argument)
     if match is None:
@@ -182,7 +182,7 @@ def literal(argument: str, takes: Takes, *, sweep: bool = False) -> str:
 
 
 def _piece(key: str, piece: str, takes: Takes) -> str:
-    """Return one value, quoted if Hydra would make something else of it."""
+    """Return one value, quoted if Hydra would read it differently."""
     if takes.path and not piece:
         error = UserError("is empty; valid: a path", key=key, value=piece)
         error.origin = "command line"  # type: ignore[attr-defined]
@@ -205,10 +205,10 @@ def _piece(key: str, piece: str, takes: Takes) -> str:
 
 
 def _parsed(value: str) -> Any:
-    """Return Hydra's reading of a value, as an override; :data:`_UNREADABLE` if it has none."""
+    """Return Hydra's reading of an override value; :data:`_UNREADABLE` if it cannot be parsed."""
     try:
         return OverridesParser.create().parse_override(f"key={value}")
-    # A number of too many digits is a ValueError.
+    # A number with too many digits raises ValueError.
     except (HydraException, ValueError, RecursionError):
         return _UNREADABLE
 
@@ -218,12 +218,12 @@ def _is_sweep(parsed: Override) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Return text as Hydra reads it whole."""
+    """Return text quoted so that Hydra reads it unchanged."""
     return QuotedString(text=text, quote=Quote.single).with_quotes()
 
 
 def _pieces(value: str) -> Iterator[str]:
-    """Yield what stands between the commas that are in no quotes and no brackets."""
+    """Yield the parts between commas that are outside of quotes and brackets."""
     quote, depth, cuts = "", 0, [-1]
     for place, character in enumerate(value):
         if quote:
@@ -237,7 +237,7 @@ def _pieces(value: str) -> Iterator[str]:
             depth -= 1
         elif character == "," and depth <= 0:
             cuts.append(place)
-    if depth > 0:  # brackets that are text
+    if depth > 0:  # unbalanced brackets, which are text
         cuts = [-1, *(place for place, character in enumerate(value) if character == ",")]
     for before, after in pairwise([*cuts, len(value)]):
         yield value[before + 1 : after]
@@ -259,12 +259,12 @@ def _several(key: str, value: str, takes: Takes) -> UserError:
 
 
 def _in_shell(word: str) -> str:
-    """Return a word with quotes around it, as one types it in a shell."""
+    """Return an argument quoted for a shell."""
     return shlex.quote(word) if re.search(r'[$"\\`!]', word) else f'"{word}"'
 
 
 def home_expanded(text: str) -> str:
-    """Return ``text`` with the home folder in place of ``~`` at its beginning, as a shell has it.
+    """Return ``text`` with a leading ``~`` expanded to the home folder, as a shell does.
 
     Raises:
         UserError: there is no home folder.
@@ -283,11 +283,11 @@ def home_expanded(text: str) -> str:
 
 
 def taken(argument: str, host: Host | None = None) -> Takes:
-    """Return what the key of an override takes.
+    """Return the values that the key of an override accepts.
 
     Args:
         argument: as typed.
-        host: the plugins, whose components have parameters of their own; None to leave them out.
+        host: the plugins, for the parameters of their components; None to ignore them.
     """
     key = argument.lstrip("+~").partition("=")[0]
     if key in ENGINE_TEXT:
@@ -313,7 +313,7 @@ def taken(argument: str, host: Host | None = None) -> Takes:
 
 
 def _options(annotation: Any) -> Iterator[Any]:
-    """Yield the types of a union, without what is annotated to them."""
+    """Yield the types of a union, without their annotations."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _options(get_args(annotation)[0])
@@ -325,7 +325,7 @@ def _options(annotation: Any) -> Iterator[Any]:
 
 
 def _below(option: Any, name: str, kind: str, host: Host | None) -> Iterable[Any]:
-    """Return the types of a key of a section."""
+    """Return the types of a key in a section."""
     if get_origin(option) is dict:
         return [get_args(option)[1]]
     if not (isinstance(option, type) and issubclass(option, BaseModel)):
@@ -338,7 +338,7 @@ def _below(option: Any, name: str, kind: str, host: Host | None) -> Iterable[Any
 
 
 def _of_components(host: Host, kind: str, name: str) -> Iterator[Any]:
-    """Yield the types of a parameter, of all components of a kind that have it."""
+    """Yield the types of a parameter, from all components of a kind that have it."""
     for component in host.components:
         reference = component.declaration.config if component.kind == kind else None
         with suppress(UserError):

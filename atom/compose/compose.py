@@ -1,4 +1,4 @@
-"""Compose: from Hydra's command line over all groups to :class:`atom.recipe.run.Run`, once a job.
+"""Compose each job of a Hydra command line into a :class:`atom.recipe.run.Run`.
 
 Groups come from ATOM's own ``conf/`` and from the ``conf/`` folder of every installed plugin.
 """
@@ -49,23 +49,23 @@ _PACKAGE = Path(__file__).parents[1]
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 """ATOM's own groups: inside the package in a wheel, beside it in a checkout."""
 
-# What Hydra's own code raises at a file that it does not expect.
+# Errors that Hydra's own code raises on an unexpected file.
 _MISTAKES = (ValueError, AssertionError, RecursionError)
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?==)")
 _RERUN = "--experimental-rerun"
 
 RESOLVED = "resolved"
-"""The section of ``run.yaml`` that ATOM alone writes."""
+"""Section of ``run.yaml`` that only ATOM writes."""
 
 
 def main(arguments: list[str], task: Callable[[DictConfig], float | None], host: Host) -> None:
     """Run Hydra's command line; call ``task`` with the composed config of each job.
 
-    What ``task`` returns is what a sweeper of Hydra's compares jobs by.
+    ``task`` returns the value by which one of Hydra's sweepers compares jobs.
 
     Raises:
-        UserError: what was asked for cannot be composed, or ``task`` refuses it.
+        UserError: the configuration cannot be composed, or ``task`` refuses it.
     """
     arguments = command_line.arranged(arguments)
     if any(argument.startswith(_RERUN) for argument in arguments):
@@ -79,10 +79,10 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
     process = os.getpid()
 
     def job(config: DictConfig) -> float | None:
-        if os.getpid() != process:  # a launcher of Hydra's has taken it there
+        if os.getpid() != process:  # a Hydra launcher runs it in another process
             with guarded(arguments, groups, str(CONF)):
                 return task(config)
-        # Kept and raised below: Hydra would print its own words about it first.
+        # Store the error and raise it below; otherwise Hydra would print its own message first.
         if not failures:
             try:
                 result = task(config)
@@ -91,7 +91,7 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
             except (Exception, KeyboardInterrupt) as error:
                 failures.append(error)
                 made.append(not isinstance(error, UserError))
-        return math.nan  # no sweeper takes that for a result
+        return math.nan  # no sweeper accepts it as a result
 
     sweep = command_line.MULTIRUN in arguments
     names = groups.names | _folders(arguments)
@@ -102,7 +102,7 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
         for a in arguments
     ]
     saved_environment = os.environ.get("HYDRA_FULL_ERROR")
-    # Hydra then raises its errors instead of printing them and leaving with its own exit code.
+    # Makes Hydra raise its errors instead of printing them and exiting with its own code.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     line = ["atom train", *_sweep_folder(rewritten), *rewritten]
     hide_hydra_plugins(host.blocked)
@@ -124,9 +124,9 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
         ) from None
     except UserError:
         raise
-    # Hydra raises errors of many classes about what is wrong with a file or an override.
+    # Hydra raises many error classes for faults in a file or an override.
     except (HydraException, OmegaConfBaseException, *_MISTAKES) as error:
-        if failures:  # a sweeper that has no results
+        if failures:  # a sweeper without results
             raise failures[0] from None
         raise (refusal(error) or hydra_words.mistake(error, arguments, names)) from None
     finally:
@@ -139,7 +139,7 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
 
 
 def config_loader(host: Host, config_dir: str | None = None) -> Loader:
-    """Return a loader over ATOM's groups, the plugins' and those of a folder, for completion."""
+    """Return a loader over the groups of ATOM, the plugins and a folder, for completion."""
     hide_hydra_plugins(host.blocked)
     search_path = create_automatic_config_search_path(None, None, str(CONF))
     if config_dir is not None:
@@ -152,7 +152,7 @@ def run_of(config: DictConfig, host: Host) -> Run:
     """Return the run that a job's composed config describes.
 
     Raises:
-        UserError: with ``origin`` set to where the value at fault came from.
+        UserError: with ``origin`` set to the source of the faulty value.
     """
     origins = Origins(config)
     try:
@@ -194,7 +194,7 @@ def _parsed(config: DictConfig) -> Run:
 
 
 def _check_secrets(sections: dict[str, Any]) -> None:
-    """Refuse a secret where it would be written down; a launcher's are redacted there."""
+    """Refuse a secret where it would be stored; in the launcher section secrets are redacted."""
     others = {name: section for name, section in sections.items() if name != "launcher"}
     for found in exposed(others, ""):
         raise UserError(
@@ -205,7 +205,7 @@ def _check_secrets(sections: dict[str, Any]) -> None:
 
 
 def _check_removals(run: Run) -> None:
-    """Refuse each ``~KEY`` that takes nothing away: what was hoped of it does not happen."""
+    """Refuse each ``~KEY`` that removes nothing."""
     chosen = HydraConfig.get().overrides
     typed = [str(override) for override in chosen.task]
     for removal in typed:
@@ -219,7 +219,7 @@ def _check_removals(run: Run) -> None:
                 == run
             )
         except (UserError, HydraException, OmegaConfBaseException):
-            continue  # the run needs it
+            continue  # the run requires it
         if same:
             raise UserError(
                 f"{removal.removesuffix('=null')} (command line): takes nothing away, the run is "
@@ -229,7 +229,7 @@ def _check_removals(run: Run) -> None:
 
 
 def do(config: DictConfig, *, host: Host, job: Callable[[Run], float | None]) -> float | None:
-    """Compose ``config`` and do ``job``; let a mistake say where its value came from."""
+    """Compose ``config`` and call ``job``; attach the origin of the value to an error."""
     run = run_of(config, host)
     origins = Origins(config)
     try:
@@ -244,19 +244,19 @@ def do(config: DictConfig, *, host: Host, job: Callable[[Run], float | None]) ->
 
 
 def _at_home(value: Any, key: str) -> Any:
-    """Return a section with ``~`` expanded, as a shell does only where a word begins with it."""
+    """Return a section with ``~`` expanded; a shell expands it only at the start of a word."""
     if isinstance(value, dict):
         return {name: _at_home(child, f"{key}.{name}") for name, child in value.items()}
     if isinstance(value, list):
         return [_at_home(child, key) for child in value]
-    # A launcher's folders are those of other machines.
+    # The launcher's folders are on other machines.
     if isinstance(value, str) and not key.startswith("launcher."):
         return command_line.home_expanded(value)
     return value
 
 
 def _folders(arguments: list[str]) -> set[str]:
-    """Return the groups of ATOM's own folder, and of the folder that the user has named."""
+    """Return the groups in ATOM's own folder and in the folder that the user has named."""
     named = (a.partition("=")[2] for a in arguments if a.startswith("--config-dir="))
     folders = [CONF, user_folder(), *map(Path, named)]
     found = (child for folder in folders if folder.is_dir() for child in folder.iterdir())
@@ -264,7 +264,7 @@ def _folders(arguments: list[str]) -> set[str]:
 
 
 def _addable(argument: str, groups: set[str]) -> str:
-    """Let ``KEY=VALUE`` set a key that no file has written down: the schemas check all keys."""
+    """Let ``KEY=VALUE`` set a key that no file contains; the schemas check all keys."""
     match = _ASSIGNMENT.match(argument)
     if match is None or match[0] in groups or match[0].startswith("hydra."):
         return argument
@@ -272,20 +272,20 @@ def _addable(argument: str, groups: set[str]) -> str:
 
 
 def _sweep_folder(arguments: list[str]) -> list[str]:
-    """Let ``run.dir`` name the folder of a sweep: its runs are numbered folders in it."""
+    """Let ``run.dir`` name the folder of a sweep; its runs use numbered subfolders."""
     places = [a for a in arguments if a.lstrip("+").startswith("run.dir=")]
     if not places or command_line.MULTIRUN not in arguments:
         return []
     override = OverridesParser.create().parse_override(places[-1])
     place = override.value()
-    # Several folders are each their runs': see `place_of`.
+    # Several folders are one per run: see `place_of`.
     if override.is_sweep_override() or not isinstance(place, str):
         return []
     return [f"hydra.sweep.dir={command_line.quoted(command_line.home_expanded(place))}"]
 
 
 def _check_trust(config: DictConfig) -> None:
-    """Refuse a file that decides on plugins: those that it is about have been loaded already."""
+    """Refuse a file that sets plugin lists: the plugins have already been loaded."""
     section = config.get(SECTION)
     if OmegaConf.is_config(section):
         section = OmegaConf.to_container(section)
@@ -302,16 +302,18 @@ def _check_trust(config: DictConfig) -> None:
 
 
 def _check_others(config: DictConfig, host: Host, origins: Origins) -> None:
-    """Refuse files of others that decide what is for the user to decide."""
+    """Refuse untrusted files that set what only the user may set."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        # Where a launcher of Hydra's has taken the job elsewhere, its files are read again here.
+        # If a Hydra launcher has moved the job to another process, read its files again there.
         origins.every(())
     name = OmegaConf.select(config, "launcher.name")
     users_alone.check(current().of_others, name, list(HydraConfig.get().overrides.task), host)
 
 
 def _packages_used(run: Run, host: Host) -> set[str]:
-    """Return the packages that a run needs: its components', and those of its possible kernels."""
+    """Return the packages that a run needs: those of its components and of its
+    candidate kernels.
+    """
     used = {
         host.find(kind, getattr(run, kind).name, key=f"{kind}.name").plugin.package
         for kind in COMPONENTS

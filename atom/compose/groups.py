@@ -1,7 +1,8 @@
-"""The config group files of all plugins, as one source for Hydra.
+"""Serve the config group files of all plugins to Hydra as one source.
 
-Hydra asks every source in turn for every file, and copies them all each time it composes. Sources
-of a thousand plugins would cost more than all else; one that knows where each file is does not.
+Hydra queries every source for every file, and copies all sources for each composition. With a
+source per plugin, a thousand plugins would dominate the time to compose; one source with an index
+does not.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from atom.io import yaml_data
 from atom.registry.host import Plugin
 
 CONFIG_NAME = "train"
-"""The file that a run is composed from."""
+"""Name of the primary config."""
 
 HYDRA = "hydra"
 SUFFIX = ".yaml"
@@ -35,14 +36,14 @@ _HYDRA_GROUP = re.compile(rf"\s*((optional|override)\s+)*/*{HYDRA}(?![\w-])")
 
 
 class Groups:
-    """Which plugin has which file, by the path without its suffix: ``architecture/llama3_8b``."""
+    """An index from paths without suffix, such as ``architecture/llama3_8b``, to plugins."""
 
     def __init__(self, plugins: tuple[Plugin, ...]) -> None:
         self._plugins = plugins
 
     @cached_property
     def owners(self) -> dict[str, list[Plugin]]:
-        """The plugins with a file of that name, the first of which is read."""
+        """The plugins with a file of that name; the file of the first one is used."""
         found: dict[str, list[Plugin]] = {}
         for plugin in self._plugins:
             if plugin.conf is not None:
@@ -52,7 +53,7 @@ class Groups:
 
     @cached_property
     def options(self) -> dict[str, set[str]]:
-        """The files in each group, subgroups included: ``{"": …, "architecture": …}``."""
+        """The options of each group, subgroups included: ``{"": …, "architecture": …}``."""
         found: dict[str, set[str]] = {"": set()}
         for name in self.owners:
             group, _, option = name.rpartition("/")
@@ -64,17 +65,17 @@ class Groups:
 
     @property
     def names(self) -> set[str]:
-        """The groups at the top: ``architecture``, ``tokenizer``, …"""
+        """The top-level groups: ``architecture``, ``tokenizer``, …"""
         return {group for group in self.options if group and "/" not in group}
 
     def owner(self, group: str, option: str) -> str | None:
-        """Return the package that has an option, if one does."""
+        """Return the package that provides an option, or None."""
         plugins = self.owners.get(f"{group}/{option}")
         return plugins[0].package if plugins else None
 
 
 class PluginSource(ConfigSource):
-    """The files of plugins: ``atom://plugins``."""
+    """A Hydra config source with the files of plugins: ``atom://plugins``."""
 
     PROVIDER = "plugins"
 
@@ -83,7 +84,7 @@ class PluginSource(ConfigSource):
         self.groups = groups
 
     def __deepcopy__(self, memo: Any) -> PluginSource:
-        return self  # it never changes, and Hydra copies its sources for each composition
+        return self  # immutable; Hydra copies its sources for each composition
 
     @staticmethod
     def scheme() -> str:
@@ -121,7 +122,7 @@ class PluginSource(ConfigSource):
 
 
 class FolderSource(FileConfigSource):
-    """A folder of files from anyone. ``trusted`` is ATOM's own, which may set Hydra up."""
+    """A folder of config files. If ``trusted``, as ATOM's own, its files can configure Hydra."""
 
     def __init__(self, provider: str, path: str, *, trusted: bool) -> None:
         super().__init__(provider, path)
@@ -129,7 +130,7 @@ class FolderSource(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         folder, file = Path(self.path), Path(self.path, self._normalize_file_name(config_path))
-        # A link in a folder that somebody has sent could show a file that was never sent.
+        # A link in a folder from someone else could expose a file outside of it.
         if not self.trusted and not file.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{file} is a link out of {folder}, and is refused")
         return loaded(folder, config_path, self.provider, trusted=self.trusted)
@@ -140,17 +141,17 @@ class FolderSource(FileConfigSource):
 
     @staticmethod
     def _goes_round(path: Path) -> bool:
-        """Return whether it is a link to a folder that it is in."""
+        """Return whether a path is a link to one of its own parents."""
         return path.is_symlink() and path.resolve() in map(Path.resolve, path.parents)
 
 
 def loaded(folder: Path, name: str, provider: str, *, trusted: bool = False) -> ConfigResult:
-    """Read a file of a config folder as Hydra would, if it is plain data.
+    """Load a file of a config folder as Hydra would, if it is plain data.
 
     Raises:
-        UserError: it is not, or it would set Hydra up and is not ``trusted`` to: Hydra runs what
-            its own section names.
-        ConfigLoadError: there is no such file.
+        UserError: it is not plain data, or it sets Hydra's own section, which can execute code,
+            and is not ``trusted``.
+        ConfigLoadError: the file does not exist.
     """
     file = folder / (name if name.endswith(SUFFIX) else name + SUFFIX)
     try:
@@ -171,7 +172,7 @@ def loaded(folder: Path, name: str, provider: str, *, trusted: bool = False) -> 
 
 
 def _chooses_hydra(config: Any) -> bool:
-    """Return whether a defaults list names an option of Hydra's own groups."""
+    """Return whether a defaults list selects an option of Hydra's own groups."""
     content = OmegaConf.to_container(config, resolve=False)
     defaults = content.get("defaults") if isinstance(content, dict) else None
     entries = defaults if isinstance(defaults, list) else []
@@ -180,7 +181,7 @@ def _chooses_hydra(config: Any) -> bool:
 
 
 def refused_hydra(file: str) -> UserError:
-    """Return the error about a file that would set Hydra up."""
+    """Return the error for a file that sets Hydra's own section."""
     return UserError(
         f"{HYDRA} ({file}): a configuration file cannot set Hydra itself up, for Hydra runs what "
         "is named there; give it on the command line"

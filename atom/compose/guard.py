@@ -1,15 +1,15 @@
-"""What a configuration file may do while Hydra composes: hold data, and refer to other keys.
+"""Restrict configuration files, while Hydra composes, to data and references to other keys.
 
-Hydra and OmegaConf were made for configurations of one's own. This module takes away what a
-stranger's would be a danger with:
+Hydra and OmegaConf trust their configuration files. This module removes the features that are
+dangerous in a file from someone else:
 
-- *Hydra's own section.* Callbacks, logging, launchers and search paths name code, which Hydra
-  imports. Files cannot set it, under any name; the command line can.
-- *Resolvers.* A file may use those that compute from the run itself (:data:`RESOLVERS`).
-  ``oc.env`` reads a variable only if the command line has it, as ``${oc.env:NAME}``. Those that
+- *Hydra's own section.* Callbacks, logging, launchers and search paths name code that Hydra
+  imports. Files cannot set it under any name; the command line can.
+- *Resolvers.* A file can use those that compute from the run itself (:data:`RESOLVERS`).
+  ``oc.env`` reads a variable only if the command line contains ``${oc.env:NAME}``. Resolvers that
   evaluate text (``oc.decode``, ``oc.create``), and any that a plugin registers, are refused.
-- *Paths.* The options of a group are names: ``..`` and absolute paths lead nowhere.
-- *Growth.* Interpolations that multiply are stopped, as aliases are by :mod:`atom.io.yaml_data`.
+- *Paths.* Options of a group are names: ``..`` and absolute paths are refused.
+- *Growth.* Interpolations that multiply are stopped, like aliases in :mod:`atom.io.yaml_data`.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ RESOLVERS = (
     "oc.select",
     "python_version",
 )
-"""What any file may use. None of them sees anything but the run, Hydra's state and the clock."""
+"""Resolvers that any file can use. They access only the run, Hydra's state and the clock."""
 
 BUDGET = 5_000
-"""What all interpolations may come to: evaluations, values, and hundreds of characters."""
+"""Budget of all interpolations: evaluations, values, and hundreds of characters."""
 
 USER = "user"
-"""The provider of the files below :func:`user_folder`."""
+"""Provider name of the files below :func:`user_folder`."""
 
 _ENV = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([A-Za-z_]\w*)")
 HYDRAS = ("pkg://hydra.", "structured://")
-"""Where Hydra's own configuration is, and that of its plugins."""
+"""Locations of the configuration of Hydra and its plugins."""
 
 
 @contextmanager
 def guarded(arguments: Sequence[str], groups: Groups, own: str) -> Iterator[None]:
-    """Let Hydra compose in here, and nowhere else.
+    """Apply the restrictions while Hydra composes within the context.
 
     Args:
         arguments: the command line.
@@ -93,7 +93,7 @@ _sanitized = hydra_internal.Hydra.get_sanitized_cfg
 
 
 def _shown(hydra: hydra_internal.Hydra, config: DictConfig, kind: str) -> DictConfig:
-    """Return what ``--cfg`` shows: without secrets."""
+    """Return the output of ``--cfg``, with secrets redacted."""
     launcher = OmegaConf.to_container(config, resolve=False)["launcher"]  # type: ignore[index,call-overload]
     config = _sanitized(hydra, config, kind)
     content = OmegaConf.to_container(config, resolve=False)
@@ -102,7 +102,7 @@ def _shown(hydra: hydra_internal.Hydra, config: DictConfig, kind: str) -> DictCo
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader, over files that are data."""
+    """Hydra's loader, restricted to files that are plain data."""
 
     def __init__(self, config_search_path: ConfigSearchPath, *, groups: Groups, own: str) -> None:
         self.groups = groups
@@ -110,14 +110,14 @@ class Loader(ConfigLoaderImpl):
         self.own = own
         self.repository = Repository(config_search_path, groups, own)
         self.of_others: dict[str, Any] = {}
-        """What was read from files that neither ATOM, nor a plugin, nor the user has written."""
+        """Content of the files that belong neither to ATOM, nor a plugin, nor the user."""
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         result = super()._load_single_config(default, repo)
         if result.path.startswith(HYDRAS) or result.path == f"file://{self.own}":
             return result
         file = f"{result.path.removeprefix('file://')}/{default.config_path}.yaml"
-        # A file comes to stand there by its header or by a defaults list, too.
+        # A file can also reach that section by its header or by a defaults list.
         if OmegaConf.is_dict(result.config) and HYDRA in result.config:
             raise refused_hydra(file)
         if result.provider not in (PluginSource.PROVIDER, USER):
@@ -126,7 +126,7 @@ class Loader(ConfigLoaderImpl):
 
 
 def current() -> Loader:
-    """Return the loader of the configuration that is being composed."""
+    """Return the loader of the current composition."""
     loader = GlobalHydra.instance().config_loader()
     assert isinstance(loader, Loader)
     return loader
@@ -145,7 +145,7 @@ class Repository(ConfigRepository):
         self.sources = [self._guarded(source) for source in self.sources]
         after = [n for n, source in enumerate(self.sources) if source.provider == "main"]
         self.sources.insert(after[-1] + 1 if after else len(self.sources) - 1, self._plugins)
-        # In front: a file of one's own with the name of a shipped one is meant.
+        # First, so that the user's file takes precedence over a shipped one of the same name.
         if (folder := user_folder()).is_dir():
             self.sources.insert(0, FolderSource(USER, str(folder), trusted=False))
 
@@ -163,25 +163,30 @@ class Repository(ConfigRepository):
 
 
 def user_folder() -> Path:
-    """Return where config files of the user's own are, if there are any."""
+    """Return the folder of the user's own config files; it may not exist."""
     return user_file().parent / "conf"
 
 
 def is_name(config_path: str) -> bool:
-    """Return whether a path stays in the config folders."""
+    """Return whether a path stays within the config folders."""
     path = PurePosixPath(config_path)
     return not path.is_absolute() and ".." not in path.parts
 
 
 def hide_hydra_plugins(blocked: Iterable[Plugin]) -> None:
-    """Keep Hydra, which imports every module of ``hydra_plugins``, from those of blocked packages.
+    """Prevent Hydra, which imports every module of ``hydra_plugins``, from importing those of
+    blocked
+    packages.
 
-    The lists are about packages that are plugins of ATOM; others that extend Hydra are its own.
+    The plugin lists apply to packages that are plugins of ATOM; other extensions of Hydra are
+    unaffected.
     """
     for plugin in blocked:
         paths = [path for _, path, _ in recorded(plugin.package)]
         if plugin.source is not None and not any(p.is_relative_to(plugin.source) for p in paths):
-            paths += (plugin.source.parent / "hydra_plugins").glob("*/__init__.py")  # editable
+            paths += (plugin.source.parent / "hydra_plugins").glob(
+                "*/__init__.py"
+            )  # editable install
             paths += (plugin.source.parent / "hydra_plugins").glob("*.py")
         for path in paths:
             parts = path.with_suffix("").parts
@@ -191,7 +196,7 @@ def hide_hydra_plugins(blocked: Iterable[Plugin]) -> None:
 
 
 def refusal(error: BaseException | None) -> UserError | None:
-    """Return the refusal that OmegaConf or Hydra has wrapped into its own error, if one is."""
+    """Return the UserError that OmegaConf or Hydra has wrapped into its own error, or None."""
     while error is not None:
         if isinstance(error, UserError):
             return error
@@ -204,7 +209,7 @@ def _register(arguments: Sequence[str], others: Iterable[str]) -> None:
 
     Args:
         arguments: the command line.
-        others: the names of all resolvers that were in the table.
+        others: the names of all resolvers registered before.
     """
     register_default_resolvers()
     for name in {*others, "oc.create", "oc.decode"} - set(RESOLVERS):
@@ -230,7 +235,7 @@ def _refused(name: str, *_: object) -> None:
 
 
 def _counted() -> Callable[..., Any]:
-    """Return OmegaConf's evaluation of interpolations, with an end to it."""
+    """Return OmegaConf's interpolation function with a limit on its evaluations."""
     spent = 0
     evaluate = BaseOfContainers.resolve_parse_tree
 
@@ -242,7 +247,7 @@ def _counted() -> Callable[..., Any]:
             spent += _size(value)
             if spent <= BUDGET:
                 return value
-        # OmegaConf puts words of its own into errors of other classes.
+        # OmegaConf adds its own text to errors of other classes.
         raise InterpolationResolutionError(
             f"the interpolations of a run may come to {BUDGET:,} values at most"
         )

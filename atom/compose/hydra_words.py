@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say of a command line, in the words of whoever typed it: a table."""
+"""Translate errors of Hydra and OmegaConf into errors about the command line, by a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from omegaconf.errors import (
 from atom.compose.guard import refusal
 from atom.errors import UserError
 
-# Python's own limit on the digits of a whole number.
+# Python's own limit on the digits of an integer.
 _TOO_LONG = re.compile(rf"\d{{{sys.get_int_max_str_digits() + 1},}}")
 
 _NO_KEY = (ConfigAttributeError, ConfigKeyError)
@@ -65,7 +65,9 @@ _OF_KEYS: tuple[tuple[str, str], ...] = (
         "has a value already; valid: {key}={value}",
     ),
 )
-"""What Hydra says of a ``key``, and what is to follow the word of the command line that has it."""
+"""Pattern of Hydra's message about a ``key``, and the text to append to the argument
+with that key.
+"""
 
 _OF_WORDS: tuple[tuple[str, str, str], ...] = (
     (
@@ -85,16 +87,18 @@ _OF_WORDS: tuple[tuple[str, str, str], ...] = (
         "--config-dir=FOLDER",
     ),
 )
-"""What Hydra says, of which words of the command line, and what is to follow such a word."""
+"""Pattern of Hydra's message, the arguments concerned, and the text to append to such
+an argument.
+"""
 
 
 def mistake(error: Exception, arguments: Sequence[str], groups: Container[str]) -> UserError:
-    """Return what is wrong with a command line, or with the files it names.
+    """Return the error for a command line or for the files that it names.
 
     Args:
-        error: Hydra's.
+        error: Hydra's error.
         arguments: the command line.
-        groups: the names of those that there are.
+        groups: the names of the existing groups.
     """
     if isinstance(error, RecursionError):
         return UserError("the defaults lists of the configuration files go round in a circle")
@@ -130,7 +134,7 @@ def mistake(error: Exception, arguments: Sequence[str], groups: Container[str]) 
 
 
 def unresolved(error: OmegaConfBaseException) -> UserError:
-    """Return what is wrong with a value that refers to another."""
+    """Return the error for a value that refers to another one."""
     refused = refusal(error)
     words = refused.problem if refused else one_line(error)
     if isinstance(error, GrammarParseError):
@@ -143,7 +147,7 @@ def unresolved(error: OmegaConfBaseException) -> UserError:
 
 
 def one_line(error: Exception) -> str:
-    """Return the first line of what an error says, and of what has caused it if that follows."""
+    """Return the first line of an error message, and of its cause if that follows."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     words = (lines[0] if lines else type(error).__name__).rstrip(".")
     if words.endswith(":") and isinstance(error.__cause__, Exception):

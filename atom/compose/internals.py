@@ -1,6 +1,6 @@
-"""What ATOM uses of Hydra and OmegaConf that they do not promise to keep: the only place.
+"""Import the private parts of Hydra and OmegaConf that ATOM uses; no other module does.
 
-A release of either is looked at here first.
+Check this module first against a new release of either.
 """
 
 import sys
@@ -37,5 +37,5 @@ __all__ = [
 
 
 def hide(module: str) -> None:
-    """Tell Python not to find a module, so that Hydra does not import it."""
+    """Make Python unable to find a module, so that Hydra does not import it."""
     sys.modules[module] = None  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Find where the values of a composed config came from: the command line, or a file."""
+"""Find the origin of each value of a composed config: the command line, or a file."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ from atom.errors import UserError
 from atom.recipe.run import COMMAND_LINE
 
 _SHIPPED = ("main", "plugins")
-"""Hydra's names of the sources that are ATOM's own and the plugins'."""
+"""Hydra's names of the sources of ATOM and of the plugins."""
 
 
 class Origins:
-    """Where the values of a job's config came from. Hydra does not keep it; it can be found."""
+    """The origins of a job's config values. Hydra does not record them, so they are
+    reconstructed.
+    """
 
     def __init__(self, config: DictConfig) -> None:
-        # Unresolved: an override may hold an interpolation, which is the config's and not Hydra's.
+        # Unresolved, because an override can hold an interpolation of the run's config.
         task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
         self._overrides = [str(override) for override in task or ()]
         self._config = config
         self._read: list[tuple[str, Any, bool]] = []
 
     def attach(self, error: UserError) -> None:
-        """Give ``error`` the ``origin`` of its key, once."""
+        """Set the ``origin`` of ``error`` from its key, once."""
         if error.key is not None and getattr(error, "origin", None) is None:
             error.origin = self.of(error.key)  # type: ignore[attr-defined]
 
     def every(self, keys: Iterable[str]) -> dict[str, str]:
-        """Return what :meth:`of` says of each key; the files are read once."""
+        """Return the result of :meth:`of` for each key; files are read once."""
         self._read = list(self._files())
         return {key: self.of(key) for key in keys}
 
     def of(self, key: str) -> str:
-        """Return ``command line``, a file, or ``default`` for a value that nobody has set."""
+        """Return ``command line``, a file, or ``default`` for a value that is not set."""
         if self._typed(key):
             return COMMAND_LINE
         if (found := self._file(key)) is not None:
@@ -55,7 +57,7 @@ class Origins:
         return "default"
 
     def given(self, key: str) -> str | None:
-        """Return where the user has set a key; None where nobody, or a file of ATOM or a plugin."""
+        """Return where the user has set a key; None if only ATOM's or a plugin's files set it."""
         if self._typed(key):
             return COMMAND_LINE
         found = self._file(key)
@@ -63,7 +65,7 @@ class Origins:
 
     @cached_property
     def defaults(self) -> list[ResultDefault]:
-        """The files that the config is composed from, in Hydra's order; one may be missing."""
+        """The files of the composition in Hydra's order; one can be missing."""
         chosen = HydraConfig.get()
         name = chosen.job.config_name or CONFIG_NAME
         overrides = [*chosen.overrides.hydra, *self._overrides]
@@ -104,7 +106,7 @@ def _holds(config: Any, key: str) -> bool:
     try:
         return OmegaConf.select(config, key, throw_on_missing=False) is not None
     except OmegaConfBaseException:
-        return True  # an interpolation, which is the run's and not the file's
+        return True  # an interpolation, resolved in the run and not in the file
 
 
 def _is_group(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Read the lists of plugins on a command line, before anything is composed or loaded."""
+"""Read the plugin lists of a command line, before composition and before plugins are loaded."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from atom.registry.trust import LISTS, SECTION, Trust, mistake, patterns_of
 
 
 def trust(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Trust:
-    """Return what the user's file, the environment and a command line say of plugins together.
+    """Return the combined plugin lists of the user's file, the environment and a command line.
 
     Args:
-        arguments: the words of ``atom train``; others than ``plugins.…`` are passed over.
-        environment: the variables.
+        arguments: the arguments of ``atom train``; all except ``plugins.…`` are ignored.
+        environment: the environment variables.
 
     Raises:
-        UserError: one of them cannot be understood. Nothing is loaded then.
+        UserError: one of them is invalid. Nothing is loaded then.
     """
     return Trust.gather(typed(arguments), environment)
 
 
 def typed(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the values of ``plugins.…=…`` on a command line, by their names: lists, and a path.
+    """Return the values of ``plugins.…=…`` on a command line by name: lists, and a path.
 
     Raises:
-        UserError: one of them is no list of patterns, or no such key.
+        UserError: a value is not a list of patterns, or a key is unknown.
     """
     found: dict[str, Any] = {}
     for argument in filter(_is_typed, arguments):
-        # Only now: `atom plugins` and the ranks do without Hydra.
+        # Imported only here, because `atom plugins` and the ranks do not need Hydra.
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
 
@@ -61,6 +61,6 @@ def typed(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _is_typed(argument: str) -> bool:
-    """Return whether a word of the command line decides on plugins."""
+    """Return whether an argument sets a plugin list."""
     key = argument.lstrip("+~").partition("=")[0]
     return key == SECTION or key.startswith(f"{SECTION}.")

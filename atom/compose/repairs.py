@@ -1,4 +1,4 @@
-"""The repairs of Hydra and OmegaConf: most limit what a configuration file can do.
+"""Declare the repairs of Hydra and OmegaConf; most limit what a configuration file can do.
 
 This module is data only and imports nothing.
 """

@@ -1,4 +1,4 @@
-"""Sweeps: what they compare runs by, and what Hydra writes of one that has made nothing."""
+"""Check the objective of a sweep, and remove the files that Hydra writes for an empty one."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.metrics import StepMetrics
 
 RECORD = "multirun.yaml"
-"""What Hydra's own sweeper writes into the folder of a sweep, before its first run."""
+"""File that Hydra's own sweeper writes into the sweep folder before its first run."""
 
 
 def check(run: Run) -> None:
-    """Refuse an objective that no run measures.
+    """Refuse an objective that runs do not measure.
 
     Raises:
-        UserError: names the numbers of metrics.jsonl.
+        UserError: names the numbers in metrics.jsonl.
     """
     measured = [field.name for field in dataclasses.fields(StepMetrics)]
     if run.sweep.objective not in measured:
@@ -39,10 +39,10 @@ def check(run: Run) -> None:
 
 @contextmanager
 def tidied(idle: Callable[[], bool]) -> Iterator[None]:
-    """Let a sweep that is refused, finished or dry leave its folder as it was.
+    """Restore the folder of a sweep that was refused, had already finished, or was a dry run.
 
     Args:
-        idle: tells, after a sweep, whether no run of it can have made anything.
+        idle: returns, after a sweep, whether none of its runs can have written anything.
     """
     original = SWEEPER.original()
 
@@ -79,7 +79,7 @@ def _text(path: Path) -> str | None:
 
 
 def _runs(place: Path) -> dict[Path, tuple[int, int]]:
-    """Return what tells whether a run has been written anew."""
+    """Return a fingerprint that shows whether a run has been written again."""
     found = {path: path.stat() for path in place.glob(f"*/{RUN_FILE}")}
     return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
 
@@ -89,5 +89,5 @@ def _folders(place: Path) -> set[Path]:
 
 
 def _remove(folder: Path) -> None:
-    with suppress(OSError):  # it holds something
+    with suppress(OSError):  # it is not empty
         folder.rmdir()

@@ -1,7 +1,7 @@
-"""What the user alone decides: settings that are run or sent somewhere where a run is submitted.
+"""Reserve for the user the settings that run code or send data where a run is submitted.
 
-A configuration is data, whoever wrote it. A launcher's commands, options, images and places are
-code: they come from the command line, or a file of the user's own
+A configuration is data, whoever wrote it. A launcher's commands, options, images and places act as
+code: they must come from the command line or the user's own file
 (:func:`atom.compose.guard.user_folder`).
 """
 
@@ -27,12 +27,12 @@ def check(
     overrides: Sequence[str],
     host: Host,
 ) -> None:
-    """Refuse a file of somebody else's that chooses a launcher, or says what one runs.
+    """Refuse an untrusted file that selects a launcher or sets its commands.
 
     Args:
-        of_others: what each of these files holds.
+        of_others: the content of each such file.
         launcher: the name of the run's launcher; None for this machine.
-        overrides: those of the command line.
+        overrides: the overrides of the command line.
         host: the plugins.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Read, write and print what others may have written: bounded, link-free, no control characters.
+"""Read, write and print untrusted files: bounded in size, without links or control characters.
 
-Imports nothing of ATOM but its modules at the top. ``process`` calls a function in a forked child.
+Imports only ATOM's top-level modules. ``process`` calls a function in a forked child.
 """

@@ -1,6 +1,9 @@
-"""The folders for what outlives a run. Code is loaded from some: no other account may write there.
+"""Provide cache folders that outlive a run. Code is loaded from some of them, so no other account
+must
+be able to write there.
 
-Torch keeps the code that it compiles below ``/tmp``, by a name that any account can take first.
+torch stores the code that it compiles below ``/tmp``, under a name that any account can claim
+first.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ _VARIABLES = {
     "TORCH_EXTENSIONS_DIR": "extensions",
     "CUTE_DSL_CACHE_DIR": "cute",
 }
-"""Where compilers are told to keep what they make, and its folder below ATOM's."""
+"""Variables that set the compilers' cache folders, and the subfolder of ATOM's cache for each."""
 
 
 def folder() -> Path:
-    """Return the folder for what outlives a run: ``ATOM_CACHE``, or the user's own cache.
+    """Return the cache folder: ``ATOM_CACHE``, or a folder in the user's cache.
 
-    It is made, for the user alone, where that is possible.
+    It is created, accessible to the user alone, where possible.
 
     Raises:
         UserError: another account can write to it.
@@ -39,7 +42,7 @@ def folder() -> Path:
             place = Path(named).expanduser()
         else:
             place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atom"
-    except RuntimeError:  # an account without a home
+    except RuntimeError:  # an account without a home folder
         return _temporary()
     _check(place, "ATOM_CACHE")
     with suppress(OSError):
@@ -48,13 +51,13 @@ def folder() -> Path:
 
 
 def keep_compiled_code() -> None:
-    """Have compilers keep what they make where no other account can write, in this process and
-    those that it starts.
+    """Make compilers, in this process and its children, use cache folders that no other account can
+    write to.
 
-    A folder of the user's own choice is kept. Each kind of processor has a folder of its own.
+    A folder that the user has set is kept. Each kind of processor has its own folder.
 
     Raises:
-        UserError: another account can write to it.
+        UserError: another account can write to a folder.
     """
     ours: Path | None = None
     for variable, name in _VARIABLES.items():
@@ -68,8 +71,8 @@ def keep_compiled_code() -> None:
 
 
 def _writable() -> Path:
-    """Return ATOM's folder, or one below that of temporary files where nothing can be kept there,
-    as in a container that has no home."""
+    """Return ATOM's cache folder, or a temporary folder if it is not writable, as in a container
+    without a home folder."""
     place = folder()
     if place.is_dir() and os.access(place, os.W_OK):
         return place
@@ -84,14 +87,14 @@ def _temporary() -> Path:
 
 
 def _make(place: Path) -> None:
-    """Make a folder, and those above it that are not there, for the user alone."""
+    """Create a folder and its missing parents, accessible to the user alone."""
     for path in reversed([place, *place.parents]):
         if not path.exists():
             path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _processor() -> str:
-    """Return a name for processors that run the same code."""
+    """Return an identifier that is equal on processors that can run the same code."""
     told = ""
     with suppress(OSError, UnicodeDecodeError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -104,7 +107,7 @@ def _processor() -> str:
 
 
 def _check(place: Path, variable: str) -> None:
-    """Refuse a folder that another account can write to, or put something else in the place of."""
+    """Refuse a folder that another account can write to or replace."""
     real = Path(os.path.realpath(place))
     try:
         chain = [path for path in (real, *real.parents) if os.path.lexists(path)]
@@ -122,7 +125,7 @@ def _check(place: Path, variable: str) -> None:
                         f"valid: a folder of yours by {variable}, or that without it"
                     )
     except OSError as error:
-        if isinstance(error, FileNotFoundError):  # another process of the user's tidies up
+        if isinstance(error, FileNotFoundError):  # another process of the user removes old files
             return
         raise UserError(
             f"the cache {place} cannot be used: {error.strerror}; valid: another folder by "
@@ -131,12 +134,12 @@ def _check(place: Path, variable: str) -> None:
 
 
 def _problem(path: Path, *, within: bool) -> str | None:
-    """Return in what a folder is not the user's alone, in words.
+    """Return why a folder is not under the user's sole control, in words, or None.
 
     Args:
         path: the folder.
-        within: whether things are kept in it. In a folder above, others may have things of their
-            own, if they cannot touch the user's (the sticky bit, as ``/tmp`` has it).
+        within: True if files are stored directly in it. In a parent folder other accounts can
+            have files of their own, if they cannot change the user's (sticky bit, as on ``/tmp``).
     """
     found = path.stat()
     if not _is_trusted(found.st_uid):
@@ -151,15 +154,15 @@ def _problem(path: Path, *, within: bool) -> str | None:
 
 
 def _is_trusted(user: int) -> bool:
-    """Return whether a user is this one, or rules the machine.
+    """Return whether a user id is the current user or an administrator of the machine.
 
-    In a user namespace, as of a rootless container, the machine's own root is an unknown user.
+    In a user namespace, as in a rootless container, the machine's own root has an unknown id.
     """
     return user in (os.getuid(), 0) or (user == _overflow() and not _is_initial_namespace())
 
 
 def _is_of_one(group: int) -> bool:
-    """Return whether nobody but the user and root is in a group: root's, or the user's own."""
+    """Return whether a group has no members other than the user and root."""
     if group == 0:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Variables of the environment that ATOM reads, and ones that nobody reads as they were meant."""
+"""Check the environment variables that ATOM reads, and refuse misspelled or ineffective ones."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ VARIABLES = (ALLOW, BLOCK, CACHE, JOIN_SECONDS)
 THREADS = "OMP_NUM_THREADS"
 
 _LISTS = {"PLUGIN", "PLUGINS", "ALLOW", "ALLOWED", "BLOCK", "BLOCKED"}
-"""Words of a variable that somebody wanted to keep plugins out with."""
+"""Words in the name of a variable that was probably meant to block plugins."""
 
 _ALIKE = 0.82
-"""Others may begin with ATOM_, too: an editor's, and those of a service of Kubernetes."""
+"""Similarity above which a name counts as a misspelling; other programs use ATOM_ as well."""
 
 
 def check(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse variables that look like those of ATOM and are none.
+    """Refuse variables that resemble ATOM's but are unknown.
 
     Raises:
-        UserError: names the first one, and the nearest that there is.
+        UserError: names the first one, and the most similar valid name.
     """
     for name in sorted(environment):
         if not name.upper().startswith("ATOM_") or name in VARIABLES:
@@ -43,10 +43,10 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def check_threads(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse a number of threads that OpenMP would pass over, for as many as there are cores.
+    """Refuse a number of threads that OpenMP would ignore in favour of the number of cores.
 
     Raises:
-        UserError: it is none.
+        UserError: the number is invalid.
     """
     text = environment.get(THREADS, "")
     if text.strip() and not re.fullmatch(r"\s*0*[1-9]\d{0,5}\s*(,\s*0*[1-9]\d{0,5}\s*)*", text):

@@ -1,9 +1,8 @@
-"""Files that others may have written, linked or put something else in the place of.
+"""Read and write files that other accounts may have written, linked or replaced.
 
-Whatever is in a run folder, an export or a cache is opened here. Nothing is reached by a link,
-nothing but a regular file is opened, a pipe is not waited for, and no more is read than the caller
-says.
-What is written appears whole, under a name that nobody knew before, in the place of what was there.
+All files in a run folder, an export or a cache are opened here. It follows no links, opens only
+regular files, never blocks on a pipe, and reads no more bytes than the caller allows. Writes are
+atomic: a temporary file with an unpredictable name replaces the old file when it is complete.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST = 8 << 20
-"""Bytes that a file may have whose reader says nothing else."""
+"""Default limit on the size of a file, in bytes."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""Without ``O_NONBLOCK``, to open a pipe would wait for another process."""
+"""Without ``O_NONBLOCK``, opening a pipe would block until another process opens it."""
 
 
 class NotAFileError(OSError):
-    """What a name stands for is no regular file: a link, a folder, a pipe or a device."""
+    """Raised if a name is not a regular file: a link, a folder, a pipe or a device."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(errno.ELOOP, "it is no regular file", str(path))
@@ -41,7 +40,7 @@ class NotAFileError(OSError):
 
 
 class TooLargeError(OSError):
-    """A file has more bytes than whatever it is has."""
+    """Raised if a file exceeds the size limit of its kind."""
 
     def __init__(self, path: Path, most: int) -> None:
         super().__init__(errno.EFBIG, f"it has more than {_size(most)}", str(path))
@@ -54,15 +53,15 @@ class TooLargeError(OSError):
 
 
 def opened(path: Path, flags: int, *, below: Path | None = None) -> int:
-    """Open a regular file, which is made if ``flags`` have ``O_CREAT``; return its descriptor.
+    """Open a regular file, created if ``flags`` contain ``O_CREAT``; return its descriptor.
 
     Args:
-        path: the file, which is not reached by a link.
-        flags: as of :func:`os.open`.
-        below: a folder around it. No folder on the way from there is reached by a link either.
+        path: the file; it must not be a link.
+        flags: as for :func:`os.open`.
+        below: a parent folder; no folder between it and the file may be a link either.
 
     Raises:
-        NotAFileError: it is something else.
+        NotAFileError: it is not a regular file.
         OSError: it cannot be opened.
     """
     with _place(path, below) as (name, folder):
@@ -80,17 +79,17 @@ def opened(path: Path, flags: int, *, below: Path | None = None) -> int:
 
 
 def open_regular(path: Path, *, below: Path | None = None) -> BufferedReader:
-    """Open a regular file to read: see :func:`opened`."""
+    """Open a regular file for reading: see :func:`opened`."""
     return os.fdopen(opened(path, os.O_RDONLY, below=below), "rb")
 
 
 def appending(path: Path, *, below: Path | None = None) -> int:
-    """Open a regular file to append to, which is made if need be; return its descriptor."""
+    """Open a regular file for appending, created if missing; return its descriptor."""
     return opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, below=below)
 
 
 def is_regular(path: Path) -> bool:
-    """Return whether a name is that of a regular file, and no link to one."""
+    """Return whether a path is a regular file, and not a link to one."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except (OSError, ValueError):
@@ -101,17 +100,17 @@ def is_regular(path: Path) -> bool:
 
 
 def read_bytes(path: Path, *, most: int = MOST, below: Path | None = None) -> bytes:
-    """Return what a regular file holds.
+    """Return the content of a regular file.
 
     Raises:
-        NotAFileError: it is something else.
+        NotAFileError: it is not a regular file.
         TooLargeError: it has more than ``most`` bytes.
         OSError: it cannot be read.
     """
     with open_regular(path, below=below) as file:
         if os.fstat(file.fileno()).st_size > most:
             raise TooLargeError(path, most)
-        # It may grow meanwhile.
+        # The file can grow while it is read.
         content = file.read(most + 1)
     if len(content) > most:
         raise TooLargeError(path, most)
@@ -119,16 +118,16 @@ def read_bytes(path: Path, *, most: int = MOST, below: Path | None = None) -> by
 
 
 def read_text(path: Path, *, most: int = MOST, below: Path | None = None) -> str:
-    """Return what a regular file of UTF-8 holds: see :func:`read_bytes`.
+    """Return the content of a regular UTF-8 file: see :func:`read_bytes`.
 
     Raises:
-        UnicodeDecodeError: it is no UTF-8.
+        UnicodeDecodeError: it is not UTF-8.
     """
     return read_bytes(path, most=most, below=below).decode()
 
 
 def sha256(path: Path) -> str:
-    """Return the digest of a regular file's content."""
+    """Return the SHA-256 digest of a regular file."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -137,30 +136,32 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` to ``path`` as JSON, whole or not at all."""
+    """Write ``content`` to ``path`` as JSON, atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_text(path: Path, content: str, *, private: bool = False) -> None:
-    """Write ``content`` to ``path`` as UTF-8, whole or not at all: see :func:`write_bytes`."""
+    """Write ``content`` to ``path`` as UTF-8, atomically: see :func:`write_bytes`."""
     write_bytes(path, content.encode(), private=private)
 
 
 def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Write ``content`` to ``path``, whole or not at all.
+    """Write ``content`` to ``path`` atomically.
 
     Args:
         path: the file; a link there is replaced.
-        content: all of it.
-        private: let nobody but its owner read it.
+        content: the whole content.
+        private: make the file readable by its owner only.
     """
     with _unfinished(path, mode=0o600 if private else 0o666) as file:
         file.write(content)
 
 
 def write_given(path: Path, content: str) -> None:
-    """Write to a file that the user has named: what is no regular file, such as ``/dev/stdout``, is
-    written to, and any other one as by :func:`write_text`."""
+    """Write to a path that the user has named.
+
+    A special file, such as ``/dev/stdout``, is written directly; any other path as by
+    :func:`write_text`."""
     data = content.encode(errors="replace")
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_bytes(data)
@@ -169,22 +170,22 @@ def write_given(path: Path, content: str) -> None:
 
 
 def copy(source: Path, target: Path, *, below: Path | None = None) -> None:
-    """Copy a regular file, whole or not at all.
+    """Copy a regular file atomically.
 
     Args:
-        source: the file; ``below`` is as of :func:`opened`.
-        target: where to; a link there is replaced.
-        below: see there.
+        source: the file.
+        target: the destination; a link there is replaced.
+        below: for ``source``, as in :func:`opened`.
     """
     with open_regular(source, below=below) as content, _unfinished(target) as file:
         shutil.copyfileobj(content, file, 1 << 20)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those around it, if they are not there.
+    """Create a folder and its missing parents.
 
     Raises:
-        NotADirectoryError: a link has its name, or what is no folder.
+        NotADirectoryError: the path is a link, or not a folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
@@ -194,10 +195,10 @@ def make_folder(path: Path) -> None:
 
 
 def probe(folder: Path) -> None:
-    """Make a file in a folder, and remove it.
+    """Check that a folder is writable by creating and removing a file in it.
 
     Raises:
-        OSError: nothing can be written there.
+        OSError: it is not writable.
     """
     descriptor, name = tempfile.mkstemp(prefix=".atom-write-test-", dir=folder)
     os.close(descriptor)
@@ -205,7 +206,7 @@ def probe(folder: Path) -> None:
 
 
 def append(descriptor: int, content: bytes) -> None:
-    """Write ``content`` to a file that was opened to append, whole or not at all.
+    """Append ``content`` to an open file, completely or not at all.
 
     Raises:
         OSError: it could not be written; see :func:`is_full`.
@@ -217,12 +218,12 @@ def append(descriptor: int, content: bytes) -> None:
 
 
 def is_full(error: OSError) -> bool:
-    """Return whether a disk is full, or a user's share of it."""
+    """Return whether an error means that the disk or the user's quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def whole_lines(content: bytes) -> list[bytes]:
-    """Return the lines that end with a newline, without it."""
+    """Return the complete lines, without their newlines."""
     return content.split(b"\n")[:-1]
 
 
@@ -231,14 +232,14 @@ def whole_lines(content: bytes) -> list[bytes]:
 
 @contextmanager
 def _place(path: Path, below: Path | None) -> Iterator[tuple[str, int | None]]:
-    """Give the name of a file, and the descriptor of the folder that it is in."""
+    """Yield the name of a file and a descriptor of its folder."""
     if below is None:
         yield str(path), None
         return
     *folders, name = path.relative_to(below).parts
     if ".." in (*folders, name):
         raise NotAFileError(path)
-    # The folder around may itself be a link.
+    # ``below`` itself may be a link.
     here = os.open(below, _FOLDER & ~os.O_NOFOLLOW)
     try:
         for folder in folders:
@@ -260,7 +261,7 @@ def _place(path: Path, below: Path | None) -> Iterator[tuple[str, int | None]]:
 
 @contextmanager
 def _unfinished(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Give a new file in the folder of ``path``, which gets its name when all is written."""
+    """Yield a temporary file in the folder of ``path``, renamed to ``path`` when it is complete."""
     new = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
     try:

@@ -1,4 +1,4 @@
-"""JSON from anyone, read as data: of a size, a depth and numbers that a run's files have."""
+"""Read untrusted JSON as data, with limits on size, depth and numbers."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from atom.io.files import MOST, TooLargeError, open_regular, read_bytes
 
 DEPTH = 40
 LINE = 4 << 20
-"""The most that a document may have: levels, and bytes of a line."""
+"""Limits of a document: nesting depth, and bytes per line."""
 
 FILE = 1 << 30
-"""Bytes of a file of lines."""
+"""Limit on the bytes of a file of JSON lines."""
 
 INT64 = 2**63
 _UINT64 = 2**64
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """Return ``value`` as JSON, which has no number that is not finite: null stands for one.
+    """Return ``value`` as JSON; a non-finite number becomes null.
 
-    Whatever is not printable ASCII is escaped.
+    All characters other than printable ASCII are escaped.
     """
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def loads(data: bytes) -> Any:
-    """Return what ``data`` holds.
+    """Parse ``data``.
 
     Raises:
-        ValueError: it is no JSON in UTF-8, nests too deep, or has a number that is not finite or
-            has more than 64 bits.
+        ValueError: it is not JSON in UTF-8, is nested too deeply, or contains a number that is not
+            finite or exceeds 64 bits.
     """
     try:
         found = _DECODER.decode(data.decode())
@@ -46,10 +46,10 @@ def loads(data: bytes) -> Any:
 
 
 def read(path: Path, *, most: int = MOST, below: Path | None = None) -> dict[str, Any]:
-    """Return the object that a file holds.
+    """Return the JSON object in a file.
 
     Raises:
-        ValueError: as for :func:`loads`, or it is no object.
+        ValueError: as for :func:`loads`, or the content is not an object.
         OSError: as for :func:`atom.io.files.read_bytes`.
     """
     found = loads(read_bytes(path, most=most, below=below))
@@ -59,17 +59,17 @@ def read(path: Path, *, most: int = MOST, below: Path | None = None) -> dict[str
 
 
 def lines(path: Path, *, most: int = FILE, below: Path | None = None) -> Iterator[bytes]:
-    """Yield the lines of a file that end with a newline, without it.
+    """Yield the complete lines of a file, without their newlines.
 
     Raises:
-        TooLargeError: the file or a line is.
-        OSError: it cannot be read.
+        TooLargeError: the file or a line is too large.
+        OSError: the file cannot be read.
     """
     with open_regular(path, below=below) as file:
         if file.seek(0, 2) > most:
             raise TooLargeError(path, most)
         file.seek(0)
-        # One more than may be, to tell a line of that length from a longer one.
+        # Read one byte more than the limit, to detect a longer line.
         while line := file.readline(LINE + 1):
             if len(line) > LINE:
                 raise TooLongError(path)
@@ -78,7 +78,7 @@ def lines(path: Path, *, most: int = FILE, below: Path | None = None) -> Iterato
 
 
 class TooLongError(TooLargeError):
-    """A line has more bytes than a line of a run has."""
+    """Raised if a line exceeds the limit."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, LINE)

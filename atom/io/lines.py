@@ -1,8 +1,9 @@
-"""Text that goes into scripts and manifests, and who may give it: for parameters of launchers.
+"""Define text types for launcher parameters that go into scripts and manifests, and mark the fields
+that a file may set.
 
-``Field(json_schema_extra=FROM_FILES)`` marks a field that files from anyone may set. Numbers,
-switches and choices need no mark; all other text comes from the command line or a file of the
-user's own, for it may be a command, an option of one, or a place that data is sent to.
+``Field(json_schema_extra=FROM_FILES)`` marks a text field that files from anyone may set. Numbers,
+booleans and choices need no mark. All other text must come from the command line or the user's own
+file, because it can be a command, an option, or a destination for data.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
-# Control characters, line breaks of any kind, and what turns the direction of writing.
+# Control characters, line breaks of any kind, and characters that change the text direction.
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 def is_line(text: str) -> bool:
-    """Return whether ``text`` can stand in a script: one line, without control characters."""
+    """Return whether ``text`` is safe in a script: one line, without control characters."""
     return _UNSEEN.search(text) is None
 
 
@@ -50,23 +51,23 @@ def _variable(text: str) -> str:
 
 
 Value = Annotated[str, AfterValidator(_value)]
-"""One line without control characters, which may be empty."""
+"""One line without control characters; it can be empty."""
 
 Line = Annotated[str, AfterValidator(_line)]
-"""One line without control characters."""
+"""One non-empty line without control characters."""
 
 Word = Annotated[str, AfterValidator(_word)]
-"""The same without spaces, for where a space begins the next option."""
+"""A line without spaces, for contexts where a space begins the next option."""
 
 Variable = Annotated[str, AfterValidator(_variable)]
-"""The name of a variable of the environment."""
+"""The name of an environment variable."""
 
 FROM_FILES: dict[str, Any] = {"atom": "from files"}
-"""The mark of a field whose text describes, and neither runs nor sends anything."""
+"""Mark of a text field that only describes something: it runs nothing and sends nothing."""
 
 
 def users_alone(model: type[BaseModel]) -> frozenset[str]:
-    """Return the fields of a model that a file from anyone may not set."""
+    """Return the fields of a model that only the user may set."""
     return frozenset(name for name, field in model.model_fields.items() if _is_closed(field))
 
 

@@ -1,6 +1,6 @@
-"""What plugins warn of, by Python's ``logging`` or ``warnings``: a line each, told once.
+"""Show warnings of plugins, from Python's ``logging`` or ``warnings``, once each and on one line.
 
-Warnings of libraries are a log's, where there is one; those of a plugin are for the user.
+Warnings of libraries only go to the log, if there is one; warnings of plugins are for the user.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePath
 
 _plugins: set[str] = set()
-"""The import packages of plugins."""
+"""Import packages of plugins."""
 
 _BY_WARNINGS = "py.warnings"
-"""The logger that :func:`logging.captureWarnings` gives Python's warnings to."""
+"""The logger that :func:`logging.captureWarnings` sends Python's warnings to."""
 
 
 def know(packages: Iterable[str]) -> None:
-    """Take note of the import packages of plugins, before they are imported."""
+    """Register the import packages of plugins, before they are imported."""
     _plugins.update(packages)
 
 
 class Notices(logging.Handler):
-    """Tells each warning of a plugin once, as one line that begins with the plugin's name.
+    """A handler that reports each warning of a plugin once, as one line that begins with the
+    plugin's
+    name.
 
     Args:
-        tell: takes the line.
+        tell: receives the line.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -46,13 +48,13 @@ class Notices(logging.Handler):
 
 
 def capture() -> None:
-    """Give Python's warnings to the log, whatever took them from it since it last had them."""
+    """Route Python's warnings to the log, even if other code has changed that meanwhile."""
     logging.captureWarnings(False)
     logging.captureWarnings(True)
 
 
 def show() -> None:
-    """Print plugins' warnings to the standard error from now on, and no library's."""
+    """Print warnings of plugins, but not of libraries, to the standard error from now on."""
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, Notices)]:
         root.removeHandler(old)
@@ -61,11 +63,11 @@ def show() -> None:
 
 
 def _origin(record: logging.LogRecord) -> tuple[str, str]:
-    """Return the package that a record is from, and its text."""
+    """Return the package that a record comes from, and its text."""
     text = record.getMessage()
     if record.name != _BY_WARNINGS:
         return record.name.partition(".")[0], text
-    # "FILE:LINE: CATEGORY: text", and the line of code below it.
+    # Format: "FILE:LINE: CATEGORY: text", followed by the source line.
     place, _, rest = text.splitlines()[0].partition(": ")
     folders = PurePath(place).parts
     name = next((folder for folder in reversed(folders[:-1]) if folder in _plugins), "")

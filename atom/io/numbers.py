@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Format numbers for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def human(number: float) -> str:
-    """Return a count to two or three digits: ``6.1 M``."""
+    """Return a count with two or three digits: ``6.1 M``."""
     if not math.isfinite(number):
         return str(number)
     units = ["", " K", " M", " B", " T"]
@@ -20,7 +20,7 @@ def human(number: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a duration: ``0:31``, ``1:02:03``, ``3 d 4 h``; ``?`` where it is not known."""
+    """Return a duration: ``0:31``, ``1:02:03``, ``3 d 4 h``; ``?`` if unknown."""
     if not math.isfinite(seconds):
         return "?"
     minutes, second = divmod(max(round(seconds), 0), 60)
@@ -31,9 +31,10 @@ def clock(seconds: float) -> str:
 
 
 def sparkline(values: Sequence[float], columns: int, *, ascii_only: bool = False) -> str:
-    """Return ``values`` as a curve of at most ``columns`` characters, low to high.
+    """Return ``values`` as a sparkline of at most ``columns`` characters.
 
-    More values than columns are resampled by their median; a cross stands where no value is finite.
+    If there are more values than columns, each column shows their median; a cross marks a column
+    without finite values.
     """
     levels, gap = (".:-=+*#@", "x") if ascii_only else ("▁▂▃▄▅▆▇█", "×")
     count = min(len(values), max(columns, 1))
@@ -44,7 +45,7 @@ def sparkline(values: Sequence[float], columns: int, *, ascii_only: bool = False
         points.append(statistics.median_low(finite) if finite else None)
     known = [point for point in points if point is not None]
     low = min(known, default=0.0)
-    # Halves, so that no difference overflows.
+    # Halve first, so that the difference cannot overflow.
     span = max(known, default=0.0) / 2 - low / 2
 
     def level(point: float) -> str:
@@ -56,8 +57,8 @@ def sparkline(values: Sequence[float], columns: int, *, ascii_only: bool = False
 
 
 def decimal(value: float, digits: int) -> str:
-    """Return ``value`` with so many digits after the point, or in powers of ten where these would
-    say nothing."""
+    """Return ``value`` with ``digits`` decimals, or in scientific notation if they would all be
+    zero."""
     if value == 0 or not math.isfinite(value) or 10.0**-digits <= abs(value) < 1e5:
         return f"{value:.{digits}f}"
     return f"{value:.1e}"

@@ -1,7 +1,7 @@
-"""Call a function in a forked child, so that what it leaves behind dies with it.
+"""Call a function in a forked child, so that its threads and other leftovers end with it.
 
-Preparing data starts thread pools (tokenizers, Arrow) and the screen is drawn while ranks start; a
-process that has threads must not be forked, and on a CPU the ranks are forked.
+Preparing data starts thread pools (tokenizers, Arrow), and the screen is drawn while ranks start. A
+process with threads must not fork, and on a CPU the ranks are forked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Child(Generic[T]):
-    """``function`` at work in a forked child. Its result, or what it raises, must pickle."""
+    """A forked child that runs ``function``. Its result or exception must be picklable."""
 
     def __init__(self, function: Callable[[], T]) -> None:
         context = multiprocessing.get_context("fork")
@@ -30,20 +30,20 @@ class Child(Generic[T]):
         sender.close()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the child, if it has not ended."""
+        """Send a signal to the child, if it is still running."""
         if self._process.is_alive() and self._process.pid is not None:
             os.kill(self._process.pid, number)
 
     def working(self) -> bool:
-        """Return whether there is no answer yet."""
+        """Return whether the result is still pending."""
         return not self._receiver.poll() and self._process.is_alive()
 
     def result(self) -> T:
-        """Wait for the answer and return it.
+        """Wait for the result and return it.
 
         Raises:
-            Exception: what the function raised; a ``RuntimeError`` if the child died of something
-                else.
+            Exception: the exception that the function raised; a ``RuntimeError`` if the child died
+                otherwise.
         """
         try:
             outcome, value = self._receiver.recv()
@@ -57,7 +57,7 @@ class Child(Generic[T]):
         return value
 
     def terminate(self) -> None:
-        """End the child: a chance to tidy up first, then for good."""
+        """End the child with SIGTERM, then with SIGKILL if necessary."""
         self._process.terminate()
         self._process.join(timeout=30)
         if self._process.is_alive():
@@ -66,7 +66,7 @@ class Child(Generic[T]):
 
 
 def call(function: Callable[[], T]) -> T:
-    """Return ``function()``, computed in a child, which an interruption of this process ends."""
+    """Return ``function()``, computed in a child that ends when this process is interrupted."""
     child = Child(function)
     try:
         return child.result()
@@ -76,17 +76,17 @@ def call(function: Callable[[], T]) -> T:
 
 
 def die_with_parent(how: signal.Signals) -> None:
-    """Have the kernel send this process ``how`` when its parent ends, however it ends."""
+    """Make the kernel send ``how`` to this process when its parent ends for any reason."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
         ctypes.CDLL(None).prctl(set_parent_death_signal, how)
 
 
 def _answer(sender: Connection, function: Callable[[], T]) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone acts on it.
+    # Ctrl-C reaches every process of the terminal; only the parent acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and so does a terminal's end
-    # A request to stop may come before there is anyone to hear it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the same applies to a hangup
+    # A stop request can arrive before its handler is installed.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(signal.SIGTERM)
@@ -95,7 +95,7 @@ def _answer(sender: Connection, function: Callable[[], T]) -> None:
     except Exception as error:
         error.add_note(traceback.format_exc())
         answer = ("raised", error)
-    # Python takes its own handlers away as it ends; a request that comes late must not kill.
+    # Python removes its handlers as it exits; a late stop request must not kill the process.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     sender.send(answer)
     sender.close()

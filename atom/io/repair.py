@@ -1,8 +1,8 @@
-"""Repairs of other libraries: replace one of their attributes, and say why and until when.
+"""Repair other libraries: replace one of their attributes, with a record of the reason and expiry.
 
-No other module assigns to an attribute of a library. A record names what it replaces and keeps a
-digest of the source that it was written for, so that a test can tell when a release has changed it.
-Everything is named by text: a record imports nothing until it is applied.
+No other module assigns to an attribute of a library. A record names its target and keeps a digest
+of the source that it was written for, so that a test can detect that a release has changed it. All
+references are text: a record imports nothing until it is applied.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ class Repair:
     """One replaced attribute or changed setting of a library.
 
     Attributes:
-        target: what is replaced: ``module:name`` or ``module:Class.name``.
+        target: the replaced attribute: ``module:name`` or ``module:Class.name``.
         reason: the fault, in one sentence.
-        version: the release that has it, such as ``torchtitan 0.3.0``.
+        version: the release with the fault, such as ``torchtitan 0.3.0``.
         upstream: the issue or pull request, or the text of one below ``docs/upstream/``.
-        remove_when: the condition under which ATOM needs the repair no longer.
-        applied: when it is in force.
+        remove_when: the condition under which ATOM no longer needs the repair.
+        applied: when it is in effect.
         where: the file of ATOM that applies it.
-        replacement: ``module:name`` of what takes the target's place; None if whoever applies the
-            repair supplies it.
-        function: ``module:function`` that repairs what is not the value of an attribute.
-        devices: the devices that it is needed on.
-        sources: the places whose source the repair was written for, with the digest of each: see
-            :func:`atom.testing.repairs.digest`. Empty for what is not written in Python.
-        probe: ``module:function`` that returns whether the fault is still there, in a process
-            where nothing is repaired.
+        replacement: ``module:name`` of the new value; None if the caller supplies it.
+        function: ``module:function`` that applies a repair other than replacing an attribute.
+        devices: the devices that need it.
+        sources: the source locations that the repair was written for, with the digest of each: see
+            :func:`atom.testing.repairs.digest`. Empty for targets not written in Python.
+        probe: ``module:function`` that returns whether the fault still exists, in a process
+            without repairs.
         unprobed: why there is no probe.
     """
 
@@ -57,10 +56,10 @@ class Repair:
         assert (self.probe is None) == bool(self.unprobed), self.target
 
     def apply(self, value: Any = _UNSET) -> None:
-        """Repair this process for good.
+        """Apply the repair to this process permanently.
 
         Args:
-            value: what takes the target's place, where the record names no replacement.
+            value: the new value, if the record names no replacement.
         """
         if self.function is not None:
             resolve(self.function)()
@@ -70,7 +69,7 @@ class Repair:
 
     @contextmanager
     def replaced(self, value: Any = _UNSET) -> Iterator[Any]:
-        """Repair within the context; yield what stood in the place.
+        """Apply the repair within the context; yield the original value.
 
         Args:
             value: as for :meth:`apply`.
@@ -80,7 +79,7 @@ class Repair:
             yield before
 
     def original(self) -> Any:
-        """Return what stands in the target's place now."""
+        """Return the current value of the target."""
         return resolve(self.target)
 
     def _value(self, value: Any) -> Any:
@@ -93,11 +92,11 @@ class Repair:
 
 @contextmanager
 def replaced(target: str, value: Any) -> Iterator[Any]:
-    """Replace an attribute within the context; yield what stood in its place.
+    """Replace an attribute within the context; yield the original value.
 
     Args:
         target: ``module:name`` or ``module:Class.name``.
-        value: what takes its place.
+        value: the new value.
     """
     owner, name = _place(target)
     before = getattr(owner, name)
@@ -109,7 +108,7 @@ def replaced(target: str, value: Any) -> Iterator[Any]:
 
 
 def resolve(reference: str) -> Any:
-    """Import and return what ``module:name`` or ``module:Class.name`` names."""
+    """Import and return the object named by ``module:name`` or ``module:Class.name``."""
     owner, name = _place(reference)
     return getattr(owner, name)
 

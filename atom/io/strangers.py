@@ -1,4 +1,4 @@
-"""Folders that a stranger may have made: what in them leads elsewhere, or would be waited for."""
+"""Check untrusted folders for links that lead outside, pipes and devices."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from pathlib import Path
 from atom.errors import UserError
 
 _MOST = 1_000_000
-"""Entries of a run folder; one of thousands of ranks and checkpoints has a tenth."""
+"""Limit on the entries of a run folder; a run with thousands of ranks and checkpoints
+has a tenth.
+"""
 
 _CHECKPOINT = "step-"
 _NOT_READ = "wandb"
-"""W&B's own folder, with links to logs of its own; no command of ATOM's reads it."""
+"""Folder of W&B, with links to its own logs; no ATOM command reads it."""
 
 CACHED = ("models--", "datasets--")
-"""How folders of repositories begin in Hugging Face's cache."""
+"""Prefixes of repository folders in Hugging Face's cache."""
 
 
 def check(folder: Path) -> None:
-    """Refuse a run folder with a link out of it, a pipe or a device in it.
+    """Refuse a run folder that contains a link to outside, a pipe or a device.
 
-    The folder itself may be a link. What is in a checkpoint is looked at when it is read; nothing
-    reads what is in a folder of W&B's.
+    The folder itself may be a link. Files of a checkpoint are checked when they are read; W&B's
+    folder is never read.
 
     Raises:
-        UserError: there is one.
+        UserError: it contains one.
     """
     root = os.path.realpath(folder)
     for number, entry in enumerate(_entries(root)):
@@ -45,13 +47,13 @@ def check(folder: Path) -> None:
 
 
 def real(path: Path, folder: Path) -> Path:
-    """Return the file that a name in a folder of Hugging Face's format stands for.
+    """Return the real file behind a name in a folder of Hugging Face's format.
 
-    The cache of Hugging Face has links there, to files of the same model. The folder itself may be
-    reached by a link.
+    Hugging Face's cache has links there, to files of the same model. The folder itself may be a
+    link.
 
     Raises:
-        ValueError: it is a link that leads elsewhere.
+        ValueError: the link leads elsewhere.
     """
     root = str(around(folder))
     found = Path(os.path.realpath(path))
@@ -63,7 +65,9 @@ def real(path: Path, folder: Path) -> Path:
 
 
 def around(folder: Path) -> Path:
-    """Return what holds a folder's own files: of Hugging Face's cache, the repository's folder."""
+    """Return the folder that contains all files of a folder; in Hugging Face's cache, the
+    repository.
+    """
     real = Path(os.path.realpath(folder))
     return next((each for each in (real, *real.parents) if each.name.startswith(CACHED)), real)
 
@@ -77,7 +81,7 @@ def _entries(root: str) -> Iterator[os.DirEntry[str]]:
                     yield entry
                     if entry.is_dir(follow_symlinks=False) and not _is_left_alone(entry):
                         waiting.append(entry.path)
-        except OSError:  # gone meanwhile, or not ours to read
+        except OSError:  # removed meanwhile, or not readable
             continue
 
 
@@ -89,7 +93,7 @@ def _is_socket(entry: os.DirEntry[str]) -> bool:
     try:
         return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
     except OSError:
-        return True  # gone meanwhile
+        return True  # removed meanwhile
 
 
 def _is_within(path: str, root: str) -> bool:

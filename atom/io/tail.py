@@ -1,4 +1,4 @@
-"""What is added to a file of lines, while another process writes it."""
+"""Follow a file of lines while another process writes it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _CHUNK = 1 << 20
 
 
 class Tail:
-    """The whole lines that are added to a file.
+    """A reader of the complete lines that are added to a file.
 
     Args:
-        path: the file, which may not be there yet.
-        below: as of :func:`atom.io.files.opened`.
+        path: the file; it need not exist yet.
+        below: as for :func:`atom.io.files.opened`.
     """
 
     def __init__(self, path: Path, *, below: Path | None = None) -> None:
@@ -30,7 +30,7 @@ class Tail:
         """Return the lines added since the last call, those of a replaced file first.
 
         Raises:
-            OSError: there is a file that cannot be read, or that is too large for one of a run.
+            OSError: the file is unreadable, or too large for a file of a run.
         """
         lines = self._added()
         if self._reopen():
@@ -69,7 +69,9 @@ class Tail:
             if os.path.samestat(os.fstat(file.fileno()), os.fstat(self._file.fileno())):
                 file.close()
                 return False
-            # The old file lives as long as it is open: what both begin with has been returned.
+            # The old file remains readable while it is open: lines that both files begin with are
+            # not returned
+            # again.
             seen = _beginning(self._file, self._offset)
             self._offset = _common(seen, _beginning(file, self._offset))
             self._file.close()
@@ -78,13 +80,13 @@ class Tail:
 
 
 def _beginning(file: BinaryIO, length: int) -> list[bytes]:
-    """Return the whole lines among the first bytes of a file."""
+    """Return the complete lines among the first ``length`` bytes of a file."""
     file.seek(0)
     return whole_lines(file.read(length))
 
 
 def _common(old: list[bytes], new: list[bytes]) -> int:
-    """Return the length in bytes of the lines that ``old`` and ``new`` both begin with."""
+    """Return the length in bytes of the common leading lines of ``old`` and ``new``."""
     length = 0
     for before, after in zip(old, new, strict=False):
         if before != after:

@@ -1,4 +1,4 @@
-"""What a terminal needs: a line that moves, and a stream that takes any text."""
+"""Draw on a terminal: an animated line, and a stream that accepts any text."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from atom.io.printing import STEERING, as_it_is, clean
 
 
 class Animation:
-    """A line that is drawn anew five times a second, below all that is printed meanwhile.
+    """A line that is redrawn five times a second, below all other output.
 
-    rich's own thread is not joined when it stops; a process with threads must not be forked.
+    rich's own thread is not joined when it stops, but a process with threads must not fork.
     """
 
     def __init__(self, console: Console, status: Callable[[], RenderableType]) -> None:
@@ -30,7 +30,7 @@ class Animation:
             get_renderable=lambda: self._status(),
             auto_refresh=False,
             transient=True,
-            # What else this process prints is no part of this screen, which may be a duplicate.
+            # Other output of this process does not belong to this screen, which can be a duplicate.
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -38,10 +38,10 @@ class Animation:
         self._thread = threading.Thread(target=self._run, name="atom-screen", daemon=True)
         self._live.start(refresh=True)
         self._thread.start()
-        atexit.register(self.close)  # whatever happens, the terminal gets its cursor back
+        atexit.register(self.close)  # always restore the terminal's cursor
 
     def show(self, status: Callable[[], RenderableType]) -> None:
-        """Draw ``status`` from the next time on."""
+        """Draw ``status`` from the next refresh on."""
         self._status = status
 
     def draw(self) -> None:
@@ -62,13 +62,13 @@ _ASCII = str.maketrans({"×": "x", "→": "->", "…": "..."})
 
 
 _GONE = (errno.EPIPE, errno.EIO)
-"""The reader of a pipe has ended; the terminal has been closed."""
+"""The reader of a pipe has ended, or the terminal has been closed."""
 
 
 class Encodable:
-    """A text stream that any text can be written to: what its encoding lacks is replaced.
+    """A text stream that replaces characters that its encoding lacks.
 
-    A run does not end with its screen: once nobody can see it, what is written goes nowhere.
+    A run outlives its screen: once the output is closed, further text is discarded.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -108,10 +108,10 @@ class Encodable:
 
 
 class Styled(Console):
-    """A console whose styles and movements are ATOM's own, whatever the text in between holds.
+    """A console that applies only ATOM's own styles and cursor movements, not those in the text.
 
     Args:
-        stream: where to.
+        stream: the output.
     """
 
     def __init__(self, stream: Encodable) -> None:
@@ -134,7 +134,7 @@ class Styled(Console):
 
 
 def say(text: str) -> None:
-    """Print a line that is part of a run's screen."""
+    """Print a line on a run's screen."""
     out = Encodable(sys.stdout)
     out.write(clean(f"{text}\n", keep="\n\t"))
     out.flush()

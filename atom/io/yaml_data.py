@@ -1,7 +1,7 @@
-"""YAML from anyone, read as data: plain types, of a size that a configuration has.
+"""Read untrusted YAML as data: plain types, with limits that suit a configuration.
 
-``yaml.safe_load`` makes no objects, but a page of aliases still becomes more than memory holds, and
-a number of a million digits, or brackets within brackets, end in an error that names no file.
+``yaml.safe_load`` creates no objects, but a page of aliases can still exhaust memory, and a number
+of a million digits or deep nesting ends in an error that names no file.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ BYTES = 256 * 1024
 NODES = 10_000
 DEPTH = 40
 SCALAR = 16 * 1024
-"""The most that one file may hold: bytes, values with every alias written out, levels, and
-characters of one value. The largest configuration of ATOM's own has 60 lines."""
+"""Limits of one file: bytes, values with every alias expanded, nesting depth, and characters per
+value. ATOM's own largest configuration has 60 lines."""
 
 INT64 = 2**63
 
@@ -30,14 +30,14 @@ _EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load(text: str, origin: str) -> Any:
-    """Return what ``text`` holds.
+    """Parse ``text``.
 
     Args:
         text: a YAML document.
-        origin: the file it is from, for errors.
+        origin: the source file, for errors.
 
     Raises:
-        UserError: it is no YAML, or more than plain data of a configuration's size.
+        UserError: it is not YAML, or not plain data of a configuration's size.
     """
     check(text, origin)
     try:
@@ -47,18 +47,18 @@ def load(text: str, origin: str) -> Any:
 
 
 def text_of(path: Path, *, most: int = BYTES, what: str = "a configuration") -> str:
-    """Return the text of a file, which is measured before it is read.
+    """Return the text of a file, after a check of its size.
 
     Args:
         path: the file.
-        most: the bytes that it may have.
-        what: it is, for errors.
+        most: maximum size in bytes.
+        what: a name for the content, for errors.
 
     Raises:
-        UserError: it is no regular file, no text, or larger than it may be.
+        UserError: it is not a regular file, not text, or too large.
         OSError: it cannot be opened.
     """
-    # Without O_NONBLOCK, to open a pipe would wait for a writer.
+    # Without O_NONBLOCK, opening a pipe would block until a process writes to it.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise UserError(f"{path} is no file of a disk")
@@ -66,7 +66,7 @@ def text_of(path: Path, *, most: int = BYTES, what: str = "a configuration") -> 
     if len(content) > most:
         raise _too_large(str(path), most, what)
     try:
-        return content.decode("utf-8-sig")  # some editors begin a file with a mark
+        return content.decode("utf-8-sig")  # some editors write a byte-order mark
     except UnicodeDecodeError:
         raise UserError(
             f"{path} is no text in UTF-8; valid: the same text, saved as UTF-8"
@@ -78,7 +78,7 @@ def _too_large(origin: str, most: int = BYTES, what: str = "a configuration") ->
 
 
 def check(text: str, origin: str) -> None:
-    """Refuse a document that is no plain data, without building anything from it.
+    """Refuse a document that is not plain data, without constructing it.
 
     Raises:
         UserError: as for :func:`load`.
@@ -92,8 +92,8 @@ def check(text: str, origin: str) -> None:
 
 
 def _walk(text: str, origin: str) -> None:
-    sizes: dict[str, int] = {}  # of each anchor's node, in values
-    # The anchor and the size so far of each node that is open; the first one is the document's.
+    sizes: dict[str, int] = {}  # expanded size of each anchor's node, in values
+    # Anchor and size so far of each open node; the first entry is the document.
     opened: list[tuple[str | None, int]] = [(None, 0)]
     for event in yaml.parse(text, Loader=_EVENTS):
         mark = event.start_mark
@@ -113,7 +113,7 @@ def _walk(text: str, origin: str) -> None:
             if len(event.value) > SCALAR:
                 raise UserError(f"{where}: a value of more than {SCALAR:,} characters")
         elif isinstance(event, yaml.AliasEvent):
-            # An anchor whose node is still open holds itself.
+            # The anchor's node is still open, so it contains itself.
             if event.anchor not in sizes:
                 raise UserError(f"{where}: the alias *{event.anchor} stands for nothing before it")
             anchor, size = None, sizes[event.anchor]
@@ -128,10 +128,11 @@ def _walk(text: str, origin: str) -> None:
 
 
 def refuse_objects(data: Any, path: str = "") -> None:
-    """Refuse what is no data for a run: reserved keys, and values of other than plain types.
+    """Refuse content that is not data of a run: reserved keys, and values of other than plain
+    types.
 
     Args:
-        data: dictionaries, lists and values, without aliases to themselves.
+        data: dictionaries, lists and values, without cycles.
         path: the key that holds it.
 
     Raises:
@@ -159,12 +160,12 @@ def refuse_objects(data: Any, path: str = "") -> None:
 
 
 def unreadable(origin: str, error: Exception) -> UserError:
-    """Return the sentence about a file that a parser has given up on."""
+    """Return the error for a file that a parser rejected."""
     mark = getattr(error, "problem_mark", None)
     where = f", line {mark.line + 1}" if mark is not None else ""
-    # Below the first line, OmegaConf goes on about its own objects.
+    # After the first line, OmegaConf describes its own objects.
     words = getattr(error, "problem", None) or str(error).strip().partition("\n")[0]
-    if "integer string conversion" in words:  # Python's words, which go on about Python
+    if "integer string conversion" in words:  # Python's message describes its own limit
         words = "a number has too many digits"
     if "no viable alternative at input '${" in words:  # OmegaConf's parser
         words = r"${ begins a reference to another key; valid: ${KEY}, or \${ for the characters"
