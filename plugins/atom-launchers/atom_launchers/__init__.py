@@ -1,4 +1,4 @@
-"""Ranks on other machines: torchrun by hand, Slurm, Kubernetes, and SkyPilot."""
+"""Launch ranks on other machines: torchrun by hand, Slurm, Kubernetes, and SkyPilot."""
 
 from collections.abc import Iterator
 

@@ -19,7 +19,7 @@ from atom.recipe.idle import Idle
 
 
 def _written(pattern: str, words: str) -> AfterValidator:
-    """Return a validator of text that matches ``pattern``; a fault is told in words."""
+    """Return a validator of text that matches ``pattern``; errors describe it with ``words``."""
 
     def check(text: str) -> str:
         if re.fullmatch(pattern, text) is None:
@@ -41,14 +41,14 @@ class _Parameters(BaseModel):
 
 
 class Torchrun(_Parameters):
-    """Commands to be started by hand, one a machine."""
+    """Commands to start by hand, one per machine."""
 
     host: Line = Field(default="HOST", description="name or address of the first machine")
     port: int = _PORT
 
 
 class Slurm(_Parameters):
-    """A batch job of Slurm."""
+    """A Slurm batch job."""
 
     qos: Word | None = Field(
         default=None, description="quality of service", json_schema_extra=FROM_FILES
@@ -98,7 +98,7 @@ Quantity = Annotated[
     Field(coerce_numbers_to_str=True),
     _written(r"[0-9]+(\.[0-9]+)?([KMGTP]i|[kMGTP])?", "an amount, such as 64Gi"),
 ]
-"""An amount, as Kubernetes writes it: ``64Gi``."""
+"""A quantity in Kubernetes' notation: ``64Gi``."""
 
 
 class Kubernetes(_Parameters):

@@ -1,8 +1,8 @@
-"""``launcher=kubernetes``: a JobSet of one pod a node, and ``kubectl`` to create it.
+"""``launcher=kubernetes``: a JobSet with one pod per node, and ``kubectl`` to create it.
 
-A JobSet (``jobset.x-k8s.io``) and not a PyTorchJob or TrainJob: it is what a TrainJob, Kubeflow's
-successor to PyTorchJob, is turned into; it says all in one manifest, without a runtime that an
-administrator has installed before; and Kueue knows it.
+A JobSet (``jobset.x-k8s.io``), not a PyTorchJob or TrainJob: a TrainJob, Kubeflow's successor to
+PyTorchJob, is converted to a JobSet; a JobSet needs one manifest and no runtime installed by an
+administrator; and Kueue supports it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _PREFIX = re.compile(r"^(Error from server( \(\w+\))?|error): (error when creati
 
 
 def plan(config: Kubernetes, context: LaunchContext) -> Submission:
-    """Return the manifest, a JobSet a run, and the command that creates it.
+    """Return the manifest, one JobSet per run, and the command that creates it.
 
     Raises:
-        UserError: the resources are none that Kubernetes can be asked for.
+        UserError: Kubernetes does not support the requested resources.
     """
     _check(context)
     jobsets = [_jobset(config, context, job) for job in context.jobs]
@@ -46,7 +46,7 @@ def plan(config: Kubernetes, context: LaunchContext) -> Submission:
 
 
 def reason(errors: str) -> str:
-    """Return why nothing was created, in kubectl's own words."""
+    """Return why nothing was created, in kubectl's words."""
     lines = [line.strip() for line in errors.splitlines() if not _LOG_LINE.match(line)]
     words = "; ".join(_PREFIX.sub("", line) for line in lines if line) or "it does not say why"
     again = "already exists" in words
@@ -102,7 +102,7 @@ def _jobset(config: Kubernetes, context: LaunchContext, job: LaunchJob) -> dict[
     if resources.queue is not None:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": resources.queue}
     metadata["annotations"] = {"atom-train/run": str(job.folder)}
-    # What matches no rule, a lost node too, starts all pods again.
+    # A failure without a rule, such as a lost node, restarts all pods.
     rules: list[dict[str, Any]] = [
         {"name": "final", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     ]
@@ -139,10 +139,10 @@ def _job(config: Kubernetes, context: LaunchContext, job: LaunchJob) -> dict[str
         "completionMode": "Indexed",
         "completions": resources.nodes,
         "parallelism": resources.nodes,
-        # No pod is replaced alone: the others would wait for ranks that know nothing of them.
+        # No pod is replaced alone: its new ranks could not join the others.
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": final}]},
-        # The first node ends well when the run does.
+        # The first node succeeds when the run does.
         "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
     }
     if resources.time is not None:
@@ -202,7 +202,7 @@ def _container(config: Kubernetes, context: LaunchContext, job: LaunchJob) -> di
 
 
 def _script(config: Kubernetes, context: LaunchContext, job: LaunchJob) -> str:
-    """Return what a pod runs; Kubernetes sets ``JOB_COMPLETION_INDEX``, which is its node."""
+    """Return the script of a pod; Kubernetes sets ``JOB_COMPLETION_INDEX`` to its node number."""
     name, run = manifest.name(job.folder), shlex.quote(str(job.folder))
     python = shlex.quote(config.python)
     lines = [
@@ -221,5 +221,5 @@ def _script(config: Kubernetes, context: LaunchContext, job: LaunchJob) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return ``text`` so that Kubernetes, which fills in ``$(NAME)``, leaves it as it is."""
+    """Return ``text`` escaped against Kubernetes' expansion of ``$(NAME)``."""
     return re.sub(r"\$+\(|\${2,}", lambda match: match[0].replace("$", "$$"), text)

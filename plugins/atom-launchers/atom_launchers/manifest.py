@@ -1,4 +1,4 @@
-"""What the manifests of several systems have in common: names, volumes, durations, and YAML."""
+"""Share the parts of manifests: names, volumes, durations, and YAML."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ _PLAIN = re.compile(r"[A-Za-z/~][\w./@+-]*", re.ASCII)
 _WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"))
 _LONGEST_WORDS = 24
 _OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")
-"""Line breaks to YAML, which a block of lines would turn into \\n."""
+r"""Line breaks in YAML that a block scalar would convert to \\n."""
 
 
 def name(folder: Path) -> str:
-    """Return a run's name for systems that take few: a DNS label (RFC 1035), of at most 38
-    characters, and another for another folder."""
+    """Return a unique name of a run folder for systems with strict rules.
+
+    It is a DNS label (RFC 1035) of at most 38 characters.
+    """
     words = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")[:_LONGEST_WORDS].strip("-")
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
     return "-".join(word for word in ("atom", words, digest) if word)
@@ -34,7 +36,7 @@ def mounts(context: LaunchContext) -> list[tuple[str, str]]:
     """Return source and target of each of ``launcher.mounts``.
 
     Raises:
-        UserError: one is not both.
+        UserError: one lacks the source or the target.
     """
     found = []
     for mount in context.resources.mounts:
@@ -50,12 +52,12 @@ def mounts(context: LaunchContext) -> list[tuple[str, str]]:
 
 
 def holds(target: str, folder: Path) -> bool:
-    """Return whether ``folder`` is in what is mounted at ``target``."""
+    """Return whether ``folder`` is in the volume mounted at ``target``."""
     return PurePosixPath(folder).is_relative_to(target)
 
 
 def exports(context: LaunchContext) -> list[str]:
-    """Return lines of bash that set the ranks' variables; those without a value must be set."""
+    """Return lines of bash that export the ranks' variables; those without a value must be set."""
     given = context.resources.environment.items()
     passed = context.resources.pass_environment
     return [
@@ -65,10 +67,10 @@ def exports(context: LaunchContext) -> list[str]:
 
 
 def refuse(context: LaunchContext, system: str, *keys: str) -> None:
-    """Refuse shared resources that a system does not know.
+    """Refuse shared resources that a system does not support.
 
     Raises:
-        UserError: one of ``keys`` is asked for.
+        UserError: one of ``keys`` is set.
     """
     for key in keys:
         if (value := getattr(context.resources, key)) is not None:
@@ -91,10 +93,10 @@ def seconds(limit: str) -> int:
 
 
 def added(own: dict[str, Any], further: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return ``own`` with the user's ``further`` fields; lists and mappings of both are joined.
+    """Return ``own`` with the user's ``further`` fields; lists and mappings in both are merged.
 
     Raises:
-        UserError: a field is ATOM's to set.
+        UserError: a field is reserved for ATOM.
     """
     result = dict(own)
     for field, value in further.items():
@@ -111,7 +113,7 @@ def added(own: dict[str, Any], further: Mapping[str, Any], key: str) -> dict[str
 
 
 def dump(comment: str, *documents: dict[str, Any]) -> str:
-    """Return documents as YAML that a parser of YAML 1.1 or 1.2 reads as they are."""
+    """Return documents as YAML with the same meaning in YAML 1.1 and 1.2."""
     text = yaml.dump_all(
         documents,
         Dumper=_Dumper,
@@ -124,7 +126,7 @@ def dump(comment: str, *documents: dict[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what another parser may take for a number, such as ``1e3``, which PyYAML does not."""
+    """A dumper that quotes text such as ``1e3``, a number to other parsers but not to PyYAML."""
 
     def ignore_aliases(self, _data: Any) -> bool:
         return True

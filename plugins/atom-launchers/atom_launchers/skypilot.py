@@ -11,20 +11,20 @@ from atom_launchers import manifest
 from atom_launchers.config import SkyPilot
 
 _STOPPED = 75
-"""A machine's exit code: stopped with a checkpoint, to go on from."""
+"""Exit code of a machine: stopped with a checkpoint, ready to resume."""
 
 _AGAIN = 76
-"""A machine's exit code: failed, and another start may help."""
+"""Exit code of a machine: failed, and a restart may help."""
 
 _NAMES = {"a100": "A100-80GB"}
-"""Where SkyPilot's name of a GPU is not ours in capitals."""
+"""SkyPilot's names of GPUs, if different from ours in capitals."""
 
 
 def plan(config: SkyPilot, context: LaunchContext) -> Submission:
-    """Return a task a run, and the commands that launch them.
+    """Return one task per run, and the commands that launch them.
 
     Raises:
-        UserError: the resources are none that SkyPilot can be asked for.
+        UserError: SkyPilot does not support the requested resources.
     """
     _check(config, context)
     files = {}
@@ -43,7 +43,7 @@ def plan(config: SkyPilot, context: LaunchContext) -> Submission:
 
 
 def reason(errors: str) -> str:
-    """Return why there is no job, in SkyPilot's own words."""
+    """Return why there is no job, in SkyPilot's words."""
     return f"SkyPilot refuses the job: {' '.join(errors.split()) or 'it does not say why'}"
 
 
@@ -81,7 +81,7 @@ def _check(config: SkyPilot, context: LaunchContext) -> None:
 
 
 def _is_volume(source: str) -> bool:
-    """Return whether it is a volume's name, and not a folder here or a bucket's address."""
+    """Return whether ``source`` names a volume, not a local folder or a bucket's address."""
     return not set(source) & set("/~.:")
 
 
@@ -92,7 +92,7 @@ def _task(config: SkyPilot, context: LaunchContext, job: LaunchJob, number: int)
     files[f"~/.atom/{name}"] = str(job.folder)
     if config.bucket is not None:
         bucket = config.bucket if len(context.jobs) == 1 else f"{config.bucket}-{number}"
-        # The other mode, MOUNT, cannot append to a file, as metrics and events are written.
+        # The mode MOUNT cannot append to files, but metrics and events are appended.
         files[str(job.folder)] = {"name": bucket, "mode": "MOUNT_CACHED"}
         if config.store is not None:
             files[str(job.folder)]["store"] = config.store
@@ -125,7 +125,7 @@ def _resources(config: SkyPilot, context: LaunchContext) -> dict[str, Any]:
         "memory": config.memory,
         "use_spot": config.use_spot,
         "image_id": resources.image and f"docker:{resources.image.removeprefix('docker:')}",
-        # A lost machine is always made up for; of exit codes, these two ask for another start.
+        # A lost machine is always replaced; of all exit codes, only these two request a restart.
         "job_recovery": {
             "max_restarts_on_errors": 0,
             "recover_on_exit_codes": [_STOPPED, _AGAIN],
@@ -165,7 +165,7 @@ until grep -qxF -- "$SKYPILOT_TASK_ID" "$starts" 2> /dev/null; do sleep 1; done
 
 
 def _script(config: SkyPilot, context: LaunchContext, job: LaunchJob) -> str:
-    """Return what each machine runs, in bash."""
+    """Return the bash script of each machine."""
     command = [config.python, *job.command[1:]]
     if context.resources.time is not None:
         limit = str(manifest.seconds(context.resources.time))

@@ -1,4 +1,4 @@
-"""``launcher=slurm``: a batch script that a person can read, and ``sbatch`` to submit it."""
+"""``launcher=slurm``: a readable batch script, and ``sbatch`` to submit it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
     """Return the script, and the command that submits it.
 
     Raises:
-        UserError: the resources are none that Slurm can be asked for.
+        UserError: Slurm does not support the requested resources.
     """
     job = context.jobs[0]
     if any((other.ranks, other.device) != (job.ranks, job.device) for other in context.jobs):
@@ -73,7 +73,7 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
 
 
 def _filled_in(template: str, values: dict[str, str]) -> str:
-    """Put values in the places of ``@NAME@``; a line of its own goes where there is nothing."""
+    """Replace ``@NAME@`` by values; drop a line with nothing but an empty value."""
 
     def value(match: re.Match[str]) -> str:
         if match["line"] is None:
@@ -84,7 +84,7 @@ def _filled_in(template: str, values: dict[str, str]) -> str:
 
 
 def reason(errors: str) -> str:
-    """Return why Slurm refuses a job, in its own words."""
+    """Return why Slurm refuses a job, in its words."""
     lines = [_ERROR.sub("", line).strip() for line in errors.splitlines() if line.strip()]
     said = [line.removeprefix(_BATCH_FAILED) for line in lines if line.startswith(_BATCH_FAILED)]
     others = [line for line in lines if not line.startswith(_BATCH_FAILED)]
@@ -123,7 +123,7 @@ def _options(config: Slurm, context: LaunchContext, job: LaunchJob) -> list[str]
         limit = f"%{config.parallel_jobs}" if config.parallel_jobs else ""
         values["array"] = f"0-{len(context.jobs) - 1}{limit}"
     else:
-        # No two jobs of one folder at the same time: they have one name.
+        # Jobs of one folder have the same name and must not run at the same time.
         values["dependency"] = "singleton"
     options = [f"--{key}={value}" for key, value in values.items() if value is not None]
     options += ["--requeue"]
@@ -156,7 +156,7 @@ def _container_options(config: Slurm, context: LaunchContext) -> list[str]:
 
 
 def _begin(config: Slurm, context: LaunchContext, job: LaunchJob) -> str:
-    """Return how a task starts its command, which is ``"$@"``."""
+    """Return the start of a task; its command is ``"$@"``."""
     lines = ['trap "" USR1', *context.resources.before, 'set -- "$@" --node "$SLURM_PROCID"']
     return "\n".join([*lines, _exec(config, context, job)])
 

@@ -1,4 +1,4 @@
-"""``launcher=torchrun``: the commands that a person starts, one on each machine."""
+"""``launcher=torchrun``: the commands to start by hand, one on each machine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from atom_launchers import manifest
 from atom_launchers.config import Torchrun
 
 _UNWATCHED = ("launch.start_seconds", "launch.hang_seconds")
-"""torchrun watches the ranks, and none for a step that does not come."""
+"""Keys without effect: torchrun watches processes, and does not notice a step that never ends."""
 
 
 def plan(config: Torchrun, context: LaunchContext) -> Submission:
     """Return the commands as advice: nothing is submitted.
 
     Raises:
-        UserError: something is asked for that nobody is there to give.
+        UserError: a key needs a job system, which is missing here.
     """
     for key in ("cpus_per_node", "time", "queue", "account", "image", "mounts"):
         if (value := getattr(context.resources, key)) not in (None, []):
@@ -53,7 +53,7 @@ def _commands(config: Torchrun, context: LaunchContext, job: LaunchJob) -> str:
         *("-m", "atom.launch.by_hand", str(job.folder)),
     ]
     lines = [f"# on each of {nodes} machines" if nodes > 1 else "# on the machine"]
-    # torchrun starts ranks without -P, so that they would import what lies in the current folder.
+    # torchrun starts ranks without -P, so they would import files from the current folder.
     lines.append("export PYTHONSAFEPATH=1")
     lines += manifest.exports(context)
     return "\n".join([*lines, *resources.before, shlex.join(torchrun)])

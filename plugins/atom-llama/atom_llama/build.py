@@ -30,11 +30,11 @@ LEFT_OUT: dict[str, Any] = {
     "head_dim": None,
     "num_key_value_heads": None,
 }
-"""What ``LlamaConfig`` of ``transformers`` takes for what a ``config.json`` leaves out."""
+"""Defaults of ``LlamaConfig`` of ``transformers`` for fields missing in a ``config.json``."""
 
 
 def llama3(config: Llama3, context: ArchitectureContext) -> ModelParts:
-    """Return the parts of a Llama 3 model; initialisation as in torchtitan's own ``llama3``."""
+    """Return the parts of a Llama 3 model, with the initialization of torchtitan's ``llama3``."""
     vocab_size = vocabulary(config.vocab_size, context)
     check_reach(config.max_seq_len, context)
     tied = config.tie_embeddings

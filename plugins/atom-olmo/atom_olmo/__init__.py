@@ -1,4 +1,4 @@
-"""The OLMo 2 family: fully open decoders whose norms come after attention and feed-forward."""
+"""The OLMo 2 family: fully open decoders with norms after attention and feed-forward."""
 
 from collections.abc import Iterator
 

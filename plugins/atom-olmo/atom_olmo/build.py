@@ -26,11 +26,11 @@ LEFT_OUT: dict[str, Any] = {
     "tie_word_embeddings": False,
     "num_key_value_heads": None,
 }
-"""What ``Olmo2Config`` of ``transformers`` takes for what a ``config.json`` leaves out."""
+"""Defaults of ``Olmo2Config`` of ``transformers`` for fields missing in a ``config.json``."""
 
 
 def olmo2(config: Olmo2, context: ArchitectureContext) -> ModelParts:
-    """Return the parts of an OLMo 2 model; initialisation as in OLMo-core's ``normal``."""
+    """Return the parts of an OLMo 2 model, with the initialization of OLMo-core's ``normal``."""
     check_reach(config.max_seq_len, context)
     vocab_size = vocabulary(config.vocab_size, context)
     weights = _weights(config)

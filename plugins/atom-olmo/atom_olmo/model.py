@@ -1,13 +1,13 @@
-"""OLMo 2 of torchtitan's modules (OLMo Team, 2024, https://arxiv.org/abs/2501.00656, section 2.1).
+"""Define OLMo 2 in torchtitan's modules (OLMo Team, 2024, https://arxiv.org/abs/2501.00656, 2.1).
 
-Two things set it apart from Llama, both for stability:
+It differs from Llama in two ways, both for stability:
 
-- **reordered norm**: attention and feed-forward are normalised after, not before, so what joins the
-  residual stream has a known size: ``x + norm(attention(x))``;
-- **QK-norm**: queries and keys are normalised before RoPE, over the width of all heads together
-  (Qwen3 normalises each head by itself).
+- **reordered norm**: attention and feed-forward are normalized after, not before, so the summands
+  of the residual stream have a known size: ``x + norm(attention(x))``;
+- **QK-norm**: queries and keys are normalized before RoPE, over the width of all heads together
+  (Qwen3 normalizes each head separately).
 
-Shape suffixes: B = sequences, L = tokens a sequence, D = model width, N = heads, H = head width,
+Shape suffixes: B = sequences, L = tokens per sequence, D = model width, N = heads, H = head width,
 W = width of all heads.
 """
 
@@ -36,16 +36,16 @@ from atom_olmo.sharding import shard
 
 
 class HeadsRMSNorm(Module):
-    """RMSNorm over all heads, which tensor parallelism divides among its ranks.
+    """RMSNorm over all heads, which tensor parallelism shards over its ranks.
 
-    Each rank squares and sums its own heads, and the ranks add up one number a token; gathering
-    the heads would move W of them. Computed in float32, as OLMo's and Hugging Face's are.
+    Each rank sums the squares of its own heads, and an all-reduce adds one number per token;
+    gathering the heads would move W of them. Computed in float32, as OLMo's and Hugging Face's are.
     """
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
         width: int
-        """W, of all ranks together."""
+        """W, over all ranks."""
         eps: float
 
     def __init__(self, config: Config) -> None:
@@ -55,7 +55,7 @@ class HeadsRMSNorm(Module):
         self.weight = torch.nn.Parameter(torch.empty(config.width))
 
     def forward(self, x_BLW: torch.Tensor) -> torch.Tensor:
-        """Return ``x_BLW`` normalised, in its own dtype."""
+        """Return ``x_BLW`` normalized, in its own dtype."""
         wide_BLW = x_BLW.float()
         squares_BL1 = wide_BLW.square().sum(dim=-1, keepdim=True)
         if not isinstance(x_BLW, DTensor) and spmd_mesh_size("tp") > 1:
@@ -109,8 +109,8 @@ class Olmo2Attention(BaseAttention):
 class Olmo2TransformerBlock(TransformerBlock):
     """A block with the reordered norm.
 
-    The norms keep torchtitan's names: ``attention_norm`` is that of attention's output here, and
-    ``ffn_norm`` that of the feed-forward's.
+    The norms keep torchtitan's names: here ``attention_norm`` is applied to attention's output, and
+    ``ffn_norm`` to the feed-forward's.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -142,7 +142,7 @@ class Olmo2Model(Decoder):
     @dataclass(kw_only=True, slots=True)
     class Config(Decoder.Config):
         def update_from_config(self, *, config: Any, **arguments: Any) -> None:
-            """Take over what the run decides; called by torchtitan's trainer."""
+            """Apply the run's settings; called by torchtitan's trainer."""
             Decoder.Config.update_from_config(self, config=config, **arguments)
             inner = self.layers[0].attention.inner_attention
             if config.parallelism.context_parallel_degree > 1 and isinstance(
@@ -152,7 +152,7 @@ class Olmo2Model(Decoder):
             shard(self, sequence_parallel=config.parallelism.enable_sequence_parallel)
 
         def get_nparams_and_flops(self, model: torch.nn.Module, seq_len: int) -> tuple[int, int]:
-            """Return the parameters, and the floating-point operations of a token's training."""
+            """Return the number of parameters, and the training FLOPs per token."""
             attention = self.layers[0].attention
             return get_dense_model_nparams_and_flops(
                 model,

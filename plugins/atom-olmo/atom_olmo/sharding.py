@@ -1,4 +1,4 @@
-"""How the tensors of OLMo 2 lie on the device mesh."""
+"""Declare the shardings of OLMo 2's tensors."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def shard(config: Olmo2Model.Config, *, sequence_parallel: bool) -> None:
-    """Fill in ``sharding_config`` of every node. Axes that a run does not have are left out later.
+    """Set ``sharding_config`` of every node. Axes that a run does not have are removed later.
 
-    The reordered norm changes nothing for tensor parallelism: attention and feed-forward gather the
-    sequence as they begin and scatter it as they end, and norms work on what lies between.
+    The reordered norm does not change tensor parallelism: attention and feed-forward gather the
+    sequence at their start and scatter it at their end, and norms work on the scattered sequence.
     """
     set_decoder_sharding_config(config, enable_sp=sequence_parallel)
     between = (
@@ -48,7 +48,7 @@ def shard(config: Olmo2Model.Config, *, sequence_parallel: bool) -> None:
 
 
 def _shard_attention(config: Olmo2Attention.Config, *, sequence_parallel: bool) -> None:
-    """Share the heads out, and with them the weights of their norms."""
+    """Shard the heads, and with them the weights of their norms."""
     set_qkv_linear_sharding(config.qkv_linear)
     heads = dense_activation_placement(tp=spmd.S(2))
     for norm in (config.q_norm, config.k_norm):

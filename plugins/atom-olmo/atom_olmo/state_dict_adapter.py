@@ -1,4 +1,4 @@
-"""Names of OLMo 2's weights, here and at Hugging Face. No weight changes its shape or order."""
+"""Map OLMo 2's weight names to and from Hugging Face's. Shapes and orders are the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OURS = {theirs: ours for ours, theirs in HUGGING_FACE.items()}
 
 
 class Olmo2StateDictAdapter(StateDictAdapter):
-    """Renames; a weight that is not of the model raises ``KeyError``."""
+    """An adapter that renames weights; an unknown weight raises ``KeyError``."""
 
     def to_hf(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         return {_renamed(name, HUGGING_FACE): weight for name, weight in state_dict.items()}

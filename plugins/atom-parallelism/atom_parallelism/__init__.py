@@ -1,4 +1,4 @@
-"""Data, tensor, pipeline and context parallelism, alone and together."""
+"""Data, tensor, pipeline and context parallelism, in any combination."""
 
 from collections.abc import Iterator
 

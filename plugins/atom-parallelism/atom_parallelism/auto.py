@@ -1,16 +1,18 @@
-"""Choose a layout by rule: what fits, and of that the fastest by the core's estimates.
+"""Choose the layout that fits and has the shortest step by the core's estimates.
 
-1. The fewest ranks that share one copy of the model beside FSDP (tensor x context x pipeline
-   degree) come first; as soon as something fits, only layouts of up to twice as many are looked at.
-2. Tensor parallelism stays within a node. Experts, where there are some, stay with their ranks, or
-   are shared out over a node, or as far as possible.
-3. Of one layout, the first activation checkpointing that fits is taken: none, selective, full. The
+1. Layouts are tried in order of the ranks that share one copy of the model beside FSDP (tensor x
+   context x pipeline degree), the fewest first; once a layout fits, only those with up to twice as
+   many are tried.
+2. Tensor parallelism stays within a node. Experts, if there are any, stay on their ranks, or are
+   sharded over a node, or as far as possible.
+3. For each layout, the first activation checkpointing that fits is taken: none, selective, full.
+The
    less is recomputed, the faster.
-4. Without ``training.local_batch_size``, each that divides the batch is tried, the largest first,
+4. Without ``training.local_batch_size``, each divisor of the batch is tried, the largest first,
    until one needs no recomputation; the rest is gradient accumulation.
-5. Of what fits, the shortest estimated step wins.
+5. Among layouts that fit, the shortest estimated step wins.
 
-What the run says already, a degree or a mode, is kept.
+Degrees and modes that the run sets are kept.
 """
 
 from __future__ import annotations
@@ -32,16 +34,18 @@ PIPELINE = "pipeline_parallel_degree"
 EXPERT = "expert_parallel_degree"
 
 HEADROOM = 0.9
-"""Of the device's memory that a layout may be estimated to need: estimates are within 10 % of what
-was measured (``benchmarks/results/memory.md``)."""
+"""Fraction of the device's memory that an estimate may reach.
+
+Estimates are within 10 % of measurements (``benchmarks/results/memory.md``).
+"""
 
 ROWS = 12
-"""Rows of the explanation."""
+"""Maximum rows of the explanation."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layout that was looked at: its estimate, or why it cannot be."""
+    """A layout that was tried: its estimate, or why it is impossible."""
 
     degrees: Mapping[str, int]
     local_batch_size: int
@@ -57,7 +61,7 @@ class Candidate:
 
 
 def auto(context: LayoutContext) -> LayoutChoice:
-    """Return the layout of the shortest estimated step of those that fit.
+    """Return the layout with the shortest estimated step among those that fit.
 
     Raises:
         UserError: none fits.
@@ -80,7 +84,7 @@ def auto(context: LayoutContext) -> LayoutChoice:
 
 
 def _preference(candidate: Candidate) -> tuple[float, int, int]:
-    """Return what is less the better: time to three digits, then replicas, then small batches."""
+    """Return a sort key: time to three digits, then replicas, then local batch."""
     seconds = float(f"{candidate.estimate.step.seconds:.3g}")
     return seconds, candidate.degrees[REPLICATE], -candidate.local_batch_size
 
@@ -97,7 +101,7 @@ def _degrees(context: LayoutContext, shared: int) -> Iterator[dict[str, int]]:
             if pipeline > len(context.model.blocks):
                 continue
             inner = shared // pipeline
-            # A replica of its own for each node, or for each eight, where that is possible.
+            # A replica per node, or per eight nodes, if possible.
             sizes = {data, *(nodes * node // inner for nodes in (1, 8))}
             for shard in sorted((s for s in sizes if s and data % s == 0), reverse=True):
                 degrees = {
@@ -116,7 +120,7 @@ def _degrees(context: LayoutContext, shared: int) -> Iterator[dict[str, int]]:
 
 
 def _tried(context: LayoutContext, degrees: dict[str, int]) -> Iterator[Candidate]:
-    """Yield what was found out of ``degrees``: for each local batch what fits, or nearly does."""
+    """Yield a candidate per local batch: the first mode that fits, or the one closest to it."""
     data = degrees[REPLICATE] * degrees[SHARD]
     batch = context.global_batch_size
     if batch % data:
@@ -127,7 +131,7 @@ def _tried(context: LayoutContext, degrees: dict[str, int]) -> Iterator[Candidat
     modes = [wished] if wished not in (None, "auto") else list(MODES)
     given = context.training.get("local_batch_size")
     each = batch // data
-    # Under PP the local batch is cut into microbatches already.
+    # Under PP the local batch is already split into micro-batches.
     whole = degrees[PIPELINE] > 1
     local = [given] if given else [each] if whole else _divisors(each)[::-1]
     for size in local:
@@ -144,7 +148,7 @@ def _tried(context: LayoutContext, degrees: dict[str, int]) -> Iterator[Candidat
                     return
                 break
             memory = estimate.memory
-            # Where parameters alone are too large, less is no help.
+            # If the parameters alone are too large, a smaller batch does not help.
             hopeless = (
                 memory.total - memory.activations - memory.working > HEADROOM * estimate.limit
             )
@@ -200,7 +204,7 @@ def _name(candidate: Candidate) -> str:
 
 
 def _table(context: LayoutContext, seen: list[Candidate], best: Candidate) -> str:
-    """Return the explanation: what fits, by time; then what does not, by memory."""
+    """Return the explanation: layouts that fit, by time; then the others, by memory."""
     fitting = sorted(
         (candidate for candidate in seen if candidate.fits and candidate is not best),
         key=lambda c: c.estimate.step.seconds,

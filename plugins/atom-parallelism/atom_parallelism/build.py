@@ -1,4 +1,4 @@
-"""torchtitan's generic parallelisation of a decoder."""
+"""Parallelize a decoder with torchtitan's generic function."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from atom.plugin import ParallelismContext, Strategy
 
 
 def mesh(config: ParallelismConfig, context: ParallelismContext) -> Strategy:
-    """Return the strategy of ``config``'s degrees.
+    """Return the strategy for ``config``'s degrees.
 
     ``parallelize_llama`` applies TP, CP, activation checkpointing, compilation and FSDP to any
-    torchtitan ``Decoder`` whose config declares its sharding; an architecture that needs more
-    brings its own function.
+    torchtitan ``Decoder`` with a config that declares its sharding; other architectures provide
+    their own function.
     """
     return Strategy(
         parallelism=config,

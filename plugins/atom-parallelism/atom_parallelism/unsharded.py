@@ -1,4 +1,4 @@
-"""One rank, and its model as it is: without FSDP, which copies parameters even for itself."""
+"""Train a plain model on one rank, without FSDP, which copies parameters even for one rank."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from atom.plugin import ParallelismContext, Strategy
 def unsharded(config: ParallelismConfig, context: ParallelismContext) -> Strategy:
     """Return the strategy.
 
-    Parameters are computed with in the dtype that they are kept in: it is FSDP that makes another
-    dtype of them.
+    The compute dtype is that of the parameters: only FSDP converts them.
 
     Raises:
         UserError: there are more ranks, or two dtypes.
@@ -68,8 +67,10 @@ def _prepare(
     dump_folder: str,
     **_layout: Any,
 ) -> Any:
-    """As torchtitan's ``parallelize_llama``, less what is for several ranks; an architecture's own
-    function is for those, too."""
+    """Prepare the model like torchtitan's ``parallelize_llama``, without its multi-rank parts.
+
+    An architecture's own function would include these parts.
+    """
     if ac_config is not None:
         ac_config.build(dump_folder=dump_folder).apply(model)
     if compile_config.enable and "model" in compile_config.components:

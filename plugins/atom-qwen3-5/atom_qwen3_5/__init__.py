@@ -1,4 +1,4 @@
-"""The Qwen3.5 text models: three layers of gated delta rule for each one of gated attention."""
+"""The Qwen3.5 text models: three layers of gated delta rule per layer of gated attention."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Describe a Qwen3.5 text model to torchtitan; initialisation as in its own ``qwen3_5``."""
+"""Describe a Qwen3.5 text model to torchtitan, with the initialization of its ``qwen3_5``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
 from atom_qwen3_5.config import Decoder, Qwen35, Qwen35MoE
 
-# First: it keeps FLA quiet.
+# Import this first: it suppresses FLA's warning.
 from atom_qwen3_5.model import DeltaLayer, GatedDeltaRule, Mixture, Qwen35Text  # isort: skip
 from torchtitan.models.qwen3_5.model import (
     OffsetRMSNorm,
@@ -65,7 +65,7 @@ LEFT_OUT: dict[str, Any] = {
     "attn_output_gate": True,
     "mamba_ssm_dtype": "float32",
 }
-"""What the text configs of ``transformers`` take for what a ``config.json`` leaves out."""
+"""Defaults of the text configs of ``transformers`` for fields missing in a ``config.json``."""
 
 TRUNCATED = partial(nn.init.trunc_normal_, std=0.02)
 LINEAR: Initializers = {"weight": TRUNCATED}
@@ -140,7 +140,7 @@ def _model(
 
 
 def _hugging_face(config: Decoder, vocab_size: int) -> dict[str, Any]:
-    """Return what both kinds say in ``config.json``."""
+    """Return the fields of ``config.json`` that both kinds share."""
     return {
         "vocab_size": vocab_size,
         "hidden_size": config.dim,
@@ -177,13 +177,13 @@ def _is_attention(config: Decoder, number: int) -> bool:
 
 
 def _sections(config: Decoder) -> list[int]:
-    """Return how many frequencies are for time, height and width; text gives all the same place."""
+    """Return the numbers of frequencies for time, height and width, which are equal in text."""
     pairs = config.rotary_dim // 2
     return [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]
 
 
 def _residual(number: int) -> Callable:
-    """Return how what adds to the residual stream starts: smaller the deeper the layer is."""
+    """Return the initializer of a residual output: smaller for deeper layers."""
     return partial(nn.init.trunc_normal_, std=depth_scaled_std(0.02, number))
 
 
@@ -253,7 +253,7 @@ def _attention(config: Decoder, residual: Initializers) -> Qwen35Attention.Confi
             theta=config.rope_theta,
             mrope_section=_sections(config),
         ),
-        wq=_linear(config.dim, 2 * heads),  # queries, and the gates of what attention returns
+        wq=_linear(config.dim, 2 * heads),  # queries, and the gates of attention's output
         wk=_linear(config.dim, keys),
         wv=_linear(config.dim, keys),
         wo=_linear(heads, config.dim, residual),
@@ -297,7 +297,7 @@ def _linear(inputs: int, outputs: int, weights: Initializers = LINEAR) -> Linear
 
 
 def _conv(config: Decoder, channels: int) -> Conv1d.Config:
-    bound = config.conv_kernel_size**-0.5  # torch's own for a convolution
+    bound = config.conv_kernel_size**-0.5  # torch's default for a convolution
     return Conv1d.Config(
         in_channels=channels,
         out_channels=channels,

@@ -1,4 +1,4 @@
-"""Parameters of Qwen3.5 text models, as ``Qwen3_5TextConfig`` of ``transformers`` has them.
+"""Parameters of Qwen3.5 text models, as in ``Qwen3_5TextConfig`` of ``transformers``.
 
 The linear layers are Gated DeltaNet (Yang et al., 2025, https://arxiv.org/abs/2412.06464).
 """
@@ -13,7 +13,7 @@ from atom.recipe.idle import Idle
 
 
 class Decoder(BaseModel):
-    """What the dense models and the mixtures share."""
+    """Parameters shared by dense models and mixtures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,7 +97,7 @@ class Qwen35(Decoder):
 
 
 class Qwen35MoE(Decoder):
-    """A mixture of experts: every block's feed-forward layer is one, beside an expert for all."""
+    """A mixture of experts: every block's feed-forward is one, with a shared expert."""
 
     moe_hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of each expert")
     shared_hidden_dim: int = Field(

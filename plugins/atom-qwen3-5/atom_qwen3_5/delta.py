@@ -1,15 +1,15 @@
-"""Gated DeltaNet in plain PyTorch, where FLA's kernels cannot run: on a CPU, and on no device.
+"""Compute Gated DeltaNet in plain PyTorch, for devices without FLA's kernels: CPU and meta.
 
-Yang et al. (2025, https://arxiv.org/abs/2412.06464) give each head a state S of shape (K, V), which
-forgets by g and then learns to answer a key with a value, as much as beta says::
+In Yang et al. (2025, https://arxiv.org/abs/2412.06464) each head has a state S of shape (K, V). It
+decays by g and then learns to map a key to a value, with the learning rate beta::
 
     S = exp(g) S;  S = S + k (beta (v - S^T k))^T;  o = S^T q
 
-Chunks of tokens are computed at once: within one, the updates u of all tokens are the solution of a
-triangular system. What belongs to another document counts as forgotten.
+Tokens are computed in chunks: within a chunk, the updates u of all tokens are the solution of a
+triangular system. The state is reset at the start of each document.
 
-Shape suffixes: B = sequences (one, which holds all of a batch), L = tokens, N = heads, K and V =
-widths of a key and a value head, W = channels, C = tokens of a chunk.
+Shape suffixes: B = sequences (one, with the whole batch), L = tokens, N = heads, K and V = widths
+of a key and a value head, W = channels, C = tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import torch
 import torch.nn.functional as F
 
 CHUNK = 64
-"""Tokens that are computed at once."""
+"""Tokens per chunk."""
 
 
 def documents(length: int, starts: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-    """Return the number of the document of each token, shape (L,).
+    """Return the document number of each token, shape (L,).
 
     Args:
         length: L.
-        starts: where documents begin, and L at last; None: it is one document.
-        device: where to.
+        starts: where documents begin, and finally L; None: there is one document.
+        device: the device of the result.
     """
     if starts is None:
         return torch.zeros(length, dtype=torch.long, device=device)
@@ -39,7 +39,7 @@ def documents(length: int, starts: torch.Tensor | None, device: torch.device) ->
 def causal_conv(
     x_BLW: torch.Tensor, weight_W1T: torch.Tensor, starts: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return SiLU of each channel's convolution over the last T tokens of its own document."""
+    """Return SiLU of each channel's convolution over the last T tokens of the same document."""
     length, taps = x_BLW.shape[1], weight_W1T.shape[-1]
     document_L = documents(length, starts, x_BLW.device)
     out_BLW = x_BLW * weight_W1T[:, 0, -1]
@@ -61,7 +61,7 @@ def causal_conv(
 def local_causal_conv(
     x_BLW: torch.Tensor, weight_W1T: torch.Tensor, starts: torch.Tensor
 ) -> torch.Tensor:
-    """Return :func:`causal_conv` of a rank's own channels."""
+    """Return :func:`causal_conv` of a rank's local channels."""
     return causal_conv(x_BLW, weight_W1T, starts)
 
 
@@ -73,15 +73,15 @@ def gated_delta_rule(
     beta_BLN: torch.Tensor,
     starts: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return what the states answer, of shape (B, L, N, V).
+    """Return the outputs of the states, of shape (B, L, N, V).
 
     Args:
         q_BLNK: queries; they and the keys are scaled to length 1 here.
         k_BLNK: keys.
         v_BLNV: values.
-        g_BLN: logarithm of what is kept of the state, at most 0.
-        beta_BLN: how much of the error is learnt, 0 to 1.
-        starts: where documents begin, and L at last; None: it is one document.
+        g_BLN: logarithm of the state's decay factor, at most 0.
+        beta_BLN: learning rate, 0 to 1.
+        starts: where documents begin, and finally L; None: there is one document.
     """
     length = q_BLNK.shape[1]
     document_L = documents(length, starts, q_BLNK.device)
@@ -122,10 +122,10 @@ def _chunk(
     goes_on_C: torch.Tensor,
     state_BNKV: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the answers of a chunk's tokens, and the state behind it.
+    """Return the outputs of a chunk's tokens, and the state after it.
 
-    ``g_BNC`` is summed up from the chunk's beginning; ``goes_on_C`` says which tokens are of the
-    document that ``state_BNKV`` is of.
+    ``g_BNC`` is summed from the chunk's beginning; ``goes_on_C`` marks the tokens of the document
+    that ``state_BNKV`` belongs to.
     """
     same_CC = (document_C[:, None] == document_C[None, :]).tril()
     decay_BNCC = _kept(g_BNC[..., :, None] - g_BNC[..., None, :], same_CC)
@@ -136,15 +136,15 @@ def _chunk(
         system_BNCC, errors_BNCV, upper=False, unitriangular=True
     )
     answer_BNCV = kept_BNC1 * (q_BNCK @ state_BNKV) + (q_BNCK @ k_BNCK.mT * decay_BNCC) @ u_BNCV
-    # The last row of both: what is left at the chunk's end.
+    # The last row of both: the decay until the chunk's end.
     left_BNC1 = decay_BNCC[..., -1, :, None]
     state_BNKV = kept_BNC1[..., -1:, :] * state_BNKV + (k_BNCK * left_BNC1).mT @ u_BNCV
     return answer_BNCV, state_BNKV
 
 
 def _kept(logarithm: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Return the exponential where it counts, and 0 elsewhere."""
-    # Masked before: what does not count may be infinite, and its gradient no number.
+    """Return the exponential where ``counts`` is true, and 0 elsewhere."""
+    # Masked first: the rest may be infinite, with a NaN gradient.
     return logarithm.masked_fill(~counts, -torch.inf).exp()
 
 

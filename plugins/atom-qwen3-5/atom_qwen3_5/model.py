@@ -1,4 +1,4 @@
-"""torchtitan's Qwen3.5 without its vision encoder, which runs without FLA's kernels too."""
+"""Define Qwen3.5 without its vision encoder, also for devices without FLA's kernels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from atom.errors import UserError
 from atom_qwen3_5 import delta
 
 with warnings.catch_warnings():
-    # FLA says on every rank that Triton finds no GPU.
+    # On every rank without a GPU for Triton, FLA warns about it.
     warnings.filterwarnings("ignore", message="Triton is not supported")
     from torchtitan.models.qwen3_5.model import GatedDeltaKernel, GatedDeltaNet, Qwen35Model
     from torchtitan.models.qwen3_5.sharding import _set_qwen35_layer_sharding
 
 
 class GatedDeltaRule(GatedDeltaKernel):
-    """FLA's kernel on a GPU, plain PyTorch elsewhere."""
+    """The gated delta rule: FLA's kernel on a GPU, plain PyTorch elsewhere."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(GatedDeltaKernel.Config):
@@ -44,7 +44,7 @@ class GatedDeltaRule(GatedDeltaKernel):
         cu_seqlens: torch.Tensor | None = None,
         cu_seqlens_cpu: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the answers of the states; the arguments are torchtitan's."""
+        """Return the outputs of the states; the arguments are torchtitan's."""
         if xv_BLNV.is_cuda:
             result: torch.Tensor = GatedDeltaKernel.forward(
                 self,
@@ -63,7 +63,7 @@ class GatedDeltaRule(GatedDeltaKernel):
 
 
 class DeltaLayer(GatedDeltaNet):
-    """A linear layer, whose convolution is FLA's on a GPU and plain PyTorch elsewhere."""
+    """A linear layer; its convolution is FLA's on a GPU and plain PyTorch elsewhere."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(GatedDeltaNet.Config):
@@ -89,10 +89,10 @@ class DeltaLayer(GatedDeltaNet):
 
 
 class Mixture(MoE):
-    """Experts, for tokens that lie in memory as the rank's share of a sequence does.
+    """A mixture of experts for tokens with the strides of a rank's part of a sequence.
 
-    torchtitan's take views of neighbours. Its other norms make those; this model's keeps the
-    strides that sequence parallelism leaves.
+    torchtitan's takes views that need contiguous tokens. Its other norms return those; this model's
+    keeps the strides that sequence parallelism leaves.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -112,14 +112,14 @@ class Qwen35Text(Qwen35Model):
         vision_encoder: Any = None
 
         def update_from_config(self, *, config: Any, **arguments: Any) -> None:
-            """Take over what the run decides; called by torchtitan's trainer.
+            """Apply the run's settings; called by torchtitan's trainer.
 
             Raises:
-                UserError: the layout is one that linear layers cannot have.
+                UserError: linear layers do not support the layout.
             """
             Decoder.Config.update_from_config(self, config=config, **arguments)
             _check(self, config.parallelism)
-            # torchtitan's own sharding, less that of the vision encoder. Its linear layers know
+            # torchtitan's sharding, without the vision encoder's. Its linear layers support
             # sequence parallelism only.
             set_decoder_sharding_config(self, enable_sp=True)
             for layer in self.layers:

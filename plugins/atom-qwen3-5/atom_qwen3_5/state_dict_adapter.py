@@ -1,9 +1,9 @@
-"""Names of Qwen3.5's weights, here and at Hugging Face, for a model of text alone.
+"""Map Qwen3.5's weight names to and from Hugging Face's, for text-only models.
 
-``transformers`` writes the experts of a text model one by one, as those of Qwen3, though published
-files hold each layer's as one.
+``transformers`` writes the experts of a text model one by one, like Qwen3's, though published files
+store each layer's experts as one weight.
 
-There, queries, keys and values of a linear layer are one weight: it is made when all three are
+Queries, keys and values of a linear layer are one weight there: it is made when all three are
 given.
 """
 
@@ -15,13 +15,13 @@ from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 from torchtitan.models.qwen3_5.state_dict_adapter import Qwen35StateDictAdapter
 
 PREFIX, THEIR_PREFIX = "model.", "model.language_model."
-"""Of a text model's names, and of those of the one with vision, which torchtitan knows."""
+"""Prefixes of the text model's names, and of those of the vision model, which torchtitan uses."""
 
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class Qwen35TextStateDictAdapter(Qwen35StateDictAdapter):
-    """torchtitan's, with the names of ``Qwen3_5ForCausalLM``."""
+    """torchtitan's adapter, with the names of ``Qwen3_5ForCausalLM``."""
 
     def to_hf(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         found = super().to_hf(state_dict)
@@ -41,14 +41,14 @@ class Qwen35TextStateDictAdapter(Qwen35StateDictAdapter):
 
 
 class _Experts(Qwen3StateDictAdapter):
-    """torchtitan's for the experts of Qwen3, whose names these have."""
+    """torchtitan's adapter of Qwen3, which has the same names of experts."""
 
     def _validate_hf_rope_config(self, expected_rope_cls: type) -> None:
-        """Experts know no positions."""
+        """Do nothing: experts have no positions."""
 
 
 class Qwen35MixtureStateDictAdapter(Qwen35TextStateDictAdapter):
-    """That of a mixture, with the names of ``Qwen3_5MoeForCausalLM``."""
+    """The adapter of a mixture, with the names of ``Qwen3_5MoeForCausalLM``."""
 
     def __init__(self, model_config: Any, hf_assets_path: str | None) -> None:
         super().__init__(model_config, hf_assets_path)
@@ -66,6 +66,6 @@ class Qwen35MixtureStateDictAdapter(Qwen35TextStateDictAdapter):
 
 
 def _split(weights: dict[str, Any], part: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the weights whose names hold ``part``, and the others."""
+    """Return the weights with ``part`` in their names, and the others."""
     chosen = {name: weight for name, weight in weights.items() if part in name}
     return chosen, {name: weight for name, weight in weights.items() if name not in chosen}

@@ -1,4 +1,4 @@
-"""The Qwen3 family: decoders that normalise queries and keys, dense and with experts."""
+"""The Qwen3 family: decoders with normalized queries and keys, dense and with experts."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Describe Qwen3 models to torchtitan; initialisation as in torchtitan's own ``qwen3``."""
+"""Describe Qwen3 models to torchtitan, with the initialization of its ``qwen3``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LEFT_OUT: dict[str, Any] = {
     "use_sliding_window": False,
     "sliding_window": 4096,
 }
-"""What the configs of ``transformers`` take for what a ``config.json`` leaves out."""
+"""Defaults of the configs of ``transformers`` for fields missing in a ``config.json``."""
 LEFT_OUT_OF_DENSE = LEFT_OUT | {"head_dim": 128, "num_key_value_heads": 32, "layer_types": None}
 LEFT_OUT_OF_MIXTURE = LEFT_OUT | {
     "head_dim": None,
@@ -87,7 +87,7 @@ def qwen3(config: Qwen3, context: ArchitectureContext) -> ModelParts:
 
 def qwen3_moe(config: Qwen3MoE, context: ArchitectureContext) -> ModelParts:
     """Return the parts of a mixture of experts."""
-    # What adds to the residual stream starts smaller the more layers do.
+    # Outputs added to the residual stream start smaller in models with more layers.
     residual = partial(nn.init.normal_, std=0.02 / (2 * config.n_layers) ** 0.5)
     layers = [
         Qwen3TransformerBlock.Config(
@@ -140,7 +140,7 @@ def _model(
 
 
 def _hugging_face(config: Decoder, model: Qwen3Model.Config) -> dict[str, Any]:
-    """Return what both kinds say in ``config.json``."""
+    """Return the fields of ``config.json`` that both kinds share."""
     return {
         "vocab_size": model.vocab_size,
         "hidden_size": config.dim,

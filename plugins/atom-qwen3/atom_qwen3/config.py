@@ -8,7 +8,7 @@ from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_expert
 
 
 class Decoder(BaseModel):
-    """What the dense models and the mixtures share."""
+    """Parameters shared by dense models and mixtures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,7 +54,7 @@ class Qwen3(Decoder):
 
 
 class Qwen3MoE(Decoder):
-    """A mixture of experts: every block's feed-forward layer is one."""
+    """A mixture of experts: every block's feed-forward is one."""
 
     moe_hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of each expert")
     num_experts: int = Field(gt=0, le=MOST_WIDTH, description="experts of a layer")

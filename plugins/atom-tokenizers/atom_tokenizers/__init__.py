@@ -1,4 +1,4 @@
-"""Text to ids: any Hugging Face tokenizer, plain bytes, or a BPE trained on the run's own data."""
+"""Convert text to ids: Hugging Face tokenizers, plain bytes, or a BPE trained on the run's data."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
-"""``bpe``: train a byte-level BPE on the run's own dataset, once, and keep it in the cache.
+"""``bpe``: train a byte-level BPE on the run's dataset, once, and cache it.
 
-The same documents and parameters give the same file to the byte, on any number of threads.
+The same documents and parameters give a byte-identical file, on any number of threads.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from atom_tokenizers.text import well_formed
 
 
 def prepare(config: Bpe, context: TokenizerContext) -> PreparedTokenizer:
-    """Return the trained tokenizer from the cache, training it if it is not there.
+    """Return the trained tokenizer from the cache; train it if it is not there.
 
-    Runs that start at once train it once. A file in the cache that cannot be read is replaced.
+    Runs that start at the same time train it once. An unreadable file in the cache is replaced.
 
     Raises:
         UserError: the text is too small for the vocabulary, or the cache cannot be written.
@@ -57,7 +57,7 @@ def train(config: Bpe, documents: Iterable[Document]) -> Tokenizer:
     the order they were learned.
 
     Raises:
-        UserError: fewer than ``config.vocab_size`` ids come out.
+        UserError: training yields fewer than ``config.vocab_size`` ids.
     """
     tokenizer = _untrained()
     trainer = trainers.BpeTrainer(
@@ -81,7 +81,7 @@ def train(config: Bpe, documents: Iterable[Document]) -> Tokenizer:
 
 
 def _untrained() -> Tokenizer:
-    """A tokenizer without normalizer or added space, so that decoding gives the text back."""
+    """Return a tokenizer without normalizer or added space, so that decoding restores the text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -91,14 +91,14 @@ def _untrained() -> Tokenizer:
 def _first(limit: int, documents: Iterable[Document]) -> Iterator[str]:
     for document in documents:
         data = well_formed(document.text).encode()[:limit]
-        yield data.decode(errors="ignore")  # the cut may go through a character
+        yield data.decode(errors="ignore")  # the last character may be incomplete
         limit -= len(data)
         if limit == 0:
             return
 
 
 def _key(config: Bpe, digest: str) -> str:
-    """Hash everything that the trained file depends on."""
+    """Return a hash of everything that the trained file depends on."""
     recipe = [
         digest,
         config.model_dump(),

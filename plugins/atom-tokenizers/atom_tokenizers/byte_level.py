@@ -1,7 +1,7 @@
-"""``bytes``: a vocabulary that needs no preparation.
+"""``bytes``: use bytes as ids, without preparation.
 
-Training needs no files. They are for whoever loads an export of the run: ``tokenizers``' byte-level
-BPE without a merge makes the same ids. There 256 and 257 are called BOS and EOS.
+Training needs no files. They are for readers of an export: ``tokenizers``' byte-level BPE without
+merges makes the same ids. In it, 256 and 257 are called BOS and EOS.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def prepare(config: Bytes, context: TokenizerContext) -> PreparedTokenizer:
 
 
 def described() -> Tokenizer:
-    """Return what the ids are, as the ``tokenizers`` library says it."""
-    # Each byte is a printable character there: these are themselves, the others follow from 256.
+    """Return a tokenizer of the ``tokenizers`` library that makes the same ids."""
+    # It maps each byte to a printable character: these to themselves, the others from 256 on.
     themselves = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in themselves]
     characters = {byte: chr(byte) for byte in themselves}
     characters |= {byte: chr(256 + number) for number, byte in enumerate(others)}
     vocabulary = {characters[byte]: byte for byte in range(256)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    # Without the expression that cuts words: nothing is merged within them either.
+    # Without the word pattern: there are no merges within words either.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in (BOS, EOS)])

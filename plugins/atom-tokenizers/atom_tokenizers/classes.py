@@ -1,6 +1,6 @@
-"""Classes of ``transformers`` that know by themselves how text is cut into words.
+"""Reproduce classes of ``transformers`` that define how text is split into words.
 
-Such a class takes no more than the vocabulary from a ``tokenizer.json``, and builds the rest.
+Such a class takes only the vocabulary from a ``tokenizer.json``, and builds the rest.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ QWEN3_5 = _WORDS.format(letter=r"[\p{L}\p{M}]", marks=r"\p{L}\p{M}\p{N}")
 
 @dataclass(frozen=True)
 class Class(ABC):
-    """One class.
+    """A tokenizer class.
 
     Attributes:
-        roles: the special tokens that it has where no file names others.
+        roles: its default special tokens.
     """
 
     roles: dict[str, str]
 
     @abstractmethod
     def prepare(self, tokenizer: Tokenizer, *, prefix_space: bool | None, legacy: bool) -> None:
-        """Have ``tokenizer`` cut text as this class does."""
+        """Make ``tokenizer`` split text as this class does."""
 
 
 @dataclass(frozen=True)
 class ByteLevel(Class):
-    """Bytes as letters.
+    """A tokenizer of bytes as letters.
 
     Attributes:
-        pattern: of a word; None for GPT-2's.
-        compose: whether text is normalised to NFC.
+        pattern: regular expression of a word; None for GPT-2's.
+        compose: whether text is normalized to NFC.
     """
 
     pattern: str | None = None
@@ -64,7 +64,7 @@ _LETTERS = (decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse
 
 @dataclass(frozen=True)
 class Llama(Class):
-    """SentencePiece's BPE, whole: a space before the text, bytes for unknown letters."""
+    """SentencePiece's BPE, with a space before the text, and bytes for unknown letters."""
 
     def prepare(self, tokenizer: Tokenizer, *, prefix_space: bool | None, legacy: bool) -> None:
         spaced = prefix_space is not False
@@ -111,11 +111,11 @@ CLASSES: dict[str, Class] = {
 }
 
 PAIRS = ("GPT2Tokenizer", "Qwen2Tokenizer")
-"""Classes that are made of ``vocab.json`` and ``merges.txt``."""
+"""Classes that can be built from ``vocab.json`` and ``merges.txt``."""
 
 
 def from_files(name: str, vocabulary: str, merges: str, *, prefix_space: bool | None) -> Tokenizer:
-    """Return the tokenizer that the class ``name`` makes of ``vocab.json`` and ``merges.txt``."""
+    """Return the tokenizer that a class builds from ``vocab.json`` and ``merges.txt``."""
     tokenizer = Tokenizer(models.BPE.from_file(vocabulary, merges))
     CLASSES[name].prepare(tokenizer, prefix_space=prefix_space, legacy=False)
     return tokenizer
@@ -127,10 +127,11 @@ _TEXT = "it's  1234 ÀÀ\r\n\n x<|a|>__y　中文!? e\u0301 ﬁ THE ☃\U0010fff
 def as_class(
     name: str, tokenizer: Tokenizer, *, prefix_space: bool | None, legacy: bool
 ) -> Tokenizer | None:
-    """Return what the class ``name`` makes of a ``tokenizer.json``; None if that cuts otherwise.
+    """Return the tokenizer that the class ``name`` builds from a ``tokenizer.json``, or None.
 
-    Text that begins with a space is not looked at for SentencePiece's: files of Llama 2 differ
-    there from their class by one id, and the class is obeyed.
+    None means that the class splits text differently. Text that begins with a space is not compared
+    for SentencePiece's classes: files of Llama 2 differ there from their class by one id, and the
+    class wins.
     """
     if not isinstance(tokenizer.model, models.BPE):
         return None

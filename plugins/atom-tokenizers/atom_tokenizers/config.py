@@ -13,7 +13,7 @@ class _Parameters(BaseModel):
 
 
 class HuggingFace(_Parameters):
-    """A tokenizer that exists already."""
+    """An existing tokenizer."""
 
     path: Path = Field(
         description="a folder with tokenizer.json, or with vocab.json and merges.txt; or the "
@@ -38,7 +38,7 @@ class Bytes(_Parameters):
 
 
 class Bpe(_Parameters):
-    """What a BPE is trained to be, and on how much."""
+    """The size of a BPE, and the amount of text to train it on."""
 
     vocab_size: int = Field(
         default=2048,

@@ -1,4 +1,4 @@
-"""The prepared files, and the folders of the cache that several runs may fill at once."""
+"""Write the prepared files into cache folders that several runs may fill at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 MOST = 256 << 20
-"""Bytes of a tokenizer.json; those of the largest vocabularies have a tenth."""
+"""Maximum bytes of a tokenizer.json; the largest vocabularies need a tenth."""
 
 BOS = "<|begin_of_text|>"
 EOS = "<|end_of_text|>"
@@ -30,14 +30,14 @@ CONFIG_TEXT = json.dumps(
     },
     indent=2,
 )
-"""Content of :data:`TOKENIZER_CONFIG` for a tokenizer that ATOM has made."""
+"""Content of :data:`TOKENIZER_CONFIG` for tokenizers made by ATOM."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Create ``folder`` and let one process at a time into the block.
 
-    The lock saves work and keeps nothing safe: :func:`write` is safe without it.
+    The lock only avoids repeated work: :func:`write` is safe without it.
     """
     with _writable(folder):
         guarded.make_folder(folder)
@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write(folder: Path, files: Mapping[str, str]) -> None:
-    """Put ``files`` (name: text) into ``folder``; a reader sees a whole file, old or new."""
+    """Write ``files`` (name: text) into ``folder``, each atomically."""
     with _writable(folder):
         guarded.make_folder(folder)
         for name, text in files.items():

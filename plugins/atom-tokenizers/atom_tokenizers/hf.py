@@ -1,4 +1,4 @@
-"""``hf``: a tokenizer made elsewhere. Its folder is data: nothing in it is ever run."""
+"""``hf``: load an existing tokenizer. Its folder is data: no code in it is ever run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODEL_CONFIG = "config.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 
 BESIDE = (TOKENIZER_CONFIG, SPECIAL_TOKENS, "chat_template.jinja")
-"""Files that are copied along where they exist."""
+"""Optional files to copy along."""
 
 _UNSEEN = "\N{SNOWMAN}\U0010fffd\n"
 
@@ -39,11 +39,11 @@ _log = logging.getLogger(__name__)
 
 
 def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer:
-    """Check that the tokenizer loads and reads any text; return its size and its files.
+    """Check that the tokenizer loads and encodes any text; return its size and its files.
 
-    The ids are those of ``transformers``' ``AutoTokenizer``. What several files say of tokens is
-    written into two, ``tokenizer.json`` and ``tokenizer_config.json``, if it does not stand there.
-    The size is the highest id plus one.
+    The ids are those of ``transformers``' ``AutoTokenizer``. Token definitions from several files
+    are merged into two, ``tokenizer.json`` and ``tokenizer_config.json``. The size is the highest
+    id plus one.
 
     Raises:
         UserError: there is no tokenizer at the path, or it cannot be used.
@@ -78,7 +78,7 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
 
 
 def _check_links(path: Path, folder: Path) -> None:
-    """Refuse a folder with links out of it; a file that the user names may be one."""
+    """Refuse a folder with links out of it; a file that the user names may be a link."""
     names = (*BESIDE, SPECIAL_TOKENS, ADDED_TOKENS, MODEL_CONFIG, VOCABULARY, MERGES)
     try:
         for name in names if path.is_file() else (TOKENIZER, *names):
@@ -92,13 +92,13 @@ def _check_links(path: Path, folder: Path) -> None:
 
 
 def _of_class(path: Path, settings: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """Return ``settings`` with the class that is taken, and what that adds to them."""
+    """Return ``settings`` with the selected class, and the settings that it implies."""
     named = settings.get("tokenizer_class") or model.get("tokenizer_class")
     if not isinstance(named, str | None):
         return settings | {"tokenizer_class": named}
     file = path if path.is_file() else path / TOKENIZER
     found = file.is_file()
-    # Code that comes with a tokenizer is not run, and its model's class is not looked for.
+    # Code that comes with a tokenizer is not run; then its model's class is not used either.
     kind = model.get("model_type") if "auto_map" not in settings else None
     byte_level = found and b'"ByteLevel"' in read_bytes(file.resolve(), most=MOST)
     name = class_of(named, str(kind) if kind else None, byte_level=byte_level)
@@ -109,7 +109,7 @@ def _of_class(path: Path, settings: dict[str, Any], model: dict[str, Any]) -> di
 
 
 def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, str, Tokenizer]:
-    """Return the ``tokenizer.json``, its content, and the tokenizer that its class makes of it."""
+    """Return the ``tokenizer.json``, its content, and the tokenizer that its class builds."""
     source = path if path.is_file() else path / TOKENIZER
     if source.is_file():
         with _refused(path, f"{source.name} cannot be read as a tokenizer"):
@@ -162,7 +162,7 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
             key="tokenizer.path",
             value=path,
         )
-    # torchtitan's own reader of the two skips every merge that begins with "#".
+    # torchtitan's reader of the two skips every merge that begins with "#".
     with _refused(path, "vocab.json and merges.txt cannot be read as a tokenizer"):
         tokenizer = from_files(
             named.kind, str(vocabulary), str(merges), prefix_space=named.add_prefix_space
@@ -174,7 +174,7 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
 
 
 def _add(tokenizer: Tokenizer, named: TokenizerConfig) -> None:
-    """Add the tokens that the files name, in the order in which ``transformers`` gives them ids."""
+    """Add the tokens that the files name, in ``transformers``' order of ids."""
     there = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     roles = {token.content for token in named.roles().values()}
     for token in [*named.declared().values(), *named.roles().values()]:
@@ -199,9 +199,9 @@ def _check_ids(path: Path, tokenizer: Tokenizer, named: TokenizerConfig) -> None
 
 
 def _written(tokenizer: Tokenizer, settings: dict[str, Any], cache: Path) -> dict[str, Path]:
-    """Write the whole tokenizer into two files of the cache."""
+    """Write the complete tokenizer into two files in the cache."""
     kept = {
-        # A role is written by its spelling: how the token is found stands in the list.
+        # A role is written as text only: the list describes how the token is found.
         key: value["content"] if key in ROLES and isinstance(value, dict) else value
         for key, value in settings.items()
         if key != "added_tokens"
@@ -217,7 +217,7 @@ def _written(tokenizer: Tokenizer, settings: dict[str, Any], cache: Path) -> dic
 
 
 def _json(path: Path, file: Path | None) -> dict[str, Any]:
-    """Return what a file says; nothing, if there is none."""
+    """Return the content of a file; empty if there is none."""
     if file is None or not file.is_file():
         return {}
     with _refused(path, f"{file.name} cannot be read"):
@@ -237,7 +237,7 @@ def _named(settings: dict[str, Any]) -> TokenizerConfig:
 
 @contextmanager
 def _refused(path: Path, problem: str) -> Iterator[None]:
-    """Turn whatever the block raises into a user's mistake."""
+    """Convert any exception of the block to a :class:`UserError`."""
     try:
         with _without_panics():
             yield
@@ -251,7 +251,7 @@ def _refused(path: Path, problem: str) -> Iterator[None]:
 
 @contextmanager
 def _without_panics() -> Iterator[None]:
-    """Keep the trace of a panic, which Rust writes to the file descriptor, off the screen."""
+    """Hide the trace of a panic, which Rust writes to the file descriptor."""
     sys.stderr.flush()
     screen = os.dup(2)
     with tempfile.TemporaryFile() as written:

@@ -1,6 +1,6 @@
-"""The tokenizers as torchtitan uses them, on every rank.
+"""Define the torchtitan tokenizers of the ranks.
 
-They encode one text at a time, which starts no threads: a process that has encoded can be forked.
+They encode one text at a time, which starts no threads, so the process can still fork afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from atom_tokenizers.tokenizer_config import TokenizerConfig
 
 
 def from_files(_config: BaseModel) -> PlainTextTokenizer.Config:
-    """Return the config of a tokenizer that its prepared files say all about."""
+    """Return the config of a tokenizer that is fully defined by its prepared files."""
     return PlainTextTokenizer.Config()
 
 
@@ -30,12 +30,12 @@ def byte_level(config: Bytes) -> ByteTokenizer.Config:
 
 
 class PlainTextTokenizer(HuggingFaceTokenizer):
-    """torchtitan's tokenizer, for text from anywhere.
+    """torchtitan's tokenizer, for untrusted text.
 
-    - No text yields the id of a special token: its spelling is encoded letter by letter. Tokens
+    - Text never yields the id of a special token: its spelling is encoded letter by letter. Tokens
       that no file marks as special (``<tool_call>`` in some) are text.
-    - BOS and EOS are added when asked for and not otherwise, whatever the post-processor does.
-    - Text is never truncated or padded, and half a surrogate pair becomes U+FFFD.
+    - BOS and EOS are added on request only, whatever the post-processor does.
+    - Text is never truncated or padded, and a lone surrogate becomes U+FFFD.
     - The vocabulary size is the highest id plus one, gaps included.
     - A chat template is compiled when it is first applied, not when the tokenizer is loaded.
     """
@@ -53,7 +53,7 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
 
     def _load_tokenizer_from_path(self, tokenizer_path: str) -> Tokenizer:
         tokenizer = super()._load_tokenizer_from_path(tokenizer_path)
-        tokenizer.encode_special_tokens = True  # that is: as any other text
+        tokenizer.encode_special_tokens = True  # that is, as ordinary text
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
@@ -76,9 +76,9 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
     def encode(
         self, text: str, *, add_bos: bool | None = None, add_eos: bool | None = None
     ) -> list[int]:
-        """Return the ids of ``text``, between BOS and EOS where these are asked for and exist.
+        """Return the ids of ``text``, between BOS and EOS if these are requested and exist.
 
-        Left out, ``add_bos`` and ``add_eos`` are as the tokenizer's files have it.
+        By default ``add_bos`` and ``add_eos`` follow the tokenizer's files.
         """
         add_bos = self.default_add_bos or self.hf_adds_bos if add_bos is None else add_bos
         add_eos = self.default_add_eos or self.hf_adds_eos if add_eos is None else add_eos
@@ -92,7 +92,7 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
         return ids
 
     def _letters(self, token_id: int) -> list[int]:
-        """Spell out a special token that the model itself (Unigram, words) found in the text."""
+        """Encode a special token that the model (Unigram, words) found in text letter by letter."""
         if token_id not in self._special:
             return [token_id]
         model = self.tokenizer.model
@@ -102,7 +102,7 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
         return [token.id for token in tokens if token.id not in self._special]
 
     def get_vocab_size(self) -> int:
-        """Return the number of rows an embedding needs for every id."""
+        """Return the number of embedding rows that all ids need."""
         return max(self.tokenizer.get_vocab().values()) + 1
 
     @property
@@ -120,9 +120,10 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
 
 
 class ByteTokenizer(BaseTokenizer):
-    """UTF-8, byte by byte. Ids 256 and 257 are BOS and EOS; higher ones are padding, never used.
+    """A tokenizer of UTF-8 bytes.
 
-    Every Python string comes back as it was, lone surrogates included.
+    Ids 256 and 257 are BOS and EOS; higher ones are padding and never used. Decoding restores every
+    Python string, with lone surrogates.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -136,7 +137,7 @@ class ByteTokenizer(BaseTokenizer):
         self._vocab_size = config.vocab_size
 
     def encode(self, text: str, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:
-        """Return the bytes of ``text``, between BOS and EOS where these are asked for."""
+        """Return the bytes of ``text``, between BOS and EOS if these are requested."""
         ids = list(text.encode("utf-8", "surrogatepass"))
         if add_bos:
             ids.insert(0, self.bos_id)
@@ -145,7 +146,7 @@ class ByteTokenizer(BaseTokenizer):
         return ids
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the text; bytes that are not UTF-8 become U+FFFD, special ids nothing."""
+        """Return the text; bytes that are not UTF-8 become U+FFFD, special ids are dropped."""
         data = bytes(token_id for token_id in token_ids if token_id < 256)
         try:
             return data.decode("utf-8", "surrogatepass")
@@ -153,5 +154,5 @@ class ByteTokenizer(BaseTokenizer):
             return data.decode("utf-8", "replace")
 
     def get_vocab_size(self) -> int:
-        """Return the number of rows an embedding needs, padding included."""
+        """Return the number of embedding rows, padding included."""
         return self._vocab_size

@@ -1,7 +1,7 @@
-"""The tokens that the files beside a ``tokenizer.json`` name, in ``transformers``' order.
+"""Read the tokens defined by the files beside a ``tokenizer.json``, in ``transformers``' order.
 
-``tokenizer_config.json`` lists added tokens with their ids (``added_tokens_decoder``). In a folder
-without that list, ``special_tokens_map.json`` and ``added_tokens.json`` count, and come first.
+``tokenizer_config.json`` lists added tokens with their ids (``added_tokens_decoder``). Without that
+list, ``special_tokens_map.json`` and ``added_tokens.json`` are read, and their tokens come first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Token(BaseModel):
 
 
 class TokenizerConfig(BaseModel):
-    """What the files say of tokens."""
+    """The token definitions of the files."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -63,11 +63,11 @@ class TokenizerConfig(BaseModel):
 
     @property
     def kind(self) -> str | None:
-        """The class of ``transformers``, whichever of its two implementations is named."""
+        """The class of ``transformers``, without the suffix of its fast implementation."""
         return self.tokenizer_class.removesuffix("Fast") if self.tokenizer_class else None
 
     def roles(self) -> dict[str, Token]:
-        """Return the special tokens by their roles, and the further ones by their spelling."""
+        """Return the special tokens by role, and additional ones by their text."""
         found: dict[str, str | Token] = {
             role: token for role in ROLES if (token := getattr(self, role)) is not None
         }
@@ -84,7 +84,7 @@ class TokenizerConfig(BaseModel):
         }
 
     def declared(self) -> dict[int, Token]:
-        """Return the tokens whose ids are given, by rising id."""
+        """Return the tokens with given ids, by rising id."""
         special = {token.content for token in self.roles().values()}
         found = dict(self.added_tokens_decoder or {})
         for content, token_id in self.added_tokens.items():
@@ -96,12 +96,12 @@ class TokenizerConfig(BaseModel):
 def merged(
     config: dict[str, Any], special: dict[str, Any], added: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return ``tokenizer_config.json`` with what the two older files say.
+    """Return ``tokenizer_config.json`` merged with the two older files.
 
     Args:
-        config: of ``tokenizer_config.json``.
-        special: of ``special_tokens_map.json``.
-        added: of ``added_tokens.json``.
+        config: content of ``tokenizer_config.json``.
+        special: content of ``special_tokens_map.json``.
+        added: content of ``added_tokens.json``.
     """
     if "added_tokens_decoder" in config:
         return config

@@ -1,6 +1,6 @@
-"""Which class ``AutoTokenizer`` takes: the one that the files name, or one of the model's.
+"""Select the class as ``AutoTokenizer`` does: the one named in the files, or one for the model.
 
-The tables are those of ``transformers``; a test holds them against it.
+The tables are those of ``transformers``; a test compares them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from atom_tokenizers.classes import CLASSES
 
 OBEDIENT = "TokenizersBackend"
-"""The class that is what its ``tokenizer.json`` says; ``PreTrainedTokenizerFast`` of old."""
+"""The class that follows its ``tokenizer.json``; formerly ``PreTrainedTokenizerFast``."""
 
 _OF_MODELS = {
     OBEDIENT: """
@@ -39,12 +39,12 @@ _OF_MODELS = {
     "Qwen3_5Tokenizer": "qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen4_exp",
 }
 OF_MODELS = {model: name for name, models in _OF_MODELS.items() for model in models.split()}
-"""The class of a model's tokenizer, by the ``model_type`` of its ``config.json``."""
+"""The tokenizer class of a model, by the ``model_type`` of its ``config.json``."""
 
 OVERRULED = {
     "hyperclovax_vision_v2", "qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp",
 }  # fmt: skip
-"""Models whose class is taken whatever their files name."""
+"""Model types with a fixed class, whatever their files name."""
 
 BUILDERS = {
     "AlbertTokenizer", "BartTokenizer", "BarthezTokenizer", "BertTokenizer",
@@ -60,16 +60,16 @@ BUILDERS = {
     "SplinterTokenizer", "T5Tokenizer", "UdopTokenizer", "VideoPrismTokenizer",
     "WhisperTokenizer", "XGLMTokenizer", "XLMRobertaTokenizer", "XLNetTokenizer",
 }  # fmt: skip
-"""Further classes that build a tokenizer of their own: what they make of a file is not known."""
+"""Other classes that build their own tokenizer, with results unknown to ATOM."""
 
 
 def class_of(named: str | None, model_type: str | None, *, byte_level: bool) -> str | None:
-    """Return the class that is taken, None if nothing says.
+    """Return the selected class, or None if nothing determines it.
 
     Args:
         named: in ``tokenizer_config.json``, or in ``config.json``.
         model_type: of ``config.json``.
-        byte_level: whether there is a ``tokenizer.json`` that speaks of ``ByteLevel``.
+        byte_level: whether there is a ``tokenizer.json`` with ``ByteLevel``.
     """
     own = OF_MODELS.get(model_type or "")
     if named is None:
