@@ -10,6 +10,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from atom.kernels.operations import OPERATIONS
+
 
 class Signatures(SphinxDirective):
     """Each word of the argument names a module's class; listed is what its ``forward`` takes."""
@@ -32,13 +34,15 @@ class Operations(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         _use_cpu()
-        from atom.titan.contracts.operation import tree
-        from atom.titan.contracts.operations import OPERATIONS
+        from atom.titan.contracts.contract import tree
+        from atom.titan.contracts.operations import contract_of
         from atom.titan.contracts.sizes import Sizes
 
         rows: list[tuple[str, ...]] = []
-        for name, operation in OPERATIONS.items():
-            owner = type(operation.node(tree(operation.family, Sizes())))._owner
+        for name in OPERATIONS:
+            if (contract := contract_of(name)) is None:
+                continue
+            owner = type(contract.node(tree(contract.family, Sizes())))._owner
             path = f"{owner.__module__}.{owner.__qualname__}.Config"
             called = "__call__" if not hasattr(owner, "forward") else "forward"
             rows.append((name, path, forward(owner, called)))
