@@ -115,7 +115,7 @@ def _as_data(component: Component) -> dict[str, Any]:
     return {
         "operation": kernel.operation,
         "kernel": kernel.name,
-        "summary": kernel.summary,
+        "summary": component.summary,
         "package": component.plugin.package,
         "version": component.plugin.version,
         "priority": kernel.priority,
@@ -201,7 +201,7 @@ def _told(run: Run, choices: tuple[Choice, ...], where: Situation) -> str:
         words.append("deterministic")
     rows: list[Row] = []
     for choice in choices:
-        rows.append((choice.operation, choice.name, "chosen", choice.declaration.summary))
+        rows.append((choice.operation, choice.name, "chosen", choice.declaration.described))
         rows += [(choice.operation, name, "rejected", why) for name, why in choice.rejected]
         rows += [
             (choice.operation, name, "not tried" if why.startswith(FITS) else "rejected", why)

@@ -16,8 +16,9 @@ class Declaration:
     """What every kind of component says of itself.
 
     ``config`` points to a pydantic model of the component's parameters; a component without
-    parameters leaves it out. A wrong name or reference raises :class:`ValueError`, which ATOM shows
-    as the reason why the plugin is broken.
+    parameters leaves it out. ``not_run_on`` names where it has never run, such as ``a GPU``; lists
+    show it, so that a summary need not say it. A wrong name or reference raises
+    :class:`ValueError`, which ATOM shows as the reason why the plugin is broken.
     """
 
     kind: ClassVar[str]
@@ -26,6 +27,12 @@ class Declaration:
     name: str
     summary: str
     config: str | None = None
+    not_run_on: str | None = None
+
+    @property
+    def described(self) -> str:
+        """The summary, with where the component has never run."""
+        return f"{self.summary} (not run on {self.not_run_on})" if self.not_run_on else self.summary
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -50,7 +50,8 @@ class Component:
 
     @property
     def summary(self) -> str:
-        return self.declaration.summary
+        """The declaration's summary, with where the component has never run."""
+        return self.declaration.described
 
     @property
     def address(self) -> str:

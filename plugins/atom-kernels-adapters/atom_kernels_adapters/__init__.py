@@ -250,7 +250,8 @@ def _kernel(
     return Kernel(
         operation=operation,
         name=name,
-        summary=f"{summary} (not run on a GPU)",
+        summary=summary,
+        not_run_on="a GPU",
         functions=functions or {},
         override=override if override.startswith("torchtitan.") else f"{__name__}.{override}",
         needs=needs,

@@ -8,7 +8,6 @@ ATOM_INTERFACE = 1
 """The version of :mod:`atom.plugin` that this package is written for."""
 
 _CUDA = ("cuda",)
-_NOT_RUN = " (not run on a GPU)"
 _BY_NAME = -20
 """Below the reference's priority: ``kernels=auto`` never selects it."""
 _BFLOAT16 = {"bfloat16": 3e-2}
@@ -44,8 +43,8 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="cudnn",
-        summary="torch's scaled_dot_product_attention by cuDNN, under the dense document mask"
-        + _NOT_RUN,
+        summary="torch's scaled_dot_product_attention by cuDNN, under the dense document mask",
+        not_run_on="a GPU",
         override="atom_kernels_torch.attention:cudnn_attention",
         needs=Needs(
             devices=_CUDA,
@@ -60,14 +59,16 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="flex",
-        summary="compiled FlexAttention over the block mask" + _NOT_RUN,
+        summary="compiled FlexAttention over the block mask",
+        not_run_on="a GPU",
         needs=Needs(devices=_CUDA, capability=(7, 0), smallest={"head_dim": 16}),
         priority=10,
     )
     yield Kernel(
         operation="attention",
         name="flex_flash",
-        summary="FlexAttention on its FLASH backend (Hopper and Blackwell)" + _NOT_RUN,
+        summary="FlexAttention on its FLASH backend (Hopper and Blackwell)",
+        not_run_on="a GPU",
         override="atom_kernels_torch.attention:flex_flash_attention",
         needs=Needs(
             devices=_CUDA, capability=(9, 0), packages=("flash-attn-4",), deterministic=False
@@ -78,7 +79,8 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="varlen",
-        summary="FlashAttention over packed documents of varying length" + _NOT_RUN,
+        summary="FlashAttention over packed documents of varying length",
+        not_run_on="a GPU",
         override="atom_kernels_torch.attention:varlen_attention",
         needs=Needs(
             devices=_CUDA,
@@ -95,8 +97,8 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="varlen_cudnn",
-        summary="cuDNN's attention over packed documents of varying length (Hopper, Blackwell)"
-        + _NOT_RUN,
+        summary="cuDNN's attention over packed documents of varying length (Hopper, Blackwell)",
+        not_run_on="a GPU",
         override="atom_kernels_torch.attention:varlen_cudnn_attention",
         needs=Needs(
             devices=_CUDA,
@@ -114,7 +116,8 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="varlen_fa3",
-        summary="FlashAttention 3 over packed documents of varying length (Hopper)" + _NOT_RUN,
+        summary="FlashAttention 3 over packed documents of varying length (Hopper)",
+        not_run_on="a GPU",
         override="atom_kernels_torch.attention:varlen_fa3_attention",
         needs=Needs(
             devices=_CUDA,
@@ -131,7 +134,8 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="attention",
         name="varlen_fa4",
-        summary="FlashAttention 4 over packed documents of varying length (Blackwell)" + _NOT_RUN,
+        summary="FlashAttention 4 over packed documents of varying length (Blackwell)",
+        not_run_on="a GPU",
         override="atom_kernels_torch.attention:varlen_fa4_attention",
         needs=Needs(
             devices=_CUDA,

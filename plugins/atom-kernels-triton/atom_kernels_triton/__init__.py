@@ -78,7 +78,8 @@ def _kernel(
     return Kernel(
         operation=operation,
         name=NAME,
-        summary=f"{summary} (not run on a GPU)",
+        summary=summary,
+        not_run_on="a GPU",
         override=f"{__name__}.{override}",
         needs=Needs(
             triton=True,

@@ -24,13 +24,15 @@ def atom_launchers() -> Iterator[Launcher]:
     )
     yield Launcher(
         name="kubernetes",
-        summary="a JobSet, one pod a node, with restarts; not run on a cluster yet",
+        summary="a JobSet, one pod a node, with restarts",
+        not_run_on="a cluster",
         config="atom_launchers.config:Kubernetes",
         plan="atom_launchers.kubernetes:plan",
     )
     yield Launcher(
         name="skypilot",
-        summary="a managed job on any cloud, which outlives spot machines; not run on a cloud yet",
+        summary="a managed job on any cloud, which outlives spot machines",
+        not_run_on="a cloud",
         config="atom_launchers.config:SkyPilot",
         plan="atom_launchers.skypilot:plan",
     )
