@@ -1,4 +1,4 @@
-"""Measure ATOM's kernels on the GPU of this machine: what ``make gpu`` runs.
+"""Compare and time ATOM's kernels on the GPU of this machine: the command behind ``make gpu``.
 
     python benchmarks/gpu [--seconds 570] [--device cuda|cpu] [--results FOLDER] [--part NAME …]
 
@@ -28,7 +28,7 @@ SECONDS = 570.0
 
 
 def new_folder(results: Path, name: str) -> Path:
-    """Make a folder that was not there: results are never written over."""
+    """Make a new folder for results, and return it."""
     slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
     for n in range(1, 1000):
         folder = results / (f"{date.today()}-{slug}" + (f"-{n}" if n > 1 else ""))
@@ -41,7 +41,7 @@ def new_folder(results: Path, name: str) -> Path:
 
 
 def described(python: str, device: str, carried: bool, results: Path) -> Path:
-    """Find out which device this is, and return the folder for its results."""
+    """Describe the device, and return the new folder for its results."""
     results.mkdir(parents=True, exist_ok=True)
     place = results / f"device-{os.getpid()}.json"
     options = [f"--device={device}", f"--write={place}"]

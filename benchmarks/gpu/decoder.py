@@ -34,7 +34,7 @@ from atom.titan.contracts.functions import FUNCTIONS
 from atom.titan.contracts.sizes import Sizes
 
 LEAST = 20.0
-"""Seconds that a variant has, if so much is left; else half of what is left."""
+"""The shortest limit of a variant, in seconds. Each may take half of the time that is left."""
 
 FUNCTION_NAMES = ("rms_norm", "rope_halves", "silu_mul", "linear_cross_entropy")
 EPS = 1e-5
@@ -168,7 +168,7 @@ def functions_of(variant: Variant, kind: str, shape: Shape) -> dict[str, Callabl
 
 
 def train(variant: Variant, kind: str) -> dict[str, Any]:
-    """Train on one batch, and return what was measured."""
+    """Train on one batch; return speed, memory and losses."""
     shape, cuda = SHAPES[kind], kind == "cuda"
     functions = functions_of(variant, kind, shape)
     torch.manual_seed(0)

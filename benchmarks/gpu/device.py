@@ -1,4 +1,4 @@
-"""Write which device this is, and the versions of everything that takes part.
+"""Write a description of the device, and the versions of all packages that take part.
 
 python benchmarks/gpu/device.py --device cuda --write device.json
 """
@@ -55,7 +55,7 @@ def described(kind: str) -> dict[str, Any]:
 
 
 def smi() -> list[str]:
-    """Return what ``nvidia-smi`` answers, which a machine may lack."""
+    """Return the answers of ``nvidia-smi``; none if the machine lacks it."""
     command = ["nvidia-smi", f"--query-gpu={ASKED}", "--format=csv,noheader", "--id=0"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)

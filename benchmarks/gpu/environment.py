@@ -16,14 +16,14 @@ WHEELS, CARRIED, VENV = FOLDER / "wheels", FOLDER / "carried.json", FOLDER / "ve
 
 
 class UnusableError(Exception):
-    """There is no such environment, in one sentence."""
+    """The environment cannot be made; the message is one sentence."""
 
 
 def make(wheels: Path, into: Path) -> Path:
     """Make an environment, and return its Python.
 
     It sees the packages of the Python that runs this, torch among them, and those of the wheels
-    before them. Wheels say that they need torch 2.15 and torchtitan: nobody asks.
+    before them. What the wheels require is not installed: ATOM's asks for a newer torch.
     """
     found = sorted(wheels.glob("*.whl"))
     if not found:

@@ -41,7 +41,7 @@ SIZES = {
 DTYPES = ("bfloat16", "float32", "float16")
 
 BROKE = "the device failed: "
-"""What the reason of a row begins with after which its process could do nothing more."""
+"""The first words of a row's reason if the process cannot use the device any more."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Row:
 
 
 def pairs(kind: str, functions: list[str]) -> Iterator[tuple[Subject, Sizes, str]]:
-    """Yield what is compared, in its order: every kernel at one size before any at the next."""
+    """Yield the comparisons in order: all kernels at one size, then all at the next."""
     subjects = [s for s in chosen(Host.load(), functions, []) if s.reference is not None]
     for sizes in SIZES[kind]:
         for dtype in DTYPES:
@@ -79,7 +79,7 @@ def blank(subject: Subject, sizes: Sizes, dtype: str) -> Row:
 
 
 def compared(row: Row, subject: Subject, sizes: Sizes, described: DeviceDescription) -> Row:
-    """Return the row with how far the kernel is off, or why it was not compared."""
+    """Compare a kernel; return the row with its error, or with the reason why there is none."""
     kernel, kind = subject.kernel, described.kind
     if reason := misfit(kernel, situation(described, row.dtype, sizes)):
         return replace(row, reason=reason)
@@ -106,7 +106,7 @@ def maker(kind: str) -> Callable[..., torch.Tensor]:
 
 
 def is_broken(kind: str) -> bool:
-    """Return whether this process can compute no more on the device, as after an illegal access."""
+    """Return whether the device refuses this process, as it does after an illegal access."""
     if kind == "cuda":
         try:
             torch.zeros(1, device=kind).add_(1).item()
@@ -116,7 +116,7 @@ def is_broken(kind: str) -> bool:
 
 
 def summary(rows: list[Row], left: int) -> list[str]:
-    """Return what people want to know of the rows."""
+    """Return the lines of the summary: failures, and the largest errors."""
     by_value = [row for row in rows if row.error is not None]
     agree = sum(not row.failed for row in by_value)
     lines = [f"{agree} of {len(by_value)} comparisons agree with the operation in float64."]

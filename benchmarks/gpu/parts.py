@@ -1,8 +1,8 @@
 """Run the parts of a measurement one after the other, each within a share of the time.
 
-A part is a process of its own. One that fails, or is stopped at its limit, costs no later part
-anything but that time, and the summary is written anew after each: whatever ends the whole loses
-nothing that was there before. Needs nothing but Python.
+Each part is a process. A part that fails, or that is stopped at its limit, does not end the others.
+The summary is written again after each part, so an early end loses no earlier result. This module
+imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 LEAST = 3.0
-"""Seconds that a part is not begun without."""
+"""A part with less than this many seconds is not started."""
 
 GRACE = 5.0
-"""Seconds that a process has to end after it was asked to."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 LOG, SUMMARY = "log.txt", "summary.md"
 
@@ -54,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a part: its status, why it is not ``passed``, and seconds."""
+    """The status of a part, the reason if it is not ``passed``, and its seconds."""
 
     part: Part
     status: str
@@ -63,7 +63,7 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing that this machine could have measured."""
+        """Whether the part passed, or this machine cannot run it."""
         return self.status == PASSED or (self.status == NOT_RUN and bool(self.part.refusal()))
 
 
@@ -74,7 +74,7 @@ class StoppedError(Exception):
 def run(
     parts: Sequence[Part], folder: Path, until: float, heading: Callable[[], Sequence[str]]
 ) -> list[Result]:
-    """Run the parts in order; write the summary after each, and return what became of them.
+    """Run the parts in order, write the summary after each, and return their results.
 
     Args:
         parts: to run.
@@ -215,7 +215,7 @@ def read(place: Path) -> dict[str, Any]:
 
 
 def read_log(folder: Path) -> list[str]:
-    """Return the lines of what all parts have printed so far."""
+    """Return the lines that all parts have printed so far."""
     return (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
 
 

@@ -1,7 +1,7 @@
-"""The parts of the measurement in their order, and what the summary says of each.
+"""The parts of the measurement in their order, with their commands and their lines in the summary.
 
-What is right comes before what is fast: a number of a kernel that computes something else is worth
-nothing. Needs nothing but Python.
+Correctness comes before speed: the time of a kernel with wrong results is worth nothing. This
+module imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 KERNELS = ("triton", "liger", "cut_cross_entropy", "quack")
-"""Those that the bench and the references of their operations are of."""
+"""The kernels that the bench times, beside the references of their operations."""
 
 
 @dataclass(frozen=True)
 class Where:
-    """What parts are run with: a Python, on a device, into a folder."""
+    """The Python that runs the parts, their device, and the folder of results."""
 
     python: str
     device: str
@@ -46,8 +46,8 @@ class Where:
 
 
 def within(seconds: float, longest: float) -> float:
-    """Return after how long nothing else is begun, so that what is under way can end: it takes
-    at the ``longest`` so many seconds."""
+    """Return after how many seconds a script starts no more work, so that it ends before it is
+    stopped. A piece of work takes ``longest`` seconds at most."""
     return max(seconds - GRACE - longest, seconds / 2)
 
 
@@ -131,7 +131,7 @@ def _bench(where: Where, seconds: float) -> list[str]:
     command = [where.python, "-P", "-m", "atom", "bench", "kernels", f"--device={where.device}"]
     for kernel in KERNELS:
         command.append(f"--kernel={kernel}")
-    # One that makes the device fail ends the process, and with it what would be timed after.
+    # A kernel that makes the device fail would spoil all that is timed after it.
     for function in _that_keep_the_device(where.folder):
         command.append(f"--operation={function}")
     if not where.on_a_gpu:
@@ -144,7 +144,7 @@ BENCH = {"json": "json", "markdown": "md"}
 
 
 def _that_keep_the_device(folder: Path) -> list[str]:
-    """Return the functions to time, if there are some under which the device failed; else none."""
+    """Return the functions to time if the device failed under others; else none, for all."""
     rows = read(folder / "parity.json").get("rows", [])
     broken = {row["function"] for row in rows if "the device failed" in (row["reason"] or "")}
     if not broken:

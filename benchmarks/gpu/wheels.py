@@ -1,4 +1,4 @@
-"""Collect what ``make gpu`` needs beside torch and Triton, as wheels for another machine.
+"""Collect the wheels that ``make gpu`` needs on another machine, beside torch and Triton.
 
     python benchmarks/gpu/wheels.py [--python 3.12] [--machine x86_64] [--with quack-kernels …]
 
@@ -26,10 +26,10 @@ OWN = (
     *(f"plugins/atom-kernels-{name}" for name in ("torch", "triton", "adapters")),
 )
 NEEDED = ("pluggy", "pydantic", "PyYAML", "packaging", "pytest", "hypothesis")
-"""With whatever these need. Nothing else of what ATOM depends on is used by kernels."""
+"""Fetched with their dependencies. Kernels use no other dependency of ATOM's."""
 
 BESIDE = ("liger-kernel", "cut-cross-entropy>=25.1.1,<26")
-"""Kernels to compare with, without what they need: torch and Triton are there."""
+"""Kernels to compare with, fetched without dependencies: torch and Triton are there."""
 
 MOST = 64 * 2**20
 """Bytes of all wheels together."""

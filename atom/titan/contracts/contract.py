@@ -57,11 +57,11 @@ class Contract:
 
 
 def as_weight(numbers: torch.Tensor) -> torch.Tensor:
-    """Return normal numbers as a model's weight has them, of which the last dimension is summed
-    over: products are as large as their inputs.
+    """Scale normal numbers to a model's weights: a product over the last dimension is then as large
+    as its input.
 
-    Larger ones would overflow float16, and make a softmax of nothing but zeros and a one, whose
-    gradient amplifies what bfloat16 rounds off.
+    At real widths, products of larger weights overflow float16, and their softmax is a one among
+    zeros, whose gradient amplifies the rounding of bfloat16.
     """
     return numbers * numbers.shape[-1] ** -0.5 if numbers.dim() > 1 else numbers
 
