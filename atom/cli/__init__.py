@@ -1,4 +1,4 @@
-"""The ``atom`` command: it finds the sub-command, and tells mistakes and bugs apart."""
+"""Run the ``atom`` command: find the sub-command, and distinguish user errors from bugs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("atom.cli.new", "make a plugin package of your own"),
     "completion": ("atom.cli.completion", "print a script that completes commands in a shell"),
 }
-"""Name -> the module whose ``main(arguments) -> exit code`` it is, and one line of help."""
+"""Name -> module with ``main(arguments) -> exit code``, and one line of help."""
 
 OPTIONS = ("--help", "--version")
 
@@ -55,14 +55,14 @@ _MACHINE = {
     errno.ENFILE: "",
     errno.EAGAIN: "; `ulimit -u` shows how many processes a user may have, and sets it",
 }
-"""Faults of a machine, or of names given to it, and a hint; they are no bugs."""
+"""errno -> hint, for faults of the machine or of file names, which are not bugs."""
 
 _SHOWN_CHARACTERS = 60
-"""So much is shown of what is too long."""
+"""Number of characters shown of a text that is too long."""
 
 
 class Parser(argparse.ArgumentParser):
-    """The arguments of a sub-command. A wrong one is a :class:`UserError`."""
+    """An argument parser of a sub-command that raises :class:`UserError` for invalid arguments."""
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog, description=description, allow_abbrev=False)
@@ -77,14 +77,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run the ``atom`` command.
 
     Args:
-        argv: what follows ``atom`` on the command line; None for this process's own.
+        argv: the arguments after ``atom``; None for those of this process.
 
     Returns:
-        The exit code: 0, 1 after a failed run, an interrupt or a bug, 2 after a user's mistake, 75
+        The exit code: 0; 1 after a failed run, an interrupt or a bug; 2 after a user error; 75
         (``EX_STOPPED``) after a run that stopped on request.
     """
     arguments = sys.argv[1:] if argv is None else argv
-    # For what this process starts, such as the compilers of torch: no module of the current folder.
+    # Keeps child processes, such as torch's compilers, from importing modules of the current
+    # folder.
     os.environ["PYTHONSAFEPATH"] = "1"
     _replace_closed_streams()
     with protected():
@@ -97,7 +98,7 @@ def _to_its_end(arguments: list[str]) -> int:
         code = _run(arguments)
         print(end="", flush=True)
     except OSError as error:
-        # Python flushes once more as it ends, and would complain again.
+        # Python flushes again at exit and would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 1
@@ -128,7 +129,7 @@ def _run(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return _say(_too_long(str(error.filename), arguments), code=2)
         if isinstance(error, OSError) and error.errno in _MACHINE:
-            print(end="", flush=True)  # raises if it is the output that finds no space
+            print(end="", flush=True)  # raises if the disk of the output is full
             where = f"{error.filename}: " if error.filename is not None else ""
             return _say(f"{where}{error.strerror}{_MACHINE[error.errno]}", code=1)
         if isinstance(error, FileNotFoundError) and not _has_folder():
@@ -138,7 +139,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _command(arguments: list[str]) -> int:
-    """Do what ``arguments`` ask for; return the exit code."""
+    """Run the command in ``arguments``; return the exit code."""
     if not arguments:
         print(_help(), file=sys.stderr)
         return 2
@@ -168,13 +169,13 @@ def _help() -> str:
 
 
 def _say(sentence: str, *, code: int) -> int:
-    with suppress(OSError):  # nobody is there to read it; the exit code says it
+    with suppress(OSError):  # nobody reads the output; the exit code reports the failure
         print(f"atom: {sentence}", file=sys.stderr, flush=True)
     return code
 
 
 def _too_long(path: str, arguments: list[str]) -> str:
-    """Return a sentence on a name that no file can have, and on where the user gave it."""
+    """Return a sentence about a name that is too long for a file, and where the user gave it."""
     name = max(Path(path).parts, key=len, default="")
     given = next((argument for argument in arguments if name in argument), path)
     if len(given) > _SHOWN_CHARACTERS:
@@ -183,7 +184,7 @@ def _too_long(path: str, arguments: list[str]) -> str:
 
 
 def _has_folder() -> bool:
-    """Return whether the folder that the command was given in is still there."""
+    """Return whether the current folder still exists."""
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -192,9 +193,10 @@ def _has_folder() -> bool:
 
 
 def _replace_closed_streams() -> None:
-    """Let output that the caller has closed (``>&-``) go nowhere; Python has None for it.
+    """Replace streams that the caller has closed (``>&-``), which Python sets to None, by null
+    streams.
 
-    What the encoding of an output lacks is replaced.
+    Streams replace characters that their encoding lacks.
     """
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
@@ -204,9 +206,9 @@ def _replace_closed_streams() -> None:
 
 
 def _nobody_reads() -> bool:
-    """Return whether the reader of this process's output has gone, as in ``atom plugins | head``.
+    """Return whether the reader of this process's output has ended, as in ``atom plugins | head``.
 
-    A pipe to another process, of a run's for example, can break too, and that is no small thing.
+    Another pipe, such as one of a run, can break too, but that is a real failure.
     """
     poll = select.poll()
     poll.register(sys.stdout, 0)

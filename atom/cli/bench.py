@@ -1,4 +1,4 @@
-"""``atom bench kernels``: what the installed kernels reach on the device at hand."""
+"""``atom bench kernels``: measure the installed kernels on the current device."""
 
 from __future__ import annotations
 
@@ -113,10 +113,10 @@ def main(arguments: list[str]) -> int:
     command = f"atom bench {shlex.join(arguments)}"
     from atom.bench import report, roofline
 
-    # What compilers and kernels print is no part of the table.
+    # Output of compilers and kernels does not belong in the table.
     with redirect_stdout(sys.stderr), timing.denormals_flushed():
         for result in _measured(options, found, command):
-            # Whatever ends this process, what was timed before is not lost.
+            # Save after each measurement, so that no result is lost if this process is killed.
             _keep(options.json, dumps(result.data(), indent=2) + "\n")
             _keep(options.markdown, report.markdown(result))
     from atom.watch.markup import svg_file
@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _measured(options: Namespace, found: list[Subject], command: str) -> Iterator[Report]:
-    """Yield the report on nothing, and after each row the report on all so far."""
+    """Yield an empty report, then a report of all rows so far after each row."""
     from atom.bench import ceiling, report, subjects
     from atom.bench.measure import Bench
     from atom.titan.compat import device
@@ -150,7 +150,7 @@ def _measured(options: Namespace, found: list[Subject], command: str) -> Iterato
 
 
 def _told(rows: Iterable[Row]) -> Iterator[Row]:
-    """Say on the way what has been done."""
+    """Print each row as it is measured."""
     for row in rows:
         words = f"{row.function} {row.dtype} {row.shape}: {row.kernel}"
         print(f"atom: {words}" + (f": {row.reason}" if row.reason else ""), file=sys.stderr)
@@ -158,7 +158,7 @@ def _told(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _time(*, most: float = math.inf) -> Callable[[str], float]:
-    """Return a reader of seconds."""
+    """Return a parser of a duration in seconds."""
 
     def read(text: str) -> float:
         try:
@@ -174,7 +174,7 @@ def _time(*, most: float = math.inf) -> Callable[[str], float]:
 
 
 def _check(place: Path | None) -> None:
-    """Refuse a file that could not be written before an hour is spent."""
+    """Refuse an output file that is not writable, before measuring for an hour."""
     if place is None:
         return
     if place.is_dir():
@@ -184,7 +184,7 @@ def _check(place: Path | None) -> None:
 
 
 def _keep(place: Path | None, text: str) -> None:
-    """Write a file that more will be written to; a pipe is written to once, at the end."""
+    """Write an intermediate result to a file; a pipe is written only once, at the end."""
     if place is not None and (place.is_file() or not place.exists()):
         _write(place, text)
 

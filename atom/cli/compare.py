@@ -1,4 +1,4 @@
-"""``atom compare``: what runs do differently, and what came of it."""
+"""``atom compare``: show how the settings and results of runs differ."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""``atom completion``: scripts that let a shell complete ``atom`` commands.
+"""``atom completion``: print scripts for the shell completion of ``atom`` commands.
 
-A script asks ``atom completion query`` at every press of the key, with the line so far in
-``COMP_LINE`` and the cursor in ``COMP_POINT``, and gets one candidate a line. Words of
-``atom train`` are completed by Hydra, which must not see the words in front of them.
+At each completion, a script calls ``atom completion query`` with the line in ``COMP_LINE`` and the
+cursor in ``COMP_POINT``, and gets one candidate per line. Arguments of ``atom train`` are completed
+by Hydra, which must not see the words before them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from atom.cli import COMMANDS, OPTIONS, Parser
 QUERY = "query"
 
 _NOT_OURS = ("--config-path", "--config-name", "--experimental-rerun", "--shell-completion")
-"""Options of Hydra that have no use here: the place of ATOM's own files, pickles, Hydra's scripts.
-"""
+"""Hydra options without a use here: the location of ATOM's own files, pickles, Hydra's scripts."""
 
 BASH = r"""
 _atom_completion() {
@@ -105,13 +104,13 @@ def main(arguments: list[str]) -> int:
 
 
 def candidates(line: str) -> list[str]:
-    """Return what the last word of ``line``, a command up to the cursor, can become.
+    """Return the completions of the last word of ``line``, a command up to the cursor.
 
-    Nothing where a file is wanted: the shell completes those.
+    Return nothing where a file is expected: the shell completes those.
     """
     try:
         words = shlex.split(line)
-    except ValueError:  # an open quote
+    except ValueError:  # an unclosed quote
         words = line.split()
     if not line or line[-1].isspace():
         words.append("")
@@ -129,7 +128,7 @@ def candidates(line: str) -> list[str]:
 
 
 def _of_command(module: ModuleType, before: list[str], word: str) -> list[str]:
-    """Return what the parser of a command, or of its sub-command, offers."""
+    """Return the completions from the parser of a command or of its sub-command."""
     subcommands = getattr(module, "SUBCOMMANDS", {})
     if before and before[0] in subcommands:
         return _of_parser(subcommands[before[0]](), before[1:], word)
@@ -138,13 +137,13 @@ def _of_command(module: ModuleType, before: list[str], word: str) -> list[str]:
 
 
 def _of_parser(parser: argparse.ArgumentParser, before: list[str], word: str) -> list[str]:
-    """Return the options of a parser, or the choices of what it expects at this place."""
+    """Return the options of a parser, or the choices of the argument expected at this position."""
     options = parser._option_string_actions
     expected = [action for action in parser._actions if not action.option_strings]
     option = None
     for given in before:
         if option is not None and option.nargs != 0:
-            option = None  # this was its value
+            option = None  # this word was its value
         elif given.startswith("-"):
             option = options.get(given)
         else:
@@ -160,7 +159,7 @@ def _of_parser(parser: argparse.ArgumentParser, before: list[str], word: str) ->
 
 
 def _of_train(before: list[str], word: str) -> list[str]:
-    """Return Hydra's options, or what groups and keys offer, after ``train``."""
+    """Return Hydra's options, or completions of groups and keys, after ``train``."""
     from atom.compose.internals import get_args_parser
 
     parser = get_args_parser()

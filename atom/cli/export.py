@@ -1,4 +1,4 @@
-"""``atom export``: a run's weights for others to load."""
+"""``atom export``: write the weights of a run in a format that other programs load."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
 
 
 def size(text: str) -> int:
-    """Return the bytes that ``text`` (``500MB``) says."""
+    """Return the number of bytes in ``text`` (``500MB``)."""
     match = re.fullmatch(r"(\d+) *([KMG]B)?", text.upper())
     if match is None or int(match[1]) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; valid: such as 500MB or 5GB")

@@ -1,4 +1,4 @@
-"""``atom generate``: what a run's model makes of the beginning of a text."""
+"""``atom generate``: continue a text with the model of a run."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _at_least(least: N, kind: type[N]) -> Callable[[str], N]:
             value = kind(text)
         except ValueError:
             value = None
-        # An infinite temperature would be no number at all.
+        # An infinite temperature is not a valid number.
         if value is None or not least <= value < 2**63:
             what = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} is not valid; valid: {what} from {least}")

@@ -1,6 +1,7 @@
-"""``atom kernels``: the kernels that are installed, and what each needs.
+"""``atom kernels``: list the installed kernels and their requirements.
 
-``atom kernels explain OVERRIDES`` says which of them a run would have, and why not the others.
+``atom kernels explain OVERRIDES`` shows which kernels a run would use, and why it rejects the
+others.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def _as_data(component: Component) -> dict[str, Any]:
 
 def _explain(options: argparse.Namespace) -> int:
     supposed = dict(map(_supposed, options.supposed))
-    # A dry run may be for a device that is not here.
+    # A dry run can be for a device that this machine lacks.
     overrides = [*options.overrides, "dry_run=true"]
     host = Host.load(plugin_lists.trust(overrides))
 
@@ -212,7 +213,7 @@ def _told(run: Run, choices: tuple[Choice, ...], where: Situation) -> str:
 
 
 def _once(rows: list[Row]) -> list[Row]:
-    """Return ``rows`` with the first cell only where it differs from the row above."""
+    """Return ``rows`` with the first cell only where it differs from that of the row above."""
     before = ["", *(row[0] for row in rows)]
     return [
         ("" if row[0] == above else row[0], *row[1:])

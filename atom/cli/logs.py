@@ -1,4 +1,4 @@
-"""``atom logs``: what the launcher and the ranks of a run have logged."""
+"""``atom logs``: show the logs of the launcher and the ranks of a run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
         if source not in (LAUNCHER, ALL) and not source.isdecimal():
             raise UserError(f"--rank {source} is no rank; valid: a number, {LAUNCHER}, {ALL}")
     if not options.rank and not (options.run / "logs" / f"{LAUNCHER}.jsonl").exists():
-        sources = ["0"]  # ranks that torchrun or Slurm has started have no launcher of ATOM's
+        sources = ["0"]  # ranks started by torchrun or Slurm have no ATOM launcher
     logs = Logs(
         options.run, [str(int(s)) if s.isdecimal() else s for s in sources], printed=options.printed
     )
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
     least = LEVELS.index(options.level)
     try:
         while True:
-            # Asked first: what was written before the end is still shown.
+            # Check this before reading, so that the last lines before the end are still shown.
             goes_on = options.follow and claim.holder(options.run) is not None
             show(line for line in logs.lines() if _level(line) >= least)
             if not goes_on:
@@ -84,16 +84,16 @@ def main(arguments: list[str]) -> int:
 def _raw(lines: Iterable[Line]) -> None:
     sys.stdout.flush()
     for line in lines:
-        # The same JSON, as a terminal may show it.
+        # The same JSON, safe for a terminal.
         text = escaped(line.raw.decode(errors="backslashreplace").rstrip("\r"))
         os.write(sys.stdout.fileno(), f"{text}\n".encode())
 
 
 class _Readable:
-    """Prints lines for people.
+    """A printer of log lines for people.
 
     Args:
-        named: say whose each line is.
+        named: show the source of each line.
     """
 
     def __init__(self, named: bool) -> None:
@@ -136,7 +136,7 @@ def _level(line: Line) -> int:
 
 
 def _local(time: str) -> tuple[str, str]:
-    """Return day and time of day here; what is no time stays as it is."""
+    """Return date and local time of a time stamp; an invalid one is returned unchanged."""
     try:
         here = datetime.fromisoformat(time).astimezone()
     except (ValueError, OverflowError):

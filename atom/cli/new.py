@@ -1,4 +1,4 @@
-"""``atom new``: a complete plugin package, from the template in ``atom/templates``."""
+"""``atom new``: create a complete plugin package from the template in ``atom/templates``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRY = {
     "dataset": "dataset={}",
     "launcher": "launcher={}",
 }
-"""Kind -> the overrides of ``atom train`` that use the new component."""
+"""Kind -> overrides of ``atom train`` that use the new component."""
 
 
 def parser() -> Parser:
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _kind(word: str) -> str:
-    # argparse would list the choices, without the nearest.
+    # argparse would list the choices without suggesting the nearest one.
     if word not in _KINDS:
         raise UserError(f"there is no kind {word}; {nearest(word, _KINDS)}")
     return word
@@ -81,7 +81,7 @@ def import_package(name: str) -> str:
     """Return the import package of the distribution ``name``: ``my_net`` for ``my-net``.
 
     Raises:
-        UserError: ``name`` cannot be a distribution's or its package cannot be imported.
+        UserError: ``name`` is not a valid distribution name, or its package cannot be imported.
     """
     if not _NAME.fullmatch(name):
         spelled = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -99,15 +99,15 @@ def import_package(name: str) -> str:
 
 
 def make(kind: str, name: str, place: Path) -> None:
-    """Make the package in the folder ``place``, whole or not at all.
+    """Create the package in the folder ``place``, completely or not at all.
 
     Args:
         kind: one of the kinds of :data:`atom.plugin.KINDS`.
-        name: of the distribution, checked by :func:`import_package`.
-        place: a folder that is empty or not there, in one that is.
+        name: the distribution's name, checked by :func:`import_package`.
+        place: an empty or missing folder; its parent must exist.
 
     Raises:
-        UserError: the folder cannot be written, or the template itself uses a name made of
+        UserError: the folder is not writable, or the template itself uses a name derived from
             ``name``.
     """
     class_name = "".join(part.capitalize() for part in name.split("-"))
@@ -121,7 +121,7 @@ def make(kind: str, name: str, place: Path) -> None:
         "interface": INTERFACE,
     }
     try:
-        # On the same disk, so that what is made whole can be renamed to where it belongs.
+        # On the same filesystem, so that the complete package can be renamed to its destination.
         near = place if place.is_dir() else place.absolute().parent
         with TemporaryDirectory(dir=near, prefix=f".{name}-") as beside:
             made = Path(beside, name)
@@ -137,7 +137,7 @@ def make(kind: str, name: str, place: Path) -> None:
 
 
 def atom_versions(version: str) -> str:
-    """Return the versions of ``atom-train`` that a package made with ``version`` works with."""
+    """Return the version range of ``atom-train`` for a package created with ``version``."""
     major, minor, *_ = version.split(".")
     return f">={major}.{minor},<{int(major) + 1}"
 
@@ -154,7 +154,7 @@ def _fill_in(part: str, answers: dict[str, str | int], made: Path) -> None:
         overwrite=True,
         quiet=True,
         unsafe=False,
-        # The user's own settings are for other templates.
+        # The user's own settings are meant for other templates.
         settings=Settings(),
     )
 
@@ -170,7 +170,7 @@ def _check_place(place: Path) -> None:
 
 
 def _check_free(kind: str, name: str, package: str) -> None:
-    """Refuse a name that something installed has: the new package could not be used beside it."""
+    """Refuse a name that an installed package already uses."""
     if importlib.util.find_spec(package) is not None:
         raise UserError(f"a package {package} is installed already; choose another name")
     try:
@@ -190,7 +190,7 @@ def _check_free(kind: str, name: str, package: str) -> None:
 
 
 def _authors() -> str:
-    """Return git's user as the value of pyproject's ``authors``; nothing if git knows none."""
+    """Return git's user as the value of ``authors`` in pyproject.toml; empty if git has none."""
     name, email = _git_config("user.name"), _git_config("user.email")
     fields = {"name": name, "email": email if _EMAIL.fullmatch(email) else ""}
     known = [f"{key} = {_toml(value)}" for key, value in fields.items() if value]
@@ -207,12 +207,12 @@ def _git_config(key: str) -> str:
 
 
 def _toml(text: str) -> str:
-    # A JSON string is a TOML string; TOML wants DEL escaped too.
+    # A JSON string is a valid TOML string, except that TOML requires DEL to be escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _binds_twice(made: Path) -> bool:
-    """Return whether a class of a module has the name of something that the module imports."""
+    """Return whether a class of a module has the same name as an import of that module."""
     for path in made.rglob("*.py"):
         bound: list[str] = []
         for node in ast.parse(path.read_text()).body:

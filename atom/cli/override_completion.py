@@ -1,7 +1,7 @@
-"""What a word of ``atom train`` can become: groups, their options, keys and values.
+"""Complete an argument of ``atom train``: groups, their options, keys and values.
 
-Hydra knows the groups and the files. The models of the run and of the components chosen know the
-keys that no file writes down, and the values that are valid. Nothing here imports torch.
+Hydra supplies the groups and files. The models of the run and of the chosen components supply the
+keys that no file contains, and the valid values. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from atom.registry.host import Host, resolve
 
 _PREFIX = re.compile(r"[+~]*")
 
-# What Hydra, OmegaConf and ATOM raise at what the user has typed so far.
+# Errors that Hydra, OmegaConf and ATOM raise for incomplete input.
 _UNFINISHED = (HydraException, OmegaConfBaseException, UserError)
 
 
 def of_overrides(before: Sequence[str], word: str, config_dir: str | None) -> list[str]:
-    """Return what ``word`` can become.
+    """Return the completions of ``word``.
 
     Args:
-        before: the words of ``atom train`` in front of it, options of Hydra included.
+        before: the preceding arguments of ``atom train``, including options of Hydra.
         word: the beginning of an override; empty for any.
-        config_dir: the value of ``--config-dir``, if it is given.
+        config_dir: the value of ``--config-dir``, if given.
     """
     host = Host.load(plugin_lists.trust(before))
     loader = compose.config_loader(host, config_dir)
@@ -55,15 +55,15 @@ def of_overrides(before: Sequence[str], word: str, config_dir: str | None) -> li
         else:
             found = groups + list(_of_keys(_composed(loader, before), host, bare))
     if "~" in prefix[0]:
-        found = [candidate.removesuffix("=") for candidate in found]  # `~KEY` takes a key away
+        found = [candidate.removesuffix("=") for candidate in found]  # `~KEY` removes a key
     return [prefix[0] + candidate for candidate in dict.fromkeys(found)]
 
 
 def _of_groups(loader: ConfigLoaderImpl, word: str) -> Iterator[str]:
-    """Yield the options after ``GROUP=``, or else the groups at the last ``/``."""
+    """Yield the options after ``GROUP=``, or the groups at the last ``/``."""
     group, equals, options = word.partition("=")
     if equals:
-        # A sweep has several: `tokenizer=bytes,bpe`.
+        # A sweep has several options: `tokenizer=bytes,bpe`.
         given = options.rpartition(",")[0]
         start = f"{group}={given}," if given else f"{group}="
         yield from (
@@ -82,9 +82,9 @@ def _of_groups(loader: ConfigLoaderImpl, word: str) -> Iterator[str]:
 
 
 def _composed(loader: ConfigLoaderImpl, before: Sequence[str]) -> dict[str, Any]:
-    """Return the config with the options chosen so far, its interpolations as they are written.
+    """Return the config with the options chosen so far and unresolved interpolations.
 
-    No other override decides which keys there are. A choice that is wrong is left out.
+    Other overrides do not affect which keys exist. An invalid choice is ignored.
     """
     groups = loader.list_groups("")
     chosen = [w for w in before if w.lstrip("+~").partition("=")[0] in groups and "," not in w]
@@ -116,7 +116,7 @@ def _of_keys(config: Mapping[str, Any], host: Host, word: str) -> Iterator[str]:
 
 
 def _types(config: Mapping[str, Any], host: Host, path: Sequence[str]) -> dict[str, Any]:
-    """Return the keys of a section with their types, as far as a model tells."""
+    """Return the keys of a section with their types, as far as a model defines them."""
     if not path:
         fields = Run.model_fields
         return {name: fields[name].annotation for name in fields if name in config}
@@ -134,7 +134,7 @@ def _types(config: Mapping[str, Any], host: Host, path: Sequence[str]) -> dict[s
 
 
 def _parameters(config: Mapping[str, Any], host: Host, kind: str) -> Any:
-    """Return the model of the parameters of the component chosen, or None."""
+    """Return the parameter model of the chosen component, or None."""
     section = config.get(kind)
     name = section.get("name") if isinstance(section, Mapping) else None
     if kind not in NAMED or not isinstance(name, str):
@@ -147,7 +147,7 @@ def _parameters(config: Mapping[str, Any], host: Host, kind: str) -> Any:
 
 
 def _kernels(host: Host) -> dict[str, Any]:
-    """Return the operations that have kernels, with the names of these as their types."""
+    """Return the operations that have kernels; the type of each is the names of its kernels."""
     names: dict[str, list[str]] = {"default": []}
     for component in host.components:
         if isinstance(component.declaration, Kernel):
@@ -157,7 +157,7 @@ def _kernels(host: Host) -> dict[str, Any]:
 
 
 def _values(annotation: Any) -> list[str]:
-    """Return the values of a type that has few; none of a path, which the shell completes."""
+    """Return the values of a type with a small set of values; the shell completes paths."""
     if Path in get_args(annotation):
         return []
     if get_origin(annotation) is Literal:
@@ -168,7 +168,7 @@ def _values(annotation: Any) -> list[str]:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether a value can be typed as it is: no interpolation, no ``???``, no list."""
+    """Return whether a value can be typed unchanged: no interpolation, no ``???``, no list."""
     if isinstance(value, str):
         return re.fullmatch(r"[\w./:@%+-]+", value) is not None
     return isinstance(value, bool | int | float)

@@ -1,6 +1,6 @@
-"""``atom plugins``: what is installed, from which package, and why something is broken.
+"""``atom plugins``: list the installed components and their packages, and why a plugin is broken.
 
-``atom plugins lock FILE`` writes down which files that is: see :mod:`atom.registry.lock`.
+``atom plugins lock FILE`` records digests of their files: see :mod:`atom.registry.lock`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from atom.registry.trust import Trust
 _KINDS = [declaration.kind for declaration in KINDS]
 _HEADER = ("KIND", "NAME", "PACKAGE", "VERSION", "STATUS", "SUMMARY, OR REASON")
 _NARROWEST = 30
-"""The least width, in columns, in which a summary is still read with ease."""
+"""Minimum width of a readable summary, in columns."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A component, or a plugin of which no component is known; then ``kind`` is None."""
+    """A component, or a plugin without known components, for which ``kind`` is None."""
 
     kind: str | None
     name: str
@@ -66,7 +66,7 @@ SUBCOMMANDS = {"lock": lock_parser}
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``atom plugins``; return the exit code, which is 0 whatever is broken."""
+    """Run ``atom plugins``; return exit code 0 even if plugins are broken."""
     if arguments[:1] == ["lock"]:
         return _lock(lock_parser().parse_args(arguments[1:]).file)
     options = parser().parse_args(arguments)
@@ -100,7 +100,9 @@ def _lock(path: Path) -> int:
 
 
 def rows(host: Host) -> list[Row]:
-    """Return a row a component, by kind and name; then one for each plugin that shows none."""
+    """Return one row per component, sorted by kind and name; then one per plugin without
+    components.
+    """
     components = sorted(
         host.components, key=lambda c: (_KINDS.index(c.kind), c.name, c.plugin.package)
     )
@@ -129,8 +131,8 @@ def table(rows: list[Row], columns: int | None) -> str:
     """Return ``rows`` in aligned columns.
 
     Args:
-        rows: at least one.
-        columns: the width to fit, by wrapping the last column; None for a line a row.
+        rows: at least one row.
+        columns: the width to fit by wrapping the last column; None for one line per row.
     """
     cells = [_HEADER]
     for row in rows:
@@ -140,14 +142,14 @@ def table(rows: list[Row], columns: int | None) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)][:-1]
     indent = sum(widths) + 2 * len(widths)
     if columns is not None and columns - indent < _NARROWEST:
-        indent = 4  # no room beside the other columns: a line of its own
+        indent = 4  # no room beside the other columns: the summary gets its own line
     lines = []
     for *short, text in cells:
         start = "  ".join(cell.ljust(width) for cell, width in zip(short, widths, strict=True))
         if columns is None:
             lines.append(f"{start}  {text}")
             continue
-        # Words stay whole: some are to be copied, as in `pip install …`.
+        # Do not break words: some are meant to be copied, such as `pip install …`.
         wrapped = wrap(text, max(columns - indent, 1)) or [""]
         if indent == 4:
             lines.append(start.rstrip())

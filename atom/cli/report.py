@@ -1,4 +1,4 @@
-"""``atom report``: one page on a run, to read, print and keep."""
+"""``atom report``: write a report page of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``atom runs``: a table of the runs under a folder."""
+"""``atom runs``: print a table of the runs under a folder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``atom runs``; return the exit code, which is 0 whatever the states."""
+    """Run ``atom runs``; return exit code 0 for any states."""
     options = parser().parse_args(arguments)
     runs = Runs(options.folder)
     if options.json:
@@ -66,14 +66,14 @@ def main(arguments: list[str]) -> int:
     if not found:
         print(f"no runs under {clean(str(options.folder))}", file=sys.stderr)
         return 0
-    # A pipe has no width: what cuts the columns there is the reader's choice.
+    # A pipe has no width; the reader decides where to cut lines.
     width = console.width if console.is_terminal else 10_000
     console.print(table(found, options.folder), width=width, crop=False)
     return 0
 
 
 def table(found: Sequence[Found], below: Path) -> Table:
-    """Return the runs as a table; folders are shown as seen from ``below``."""
+    """Return the runs as a table, with folders relative to ``below``."""
     shown = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for head in ("state", "step", "loss", "tokens/s", "goodput", "age"):
         shown.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""``atom status``: how a run is doing."""
+"""``atom status``: show the status of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``atom status``; return the exit code, which is 0 whatever the state."""
+    """Run ``atom status``; return exit code 0 for any state."""
     options = parser().parse_args(arguments)
     found = status.status(options.run)
     if options.json:
@@ -32,11 +32,11 @@ def main(arguments: list[str]) -> int:
 
 
 def lines(found: status.Status) -> list[tuple[str, str]]:
-    """Return labels and values, without those that are not known."""
+    """Return labels and values; unknown values are left out."""
     by = f", process {found.pid} on {found.host}" if found.pid else ""
     reason = f": {found.reason}" if found.reason else ""
     total = f" of {found.steps:,}" if found.steps else ""
-    # A process that was killed may have ended one more, and not said so.
+    # A killed process may have done one more step without recording it.
     least = "at least " if found.state == "interrupted" else ""
     shown = [("state", f"{found.state}{by}{reason}"), ("step", f"{least}{found.step:,}{total}")]
     if found.loss is not None:

@@ -1,4 +1,4 @@
-"""``atom stop``: end a run early, with a checkpoint to go on from."""
+"""``atom stop``: end a run early, with a checkpoint to resume from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``atom train``: Hydra's command line, and a run for each job that it composes."""
+"""``atom train``: compose the jobs of a Hydra command line, and run each of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         if run.dry_run or run.launcher.name is not None:
             _refuse_search(run, choices)
         if run.dry_run:
-            # In a child, for a sweep's sake: torchtitan knows one device a process.
+            # In a child process, for sweeps: torchtitan supports one device per process.
             call(partial(_dry_run, run, host))
             return None
         if run.launcher.name is not None:
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
             hydra = HydraConfig.get()
             place = Path(run.run.dir or hydra.sweep.dir, hydra.sweep.subdir)
             say(f"run {hydra.job.num} in {place}")
-            # In a child: each run starts its ranks from a process without threads.
+            # In a child process: each run has to start its ranks from a process without threads.
             call(partial(start.train, run, host, place, choices, verbose=verbose))
             return _measured(run, place)
         start.train(run, host, run.run.dir or folder.default(), choices, verbose=verbose)
@@ -64,14 +64,14 @@ def main(argv: list[str]) -> int:
 
 
 def _measured(run: Run, place: Path) -> float:
-    """Return what a sweep compares the run in ``place`` by: NaN where nothing is measured."""
+    """Return the value by which a sweep compares the run in ``place``; NaN if there is none."""
     rows = metrics.read(place / metrics.FILE_NAME)
     value = getattr(rows[-1], run.sweep.objective) if rows else None
     return math.nan if value is None else float(value)
 
 
 def _refuse_search(run: Run, choices: dict[str, str]) -> None:
-    """Refuse jobs without results to a sweeper that looks for the best."""
+    """Refuse jobs without results in a sweep that searches for the best run."""
     sweeper = choices.get("hydra/sweeper", "basic")
     if HydraConfig.get().mode == RunMode.MULTIRUN and sweeper != "basic":
         raise UserError(
@@ -83,7 +83,7 @@ def _refuse_search(run: Run, choices: dict[str, str]) -> None:
 
 
 class _Submitted:
-    """The runs that go to a launcher: all those of a sweep in one submission."""
+    """The runs to submit to a launcher; all runs of a sweep form one submission."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -103,22 +103,23 @@ class _Submitted:
         if self._run is not None and self._run.launcher != run.launcher:
             raise UserError("a sweep is one submission, so its runs have the same launcher")
         self._run = run
-        # In a child: the claim of the folder ends with it, and is the job's to take.
+        # In a child process: its lock on the folder ends with it, so that the job can lock the
+        # folder.
         job = call(partial(submit.prepare, run, self._host, place, choices))
         if job is not None:
             self._jobs.append(job)
 
     def submit(self) -> None:
-        """Submit what was added and has something left to train, if anything has."""
+        """Submit the added runs that have something left to train, if any."""
         if self._run is not None and self._jobs:
             submit.submit(self._jobs, self._run, self._host, self._place)
 
 
 def _dry_run(run: Run, host: Host) -> None:
-    """Print what ``run`` would be.
+    """Print the plan of ``run``.
 
     Raises:
-        UserError: it cannot be, or does not fit; then that follows what is printed.
+        UserError: the run is invalid, or does not fit in memory; raised after the plan is printed.
     """
     selection = select(run, host)
     vocab_size = call(partial(prepare, selection, host)).tokenizer.vocab_size
@@ -131,7 +132,7 @@ def _dry_run(run: Run, host: Host) -> None:
 
 
 def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight | None:
-    """Compose and write down the run of ranks that were started around ATOM.
+    """Compose a run and write its folder, for ranks that an external launcher has started.
 
     Returns:
         The run; None if nothing is left to train.
@@ -172,5 +173,5 @@ def _compose_for_all(arguments: list[str], host: Host, ranks: int) -> Preflight 
 
 
 def _choices() -> dict[str, str]:
-    """Return the option chosen of each group, such as ``architecture: llama3_tiny``."""
+    """Return the option chosen for each group, such as ``architecture: llama3_tiny``."""
     return {group: str(option) for group, option in HydraConfig.get().runtime.choices.items()}

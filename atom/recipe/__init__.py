@@ -1,4 +1,4 @@
-"""Describe one training run: its keys, their ranges, and what they need of each other.
+"""Describe one training run: its keys, their ranges, and the constraints between them.
 
 Imports :mod:`atom.io` and :mod:`atom.plan`; no torch, no Hydra, no plugin.
 """

@@ -1,4 +1,4 @@
-"""What the sections of a run need of each other, beside their types."""
+"""Check constraints between the sections of a run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from atom.recipe.sections import Launcher, Section
 
 _PLACE = re.compile(r"(.*_)?(folder|file|file_prefix)")
-"""Keys of torchtitan's sections that name a place in the run folder, for it to write to."""
+"""Keys of torchtitan's sections that name a path in the run folder for output."""
 
 
 def counted_in_tokens(sections: Section) -> Section:
-    """Return the sections of a run without ``global_batch_size: null``, if it counts in tokens."""
+    """Return the sections of a run without ``global_batch_size: null`` if the batch is set in
+    tokens.
+    """
     batch, training = sections.get("batch"), sections.get("training")
     if not isinstance(batch, dict) or not isinstance(training, dict):
         return sections
@@ -32,10 +34,10 @@ def counted_in_tokens(sections: Section) -> Section:
 
 
 def in_sequences(tokens: int, training: Training) -> Training:
-    """Return the section with ``global_batch_size``, the sequences that ``tokens`` make.
+    """Return the section with ``global_batch_size`` set to the number of sequences in ``tokens``.
 
     Raises:
-        UserError: they make no whole number, or another than the section says.
+        UserError: it is not a whole number, or differs from the section's ``global_batch_size``.
     """
     length, given = training.seq_len, training.said.get("global_batch_size")
     if tokens % length:
@@ -54,7 +56,7 @@ def in_sequences(tokens: int, training: Training) -> Training:
 
 
 def dry_run(run: Run) -> None:
-    """Refuse what only a dry run may have: a device that is not here, and any number of ranks."""
+    """Refuse settings that only a dry run supports: an absent device, or any number of ranks."""
     known = ("auto", "cpu", "cuda")
     if run.device not in (*known, *device_names()):
         described = ", ".join(device_names())
@@ -79,7 +81,7 @@ def dry_run(run: Run) -> None:
 
 
 def launcher(section: Launcher) -> None:
-    """Refuse what this machine, which is no launcher of a plugin's, has no use for."""
+    """Refuse launcher parameters without a launcher plugin, since a local run would ignore them."""
     if section.name is not None:
         return
     defaults = type(section)().model_dump()
@@ -100,7 +102,7 @@ def launcher(section: Launcher) -> None:
 
 
 def best(run: Run) -> None:
-    """Refuse to keep checkpoints by a loss that none of their steps has logged."""
+    """Refuse to keep checkpoints by loss if none of their steps logs a loss."""
     kept, interval = run.checkpoint.keep_best, run.checkpoint.interval
     logged = run.metrics.log_freq
     if kept and logged > interval:
@@ -122,7 +124,7 @@ def engine_keys(name: str, section: object) -> None:
 
 
 def places(name: str, section: object) -> None:
-    """Refuse a place that is not in the run folder: nobody looks for results elsewhere."""
+    """Refuse an output path outside of the run folder, because no command looks there."""
     for key, value in section.items() if isinstance(section, dict) else ():
         if not _PLACE.fullmatch(key) or not isinstance(value, str):
             continue

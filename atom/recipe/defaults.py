@@ -1,7 +1,7 @@
-"""The value of any key of a run, before torch is imported.
+"""Return the value of any key of a run, before torch is imported.
 
-The keys that are torchtitan's alone stand here with torchtitan's defaults: without torch its
-dataclasses cannot be asked. A test holds this list against all fields of theirs.
+The keys that only torchtitan defines are listed here with torchtitan's defaults, because its
+dataclasses need torch. A test compares the list with all fields of these dataclasses.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ ENGINE: dict[str, Any] = {
     "parallelism.fsdp_reshard_after_forward": "default",
 }
 
-"""Key -> torchtitan's default, of each key that stands beside ATOM's own."""
+"""Key -> torchtitan's default, for each engine key in ATOM's sections."""
 
 ATOMS: dict[str, Any] = {"checkpoint.last_save_model_only": False}
-"""What ATOM's own ``train.yaml`` says instead."""
+"""Defaults that ATOM's own ``train.yaml`` overrides."""
 
 
 def value(run: Run, key: str) -> Any:
-    """Return the value of ``key``, a section and a name: the run's, or torchtitan's default."""
+    """Return the run's value of ``key`` (``section.name``), or torchtitan's default."""
     section, _, name = key.partition(".")
     found = getattr(run, section)
     values = found if isinstance(found, dict) else {**found.__dict__, **(found.model_extra or {})}
@@ -100,7 +100,7 @@ def value(run: Run, key: str) -> Any:
 
 
 def default(run: Run, key: str) -> Any:
-    """Return the value that ``key`` has where nothing is said of it."""
+    """Return the default value of ``key``."""
     if key in ENGINE:
         return ENGINE[key]
     section, _, name = key.partition(".")

@@ -1,4 +1,4 @@
-"""Which settings are without effect, and with which others: a table."""
+"""Define which settings have no effect in combination with which others, as a table."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from atom.recipe.run import Run
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known of where a run is to run.
+    """The known properties of the machine and layout of a run.
 
     Args:
-        degrees: of parallelism, where they are known.
-        device: ``cpu`` or ``cuda``, or None.
+        degrees: degrees of parallelism, as far as known.
+        device: ``cpu`` or ``cuda``; None if unknown.
     """
 
     degrees: Mapping[str, int] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Situation:
 
 
 class Seen:
-    """A run's settings, as the reasons below look at them."""
+    """A view of a run's settings for the rules below."""
 
     def __init__(self, run: Run, where: Situation) -> None:
         self.run = run
@@ -58,7 +58,7 @@ def _without(*names: str) -> Reason:
 
 
 def _faults(*kinds: str) -> Reason:
-    """Return the reason that neither kind of fault is given as something but ``kinds``."""
+    """Return a rule that applies if no fault kind is set to a value other than ``kinds``."""
 
     def reason(seen: Seen) -> str | None:
         found = [seen.has(f"faults.{name}", *kinds) for name in ("spike", "non_finite")]
@@ -107,7 +107,7 @@ def _no_snapshots(seen: Seen) -> str | None:
 
 
 def _no_profile_at_all(seen: Seen) -> str | None:
-    """``profile_freq`` is how often there are snapshots, too."""
+    """Return the reason if no profile is taken; ``profile_freq`` is also the snapshot interval."""
     if _no_profiler(seen) is None:
         return None
     own = seen["profiler.memory_snapshot_freq"] is not None
@@ -126,7 +126,7 @@ def _too_short_to_judge(seen: Seen) -> str | None:
 
 
 def _longer_than_the_run(name: str) -> Reason:
-    """Return the reason that an interval in steps is never over."""
+    """Return a rule that applies if an interval in steps is longer than the run."""
 
     def reason(seen: Seen) -> str | None:
         steps, interval = seen.run.training.steps, getattr(seen.run.faults, name)
@@ -232,7 +232,7 @@ RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
         ("debug.spmd_typechecking",),
         _with("parallelism.spmd_backend", "partial_dtensor", "full_dtensor"),
     ),
-    # torchtitan's own command starts it.
+    # Only torchtitan's own command starts that log.
     (("debug.enable_structured_logging",), lambda _: "as ATOM keeps a log of its own"),
     (
         (

@@ -1,7 +1,7 @@
-"""Settings that are without effect, because of another setting of the same run.
+"""Refuse settings that have no effect because of another setting of the same run.
 
-Only what the user has set is refused, and only where it differs from the default: what ATOM's and
-plugins' files bring, and what a sweep over layouts needs, is left alone.
+Only a value that the user has set, and that differs from the default, is refused. Values from
+ATOM's and plugins' files, and values that a sweep over layouts needs, are accepted.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _CHECKS = ("default", "none")
 _KEY = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 _FIXED = {
     "checkpoint.folder": ("checkpoint", "where a run that goes on looks"),
-    # Ranks that start again would go back to it, whatever has been saved since.
+    # Restarted ranks would load that step again, even if a newer checkpoint exists.
     "checkpoint.load_step": (
         -1,
         "the newest; to go back, move newer checkpoints elsewhere",
     ),
 }
 _STATES = ("optimizer", "lr_scheduler", "dataloader", "random", "faults")
-"""Of a checkpoint, beside the weights and the step, without which no run goes on."""
+"""Parts of a checkpoint, other than weights and step, that resuming requires."""
 _KNOWN = {
     "compile.components": ("there is nothing such to compile", _COMPILED),
     "activation_checkpoint.determinism_check": ("there is no such check", _CHECKS),
     "checkpoint.exclude_from_loading": ("is no state that can be left out", _STATES),
 }
-"""Key -> what is said of a name, or of one in a list, that is none of these."""
+"""Key -> message for an unknown name, and the known names."""
 _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "comm.mode": (
         ("fake_backend", "local_tensor"),
@@ -46,15 +46,15 @@ _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     ),
     "debug.batch_invariant": ((True,), "is not for training; valid: false"),
 }
-"""Key -> the values that are refused, and why."""
+"""Key -> refused values, and the reason."""
 
 
 def composed(run: Run, *, chooses: bool) -> Situation:
     """Return what is known of a run before torch is imported.
 
     Args:
-        run: as composed.
-        chooses: whether its strategy chooses the degrees that it does not give.
+        run: the composed run.
+        chooses: whether its strategy chooses the degrees that are not set.
     """
     given = run.parallelism.parameters
     usual = {} if chooses else {name: 1 for name in DEGREES if name != "data_parallel_shard_degree"}
@@ -66,15 +66,15 @@ def composed(run: Run, *, chooses: bool) -> Situation:
 
 
 def check(run: Run, where: Situation, given: Callable[[str], str | None]) -> None:
-    """Refuse what the user has set and what nothing would come of.
+    """Refuse user settings that have no effect.
 
     Args:
-        run: its numbers in their ranges.
-        where: as far as it is known.
-        given: tells where the user has set a key, if at all.
+        run: a run with validated ranges.
+        where: the machine and layout, as far as known.
+        given: returns where the user has set a key, or None.
 
     Raises:
-        UserError: names the first such key, and the setting that leaves it without effect.
+        UserError: names the first such key, and the setting that makes it ineffective.
     """
     _check_choices(run)
     seen = Seen(run, where)
@@ -95,14 +95,15 @@ def check(run: Run, where: Situation, given: Callable[[str], str | None]) -> Non
 
 
 def _typed(why: str, given: Callable[[str], str | None]) -> bool:
-    """Return whether a setting of the reason was typed, or its group: then what a file has set, and
-    the run does not come to, is left out on purpose."""
+    """Return whether a setting of the reason, or its group, was typed.
+
+    Then the ineffective value comes from a file, and the command line overrides it on purpose."""
     keys = _KEY.findall(why)
     return any(COMMAND_LINE in (given(key), given(key.partition(".")[0])) for key in keys)
 
 
 def _check_choices(run: Run) -> None:
-    """Refuse values that torchtitan takes, and that would train nothing, or something else."""
+    """Refuse values that torchtitan accepts but that train nothing, or something else."""
     for key, (words, known) in _KNOWN.items():
         value = defaults.value(run, key)
         for name in value if isinstance(value, list) else (value,):

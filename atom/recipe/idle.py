@@ -1,6 +1,6 @@
-"""Parameters of a component that are without effect because of another one of it.
+"""Refuse component parameters that have no effect because of another parameter.
 
-A plugin marks them in its parameters' model, and only what the user has set is refused::
+A plugin marks them in its parameter model; only values that the user has set are refused::
 
     rope_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(default=8.0)
 """
@@ -16,11 +16,11 @@ from atom.recipe.run import COMMAND_LINE
 
 
 class Idle:
-    """Marks a parameter that does nothing where another one of its model has one of ``values``.
+    """A mark of a parameter that has no effect while another one has one of ``values``.
 
     Args:
         other: the name of that parameter.
-        values: by default all that it can be set to, but null.
+        values: by default every value except null.
     """
 
     def __init__(self, other: str, *values: object) -> None:
@@ -28,21 +28,21 @@ class Idle:
         self.values = values
 
     def because(self, parameters: BaseModel) -> bool:
-        """Return whether the other parameter is so."""
+        """Return whether the other parameter has one of the values."""
         value = getattr(parameters, self.other)
         return value in self.values if self.values else value is not None
 
 
 def check(kind: str, parameters: BaseModel | None, given: Callable[[str], str | None]) -> None:
-    """Refuse parameters that the user has set and that nothing would come of.
+    """Refuse parameters that the user has set and that have no effect.
 
     Args:
-        kind: the section of the component.
-        parameters: the component's, filled in; None if it has none.
-        given: tells where the user has set a key, if at all.
+        kind: the component's section.
+        parameters: the component's validated parameters; None if it has none.
+        given: returns where the user has set a key, or None.
 
     Raises:
-        UserError: names the first such parameter, and the one that leaves it without effect.
+        UserError: names the first such parameter, and the one that makes it ineffective.
     """
     for name, field in type(parameters).model_fields.items() if parameters is not None else ():
         value, key = getattr(parameters, name), f"{kind}.{name}"
@@ -51,7 +51,7 @@ def check(kind: str, parameters: BaseModel | None, given: Callable[[str], str | 
                 continue
             assert parameters is not None
             other = f"{kind}.{idle.other}"
-            # What a file has set, and what is typed does not come to, is left out on purpose.
+            # A value from a file that the command line makes ineffective is overridden on purpose.
             origin, typed = given(key), COMMAND_LINE in (given(other), given(kind))
             if origin is None or (origin != COMMAND_LINE and typed):
                 continue

@@ -1,4 +1,4 @@
-"""What must fit into a run's steps and sequences."""
+"""Check that intervals and pieces fit into a run's steps and sequences."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from atom.recipe.run import Run
 
 
 def check(run: Run, context: int | None) -> None:
-    """Refuse what comes too late in the run to happen, and pieces that do not divide.
+    """Refuse events scheduled after the last step, and pieces that do not divide a sequence.
 
     Args:
-        run: its numbers in their ranges.
-        context: the degree of context parallelism, where it is known.
+        run: a run with validated ranges.
+        context: the degree of context parallelism; None if unknown.
 
     Raises:
         UserError: names the key at fault.
@@ -32,7 +32,7 @@ def check(run: Run, context: int | None) -> None:
 
 
 def _profiler(run: Run, steps: int) -> None:
-    """Refuse a profile of which nothing would be written."""
+    """Refuse profiler settings that would write no profile."""
     names = ("profile_freq", "profiler_warmup", "profiler_active", "profiler_skip_first")
     every, warmup, active, skipped = (int(value(run, f"profiler.{n}") or 0) for n in names)
     first = skipped + (

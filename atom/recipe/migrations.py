@@ -1,8 +1,8 @@
-"""Bring the run.yaml of an earlier ATOM to the schema of this one.
+"""Migrate the run.yaml of an earlier ATOM to the current schema.
 
-A run.yaml without a ``schema`` was written by ATOM 0.1.0, whose schema is 1. A change of a key's
-name or meaning adds one to :data:`SCHEMA`, and a function to :data:`MIGRATIONS` that takes the
-sections from the schema before: runs, checkpoints and exports stay readable.
+A run.yaml without a ``schema`` was written by ATOM 0.1.0 and has schema 1. A change of a key's name
+or meaning increments :data:`SCHEMA`, and adds a function to :data:`MIGRATIONS` that converts
+sections of the previous schema. Existing runs, checkpoints and exports stay readable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SCHEMA = 2
 
 
 def _one_optimizer(sections: Section) -> Section:
-    """From 1: the optimizer has its own keys alone."""
+    """Migrate from schema 1: remove keys that belong to other optimizers."""
     section = sections.get("optimizer")
     if not isinstance(section, dict):
         return sections
@@ -28,18 +28,18 @@ def _one_optimizer(sections: Section) -> Section:
 
 
 MIGRATIONS: dict[int, Callable[[Section], Section]] = {1: _one_optimizer}
-"""Schema -> what makes its sections those of the next."""
+"""Schema -> function that converts its sections to the next schema."""
 
 
 def migrated(sections: Section, place: str) -> Section:
-    """Return the sections of a run.yaml in the present schema.
+    """Return the sections of a run.yaml in the current schema.
 
     Args:
-        sections: as they stand in the file.
+        sections: the sections in the file.
         place: the file, for the error.
 
     Raises:
-        UserError: the schema is none that this ATOM knows.
+        UserError: this ATOM does not know the schema.
     """
     rest = {name: section for name, section in sections.items() if name != KEY}
     schema = sections.get(KEY, 1)

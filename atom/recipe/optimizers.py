@@ -1,4 +1,4 @@
-"""The optimizers of a run, a model each: a section has the keys of its optimizer alone."""
+"""Define the optimizers of a run, one model each with only that optimizer's keys."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ Optimizer = Annotated[
     Annotated[AdamW, Tag("AdamW")] | Annotated[Adam, Tag("Adam")] | Annotated[Muon, Tag("Muon")],
     Discriminator(_name),
 ]
-"""One of them, told by its name; AdamW without one."""
+"""The optimizer that ``name`` selects; AdamW by default."""
 
 
 def check(section: object) -> None:
-    """Refuse an optimizer that there is not, and a key of another one.
+    """Refuse an unknown optimizer, and a key of another optimizer.
 
     Args:
-        section: of a run, unchecked.
+        section: the unvalidated section of a run.
     """
     if not isinstance(section, dict):
         return
@@ -97,5 +97,5 @@ def check(section: object) -> None:
 
 
 def model_of(section: object) -> type[AdamW | Adam | Muon] | None:
-    """Return the model of the optimizer that a section names; None if there is none such."""
+    """Return the model of the optimizer that a section names; None if it is unknown."""
     return OPTIMIZERS.get(_name(section))

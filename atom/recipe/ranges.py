@@ -1,7 +1,7 @@
-"""The numbers that a key of a run may have.
+"""Define the valid range of each numeric key of a run.
 
-A field of ATOM's own has a :class:`Range` in its type. torchtitan's dataclasses give types and no
-ranges: those of its keys are in :data:`ENGINE_RANGES`.
+ATOM's own fields have a :class:`Range` in their type. torchtitan's dataclasses define types without
+ranges: the ranges of its keys are in :data:`ENGINE_RANGES`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from atom.recipe.sections import Section
 
 _LARGEST = {True: 2**63 - 1, False: sys.float_info.max}
-"""By whether numbers are whole: torch counts in 64 bits."""
+"""Largest number, by ``whole``: torch counts in 64 bits."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a key may have; none of them is infinite, or NaN.
+    """The valid numbers of a key; infinity and NaN are never valid.
 
     Args:
-        least: the least of them.
-        most: the greatest of them; None where nothing but its type limits it.
-        above: whether ``least`` itself is out.
-        whole: whether they are whole numbers.
-        also: further numbers, each with its meaning.
-        null: the meaning of null; None where a number must be given.
+        least: the minimum.
+        most: the maximum; None if only the type limits it.
+        above: whether ``least`` itself is excluded.
+        whole: whether the number must be an integer.
+        also: additional valid numbers, each with its meaning.
+        null: the meaning of null; None if a number is required.
     """
 
     least: float
@@ -62,7 +62,7 @@ class Range:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        """Validate a field that has this range in its type; text may spell the number."""
+        """Validate a field with this range in its type; text may spell the number."""
         return core_schema.no_info_before_validator_function(self._checked, handler(source))
 
     def _checked(self, value: object) -> object:
@@ -71,7 +71,7 @@ class Range:
         return self.converted(value)
 
     def converted(self, value: object) -> object:
-        """Return the number that a value in the range is or spells."""
+        """Return the number that a valid value is or spells."""
         found = number(value)
         return found if found is None or not self.whole else int(found)
 
@@ -113,14 +113,16 @@ ENGINE_RANGES: dict[str, Range] = {
     "parallelism.pipeline_parallel_last_stage_less_layers": _NATURAL,
     "parallelism.pipeline_parallel_layers_per_stage": Range(1, null="for as many as there are"),
 }
-"""Each numeric key that is torchtitan's alone; a test holds them against its dataclasses."""
+"""Range of each numeric key that only torchtitan defines; a test compares them with its
+dataclasses.
+"""
 
 
 def check(sections: Section) -> Section:
-    """Return the sections with the engine's numbers as such: text that spells one is that number.
+    """Return the sections with the engine's numbers converted from text where necessary.
 
     Raises:
-        UserError: a number of the engine's is out of its range.
+        UserError: a number of the engine is out of its range.
     """
     found = dict(sections)
     for key, valid in ENGINE_RANGES.items():
@@ -135,7 +137,7 @@ def check(sections: Section) -> Section:
 
 
 def is_numeric(annotation: Any) -> bool:
-    """Return whether a type takes numbers, alone or in a list, and no booleans."""
+    """Return whether a type accepts numbers, alone or in a list, and no booleans."""
     if annotation in (int, float):
         return True
     if typing.get_origin(annotation) is typing.Annotated:
@@ -147,10 +149,11 @@ def is_numeric(annotation: Any) -> bool:
 
 
 def refuse_odd(value: object) -> None:
-    """Refuse what Python and pydantic take for a number, and a run does not: true, infinity, NaN.
+    """Refuse values that Python and pydantic accept as numbers but a run does not: true, infinity,
+    NaN.
 
     Raises:
-        ValueError: ``value`` is one of them, or is a list that holds one.
+        ValueError: ``value`` is or contains one of them.
     """
     for one in value if isinstance(value, list | tuple) else [value]:
         if isinstance(one, bool) or (isinstance(one, float | str) and _is_endless(one)):
@@ -161,7 +164,7 @@ def _is_endless(value: float | str) -> bool:
     try:
         return not math.isfinite(float(value))
     except ValueError:
-        return False  # text that is no number: its field says so
+        return False  # the field reports text that is not a number
 
 
 def number(value: object) -> float | int | None:

@@ -1,4 +1,4 @@
-"""The description of one training run: composed once, written down, read by every rank."""
+"""Describe one training run: composed once, written to its folder, read by every rank."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ from atom.recipe.training_sections import (
 from atom.recipe.validation import validated
 
 COMPONENTS = ("architecture", "tokenizer", "dataset", "parallelism")
-"""Sections that name one component of a plugin each."""
+"""Sections that each name one component of a plugin."""
 
 NAMED = (*COMPONENTS, "launcher")
-"""The same, and the launcher, which a run can do without."""
+"""The same sections, and the optional launcher."""
 
 DEGREES = (
     "data_parallel_replicate_degree",
@@ -63,18 +63,20 @@ DEGREES = (
     "pipeline_parallel_degree",
     "context_parallel_degree",
 )
-"""The mesh dimensions that multiply to the number of ranks; expert parallelism borrows theirs."""
+"""Mesh dimensions with degrees that multiply to the world size; expert parallelism shares their
+ranks.
+"""
 
 COMMAND_LINE = "command line"
-"""Where a setting came from that was typed; of others the file is named."""
+"""Origin of a typed setting; the origin of others is a file."""
 
 
 def _nowhere(_key: str) -> None:
-    """Nobody has set a key, as far as is known."""
+    """Return None: the origin of keys is unknown."""
 
 
 class Run(Model):
-    """One training run, whole."""
+    """One complete training run."""
 
     run: Folder = Folder()
     device: Literal["auto", "cpu", "cuda"] | str = "auto"
@@ -118,14 +120,14 @@ class Run(Model):
     resolved: Resolved | None = Field(default=None, description="written by ATOM, not by users")
 
     _origins: Callable[[], dict[str, str]] = PrivateAttr(default=dict)
-    # A default that is a function would become a method of the run's, and hide what it is set to.
+    # A function as the default would become a method of the run and shadow the assigned value.
     _given: Callable[[str], str | None] = PrivateAttr(default_factory=lambda: _nowhere)
 
     @property
     def origins(self) -> dict[str, str]:
-        """Where each setting came from, by its key: ``command line``, a file, or ``default``.
+        """The origin of each setting by key: ``command line``, a file, or ``default``.
 
-        Known in the job that composed the run; no part of the run, nor of ``run.yaml``.
+        Only the job that composed the run knows them; they are not part of ``run.yaml``.
         """
         return self._origins()
 
@@ -136,20 +138,20 @@ class Run(Model):
     def with_origins(
         self, origins: Callable[[], dict[str, str]], given: Callable[[str], str | None]
     ) -> Run:
-        """Return the same run that can find out where its settings came from."""
+        """Return a copy of the run that can look up the origins of its settings."""
         run = self.model_copy()
         run._origins, run._given = origins, given
         return run
 
     def using(self, packages: Iterable[str]) -> Run:
-        """Return the same run, whose ranks load these packages too."""
+        """Return a copy of the run with additional packages for its ranks to load."""
         if self.plugins.used is None:
             return self
         used = sorted({*self.plugins.used, *packages})
         return self.model_copy(update={"plugins": self.plugins.model_copy(update={"used": used})})
 
     def write(self, path: Path) -> None:
-        """Write the run as YAML that holds nothing but data, whole or not at all."""
+        """Write the run as plain YAML data, atomically."""
         whole = {migrations.KEY: migrations.SCHEMA} | self.model_dump(mode="json")
         write_text(path, yaml.safe_dump(whole, sort_keys=False))
 
@@ -161,7 +163,7 @@ def parse(sections: Section) -> Run:
     """Return the run that ``sections`` describe.
 
     Raises:
-        UserError: a section is missing, unknown or of the wrong type, or holds more than data.
+        UserError: a section is missing, unknown or of the wrong type, or is not plain data.
     """
     yaml_data.refuse_objects(sections)
     for section in (*SECTIONS, *ENGINE_SECTIONS):
@@ -179,14 +181,14 @@ def parse(sections: Section) -> Run:
 
 
 def read(path: Path, *, below: Path | None = None) -> Run:
-    """Read the ``run.yaml`` that :meth:`Run.write` wrote.
+    """Read a ``run.yaml`` written by :meth:`Run.write`.
 
     Args:
         path: the file.
-        below: as of :func:`atom.io.files.opened`.
+        below: as for :func:`atom.io.files.opened`.
 
     Raises:
-        UserError: the file cannot be read, or is not a run.
+        UserError: the file is unreadable, or is not a run.
     """
     try:
         text = read_text(path, most=yaml_data.BYTES, below=below).removeprefix("\ufeff")

@@ -1,7 +1,7 @@
-"""The learning rate's schedule: how long its parts are, and what no schedule can be.
+"""Compute the phases of the learning-rate schedule, and refuse invalid schedules.
 
 It is torchtitan's: a linear warm-up, the peak, and a decay to ``min_lr_factor`` of the peak. After
-the last scheduled step the rate stays what it is there (see :mod:`atom.titan.optim.rates`).
+the last scheduled step the rate stays constant (see :mod:`atom.titan.optim.rates`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from atom.recipe.run import Run
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of a schedule's parts; what is neither warm-up nor decay is at the peak.
+    """Phases of a schedule in steps; between warm-up and decay the rate is at its peak.
 
     Args:
-        total: all of them.
-        warmup: the first.
-        decay: the last.
-        end: the rate after them, as a share of the peak.
+        total: number of all steps.
+        warmup: number of steps at the start.
+        decay: number of steps at the end.
+        end: final rate as a fraction of the peak.
     """
 
     total: int
@@ -32,7 +32,7 @@ class Schedule:
 
 
 def schedule(run: Run) -> Schedule:
-    """Return the schedule of a run, whose parts may be longer than the whole."""
+    """Return the schedule of a run, unchecked: its phases can be longer than the whole."""
     total = int(value(run, "lr_scheduler.total_steps") or value(run, "training.steps"))
     warmup, ratio = (
         value(run, "lr_scheduler.warmup_steps"),
@@ -44,12 +44,12 @@ def schedule(run: Run) -> Schedule:
 
 
 def check(run: Run, given: Callable[[str], str | None]) -> None:
-    """Refuse parts that are longer than the whole, and steps at a rate of 0.
+    """Refuse phases that are longer than the whole, and steps at a rate of 0.
 
     Args:
-        run: its numbers in their ranges.
-        given: tells whether the user has set a key. ATOM's own warm-up is for runs of any length:
-            a shorter one warms up throughout.
+        run: a run with validated ranges.
+        given: returns where the user has set a key, or None. ATOM's default warm-up applies to
+            runs of any length: a shorter run warms up until its end.
 
     Raises:
         UserError: names the key at fault.

@@ -1,4 +1,4 @@
-"""ATOM's own sections of a run: their keys, types and defaults, one model each."""
+"""Define ATOM's own sections of a run: their keys, types and defaults, one model each."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from atom.recipe import ranges
 from atom.redaction import redacted
 
 Section = dict[str, Any]
-"""A section as plain data, its keys by their names."""
+"""A section as plain data, by key."""
 
 
 class Numbers(BaseModel):
-    """Takes finite numbers where numbers belong."""
+    """A base model that accepts only finite numbers in numeric fields."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,7 +37,7 @@ class Numbers(BaseModel):
     def _are_finite(cls, value: object, info: ValidationInfo) -> object:
         field = cls.model_fields.get(str(info.field_name))
         if field is None or any(isinstance(each, ranges.Range) for each in field.metadata):
-            return value  # a range says what is valid
+            return value  # the range reports what is valid
         if ranges.is_numeric(field.annotation):
             ranges.refuse_odd(value)
         return value
@@ -48,7 +48,7 @@ class Model(Numbers):
 
 
 class Folder(Model):
-    """Where a run's results go."""
+    """The folder of a run's results."""
 
     dir: Path | None = Field(
         default=None, description="the run folder; null: outputs/DATE/TIME under the current one"
@@ -79,7 +79,7 @@ class Launch(Model):
 
 
 class Resume(Model):
-    """How a run goes on from the checkpoints in its folder."""
+    """How a run resumes from the checkpoints in its folder."""
 
     force: bool = Field(
         default=False, description="go on although settings differ that the checkpoint belongs to"
@@ -87,7 +87,7 @@ class Resume(Model):
 
 
 class Faults(Model):
-    """What is done about numerical faults and silent data corruption: see docs/faults.md."""
+    """Responses to numerical faults and silent data corruption: see docs/faults.md."""
 
     non_finite: Literal["skip", "rollback", "stop"] = Field(
         default="stop", description="when the loss or the gradient norm is not finite"
@@ -114,7 +114,7 @@ class Faults(Model):
 
 
 class Profile(Model):
-    """A few steps looked at closely, into ``profile/`` of the run folder: see docs/watch.md."""
+    """A profile of a few steps, written to ``profile/`` of the run folder: see docs/watch.md."""
 
     steps: int | str | None = Field(
         default=None, description="a step, or FIRST-LAST, to write a trace and a table of"
@@ -130,7 +130,7 @@ class Profile(Model):
 
     @property
     def window(self) -> tuple[int, int] | None:
-        """The first and the last step to profile."""
+        """The first and the last step to profile; None if there is no profile."""
         return self._ends(self.steps)
 
     @staticmethod
@@ -142,7 +142,7 @@ class Profile(Model):
 
 
 class Sweep(Model):
-    """What the runs of a sweep are compared by, where Hydra's sweeper looks for the best."""
+    """The objective by which Hydra's sweeper compares the runs of a sweep."""
 
     objective: str = Field(
         default="loss", description="a number of metrics.jsonl, as it is after the last step"
@@ -156,7 +156,7 @@ class Data(Model):
 
 
 class Component(Numbers):
-    """The name of a plugin's component and, beside it, the component's own parameters."""
+    """The name of a plugin's component and the component's own parameters."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -168,9 +168,11 @@ class Component(Numbers):
 
 
 class Launcher(Component):
-    """Where the ranks are started, and what they are given there: see docs/clusters.md."""
+    """The system that starts the ranks, and the resources that it gives them: see
+    docs/clusters.md.
+    """
 
-    # `launcher.time=60` and `launcher.environment.LEVEL=1` are numbers to YAML.
+    # YAML reads `launcher.time=60` and `launcher.environment.LEVEL=1` as numbers.
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     name: str | None = Field(  # type: ignore[assignment]
@@ -223,7 +225,7 @@ class Launcher(Component):
 
 
 class Batch(Model):
-    """The batch of one step, where it is not counted in sequences."""
+    """The batch of one step, if it is not counted in sequences."""
 
     tokens: PositiveInt | None = Field(
         default=None,
@@ -240,7 +242,7 @@ class Loss(Model):
 
 
 class Plugins(Model):
-    """Which installed packages a run loads: see :mod:`atom.registry.trust`."""
+    """The installed packages that a run loads: see :mod:`atom.registry.trust`."""
 
     allow: list[str] | None = Field(
         default=None, description="patterns of the packages that may be loaded; null: all"
@@ -257,7 +259,7 @@ class Plugins(Model):
 
 
 class Read(Model):
-    """What a dataset has said of itself: see ``atom.plugin.Contents``."""
+    """The size that a dataset has reported: see ``atom.plugin.Contents``."""
 
     files: int | None = None
     documents: int | None = None
@@ -265,7 +267,7 @@ class Read(Model):
 
 
 class Resolved(Model):
-    """What was found out before the ranks started, so that no two ranks find different things."""
+    """Values resolved once before the ranks start, so that all ranks use the same."""
 
     device: Literal["cpu", "cuda"]
     world_size: PositiveInt

@@ -1,4 +1,4 @@
-"""A run's settings as a flat list of keys, to show and to compare."""
+"""List a run's settings as flat keys, to show and to compare."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from atom.recipe.run import Run
 
 FOLLOW = ("run.", "resume.", "resolved.", "plugins.used")
-"""Settings that follow from others, or from where the command was given."""
+"""Settings that are derived from others, or from the current folder of the command."""
 
 
 def flat(run: Run) -> dict[str, Any]:
-    """Return key, with dots, -> value of all settings that a user may have chosen."""
+    """Return dotted key -> value for all settings that a user can choose."""
     return {
         key: value
         for key, value in leaves(run.model_dump(mode="json")).items()
@@ -20,7 +20,7 @@ def flat(run: Run) -> dict[str, Any]:
 
 
 def leaves(sections: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Return the values that are no sections, by their whole key."""
+    """Return the values that are not sections, by their dotted key."""
     found: dict[str, Any] = {}
     for name, value in sections.items():
         key = f"{above}{name}"

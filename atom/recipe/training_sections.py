@@ -1,9 +1,9 @@
-"""The sections that say how a model is trained: ATOM's own keys, beside which the engine's stand.
+"""Define the training sections of a run: ATOM's own keys, and engine keys beside them.
 
-A recipe is made of ATOM's own keys. They keep their names and meaning whatever engine trains it:
-:mod:`atom.titan.translate` is the one place that knows what torchtitan calls them. What else
-torchtitan's sections take stands in the same section, under torchtitan's names
-(:data:`atom.recipe.defaults.ENGINE`), and is validated by torchtitan's own dataclasses.
+A recipe consists of ATOM's own keys. They keep their names and meaning with any engine:
+:mod:`atom.titan.translate` is the only module that maps them to torchtitan's names. Further
+torchtitan keys stand in the same section under torchtitan's names
+(:data:`atom.recipe.defaults.ENGINE`); torchtitan's own dataclasses validate them.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _Precision = Literal["bfloat16", "float32"]
 
 
 class TrainingSection(Numbers):
-    """A section whose own keys are fields; the engine's are :attr:`engine`."""
+    """A section with ATOM's own keys as fields and the engine's keys in :attr:`engine`."""
 
     model_config = ConfigDict(extra="allow")
 
     @property
     def engine(self) -> Section:
-        """The engine's keys that are set, under the engine's names."""
+        """The engine keys that are set, under the engine's names."""
         return dict(self.model_extra or {})
 
     @property
     def said(self) -> Section:
-        """The keys of both kinds that are set, and not to null."""
+        """The keys of both kinds that are set to something other than null."""
         own = {name: getattr(self, name) for name in type(self).model_fields}
         return {
             name: value
@@ -54,7 +54,7 @@ class TrainingSection(Numbers):
         return getattr(self, name) if name in own else self.engine.get(name, default)
 
     def updated(self, values: Mapping[str, Any]) -> Self:
-        """Return the section with other values for some of its keys."""
+        """Return a copy of the section with new values for some keys."""
         return self.model_copy(update=dict(values))
 
 
@@ -73,7 +73,7 @@ class Training(TrainingSection):
         description="sequences of one pass of a data-parallel rank; with fewer than its share of "
         "the global batch, gradients are accumulated; null: its whole share",
     )
-    # 0 would make every gradient 0.
+    # 0 would set every gradient to 0.
     max_norm: Annotated[float, Range(0, above=True, whole=False)] = Field(
         default=1.0, description="the norm of all gradients together that they are clipped to"
     )
@@ -88,7 +88,9 @@ class Training(TrainingSection):
 
 
 class LRScheduler(TrainingSection):
-    """The learning rate: a linear warm-up, the peak, and a decay; then it stays what it is."""
+    """The learning-rate schedule: a linear warm-up, the peak, and a decay; then the rate is
+    constant.
+    """
 
     warmup_steps: _Natural = Field(default=200, description="steps of the warm-up")
     total_steps: Annotated[int | None, Range(1, null="for training.steps")] = Field(
@@ -110,7 +112,7 @@ class LRScheduler(TrainingSection):
 
 
 class ActivationCheckpoint(TrainingSection):
-    """What the backward pass computes again instead of keeping it in memory."""
+    """Which activations the backward pass recomputes instead of keeping them in memory."""
 
     mode: str = Field(
         default="selective",
@@ -120,11 +122,11 @@ class ActivationCheckpoint(TrainingSection):
 
 
 class Checkpoint(TrainingSection):
-    """Checkpoints of the run, and weights that it begins with."""
+    """Checkpoints of the run, and its initial weights."""
 
     enable: bool = Field(default=False, description="save checkpoints, and go on from them")
     interval: _Count = Field(default=500, description="steps from one checkpoint to the next")
-    # One may be half written when the other is needed.
+    # One checkpoint can be incomplete when the other is needed.
     keep_latest_k: Annotated[int, Range(2, also=((0, "to keep all"),))] = Field(
         default=10, description="keep so many of the newest; 0: all"
     )
@@ -148,13 +150,13 @@ class Compile(TrainingSection):
 
 
 class Metrics(TrainingSection):
-    """What is logged, and where to."""
+    """Which metrics are logged, and where."""
 
     log_freq: _Count = Field(default=10, description="steps from one line of metrics to the next")
 
 
 class Debug(TrainingSection):
-    """Randomness, and aids to find faults."""
+    """Seed and determinism, and debugging aids."""
 
     seed: Annotated[int | None, Range(0, null="for 0")] = Field(
         default=None, description="of initial weights and of the order of the data; null: 0"
@@ -165,7 +167,7 @@ class Debug(TrainingSection):
 
 
 class Parallelism(Component, TrainingSection):
-    """A strategy, and how many ranks each kind of parallelism divides the work among."""
+    """A strategy, and the degree of each kind of parallelism."""
 
     data_parallel_replicate_degree: Annotated[int | None, _Degree] = Field(
         default=None, description="copies of the model; null: 1"
@@ -199,7 +201,7 @@ class Parallelism(Component, TrainingSection):
 
     @property
     def parameters(self) -> Section:
-        """What the strategy is told: the keys that are set."""
+        """The parameters passed to the strategy: the keys that are set."""
         return {name: value for name, value in self.said.items() if name != "name"}
 
     @model_serializer(mode="wrap")
@@ -218,7 +220,7 @@ SECTIONS: dict[str, type[TrainingSection]] = {
     "debug": Debug,
     "parallelism": Parallelism,
 }
-"""Sections with keys of ATOM's own and of the engine's."""
+"""Sections with both ATOM's own keys and engine keys."""
 
 ENGINE_SECTIONS = ("comm", "profiler")
-"""Sections of the engine's keys alone."""
+"""Sections with engine keys only."""

@@ -1,4 +1,4 @@
-"""Validate a section of a run against a model, and say in one sentence what is wrong with it."""
+"""Validate a section of a run against a model, and report a fault in one sentence."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def validated(adapter: TypeAdapter[T], section: object, *, key: str, fields: Ite
 
     Args:
         adapter: wraps a pydantic model or a dataclass.
-        section: what the configuration holds under ``key``.
-        key: where the section stands, such as ``training``; empty for the whole run.
-        fields: the names that are valid in it, to suggest the nearest of; of a pydantic model, with
-            its fields, for those of sections within it.
+        section: the value of ``key`` in the configuration.
+        key: the path of the section, such as ``training``; empty for the whole run.
+        fields: the valid names in it, for suggestions; for a pydantic model with its fields, which
+            also give the names in nested sections.
 
     Raises:
         UserError: names the first key at fault.
@@ -33,7 +33,7 @@ def validated(adapter: TypeAdapter[T], section: object, *, key: str, fields: Ite
 
 
 def unknown(path: Sequence[str], value: object, fields: Iterable[str]) -> UserError:
-    """Return the mistake of a key that there is not, with the nearest of ``fields``."""
+    """Return the error for an unknown key, with the most similar one of ``fields``."""
     name = ".".join(path)
     hint = nearest(path[-1], fields)
     while isinstance(value, Mapping) and len(value) == 1:
@@ -62,22 +62,22 @@ def _explain(
     if kind in _UNKNOWN:
         return unknown(path, error["input"], _fields(fields, place[:-1]))
     if kind in _MISSING:
-        if place[-1].isdecimal() and isinstance(section, Mapping):  # an entry of a list
+        if place[-1].isdecimal() and isinstance(section, Mapping):  # an item of a list
             return UserError("has too few entries", key=name.rpartition(".")[0])
         return UserError("is required and has no value", key=name)
     if kind in ("value_error", "assertion_error"):
-        # The model's own words: they name the fields, so the section's dump would only hide them.
+        # The validator's own message: it names the fields, so the section's dump adds nothing.
         reason = str(error["ctx"]["error"]).rstrip(".")
         if isinstance(section, Mapping) and error["input"] is not section and len(error["loc"]):
             return UserError(reason, key=name, value=error["input"])
         return UserError(reason, key=name or None)
-    # What may be of several types has a fault of each.
+    # A value of a union type has one fault per type.
     alike = [fault for fault in faults if _place(fault, section) == place]
     return UserError(_joined([_said(fault) for fault in alike]), key=name, value=error["input"])
 
 
 def _fields(fields: Iterable[str], above: Sequence[str]) -> Iterable[str]:
-    """Return the names that are valid below some keys; ``fields`` are those of the top."""
+    """Return the valid names below some keys; ``fields`` are those at the top level."""
     for part in above:
         field = fields.get(part) if isinstance(fields, Mapping) else None
         fields = getattr(getattr(field, "annotation", None), "model_fields", {})
@@ -85,7 +85,7 @@ def _fields(fields: Iterable[str], above: Sequence[str]) -> Iterable[str]:
 
 
 def _place(error: Mapping[str, Any], section: object) -> list[str]:
-    """Return the keys that lead to a fault: without the types that pydantic puts between them."""
+    """Return the keys that lead to a fault, without the types that pydantic inserts."""
     found: list[str] = []
     here: Any = section
     for part in error["loc"]:
@@ -107,7 +107,7 @@ def _said(fault: Mapping[str, Any]) -> str:
 
 
 def _joined(said: Sequence[str]) -> str:
-    """Return `must be A or B` of several."""
+    """Join several messages to `must be A or B`."""
     first, *others = dict.fromkeys(said)
     common = "must be "
     return " or ".join([first, *(words.removeprefix(common) for words in others)])

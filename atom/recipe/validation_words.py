@@ -1,4 +1,4 @@
-"""What is said of each kind of fault that pydantic finds, in the words of someone who types."""
+"""Define the message for each kind of pydantic fault, in a user's terms."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ WORDS: dict[str, str] = {
     "uuid_type": _UUID,
     "uuid_parsing": _UUID,
     "uuid_version": "must be a UUID of version {expected_version}",
-    # what only a plugin's own validators can meet
+    # faults that only a plugin's own validators raise
     "recursion_loop": "refers to itself",
     "recursion_depth_exceeded": "is too deep",
     "is_instance_of": "cannot be written in a configuration",
@@ -128,17 +128,17 @@ WORDS: dict[str, str] = {
     "missing_sentinel_error": "cannot be written in a configuration",
     "ellipsis_error": "cannot be written in a configuration",
 }
-"""Kind of fault -> what is said of it, with what pydantic knows of it in braces."""
+"""Kind of fault -> message; braces hold values from pydantic."""
 
 QUOTED = {"string_type", "string_sub_type", "path_type"}
-"""Faults of a value that YAML has taken for something else than text."""
+"""Faults of a value that YAML has parsed as something other than text."""
 
 
 def words(fault: Mapping[str, Any]) -> str | None:
-    """Return what is said of one of pydantic's errors; None of a kind that a plugin has made."""
+    """Return the message for a pydantic fault; None for a kind that a plugin has defined."""
     kind, value = fault["type"], fault["input"]
     if kind in ("too_short", "too_long") and isinstance(value, str):
-        kind = f"string_{kind}"  # of a type that wraps text, which pydantic counts as any other
+        kind = f"string_{kind}"  # pydantic has no such kind for text
     template = WORDS.get(kind)
     if template is None:
         return None
