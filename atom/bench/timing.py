@@ -75,7 +75,7 @@ def timer(device: str) -> str:
 def peak_memory(call: Call, device: str) -> int | None:
     """Return the peak bytes that ``call`` allocates beyond those allocated before.
 
-    None on a CPU, whose allocator does not report it.
+    None on a CPU: its allocator does not report it.
     """
     if device != "cuda":
         return None

@@ -58,7 +58,7 @@ def in_masks_alone(model: Any) -> frozenset[int]:
 
 
 def check(config: Any, model: nn.Module) -> None:
-    """Refuse a model whose attention has lost a window that its config has.
+    """Refuse a model that has lost an attention window of its config.
 
     Args:
         config: the model's, with its kernels in place.
@@ -76,7 +76,7 @@ def check(config: Any, model: nn.Module) -> None:
 
 
 def _lost(windows: dict[int, int], model: Any) -> dict[int, int]:
-    """Return layer -> window for layers whose variable-length attention has another window."""
+    """Return layer -> window for layers with another window in variable-length attention."""
     lost = {}
     for name, module in model.named_modules():
         if not isinstance(module, VarlenAttention) or not name.startswith("layers."):

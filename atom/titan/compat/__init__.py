@@ -1,4 +1,4 @@
-"""Repair what torchtitan, torch and their companions lack for ATOM.
+"""Repair torchtitan, torch and their dependencies for ATOM.
 
 :mod:`.register` lists every repair; :func:`atom.titan.boot.boot` applies those of a process.
 

@@ -25,6 +25,6 @@ def call_with_room(function: Callable[[], T]) -> T:
     return function()
 
 
-# If a frame fits in no chunk, CPython allocates a chunk whose size is a power of two; the frames of
-# inner calls follow it there.
+# CPython puts a frame that fits in no chunk into a new chunk. Its size is a power of two, so inner
+# calls' frames follow it there.
 call_with_room.__code__ = call_with_room.__code__.replace(co_stacksize=_SLOTS)

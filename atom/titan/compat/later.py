@@ -1,4 +1,4 @@
-"""List the repairs that are applied after boot: to a rank, a model, a step, or temporarily.
+"""List the repairs that are applied after boot: to a rank, model or step, or temporarily.
 
 Data only.
 """

@@ -65,8 +65,8 @@ def check(source: Path, tokenizer: Any) -> None:
 def copy(source: Path, target: Path, *, bos_id: int | None) -> bool:
     """Copy the prepared tokenizer's files; return whether there is a ``tokenizer.json``.
 
-    In training every document begins with BOS, whatever the files say. If the tokenizer adds no BOS
-    by itself, the copy is changed to add it, so that a prompt begins with it, too.
+    In training every document begins with BOS, even if the files do not configure it. In that case
+    the copy is changed to add BOS, so that a prompt begins with it, too.
 
     Args:
         source: the run's tokenizer folder, which may be missing.

@@ -2,8 +2,8 @@
 
 Muon ("Muon is Scalable for LLM Training", arXiv:2502.16982) orthogonalizes the momentum of a matrix
 by five Newton-Schulz iterations. They need the whole matrix, so each rank owns some of the matrices
-(:mod:`atom.titan.optim.whole_matrices`): the update is the same under every layout, and the more
-ranks there are, the less each computes.
+(:mod:`atom.titan.optim.whole_matrices`): the update is the same under every layout, and with more
+ranks, each computes less.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def choose(
     shapes = shapes_of(on_meta(parts.model))
 
     def check_division(parallelism: ParallelismConfig) -> None:
-        """Ask the architecture, once for all layouts that are equal to it."""
+        """Check a layout with the architecture, once for all layouts that are equal to it."""
         given = (
             parallelism.tensor_parallel_degree,
             parallelism.context_parallel_degree,

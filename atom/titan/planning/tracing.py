@@ -97,7 +97,7 @@ class LiveStorages(TorchDispatchMode):
         return hook
 
     def after(self, role: int) -> Any:
-        """Return a hook that marks a layer's output: a row-parallel layer's has full width."""
+        """Return a hook that marks a layer's output: not divided for a row-parallel layer."""
 
         def hook(_layer: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
             self._kinds[_key(output)] = TENSOR if role == COLUMN else GATHERED

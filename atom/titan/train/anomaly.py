@@ -31,7 +31,7 @@ _LEAST_DEVIATION = 0.01
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a step; ``reason`` is a sentence."""
+    """A fault of a step; ``reason`` is a sentence."""
 
     step: int
     kind: Literal["non_finite", "spike"]

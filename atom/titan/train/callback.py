@@ -78,7 +78,7 @@ class Callback:
         return Decision.TAKE
 
     def on_skipped(self) -> None:
-        """Called after a step whose gradients were discarded; the step counts."""
+        """Called after a step with discarded gradients; the step counts."""
 
     def after_step(self) -> None:
         """Called after a step, taken or skipped."""

@@ -117,7 +117,7 @@ class DocumentLoader(BaseDataLoader):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the position of each lane of this rank, in separate tensors."""
-        # Within a step some lanes are ahead of others, which three integers per lane cannot
+        # Within a step lanes are at different positions, which three integers per lane cannot
         # express.
         assert self._handed_out == 0, "the state is taken between two steps"
         return {lane.name: torch.tensor(lane.position) for lane in self._lanes}

@@ -19,7 +19,7 @@ from atom.run_dir import profile
 from atom.titan.compat.later import GROUP_THREADS
 
 _WARMUP = 1
-"""Warm-up steps of the profiler, whose start takes time."""
+"""Warm-up steps of the profiler: its start takes time."""
 
 _groups: dict[int, str] = {}
 """Thread id -> its process group. A trace of gloo names threads only."""

@@ -26,7 +26,7 @@ from atom.errors import RunError
 from atom.run_dir import events
 
 STEP = "step"
-"""Key of the step for W&B, whose own step never decreases."""
+"""Key of the step for W&B; W&B's own step never decreases."""
 
 DISCARDED = "steps_discarded"
 """Key of the number of steps discarded before a point."""

@@ -60,7 +60,7 @@ class AtomTrainer(Trainer):
         """The learning rates of the current step."""
         self.ntokens_seen: int
         self.stopped = False
-        """Whether training has stopped early, on request."""
+        """True after training has stopped early, on request."""
         self._begun = False
         super().__init__(config)
         if isinstance(self.metrics_processor, StepMetricsProcessor):

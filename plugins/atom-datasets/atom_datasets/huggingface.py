@@ -54,7 +54,7 @@ def source(config: HuggingFace) -> HuggingFaceSource:
 
 @dataclass(frozen=True)
 class HuggingFaceSource:
-    """The rows of a streamed dataset, whose files (shards) can only be read from their beginning.
+    """The rows of a streamed dataset; its files (shards) can only be read from their beginning.
 
     An epoch distributes whole shards to lanes, in an order that depends on the seed and the epoch.
     If there are fewer shards than lanes, neighbouring lanes share one: each takes every n-th of its

@@ -54,7 +54,7 @@ def check(files: Iterable[Path], folder: Path, links: Links) -> Iterator[Path]:
 
 
 def _no_data(path: Path, real: Path, around: Path) -> str | None:
-    """Return why a file outside the folder may not be data, or None."""
+    """Return the reason to suspect that a file outside the folder is not data, or None."""
     store = next((store for store in _STORES if store in real.as_posix()), None)
     if store == "/blobs/":
         store = store if real.parent.parent.name.startswith(strangers.CACHED) else None

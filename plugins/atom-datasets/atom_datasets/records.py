@@ -21,7 +21,7 @@ BAD = "records that cannot be read"
 
 
 class NoTextError(Exception):
-    """There are no records, or all records are without text."""
+    """The files have no records, or only records without text."""
 
 
 class File(NamedTuple):
@@ -93,7 +93,7 @@ class Records:
                 raise error.__cause__ from None
             raise
         self.left_out = Tally()
-        """What was left out when the table was made."""
+        """Records left out when the table was made."""
         self.left_out.kinds.update(json.loads(read_text(notes)))
 
     def __len__(self) -> int:

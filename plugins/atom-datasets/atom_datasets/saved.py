@@ -1,6 +1,6 @@
 """Select the tables in folders that ``save_to_disk`` of ``datasets`` has written.
 
-Beside the tables there are descriptions, and caches of ``map``.
+These folders also contain descriptions, and caches of ``map``.
 """
 
 from __future__ import annotations

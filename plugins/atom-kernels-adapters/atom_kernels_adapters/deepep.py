@@ -22,6 +22,6 @@ def deepep(node: AllToAllTokenDispatcher.Config) -> AllToAllTokenDispatcher.Conf
 
 @override(target=AllToAllTokenDispatcher.Config, exact=True, description="DeepEP's HybridEPBuffer")
 def hybridep(node: AllToAllTokenDispatcher.Config) -> AllToAllTokenDispatcher.Config:
-    """Use blocking mode: no token is dropped, whatever their number."""
+    """Use blocking mode, which drops no tokens."""
     found: AllToAllTokenDispatcher.Config = derive(node, HybridEPTokenDispatcher.Config)
     return found

@@ -1,4 +1,4 @@
-"""Parameters of the launchers, beside the resources that all launchers share."""
+"""Parameters of the launchers, in addition to the resources that all launchers share."""
 
 import re
 from typing import Annotated, Any, Literal

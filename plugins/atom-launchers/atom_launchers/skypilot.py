@@ -43,7 +43,7 @@ def plan(config: SkyPilot, context: LaunchContext) -> Submission:
 
 
 def reason(errors: str) -> str:
-    """Return why there is no job, in SkyPilot's words."""
+    """Return why no job was submitted, in SkyPilot's words."""
     return f"SkyPilot refuses the job: {' '.join(errors.split()) or 'it does not say why'}"
 
 

@@ -73,7 +73,7 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
 
 
 def _filled_in(template: str, values: dict[str, str]) -> str:
-    """Replace ``@NAME@`` by values; drop a line with nothing but an empty value."""
+    """Replace ``@NAME@`` by values; drop a line that consists of an empty value."""
 
     def value(match: re.Match[str]) -> str:
         if match["line"] is None:

@@ -1,6 +1,7 @@
 """Choose the layout that fits and has the shortest step by the core's estimates.
 
-1. Layouts are tried in order of the ranks that share one copy of the model beside FSDP (tensor x
+1. Layouts are tried in order of the ranks that share one copy of the model apart from FSDP (tensor
+x
    context x pipeline degree), the fewest first; once a layout fits, only those with up to twice as
    many are tried.
 2. Tensor parallelism stays within a node. Experts, if there are any, stay on their ranks, or are
@@ -90,7 +91,7 @@ def _preference(candidate: Candidate) -> tuple[float, int, int]:
 
 
 def _degrees(context: LayoutContext, shared: int) -> Iterator[dict[str, int]]:
-    """Yield the degrees in which ``shared`` ranks share one copy beside FSDP."""
+    """Yield the degrees in which ``shared`` ranks share one copy, FSDP aside."""
     node = context.device.devices_per_node
     data = context.ranks // shared
     experts = gcd(*(p.shape[0] for p in context.model.parameters if p.expert))

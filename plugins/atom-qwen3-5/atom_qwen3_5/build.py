@@ -177,7 +177,7 @@ def _is_attention(config: Decoder, number: int) -> bool:
 
 
 def _sections(config: Decoder) -> list[int]:
-    """Return the numbers of frequencies for time, height and width, which are equal in text."""
+    """Return the frequencies for time, height and width; text has the same position for all."""
     pairs = config.rotary_dim // 2
     return [pairs - 2 * (pairs // 3), pairs // 3, pairs // 3]
 

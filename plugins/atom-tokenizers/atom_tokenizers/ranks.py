@@ -92,7 +92,7 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
         return ids
 
     def _letters(self, token_id: int) -> list[int]:
-        """Encode a special token that the model (Unigram, words) found in text letter by letter."""
+        """Encode the letters of a special token that the model (Unigram, words) found in text."""
         if token_id not in self._special:
             return [token_id]
         model = self.tokenizer.model
