@@ -8,7 +8,7 @@ The estimate counts, with sources:
 - activations of a block by checkpointing mode and what divides them (Korthikanti et al., 2022,
   https://arxiv.org/abs/2205.05198, section 4): measured on the model itself instead of their
   34 sbh, since torchtitan keeps what TP has gathered where Megatron gathers it again;
-- microbatches in flight under a pipeline schedule (Narayanan et al., 2021,
+- micro-batches in flight under a pipeline schedule (Narayanan et al., 2021,
   https://arxiv.org/abs/2104.04473, section 2.2), counted in the order of torch's own schedule;
 - what FSDP2 gathers and reduces (torch.distributed.fsdp.fully_shard): parameters in the compute
   dtype, gradients in the reduce dtype, on streams whose memory no other stream can use;
@@ -212,7 +212,7 @@ def _activations(model: ModelDescription, layout: Layout, rank: int) -> tuple[in
             block = model.blocks.get(part)
             if block is None:
                 continue
-            # Under CP attention sees the keys and values of the whole sequence.
+            # With CP, attention sees the keys and values of the whole sequence.
             whole = tokens * layout.cp if layout.cp > 1 else 0
             keys = block.keys_width * element / layout.tp * whole
             saved = activation_bytes(block.saved[mode], layout, tokens)

@@ -50,7 +50,7 @@ class Trained:
     parts: ModelParts
 
     def tokenizer(self) -> Any:
-        """Return the torchtitan tokenizer, with the ids ``bos_id`` and ``eos_id`` or None."""
+        """Return the torchtitan tokenizer, with ``bos_id`` and ``eos_id``, each an id or None."""
         place = self.folder / TOKENIZER
         config = self.selection.tokenizer.code("build")(self.selection.tokenizer.config)
         return config.build(tokenizer_path=str(place if place.is_dir() else self.folder))

@@ -1,4 +1,4 @@
-"""The module ``time`` without its sleep."""
+"""Provide the module ``time`` with a sleep that returns at once."""
 
 from __future__ import annotations
 

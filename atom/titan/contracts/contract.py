@@ -57,11 +57,11 @@ class Contract:
 
 
 def as_weight(numbers: torch.Tensor) -> torch.Tensor:
-    """Scale normal numbers to a model's weights: a product over the last dimension is then as large
-    as its input.
+    """Scale normal numbers to the size of a model's weights.
 
-    At real widths, products of larger weights overflow float16, and their softmax is a one among
-    zeros, whose gradient amplifies the rounding of bfloat16.
+    A product over the last dimension is then as large as its input. At real widths, products of
+    larger weights overflow float16, and saturate a softmax: its gradient then amplifies the
+    rounding of bfloat16.
     """
     return numbers * numbers.shape[-1] ** -0.5 if numbers.dim() > 1 else numbers
 

@@ -37,7 +37,7 @@ GOES_ON_FROM = "goes_on_from"
 
 @dataclass(kw_only=True, slots=True)
 class Trackers(MetricsProcessor.Config):
-    """torchtitan's switches of trackers, and those that it lacks."""
+    """Settings of the trackers: torchtitan's, and those that it lacks."""
 
     wandb_mode: Literal["online", "offline"] = "online"
     """Whether Weights & Biases sends what is logged, or keeps it for `wandb sync`"""

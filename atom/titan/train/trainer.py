@@ -29,7 +29,7 @@ from atom.titan.train.metrics import StepMetricsProcessor
 from atom.titan.train.stop import StopRequest
 
 Microbatch = tuple[dict[str, Any], torch.Tensor]
-"""Inputs and labels, as a loader gives them."""
+"""Inputs and labels of a micro-batch, as a loader yields them."""
 
 
 class AtomTrainer(Trainer):

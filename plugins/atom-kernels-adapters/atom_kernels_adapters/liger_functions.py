@@ -69,7 +69,7 @@ def linear_cross_entropy(
         weight_VD,
         labels_R,
         None,  # bias
-        None,  # weights of classes
+        None,  # class weights
         IGNORE_INDEX,
         0.0,  # z-loss
         0.0,  # label smoothing

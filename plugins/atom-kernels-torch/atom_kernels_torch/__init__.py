@@ -16,7 +16,7 @@ _BFLOAT16 = {"bfloat16": 3e-2}
 _OF_PARAMETERS = {"float32": 1e-5, "bfloat16": 3e-2}
 
 _NO_SINKS = {"sinks": 0}
-"""torch's attention over packed documents has no gradient of the softmax's sum, as sinks need."""
+"""torch's attention over packed documents has no gradient of the softmax's sum; sinks need it."""
 
 # torch's grouped product requires rows at multiples of 16 bytes.
 _NEEDS = {"grouped_mm": Needs(multiples={"dim": 8, "hidden_dim": 8})}
