@@ -23,8 +23,8 @@ def vocabulary(wanted: int | None, context: ArchitectureContext) -> int:
     size = wanted or context.vocab_size
     if size < context.vocab_size:
         raise UserError(
-            f"the tokenizer has {context.vocab_size} ids; valid: null (as many as the tokenizer) "
-            f"or at least {context.vocab_size}",
+            f"the tokenizer has {context.vocab_size} ids",
+            valid=f"null (as many as the tokenizer) or at least {context.vocab_size}",
             key="architecture.vocab_size",
             value=size,
         )

@@ -14,25 +14,43 @@ class UserError(Exception):
     """A mistake of the user, described in one sentence.
 
     Args:
-        problem: what is wrong and what would be valid, without a final period.
-        key: the configuration key at fault, such as ``architecture.n_heads``. The command line
-            adds the origin of its value.
+        problem: what is wrong, without a final period; empty where ``valid`` says it all.
+        valid: what would be valid instead.
+        key: the configuration key at fault, such as ``architecture.n_heads``.
         value: the invalid value, if there is one.
+        origin: where the value comes from: a file, or ``command line``. The command line sets it
+            for the keys of a run.
     """
 
-    def __init__(self, problem: str, *, key: str | None = None, value: object = ...) -> None:
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        valid: str | None = None,
+        key: str | None = None,
+        value: object = ...,
+        origin: str | None = None,
+    ) -> None:
         super().__init__(problem)
         self.problem = problem
+        self.valid = valid
         self.key = key
         self.value = value
+        self.origin = origin
 
-    def sentence(self, origin: str | None = None) -> str:
-        """Return the sentence to show, naming ``origin`` (a file or "command line") if known."""
+    @property
+    def told(self) -> str:
+        """The problem and what would be valid: ``is too long; valid: at most 8``."""
+        valid = [] if self.valid is None else [f"valid: {self.valid}"]
+        return "; ".join([self.problem, *valid] if self.problem else valid)
+
+    def sentence(self) -> str:
+        """Return the sentence to show: ``KEY=VALUE (ORIGIN): PROBLEM; valid: VALID``."""
         if self.key is None:
-            return one_line(concealed(self.problem))
+            return one_line(concealed(self.told))
         what = self.key if self.value is ... else f"{self.key}={shown(self.value)}"
-        where = f" ({origin})" if origin else ""
-        return one_line(concealed(f"{what}{where}: {self.problem}"))
+        where = f" ({self.origin})" if self.origin else ""
+        return one_line(concealed(f"{what}{where}: {self.told}"))
 
     def __str__(self) -> str:
         return self.sentence()

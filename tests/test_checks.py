@@ -148,4 +148,4 @@ def test_a_hint_names_parameters_that_the_architecture_has() -> None:
     ):
         with pytest.raises(UserError, match="must divide the vocabulary of 256; ") as refused:
             engine.check(TrainingConfig(seq_len=63), thirds, model, architecture)
-        assert refused.value.problem.endswith(valid)
+        assert refused.value.told.endswith(valid)

@@ -278,7 +278,7 @@ def test_the_package_named_gives_its_reason(broken: Site, beside: Callable) -> N
     for name, plugin in BROKEN.items():
         with pytest.raises(UserError) as error:
             host.find("architecture", f"{name}:some_net", key="architecture.name")
-        assert error.value.problem.endswith(f" is broken: {plugin.reason}")
+        assert error.value.told.endswith(f" is broken: {plugin.reason}")
 
 
 def test_a_name_that_nobody_has_lists_the_broken(

@@ -110,7 +110,7 @@ def _run(arguments: list[str]) -> int:
     try:
         return _command(arguments)
     except UserError as error:
-        return _say(error.sentence(getattr(error, "origin", None)), code=2)
+        return _say(error.sentence(), code=2)
     except (NotAFileError, TooLargeError) as error:
         return _say(str(error), code=2)
     except RunError as error:

@@ -99,13 +99,13 @@ def main(arguments: list[str]) -> int:
     """Run ``atom bench``; return the exit code: 1 if a kernel failed that should have run."""
     if arguments[:1] != ["kernels"]:
         parser().parse_args(arguments)
-        raise UserError("atom bench: say what is measured; valid: kernels")
+        raise UserError("atom bench: say what is measured", valid="kernels")
     options = kernels_parser().parse_args(arguments[1:])
     for place in (options.json, options.markdown, options.picture):
         _check(place)
     if options.picture is not None and options.picture.suffix != ".svg":
         raise UserError(
-            f"--picture {options.picture} is no picture that is drawn here; valid: FILE.svg"
+            f"--picture {options.picture} is no picture that is drawn here", valid="FILE.svg"
         )
     from atom.bench import subjects, timing
 

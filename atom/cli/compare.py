@@ -49,10 +49,10 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     if len(options.runs) < 2:
         raise UserError(
-            f"{options.runs[0]} alone cannot be compared; valid: two run folders or more"
+            f"{options.runs[0]} alone cannot be compared", valid="two run folders or more"
         )
     if options.out is not None and options.out.suffix != ".svg":
-        raise UserError(f"--out {options.out} is no picture that is drawn here; valid: FILE.svg")
+        raise UserError(f"--out {options.out} is no picture that is drawn here", valid="FILE.svg")
     runs = compare.load(options.runs)
     if options.out is not None:
         drawn = svg_file(compare.picture(runs))

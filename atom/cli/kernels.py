@@ -153,10 +153,10 @@ def _supposed(text: str) -> tuple[str, str | None]:
     try:
         requirement = Requirement(text)
     except InvalidRequirement:
-        raise UserError(f"--with {text}: is no package; valid: NAME or NAME==VERSION") from None
+        raise UserError(f"--with {text}: is no package", valid="NAME or NAME==VERSION") from None
     exact = [each.version for each in requirement.specifier if each.operator == "=="]
     if len(exact) != len(requirement.specifier):
-        raise UserError(f"--with {text}: names no single version; valid: NAME or NAME==VERSION")
+        raise UserError(f"--with {text}: names no single version", valid="NAME or NAME==VERSION")
     return requirement.name, exact[0] if exact else None
 
 

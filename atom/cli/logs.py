@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     sources = options.rank or (["0"] if options.printed else [LAUNCHER, "0"])
     for source in sources:
         if source not in (LAUNCHER, ALL) and not source.isdecimal():
-            raise UserError(f"--rank {source} is no rank; valid: a number, {LAUNCHER}, {ALL}")
+            raise UserError(f"--rank {source} is no rank", valid=f"a number, {LAUNCHER}, {ALL}")
     if not options.rank and not (options.run / "logs" / f"{LAUNCHER}.jsonl").exists():
         sources = ["0"]  # ranks started by torchrun or Slurm have no ATOM launcher
     logs = Logs(

@@ -32,6 +32,8 @@ def main(arguments: list[str]) -> int:
     try:
         (write_given if options.out else write_text)(place, page)
     except OSError as error:
-        raise UserError(f"{place} cannot be written: {error.strerror}; valid: --out FILE") from None
+        raise UserError(
+            f"{place} cannot be written: {error.strerror}", valid="--out FILE"
+        ) from None
     print(place)
     return 0

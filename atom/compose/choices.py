@@ -44,7 +44,8 @@ def _refuse_lists(defaults: Iterable[ResultDefault]) -> None:
         parents = [p for g, p in places if g == group and not str(p).startswith(f"{group}/")]
         if len(parents) > len(set(parents)):
             raise UserError(
-                f"takes one option, and no list of them, which is mixed; valid: {group}=OPTION",
+                "takes one option, and no list of them, which is mixed",
+                valid=f"{group}=OPTION",
                 key=group,
             )
 
@@ -74,8 +75,8 @@ def missing(error: MissingConfigException, host: Host) -> UserError:
     """Return the error for a file that Hydra does not find."""
     name = error.missing_cfg_file or ""
     if not is_name(name):
-        return UserError(f"{name} leads out of the config folders; valid: a file in one of them")
+        return UserError(f"{name} leads out of the config folders", valid="a file in one of them")
     group, _, option = name.rpartition("/")
     mistake = _unknown(group, option, list(error.options or []), host)
-    mistake.origin = "command line"  # type: ignore[attr-defined]
+    mistake.origin = "command line"
     return mistake

@@ -84,7 +84,9 @@ def arranged(arguments: Sequence[str]) -> list[str]:
         else:
             name, equals, value = word.partition("=")
             if name == "--version":
-                raise UserError("atom train: --version is an option of atom; valid: atom --version")
+                raise UserError(
+                    "atom train: --version is an option of atom", valid="atom --version"
+                )
             action = known.get(name)
             if action is None:
                 raise UserError(f"atom train: there is no option {name}; {nearest(name, known)}")
@@ -114,12 +116,14 @@ def _check_together(options: Sequence[str], overrides: Sequence[str]) -> None:
     """Refuse options that exclude or require each other."""
     given = dict.fromkeys(option.partition("=")[0] for option in options)
     if COMPLETION in given:
-        raise UserError(f"atom train: {COMPLETION} is not ATOM's; valid: atom completion SHELL")
+        raise UserError(f"atom train: {COMPLETION} is not ATOM's", valid="atom completion SHELL")
     alone = [name for name in given if name in _ALONE]
     if len(alone) > 1:
-        raise UserError(f"atom train: {' and '.join(alone)} do not go together; valid: one of them")
+        raise UserError(
+            f"atom train: {' and '.join(alone)} do not go together", valid="one of them"
+        )
     if "--hydra-help" in given and overrides:
-        raise UserError("atom train: --hydra-help stands alone; valid: no overrides")
+        raise UserError("atom train: --hydra-help stands alone", valid="no overrides")
     for name, others in _WITH.items():
         if name in given and not given.keys() & set(others):
             raise UserError(f"atom train: {name} is for what {' or '.join(others)} prints")
@@ -167,8 +171,8 @@ def literal(argument: str, takes: Takes, *, sweep: bool = False) -> str:
         if _REMOVAL.fullmatch(argument):
             return argument
         raise UserError(
-            f"{argument} (command line): is no override; valid: KEY=VALUE, such as "
-            "training.steps=100, or GROUP=OPTION, such as tokenizer=bytes"
+            f"{argument} (command line): is no override",
+            valid="KEY=VALUE, such as training.steps=100, or GROUP=OPTION, such as tokenizer=bytes",
         )
     sign, key, value = match["sign"], match["key"], match["value"]
     pieces = [value]
@@ -184,8 +188,8 @@ def literal(argument: str, takes: Takes, *, sweep: bool = False) -> str:
 def _piece(key: str, piece: str, takes: Takes) -> str:
     """Return one value, quoted if Hydra would read it differently."""
     if takes.path and not piece:
-        error = UserError("is empty; valid: a path", key=key, value=piece)
-        error.origin = "command line"  # type: ignore[attr-defined]
+        error = UserError("is empty", valid="a path", key=key, value=piece)
+        error.origin = "command line"
         raise error
     parsed = _parsed(piece)
     if parsed is _UNREADABLE:
@@ -253,8 +257,8 @@ def _several(key: str, value: str, takes: Takes) -> UserError:
         ways.insert(0, f"{_in_shell(f'{key}=[{value}]')} for a list")
     if takes.text:
         ways.append(f"{_in_shell(f'{key}={quoted(value)}')} for one text")
-    error = UserError(f"holds several values; valid: {', '.join(ways)}", key=key, value=value)
-    error.origin = "command line"  # type: ignore[attr-defined]
+    error = UserError("holds several values", valid=f"{', '.join(ways)}", key=key, value=value)
+    error.origin = "command line"
     return error
 
 
@@ -275,7 +279,7 @@ def home_expanded(text: str) -> str:
     try:
         path = Path(match["path"]).expanduser()
     except RuntimeError:
-        raise UserError(f"{text}: there is no home folder; valid: a path without ~") from None
+        raise UserError(f"{text}: there is no home folder", valid="a path without ~") from None
     return f"{match['scheme'] or ''}{path}"
 
 

@@ -119,8 +119,8 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
         raise choices.missing(error, host) from None
     except OverrideParseException as error:
         raise UserError(
-            f"{error.override.lstrip('+')} (command line): is no override that can be read; valid: "
-            "KEY=VALUE, with quotes of its own around a value, as in \"KEY='VALUE'\""
+            f"{error.override.lstrip('+')} (command line): is no override that can be read",
+            valid="KEY=VALUE, with quotes of its own around a value, as in \"KEY='VALUE'\"",
         ) from None
     except UserError:
         raise
@@ -189,7 +189,7 @@ def _parsed(config: DictConfig) -> Run:
     _check_secrets({str(name): section for name, section in sections.items()})
     if (found := sections.get(RESOLVED)) is not None:
         below = f"{RESOLVED}.{next(iter(found))}" if isinstance(found, dict) and found else RESOLVED
-        raise UserError("is found out by ATOM before a run; valid: leave it out", key=below)
+        raise UserError("is found out by ATOM before a run", valid="leave it out", key=below)
     return parse({str(name): _at_home(section, str(name)) for name, section in sections.items()})
 
 
@@ -198,7 +198,8 @@ def _check_secrets(sections: dict[str, Any]) -> None:
     others = {name: section for name, section in sections.items() if name != "launcher"}
     for found in exposed(others, ""):
         raise UserError(
-            f"holds {found.what}, which would be written to run.yaml; valid: {found.instead}",
+            f"holds {found.what}, which would be written to run.yaml",
+            valid=f"{found.instead}",
             key=found.key,
             value=found.shown,
         )
@@ -223,8 +224,8 @@ def _check_removals(run: Run) -> None:
         if same:
             raise UserError(
                 f"{removal.removesuffix('=null')} (command line): takes nothing away, the run is "
-                f"the same without it; valid: {removal[1:].partition('=')[0]}=VALUE, or leave it "
-                "out"
+                "the same without it",
+                valid=f"{removal[1:].partition('=')[0]}=VALUE, or leave it out",
             )
 
 
@@ -294,8 +295,8 @@ def _check_trust(config: DictConfig) -> None:
         listed = value if isinstance(value, list) or name == "locked" else [value]
         if value not in (None, []) and listed != decided.get(name):
             raise UserError(
-                "a file cannot decide which plugins are loaded, for it is read after them; valid: "
-                "the command line, the environment, or the file plugins.yaml of your own",
+                "a file cannot decide which plugins are loaded, for it is read after them",
+                valid="the command line, the environment, or the file plugins.yaml of your own",
                 key=f"{SECTION}.{name}".rstrip("."),
                 value=value,
             )

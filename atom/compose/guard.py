@@ -219,8 +219,8 @@ def _register(arguments: Sequence[str], others: Iterable[str]) -> None:
     def environment(name: str, *default: str | None) -> str | None:
         if name not in typed:
             raise UserError(
-                f"a file may not read the environment (here: {name}); valid: a value on the "
-                f"command line, such as KEY=${name}"
+                f"a file may not read the environment (here: {name})",
+                valid=f"a value on the command line, such as KEY=${name}",
             )
         return oc.env(name, *default)
 

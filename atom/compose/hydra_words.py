@@ -110,7 +110,7 @@ def mistake(error: Exception, arguments: Sequence[str], groups: Container[str]) 
             found = unresolved(cause)
             if len(typed := [_key(a) for a in arguments if "${" in a]) == 1:
                 found.key = found.key or typed[0]
-                found.origin = "command line"  # type: ignore[attr-defined]
+                found.origin = "command line"
             return found
         cause = cause.__cause__
     words = one_line(error)
@@ -136,7 +136,7 @@ def mistake(error: Exception, arguments: Sequence[str], groups: Container[str]) 
 def unresolved(error: OmegaConfBaseException) -> UserError:
     """Return the error for a value that refers to another one."""
     refused = refusal(error)
-    words = refused.problem if refused else one_line(error)
+    words = refused.told if refused else one_line(error)
     if isinstance(error, GrammarParseError):
         words = r"${ begins a reference to another key; valid: ${KEY}, or \${ for the characters"
     elif isinstance(error, _NO_KEY) and (error.full_key or "").startswith("hydra"):

@@ -37,8 +37,8 @@ class Origins:
 
     def attach(self, error: UserError) -> None:
         """Set the ``origin`` of ``error`` from its key, once."""
-        if error.key is not None and getattr(error, "origin", None) is None:
-            error.origin = self.of(error.key)  # type: ignore[attr-defined]
+        if error.key is not None and error.origin is None:
+            error.origin = self.of(error.key)
 
     def every(self, keys: Iterable[str]) -> dict[str, str]:
         """Return the result of :meth:`of` for each key; files are read once."""

@@ -58,10 +58,10 @@ def check(
 
 def _refusal(file: str, key: str, value: object) -> UserError:
     error = UserError(
-        "a file cannot decide what is run or sent where a run is submitted; valid: the command "
-        f"line, or a file of your own below {user_folder()}",
+        "a file cannot decide what is run or sent where a run is submitted",
+        valid=f"the command line, or a file of your own below {user_folder()}",
         key=key,
         value=value,
     )
-    error.origin = file  # type: ignore[attr-defined]
+    error.origin = file
     return error

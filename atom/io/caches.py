@@ -114,22 +114,22 @@ def _check(place: Path, variable: str) -> None:
         for path in chain:
             if problem := _problem(path, within=path == real):
                 raise UserError(
-                    f"the cache {place} is no safe place for code: {path} {problem}; valid: "
-                    f"`chmod go-w {path}` where it is yours, or another folder by {variable}"
+                    f"the cache {place} is no safe place for code: {path} {problem}",
+                    valid=f"`chmod go-w {path}` where it is yours, or another folder by {variable}",
                 )
         if chain[0] == real:
             for entry in os.scandir(real):
                 if not _is_trusted(entry.stat(follow_symlinks=False).st_uid):
                     raise UserError(
-                        f"the cache {place} holds {entry.name}, which belongs to another account; "
-                        f"valid: a folder of yours by {variable}, or that without it"
+                        f"the cache {place} holds {entry.name}, which belongs to another account",
+                        valid=f"a folder of yours by {variable}, or that without it",
                     )
     except OSError as error:
         if isinstance(error, FileNotFoundError):  # another process of the user removes old files
             return
         raise UserError(
-            f"the cache {place} cannot be used: {error.strerror}; valid: another folder by "
-            f"{variable}"
+            f"the cache {place} cannot be used: {error.strerror}",
+            valid=f"another folder by {variable}",
         ) from None
 
 

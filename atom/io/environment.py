@@ -51,6 +51,7 @@ def check_threads(environment: Mapping[str, str] = os.environ) -> None:
     text = environment.get(THREADS, "")
     if text.strip() and not re.fullmatch(r"\s*0*[1-9]\d{0,5}\s*(,\s*0*[1-9]\d{0,5}\s*)*", text):
         raise UserError(
-            f"{THREADS}={text} in the environment is no number of threads; valid: a whole number "
-            f"from 1, or env -u {THREADS} atom train … to share the cores among the ranks"
+            f"{THREADS}={text} in the environment is no number of threads",
+            valid="a whole number "
+            f"from 1, or env -u {THREADS} atom train … to share the cores among the ranks",
         )

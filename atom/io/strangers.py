@@ -34,16 +34,18 @@ def check(folder: Path) -> None:
     root = os.path.realpath(folder)
     for number, entry in enumerate(_entries(root)):
         if number == _MOST:
-            raise UserError(f"{folder} holds more than {_MOST:,} files; valid: a run folder")
+            raise UserError(f"{folder} holds more than {_MOST:,} files", valid="a run folder")
         name = os.path.relpath(entry.path, root)
         if entry.is_symlink():
             if not _is_within(os.path.realpath(entry.path), root):
                 raise UserError(
-                    f"{folder} holds a link that leads out of it ({name}); valid: a folder without "
-                    f"such links: put {name} itself there, or remove it"
+                    f"{folder} holds a link that leads out of it ({name})",
+                    valid=f"a folder without such links: put {name} itself there, or remove it",
                 )
         elif not (entry.is_dir() or entry.is_file()) and not _is_socket(entry):
-            raise UserError(f"{folder} holds a pipe or a device ({name}); valid: a folder of files")
+            raise UserError(
+                f"{folder} holds a pipe or a device ({name})", valid="a folder of files"
+            )
 
 
 def real(path: Path, folder: Path) -> Path:

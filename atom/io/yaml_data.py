@@ -69,7 +69,7 @@ def text_of(path: Path, *, most: int = BYTES, what: str = "a configuration") -> 
         return content.decode("utf-8-sig")  # some editors write a byte-order mark
     except UnicodeDecodeError:
         raise UserError(
-            f"{path} is no text in UTF-8; valid: the same text, saved as UTF-8"
+            f"{path} is no text in UTF-8", valid="the same text, saved as UTF-8"
         ) from None
 
 

@@ -104,7 +104,8 @@ def choose(preferences: Preferences, host: Host, situation: Situation) -> tuple[
     for operation, preference in preferences.items():
         if operation not in (DEFAULT, *wanted) and AUTO not in _listed(preference):
             raise UserError(
-                f"this run has no such operation, but {', '.join(wanted)}; valid: {AUTO}",
+                f"this run has no such operation, but {', '.join(wanted)}",
+                valid=f"{AUTO}",
                 key=f"kernels.{operation}",
                 value=preference,
             )

@@ -67,7 +67,8 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int | None:
         if not address or not port.isdecimal():
             raise UserError(
                 f"{', '.join(_TORCHRUN)} are set, and MASTER_ADDR={address} MASTER_PORT={port} "
-                f"leads to no rank 0; valid: {_remedy(_TORCHRUN)}, or what torchrun sets"
+                "leads to no rank 0",
+                valid=f"{_remedy(_TORCHRUN)}, or what torchrun sets",
             )
         return _consistent(environment, "RANK", "WORLD_SIZE", _TORCHRUN)
     # A batch script has Slurm variables too; only the tasks of a step are ranks.
@@ -79,16 +80,18 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int | None:
         if number > 1 and "SLURM_PTY_PORT" in environment and os.isatty(0):
             raise UserError(
                 f"this shell is task {environment['SLURM_PROCID']} of {number} of a Slurm step "
-                f"(SLURM_PROCID, {tasks}), and no other task joins it; valid: srun atom train …, "
-                "or env -u SLURM_PROCID atom train … for ranks on this machine"
+                f"(SLURM_PROCID, {tasks}), and no other task joins it",
+                valid="srun atom train …, "
+                "or env -u SLURM_PROCID atom train … for ranks on this machine",
             )
         return number if number != 1 else None
     for name in _MPI:
         if environment.get(name, "1") != "1":
             raise UserError(
                 f"mpirun has started {environment[name]} processes ({name}), and each would be a "
-                "run of its own; valid: torchrun or srun around ATOM, or ATOM alone, which starts "
-                f"launch.ranks itself (after mpirun: env -u {name} atom train …)"
+                "run of its own",
+                valid="torchrun or srun around ATOM, or ATOM alone, which starts "
+                f"launch.ranks itself (after mpirun: env -u {name} atom train …)",
             )
     return None
 
@@ -98,8 +101,8 @@ def _consistent(environment: Mapping[str, str], rank: str, size: str, names: Seq
     number, ranks = environment[rank], environment[size]
     if not (number.isdecimal() and ranks.isdecimal() and int(number) < int(ranks)):
         raise UserError(
-            f"{rank}={number} of {size}={ranks} is no rank; valid: {_remedy(names)}, "
-            "or what torchrun or srun sets"
+            f"{rank}={number} of {size}={ranks} is no rank",
+            valid=f"{_remedy(names)}, or what torchrun or srun sets",
         )
     return int(ranks)
 
@@ -120,7 +123,8 @@ def refuse_other_ranks(run: Run, ranks: int) -> None:
     source = "WORLD_SIZE" if "RANK" in os.environ else "SLURM_NTASKS"
     raise UserError(
         f"{source} in the environment says that {ranks} rank{'s were' if ranks > 1 else ' was'} "
-        f"started around ATOM; valid: null, or {_remedy(names)}",
+        "started around ATOM",
+        valid=f"null, or {_remedy(names)}",
         key="launch.ranks",
         value=run.launch.ranks,
     )

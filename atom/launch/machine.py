@@ -55,8 +55,8 @@ class Machine:
         while _taken(port):
             if time.monotonic() > until:
                 raise UserError(
-                    f"--endpoint {self.endpoint}: port {port} of this machine is in use; valid: "
-                    "a free one (launcher.port)"
+                    f"--endpoint {self.endpoint}: port {port} of this machine is in use",
+                    valid="a free one (launcher.port)",
                 )
             time.sleep(0.5)
 

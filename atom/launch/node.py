@@ -126,7 +126,7 @@ def _check_data(folder: Path) -> None:
     if changed is None:
         return
     if begun:
-        raise UserError(f"{folder}: {changed}; valid: the data as it was, or another run.dir")
+        raise UserError(f"{folder}: {changed}", valid="the data as it was, or another run.dir")
     print(f"atom: {changed}", file=sys.stderr, flush=True)
 
 

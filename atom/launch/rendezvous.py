@@ -136,8 +136,8 @@ def _listening(host: str, port: int, seconds: float) -> socket.socket:
         return socket.create_server((place, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise UserError(
-            f"the first machine cannot listen at {host}:{port} ({error.strerror}); valid: an "
-            "address of its own, and a free port (launcher.port, or MASTER_PORT)"
+            f"the first machine cannot listen at {host}:{port} ({error.strerror})",
+            valid="an address of its own, and a free port (launcher.port, or MASTER_PORT)",
         ) from None
 
 

@@ -46,7 +46,8 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
     place = place.absolute()
     if not is_line(str(place)):
         raise UserError(
-            "goes into scripts; valid: a name without line breaks and control characters",
+            "goes into scripts",
+            valid="a name without line breaks and control characters",
             key="run.dir",
             value=str(place),
         )
@@ -62,7 +63,8 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
     resolved = prepared.ready.resolved
     if resolved.world_size % run.launcher.nodes:
         raise UserError(
-            f"{resolved.world_size} ranks cannot be shared out evenly; valid: a divisor",
+            f"{resolved.world_size} ranks cannot be shared out evenly",
+            valid="a divisor",
             key="launcher.nodes",
             value=run.launcher.nodes,
         )
@@ -120,7 +122,8 @@ def _check_passed(run: Run, submission: Submission) -> None:
     for name in run.launcher.pass_environment:
         if submission.commands and name not in os.environ:
             raise UserError(
-                f"{name} is not set here; valid: variables of the shell that submits",
+                f"{name} is not set here",
+                valid="variables of the shell that submits",
                 key="launcher.pass_environment",
                 value=name,
             )
@@ -132,7 +135,7 @@ def _check_passed(run: Run, submission: Submission) -> None:
             )
     for key, value in found(dict(run.launcher), "launcher"):
         if value == REDACTED:
-            raise UserError("is what was written for a secret; valid: the secret", key=key)
+            raise UserError("is what was written for a secret", valid="the secret", key=key)
 
 
 def _tell(secrets: Sequence[tuple[str, str]], place: Path, submission: Submission) -> None:
@@ -196,8 +199,8 @@ def _refuse_ignored(keys: Iterable[str], run: Run) -> None:
         value, default = defaults.value(run, key), defaults.default(run, key)
         if value != default and run.given(key):
             raise UserError(
-                f"has no effect with launcher.name={run.launcher.name}; valid: {shown(default)}, "
-                "or leave it out",
+                f"has no effect with launcher.name={run.launcher.name}",
+                valid=f"{shown(default)}, or leave it out",
                 key=key,
                 value=value,
             )
@@ -216,8 +219,8 @@ def _run(command: Sequence[str], place: Path, submission: Submission) -> None:
 
 def _no_command(name: str) -> UserError:
     return UserError(
-        f"there is no command {name} on this machine; valid: launcher.dry_run=true, or a machine "
-        "that has it",
+        f"there is no command {name} on this machine",
+        valid="launcher.dry_run=true, or a machine that has it",
         key="launcher",
     )
 
@@ -230,8 +233,8 @@ def _ranks(run: Run) -> int | None:
     ranks = resources.nodes * resources.gpus_per_node
     if run.launch.ranks not in (None, ranks):
         raise UserError(
-            f"{resources.nodes} nodes of {resources.gpus_per_node} GPUs have {ranks} ranks; valid: "
-            "null",
+            f"{resources.nodes} nodes of {resources.gpus_per_node} GPUs have {ranks} ranks",
+            valid="null",
             key="launch.ranks",
             value=run.launch.ranks,
         )
@@ -244,7 +247,8 @@ def _planned(run: Run) -> DeviceDescription | None:
     if resources.gpu is not None:
         if resources.gpus_per_node is None or run.device == "cpu":
             raise UserError(
-                "is for ranks on GPUs; valid: null, or launcher.gpus_per_node=N with device=auto",
+                "is for ranks on GPUs",
+                valid="null, or launcher.gpus_per_node=N with device=auto",
                 key="launcher.gpu",
                 value=resources.gpu,
             )

@@ -47,8 +47,8 @@ def in_sequences(tokens: int, training: Training) -> Training:
     sequences = tokens // length
     if given not in (None, sequences):
         raise UserError(
-            f"batch.tokens {tokens} makes {sequences} sequences of {length}; valid: null "
-            "(which batch=tokens sets), or batch.tokens=null to count in sequences",
+            f"batch.tokens {tokens} makes {sequences} sequences of {length}",
+            valid="null (which batch=tokens sets), or batch.tokens=null to count in sequences",
             key="training.global_batch_size",
             value=given,
         )
@@ -61,14 +61,15 @@ def dry_run(run: Run) -> None:
     if run.device not in (*known, *device_names()):
         described = ", ".join(device_names())
         raise UserError(
-            f"there is no such device; valid: {', '.join(map(repr, known))}, and with dry_run=true "
-            f"{described}",
+            "there is no such device",
+            valid=f"{', '.join(map(repr, known))}, and with dry_run=true {described}",
             key="device",
             value=run.device,
         )
     if not run.dry_run and run.device not in known:
         raise UserError(
-            "is a description of a device, for dry_run=true; valid: auto, cpu, cuda",
+            "is a description of a device, for dry_run=true",
+            valid="auto, cpu, cuda",
             key="device",
             value=run.device,
         )
@@ -108,7 +109,8 @@ def best(run: Run) -> None:
     if kept and logged > interval:
         raise UserError(
             f"leaves checkpoints (checkpoint.interval={interval}) without a loss that "
-            f"checkpoint.keep_best={kept} could compare; valid: {interval} or fewer",
+            f"checkpoint.keep_best={kept} could compare",
+            valid=f"{interval} or fewer",
             key="metrics.log_freq",
             value=logged,
         )
@@ -130,7 +132,8 @@ def places(name: str, section: object) -> None:
             continue
         if Path(value).is_absolute() or ".." in Path(value).parts:
             raise UserError(
-                "is a place in the run folder; valid: a relative path without ..",
+                "is a place in the run folder",
+                valid="a relative path without ..",
                 key=f"{name}.{key}",
                 value=value,
             )

@@ -88,7 +88,8 @@ def check(run: Run, where: Situation, given: Callable[[str], str | None]) -> Non
             if origin is None or (origin != COMMAND_LINE and _typed(str(why), given)):
                 continue
             raise UserError(
-                f"has no effect {why}; valid: {shown(default) or 'empty'}, or leave it out",
+                f"has no effect {why}",
+                valid=f"{shown(default) or 'empty'}, or leave it out",
                 key=key,
                 value=value,
             )
@@ -111,8 +112,8 @@ def _check_choices(run: Run) -> None:
                 raise UserError(f"{words}; {nearest(str(name), known)}", key=key, value=name)
     if defaults.value(run, "compile.components") == [] and defaults.value(run, "compile.enable"):
         raise UserError(
-            f"nothing would be compiled; valid: some of {', '.join(_COMPILED)}, or "
-            "compile.enable=false",
+            "nothing would be compiled",
+            valid=f"some of {', '.join(_COMPILED)}, or compile.enable=false",
             key="compile.components",
             value="[]",
         )

@@ -58,5 +58,8 @@ def check(kind: str, parameters: BaseModel | None, given: Callable[[str], str | 
             if idle.because(parameters):
                 found = shown(getattr(parameters, idle.other))
                 raise UserError(
-                    f"has no effect with {other}={found}; valid: leave it out", key=key, value=value
+                    f"has no effect with {other}={found}",
+                    valid="leave it out",
+                    key=key,
+                    value=value,
                 )

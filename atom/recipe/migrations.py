@@ -45,13 +45,15 @@ def migrated(sections: Section, place: str) -> Section:
     schema = sections.get(KEY, 1)
     if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
         raise UserError(
-            f"{place} cannot be read as a run; valid: a number from 1 to {SCHEMA}",
+            f"{place} cannot be read as a run",
+            valid=f"a number from 1 to {SCHEMA}",
             key=KEY,
             value=schema,
         )
     if schema > SCHEMA:
         raise UserError(
-            f"{place} was written by a later ATOM; valid: at most {SCHEMA}, or a later ATOM",
+            f"{place} was written by a later ATOM",
+            valid=f"at most {SCHEMA}, or a later ATOM",
             key=KEY,
             value=schema,
         )

@@ -89,8 +89,8 @@ def check(section: object) -> None:
                 value=value,
             )
         raise UserError(
-            f"has no effect with optimizer.name={name}; valid: leave it out, or "
-            f"optimizer.name={' or '.join(having)}",
+            f"has no effect with optimizer.name={name}",
+            valid=f"leave it out, or optimizer.name={' or '.join(having)}",
             key=f"optimizer.{key}",
             value=value,
         )

@@ -131,7 +131,7 @@ def check(sections: Section) -> Section:
         if not isinstance(section, dict) or last not in section:
             continue
         if not valid.holds(section[last]):
-            raise UserError(f"valid: {valid}", key=key, value=section[last])
+            raise UserError(valid=f"{valid}", key=key, value=section[last])
         found[name] = section | {last: valid.converted(section[last])}
     return found
 

@@ -59,15 +59,15 @@ def check(run: Run, given: Callable[[str], str | None]) -> None:
     whole = f"the schedule's {found.total} steps"
     if found.warmup > found.total and given("lr_scheduler.warmup_steps"):
         raise UserError(
-            f"is longer than {whole}; valid: at most {found.total}, or a longer "
-            "lr_scheduler.total_steps",
+            f"is longer than {whole}",
+            valid=f"at most {found.total}, or a longer lr_scheduler.total_steps",
             key="lr_scheduler.warmup_steps",
             value=found.warmup,
         )
     if ratio and not found.decay:
         raise UserError(
-            f"is less than one of {whole}; valid: 0 for no decay, or at least "
-            f"{1 / found.total:.3g}",
+            f"is less than one of {whole}",
+            valid=f"0 for no decay, or at least {1 / found.total:.3g}",
             key="lr_scheduler.decay_ratio",
             value=ratio,
         )
@@ -75,15 +75,16 @@ def check(run: Run, given: Callable[[str], str | None]) -> None:
         room = max(found.total - found.warmup, 0)
         raise UserError(
             f"is {found.decay} of {whole}, and lr_scheduler.warmup_steps={found.warmup} leaves "
-            f"{room}; valid: at most {int(1000 * room / found.total) / 1000}, or fewer warm-up "
-            "steps",
+            f"{room}",
+            valid=f"at most {int(1000 * room / found.total) / 1000}, or fewer warm-up steps",
             key="lr_scheduler.decay_ratio",
             value=ratio,
         )
     if steps > found.total and found.end == 0:
         raise UserError(
             f"the learning rate is 0 after that step, so training.steps={steps} would train "
-            f"nothing from there on; valid: at least {steps}, fewer training.steps, or an "
+            "nothing from there on",
+            valid=f"at least {steps}, fewer training.steps, or an "
             "lr_scheduler.min_lr_factor above 0, which is then held",
             key="lr_scheduler.total_steps",
             value=found.total,

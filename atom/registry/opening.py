@@ -127,4 +127,6 @@ def renamed(kind: str, key: str, fields: Iterable[str] = ()) -> Iterator[None]:
             # Not in the name of a file, such as data/dataset.path/x.
             pattern = rf"(?<![\w./\\-]){kind}(?=\.(?:{names})\b(?![/\\-]))"
             error.problem = re.sub(pattern, lambda _: key, error.problem)
+            if error.valid is not None:
+                error.valid = re.sub(pattern, lambda _: key, error.valid)
         raise

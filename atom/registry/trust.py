@@ -230,7 +230,7 @@ def patterns_of(value: object, key: str, origin: str) -> list[str] | None:
 
 def mistake(problem: str, key: str, value: object, origin: str = "command line") -> UserError:
     error = UserError(problem, key=key, value=value)
-    error.origin = origin  # type: ignore[attr-defined]
+    error.origin = origin
     return error
 
 

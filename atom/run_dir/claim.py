@@ -59,7 +59,8 @@ def check(run: Path) -> None:
         return
     raise UserError(
         f"a job is at work in it: process {who.get('pid', '?')} on {who.get('host', '?')}, since "
-        f"{who.get('since', '?')}; valid: another folder, or wait for that job",
+        f"{who.get('since', '?')}",
+        valid="another folder, or wait for that job",
         key="run.dir",
         value=run,
     )

@@ -119,8 +119,8 @@ def read(run: Path) -> list[dict[str, Any]]:
         raise UserError(f"{run / FILE_NAME} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(
-            f"line {len(found) + 1} of {run / FILE_NAME} is no event ({error}); valid: a file that "
-            "ATOM wrote"
+            f"line {len(found) + 1} of {run / FILE_NAME} is no event ({error})",
+            valid="a file that ATOM wrote",
         ) from None
     return found
 

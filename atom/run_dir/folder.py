@@ -44,7 +44,8 @@ def check_usable(folder: Path) -> None:
         # to itself.
         reason = error.strerror if isinstance(error, OSError) else "a link leads to itself"
         raise UserError(
-            f"cannot be a run folder ({reason}); valid: a folder of yours",
+            f"cannot be a run folder ({reason})",
+            valid="a folder of yours",
             key="run.dir",
             value=folder,
         ) from None
@@ -52,11 +53,12 @@ def check_usable(folder: Path) -> None:
 
 def _check_content(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise UserError("is a file; valid: a folder", key="run.dir", value=folder)
+        raise UserError("is a file", valid="a folder", key="run.dir", value=folder)
     others = {path.name for path in folder.iterdir()} - _BEGUN if folder.is_dir() else set()
     if others and not os.path.lexists(folder / RUN_FILE):
         raise UserError(
-            "is a folder with other things in it; valid: a new or empty folder, or one of a run",
+            "is a folder with other things in it",
+            valid="a new or empty folder, or one of a run",
             key="run.dir",
             value=folder,
         )
@@ -136,7 +138,8 @@ def check_writable(folder: Path) -> None:
         files.probe(existing)
     except OSError as error:
         raise UserError(
-            f"cannot be written to ({error.strerror}); valid: a folder of yours",
+            f"cannot be written to ({error.strerror})",
+            valid="a folder of yours",
             key="run.dir",
             value=folder,
         ) from None

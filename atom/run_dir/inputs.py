@@ -87,8 +87,8 @@ def read(path: Path) -> Inputs | None:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path} does not say what the run has read ({' '.join(str(error).split())}); valid: a "
-            "file that ATOM wrote"
+            f"{path} does not say what the run has read ({' '.join(str(error).split())})",
+            valid="a file that ATOM wrote",
         ) from None
 
 

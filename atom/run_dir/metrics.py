@@ -180,8 +180,8 @@ def read(path: Path) -> list[StepMetrics]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(
-            f"line {len(rows) + 1} of {path} is not a row of metrics ({error}); valid: a file that "
-            "ATOM wrote"
+            f"line {len(rows) + 1} of {path} is not a row of metrics ({error})",
+            valid="a file that ATOM wrote",
         ) from None
     return rows
 

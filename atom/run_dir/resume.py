@@ -110,7 +110,8 @@ def done(folder: Path, run: Run, steps: int, read: Inputs) -> Done | None:
         if _ended(folder) and not checkpoint.resumable(places):
             raise UserError(
                 f"holds a run that is finished at step {last} and has left no checkpoint to train "
-                "on from; valid: another run.dir",
+                "on from",
+                valid="another run.dir",
                 key="run.dir",
                 value=folder,
             )
@@ -124,8 +125,8 @@ def done(folder: Path, run: Run, steps: int, read: Inputs) -> Done | None:
     if others:
         raise UserError(
             f"holds a run that has come to step {last} with other settings "
-            f"({'; '.join(others)}), and nothing is left to train; valid: another run.dir, or to "
-            f"train on, training.steps above {last}",
+            f"({'; '.join(others)}), and nothing is left to train",
+            valid=f"another run.dir, or to train on, training.steps above {last}",
             key="run.dir",
             value=folder,
         )
@@ -156,7 +157,8 @@ def _differing(beside: Path, now: Inputs | None) -> tuple[dict[str, str], bool]:
 def _check_content(name: str, words: str, folder: Path, step: int, run: Run) -> None:
     raise UserError(
         f"does not hold what it held when the checkpoint of step {step} in {folder} was saved "
-        f"({words}); valid: that content, another run.dir, or resume.force=true",
+        f"({words})",
+        valid="that content, another run.dir, or resume.force=true",
         key=name,
         value=getattr(run, name).name,
     )
@@ -175,8 +177,8 @@ def _check_loaded(folder: Path, run: Run) -> None:
     """Refuse to start anew without notice when checkpoints exist."""
     if not run.checkpoint.enable:
         raise UserError(
-            f"{folder} holds checkpoints of a run, of which nothing would be loaded; valid: true, "
-            "or another run.dir",
+            f"{folder} holds checkpoints of a run, of which nothing would be loaded",
+            valid="true, or another run.dir",
             key="checkpoint.enable",
             value=False,
         )
@@ -188,7 +190,8 @@ def _check_change(change: Change, folder: Path, run: Run) -> None:
             return
         raise UserError(
             f"{folder} holds checkpoints with the state of {change.before}, which is no state of "
-            f"{change.after}; valid: {change.before}, or to begin without that state: "
+            f"{change.after}",
+            valid=f"{change.before}, or to begin without that state: "
             "checkpoint.exclude_from_loading=[optimizer]",
             key=change.key,
             value=change.after,
@@ -197,14 +200,14 @@ def _check_change(change: Change, folder: Path, run: Run) -> None:
         return
     if change.kind == "unused":
         raise UserError(
-            f"{folder} holds checkpoints of the run itself, so that no initial weights are loaded; "
-            f"valid: {shown(change.before)}, another run.dir, or resume.force=true",
+            f"{folder} holds checkpoints of the run itself, so that no initial weights are loaded",
+            valid=f"{shown(change.before)}, another run.dir, or resume.force=true",
             key=change.key,
             value=change.after,
         )
     raise UserError(
-        f"{folder} holds checkpoints of a run with {change.key}={shown(change.before)}; "
-        "valid: that value, another run.dir, or resume.force=true",
+        f"{folder} holds checkpoints of a run with {change.key}={shown(change.before)}",
+        valid="that value, another run.dir, or resume.force=true",
         key=change.key,
         value=change.after,
     )

@@ -75,7 +75,7 @@ def status(run: Path) -> Status:
         UserError: the folder holds no run, or a file in it is unreadable.
     """
     if not os.path.lexists(run / RUN_FILE):
-        raise UserError(f"{run} holds no run; valid: a folder with a {RUN_FILE}")
+        raise UserError(f"{run} holds no run", valid=f"a folder with a {RUN_FILE}")
     strangers.check(run)
     steps = read(run / RUN_FILE).training.steps
     happened = events.read(run)

@@ -31,7 +31,8 @@ def boot(device: str) -> None:
     if _booted is not None and _booted != device:
         raise UserError(
             f"this process has been set up for {_booted}, and torchtitan trains on one device a "
-            f"process; valid: {_booted}, or another command",
+            "process",
+            valid=f"{_booted}, or another command",
             key="device",
             value=device,
         )

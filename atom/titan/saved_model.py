@@ -71,10 +71,10 @@ def trained(folder: Path) -> Trained:
         UserError: there is none, or it needs a package that is not installed.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; valid: one of a run")
+        raise UserError(f"{folder}: there is no such folder", valid="one of a run")
     strangers.check(folder)
     if not is_regular(folder / RUN_FILE):
-        raise UserError(f"{folder} holds no {RUN_FILE}; valid: the folder of a run, or its export")
+        raise UserError(f"{folder} holds no {RUN_FILE}", valid="the folder of a run, or its export")
     run = read(folder / RUN_FILE)
     if run.resolved is None:
         raise UserError(f"{folder / RUN_FILE} is of a run that has not begun")
@@ -124,7 +124,7 @@ def newest(folder: Path, run: Run, step: int | None = None) -> tuple[int, Path]:
     if not steps:
         raise UserError(f"{folder} holds no checkpoint")
     if step is not None and step not in steps:
-        raise UserError(f"{folder} holds no checkpoint of step {step}; valid: {_listed(steps)}")
+        raise UserError(f"{folder} holds no checkpoint of step {step}", valid=f"{_listed(steps)}")
     chosen = steps[-1] if step is None else step
     found = checkpoint.step_folder(place, chosen)
     try:

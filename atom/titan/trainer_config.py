@@ -143,7 +143,8 @@ def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig
     copies = parallelism.data_parallel_replicate_degree * parallelism.tensor_parallel_degree
     if run.faults.replica_check_interval and copies == 1:
         raise UserError(
-            "no two ranks hold copies of a parameter in this layout; valid: 0, or a layout with "
+            "no two ranks hold copies of a parameter in this layout",
+            valid="0, or a layout with "
             "data_parallel_replicate_degree or tensor_parallel_degree above 1",
             key="faults.replica_check_interval",
             value=run.faults.replica_check_interval,
@@ -153,7 +154,8 @@ def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig
     declaration = selection.dataset.component.declaration
     if run.data.trace and isinstance(declaration, Dataset) and declaration.build is not None:
         raise UserError(
-            "the data loader of this dataset does not tell which samples it reads; valid: false",
+            "the data loader of this dataset does not tell which samples it reads",
+            valid="false",
             key="data.trace",
             value=True,
         )
@@ -162,13 +164,15 @@ def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig
             continue
         if not run.checkpoint.enable:
             raise UserError(
-                "there is nothing to go back to with checkpoint.enable=false; valid: skip, stop",
+                "there is nothing to go back to with checkpoint.enable=false",
+                valid="skip, stop",
                 key=f"faults.{name}",
                 value="rollback",
             )
         if isinstance(declaration, Dataset) and declaration.build is not None:
             raise UserError(
-                "the data loader of this dataset cannot leave data out; valid: skip, stop",
+                "the data loader of this dataset cannot leave data out",
+                valid="skip, stop",
                 key=f"faults.{name}",
                 value="rollback",
             )
@@ -180,15 +184,15 @@ def _check_repeatable(run: Run) -> None:
     interval = run.faults.replay_check_interval
     if run.resolved.device != "cpu" and not run.debug.deterministic:
         raise UserError(
-            "a GPU computes a step twice alike only with debug.deterministic=true; valid: that, or "
-            "0",
+            "a GPU computes a step twice alike only with debug.deterministic=true",
+            valid="that, or 0",
             key="faults.replay_check_interval",
             value=interval,
         )
     if not run.training.engine.get("disable_cuda_graphs"):
         raise UserError(
-            "a step in a CUDA graph is not computed again; valid: 0, or "
-            "training.disable_cuda_graphs=true",
+            "a step in a CUDA graph is not computed again",
+            valid="0, or training.disable_cuda_graphs=true",
             key="faults.replay_check_interval",
             value=interval,
         )

@@ -70,7 +70,8 @@ def check(config: Any, model: nn.Module) -> None:
     for layer, window in _lost(of_layers(config), model).items():
         raise UserError(
             f"layer {layer} of the model has a window of {window} tokens, which this kernel is not "
-            "given; valid: a kernel that takes masks, such as flex",
+            "given",
+            valid="a kernel that takes masks, such as flex",
             key="kernels.attention",
         )
 

@@ -65,7 +65,7 @@ class Logs:
 
     def __init__(self, run: Path, sources: list[str], *, printed: bool = False) -> None:
         if not is_regular(run / RUN_FILE):
-            raise UserError(f"{run} holds no run; valid: a folder with a {RUN_FILE}")
+            raise UserError(f"{run} holds no run", valid=f"a folder with a {RUN_FILE}")
         strangers.check(run)
         self._folder = run / "logs"
         self._ending = "txt" if printed else "jsonl"
@@ -75,7 +75,7 @@ class Logs:
         if missing := [source for source in sources if source not in (ALL, *there)]:
             name = LAUNCHER if missing[0] == LAUNCHER else f"rank_{missing[0]}"
             raise UserError(
-                f"{self._folder} holds no {name}.{self._ending}; valid: {_named(there)}"
+                f"{self._folder} holds no {name}.{self._ending}", valid=f"{_named(there)}"
             )
 
     def lines(self) -> list[Line]:

@@ -34,7 +34,7 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder; valid: one that holds run folders")
+            raise UserError(f"{folder} is no folder", valid="one that holds run folders")
         self._folder = folder
         self._known: dict[Path, tuple[tuple, Found]] = {}
 

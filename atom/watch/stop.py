@@ -40,7 +40,8 @@ def stop(run: Path, *, timeout: float | None, asked: Callable[[int], None]) -> S
     if host != socket.gethostname():
         raise UserError(
             f"the job at work in {run} is process {pid} on {host}, and this is "
-            f"{socket.gethostname()}; valid: this command there, or `kill -USR1 {pid}` there"
+            f"{socket.gethostname()}",
+            valid=f"this command there, or `kill -USR1 {pid}` there",
         )
     deadline = None if timeout is None else time.monotonic() + timeout
     if isinstance(pid, int) and _listens(run, pid, job, deadline):
@@ -48,8 +49,8 @@ def stop(run: Path, *, timeout: float | None, asked: Callable[[int], None]) -> S
             os.kill(pid, SIGNAL)
         except PermissionError:
             raise UserError(
-                f"process {pid}, the job at work in {run}, is another user's; valid: its user, "
-                "or root"
+                f"process {pid}, the job at work in {run}, is another user's",
+                valid="its user, or root",
             ) from None
         asked(pid)
     while _same(claim.holder(run), job):

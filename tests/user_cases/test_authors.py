@@ -196,7 +196,7 @@ def test_the_trust_lists_hold_for_what_is_opened(
 def test_names_of_files_are_not_taken_for_keys(problem: str, told: str) -> None:
     with pytest.raises(UserError) as refused, renamed("dataset", "k", ("format", "path")):
         raise UserError(problem, key="dataset.path")
-    assert refused.value.problem == told
+    assert refused.value.told == told
     assert refused.value.key == "k.path"
 
 

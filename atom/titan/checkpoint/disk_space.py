@@ -77,8 +77,8 @@ def check(config: Any, place: Path, model: torch.nn.Module) -> str:
     if free < least * size:
         raise UserError(
             f"its disk has {_gib(free)} free, and {_counted(least)} of {_gib(size)} must fit, as a "
-            "new one is written before an old one goes; valid: a disk with more room, or "
-            "checkpoint.enable=false",
+            "new one is written before an old one goes",
+            valid="a disk with more room, or checkpoint.enable=false",
             key="run.dir",
             value=place,
         )

@@ -116,8 +116,8 @@ def _check_compile(config: Trainer.Config) -> None:
         and issubclass(get_schedule_class(name), SPLIT_BACKWARD)
     ):
         raise UserError(
-            f"{name} splits the backward pass in two, which a compiled model cannot; valid: "
-            "compile.enable=false, or another schedule",
+            f"{name} splits the backward pass in two, which a compiled model cannot",
+            valid="compile.enable=false, or another schedule",
             key="parallelism.pipeline_parallel_schedule",
             value=name,
         )
@@ -198,7 +198,8 @@ def _check_experts(parallelism: ParallelismConfig, model: Any, architecture: Any
     ]
     if expert > 1 and not layers:
         raise UserError(
-            "this model has no experts to share out; valid: 1",
+            "this model has no experts to share out",
+            valid="1",
             key="parallelism.expert_parallel_degree",
             value=expert,
         )
@@ -257,14 +258,15 @@ def _check_pipeline(training: TrainingConfig, parallelism: ParallelismConfig, mo
         schedule = PipelineScheduleSingle
     if schedule in (PipelineScheduleSingle, PipelineScheduleMulti, _PipelineScheduleRuntime):
         raise UserError(
-            f"there is no such pipeline schedule; valid: {', '.join(schedules())}",
+            "there is no such pipeline schedule",
+            valid=f"{', '.join(schedules())}",
             key="parallelism.pipeline_parallel_schedule",
             value=name,
         )
     if getattr(model, "enable_weight_tying", False):
         raise UserError(
-            "this model ties its embeddings, which torchtitan cannot split over a pipeline; "
-            "valid: 1, or an architecture with untied embeddings",
+            "this model ties its embeddings, which torchtitan cannot split over a pipeline",
+            valid="1, or an architecture with untied embeddings",
             key="parallelism.pipeline_parallel_degree",
             value=degree,
         )

@@ -60,9 +60,10 @@ def resolve(
     elif ranks != known:
         raise UserError(
             f"the layout ({layout or 'one rank'}) needs {known} rank{'s' * (known > 1)}, and "
-            f"{source} {ranks}; valid: {known}{_or_what_is_left(degrees, known, ranks)}",
+            f"{source} {ranks}",
+            valid=f"{known}{_or_what_is_left(degrees, known, ranks)}",
             key=key or None,
-            **({"value": ranks} if key else {}),
+            value=ranks if key else ...,
         )
     _check_experts(config)
     return config, ranks

@@ -48,7 +48,8 @@ def check(config: Any, model: nn.Module) -> None:
     if fused:
         raise UnfitError(LINEAR_CROSS_ENTROPY, f"computes the output layer itself, and {problem}")
     raise UserError(
-        f"applies the output layer in pieces, and {problem}; valid: 1",
+        f"applies the output layer in pieces, and {problem}",
+        valid="1",
         key="loss.num_chunks",
         value=loss.num_chunks,
     )

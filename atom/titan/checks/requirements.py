@@ -37,8 +37,8 @@ def check(run: Run, training: TrainingConfig, parallelism: ParallelismConfig, de
     compiled = compilation.enable and "model" in compilation.components
     if run.activation_checkpoint.mode == "memory_budget" and not compiled:
         raise UserError(
-            "is the compiler's work, and the model is not compiled; valid: compile.enable=true "
-            "with model among compile.components, or another mode",
+            "is the compiler's work, and the model is not compiled",
+            valid="compile.enable=true with model among compile.components, or another mode",
             key="activation_checkpoint.mode",
             value="memory_budget",
         )
@@ -50,21 +50,24 @@ def check(run: Run, training: TrainingConfig, parallelism: ParallelismConfig, de
         _check_backend(compilation.backend)
     if training.enable_cpu_offload and device == "cpu":
         raise UserError(
-            "moves a GPU's memory to the CPU, and this run is on the CPU already; valid: false",
+            "moves a GPU's memory to the CPU, and this run is on the CPU already",
+            valid="false",
             key="training.enable_cpu_offload",
             value=True,
         )
     if run.optimizer.state_dtype not in (None, training.dtype) and device == "cpu":
         raise UserError(
             "only a GPU has a fused step for moments in another dtype than that of the parameters, "
-            f"training.dtype={training.dtype}; valid: null",
+            f"training.dtype={training.dtype}",
+            valid="null",
             key="optimizer.state_dtype",
             value=run.optimizer.state_dtype,
         )
     balancer = parallelism.context_parallel_load_balancer
     if balancer is not None and balancer not in LOAD_BALANCERS:
         raise UserError(
-            f"there is no such load balancer; valid: {', '.join(LOAD_BALANCERS)}, null",
+            "there is no such load balancer",
+            valid=f"{', '.join(LOAD_BALANCERS)}, null",
             key="parallelism.context_parallel_load_balancer",
             value=balancer,
         )
@@ -84,7 +87,8 @@ def check_load_balancer(parallelism: ParallelismConfig, model: Any) -> None:
     mask = parallelism.context_parallel_ptrr_mask_key
     if mask is not None and not _several_masks(model):
         raise UserError(
-            "has no effect on a model with one attention mask; valid: null",
+            "has no effect on a model with one attention mask",
+            valid="null",
             key="parallelism.context_parallel_ptrr_mask_key",
             value=mask,
         )
@@ -96,8 +100,8 @@ def check_load_balancer(parallelism: ParallelismConfig, model: Any) -> None:
     inner = getattr(attention, "inner_attention", None)
     if not isinstance(inner, FlexAttention.Config):
         raise UserError(
-            "deals out the blocks of flex attention's mask, and this model's attention has none; "
-            "valid: headtail, null",
+            "deals out the blocks of flex attention's mask, and this model's attention has none",
+            valid="headtail, null",
             key=key,
             value=name,
         )
@@ -105,15 +109,16 @@ def check_load_balancer(parallelism: ParallelismConfig, model: Any) -> None:
     if not isinstance(size, int) and size[0] != size[1]:
         raise UserError(
             f"needs square blocks in the attention mask, and this kernel's are {size[0]} x "
-            f"{size[1]}; valid: headtail, null, or another kernels.attention",
+            f"{size[1]}",
+            valid="headtail, null, or another kernels.attention",
             key=key,
             value=name,
         )
     if parallelism.context_parallel_ptrr_mask_key is None and _several_masks(model):
         raise UserError(
             "this model has several attention masks, of which parallelism."
-            "context_parallel_ptrr_mask_key names the one to deal out by; valid: its name, or "
-            "headtail or null here",
+            "context_parallel_ptrr_mask_key names the one to deal out by",
+            valid="its name, or headtail or null here",
             key=key,
             value=name,
         )
@@ -124,7 +129,8 @@ def check_experts(run: Run, model: Any) -> None:
     mixture = any(getattr(layer, "moe", None) is not None for layer in getattr(model, "layers", ()))
     if run.debug.engine.get("moe_force_load_balance") and not mixture:
         raise UserError(
-            "has no effect on a model without experts; valid: false",
+            "has no effect on a model without experts",
+            valid="false",
             key="debug.moe_force_load_balance",
             value=True,
         )
@@ -182,7 +188,7 @@ def _check_async(parallelism: ParallelismConfig, device: str) -> None:
         )
     if problem is not None:
         raise UserError(
-            f"{problem}; valid: false", key="compile.enable_async_tensor_parallel", value=True
+            f"{problem}", valid="false", key="compile.enable_async_tensor_parallel", value=True
         )
 
 
@@ -211,8 +217,8 @@ def _check_compiler() -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         raise UserError(
-            "compiling for a CPU needs a C++ compiler, and torch finds none; valid: false, or "
-            "install g++ or clang++",
+            "compiling for a CPU needs a C++ compiler, and torch finds none",
+            valid="false, or install g++ or clang++",
             key="compile.enable",
             value=True,
         ) from None

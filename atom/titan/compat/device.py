@@ -32,7 +32,7 @@ def pick(wanted: str) -> str:
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UserError(
-            "torch finds no CUDA device here; valid: auto, cpu", key="device", value=wanted
+            "torch finds no CUDA device here", valid="auto, cpu", key="device", value=wanted
         )
     if wanted == "auto":
         return "cuda" if available else "cpu"

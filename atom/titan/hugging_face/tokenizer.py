@@ -58,7 +58,8 @@ def check(source: Path, tokenizer: Any) -> None:
     if files.is_regular(path) and (text := differing(path, tokenizer)) is not None:
         raise UserError(
             f"{path} makes other ids of {text!r} than the run's tokenizer, so that an export with "
-            "it would be another model; valid: one that makes the same ids, or none"
+            "it would be another model",
+            valid="one that makes the same ids, or none",
         )
 
 

@@ -106,7 +106,8 @@ def choose(
         if run.activation_checkpoint.mode == AUTO:
             raise UserError(
                 "only a strategy that chooses its own layout chooses this, as parallelism=auto "
-                f"does; valid: {', '.join(MODES)}, memory_budget",
+                "does",
+                valid=f"{', '.join(MODES)}, memory_budget",
                 key="activation_checkpoint.mode",
                 value=AUTO,
             )
@@ -115,7 +116,8 @@ def choose(
     sequences = training.global_batch_size
     if sequences < 1:
         raise UserError(
-            "a layout is chosen for a number of sequences; valid: a positive number",
+            "a layout is chosen for a number of sequences",
+            valid="a positive number",
             key="training.global_batch_size",
             value=sequences,
         )

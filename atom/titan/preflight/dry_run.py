@@ -85,8 +85,8 @@ class DryRun:
         raise UserError(
             f"rank {worst.rank} needs {worst.memory.total / GIB:.1f} GiB, most of it "
             f"{LABELS[largest]}, and one {self.device.name or self.device.kind} has "
-            f"{self.device.memory / GIB:.1f} GiB; "
-            "valid: more ranks or higher degrees, activation_checkpoint.mode=full, a smaller local "
+            f"{self.device.memory / GIB:.1f} GiB",
+            valid="more ranks or higher degrees, activation_checkpoint.mode=full, a smaller local "
             "batch, or parallelism=auto",
             key="world_size",
             value=self.ready.resolved.world_size,

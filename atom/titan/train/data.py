@@ -131,7 +131,8 @@ class DocumentLoader(BaseDataLoader):
         beyond = f"lane.{self._global_batch_size}"
         if beyond in state_dict or any(lane.name not in state_dict for lane in self._lanes):
             raise UserError(
-                "the checkpoint was saved with another; valid: that one, or a new run.dir",
+                "the checkpoint was saved with another",
+                valid="that one, or a new run.dir",
                 key="training.global_batch_size",
                 value=self._global_batch_size,
             )
@@ -257,8 +258,8 @@ class _Lane:
             self._documents = self._pass(0)
         raise UserError(
             f"two passes over the documents of sequence {self.number} of the global batch gave "
-            "nothing to train on; valid: a dataset with text for all "
-            f"{self._config.global_batch_size} sequences",
+            "nothing to train on",
+            valid=f"a dataset with text for all {self._config.global_batch_size} sequences",
             key="dataset",
         )
 

@@ -106,10 +106,10 @@ def export(
 def _check_new(out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         what = "is not empty" if out.is_dir() else "is a file"
-        raise UserError(f"--out {out} {what}; valid: a new or empty folder")
+        raise UserError(f"--out {out} {what}", valid="a new or empty folder")
     above = next(path for path in out.absolute().parents if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"--out {out} cannot be written; valid: a folder of yours")
+        raise UserError(f"--out {out} cannot be written", valid="a folder of yours")
 
 
 def _verify(place: Path) -> None:

@@ -52,8 +52,8 @@ def resolve(
     if not wanted:
         if hugging_face:
             raise UserError(
-                "says of which format the weights are, and nothing says where they are; valid: "
-                f"{KEY}=hf:FOLDER",
+                "says of which format the weights are, and nothing says where they are",
+                valid=f"{KEY}=hf:FOLDER",
                 key="checkpoint.initial_load_in_hf",
                 value=True,
             )
@@ -93,7 +93,7 @@ def _check_hugging_face(
     try:
         adapter = saved_model.adapter(parts, run.architecture.name)
     except UserError as error:
-        raise _refusal(wanted, error.problem) from None
+        raise _refusal(wanted, error.told) from None
     try:
         problem, notes = hf_weights.check(parts, adapter, folder, quantized=quantized)
     except ValueError as error:

@@ -40,8 +40,8 @@ def check_name(path: str) -> None:
     """
     if not Path(path).expanduser().is_dir() and not _NAME.fullmatch(path):
         raise UserError(
-            "is neither a dataset of the Hub nor a folder; valid: OWNER/NAME, such as allenai/c4, "
-            "or a folder that exists",
+            "is neither a dataset of the Hub nor a folder",
+            valid="OWNER/NAME, such as allenai/c4, or a folder that exists",
             key="dataset.path",
             value=path,
         )
@@ -89,8 +89,8 @@ def check(builder: datasets.DatasetBuilder, source: str, known: Iterable[str] | 
     *package, format, _ = type(builder).__module__.split(".")
     if package != ["datasets", "packaged_modules"] or format not in FORMATS:
         raise UserError(
-            f"would be read as {format}, which is not among the formats that are only data; "
-            f"valid: {', '.join(FORMATS)}",
+            f"would be read as {format}, which is not among the formats that are only data",
+            valid=f"{', '.join(FORMATS)}",
             key="dataset.path",
             value=source,
         )
@@ -118,7 +118,8 @@ def check(builder: datasets.DatasetBuilder, source: str, known: Iterable[str] | 
 
 def _outside(name: str, where: str) -> UserError:
     return UserError(
-        f"{where} names a file that is not in the dataset ({name}); valid: files of its own",
+        f"{where} names a file that is not in the dataset ({name})",
+        valid="files of its own",
         key="dataset.path",
     )
 

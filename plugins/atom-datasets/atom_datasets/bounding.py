@@ -45,8 +45,8 @@ class _Entry:
         content = self._file.read(RECORD + 1)
         if len(content) > RECORD:
             raise UserError(
-                f"{self._name} in an archive has more than {RECORD >> 20} MiB; valid: one record "
-                "an entry",
+                f"{self._name} in an archive has more than {RECORD >> 20} MiB",
+                valid="one record an entry",
                 key="dataset.path",
             )
         return content

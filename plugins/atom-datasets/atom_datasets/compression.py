@@ -60,8 +60,8 @@ class Budget:
             return
         if self._most is None:
             raise UserError(
-                f"{name} becomes more than {_RATIO} times its size when it is decompressed; valid: "
-                "dataset.max_bytes, the bytes that it may become, if that is meant",
+                f"{name} becomes more than {_RATIO} times its size when it is decompressed",
+                valid="dataset.max_bytes, the bytes that it may become, if that is meant",
                 key="dataset.path",
             )
         raise UserError(
@@ -206,7 +206,8 @@ def explained(path: Path) -> Iterator[None]:
         raise
     except PermissionError:
         raise UserError(
-            f"{path} cannot be read: Permission denied; valid: files that this user may read",
+            f"{path} cannot be read: Permission denied",
+            valid="files that this user may read",
             key="dataset.path",
         ) from None
     except Exception as error:
@@ -214,7 +215,7 @@ def explained(path: Path) -> Iterator[None]:
         if is_compressed(path):
             problem = f"{path} cannot be decompressed: {reason.rstrip('.')}"
             raise UserError(
-                f"{problem}; valid: the whole file, fetched again", key="dataset.path"
+                f"{problem}", valid="the whole file, fetched again", key="dataset.path"
             ) from None
         if isinstance(error, OSError):
             raise UserError(f"{path} cannot be read: {reason}", key="dataset.path") from None

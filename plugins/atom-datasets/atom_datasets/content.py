@@ -81,10 +81,11 @@ def _check_text(path: Path, head: bytes) -> None:
             return
         reason = f"byte {head.index(0) + 1} is zero"
     raise UserError(
-        f"{path} is no text ({reason}); valid: UTF-8 text, or another dataset.format",
+        f"{path} is no text ({reason})",
+        valid="UTF-8 text, or another dataset.format",
         key="dataset.path",
     )
 
 
 def _refusal(path: Path, what: str, valid: str) -> UserError:
-    return UserError(f"{path} is {what}; valid: {valid}", key="dataset.path")
+    return UserError(f"{path} is {what}", valid=f"{valid}", key="dataset.path")

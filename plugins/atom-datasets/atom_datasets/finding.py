@@ -191,7 +191,7 @@ def _identity(path: Path) -> object:
 
 def _refuse(error: OSError) -> None:
     raise UserError(
-        f"the folder {error.filename} cannot be read: {error.strerror or error}; valid: folders "
-        "that this user may read",
+        f"the folder {error.filename} cannot be read: {error.strerror or error}",
+        valid="folders that this user may read",
         key="dataset.path",
     )

@@ -74,7 +74,8 @@ def read(stream: BinaryIO, name: object, text_field: str, *, arrays: bool = Fals
                 yield from _array(lines.whole(line, _ARRAY_BYTES), name, text_field)
                 return
             raise UserError(
-                f"{name} is one JSON array; valid: one JSON object a line (jq -c '.[]' makes them "
+                f"{name} is one JSON array",
+                valid="one JSON object a line (jq -c '.[]' makes them "
                 "of it), or dataset=huggingface, which reads arrays",
                 key="dataset.path",
             )
@@ -127,15 +128,17 @@ class _Lines:
 def _array(data: bytes | None, name: object, text_field: str) -> Iterator[Row]:
     if data is None:
         raise UserError(
-            f"{name} is one JSON array of more than {_ARRAY_BYTES >> 30} GiB; valid: one JSON "
-            "object a line (jq -c '.[]' makes them of it)",
+            f"{name} is one JSON array of more than {_ARRAY_BYTES >> 30} GiB",
+            valid="one JSON object a line (jq -c '.[]' makes them of it)",
             key="dataset.path",
         )
     try:
         records = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{name} is no JSON ({error}); valid: the whole file, fetched again", key="dataset.path"
+            f"{name} is no JSON ({error})",
+            valid="the whole file, fetched again",
+            key="dataset.path",
         ) from None
     for number, record in enumerate(records, 1):
         if isinstance(record, dict):

@@ -39,15 +39,15 @@ def check(files: Iterable[Path], folder: Path, links: Links) -> Iterator[Path]:
             continue
         if links == "refuse":
             raise UserError(
-                f"{path} leads out of its folder by a link; valid: folders whose files are their "
-                "own, or dataset.links=data",
+                f"{path} leads out of its folder by a link",
+                valid="folders whose files are their own, or dataset.links=data",
                 key="dataset.links",
                 value=links,
             )
         if links == "data" and (reason := _no_data(path, real, around)):
             raise UserError(
-                f"{path} leads out of its folder by a link, to {real}, which {reason}; valid: "
-                "dataset.links=follow if that is your data",
+                f"{path} leads out of its folder by a link, to {real}, which {reason}",
+                valid="dataset.links=follow if that is your data",
                 key="dataset.path",
             )
         yield path

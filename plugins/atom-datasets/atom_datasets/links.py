@@ -34,8 +34,8 @@ def linked(folder: Path, files: Iterable[Path], cache: Path) -> tuple[Path, dict
     """
     if _SPECIAL.search(str(cache).replace("~", "")):
         raise UserError(
-            f"the datasets library takes its cache folder {cache} for a pattern; valid: "
-            "HF_DATASETS_CACHE without brackets, colons and wildcards"
+            f"the datasets library takes its cache folder {cache} for a pattern",
+            valid="HF_DATASETS_CACHE without brackets, colons and wildcards",
         )
     links: dict[str, Path] = {}
     for path in files:

@@ -164,8 +164,8 @@ def _format(files: tuple[Path, ...], source: LocalSource) -> Format:
         value, default = getattr(source, name), Local.model_fields[name].default
         if value != default:
             raise UserError(
-                f"has no effect on files of the format {format}; valid: {default}, or another "
-                "dataset.format",
+                f"has no effect on files of the format {format}",
+                valid=f"{default}, or another dataset.format",
                 key=f"dataset.{name}",
                 value=value,
             )
@@ -180,7 +180,8 @@ def _one_format(files: tuple[Path, ...], source: LocalSource) -> Format:
     for path in files:
         if (suffix := bare_suffix(path)) in _TABLES:
             raise UserError(
-                f"{path} is a table ({suffix}); valid: dataset=huggingface, which reads a column "
+                f"{path} is a table ({suffix})",
+                valid="dataset=huggingface, which reads a column "
                 "of one, or dataset.format=text for the file as it stands",
                 key="dataset.path",
             )

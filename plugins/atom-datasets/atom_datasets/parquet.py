@@ -129,6 +129,7 @@ def _told(name: Path, what: str) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).splitlines()[0].split()).rstrip(".")
         raise UserError(
-            f"{name} is {what} ({reason}); valid: the whole file, fetched again",
+            f"{name} is {what} ({reason})",
+            valid="the whole file, fetched again",
             key="dataset.path",
         ) from None

@@ -42,8 +42,8 @@ class StdlibSource:
         files = _files(_folder())
         if not files:
             raise UserError(
-                f"there is no source of the standard library in {_folder()}; valid: a Python that "
-                "comes with it, or another dataset",
+                f"there is no source of the standard library in {_folder()}",
+                valid="a Python that comes with it, or another dataset",
                 key="dataset.name",
                 value="stdlib",
             )

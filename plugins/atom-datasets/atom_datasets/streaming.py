@@ -125,8 +125,8 @@ def _lines(stream: TextIO, name: str, *, keep: bool) -> Iterator[str]:
         number += 1
         if len(line) > json_lines.RECORD:
             raise UserError(
-                f"line {number} of {name} has more than {json_lines.RECORD >> 20} MiB; valid: "
-                "shorter lines, or dataset=local, which splits a text",
+                f"line {number} of {name} has more than {json_lines.RECORD >> 20} MiB",
+                valid="shorter lines, or dataset=local, which splits a text",
                 key="dataset.path",
             )
         yield line if keep else line.rstrip("\n")

@@ -139,7 +139,8 @@ def _check_unchanged(file: TextFile, stream: io.BufferedReader) -> None:
     else:
         return
     raise UserError(
-        f"{file.name} has changed under the run ({change}); valid: files that stay as they are",
+        f"{file.name} has changed under the run ({change})",
+        valid="files that stay as they are",
         key="dataset.path",
     )
 

@@ -300,7 +300,7 @@ def test_a_line_that_is_too_long_is_one_bad_record(
     monkeypatch.setattr(json_lines, "RECORD", 40)
     monkeypatch.setattr(json_lines, "_PART", 16)
     path = write_jsonl(tmp_path / "a.jsonl", *({"text": text} for text in ("one", "x" * 80, "two")))
-    assert "line 2 of" in mistake(made(path)).problem
+    assert "line 2 of" in mistake(made(path)).told
     assert texts(made(path, max_bad_fraction=0.5)) == ["", "one", "two"]
     another = tmp_path / "b.jsonl"
     another.write_text(path.read_text() + "y" * 99)

@@ -26,8 +26,8 @@ from atom.errors import UserError
 def attention_projections(node: GQAttention.Config) -> Any:
     if not isinstance(node.qkv_linear, FusedQKVLinear.Config):
         raise UserError(
-            "is for queries, keys and values of one product, and this model has three; valid: "
-            "reference",
+            "is for queries, keys and values of one product, and this model has three",
+            valid="reference",
             key="kernels.attention_projections",
             value="dist_gemm",
         )

@@ -29,8 +29,8 @@ def foreach(node: OptimizersContainer.Config) -> Any:
 def _with(implementation: str, node: OptimizersContainer.Config, kernel: str) -> Any:
     if node.implementation == _STATES_IN_BFLOAT16:
         raise UserError(
-            "keeps moments in the dtype of the parameters, and optimizer.state_dtype=bfloat16; "
-            "valid: fused, or optimizer.state_dtype=null",
+            "keeps moments in the dtype of the parameters, and optimizer.state_dtype=bfloat16",
+            valid="fused, or optimizer.state_dtype=null",
             key="kernels.optimizer_step",
             value=kernel,
         )

@@ -58,13 +58,15 @@ def _check(context: LaunchContext) -> None:
     resources = context.resources
     if resources.image is None:
         raise UserError(
-            "is needed, for pods run images; valid: one that has ATOM and its plugins",
+            "is needed, for pods run images",
+            valid="one that has ATOM and its plugins",
             key="launcher.image",
         )
     manifest.refuse(context, "Kubernetes", "account")
     if resources.pass_environment:
         raise UserError(
-            "pods have nothing of this shell; valid: a Secret of the cluster, as in "
+            "pods have nothing of this shell",
+            valid="a Secret of the cluster, as in "
             "launcher.container='{env: [{name: NAME, valueFrom: {secretKeyRef: {name: SECRET, "
             "key: KEY}}}]}'",
             key="launcher.pass_environment",
@@ -72,7 +74,8 @@ def _check(context: LaunchContext) -> None:
         )
     if resources.queue is not None and not _LABEL.fullmatch(resources.queue):
         raise UserError(
-            "is no name of a queue of Kueue; valid: up to 63 letters, digits, -, _ and .",
+            "is no name of a queue of Kueue",
+            valid="up to 63 letters, digits, -, _ and .",
             key="launcher.queue",
             value=resources.queue,
         )
@@ -80,14 +83,16 @@ def _check(context: LaunchContext) -> None:
     for source, target in mounts:
         if not (source.startswith("/") or _CLAIM.fullmatch(source)) or ":" in target:
             raise UserError(
-                "is no volume; valid: CLAIM:/TARGET, or /FOLDER:/TARGET of the nodes",
+                "is no volume",
+                valid="CLAIM:/TARGET, or /FOLDER:/TARGET of the nodes",
                 key="launcher.mounts",
                 value=f"{source}:{target}",
             )
     for job in context.jobs:
         if not any(manifest.holds(target, job.folder) for _, target in mounts):
             raise UserError(
-                "is on no volume of the pods; valid: a folder in a TARGET of launcher.mounts, as "
+                "is on no volume of the pods",
+                valid="a folder in a TARGET of launcher.mounts, as "
                 f"in launcher.mounts='[CLAIM:{job.folder.parent}]'",
                 key="run.dir",
                 value=job.folder,

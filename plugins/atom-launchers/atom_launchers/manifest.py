@@ -43,7 +43,8 @@ def mounts(context: LaunchContext) -> list[tuple[str, str]]:
         source, _, target = mount.rpartition(":")
         if not source or not target.startswith("/"):
             raise UserError(
-                "is no volume and where it is mounted; valid: SOURCE:/TARGET",
+                "is no volume and where it is mounted",
+                valid="SOURCE:/TARGET",
                 key="launcher.mounts",
                 value=mount,
             )
@@ -75,7 +76,7 @@ def refuse(context: LaunchContext, system: str, *keys: str) -> None:
     for key in keys:
         if (value := getattr(context.resources, key)) is not None:
             raise UserError(
-                f"{system} knows nothing like it; valid: null", key=f"launcher.{key}", value=value
+                f"{system} knows nothing like it", valid="null", key=f"launcher.{key}", value=value
             )
 
 
@@ -106,7 +107,7 @@ def added(own: dict[str, Any], further: Mapping[str, Any], key: str) -> dict[str
         elif isinstance(present, dict) and isinstance(value, dict):
             result[field] = added(present, value, f"{key}.{field}")
         elif field in own:
-            raise UserError("is set by ATOM; valid: other fields", key=f"{key}.{field}")
+            raise UserError("is set by ATOM", valid="other fields", key=f"{key}.{field}")
         else:
             result[field] = value
     return result

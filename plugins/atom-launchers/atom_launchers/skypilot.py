@@ -52,28 +52,30 @@ def _check(config: SkyPilot, context: LaunchContext) -> None:
     manifest.refuse(context, "SkyPilot", "queue", "account")
     if resources.gpus_per_node and not (config.accelerator or resources.gpu):
         raise UserError(
-            "is needed, for SkyPilot asks for GPUs by name; valid: a100, b200, h100 or h200, or "
-            "launcher.accelerator=NAME",
+            "is needed, for SkyPilot asks for GPUs by name",
+            valid="a100, b200, h100 or h200, or launcher.accelerator=NAME",
             key="launcher.gpu",
         )
     if config.bucket is not None and resources.nodes > 1:
         raise UserError(
-            "cannot keep the run of several machines, each of which writes to a cache of its own; "
-            "valid: null, and a volume that holds the run, as in launcher.mounts='[VOLUME:/runs]'",
+            "cannot keep the run of several machines, each of which writes to a cache of its own",
+            valid="null, and a volume that holds the run, as in launcher.mounts='[VOLUME:/runs]'",
             key="launcher.bucket",
             value=config.bucket,
         )
     for job in context.jobs:
         if "$" in str(job.folder):
             raise UserError(
-                "has a $ in it, and SkyPilot puts variables in such places; valid: a name without",
+                "has a $ in it, and SkyPilot puts variables in such places",
+                valid="a name without",
                 key="run.dir",
                 value=job.folder,
             )
         volumes = [target for source, target in manifest.mounts(context) if _is_volume(source)]
         if config.bucket is None and not any(manifest.holds(path, job.folder) for path in volumes):
             raise UserError(
-                "does not outlive the machines; valid: launcher.bucket=NAME, or a folder in a "
+                "does not outlive the machines",
+                valid="launcher.bucket=NAME, or a folder in a "
                 f"volume of SkyPilot's, as in launcher.mounts='[VOLUME:{job.folder.parent}]'",
                 key="run.dir",
                 value=job.folder,

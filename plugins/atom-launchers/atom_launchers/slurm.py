@@ -35,15 +35,16 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
         )
     if context.resources.mounts and context.resources.image is None:
         raise UserError(
-            "are a container's, and there is none; valid: [], or a launcher.image",
+            "are a container's, and there is none",
+            valid="[], or a launcher.image",
             key="launcher.mounts",
             value=context.resources.mounts,
         )
     links = config.check_nodes and _check_links(config, context)
     if config.min_link_gb_per_second and not links:
         raise UserError(
-            "would be looked at by nothing; valid: 0, or launcher.check_nodes=true and "
-            "launcher.check_links=true",
+            "would be looked at by nothing",
+            valid="0, or launcher.check_nodes=true and launcher.check_links=true",
             key="launcher.min_link_gb_per_second",
             value=config.min_link_gb_per_second,
         )

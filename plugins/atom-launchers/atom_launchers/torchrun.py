@@ -24,14 +24,15 @@ def plan(config: Torchrun, context: LaunchContext) -> Submission:
         if (value := getattr(context.resources, key)) not in (None, []):
             raise UserError(
                 "is for a system that jobs are submitted to, and these commands are started by "
-                "hand; valid: leave it out",
+                "hand",
+                valid="leave it out",
                 key=f"launcher.{key}",
                 value=value,
             )
     for key, _ in found(context.resources.environment, "launcher.environment"):
         raise UserError(
-            "is a secret by its name, and these commands are shown; valid: "
-            f"launcher.pass_environment=[{key.rpartition('.')[2]}]",
+            "is a secret by its name, and these commands are shown",
+            valid=f"launcher.pass_environment=[{key.rpartition('.')[2]}]",
             key=key,
         )
     parts = [_commands(config, context, job) for job in context.jobs]

@@ -23,35 +23,38 @@ def unsharded(config: ParallelismConfig, context: ParallelismContext) -> Strateg
     """
     if context.world_size != 1:
         raise UserError(
-            f"unsharded is for one rank, and this run has {context.world_size}; valid: "
-            "launch.ranks=1, or another parallelism",
+            f"unsharded is for one rank, and this run has {context.world_size}",
+            valid="launch.ranks=1, or another parallelism",
             key="parallelism.name",
             value="unsharded",
         )
     training = context.training
     if training is not None and training.dtype != training.mixed_precision_param:
         raise UserError(
-            f"unsharded computes in the dtype of the parameters, training.dtype={training.dtype}; "
-            f"valid: {training.dtype}, or training.dtype={training.mixed_precision_param}",
+            f"unsharded computes in the dtype of the parameters, training.dtype={training.dtype}",
+            valid=f"{training.dtype}, or training.dtype={training.mixed_precision_param}",
             key="training.mixed_precision_param",
             value=training.mixed_precision_param,
         )
     if training is not None and training.enable_cpu_offload:
         raise UserError(
-            "is FSDP's, which unsharded leaves out; valid: false, or parallelism=single",
+            "is FSDP's, which unsharded leaves out",
+            valid="false, or parallelism=single",
             key="training.enable_cpu_offload",
             value=True,
         )
     for name, usual in (("fsdp_reshard_after_forward", "default"), ("enable_fsdp_symm_mem", False)):
         if getattr(config, name) != usual:
             raise UserError(
-                "is FSDP's, which unsharded leaves out; valid: leave it out, or parallelism=single",
+                "is FSDP's, which unsharded leaves out",
+                valid="leave it out, or parallelism=single",
                 key=f"parallelism.{name}",
                 value=getattr(config, name),
             )
     if config.spmd_backend == "full_dtensor":
         raise UserError(
-            "is for parameters that a layout divides; valid: spmd_types, partial_dtensor",
+            "is for parameters that a layout divides",
+            valid="spmd_types, partial_dtensor",
             key="parallelism.spmd_backend",
             value=config.spmd_backend,
         )

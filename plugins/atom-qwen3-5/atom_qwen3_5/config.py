@@ -83,7 +83,8 @@ class Decoder(BaseModel):
         if self.n_layers < self.full_attention_interval:
             raise UserError(
                 f"leaves no layer of attention, which every {self.full_attention_interval}. layer "
-                f"is (full_attention_interval); valid: at least {self.full_attention_interval}",
+                "is (full_attention_interval)",
+                valid=f"at least {self.full_attention_interval}",
                 key="architecture.n_layers",
                 value=self.n_layers,
             )

@@ -140,7 +140,8 @@ def _check(model: Qwen35Text.Config, parallelism: Any) -> None:
     if parallelism.context_parallel_degree > 1:
         raise UserError(
             "a linear layer of Qwen3.5 reads the sequence from its beginning, which context "
-            "parallelism splits; valid: 1",
+            "parallelism splits",
+            valid="1",
             key="parallelism.context_parallel_degree",
             value=parallelism.context_parallel_degree,
         )
@@ -149,8 +150,8 @@ def _check(model: Qwen35Text.Config, parallelism: Any) -> None:
         return
     if not parallelism.enable_sequence_parallel:
         raise UserError(
-            "torchtitan's Qwen3.5 has tensor parallelism with sequence parallelism only; valid: "
-            "true",
+            "torchtitan's Qwen3.5 has tensor parallelism with sequence parallelism only",
+            valid="true",
             key="parallelism.enable_sequence_parallel",
             value=False,
         )

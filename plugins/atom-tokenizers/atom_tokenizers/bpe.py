@@ -72,8 +72,8 @@ def train(config: Bpe, documents: Iterable[Document]) -> Tokenizer:
     if reached != config.vocab_size:
         raise UserError(
             f"the first {config.train_bytes} bytes of the dataset yield no more than {reached} ids "
-            f"with tokenizer.min_frequency={config.min_frequency}; valid: 258 to {reached}, or "
-            "more text (tokenizer.train_bytes, dataset)",
+            f"with tokenizer.min_frequency={config.min_frequency}",
+            valid=f"258 to {reached}, or more text (tokenizer.train_bytes, dataset)",
             key="tokenizer.vocab_size",
             value=config.vocab_size,
         )

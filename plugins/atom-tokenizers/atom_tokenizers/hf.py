@@ -85,7 +85,8 @@ def _check_links(path: Path, folder: Path) -> None:
             real(folder / name, folder)
     except ValueError as error:
         raise UserError(
-            f"{error}; valid: a folder with the files themselves, or one of Hugging Face's cache",
+            f"{error}",
+            valid="a folder with the files themselves, or one of Hugging Face's cache",
             key="tokenizer.path",
             value=path,
         ) from None
@@ -148,7 +149,8 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
     if not (vocabulary.is_file() and merges.is_file()):
         problem = "holds no tokenizer" if path.is_dir() else "there is no such folder or file"
         raise UserError(
-            f"{problem}; valid: a folder with tokenizer.json (transformers' save_pretrained writes "
+            f"{problem}",
+            valid="a folder with tokenizer.json (transformers' save_pretrained writes "
             "it), or with vocab.json and merges.txt; or a tokenizer.json",
             key="tokenizer.path",
             value=path,
@@ -156,7 +158,8 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
     if named.kind not in PAIRS:
         what = f"{named.tokenizer_class} cuts" if named.kind else "an unnamed class cuts"
         raise UserError(
-            f"vocab.json and merges.txt do not say how {what} text into words; valid: a folder "
+            f"vocab.json and merges.txt do not say how {what} text into words",
+            valid="a folder "
             "with tokenizer.json (transformers' save_pretrained writes it), or a tokenizer_class "
             f"in {TOKENIZER_CONFIG} of {', '.join(PAIRS)}",
             key="tokenizer.path",
@@ -191,8 +194,8 @@ def _check_ids(path: Path, tokenizer: Tokenizer, named: TokenizerConfig) -> None
         found = tokenizer.token_to_id(token.content)
         if found != token_id:
             raise UserError(
-                f"its files give {token.content!r} the id {token_id}, and the tokenizer {found}; "
-                "valid: files that agree, as transformers' save_pretrained writes them",
+                f"its files give {token.content!r} the id {token_id}, and the tokenizer {found}",
+                valid="files that agree, as transformers' save_pretrained writes them",
                 key="tokenizer.path",
                 value=path,
             )

@@ -123,7 +123,7 @@ def test_text_too_small_is_refused_with_what_it_reaches(context: TokenizerContex
         bpe.prepare(Bpe(vocab_size=100_000), context)
     assert refused.value.key == "tokenizer.vocab_size"
     assert refused.value.value == 100_000
-    reached = int(refused.value.problem.partition("no more than ")[2].partition(" ")[0])
+    reached = int(refused.value.told.partition("no more than ")[2].partition(" ")[0])
     assert bpe.prepare(Bpe(vocab_size=reached), context).vocab_size == reached
     with pytest.raises(UserError, match=f"no more than {reached} "):
         bpe.prepare(Bpe(vocab_size=reached + 1), context)

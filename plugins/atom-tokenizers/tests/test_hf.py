@@ -259,8 +259,8 @@ def refusal(path: Path, context: TokenizerContext) -> str:
     with pytest.raises(UserError) as refused:
         hf.prepare(HuggingFace(path=path), context)
     assert (refused.value.key, refused.value.value) == ("tokenizer.path", path)
-    assert "\n" not in refused.value.problem
-    return refused.value.problem
+    assert "\n" not in refused.value.told
+    return refused.value.told
 
 
 def test_a_path_to_nothing(tmp_path: Path, context: TokenizerContext) -> None:
