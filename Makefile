@@ -21,7 +21,7 @@ test-fast: install ## the tests that take seconds
 	$(BIN)/pytest -n auto -m "not slow and not gpu" $(ARGS)
 
 test-slow: install ## the tests that start many ranks, or install packages
-	$(BIN)/pytest -n 2 --dist loadfile -m "slow and not gpu and not slurm" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not gpu and not slurm" $(ARGS)
 
 test-slurm: install ## the tests on a real Slurm, skipped where there is none
 	$(BIN)/pytest -m "slurm" -rs $(ARGS) tests/slurm

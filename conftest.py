@@ -16,6 +16,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Several tests run at once, and tensors are small: more threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONGEST = (
+    "tests/test_docs_as_read.py",
+    "tests/test_conformance_mutants_model.py",
+    "plugins/atom-kernels-triton/tests/test_conformance.py",
+    "tests/test_new_journeys.py",
+    "tests/faults/test_faults.py",
+    "tests/user_cases/test_resume.py",
+    "tests/test_nodes.py",
+    "tests/test_clouds.py",
+    "plugins/atom-kernels-triton/tests/test_training.py",
+)
+"""These files take minutes; they go first, so that no worker waits long for the last of another."""
+
 KIND = pytest.StashKey[str]()
 """The device of this process."""
 
@@ -39,6 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    places = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
     if config.stash[KIND] == "cuda":
         for item in items:
             # The kit's tests of a kernel that fits the device of this process.

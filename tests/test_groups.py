@@ -315,16 +315,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_of_a_strategy_train_alike(variant: str) -> None:
-    rows = runs.train(runs.sections(LLAMA, VARIANTS[variant]))
-    runs.assert_same(rows, runs.train(runs.sections(LLAMA)))
+    runs.assert_trains_alike(LLAMA, VARIANTS[variant])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["selective", "full"])
 def test_checkpointing_activations_changes_nothing(mode: str) -> None:
     fsdp = {"data_parallel_shard_degree": 2}
-    rows = runs.train(runs.sections(LLAMA, fsdp, activation_checkpoint={"mode": mode}))
-    runs.assert_same(rows, runs.train(runs.sections(LLAMA)))
+    runs.assert_trains_alike(LLAMA, fsdp, activation_checkpoint={"mode": mode})
 
 
 @pytest.mark.slow
@@ -332,8 +330,7 @@ def test_checkpointing_activations_changes_nothing(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["none", "memory_budget"])
 def test_a_compiled_model_trains_alike(mode: str) -> None:
     changed = {"compile": {"enable": True}, "activation_checkpoint": {"mode": mode}}
-    rows = runs.train(runs.sections(LLAMA, **changed))
-    runs.assert_same(rows, runs.train(runs.sections(LLAMA)))
+    runs.assert_trains_alike(LLAMA, **changed)
 
 
 @pytest.mark.slow

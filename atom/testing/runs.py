@@ -84,11 +84,26 @@ def train(
         pytest.fail(str(error), pytrace=False)
 
 
+def assert_trains_alike(
+    architecture: Sections, parallelism: Sections | None = None, **changed: Any
+) -> None:
+    """Assert that an architecture trains under a layout as on one rank.
+
+    Args:
+        architecture: its name and parameters.
+        parallelism: the layout, as in :func:`sections`.
+        changed: other sections of the run under the layout, whole.
+    """
+    rows = train(sections(architecture, parallelism, **changed))
+    assert_same(rows, train(sections(architecture)))
+
+
 def assert_same(
     rows: Sequence[StepMetrics], reference: Sequence[StepMetrics], *, tolerance: float = TOLERANCE
 ) -> None:
     """Assert that two runs are the same training: the same losses and gradient norms."""
     assert [row.step for row in rows] == [row.step for row in reference]
+    assert [row.tokens_seen for row in rows] == [row.tokens_seen for row in reference]
     losses, expected = [row.loss for row in rows], [row.loss for row in reference]
     assert losses == pytest.approx(expected, abs=tolerance), "another loss than on one rank"
     norms, expected = [row.grad_norm for row in rows], [row.grad_norm for row in reference]

@@ -40,8 +40,7 @@ def test_sharing_experts_out_beside_tensors_changes_nothing() -> None:
         "tensor_parallel_degree": 2,
         "expert_parallel_degree": 2,
     }
-    rows = runs.train(runs.sections(architecture, layout))
-    runs.assert_same(rows, runs.train(runs.sections(architecture)))
+    runs.assert_trains_alike(architecture, layout)
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ FIVE: dict[str, Any] = {
     "context_parallel_degree": 2,
 }
 
+PIPELINE: dict[str, Any] = {"data_parallel_shard_degree": 1, "pipeline_parallel_degree": 2}
+TWO_SEQUENCES = {"pipeline_parallel_microbatch_size": 2}
 SCHEDULES = (
     "GPipe",
     "Interleaved1F1B",
@@ -43,32 +45,37 @@ SCHEDULES = (
 )
 """1F1B is that of the conformance suite."""
 
+LAYOUTS: dict[str, dict[str, Any]] = {
+    schedule: PIPELINE | {"pipeline_parallel_schedule": schedule} for schedule in SCHEDULES
+} | {
+    "Interleaved1F1B of two sequences": PIPELINE
+    | TWO_SEQUENCES
+    | {"pipeline_parallel_schedule": "Interleaved1F1B"},
+    "1F1B of two sequences beside TP": PIPELINE
+    | TWO_SEQUENCES
+    | {"pipeline_parallel_schedule": "1F1B", "tensor_parallel_degree": 2},
+    "replicas": {"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 1},
+}
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_schedules_train_alike(schedule: str) -> None:
-    parallelism = {
-        "data_parallel_shard_degree": 1,
-        "pipeline_parallel_degree": 2,
-        "pipeline_parallel_schedule": schedule,
-    }
-    rows = runs.train(runs.sections(LLAMA, parallelism))
-    runs.assert_same(rows, runs.train(runs.sections(LLAMA)))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_train_alike(layout: str) -> None:
+    runs.assert_trains_alike(LLAMA, LAYOUTS[layout])
 
 
 @pytest.mark.slow
-def test_replicas_train_alike() -> None:
-    parallelism = {"data_parallel_replicate_degree": 2, "data_parallel_shard_degree": 1}
-    rows = runs.train(runs.sections(LLAMA, parallelism))
-    runs.assert_same(rows, runs.train(runs.sections(LLAMA)))
+def test_gradients_of_several_batches_add_up() -> None:
+    """Each of two ranks takes one of its two sequences at a time."""
+    training = runs.sections(LLAMA)["training"] | {"local_batch_size": 1}
+    runs.assert_trains_alike(LLAMA, {"data_parallel_shard_degree": 2}, training=training)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experts", [2, 8])
 def test_five_dimensions_train_alike(experts: int) -> None:
     """4D and experts shared out, on 16 ranks; by 8 over all ranks of a pipeline stage."""
-    rows = runs.train(runs.sections(MIXTURE, FIVE | {"expert_parallel_degree": experts}))
-    runs.assert_same(rows, runs.train(runs.sections(MIXTURE)))
+    runs.assert_trains_alike(MIXTURE, FIVE | {"expert_parallel_degree": experts})
 
 
 RESHARDED: dict[str, dict[str, Any]] = {

@@ -47,8 +47,7 @@ def test_sharing_experts_out_changes_nothing() -> None:
         "expert_parallel_degree": 4,
     }
     architecture = {"name": "qwen3_5_moe"} | MOE
-    rows = runs.train(runs.sections(architecture, layout))
-    runs.assert_same(rows, runs.train(runs.sections(architecture)))
+    runs.assert_trains_alike(architecture, layout)
 
 
 @pytest.mark.slow
