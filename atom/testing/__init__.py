@@ -1,4 +1,4 @@
-"""The conformance kit: whether a component keeps the promises of its kind.
+"""The conformance kit: tests that a component fulfils the contract of its kind.
 
 An author writes one line in a test module of the plugin, and pytest collects the suite of its
 kind::
@@ -7,7 +7,8 @@ kind::
 
     TestMyNet = conformance("architecture:my_net", dim=64, n_layers=2)
 
-What only the author knows follows it: ``conformance(…).having(unsupported={"cp": "it scans"})``.
+Facts that only the author knows follow it: ``conformance(…).having(unsupported={"cp": "it
+scans"})``.
 The options of a kind are in the docstring of its suite, in :mod:`atom.testing.suites`.
 """
 

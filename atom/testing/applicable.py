@@ -1,7 +1,7 @@
-"""Leave out the tests of a suite that say nothing about its component.
+"""Leave out the tests of a suite that do not apply to its component.
 
-They are deselected as pytest collects, after ``-m`` and ``-k`` have chosen. A test that cannot run
-here, for want of a device or a package, is skipped with the reason instead.
+They are deselected as pytest collects, after ``-m`` and ``-k``. A test that cannot run here,
+because a device or a package is missing, is skipped with the reason instead.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import pytest
 
 Test = TypeVar("Test", bound=Callable[..., None])
 Condition = Callable[..., bool]
-"""Of the suite, its component, and the test's parameters by name."""
+"""Takes the suite, its component, and the test's parameters by name."""
 
 _CONDITIONS = "atom_conditions"
 
 
 def where(condition: Condition) -> Callable[[Test], Test]:
-    """Have a test of a suite collected only for the components that a condition is true of."""
+    """Collect a test of a suite only for components that fulfil a condition."""
 
     def mark(test: Test) -> Test:
         setattr(test, _CONDITIONS, (*getattr(test, _CONDITIONS, ()), condition))
@@ -29,7 +29,7 @@ def where(condition: Condition) -> Callable[[Test], Test]:
 
 
 def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that say nothing about their component."""
+    """Deselect the tests that do not apply to their component."""
     left_out = set(_left_out(items))
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
@@ -53,5 +53,5 @@ def _left_out(items: list[pytest.Item]) -> Iterator[pytest.Item]:
             component = host.find(suite.kind, suite.name)
             if not all(condition(suite, component, **parameters) for condition in conditions):
                 yield item
-        except Exception:  # the test itself fails, and says why
+        except Exception:  # the test itself fails and reports it
             continue

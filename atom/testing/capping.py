@@ -1,4 +1,6 @@
-"""Whether a loss from hidden states keeps what an output layer does beside its product."""
+"""Check that a loss computed from hidden states respects an output layer that does more than a
+product.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ TOLERANCE = 1e-2
 def difference(tested: Implementation, dtype: str, device: str) -> str | None:
     """Return how the loss differs from that of logits with a soft-cap, or None.
 
-    A loss that refuses the layer has none.
+    A loss that refuses the layer passes.
     """
     import torch
     import torch.nn.functional as F

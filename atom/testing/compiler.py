@@ -1,8 +1,8 @@
-"""Compile a Triton kernel for a GPU that is not here: what fails, and what each program takes.
+"""Compile a Triton kernel for a GPU that this machine lacks; report failures and resource usage.
 
-Triton compiles for a target, and its wheel has the assembler; only launching needs the device. So a
-kernel is called with tensors of the CPU, compiled instead of launched, and its outputs are whatever
-was in memory. Triton keeps what it has compiled by device: this needs a process of its own.
+Triton compiles for a target, and its wheel includes the assembler; only a launch needs the device.
+So a kernel is called with CPU tensors and compiled instead of launched; its outputs are
+uninitialized memory. Triton caches compiled kernels by device, so this needs its own process.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ HOPPER = (9, 0)
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel as the GPU would have it.
+    """A kernel as compiled for the GPU.
 
     Attributes:
-        name: of the function.
-        num_warps: of a program.
-        registers: of a thread.
-        spilled: bytes of a thread that have no register and go to memory.
-        shared: bytes of a program in shared memory.
-        accesses: how often the code reads or writes so many bytes of global memory, by bytes.
+        name: name of the function.
+        num_warps: warps per program.
+        registers: registers per thread.
+        spilled: bytes per thread spilled to local memory.
+        shared: bytes of shared memory per program.
+        accesses: width in bytes -> number of global memory accesses of that width.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Compiled:
 
 @contextmanager
 def compiling(capability: tuple[int, int]) -> Iterator[list[Compiled]]:
-    """Have Triton kernels compiled for a compute capability where they would be launched.
+    """Compile Triton kernels for a compute capability instead of launching them.
 
-    The list has what was compiled so far. Kernels that tune themselves take their first choice.
+    The list holds the kernels compiled so far. Autotuned kernels use their first configuration.
 
     Raises:
-        NotCompiledError: within, at the launch of a kernel that Triton refuses.
+        NotCompiledError: inside the context, at the launch of a kernel that Triton refuses.
     """
     from triton.backends.compiler import GPUTarget
 
@@ -93,13 +93,13 @@ def compiling(capability: tuple[int, int]) -> Iterator[list[Compiled]]:
 
 
 class NotCompiledError(Exception):
-    """Triton has refused a kernel."""
+    """Raised if Triton refuses a kernel."""
 
 
 def failures(component: Component) -> Sequence[str] | None:
     """Return a sentence for each compute capability and dtype for which a kernel does not compile.
 
-    None if it has no Triton kernel.
+    Return None if it has no Triton kernel.
     """
     if not is_triton(component):
         return None
@@ -108,7 +108,9 @@ def failures(component: Component) -> Sequence[str] | None:
 
 @cache
 def _of_package(package: str) -> dict[str, list[str] | None]:
-    """Return the failures of a package's kernels, by address: of all, as starting takes longest."""
+    """Return address -> failures for all kernels of a package in one process, since startup
+    dominates.
+    """
     result = subprocess.run(
         [sys.executable, "-P", "-m", __name__, package],
         env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
@@ -151,7 +153,7 @@ def _failures(component: Component) -> list[str] | None:
                     except NotCompiledError as error:
                         found.append(f"{where}: {error}")
                     except Exception as error:
-                        # What is not Triton's may need the device, or values that are numbers.
+                        # Other kernels can need the device, or actual values.
                         if kernel.needs.triton:
                             found.append(f"{where}: ended before its last kernel: {_last(error)}")
             compiled += len(every)
@@ -161,7 +163,7 @@ def _failures(component: Component) -> list[str] | None:
 
 
 def _targets(needs: Needs) -> list[tuple[int, int]]:
-    """Return Hopper, and the oldest compute capability that a kernel takes; Hopper if it does."""
+    """Return Hopper if the kernel supports it, and the oldest supported compute capability."""
     oldest, below = needs.capability or HOPPER, needs.capability_below
     return sorted(
         {oldest, HOPPER} if oldest <= HOPPER and (not below or below > HOPPER) else {oldest}
@@ -174,13 +176,13 @@ def _attempts(component: Component, kernel: Kernel, dtype: str) -> Iterator[Call
         tested = Implementation(contract, component)
         yield lambda: passes(tested, Case(sizes, dtype), "cpu")()
     for name, reference in functions_of(kernel).items():
-        if name in FUNCTIONS:  # another test says so
+        if name in FUNCTIONS:  # another test reports it
             function = resolve(reference, component)
             yield partial(both, function, FUNCTIONS[name], sizes, dtype, "cpu")
 
 
 class _Elsewhere:
-    """What Triton asks of a driver before it launches."""
+    """A stand-in for the driver that Triton queries before a launch."""
 
     def __init__(self, target: Any) -> None:
         self._target = target
@@ -226,7 +228,7 @@ def _accesses(ptx: str) -> dict[int, int]:
 
 
 def _last(error: BaseException) -> str:
-    """Return what is at the bottom of an error of Triton's, in one line."""
+    """Return the root cause of a Triton error, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

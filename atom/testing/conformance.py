@@ -1,4 +1,4 @@
-"""From the name of a component to a class of tests that pytest collects."""
+"""Turn the name of a component into a class of tests that pytest collects."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 from atom.errors import UserError
 from atom.plugin import KINDS
 
-if TYPE_CHECKING:  # pytest imports this module in every session, and few use it
+if TYPE_CHECKING:  # pytest imports this module in every session, but few sessions use it
     from pydantic import BaseModel
 
     from atom.registry.host import Component, Host
 
 
 class Suite:
-    """What the suites of all kinds share. pytest makes an instance for each test.
+    """The base of the suites of all kinds. pytest creates an instance for each test.
 
     Attributes:
-        name: of the component under test, ``NAME`` or ``PACKAGE:NAME``.
-        parameters: of the component, as a run would set them.
+        name: name of the component under test, ``NAME`` or ``PACKAGE:NAME``.
+        parameters: parameters of the component, as in a run.
     """
 
     kind: ClassVar[str]
@@ -31,7 +31,7 @@ class Suite:
     @pytest.fixture(scope="class")
     @classmethod
     def host(cls) -> Host:
-        """What is installed."""
+        """The installed plugins."""
         from atom.registry.host import Host
 
         return Host.load()
@@ -48,7 +48,7 @@ class Suite:
     @pytest.fixture(scope="class")
     @classmethod
     def config(cls, component: Component) -> BaseModel | None:
-        """The component's parameters, validated as a run's are; None if it has none."""
+        """The component's parameters, validated as in a run; None if it has none."""
         from atom.registry.select import configured
 
         try:
@@ -58,15 +58,15 @@ class Suite:
 
 
 def conformance(component: str, **parameters: Any) -> type[Any]:
-    """Return the suite of a component's kind, to be given a name that starts with ``Test``.
+    """Return the suite of a component's kind; assign it to a name that starts with ``Test``.
 
     Args:
         component: ``KIND:NAME``, such as ``architecture:my_net``; a kernel is
             ``kernel:OPERATION/NAME``.
-        parameters: of the component, as in its config group; an architecture should be made tiny.
+        parameters: parameters of the component, as in its config group; make an architecture tiny.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: the kind is unknown.
     """
     kind, _, name = component.partition(":")
     kinds = [declaration.kind for declaration in KINDS]

@@ -1,4 +1,4 @@
-"""A few hundred real documents that every machine has, and their digest. No torch here."""
+"""Provide a few hundred real documents that every machine has, and their digest, without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atom.plugin import Document
 
 _MOST = 300
 _CHARACTERS = 4000
-"""Of each document: what follows is left out, so that preparing takes a moment."""
+"""Characters kept per document, so that preparing is fast."""
 
 _SCRIPTS = (
     "The quick brown fox jumps over the lazy dog. ",
@@ -27,14 +27,14 @@ _SCRIPTS = (
 
 
 def documents() -> Iterator[Document]:
-    """Yield modules of the standard library, and a page in each of several scripts."""
+    """Yield modules of the standard library, and one page in each of several scripts."""
     for number, text in enumerate(_texts()):
         yield Document(text=text, id=f"document {number}")
 
 
 @cache
 def digest() -> str:
-    """Return what identifies the documents."""
+    """Return a digest of the documents."""
     return hashlib.sha256("\0".join(_texts()).encode()).hexdigest()
 
 

@@ -1,9 +1,9 @@
-"""Whether an architecture computes what its counterpart in ``transformers`` does.
+"""Compare an architecture with its counterpart in ``transformers``.
 
-Weights go both ways through files, as ``transformers`` writes and reads them, so that what is
-compared is what a user would get.
+Weights go both ways through files in the format of ``transformers``, so that the comparison covers
+what a user would get.
 
-Shape suffixes: B = sequences, L = tokens a sequence, V = vocabulary.
+Shape suffixes: B = sequences, L = tokens per sequence, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-4
-"""|difference in a logit|, in float32."""
+"""Maximum |difference| of a logit, in float32."""
 
 
 def assert_same_logits(
@@ -34,14 +34,14 @@ def assert_same_logits(
 ) -> None:
     """Assert that random weights give the same logits here and in ``transformers``, both ways.
 
-    The test is skipped where ``transformers`` is not installed.
+    The test is skipped if ``transformers`` is not installed.
 
     Args:
         architecture: its name and parameters, as in a run.
-        counterpart: the same model's configuration at Hugging Face: ``model_type`` and so on. The
-            vocabulary is added. The architecture's ``hf_config``, if it has one, must say the same.
-        folder: an empty one.
-        tolerance: the largest difference allowed.
+        counterpart: the Hugging Face configuration of the same model: ``model_type`` and so on. The
+            vocabulary is added. The architecture's ``hf_config``, if any, must agree with it.
+        folder: an empty folder.
+        tolerance: maximum difference.
     """
     transformers = pytest.importorskip("transformers")
     import torch
@@ -84,7 +84,7 @@ def assert_same_logits(
 
 
 def _assert_says(own: Mapping[str, Any], expected: Mapping[str, Any], config: Any) -> None:
-    """Assert that ``hf_config`` is the configuration ``config``, made from ``expected``."""
+    """Assert that ``hf_config`` is the configuration ``config``, built from ``expected``."""
     made = type(config)(**{key: value for key, value in own.items() if key != "model_type"})
     assert own["model_type"] == config.model_type
     family = type(config).__name__.removesuffix("Config").removesuffix("Text")
@@ -94,7 +94,9 @@ def _assert_says(own: Mapping[str, Any], expected: Mapping[str, Any], config: An
 
 
 def _disturbed(model: Any, seed: int) -> Any:
-    """Add noise to the weights: norms of one and biases of zero would hide which is which."""
+    """Add noise to the weights, because norms of one and biases of zero would hide
+    swapped weights.
+    """
     import torch
 
     torch.manual_seed(seed)

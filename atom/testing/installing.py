@@ -1,4 +1,4 @@
-"""A plugin in a folder, found as if an installer had put it there."""
+"""Create the metadata of an installed plugin in a folder."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def describe(
     version: str = "1.0",
     metadata: str = "",
 ) -> Path:
-    """Write what an installer leaves beside a package, and return that folder.
+    """Write the metadata that an installer creates for a package, and return its folder.
 
     Args:
-        site: of the package's files; to be put on a process's ``PYTHONPATH``.
+        site: folder of the package's files, to be put on a process's ``PYTHONPATH``.
         package: the distribution's name.
-        module: what the entry point refers to; by default the package's name as a module.
+        module: module of the entry point; by default derived from the package's name.
         entry_point: its name; by default that of the module.
-        version: of the distribution.
-        metadata: more lines of it.
+        version: the distribution's version.
+        metadata: additional metadata lines.
     """
     name = package.replace("-", "_")
     module = module or name

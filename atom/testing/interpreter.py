@@ -1,6 +1,6 @@
 """Run a Triton kernel on the CPU, in Triton's interpreter.
 
-Triton decides at import whether it interprets, so this needs a process of its own.
+Triton decides on interpretation at import, so this needs its own process.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ CASES = (
     Case(ODD[1], "float32", gradient="transposed"),
     Case(ODD[1], "float32", gradient="expanded"),
 )
-"""Few: the interpreter is slow. Other dtypes have one."""
+"""Few, because the interpreter is slow. Other dtypes have one case."""
 
 BACKENDS = ("spmd_types", "partial_dtensor")
-"""Of tensor parallelism: a module is given plain tensors under the first, DTensors under others."""
+"""Backends of tensor parallelism: the first passes plain tensors to modules, others
+pass DTensors.
+"""
 
 SECONDS = 300
 
 
 def disagreements(component: Component) -> list[str] | None:
-    """Return how a kernel disagrees with its reference when interpreted.
+    """Return how a kernel in the interpreter disagrees with its reference.
 
-    None if it is no Triton kernel.
+    Return None if it is not a Triton kernel.
     """
     if not is_triton(component):
         return None
@@ -78,7 +80,7 @@ def _main(address: str) -> list[str]:
             {"float32": 1e-4} | dict(kernel.tolerance),
             "cpu",
         )
-    # One dtype: float32, if it takes that.
+    # One dtype: float32 if the kernel supports it.
     dtype = min(kernel.tolerance, key=lambda each: each != "float32")
     for name, reference in functions_of(kernel).items():
         function, case = resolve(reference, component), (ODD[1], dtype)
@@ -88,8 +90,10 @@ def _main(address: str) -> list[str]:
 
 
 def is_triton(component: Component) -> bool:
-    """Return whether a kernel is a Triton kernel: it says so in its needs, or a module of its
-    package holds a function made by ``triton.jit`` once the override's is imported."""
+    """Return whether a kernel is a Triton kernel.
+
+    That is the case if its needs declare it, or if a module of its package contains a
+    ``triton.jit`` function once the override is imported."""
     kernel = component.declaration
     assert isinstance(kernel, Kernel)
     if kernel.override is None:

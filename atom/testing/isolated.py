@@ -1,4 +1,4 @@
-"""Ask a fresh Python process, which has imported nothing yet, what a plugin does there."""
+"""Run code of a plugin in a fresh Python process that has imported nothing yet."""
 
 from __future__ import annotations
 
@@ -66,22 +66,23 @@ def declaring(module: str) -> tuple[dict[str, str], float]:
     """Import a plugin's module and call its hooks.
 
     Returns:
-        The heavy packages that it imports with the file and line that does, and CPU seconds.
+        The heavy packages that it imports, each with the importing file and line, and CPU seconds.
     """
     places, seconds = run(_DECLARING, [module, list(HOOKS), HEAVY])
     return places, seconds
 
 
 def run(script: str, argument: Any, **environment: str) -> Any:
-    """Run ``script`` and return what it hands to ``answer``: see :func:`start`."""
+    """Run ``script`` and return the value that it passes to ``answer``: see :func:`start`."""
     return result(start(script, argument, **environment))
 
 
 def start(script: str, argument: Any, **environment: str) -> subprocess.Popen[str]:
     """Start a process that runs ``script``.
 
-    It finds the packages that this process finds. ``argument`` is there, as JSON carries it, and a
-    function ``answer(value)`` that returns a value to :func:`result`.
+    It has the same import path as this process. The script can use ``argument``, passed as JSON,
+    and
+    a function ``answer(value)`` that sends a value to :func:`result`.
     """
     preamble = """
 import json, os, sys
@@ -110,7 +111,9 @@ def answer(value):
 
 
 def result(process: subprocess.Popen[str], *, timeout: float = 300) -> Any:
-    """Wait for a process of :func:`start`; the test fails with its last words if it failed."""
+    """Wait for a process of :func:`start`; the test fails with its last output if the process
+    failed.
+    """
     try:
         out, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Tell whether a kernel runs here and takes what a test gives it; if not, why."""
+"""Decide whether a kernel runs here and supports the inputs of a test; if not, say why."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ BENCHMARK = {
 
 
 def takes(kernel: Kernel, case: Case) -> bool:
-    """Return whether the sizes are within the kernel's needs: a run would not choose it else."""
+    """Return whether the sizes fulfil the kernel's needs; otherwise a run would not choose it."""
     where = Situation(DeviceDescription("cpu"), sizes=case.sizes.needed)
     return misfit_of_numbers(kernel, where) is None
 
 
 def lacking(kernel: Kernel) -> str | None:
-    """Return which package the kernel lacks here, or None."""
+    """Return the package that the kernel needs and that is not installed, or None."""
     reason = missing(kernel.needs, {})
     return f"{kernel.operation}/{kernel.name} {reason}" if reason else None
 
@@ -50,15 +50,14 @@ def misfit(component: Component, described: Any, *, context_parallel: bool) -> s
     try:
         choose(preference, alone, Situation(described, context_parallel=1 + context_parallel))
     except UserError as error:
-        # "no kernel for X fits: NAME REASON", with "; valid: …" where there are others
+        # Format: "no kernel for X fits: NAME REASON", with "; valid: …" if there are others.
         reason = error.problem.partition(": ")[2].partition("; valid: ")[0]
         return f"{declaration.operation}/{reason}"
     return None
 
 
 def arguments(node: Any) -> list[str]:
-    """Return the names of the tensors that the module of a node is called with; none where it is no
-    module."""
+    """Return the names of the tensor arguments of a node's module; empty if it is not a module."""
     forward = getattr(type(node)._owner, "forward", None)
     parameters = inspect.signature(forward).parameters.values() if forward else ()
     return [
@@ -71,7 +70,7 @@ def arguments(node: Any) -> list[str]:
 def of_triton(
     component: Component, look: Callable[[Component], Sequence[str] | None]
 ) -> Sequence[str]:
-    """Return what ``look`` finds of a Triton kernel; skip the test of any other one."""
+    """Return the result of ``look`` for a Triton kernel; skip the test for any other kernel."""
     if reason := lacking(component.declaration):  # type: ignore[arg-type]
         pytest.skip(reason)
     found = look(component)

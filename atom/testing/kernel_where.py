@@ -1,7 +1,7 @@
-"""Tell which tests of the kernel suite say something about a kernel.
+"""Decide which tests of the kernel suite apply to a kernel.
 
-What a device or a package is missing for is left out too, but for ``test_needs_are_honest``, which
-is skipped with the reason.
+Tests that lack a device or a package are left out too, except ``test_needs_are_honest``, which is
+skipped with the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Suite = Any  # of the kernel under test
 
 
 def contract(suite: Suite, component: Component) -> Contract | None:
-    """Return the contract of the kernel's operation, or None where the kit has none."""
+    """Return the contract of the kernel's operation, or None if the kit has none."""
     found: Contract | None = suite.operation or contract_of(_operation(component))
     return found
 
@@ -27,19 +27,19 @@ def has_contract(suite: Suite, component: Component) -> bool:
 
 
 def has_gradients(suite: Suite, component: Component) -> bool:
-    """Return whether finite differences can be taken of the operation."""
+    """Return whether the operation's gradients can be checked by finite differences."""
     found = contract(suite, component)
     return found is not None and found.differentiable and found.float64
 
 
 def has_override(_suite: Suite, component: Component, **_parameters: Any) -> bool:
-    """Return whether the kernel has a node of its own, not torchtitan's, which every run has."""
+    """Return whether the kernel replaces torchtitan's node, which every run tests."""
     declaration: Any = component.declaration
     return declaration.override is not None
 
 
 def runs_here(_suite: Suite, component: Component) -> bool:
-    """Return whether the kernel says that it runs on this process's device."""
+    """Return whether the kernel's needs are met on this process's device."""
     from atom.titan.boot import settled
 
     return kernel_fit.refusal(component, settled()) is None
@@ -51,7 +51,7 @@ def compares_here(suite: Suite, component: Component) -> bool:
 
 
 def runs_on_ranks(_suite: Suite, component: Component, layout: str) -> bool:
-    """Return whether the kernel says that it runs on the ranks of a test, which are on the CPU."""
+    """Return whether the kernel's needs are met on the ranks of a test, which use the CPU."""
     from atom.titan.compat import device
 
     described = device.describe("cpu")
@@ -59,7 +59,7 @@ def runs_on_ranks(_suite: Suite, component: Component, layout: str) -> bool:
 
 
 def is_triton(_suite: Suite, component: Component, **_parameters: Any) -> bool:
-    """Return whether it is a Triton kernel with the packages that it needs."""
+    """Return whether it is a Triton kernel and the packages that it needs are installed."""
     declaration: Any = component.declaration
     return kernel_fit.lacking(declaration) is None and interpreter.is_triton(component)
 

@@ -1,12 +1,12 @@
-"""Train every architecture under every strategy, and write down how far their losses are apart.
+"""Train every architecture under every strategy, and record the differences between their losses.
 
     python -m atom.testing.matrix [--architectures GLOB] [--strategies GLOB] [--missing]
 
-Rows are the installed options ``architecture=*tiny*``, columns those of ``parallelism`` that give a
-layout and nothing else. Each cell is the small run of the conformance kit
+Rows are the installed options ``architecture=*tiny*``; columns are the options of ``parallelism``
+that set only a layout. Each cell is the small run of the conformance kit
 (:mod:`atom.testing.runs`) on real ranks over gloo, in float32, compared with the same run on one
-rank. A cell is kept as a line of JSON as soon as it has been run, so the matrix can be filled in
-several goes; the page is written anew from all cells each time.
+rank. Each finished cell is stored as a line of JSON, so the matrix can be filled in several
+invocations; the page is rewritten from all cells each time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TINY = "*tiny*"
 PACKAGES = ("torch", "torchtitan")
 
 HANG_SECONDS = 240
-"""Without a step, until the ranks of a cell count as hung."""
+"""Seconds without a step after which the ranks of a cell count as hung."""
 
 Sections = dict[str, Any]
 
@@ -48,8 +48,8 @@ class Cell:
     """One architecture under one strategy.
 
     Attributes:
-        error: the largest |difference in loss| to one rank, over all steps; None if there is none.
-        reason: why not: the sentence that refuses the run, or what a rank failed of.
+        error: maximum |difference in loss| to one rank, over all steps; None if there is none.
+        reason: why there is no error value: the refusal of the run, or the failure of a rank.
         failed: whether ranks were started and failed.
     """
 
@@ -65,7 +65,7 @@ class Cell:
 
     @property
     def wrong(self) -> bool:
-        """Whether the strategy trains something else than one rank does, or not at all."""
+        """Whether the strategy fails, or trains differently from one rank."""
         return self.failed or (self.error is not None and not self.error <= runs.TOLERANCE)
 
 
@@ -76,19 +76,19 @@ def architectures(host: Host) -> dict[str, Sections]:
 
 
 def strategies(host: Host) -> dict[str, Sections]:
-    """Return the installed options that give a layout, by the number of ranks."""
+    """Return the installed options that set a layout, sorted by the number of ranks."""
     found = _options(host, "parallelism")
     return dict(sorted(found.items(), key=lambda item: (world_size(item[1]), item[0])))
 
 
 def world_size(strategy: Sections) -> int:
-    """Return the ranks of a strategy: two for a degree that is left open."""
+    """Return the number of ranks of a strategy; an open degree counts as two."""
     degrees = [strategy.get(name, 1) for name in DEGREES]
     return math.prod(2 if degree == -1 else degree for degree in degrees)
 
 
 def run_cell(architecture: str, strategy: str, sections: tuple[Sections, Sections]) -> Cell:
-    """Train one cell, and the run on one rank that it is compared with unless that was done."""
+    """Train one cell, and its reference run on one rank if that has not been trained yet."""
     model, layout = sections
     size = world_size(layout)
     launch = {"ranks": size, "max_restarts": 0, "start_seconds": HANG_SECONDS}
@@ -113,7 +113,7 @@ def run_cell(architecture: str, strategy: str, sections: tuple[Sections, Section
 
 
 def read(path: Path) -> list[Cell]:
-    """Return the cells that were kept."""
+    """Return the stored cells."""
     if not path.is_file():
         return []
     return [Cell(**json.loads(line)) for line in path.read_text().splitlines()]
@@ -123,9 +123,9 @@ def page(cells: Iterable[Cell], rows: Iterable[str], columns: Mapping[str, int])
     """Return the matrix as Markdown.
 
     Args:
-        cells: what was run.
+        cells: the finished cells.
         rows: the architectures' options.
-        columns: the strategies' options, and the ranks of each.
+        columns: the strategies' options, and the number of ranks of each.
     """
     found = {(cell.architecture, cell.strategy): cell for cell in cells}
     reasons: dict[str, int] = {}
@@ -176,7 +176,7 @@ def _shown(cell: Cell | None, reasons: dict[str, int]) -> str:
 
 
 def _options(host: Host, group: str) -> dict[str, Sections]:
-    """Return the options of a group that set the group's own section only."""
+    """Return the options of a group that set only the group's own section."""
     groups = Groups(host.plugins)
     found: dict[str, Sections] = {}
     for option in sorted(groups.options.get(group, ())):
@@ -228,7 +228,7 @@ def _write(
     columns: Mapping[str, Sections],
     options: argparse.Namespace,
 ) -> None:
-    """Write the cells of what is installed, in the order of the table, and the page."""
+    """Write the cells of installed options, in the order of the table, and the page."""
     cells = [kept[row, column] for row in rows for column in columns if (row, column) in kept]
     sizes = {name: world_size(layout) for name, layout in columns.items()}
     options.cells.parent.mkdir(parents=True, exist_ok=True)

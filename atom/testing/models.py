@@ -1,6 +1,6 @@
-"""An architecture as the trainer builds it, on one rank and in this process.
+"""Build an architecture as the trainer does, on one rank and in this process.
 
-Shape suffixes: B = sequences, L = tokens a sequence, V = vocabulary.
+Shape suffixes: B = sequences, L = tokens per sequence, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 
 class Subject:
-    """One architecture with its parameters, ready to be built any number of times.
+    """One architecture with its parameters, which can be built repeatedly.
 
     Attributes:
-        parts: what the architecture's ``build`` returned.
-        has_experts: whether some layer is a mixture of experts.
-        tied: whether the embedding and the output layer are one weight.
-        device: where models are built: a GPU where there is one.
+        parts: result of the architecture's ``build``.
+        has_experts: whether a layer is a mixture of experts.
+        tied: whether the embedding and the output layer share a weight.
+        device: device of the models: a GPU if there is one.
     """
 
     def __init__(self, host: Host, architecture: dict[str, Any]) -> None:
         """Resolve the small run of ``architecture`` on one rank.
 
         Raises:
-            UserError: as a run with it would be refused.
+            UserError: the run would be refused.
         """
         from atom.titan.boot import settled
 
-        self.device = settled()  # before any other module of torchtitan
+        self.device = settled()  # before any other import of torchtitan
 
         from torchtitan.models.common.moe import MoE
 
@@ -54,7 +54,7 @@ class Subject:
             run,
             self._selection,
             self._host,
-            Path("conformance"),  # where the run folder would be; nothing is written
+            Path("conformance"),  # placeholder for the run folder; nothing is written
             vocab_size=partners.VOCAB_SIZE,
             joined=None,
         )
@@ -66,7 +66,7 @@ class Subject:
             _check_attention(self.config())
 
     def config(self) -> Any:
-        """Return the model's config as the trainer has it: sharding set, kernels in place."""
+        """Return the model's config as in the trainer, with sharding and kernels set."""
         from torchtitan.config.override import apply_overrides
 
         from atom.titan.trainer_config import trainer_config
@@ -83,9 +83,9 @@ class Subject:
         return on_meta(self.config())
 
     def model(self, *, filled_with: float | None = None) -> Any:
-        """Return the model with the weights of seed 0.
+        """Return the model with the initial weights of seed 0.
 
-        ``filled_with`` is what the memory holds before the weights are initialised.
+        ``filled_with`` is the content of the memory before the weights are initialized.
         """
         import torch
 
@@ -114,7 +114,7 @@ class Subject:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one core."""
+    """Compute on one core within the context."""
     import torch
 
     before = torch.get_num_threads()
@@ -141,7 +141,7 @@ _subjects: dict[str, Subject] = {}
 
 
 def subject(host: Host, architecture: dict[str, Any]) -> Subject:
-    """Return the :class:`Subject` of an architecture, made once in this process."""
+    """Return the :class:`Subject` of an architecture, cached for this process."""
     key = json.dumps(architecture, sort_keys=True)
     if key not in _subjects:
         _subjects[key] = Subject(host, architecture)
@@ -149,13 +149,13 @@ def subject(host: Host, architecture: dict[str, Any]) -> Subject:
 
 
 def logits(model: Any, ids_BL: torch.Tensor, documents: tuple[int, ...] = ()) -> torch.Tensor:
-    """Return the model's output of shape (B, L, V), as the trainer asks for it.
+    """Return the model's output of shape (B, L, V), called as the trainer does.
 
     Args:
         model: the model.
         ids_BL: the tokens.
         documents: lengths of the documents in every sequence, or () for one document. Positions
-            count from 0 in each, as :mod:`atom.titan.train.data` makes them.
+            restart at 0 in each, as :mod:`atom.titan.train.data` makes them.
     """
     import torch
 
@@ -176,8 +176,9 @@ def loss(model: Any, ids_BL: torch.Tensor) -> torch.Tensor:
 
 
 def loss_in_pieces(model: Any, ids_BL: torch.Tensor, pieces: int) -> torch.Tensor:
-    """Return the mean cross-entropy of each next token, from hidden states in pieces, as a run with
-    ``loss.num_chunks`` computes it. The model gives hidden states from here on."""
+    """Return the mean cross-entropy of each next token, computed in chunks of the hidden states, as
+    a run
+    with ``loss.num_chunks`` does. The model returns hidden states from then on."""
     from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
 
     labels_BL = ids_BL[:, 1:].contiguous()

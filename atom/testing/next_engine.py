@@ -1,7 +1,7 @@
-"""``make next``: see what another release of torchtitan would break.
+"""``make next``: report what another release of torchtitan would break.
 
-The release is installed into an environment of its own, before the packages of this one, which
-stays as it is. Printed are the repairs, config fields and imports that it changes, and the unit
+The release is installed into a separate environment, ahead of this environment's packages, which do
+not change. The report lists the repairs, config fields and imports that it changes, and the unit
 tests that fail with it.
 """
 
@@ -34,17 +34,17 @@ TESTS = tuple(
         "ranges", "effects", "kernels", "plan_torch", "trackers",
     )
 )  # fmt: skip
-"""Unit tests that touch the engine; those that take seconds are left out of them."""
+"""Unit tests that touch the engine, without those that take seconds."""
 
 _LONGEST = 160
 _MOST_LINES = 30
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print what breaks with a release; return 1 if something does.
+    """Print what breaks with a release; return 1 if anything does.
 
     Args:
-        arguments: of the command line.
+        arguments: arguments of the command line.
     """
     parser = argparse.ArgumentParser("python -m atom.testing.next_engine", description=__doc__)
     parser.add_argument("wheel", help="a wheel, a folder, or what pip can install: torchtitan==…")
@@ -61,13 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _environment(folder: Path, wheel: str) -> tuple[Path, Path]:
-    """Make an environment with a release before the packages of this one.
+    """Create an environment with a release ahead of this environment's packages.
 
-    Packages that it needs and this environment lacks are installed beside it.
+    Missing dependencies of the release are installed beside it.
 
     Args:
-        folder: an empty one.
-        wheel: what pip is to install.
+        folder: an empty folder.
+        wheel: the requirement for pip to install.
 
     Returns:
         Its Python, and the folder of its packages.
@@ -97,7 +97,7 @@ def _install(python: Path, *specifications: str) -> None:
 
 
 def _needed(site: Path, own: str) -> Iterator[Requirement]:
-    """Yield what the packages of an environment need and neither it nor this one has."""
+    """Yield the requirements of an environment's packages that neither it nor this one fulfils."""
     have = {
         canonicalize_name(each.name): each.version for each in distributions(path=[own, str(site)])
     }
@@ -197,7 +197,7 @@ def _probe(python: Path, site: Path) -> int:
 
 
 def _test(python: Path, report: Path) -> int:
-    """Run the unit tests; print those that fail, once for each reason."""
+    """Run the unit tests; print the failures, once per reason."""
     _heading("Unit tests of the engine")
     tests = [test for test in TESTS if Path(test).is_file()]
     options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", f"--junitxml={report}"]

@@ -1,4 +1,4 @@
-"""What an author says of a component in the conformance line, beside its parameters."""
+"""Set options of a suite in the conformance line, in addition to the component's parameters."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ T = TypeVar("T", bound="Options")
 
 
 class Options:
-    """A suite that can be told what to expect: ``conformance(…).having(name=value)``.
+    """A suite with options: ``conformance(…).having(name=value)``.
 
     Attributes:
-        options: the names of the suite's attributes that can be set.
+        options: names of the suite's attributes that can be set.
     """
 
     options: ClassVar[tuple[str, ...]] = ()

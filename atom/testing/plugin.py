@@ -1,10 +1,12 @@
-"""The pytest plugin (entry point ``pytest11``): it must cost nothing where it is not used."""
+"""The pytest plugin (entry point ``pytest11``); it must cost nothing in sessions that do not use
+it.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-# Where the kit asserts. pytest rewrites these modules as it does tests, and so shows the values.
+# Modules with assertions of the kit. pytest rewrites them like tests, so that it shows the values.
 pytest.register_assert_rewrite(
     "atom.testing.suites",
     "atom.testing.hugging_face",
@@ -18,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
 
 
-@pytest.hookimpl(trylast=True)  # after -m and -k have chosen
+@pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     from atom.testing import applicable
 

@@ -1,8 +1,8 @@
-"""Run training runs on real ranks over gloo, one after another, from one process that waits.
+"""Run training runs on real ranks over gloo, one after another, from one server process.
 
 Importing torchtitan takes longer than a small run. So one process imports it once, and forks for
-each run what ``atom train`` would have been; from there on everything is what a user's run is:
-checks, run folder, forked ranks, trainer, metrics.
+each run the process that ``atom train`` would be. Everything after that is the same as in a user's
+run: checks, run folder, forked ranks, trainer, metrics.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from atom.testing import partners
 Sections = dict[str, Any]
 
 MOST_RANKS = 16
-"""Of one run; each is a process of its own."""
+"""Maximum ranks of one run; each is a process."""
 
 
 def shared(*, interpreted: bool = False) -> Ranks:
-    """Return the ranks of this process, which live as long as it.
+    """Return the ranks shared in this process, which live as long as it does.
 
-    ``interpreted`` ones run Triton kernels in Triton's interpreter.
+    With ``interpreted``, Triton kernels run in Triton's interpreter.
     """
     return _shared(interpreted)
 
@@ -49,9 +49,9 @@ def _shared(interpreted: bool) -> Ranks:
 
 
 class Ranks:
-    """Trains runs; each only once, so that what several checks compare with is computed once.
+    """A runner that trains each run only once, so that several tests can share a reference run.
 
-    The folder of a run that failed is kept: its sentence names a log there.
+    The folder of a failed run is kept, because its error names a log there.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -64,12 +64,13 @@ class Ranks:
         """Train a run and return the metrics of its steps.
 
         Args:
-            sections: of the run, as in :class:`atom.recipe.run.Run`.
-            after: another run, of which this one goes on from the last checkpoint; the metrics
-                of both are returned.
+            sections: sections of the run, as in :class:`atom.recipe.run.Run`.
+            after: another run; the run resumes from its last checkpoint, and the metrics of both
+                are
+                returned.
 
         Raises:
-            UserError: the run cannot be.
+            UserError: the run is invalid.
             RunError: a rank failed.
         """
         folder = self.place(sections, after)
@@ -88,7 +89,7 @@ class Ranks:
         return list(metrics.read(folder / metrics.FILE_NAME))
 
     def close(self) -> None:
-        """End the waiting process and remove the folders of the runs that did not fail."""
+        """End the server process and remove the folders of the runs that did not fail."""
         if self._server is not None:
             self._server.communicate()
         for path in self._folder.iterdir() if self._failed else [self._folder]:
@@ -122,14 +123,14 @@ class Ranks:
             for name, value in os.environ.items()
             if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK") and not name.startswith("SLURM_")
         }
-        # Not PYTHONPATH: the folder must not go before what is installed.
+        # Not PYTHONPATH: the folder must come after the installed packages.
         command = [sys.executable, "-P", "-m", __name__, str(packages)]
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log().open("w"),
-            # One thread a rank: the models are so small that threads only wait for each other.
+            # One thread per rank: the models are so small that more threads only add contention.
             env=kept
             | {"ATOM_CACHE": str(self._folder / "cache"), "OMP_NUM_THREADS": "1"}
             | dict(self._environment),
@@ -146,20 +147,20 @@ class Ranks:
 def _serve(packages: str) -> None:
     """Answer each line ``[sections, folder]`` of stdin with a line ``[error, words]``."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed must not look like an answer
+    os.dup2(2, 1)  # other output must not be read as an answer
     sys.path.append(packages)
 
     from atom.io.process import call
     from atom.titan.boot import boot
 
     boot("cpu")
-    # What every run needs, imported once; nothing here may start a thread.
+    # Imports that every run needs, done once; none of them may start a thread.
     from atom.launch import rank  # noqa: F401
     from atom.titan import trainer_config  # noqa: F401
     from atom.titan.preflight import preflight  # noqa: F401
 
     gc.collect()
-    gc.freeze()  # a collection in a child would write to all that it shares with this process
+    gc.freeze()  # a GC pass in a child would break copy-on-write sharing with this process
     for line in sys.stdin:
         sections, folder = json.loads(line)
         try:
@@ -178,7 +179,7 @@ def _train(sections: Sections, folder: Path) -> None:
     from atom.registry.host import Host
 
     ready = prepare_folder(parse(sections), Host.load(), folder, {})
-    if ready is None:  # all is done
+    if ready is None:  # nothing is left to train
         return
     resolved = ready.resolved
     local.start(folder, resolved.world_size, resolved.device, ready.run.launch)

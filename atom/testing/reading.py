@@ -1,4 +1,4 @@
-"""A dataset as a run reads it: documents by lane, and batches through the loader of each rank."""
+"""Read a dataset as a run does: documents by lane, and batches through the loader of each rank."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from atom.registry.opening import Opener
 from atom.testing import isolated, partners
 
 Key = tuple[str, str]
-"""What tells a document from the others of a pass: its id, and a hash of its text."""
+"""Identity of a document within an epoch: its id, and a hash of its text."""
 
 Rows = list[bytes]
-"""The sequences of a step, sorted: which rank has which is the loader's choice."""
+"""The sequences of a step, sorted, because the loader chooses which rank reads which."""
 
 LANES = 8
-"""Sequences of the global batch that ranks read."""
+"""Sequences of the global batch."""
 
 SEQ_LEN = 50
 """In tokens; a document has 18, so that sequences begin and end within documents."""
 
 
 def source(component: Component, config: BaseModel | None) -> DocumentSource:
-    """Return a source made anew, as each rank makes its own."""
+    """Return a new source, as each rank creates its own."""
     return opener().source(component, config)
 
 
 def found(name: str) -> Component:
-    """Return a dataset that is installed."""
+    """Return an installed dataset."""
     return host().find("dataset", name)
 
 
 @functools.cache
 def host() -> Host:
-    """Return what is installed, and the kit's own components."""
+    """Return a host with the installed plugins and the kit's own components."""
     return partners.with_partners(Host.load())
 
 
@@ -56,7 +56,7 @@ def key(document: Document) -> Key:
 
 
 def lanes(source: DocumentSource, count: int, *, seed: int = 0, epoch: int = 0) -> list[list[Key]]:
-    """Return the documents of each of ``count`` lanes in one pass."""
+    """Return the documents of each of ``count`` lanes in one epoch."""
     return [
         [key(document) for document in source.lane(lane, count, seed=seed, epoch=epoch)]
         for lane in range(count)
@@ -89,21 +89,21 @@ class Ranks:
         self._calls = LANES // dp
 
     def steps(self, count: int) -> list[Rows]:
-        """Return what the next ``count`` steps train on, on all ranks together."""
+        """Return the training data of the next ``count`` steps, over all ranks."""
         return [sorted(self._step()) for _ in range(count)]
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint would hold: the states of all ranks by key."""
+        """Return the content of a checkpoint: the states of all ranks by key."""
         state: dict[str, Any] = {}
         for loader in self._loaders:
             state |= loader.state_dict()
         return state
 
     def load(self, state: dict[str, Any]) -> None:
-        """Load a checkpoint as torch does: each rank asks for the keys that its own state has.
+        """Load a checkpoint as torch does: each rank reads the keys of its own state dict.
 
         Raises:
-            KeyError: the checkpoint has not all of them.
+            KeyError: the checkpoint lacks one of them.
         """
         for loader in self._loaders:
             loader.load_state_dict({key: state[key] for key in loader.state_dict()})
@@ -120,7 +120,7 @@ class Ranks:
 
 
 def _loader_config(component: Component, config: BaseModel | None, seed: int) -> Any:
-    # As atom.titan.trainer_config does.
+    # As in atom.titan.trainer_config.
     declaration = component.declaration
     assert isinstance(declaration, Dataset)
     if declaration.build is not None:
@@ -158,10 +158,10 @@ answer([digest, lanes, torch])
 def start(
     component: Component, config: BaseModel | None, orders: Iterable[tuple[int, int, int]]
 ) -> subprocess.Popen[str]:
-    """Read in another process, with another hash seed, that looks like rank 3 of 8.
+    """Read in another process with another hash seed, as rank 3 of 8.
 
-    :func:`isolated.result` is the digest, the lanes of each of ``orders`` (number of lanes, seed,
-    pass), and whether making the source imported torch.
+    :func:`isolated.result` returns the digest, the lanes of each of ``orders`` (number of lanes,
+    seed, epoch), and whether creating the source imported torch.
     """
     parameters = TypeAdapter(Any).dump_python(config, mode="json")
     name = f"{component.plugin.package}:{component.name}"

@@ -1,4 +1,4 @@
-"""Compare two releases of a library by their source; nothing of them is imported."""
+"""Compare two releases of a library by their source, without importing either."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atom.testing.repairs import MissingError, source
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a dataclass, as it is written."""
+    """A field of a dataclass, as written in the source."""
 
     type: str
     default: str
@@ -26,8 +26,8 @@ class Change:
 
     Attributes:
         owner: ``module:Class`` of the dataclass.
-        name: of the field.
-        what: is different, in words.
+        name: name of the field.
+        what: the difference, in words.
     """
 
     owner: str
@@ -55,9 +55,9 @@ def configs(package: Path) -> dict[str, dict[str, Field]]:
 def changed_fields(
     old: Mapping[str, Mapping[str, Field]], new: Mapping[str, Mapping[str, Field]]
 ) -> Iterator[Change]:
-    """Yield what differs in the fields of the dataclasses of ``old``.
+    """Yield the differences in the fields of the dataclasses of ``old``.
 
-    A field that is gone is put beside a new one of the same class, where one could be its new name.
+    A removed field is paired with a new one of the same class that could be its new name.
     """
     for owner, fields in old.items():
         if owner not in new:
@@ -81,12 +81,12 @@ def changed_fields(
 def missing_imports(
     files: Iterable[Path], package: str, path: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Return the names that files import from a package and that are not there.
+    """Return the names that files import from a package and that it lacks.
 
     Args:
-        files: of Python.
+        files: Python files.
         package: the library.
-        path: the folders to look for it in.
+        path: the folders to search for it.
 
     Returns:
         ``module:name`` -> the places that import it, ``FILE:LINE``.
@@ -117,12 +117,12 @@ def imported(files: Iterable[Path], package: str) -> set[str]:
 
 
 def differences(repair: Repair, old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of a diff of each place that a repair relies on.
+    """Yield diff lines for each source location that a repair relies on.
 
     Args:
-        repair: whose ``sources`` are compared.
-        old: the folders with the release that the repair was written for.
-        new: the folders with the other.
+        repair: the repair, with the ``sources`` to compare.
+        old: the folders of the release that the repair was written for.
+        new: the folders of the other release.
     """
     for place in repair.sources:
         try:

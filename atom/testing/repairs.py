@@ -1,7 +1,8 @@
-"""Check the repairs of other libraries: is their source as it was, and is the fault still there?
+"""Check the repairs of other libraries: whether their source is unchanged, and the fault still
+exists.
 
-``python -m atom.testing.repairs`` probes every fault in this process, where nothing is repaired,
-and prints JSON: probe -> whether the fault is there, or why the probe failed.
+``python -m atom.testing.repairs`` probes every fault in this process, without repairs, and prints
+JSON: probe -> whether the fault exists, or why the probe failed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def every() -> tuple[Repair, ...]:
 
 
 def of_plugins() -> tuple[Repair, ...]:
-    """Return what each plugin lists in ``REPAIRS`` of its module ``repairs``."""
+    """Return the ``REPAIRS`` of each plugin's module ``repairs``."""
     packages = sorted({component.plugin.import_package for component in Host.load().components})
     return tuple(
         repair
@@ -48,13 +49,13 @@ def of_plugins() -> tuple[Repair, ...]:
 
 @dataclass(frozen=True)
 class Source:
-    """The source of one place in a library.
+    """The source of one location in a library.
 
     Attributes:
-        file: which has it.
-        line: where it begins.
-        text: of the definition, or of the statement that assigns the name.
-        signature: the part of a function's before its body; None of anything else.
+        file: the file.
+        line: its first line.
+        text: the definition, or the statement that assigns the name.
+        signature: for a function, the part before its body; None otherwise.
     """
 
     file: Path
@@ -64,7 +65,7 @@ class Source:
 
 
 class MissingError(Exception):
-    """A place that a repair was written for is not there."""
+    """Raised if a location that a repair was written for does not exist."""
 
 
 def source(place: str, path: Iterable[str] | None = None) -> Source:
@@ -73,11 +74,11 @@ def source(place: str, path: Iterable[str] | None = None) -> Source:
     Nothing is imported.
 
     Args:
-        place: in a library.
-        path: the folders to look for packages in; by default, those of this process.
+        place: a location in a library.
+        path: the folders to search for packages; by default those of this process.
 
     Raises:
-        MissingError: there is no such module, or no such name in it.
+        MissingError: the module, or the name in it, does not exist.
     """
     module, _, names = place.partition(":")
     file = _file(module, sys.path if path is None else path)
@@ -111,14 +112,15 @@ def source(place: str, path: Iterable[str] | None = None) -> Source:
 
 
 def digest(place: str, path: Iterable[str] | None = None) -> str:
-    """Return the digest of a place's source: of a function, those of its signature and of all.
+    """Return the digest of a location's source; for a function, those of its signature and its
+    whole.
 
     Args:
         place: see :func:`source`.
         path: see :func:`source`.
 
     Raises:
-        MissingError: there is no such place.
+        MissingError: the location does not exist.
     """
     found = source(place, path)
     if found.signature is None:
@@ -127,7 +129,7 @@ def digest(place: str, path: Iterable[str] | None = None) -> str:
 
 
 def problems(repair: Repair, path: Iterable[str] | None = None) -> list[str]:
-    """Return a sentence for each place that is not as it was when the repair was written."""
+    """Return a sentence for each location that has changed since the repair was written."""
     found = []
     for place, known in repair.sources.items():
         try:
@@ -148,12 +150,12 @@ def problems(repair: Repair, path: Iterable[str] | None = None) -> list[str]:
 
 
 def message(repair: Repair, found: Iterable[str], path: Sequence[str] | None = None) -> str:
-    """Return what to do about a repair whose target has changed.
+    """Return instructions for a repair with a changed target.
 
     Args:
         repair: a record.
         found: its :func:`problems`.
-        path: the folders that they were found in; by default, those of this process.
+        path: the folders that were searched; by default those of this process.
     """
     return "\n".join(
         [
@@ -166,12 +168,12 @@ def message(repair: Repair, found: Iterable[str], path: Sequence[str] | None = N
 
 
 def gone(repair: Repair, found: bool | str, path: Sequence[str] | None = None) -> str:
-    """Return what to do about a repair whose probe shows no fault, or fails.
+    """Return instructions for a repair with a probe that finds no fault, or fails.
 
     Args:
         repair: a record.
-        found: what :func:`probed` says of it.
-        path: the folders of the packages; by default, those of this process.
+        found: its result from :func:`probed`.
+        path: the folders of the packages; by default those of this process.
     """
     if isinstance(found, str):
         return f"{repair.target}: the probe {repair.probe} failed: {found}"
@@ -183,7 +185,7 @@ def gone(repair: Repair, found: bool | str, path: Sequence[str] | None = None) -
 
 
 def installed(repair: Repair, path: Sequence[str] | None = None) -> str:
-    """Return the package that a repair is for with the release that is installed."""
+    """Return the package that a repair is for, with the installed release."""
     package = repair.version.split()[0]
     if package == "Python":
         return f"Python {sys.version.split()[0]}"
@@ -201,7 +203,7 @@ def _file(module: str, path: Iterable[str]) -> Path | None:
             if candidate.is_file():
                 return candidate
         if (package / "__init__.py").is_file():
-            return None  # Python looks no further for a part of the package
+            return None  # Python does not search further for a submodule
     if path is not sys.path or (spec := find_spec(first)) is None:
         return None
     roots = [str(Path(each).parent) for each in spec.submodule_search_locations or ()]
@@ -209,7 +211,7 @@ def _file(module: str, path: Iterable[str]) -> Path | None:
 
 
 def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield statements, and those within the branches of ``if`` and ``try``."""
+    """Yield statements, including those in the branches of ``if`` and ``try``."""
     for node in body:
         if isinstance(node, ast.If | ast.Try):
             yield from _statements([*node.body, *node.orelse])
@@ -245,12 +247,12 @@ def _short(text: str) -> str:
 
 
 def probed(python: str = sys.executable) -> dict[str, bool | str]:
-    """Return, by probe, whether the fault is there; a text says why a probe failed.
+    """Return probe -> whether the fault exists, or a text that says why the probe failed.
 
-    All probes run in one process of their own, which repairs nothing.
+    All probes run in one separate process without repairs.
 
     Args:
-        python: of the environment that is asked.
+        python: interpreter of the environment to probe.
 
     Raises:
         RuntimeError: the process ended without an answer.
@@ -282,5 +284,5 @@ def _probe_all() -> dict[str, bool | str]:
 
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # output of a library must not be read as the answer
     print(json.dumps(_probe_all()), file=answers)

@@ -1,4 +1,6 @@
-"""The small run that the kit trains: sections of :class:`atom.recipe.run.Run`, and its layouts."""
+"""Define the small run that the kit trains: sections of :class:`atom.recipe.run.Run`, and its
+layouts.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ Sections = dict[str, Any]
 
 STEPS = 3
 SEQ_LEN = 64
-"""Divides by what TP 2 x CP 2 and attention masks in blocks of 16 ask for."""
+"""Divisible as TP 2 x CP 2 and attention masks in blocks of 16 require."""
 
 TOLERANCE = 2e-4
-"""|difference in loss| between two layouts at every step, in float32. Seen: about 1e-5."""
+"""Maximum |difference in loss| between two layouts at every step, in float32. Observed:
+about 1e-5.
+"""
 
 SINGLE = {"data_parallel_shard_degree": 1}
 _TP = {"tensor_parallel_degree": 2}
@@ -46,8 +50,8 @@ def sections(
     Args:
         architecture: its name and parameters.
         parallelism: a strategy's name and parameters, or the parameters of the kit's own.
-        steps: to train for.
-        changed: other sections, whole.
+        steps: number of steps.
+        changed: other sections, complete.
     """
     return {
         "architecture": architecture,
@@ -74,9 +78,9 @@ def sections(
 def train(
     run: Sections, *, after: Sections | None = None, interpreted: bool = False
 ) -> list[StepMetrics]:
-    """Train ``run`` on ranks of this machine; the test fails with the reason if it cannot be.
+    """Train ``run`` on ranks of this machine; the test fails with the reason if the run is refused.
 
-    ``interpreted`` runs have Triton's interpreter.
+    With ``interpreted``, Triton kernels run in Triton's interpreter.
     """
     try:
         return ranks.shared(interpreted=interpreted).train(run, after=after)
@@ -101,7 +105,7 @@ def assert_trains_alike(
 def assert_same(
     rows: Sequence[StepMetrics], reference: Sequence[StepMetrics], *, tolerance: float = TOLERANCE
 ) -> None:
-    """Assert that two runs are the same training: the same losses and gradient norms."""
+    """Assert that two runs have the same losses and gradient norms."""
     assert [row.step for row in rows] == [row.step for row in reference]
     assert [row.tokens_seen for row in rows] == [row.tokens_seen for row in reference]
     losses, expected = [row.loss for row in rows], [row.loss for row in reference]

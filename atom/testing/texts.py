@@ -1,4 +1,6 @@
-"""Texts of every kind that a tokenizer meets, and the settings of the kit's properties."""
+"""Provide texts of every kind that a tokenizer meets, and the settings of the kit's
+property tests.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from atom.testing import corpus
 examples = settings(
     max_examples=150,
     deadline=None,
-    derandomize=True,  # a package that passes today passes tomorrow
+    derandomize=True,  # reproducible: a package that passes today passes tomorrow
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-"""For functions that hypothesis gives examples to."""
+"""Settings of functions with hypothesis examples."""
 
 SPELLINGS = (
     "<s>",
@@ -36,7 +38,7 @@ SPELLINGS = (
     "[PAD]",
     "[MASK]",
 )
-"""How tokenizers spell their special tokens. In a document they are text like any other."""
+"""Spellings of special tokens in common tokenizers. In a document they are ordinary text."""
 
 _ODD = (
     "",
@@ -52,29 +54,29 @@ _ODD = (
     "e\u0301",
     "\u0301",  # a combining mark without anything to combine with
     "a" + "\u0300\u0316\u0489" * 8,
-    "\u00e9",  # what e + U+0301 must not become, nor this that
+    "\u00e9",  # must not become e + U+0301, nor vice versa
     "ﬁ½Å\u2126",  # compatibility characters
     "\u1100\u1161\u11a8각",  # the same syllable decomposed and composed
     "👩\u200d👩\u200d👧\ufe0f",
     "🇩🇪🇫🇷",
     "\u202eright to left\u202c",
-    "\u200b\u200c\u200d\u2060\u00ad",  # nothing to be seen
+    "\u200b\u200c\u200d\u2060\u00ad",  # invisible characters
     "\u00a0\u2003\u3000\u2028\u2029\u0085",  # spaces and line ends of all kinds
     "\ufeff",
     "\ufffd\ufffe\uffff",
     "\ue000\U000f0000",  # private use
     "\U0001fffe\U0010ffff",
-    "İıßẞΣς",  # change under lower() and upper()
-    "▁Ġ##",  # what tokenizers themselves mark words with
+    "İıßẞΣς",  # changed by lower() and upper()
+    "▁Ġ##",  # word markers of tokenizers
 )
 
 
 def any_text(spellings: Iterable[str] = ()) -> st.SearchStrategy[str]:
-    """Return a strategy for text of all planes, with the oddest characters more often than not.
+    """Return a strategy for text of all planes that favours unusual characters.
 
-    ``spellings`` are put among them. There are no surrogates: they are no text.
+    ``spellings`` are mixed in. Surrogates are excluded, because they are not valid text.
     """
-    # Not st.characters(): its tables of Unicode take seconds to make, and are left in the package.
+    # Not st.characters(): its Unicode tables take seconds to build, and are left in the package.
     plane = st.integers(0, 16).flatmap(lambda n: st.integers(n << 16, (n << 16) + 0xFFFF))
     character = plane.filter(lambda point: not 0xD800 <= point < 0xE000).map(chr)
     odd = st.sampled_from((*_ODD, *spellings))
@@ -99,15 +101,16 @@ def any_text(spellings: Iterable[str] = ()) -> st.SearchStrategy[str]:
 
 
 def every_character() -> Iterator[str]:
-    """Yield texts that together hold each character of the Basic Multilingual Plane, and of the
-    other planes every 16th."""
+    """Yield texts that together contain each character of the Basic Multilingual Plane, and every
+    16th
+    character of the other planes."""
     points = [*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 16)]
     for begin in range(0, len(points), 512):
         yield "".join(map(chr, points[begin : begin + 512]))
 
 
 def megabytes() -> dict[str, str]:
-    """Return texts of a megabyte of UTF-8, by what they are."""
+    """Return description -> text of one megabyte of UTF-8."""
     prose = "".join(document.text for document in corpus.documents())
     size = 1 << 20
     return {
@@ -118,6 +121,6 @@ def megabytes() -> dict[str, str]:
 
 
 def samples(spellings: Iterable[str] = ()) -> list[str]:
-    """Return a few hundred texts to compare two tokenizers on, the oddest ones included."""
+    """Return a few hundred texts to compare two tokenizers on, including unusual ones."""
     prose = [document.text[:500] for document in corpus.documents()]
     return [*_ODD, *spellings, *list(every_character())[::8], *prose[:150]]

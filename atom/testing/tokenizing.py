@@ -1,4 +1,4 @@
-"""A tokenizer as a run gets it: prepared once, its files copied, built from the copies."""
+"""Create a tokenizer as a run does: prepare it once, copy its files, build it from the copies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atom.registry.host import Component, resolve
 from atom.testing import corpus, isolated
 
 UNKNOWN = ("<unk>", "[UNK]", "<|unk|>", "UNK")
-"""How the token for what a tokenizer does not know is called. Plain text may yield it."""
+"""Names of the unknown token in common tokenizers. Plain text may yield it."""
 
 
 def prepare(component: Component, config: BaseModel | None, cache: Path) -> PreparedTokenizer:
@@ -29,7 +29,7 @@ def prepare(component: Component, config: BaseModel | None, cache: Path) -> Prep
 
 
 def copied(prepared: PreparedTokenizer, folder: Path) -> Path:
-    """Copy the prepared files into ``folder``, as a run's folder is made."""
+    """Copy the prepared files into ``folder``, as for a run folder."""
     folder.mkdir(parents=True)
     for name, source in prepared.files.items():
         shutil.copyfile(source, folder / name)
@@ -37,20 +37,20 @@ def copied(prepared: PreparedTokenizer, folder: Path) -> Path:
 
 
 def build(component: Component, config: BaseModel | None, folder: Path) -> Any:
-    """Return torchtitan's tokenizer, from the files in ``folder``."""
+    """Return torchtitan's tokenizer, built from the files in ``folder``."""
     described = resolve(component.declaration.build, component)(config)  # type: ignore[attr-defined]
     return described.build(tokenizer_path=str(folder))
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of ``text`` alone."""
+    """Return the ids of ``text`` without BOS and EOS."""
     ids: list[int] = tokenizer.encode(text, add_bos=False, add_eos=False)
     return ids
 
 
 @dataclass(frozen=True)
 class Specials:
-    """The ids that no text may yield, and how they are spelled where that is known."""
+    """The ids that no text may yield, and their spellings if known."""
 
     ids: dict[int, str | None]
 
@@ -60,8 +60,9 @@ class Specials:
 
     @classmethod
     def of(cls, tokenizer: Any, named: dict[str, int]) -> Specials:
-        """Return those of ``tokenizer``: BOS, EOS, padding, what its author names, and what a
-        tokenizer of Hugging Face's library marks as special."""
+        """Return the special ids of ``tokenizer``: BOS, EOS, padding, those that its author names,
+        and those
+        that Hugging Face's library marks as special."""
         ids: dict[int, str | None] = {number: spelling for spelling, number in named.items()}
         library: Any = getattr(tokenizer, "tokenizer", None)
         if hasattr(library, "get_added_tokens_decoder"):
@@ -148,8 +149,10 @@ answer([json.loads(given) if given else None for given in answers])
 def start_encoding(
     component: Component, config: BaseModel | None, folder: Path, texts: Sequence[str]
 ) -> subprocess.Popen[str]:
-    """Build in another process, with another hash seed. :func:`isolated.result` is two lists of
-    ids: that process's, and those of one that it forked, or None if that died."""
+    """Build and encode in another process with another hash seed.
+
+    :func:`isolated.result` returns two lists of ids: that process's, and those of its forked child,
+    or None if the child died."""
     build = component.declaration.build  # type: ignore[attr-defined]
     argument = [*_described(component, config), build, str(folder), list(texts)]
     return isolated.start(_ENCODING, argument, PYTHONHASHSEED="4711", RANK="1", LOCAL_RANK="1")
@@ -158,9 +161,10 @@ def start_encoding(
 def start_preparing(
     component: Component, config: BaseModel | None, cache: Path, *, count: int
 ) -> subprocess.Popen[str]:
-    """Prepare in ``count`` other processes at once, with one cache. :func:`isolated.result` is a
-    list of (vocabulary size, hash of each file, whether torch was imported); None for one that
-    failed."""
+    """Prepare in ``count`` processes at once, with one cache.
+
+    :func:`isolated.result` returns a list of (vocabulary size, hash of each file, whether torch was
+    imported); None for a process that failed."""
     prepare = component.declaration.prepare  # type: ignore[attr-defined]
     argument = [*_described(component, config), prepare, str(cache), count]
     return isolated.start(_PREPARING, argument, PYTHONHASHSEED="4711")

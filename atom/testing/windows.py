@@ -1,6 +1,6 @@
-"""How far back each layer of a model sees, found by changing what it is given.
+"""Measure how far back each layer of a model attends, by perturbing its input.
 
-Shape suffixes: B = sequences, L = tokens a sequence, D = width.
+Shape suffixes: B = sequences, L = tokens per sequence, D = width.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def measured(model: Any, ids_BL: torch.Tensor, negligible: float) -> dict[int, int]:
-    """Return layer -> the number of tokens, itself included, that a token of it sees.
+    """Return layer -> the number of tokens, including itself, that a token attends to.
 
-    The second sequence of each layer's input is made the first one with another first token: as far
-    as the output differs, that token is seen.
+    The second sequence of each layer's input is a copy of the first with another first token:
+    positions where the output differs attend to that token.
 
     Args:
-        model: on one rank.
-        ids_BL: one sequence, of one document.
+        model: the model, on one rank.
+        ids_BL: one sequence of one document.
         negligible: difference that rounding explains.
     """
     import torch

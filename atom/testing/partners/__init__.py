@@ -1,9 +1,9 @@
-"""The components that a component under test is run with.
+"""Provide the other components that a component under test needs in a run.
 
-A run needs one of each kind, and the kit must not depend on what else is installed. This package
-is a plugin like any other, with one difference: no installed distribution has its entry point, so
-that no user's run can name it. :func:`with_partners` adds it to a host, :func:`write_entry_point`
-to a process's path.
+A run needs one component of each kind, and the kit must not depend on other installed plugins. This
+package is an ordinary plugin, except that no installed distribution declares its entry point, so no
+user's run can name it. :func:`with_partners` adds it to a host, :func:`write_entry_point` to a
+process's path.
 """
 
 from __future__ import annotations
@@ -75,8 +75,11 @@ def with_partners(host: Host) -> Host:
 
 
 def write_entry_point(folder: Path) -> None:
-    """Make ``folder``, put on a process's ``sys.path``, the place where this package is found."""
+    """Create ``folder`` with an entry point of this package, to be put on a process's
+    ``sys.path``.
+    """
     describe(folder, PACKAGE, entry_point="conformance", version="0")
-    # Of its own: a package whose entry point names another's module is blocked.
+    # A separate module, because a package with an entry point in another package's module is
+    # blocked.
     module = folder / f"{PACKAGE.replace('-', '_')}.py"
     module.write_text(f'"""See {__name__}."""\n\nfrom {__name__} import *\n')

@@ -1,4 +1,4 @@
-"""Text that depends on the seed alone, and the size of its vocabulary. No torch here."""
+"""Generate text that depends only on the seed, and its vocabulary size, without torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from atom.plugin import Document, PreparedTokenizer, TokenizerContext
 from atom.testing.partners import VOCAB_SIZE
 
 DOCUMENTS = 512
-"""In one pass over the data."""
+"""Documents per epoch."""
 
 WORDS = "a run is what plugins make of one config and many ranks train on it".split()  # noqa: SIM905
 
 
 class Sentences:
-    """A :class:`atom.plugin.DocumentSource`. Its documents are shorter than most sequences, so that
-    batches have document boundaries in them."""
+    """A :class:`atom.plugin.DocumentSource` with documents shorter than most sequences, so that
+    batches
+    contain document boundaries."""
 
     def check(self) -> str:
         return "sentences-1"

@@ -1,4 +1,4 @@
-"""A tokenizer that says which document it was: 16 ids that are a hash of the text."""
+"""Tokenize a document to 16 ids that are a hash of its text, to identify it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torchtitan.components.tokenizer import BaseTokenizer
 
 
 class Digests(BaseTokenizer):
-    """Every document has 16 tokens, and two of them have the same only if they have the same text.
+    """A tokenizer with 16 tokens per document, equal only for equal texts.
 
-    So a few steps read many documents of any dataset, and show which.
+    So a few steps read many documents of any dataset, and show which ones.
     """
 
     @dataclass(kw_only=True, slots=True)

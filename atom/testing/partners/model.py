@@ -1,5 +1,6 @@
-"""The small models of :mod:`atom.titan.contracts.small_models` as components of a plugin, and
-torchtitan's functions to lay them out."""
+"""Provide the small models of :mod:`atom.titan.contracts.small_models` as components of a plugin,
+with
+torchtitan's parallelize functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One id a character of ASCII; the two highest ids are BOS and EOS."""
+"""Tokenize to one id per ASCII character; the two highest ids are BOS and EOS."""
 
 from __future__ import annotations
 

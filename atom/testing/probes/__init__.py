@@ -1,5 +1,5 @@
-"""Show the faults that ATOM repairs, in a process where nothing is repaired.
+"""Detect the faults that ATOM repairs, in a process without repairs.
 
-Each function returns whether the fault is still there. :mod:`.imports` is called first, since what
-a process imports can be seen once only.
+Each function returns whether the fault still exists. :mod:`.imports` is called first, because the
+effects of an import can be observed only once per process.
 """

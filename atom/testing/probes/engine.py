@@ -1,4 +1,6 @@
-"""Faults of torch, torchtitan, Triton and the process. Each function says what it shows by name."""
+"""Probe faults of torch, torchtitan, Triton and the process. The name of each function is the
+fault.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,7 @@ def experts_round_to_bfloat16() -> bool:
         x = x_RD.double()
         exact = (torch.nn.functional.silu(x @ w1.T) * (x @ w3.T)) @ w2.T
         off = (experts(x_RD, torch.tensor([8])).double() - exact).abs().max() / exact.abs().max()
-    return bool(off > 1e-4)  # float32 is off by 1e-6
+    return bool(off > 1e-4)  # the error of float32 is 1e-6
 
 
 # ---------------------------------------------------------------------------- ranks
@@ -279,7 +281,7 @@ def triton_compiles_by_launching() -> bool:
     try:
         function.run(torch.ones(1), grid=(1,), warmup=True)
     except RuntimeError:
-        return True  # for want of a driver: no target is given
+        return True  # no driver: the target is not passed
     return False
 
 
@@ -304,7 +306,7 @@ def _doubled(x: Any) -> None:  # pragma: no cover
 
 @contextmanager
 def _pretended_rank(rank: int, ranks: int) -> Iterator[None]:
-    """Be one of several ranks that are not there."""
+    """Act as one rank of a process group whose other ranks do not exist."""
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     try:
         yield
@@ -321,7 +323,7 @@ def _pretended_mesh(rank: int = 0) -> Iterator[Any]:
 
 
 def _refused(work: Any) -> bool:
-    """Return whether gloo refuses ``work(group, rank)``, which two threads do as two ranks."""
+    """Return whether gloo refuses ``work(group, rank)``, run by two threads as two ranks."""
     store = dist.HashStore()
 
     def begin(rank: int) -> Exception | None:

@@ -1,4 +1,4 @@
-"""Faults of Hydra and OmegaConf, where configuration files are a stranger's."""
+"""Probe faults of Hydra and OmegaConf with untrusted configuration files."""
 
 from __future__ import annotations
 

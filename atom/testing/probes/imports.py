@@ -1,4 +1,4 @@
-"""What importing torchtitan imports. These must be called before any other probe, in this order."""
+"""Probe what importing torchtitan imports. Call these before any other probe, in this order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep the log records of a logger."""
+"""Capture the log records of a logger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def records_of(logger: str) -> Iterator[list[logging.LogRecord]]:
-    """Yield a list of what is logged within the context, from INFO on."""
+    """Yield a list of the records logged within the context, from INFO on."""
     found: list[logging.LogRecord] = []
 
     class Kept(logging.Handler):

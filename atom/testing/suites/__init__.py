@@ -1,1 +1,1 @@
-"""The suite of each kind: ``suites/KIND.py`` holds a class ``CONFORMANCE`` of tests."""
+"""The suites of all kinds: ``suites/KIND.py`` defines a test class ``CONFORMANCE``."""

@@ -1,6 +1,6 @@
-"""The suite of an architecture: a causal language model that any layout trains alike.
+"""The suite of an architecture: a causal language model that trains alike under any layout.
 
-Shape suffixes: B = sequences, L = tokens a sequence, V = vocabulary.
+Shape suffixes: B = sequences, L = tokens per sequence, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     import torch
 
 NEGLIGIBLE = 1e-5
-"""Change of a logit that rounding explains: the logits themselves are about 1."""
+"""Change of a logit that rounding explains; the logits themselves are about 1."""
 
 
 class ArchitectureSuite(Options, ComponentSuite):
-    """The promises of an architecture.
+    """The contract of an architecture.
 
     Options, given by ``conformance(…).having(…)``:
 
     Attributes:
-        parameter_count: the number of parameters that the model is said to have, if it is.
+        parameter_count: the documented number of parameters, if any.
         unsupported: layout (``fsdp``, ``tp``, ``pp``, ``cp``, ``ep``) -> why this architecture
-            cannot be laid out so. The tests of that layout are skipped with the reason.
-        windows: the attention window of each layer in tokens, 0 for a layer that sees everything;
-            None for what the layers' ``sliding_window_size`` says.
+            does not support it. The tests of that layout are skipped with the reason.
+        windows: attention window of each layer in tokens, 0 for full attention; None to use the
+            layers' ``sliding_window_size``.
     """
 
     kind = "architecture"
@@ -48,14 +48,15 @@ class ArchitectureSuite(Options, ComponentSuite):
 
     @pytest.fixture(autouse=True)
     def one_thread(self) -> Iterator[None]:
-        """With tensors this small, threads would only wait for each other."""
+        """With tensors this small, more threads only add contention."""
         with models.one_thread():
             yield
 
     @pytest.fixture
     def subject(self, host: Host) -> Subject:
-        """The architecture in the kit's small run; the test fails with the reason if it is
-        refused."""
+        """The architecture in the kit's small run; the test fails with the reason if it
+        is refused.
+        """
         try:
             return models.subject(host, self.architecture)
         except UserError as error:
@@ -69,7 +70,7 @@ class ArchitectureSuite(Options, ComponentSuite):
     # ------------------------------------------------------------------------ as built
 
     def test_builds_on_the_meta_device(self, subject: Subject) -> None:
-        """No parameter or buffer takes memory, and every module is one of torchtitan's kind."""
+        """No parameter or buffer uses memory, and every module is one of torchtitan's kind."""
         model: Any = subject.on_meta()
         elsewhere = [
             name
@@ -80,8 +81,8 @@ class ArchitectureSuite(Options, ComponentSuite):
         model.verify_module_protocol()
 
     def test_parameter_count_is_the_declared_one(self, subject: Subject) -> None:
-        """The model has as many parameters as ``get_nparams_and_flops`` of its config tells
-        torchtitan, and as the conformance line says."""
+        """The model has as many parameters as ``get_nparams_and_flops`` of its config reports to
+        torchtitan, and as the conformance line declares."""
         model = subject.on_meta()
         counted = sum(parameter.numel() for parameter in model.parameters())
         told, flops = subject.config().get_nparams_and_flops(model, runs.SEQ_LEN)
@@ -91,16 +92,17 @@ class ArchitectureSuite(Options, ComponentSuite):
             assert counted == self.parameter_count
 
     def test_every_parameter_is_initialised(self, subject: Subject) -> None:
-        """Nothing is left of what the memory held before."""
+        """No uninitialized memory remains."""
         model = subject.model(filled_with=math.nan)
         left = [name for name, tensor in model.state_dict().items() if tensor.isnan().any()]
         assert not left, "parameters that init_weights leaves as they are"
 
     def test_initial_loss_is_that_of_knowing_nothing(self, subject: Subject) -> None:
-        """Random tokens cost about ln(vocabulary); logits of variance 1 add a half to it.
+        """Random tokens cost about ln(vocabulary); logits of variance 1 add one half.
 
-        With tied embeddings, a narrow model starts by repeating its input: no fault of the scale,
-        so the logit of the input token does not count there.
+        With tied embeddings, a narrow model starts by repeating its input. That is not a fault of
+        the
+        scale, so the logit of the input token is excluded.
         """
         import torch
         import torch.nn.functional as F
@@ -138,10 +140,10 @@ class ArchitectureSuite(Options, ComponentSuite):
             assert difference_L[position] > NEGLIGIBLE, f"token {position} does not see itself"
 
     def test_documents_do_not_see_each_other(self, subject: Subject) -> None:
-        """Positions start again at 0 where a document does; what is before that is not seen."""
+        """Positions restart at 0 at each document, and earlier documents are masked."""
         import torch
 
-        lengths = (27, runs.SEQ_LEN - 27 - 8, 8)  # boundaries within the blocks of masks
+        lengths = (27, runs.SEQ_LEN - 27 - 8, 8)  # boundaries inside of mask blocks
         ids_BL = subject.tokens(1).repeat(2, 1)
         ids_BL[1, : lengths[0]] = subject.tokens(1, lengths[0], seed=1)
         with torch.no_grad():
@@ -157,7 +159,9 @@ class ArchitectureSuite(Options, ComponentSuite):
         )
 
     def test_windows_are_kept(self, subject: Subject) -> None:
-        """Each layer of attention sees as many tokens as its window says, and all without one."""
+        """Each attention layer sees as many tokens as its window allows, or all without
+        a window.
+        """
         from atom.titan import windows as declaring
 
         length, config = runs.SEQ_LEN, subject.config()
@@ -195,9 +199,9 @@ class ArchitectureSuite(Options, ComponentSuite):
         assert not infinite, "parameters whose gradient is not finite"
 
     def test_a_loss_in_pieces_is_the_loss(self, subject: Subject) -> None:
-        """The output layer over pieces of the hidden states (``loss.num_chunks``) gives the loss of
-        the logits: nothing is done with them beside it. A model that a run refuses this is left
-        out."""
+        """Applying the output layer to chunks of the hidden states (``loss.num_chunks``) gives the
+        same
+        loss as the logits. A model for which a run refuses this is left out."""
         from atom.titan.checks import output_layers
 
         model, ids_BL = subject.model(), subject.tokens(2, 17)
@@ -208,8 +212,9 @@ class ArchitectureSuite(Options, ComponentSuite):
         assert pieces == pytest.approx(whole, abs=1e-4), "another loss than that of the logits"
 
     def test_is_deterministic(self, subject: Subject) -> None:
-        """The same seed gives the same weights, and the same batch the same loss and gradients,
-        to the bit. A model that draws random numbers as it trains depends on the layout."""
+        """The same seed gives the same weights, and the same batch the same loss and gradients, bit
+        for
+        bit. A model that draws random numbers in training would depend on the layout."""
         import torch
 
         first, second = subject.model(), subject.model()
@@ -227,7 +232,7 @@ class ArchitectureSuite(Options, ComponentSuite):
             assert torch.equal(parameter.grad, theirs[name].grad), f"gradient of {name}"
 
     def test_overfits_one_batch(self, subject: Subject) -> None:
-        """AdamW learns 32 random tokens by heart in at most 100 steps."""
+        """AdamW memorizes 32 random tokens in at most 100 steps."""
         import torch
 
         model, ids_BL = subject.model(), subject.tokens(2, 17)
@@ -245,7 +250,7 @@ class ArchitectureSuite(Options, ComponentSuite):
     # ------------------------------------------------------------------------ weights
 
     def test_hugging_face_weights_round_trip(self, subject: Subject) -> None:
-        """To Hugging Face's names and back, every weight is what it was."""
+        """Converting weights to Hugging Face's names and back changes none."""
         import torch
 
         adapter_class = subject.parts.state_dict_adapter
@@ -270,16 +275,16 @@ class ArchitectureSuite(Options, ComponentSuite):
     @pytest.mark.slow
     @pytest.mark.parametrize("layout", runs.LAYOUTS)
     def test_layouts_train_alike(self, layout: str) -> None:
-        """Losses and gradient norms of real ranks are those of one rank, step by step."""
+        """Losses and gradient norms of real ranks equal those of one rank, step by step."""
         runs.assert_trains_alike(self.architecture, runs.LAYOUTS[layout])
 
     @pytest.mark.slow
     def test_checkpoints_move_between_layouts(self, subject: Subject) -> None:
-        """A run saved under one layout and loaded under another goes on as on one rank."""
+        """A run saved under one layout and resumed under another trains as on one rank."""
         supported = [name for name in runs.LAYOUTS if self._cannot(name, subject) is None]
         if not supported:
             pytest.skip(f"{self.name} supports no layout but a single rank")
-        # The two that divide the weights most differently.
+        # The two layouts that shard the weights most differently.
         saved = next(name for name in ("pp", "tp", *supported) if name in supported)
         others = [name for name in ("fsdp", *supported) if name in supported and name != saved]
         loaded = runs.LAYOUTS[others[0]] if others else runs.SINGLE
@@ -291,12 +296,12 @@ class ArchitectureSuite(Options, ComponentSuite):
         runs.assert_same(rows, runs.train(runs.sections(self.architecture, steps=steps)))
 
     def can_be_laid_out(self, layout: str) -> bool:
-        """Return whether the architecture can be laid out so."""
+        """Return whether the architecture supports a layout."""
         subject = models.subject(Host.load(), self.architecture)
         return self._cannot(layout, subject) is None
 
     def _cannot(self, layout: str, subject: Subject) -> str | None:
-        """Return why the architecture cannot be laid out so, or None."""
+        """Return why the architecture does not support a layout, or None."""
         unknown = set(self.unsupported) - set(runs.LAYOUTS)
         assert not unknown, f"unsupported={unknown}; valid: {', '.join(runs.LAYOUTS)}"
         parts = ("fsdp", "tp", "pp", "cp", "4d") if layout == "4d" else (layout,)

@@ -1,4 +1,4 @@
-"""The suite of every kind: a plugin that costs nothing to list, and parameters that are data."""
+"""The suite of every kind: a plugin that is cheap to list, and parameters that are data."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from atom.testing.applicable import where
 from atom.testing.conformance import Suite
 
 MOST_CPU_SECONDS = 3.0
-"""For importing the declaring module and calling its hooks. It should take a hundredth of that; a
-bound that a busy machine never meets still finds a model that is built while plugins are listed."""
+"""Limit for importing the declaring module and calling its hooks. A hundredth is typical; even a
+limit
+that a busy machine never reaches finds a model that is built while plugins are listed."""
 
 
 class ComponentSuite(Suite):
-    """The promises of any component. The suites of the kinds add theirs.
+    """The contract of any component. The suites of the kinds extend it.
 
     Attributes:
-        group: the config group whose files choose components of the kind.
-        sample: makes what the component reads, in the folder it is given, and returns parameters
-            (a path) to be added to those of the conformance line.
+        group: the config group with options that select components of the kind.
+        sample: creates the component's input in a given folder, and returns parameters (a path)
+            to add to those of the conformance line.
     """
 
     group: ClassVar[str]
@@ -41,7 +42,7 @@ class ComponentSuite(Suite):
 
     @classmethod
     def has_parameters(cls, component: Component) -> bool:
-        """Return whether the component has a model of its parameters."""
+        """Return whether the component has a parameter model."""
         return component.declaration.config is not None
 
     def __init_subclass__(cls) -> None:
@@ -56,17 +57,17 @@ class ComponentSuite(Suite):
             cls.parameters = cls.parameters | dict(cls.sample(tmp_path_factory.mktemp("sample")))
 
     def check_section(self, section: Mapping[str, Any], component: Component, host: Host) -> None:
-        """Validate what a config group file composes to.
+        """Validate the section composed from a config group file.
 
-        A kind whose section is more than a name and its component's parameters overrides this.
+        A kind with more than a name and parameters in its section overrides this.
 
         Args:
-            section: of a run, composed. What has no value yet (``???``) is ``"???"``.
-            component: the one under test.
-            host: what is installed.
+            section: composed section of a run. A missing value (``???``) is ``"???"``.
+            component: the component under test.
+            host: the installed plugins.
 
         Raises:
-            UserError: the section is none that a run can have.
+            UserError: a run cannot have this section.
         """
         parameters = {str(key): value for key, value in section.items() if key != "name"}
         name = section.get("name")
@@ -85,7 +86,7 @@ class ComponentSuite(Suite):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def settled_device(cls) -> None:
-        """Decide what torchtitan computes on, before anything that a test resolves imports it."""
+        """Set torchtitan's device before anything that a test resolves imports torchtitan."""
         from atom.titan.boot import settled
 
         settled()
@@ -93,8 +94,9 @@ class ComponentSuite(Suite):
     # ------------------------------------------------------------------------ the declaration
 
     def test_declaring_is_cheap(self, component: Component) -> None:
-        """ATOM imports the declaring module whenever it lists plugins, so that imports nothing
-        heavy, and nothing is computed there."""
+        """ATOM imports the declaring module whenever it lists plugins, so it must import no heavy
+        package
+        and compute nothing."""
         imports, seconds = isolated.declaring(component.plugin.module)
         assert not imports, (
             f"importing {component.plugin.module} imports {_listed(imports)}; import it in the "
@@ -103,7 +105,7 @@ class ComponentSuite(Suite):
         assert seconds < MOST_CPU_SECONDS, "declaring takes that many seconds of CPU time"
 
     def test_name_is_valid_and_unique(self, component: Component, host: Host) -> None:
-        """The name can be written in a run, and no other installed plugin has taken it."""
+        """The name is valid in a run, and unique among installed plugins."""
         Declaration.__post_init__(component.declaration)
         if isinstance(component.declaration, Kernel):
             Kernel.__post_init__(component.declaration)
@@ -115,13 +117,13 @@ class ComponentSuite(Suite):
         assert not others, f"{component.kind} {component.name} is offered by these packages too"
 
     def test_summary_exists(self, component: Component) -> None:
-        """`atom plugins` shows a line that says more than the name does."""
+        """The summary in `atom plugins` says more than the name."""
         summary = component.summary.strip()
         assert "\n" not in summary, "the summary is one line"
         assert len(summary.split()) > 1, "the summary says nothing that the name does not say"
 
     def test_references_resolve(self, component: Component) -> None:
-        """Everything that the declaration points to is there."""
+        """Every reference of the declaration exists."""
         for attribute in component.declaration.references:
             reference = getattr(component.declaration, attribute)
             if reference is None:
@@ -133,11 +135,11 @@ class ComponentSuite(Suite):
             assert callable(code), f"{attribute} ({reference}) is nothing to call"
 
     def test_pickles(self, component: Component, config: BaseModel | None) -> None:
-        """Declaration and parameters reach another process as they are."""
+        """Declaration and parameters reach another process unchanged."""
         for thing in (component.declaration, config):
             try:
                 back = pickle.loads(pickle.dumps(thing))
-            # pickle lets through whatever the object's own code raises.
+            # pickle propagates any exception of the object's own code.
             except Exception as error:
                 pytest.fail(f"{type(thing).__name__} cannot be pickled: {error}", pytrace=False)
             assert back == thing, f"{type(thing).__name__} comes back from pickle changed"
@@ -148,7 +150,7 @@ class ComponentSuite(Suite):
     def test_config_round_trips_through_yaml(
         self, component: Component, config: BaseModel | None
     ) -> None:
-        """Every rank reads the parameters from ``run.yaml``, and they are what the user set."""
+        """Every rank reads the parameters from ``run.yaml`` exactly as the user set them."""
         assert config is not None
         as_given = configured(component, _through_yaml(TypeAdapter(Any), self.parameters))
         assert as_given == config, "parameters as given, from the YAML of a run"
@@ -162,14 +164,14 @@ class ComponentSuite(Suite):
     def test_config_refuses_unknown_parameters(
         self, component: Component, config: BaseModel | None
     ) -> None:
-        """A parameter that is misspelt is an error, not a run with the default."""
+        """A misspelled parameter is an error; the run does not use the default instead."""
         assert config is not None
         with pytest.raises(UserError):
             configured(component, self.parameters | {"no_such_parameter": 1})
 
     @where(lambda suite, component: suite.has_parameters(component))
     def test_every_field_is_documented(self, config: BaseModel | None) -> None:
-        """Each parameter says what it is, in ``Field(description=…)``."""
+        """Each parameter has a ``Field(description=…)``."""
         assert config is not None
         silent = [
             name for name, description in _fields(type(config)) if not (description or "").strip()
@@ -179,8 +181,9 @@ class ComponentSuite(Suite):
     # ------------------------------------------------------------------------ its config group
 
     def test_config_group_files_validate(self, component: Component, host: Host) -> None:
-        """Each file of the plugin in the kind's group composes as ``atom train`` composes it, to a
-        section that a run can have; and what a file leaves to the user is marked ``???``."""
+        """Each file of the plugin in the kind's group composes, as in ``atom train``, to a valid
+        section;
+        values that the user must set are marked ``???``."""
         options = _options(component, self.group)
         if not options:
             pytest.skip(f"{component.plugin.package} has no files conf/{self.group}/*.yaml")
@@ -193,7 +196,9 @@ class ComponentSuite(Suite):
                 pytest.fail(f"{file}: {error.sentence()}", pytrace=False)
 
     def test_config_group_files_are_its_own(self, component: Component, host: Host) -> None:
-        """No other installed package ships an option of the same name: a run could have neither."""
+        """No other installed package has an option of the same name, because a run could select
+        neither.
+        """
         from atom.compose.groups import Groups
 
         owners = Groups(host.plugins).owners
@@ -216,8 +221,7 @@ class ComponentSuite(Suite):
 def composed(host: Host, group: str, option: str) -> dict[str, Any]:
     """Return the section that ``GROUP=OPTION`` composes to.
 
-    Values that are still missing are ``"???"``. The test fails with the reason where Hydra cannot
-    compose.
+    Missing values are ``"???"``. The test fails with the reason if Hydra cannot compose.
     """
     from hydra.errors import HydraException
     from hydra.types import RunMode
@@ -239,7 +243,7 @@ def composed(host: Host, group: str, option: str) -> dict[str, Any]:
 
 
 def _options(component: Component, group: str) -> list[str]:
-    """Return the options that the plugin's own files give a config group, sorted."""
+    """Return the options that the plugin's own files add to a config group, sorted."""
     folder = component.plugin.conf
     if folder is None:
         return []
@@ -252,7 +256,7 @@ def _unset(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def _check_partly(component: Component, parameters: dict[str, Any], unset: list[str]) -> None:
-    """Validate parameters of which some have no value yet: only these may be wrong."""
+    """Validate parameters with missing values: only these may be invalid."""
     reference = component.declaration.config
     if reference is None:
         configured(component, parameters)
@@ -270,13 +274,13 @@ def _check_partly(component: Component, parameters: dict[str, Any], unset: list[
 
 
 def _through_yaml(adapter: TypeAdapter[Any], value: Any) -> Any:
-    """Write and read ``value`` as a run's ``run.yaml`` is written and read."""
+    """Write and read ``value`` as in a run's ``run.yaml``."""
     text = yaml.safe_dump(adapter.dump_python(value, mode="json"), sort_keys=False)
     return yaml_data.load(text, "run.yaml")
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str | None]]:
-    """Yield the name and the description of each field, those of nested models included."""
+    """Yield the name and the description of each field, including those of nested models."""
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}", field.description
         for nested in _models(field.annotation):

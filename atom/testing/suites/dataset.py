@@ -1,4 +1,4 @@
-"""The suite of a dataset: every document once, in an order that only the seed decides."""
+"""The suite of a dataset: every document once, in an order that depends only on the seed."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from atom.testing.reading import LANES, Key, Ranks
 from atom.testing.suites.component import ComponentSuite
 
 FEWEST = 2 * LANES
-"""Documents that the sample must have: fewer say nothing of their order."""
+"""Minimum documents of the sample; fewer cannot test their order."""
 
 STEPS = 12
-"""About 33 documents a lane: a small sample is passed several times."""
+"""About 33 documents per lane: a small sample is read for several epochs."""
 
 STOPS = (1, 5)
-"""Steps after which a run is stopped and goes on."""
+"""Steps after which a run is stopped and resumed."""
 
 Pass = Callable[..., list[list[Key]]]
 
 
 class DatasetSuite(Options, ComponentSuite):
-    """The promises of a dataset.
+    """The contract of a dataset.
 
-    It is read whole several times, so the conformance line or ``sample`` should name something
-    small: between 16 documents and a few thousand, in several files if it is read by file.
+    The whole dataset is read several times, so the conformance line or ``sample`` should name
+    something small: between 16 documents and a few thousand, in several files if it is read by
+    file.
 
     Options, given by ``conformance(…).having(…)``:
 
     Attributes:
-        sample: writes what is to be read into the folder it is given, and returns the parameters to
-            read it with.
-        change: changes what ``sample`` has written into a folder, and returns the parameters to
-            read it with. The digest must be another then. Where nothing of the sample can be
-            changed, other parameters that read other documents will do.
-        bad_sample: writes records into a folder, one of which cannot be read, and returns the
-            parameters to read them with, the name of the bad record's file, and its line.
-        weighted: whether a pass may hold a document several times, or leave it to another pass, as
-            a weighted mixture does. Otherwise each document comes once a pass.
+        sample: writes data into a given folder, and returns the parameters to read it with.
+        change: changes the data of ``sample`` in a folder, and returns the parameters to read it
+            with. The digest must then differ. If the sample cannot be changed, return parameters
+            that read other documents.
+        bad_sample: writes records into a folder, one of them invalid, and returns the parameters
+            to read them with, the name of the invalid record's file, and its line.
+        weighted: whether an epoch can contain a document several times or not at all, as in a
+            weighted mixture. Otherwise each document occurs once per epoch.
     """
 
     kind = "dataset"
@@ -63,7 +63,7 @@ class DatasetSuite(Options, ComponentSuite):
     @pytest.fixture(scope="class")
     @classmethod
     def source(cls, component: Component, config: BaseModel | None) -> DocumentSource:
-        """The documents, checked."""
+        """The source, checked."""
         source = reading.source(component, config)
         try:
             source.check()
@@ -83,7 +83,7 @@ class DatasetSuite(Options, ComponentSuite):
     def elsewhere(
         cls, component: Component, config: BaseModel | None
     ) -> Iterator[Callable[[], tuple[str, list[list[list[Key]]], bool]]]:
-        """What another process reads; it works while this one tests."""
+        """The result of another process, which runs in parallel with the tests."""
         process = reading.start(component, config, [(LANES, 0, 0), (LANES, 7, 2)])
         results: list[Any] = []
 
@@ -100,7 +100,7 @@ class DatasetSuite(Options, ComponentSuite):
     @pytest.fixture(scope="class")
     @classmethod
     def lanes(cls, source: DocumentSource, elsewhere: object) -> Pass:  # noqa: ARG003
-        """Return the documents of each lane of a pass, read once for the whole suite."""
+        """Return the documents of each lane of an epoch, read once for the whole suite."""
         read: dict[tuple[int, int, int], list[list[Key]]] = {}
 
         def lanes(count: int = LANES, *, seed: int = 0, epoch: int = 0) -> list[list[Key]]:
@@ -113,7 +113,7 @@ class DatasetSuite(Options, ComponentSuite):
     @pytest.fixture(scope="class")
     @classmethod
     def uninterrupted(cls, component: Component, config: BaseModel | None) -> list[reading.Rows]:
-        """What one rank trains on, without a break."""
+        """The training data of one rank without interruption."""
         return Ranks(component, config, 1).steps(STEPS)
 
     # ------------------------------------------------------------------------ documents
@@ -125,7 +125,7 @@ class DatasetSuite(Options, ComponentSuite):
             assert document.id, "a document without an id cannot be named to a person"
 
     def test_contents_are_what_is_read(self, source: DocumentSource, lanes: Pass) -> None:
-        """A source that says how many documents it has says what a pass has."""
+        """A source that reports its number of documents reports that of an epoch."""
         contents = getattr(source, "contents", None)
         if contents is None:
             return
@@ -137,8 +137,9 @@ class DatasetSuite(Options, ComponentSuite):
 
     @pytest.mark.parametrize("count", [1, 3, 7, LANES])
     def test_lanes_share_the_documents_out(self, count: int, lanes: Pass) -> None:
-        """Each document is in exactly one lane, whatever the number of lanes; in a weighted pass,
-        as often in all of them together as in one."""
+        """Each document is in exactly one lane, for any number of lanes; in a weighted epoch, all
+        lanes
+        together have it as often as a single lane does."""
         dealt = lanes(count)
         found = Counter(chain.from_iterable(dealt))
         if not self.weighted:
@@ -150,14 +151,16 @@ class DatasetSuite(Options, ComponentSuite):
         assert not _names(found - other), f"documents that only {count} lanes have"
 
     def test_lanes_share_out_every_pass(self, lanes: Pass) -> None:
-        """The second pass has the documents of the first; a weighted one is shared out as well."""
+        """The second epoch has the documents of the first; a weighted epoch is split over the lanes
+        too.
+        """
         one, several = lanes(1, epoch=1) if self.weighted else lanes(), lanes(epoch=1)
         first, second = (Counter(chain.from_iterable(dealt)) for dealt in (one, several))
         assert not _names(first - second), "documents that the second pass leaves out"
         assert not _names(second - first), "documents that only the second pass has"
 
     def test_a_lane_starts_anywhere(self, source: DocumentSource, lanes: Pass) -> None:
-        """``start`` counts the documents of the lane, so that a run can go on from its place."""
+        """``start`` counts the documents of the lane, so that a run can resume at its position."""
         for lane, whole in enumerate(lanes()):
             for start in {0, 1, 2, len(whole) // 2, len(whole) - 1, len(whole)}:
                 rest = source.lane(lane, LANES, seed=0, epoch=0, start=start)
@@ -169,7 +172,7 @@ class DatasetSuite(Options, ComponentSuite):
     def test_same_order_for_the_same_seed(
         self, component: Component, config: BaseModel | None, lanes: Pass
     ) -> None:
-        """A source made anew, whose lanes are read in another order, gives the same documents."""
+        """A new source with lanes read in another order yields the same documents."""
         again = reading.source(component, config)
         again.check()
         read = [
@@ -179,13 +182,13 @@ class DatasetSuite(Options, ComponentSuite):
         _check_same(read[::-1], lanes())
 
     def test_same_order_in_another_process(self, lanes: Pass, elsewhere: Callable[[], Any]) -> None:
-        """Whatever its rank and its hash seed."""
+        """The order does not depend on rank or hash seed."""
         _, theirs, _ = elsewhere()
         for read, expected in zip(theirs, [lanes(), lanes(seed=7, epoch=2)], strict=True):
             _check_same([[(name, text) for name, text in lane] for lane in read], expected)
 
     def test_making_the_source_imports_no_torch(self, elsewhere: Callable[[], Any]) -> None:
-        """It is made before the ranks are there, by a process that must stay small."""
+        """It is created before the ranks start, by a process that must stay small."""
         *_, torch = elsewhere()
         assert not torch, "import torch where it is used"
 
@@ -208,7 +211,7 @@ class DatasetSuite(Options, ComponentSuite):
         source: DocumentSource,  # noqa: ARG002 (checked)
         uninterrupted: list[reading.Rows],
     ) -> None:
-        """Data-parallel ranks together train on what one rank would, step by step."""
+        """Data-parallel ranks together train on the same data as one rank, step by step."""
         read = Ranks(component, config, dp).steps(STEPS)
         assert not _differing(read, uninterrupted), "steps that train on other sequences"
 
@@ -222,8 +225,9 @@ class DatasetSuite(Options, ComponentSuite):
         source: DocumentSource,  # noqa: ARG002 (checked)
         uninterrupted: list[reading.Rows],
     ) -> None:
-        """Nothing is lost or read twice where a run stops in the middle of a pass and goes on, on
-        another number of data-parallel ranks too."""
+        """A run that stops within an epoch and resumes, even on another number of data-parallel
+        ranks,
+        neither loses nor repeats a document."""
         for stop in STOPS:
             stopped = Ranks(component, config, before)
             stopped.steps(stop)
@@ -250,7 +254,7 @@ class DatasetSuite(Options, ComponentSuite):
         assert theirs == digest, "another digest in another process"
 
     def test_digest_does_not_tell_where_or_when(self, component: Component, tmp_path: Path) -> None:
-        """A run goes on with data that was moved or touched: the digest is of content."""
+        """The digest covers content, so a run can resume with data that was moved or touched."""
         cls = type(self)
         if cls.sample is None:
             pytest.skip("the conformance line has no `sample`, which writes what is to be read")
@@ -273,7 +277,7 @@ class DatasetSuite(Options, ComponentSuite):
     def test_digest_changes_with_the_documents(
         self, component: Component, config: BaseModel | None, tmp_path: Path
     ) -> None:
-        """A tokenizer that was trained on other documents is not taken for this one's."""
+        """A tokenizer trained on other documents is not reused for these."""
         cls = type(self)
         if cls.change is None:
             pytest.skip("the conformance line has no `change`, which changes the documents")
@@ -284,14 +288,14 @@ class DatasetSuite(Options, ComponentSuite):
         before = reading.source(component, config)
         digest, (documents,) = before.check(), reading.lanes(before, 1)
         changed = configured(component, cls.parameters | dict(cls.change(folder)))
-        # Another process, as another run is: a source may keep what it has read.
+        # A separate process, like a separate run, because a source can cache what it has read.
         other, ((theirs,),), _ = isolated.result(reading.start(component, changed, [(1, 0, 0)]))
         same = Counter(map(tuple, theirs)) == Counter(documents)
         assert not same, "`change` changes no document"
         assert other != digest, "the digest is that of other documents"
 
     def test_a_bad_record_is_named(self, component: Component, tmp_path: Path) -> None:
-        """A record that cannot be read is reported in one sentence, by file and line."""
+        """An unreadable record is reported in one sentence, with file and line."""
         cls = type(self)
         if cls.bad_sample is None:
             pytest.skip("the conformance line has no `bad_sample`, which writes a bad record")
@@ -316,7 +320,9 @@ def _read_whole(component: Component, config: BaseModel | None) -> None:
 
 
 def _check_same(read: list[list[Key]], expected: list[list[Key]]) -> None:
-    """Assert that the lanes are the same, and say where not: pytest would show them whole."""
+    """Assert that the lanes are equal, and report the first difference; pytest would print them
+    whole.
+    """
     for lane, (found, wanted) in enumerate(zip(read, expected, strict=True)):
         for place, (one, other) in enumerate(zip_longest(found, wanted)):
             assert one == other, f"document {place} of lane {lane} is another"

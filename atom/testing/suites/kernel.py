@@ -1,4 +1,4 @@
-"""The suite of a kernel: as good as the reference of its operation, wherever it says it runs."""
+"""The suite of a kernel: as accurate as its operation's reference, wherever it declares to run."""
 
 from __future__ import annotations
 
@@ -35,22 +35,24 @@ from atom.titan.contracts.operations import contract_of
 from atom.titan.contracts.sizes import ODD, REGULAR, Sizes
 
 SHARDED_TOLERANCE = 1e-3
-"""|difference in loss| in float32 between a sharded run with the kernel and one rank with the
-reference: two kernels may differ a little more than two layouts."""
+"""Maximum |difference in loss| in float32 between a sharded run with the kernel and one rank with
+the
+reference; two kernels may differ slightly more than two layouts."""
 
 
 class KernelSuite(Options, ComponentSuite):
-    """The promises of a kernel.
+    """The contract of a kernel.
 
-    The kernel named ``reference`` of an operation is compared with the operation written out; any
-    other one with that reference.
+    The kernel named ``reference`` of an operation is compared with the operation's formula; any
+    other
+    kernel with that reference.
 
     Options, given by ``conformance(…).having(…)``:
 
     Attributes:
         operation: the contract of an operation that the kit does not know.
-        benchmark: sizes to time the kernel at; None for small ones on a CPU, and for those of a
-            model of 8 billion parameters on a GPU.
+        benchmark: sizes to time the kernel at; None for small ones on a CPU, and those of an
+            8-billion-parameter model on a GPU.
     """
 
     kind = "kernel"
@@ -66,7 +68,7 @@ class KernelSuite(Options, ComponentSuite):
         component: Component,  # noqa: ARG002
         host: Host,
     ) -> None:
-        """Refuse a preference for an operation or a kernel that there is not."""
+        """Refuse a preference for an unknown operation or kernel."""
         declared = [c.declaration for c in host.components if isinstance(c.declaration, Kernel)]
         for operation, preference in section.items():
             offered = {
@@ -80,7 +82,7 @@ class KernelSuite(Options, ComponentSuite):
 
     @pytest.fixture(autouse=True)
     def one_thread(self) -> Iterator[None]:
-        """With tensors this small, threads would only wait for each other."""
+        """With tensors this small, more threads only add contention."""
         with models.one_thread():
             yield
 
@@ -103,14 +105,14 @@ class KernelSuite(Options, ComponentSuite):
 
     @pytest.fixture
     def device(self) -> str:
-        """The device of this process: a GPU where there is one."""
+        """The device of this process: a GPU if there is one."""
         from atom.titan.boot import settled
 
         return settled()
 
     @pytest.fixture
     def fitting(self, component: Component, device: str) -> str:
-        """The device, if the kernel says that it runs here."""
+        """The device, if the kernel declares to run on it."""
         if reason := kernel_fit.refusal(component, device):
             pytest.skip(reason)
         return device
@@ -138,8 +140,9 @@ class KernelSuite(Options, ComponentSuite):
     # ------------------------------------------------------------------------ what it declares
 
     def test_references_resolve(self, component: Component) -> None:
-        """Everything that the declaration points to is there. What imports a package that is not
-        installed, and is needed, is a module at least."""
+        """Every reference of the declaration exists. If an optional package is missing, the module
+        that
+        imports it exists."""
         try:
             super().test_references_resolve(component)
         except pytest.fail.Exception:
@@ -175,7 +178,7 @@ class KernelSuite(Options, ComponentSuite):
     def test_needs_are_honest(
         self, component: Component, contract: Contract, kernel: Kernel, fitting: str
     ) -> None:
-        """Where the declared needs are met, the kernel runs: what it needs beside is declared."""
+        """The kernel runs wherever its declared needs are met; it has no undeclared needs."""
         case = Case(Sizes(), next(iter(kernel.tolerance)))
         try:
             if kernel.override is not None:
@@ -194,7 +197,9 @@ class KernelSuite(Options, ComponentSuite):
     def test_takes_the_place_of_the_operation(
         self, component: Component, contract: Contract, kernel: Kernel, device: str
     ) -> None:
-        """The override replaces the operation's node, and keeps what torchtitan has set on it."""
+        """The override replaces the operation's node, and keeps the settings of
+        torchtitan on it.
+        """
         before = Implementation(contract, None).node(Sizes())
         try:
             resolve(kernel.override or "", component)
@@ -221,23 +226,23 @@ class KernelSuite(Options, ComponentSuite):
 
     @where(kernel_where.compares_here)
     def test_odd_sizes_agree(self, kernel: Kernel, subject: Callable) -> None:
-        """One token; lengths, heads and widths that are no multiple of anything."""
+        """One token; lengths, heads and widths that are not multiples of a block size."""
         assert not subject(cases.odd(list(kernel.tolerance)))
 
     @where(kernel_where.compares_here)
     def test_strided_inputs_agree(self, kernel: Kernel, subject: Callable) -> None:
-        """Inputs and the output's gradient as transposed and sliced tensors have them."""
+        """Inputs and output gradient with the strides of transposed and sliced tensors."""
         assert not subject(cases.strided(list(kernel.tolerance)))
 
     @where(kernel_where.compares_here)
     def test_strided_gradients_agree(self, kernel: Kernel, subject: Callable) -> None:
-        """The output's gradient has other strides than the inputs: as those of transposed and
-        sliced tensors, or of one number that stands for all."""
+        """The output gradient has other strides than the inputs: transposed, sliced, or one number
+        expanded to the whole shape."""
         assert not subject(cases.strided_gradients(list(kernel.tolerance)))
 
     @pytest.mark.gpu
     def test_real_sizes_agree(self, kernel: Kernel, subject: Callable, fitting: str) -> None:
-        """On a GPU, at the sizes of a model of 8 billion parameters."""
+        """On a GPU, at the sizes of an 8-billion-parameter model."""
         if fitting != "cuda":
             pytest.skip("takes a GPU")
         sizes = self.benchmark or kernel_fit.BENCHMARK[fitting]
@@ -247,7 +252,7 @@ class KernelSuite(Options, ComponentSuite):
     def test_no_rows_agree(
         self, component: Component, contract: Contract, kernel: Kernel, fitting: str, host: Host
     ) -> None:
-        """Of no sequence there is no output, where the reference takes none."""
+        """Empty input gives empty output, if the reference accepts empty input."""
         tested = Implementation(contract, component)
         reference = kernels.reference_of(component, contract, host) or tested
         case = Case(Sizes(batch=0), next(iter(kernel.tolerance)))
@@ -262,16 +267,18 @@ class KernelSuite(Options, ComponentSuite):
     def test_no_output_layer_loses_what_it_does(
         self, component: Component, contract: Contract, kernel: Kernel, fitting: str
     ) -> None:
-        """A loss that computes the output layer itself refuses one that does more than a product,
-        such as a soft-cap on the logits, or has that in its loss."""
+        """A loss that computes the output layer itself either supports an output layer that does
+        more than
+        a product, such as a soft-cap on the logits, or refuses it."""
         tested = Implementation(contract, component)
         assert not capping.difference(tested, next(iter(kernel.tolerance)), fitting)
 
     @where(kernel_where.runs_here)
     @where(lambda _, component: bool(functions_of(component.declaration)))
     def test_functions_agree(self, component: Component, kernel: Kernel, fitting: str) -> None:
-        """Its functions compute what their contracts say, in every dtype; without torchtitan. So
-        does the one that takes the place of torchtitan's, where that is a function."""
+        """The declared functions fulfil their contracts, in every dtype and without torchtitan. So
+        does an
+        override that replaces a function of torchtitan."""
         functions = functions_of(kernel)
         sizes = (REGULAR[0], ODD[1])
         cases = [
@@ -292,7 +299,7 @@ class KernelSuite(Options, ComponentSuite):
     def test_gradients_of_the_reference(
         self, component: Component, contract: Contract, fitting: str, host: Host
     ) -> None:
-        """Finite differences in float64."""
+        """Compared with finite differences in float64."""
         kernels.gradcheck(
             kernels.reference_of(component, contract, host) or Implementation(contract, component),
             fitting,
@@ -310,7 +317,8 @@ class KernelSuite(Options, ComponentSuite):
     @where(kernel_where.is_triton)
     @pytest.mark.slow
     def test_compiles_for_gpus(self, component: Component) -> None:
-        """A Triton kernel, for Hopper and for the oldest GPU that it says it takes, in every dtype;
+        """A Triton kernel compiles for Hopper and for the oldest GPU that it declares, in every
+        dtype;
         no GPU is needed."""
         assert not kernel_fit.of_triton(component, compiler.failures)
 
@@ -321,13 +329,14 @@ class KernelSuite(Options, ComponentSuite):
     @pytest.mark.slow
     @pytest.mark.parametrize("layout", ["tp", "cp"])
     def test_computes_sharded(self, layout: str, kernel: Kernel) -> None:
-        """Two ranks, each with its part of the heads (or of the sequence), train as one rank does
-        with the reference."""
+        """Two ranks, each with its shard of the heads (or of the sequence), train like one rank
+        with the
+        reference."""
 
         pytest.importorskip("torchtitan")
         architecture = {"name": f"{partners.PACKAGE}:{partners.ARCHITECTURES[0]}"}
 
-        # Only Muon has it.
+        # Only Muon uses it.
         optimizer = {"name": "Muon"} if kernel.operation == "newton_schulz" else {}
 
         def chosen(name: str) -> dict[str, Any]:
@@ -352,8 +361,9 @@ class KernelSuite(Options, ComponentSuite):
         contract: Contract,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A Triton kernel, on two ranks under tensor parallelism: given plain tensors, or DTensors
-        under another backend, they train as one rank does with the reference."""
+        """A Triton kernel trains on two ranks under tensor parallelism like one rank with the
+        reference,
+        with plain tensors and, under another backend, with DTensors."""
         from atom.titan.compat import device
 
         monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -378,7 +388,7 @@ class KernelSuite(Options, ComponentSuite):
         host: Host,
         record_property: Callable[[str, object], None],
     ) -> None:
-        """Time forward and backward together, beside the reference: in the JUnit report."""
+        """Time forward and backward together, and the reference; results go to the JUnit report."""
         sizes = self.benchmark or kernel_fit.BENCHMARK[fitting]
         for dtype in kernel.tolerance:
             case = Case(sizes, dtype)

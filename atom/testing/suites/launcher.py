@@ -1,4 +1,4 @@
-"""The suite of a launcher: what it would submit is text, and nothing else happens."""
+"""The suite of a launcher: planning a submission returns text and has no side effects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
 
 FEATURES = ("gpus", "cpus", "sweeps", "nodes", "time", "image", "mounts", "environment", "before")
-"""What a launcher's system may lack."""
+"""Features that a launcher's system can lack."""
 
 COMMAND = ("/usr/bin/python3", "-P", "-m", "atom.launch.node")
 _MISSED = "the plan has not looked at this resource, so that ATOM refuses it; valid: unsupported="
@@ -29,14 +29,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class LauncherSuite(Options, ComponentSuite):
-    """The promises of a launcher. Nothing is submitted: what it would be is looked at.
+    """The contract of a launcher. The planned submission is checked; nothing is submitted.
 
     Options, given by ``conformance(…).having(…)``:
 
     Attributes:
-        unsupported: what the launcher's system does not have (``gpus``, ``cpus``, ``sweeps``,
+        unsupported: feature that the launcher's system lacks (``gpus``, ``cpus``, ``sweeps``,
             ``nodes``, ``time``, ``image``, ``mounts``, ``environment`` or ``before``) -> why. The
-            launcher refuses it in a sentence; the rest of the suite asks for everything else.
+            launcher refuses it in a sentence; the other tests request all other features.
     """
 
     kind = "launcher"
@@ -55,7 +55,7 @@ class LauncherSuite(Options, ComponentSuite):
 
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """An empty folder, which is the current one too."""
+        """An empty folder, which is also the current one."""
         place = tmp_path / "empty"
         place.mkdir()
         monkeypatch.chdir(place)
@@ -67,7 +67,7 @@ class LauncherSuite(Options, ComponentSuite):
         """Return what the launcher would submit.
 
         Raises:
-            UserError: the launcher refuses it, or ATOM does, as the plan has not looked at it.
+            UserError: the launcher refuses it, or did not read a requested resource.
         """
         submission = resolve(component.declaration.plan, component)(config, context)  # type: ignore[attr-defined]
         assert isinstance(submission, Submission), "plan returns no Submission"
@@ -76,7 +76,7 @@ class LauncherSuite(Options, ComponentSuite):
         return submission
 
     def asked(self, folder: Path, *, jobs: int = 1, device: str | None = None) -> LaunchContext:
-        """Return a request for what the launcher's system has."""
+        """Return a request for all features that the launcher's system has."""
         unknown = set(self.unsupported) - set(FEATURES)
         assert not unknown, f"unsupported={unknown}; valid: {', '.join(FEATURES)}"
         device = device or ("cuda" if "cpus" in self.unsupported else "cpu")
@@ -104,7 +104,9 @@ class LauncherSuite(Options, ComponentSuite):
     def test_refuses_what_its_system_lacks(
         self, component: Component, config: Any, folder: Path
     ) -> None:
-        """In one sentence that names the key; what is not said to be unsupported is planned."""
+        """An unsupported feature is refused in one sentence that names the key; all others are
+        planned.
+        """
         for feature in self.unsupported:
             others = set(self.unsupported) - {feature}
             device = "cuda" if feature == "gpus" or "cpus" in others else "cpu"
@@ -116,7 +118,7 @@ class LauncherSuite(Options, ComponentSuite):
             assert refused.value.key, f"no key is named: {refused.value.sentence()}"
 
     def test_planning_writes_nothing(self, component: Component, config: Any, folder: Path) -> None:
-        """``launcher.dry_run=true`` is a promise of the declaration's, and not of its care."""
+        """``launcher.dry_run=true`` requires that planning has no side effects."""
         before = dict(os.environ)
         self.planned(component, config, self.asked(folder))
         assert not list(folder.iterdir()), "files that ATOM has not written"
@@ -135,7 +137,7 @@ class LauncherSuite(Options, ComponentSuite):
     def test_files_and_commands_are_data(
         self, component: Component, config: Any, folder: Path
     ) -> None:
-        """File names that stay in their folder, and commands that no shell takes apart."""
+        """File names stay within their folder, and commands are not split by a shell."""
         jobs = 1 if "sweeps" in self.unsupported else 2
         submission = self.planned(component, config, self.asked(folder, jobs=jobs))
         strange = [name for name in submission.files if not _NAME.fullmatch(name)]
@@ -147,7 +149,7 @@ class LauncherSuite(Options, ComponentSuite):
             assert all(isinstance(word, str) for word in command)
 
     def test_resources_are_handed_on(self, component: Component, config: Any, folder: Path) -> None:
-        """The environment and the pre-commands of a run reach its ranks."""
+        """The environment and the setup commands of a run reach its ranks."""
         text = written(self.planned(component, config, self.asked(folder)))
         words = {"environment": ("ATOM_CONFORMANCE", "level 3"), "before": ("echo before",)}
         for feature, its in words.items():
@@ -158,15 +160,15 @@ class LauncherSuite(Options, ComponentSuite):
 def context(
     folder: Path, *, jobs: int = 1, device: str = "cpu", without: Container[str] = ()
 ) -> LaunchContext:
-    """Return a request for two nodes, of eight GPUs each where there are any.
+    """Return a request for two nodes, with eight GPUs each if the device is a GPU.
 
-    There is an image, and a volume ``shared`` that holds the runs.
+    It has an image, and a volume ``shared`` that holds the runs.
 
     Args:
-        folder: of the runs.
-        jobs: the number of them.
-        device: theirs.
-        without: :data:`FEATURES` that are not asked for.
+        folder: folder of the runs.
+        jobs: number of runs.
+        device: their device.
+        without: :data:`FEATURES` to leave out.
     """
     values: dict[str, Any] = {
         "time": "30",
@@ -195,7 +197,7 @@ def context(
 
 
 def written(submission: Submission) -> str:
-    """Return all that a submission says, in one text."""
+    """Return all content of a submission as one text."""
     commands = [" ".join(command) for command in submission.commands]
     return "\n".join([*submission.files.values(), *commands, submission.advice])
 

@@ -1,4 +1,6 @@
-"""The suite of a parallelism strategy: any number of ranks that fits, and the training of one."""
+"""The suite of a parallelism strategy: it supports any fitting number of ranks, and trains like
+one.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,13 @@ WORLD_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 64, 100, 1024, 10240)
 
 
 class ParallelismSuite(Options, ComponentSuite):
-    """The promises of a parallelism strategy, with the degrees that the conformance line gives.
+    """The contract of a parallelism strategy with the degrees in the conformance line.
 
     Options, given by ``conformance(…).having(…)``:
 
     Attributes:
-        architectures: sections of a run, each with ``name`` and parameters, that the strategy is
-            tried on; by default two small models of torchtitan's families.
+        architectures: sections of a run, each with ``name`` and parameters, to test the strategy
+            on; by default two small models of torchtitan's families.
     """
 
     kind = "parallelism"
@@ -61,10 +63,11 @@ class ParallelismSuite(Options, ComponentSuite):
     # ------------------------------------------------------------------------ the mesh
 
     def test_lays_out_every_number_of_ranks_that_fits(self, component: Component) -> None:
-        """Where the degrees divide the ranks, there is a mesh of just these degrees in which every
-        rank has a place; torch's fake process group stands in for up to 10,240 ranks.
+        """If the degrees divide the number of ranks, the mesh has exactly these degrees and a
+        position
+        for every rank; torch's fake process group simulates up to 10,240 ranks.
 
-        A strategy may refuse some of them, in a sentence, and not all.
+        A strategy can refuse some numbers in a sentence, but not all.
         """
         refusals, accepted = [], 0
         for size in filter(self._fits, self._world_sizes()):
@@ -97,14 +100,14 @@ class ParallelismSuite(Options, ComponentSuite):
     @pytest.mark.slow
     @pytest.mark.parametrize("number", [0, 1], ids=["first", "second"])
     def test_trains_like_one_rank(self, number: int) -> None:
-        """Losses and gradient norms on real ranks are those of one rank, on two architectures."""
+        """Losses and gradient norms on real ranks equal those of one rank, on two architectures."""
         architecture = self._architecture(number)
         rows = runs.train(self._run(architecture))
         runs.assert_same(rows, runs.train(runs.sections(architecture)))
 
     @pytest.mark.slow
     def test_checkpoints_load_on_one_rank(self) -> None:
-        """What was saved under the strategy goes on under ``single``."""
+        """A checkpoint saved under the strategy resumes under ``single``."""
         architecture, steps = self._architecture(0), runs.STEPS + 2
         rows = runs.train(runs.sections(architecture, steps=steps), after=self._run(architecture))
         runs.assert_same(rows, runs.train(runs.sections(architecture, steps=steps)))
@@ -115,7 +118,7 @@ class ParallelismSuite(Options, ComponentSuite):
         return self.architectures[number]
 
     def _run(self, architecture: dict[str, Any]) -> dict[str, Any]:
-        """Return the run under the strategy, two ranks where the degrees leave it open."""
+        """Return the run under the strategy, on two ranks if the degrees are open."""
         known, open_ended = self._known()
         wanted = known * (2 if open_ended else 1)
         if wanted > ranks.MOST_RANKS:
@@ -127,7 +130,7 @@ class ParallelismSuite(Options, ComponentSuite):
     # ------------------------------------------------------------------------ laying out
 
     def _known(self) -> tuple[int, bool]:
-        """Return the product of the degrees that are given, and whether one of them is open."""
+        """Return the product of the set degrees, and whether one degree is open."""
         degrees = [self.parameters.get(name, _default(name)) for name in DEGREES]
         return math.prod(degree for degree in degrees if degree != -1), -1 in degrees
 
@@ -139,10 +142,10 @@ class ParallelismSuite(Options, ComponentSuite):
         return size % known == 0 if open_ended else size == known
 
     def _lay_out(self, component: Component, size: int) -> tuple[dict[str, int], Strategy]:
-        """Return the degrees of a run on ``size`` ranks and what the strategy makes of them.
+        """Return the degrees of a run on ``size`` ranks, and the strategy's result.
 
         Raises:
-            UserError: as a run would be refused.
+            UserError: the run would be refused.
         """
         from atom.titan.boot import settled
         from atom.titan.checks import layout
@@ -171,7 +174,7 @@ def _default(name: str) -> int:
 
 
 def _mesh(parallelism: Any, world_size: int, rank: int) -> dict[str, int]:
-    """Return the mesh that torchtitan builds, seen from ``rank``."""
+    """Return the mesh that torchtitan builds on ``rank``."""
     from torchtitan.distributed import ParallelDims
 
     with _fake_ranks(world_size, rank):
@@ -188,7 +191,7 @@ def _mesh(parallelism: Any, world_size: int, rank: int) -> dict[str, int]:
 
 @contextmanager
 def _fake_ranks(world_size: int, rank: int) -> Iterator[None]:
-    """Make this process one rank of a job that is not there."""
+    """Make this process one rank of a simulated job."""
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore
 

@@ -1,4 +1,4 @@
-"""The suite of a tokenizer: every text comes back, and none says what only the trainer may."""
+"""The suite of a tokenizer: every text round-trips, and no text yields a special token."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from atom.testing.texts import examples
 from atom.testing.tokenizing import Specials, encode
 
 AT_ONCE = 3
-"""Runs that prepare the same tokenizer at the same time."""
+"""Number of runs that prepare the same tokenizer at the same time."""
 
 
 class Elsewhere:
-    """What other processes make of the tokenizer. They work while this one tests."""
+    """The tokenizer's results in other processes, which run in parallel with the tests."""
 
     def __init__(self, encoding: Any, preparing: Any) -> None:
         self._processes = {"encoding": encoding, "preparing": preparing}
@@ -46,15 +46,15 @@ class Elsewhere:
 
 
 class TokenizerSuite(Options, ComponentSuite):
-    """The promises of a tokenizer. It is prepared on a few hundred documents of the kit's own.
+    """The contract of a tokenizer. It is prepared on a few hundred documents of the kit.
 
     Options, given by ``conformance(…).having(…)``:
 
     Attributes:
-        lossy: why some texts do not come back as they were, where that is so by declaration. The
-            tests that need them to are skipped with the reason.
-        special_tokens: spelling -> id of special tokens beyond BOS, EOS and those that Hugging
-            Face's library knows of. No text may yield their ids.
+        lossy: why some texts do not round-trip, if that is declared. The tests that require it are
+            skipped with the reason.
+        special_tokens: spelling -> id of special tokens other than BOS, EOS and those that Hugging
+            Face's library marks. No text may yield their ids.
         sample: see :class:`atom.testing.suites.component.ComponentSuite`.
     """
 
@@ -72,7 +72,7 @@ class TokenizerSuite(Options, ComponentSuite):
         config: BaseModel | None,
         tmp_path_factory: pytest.TempPathFactory,
     ) -> PreparedTokenizer:
-        """The prepared tokenizer, whose files are where ``prepare`` left them."""
+        """The prepared tokenizer, with its files where ``prepare`` left them."""
         try:
             return tokenizing.prepare(component, config, tmp_path_factory.mktemp("cache"))
         except UserError as error:
@@ -113,7 +113,7 @@ class TokenizerSuite(Options, ComponentSuite):
         """torchtitan's tokenizer."""
         tests = [item for item in request.session.items if getattr(item, "cls", None) is cls]
         if any("elsewhere" in getattr(test, "fixturenames", ()) for test in tests):
-            request.getfixturevalue("elsewhere")  # as early as can be: it takes a while
+            request.getfixturevalue("elsewhere")  # as early as possible, because it is slow
         return tokenizing.build(component, config, folder)
 
     @pytest.fixture(scope="class")
@@ -127,14 +127,16 @@ class TokenizerSuite(Options, ComponentSuite):
         return texts.samples([*texts.SPELLINGS, *cls.special_tokens])
 
     def lossless(self) -> None:
-        """Skip the test where a text is not expected to come back."""
+        """Skip the test if texts need not round-trip."""
         if self.lossy is not None:
             pytest.skip(f"{self.name} does not give every text back: {self.lossy}")
 
     # ------------------------------------------------------------------------ text and back
 
     def test_any_text_comes_back(self, tokenizer: Any, specials: Specials) -> None:
-        """Encoded and decoded, a text is what it was: all planes, marks, control characters."""
+        """Encoding and decoding a text returns it unchanged: all planes, marks, control
+        characters.
+        """
         self.lossless()
 
         @examples
@@ -168,12 +170,14 @@ class TokenizerSuite(Options, ComponentSuite):
             pytest.fail(f"a megabyte of {what} does not come back")
 
     def test_half_a_surrogate_pair_is_no_failure(self, tokenizer: Any) -> None:
-        """JSON can spell it, so documents hold it. What it becomes is the tokenizer's choice."""
+        """JSON can spell a lone surrogate, so documents can contain one. The tokenizer chooses its
+        result.
+        """
         for text in ("\ud800", "a\udfffb", "\ude00\ud83d"):
             _check_ids(tokenizer, encode(tokenizer, text))
 
     def test_any_ids_can_be_decoded(self, tokenizer: Any) -> None:
-        """A model says what it wants, also what no text is encoded to."""
+        """A model can generate any ids, also those that no text encodes to."""
 
         @examples
         @given(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=20))
@@ -204,7 +208,7 @@ class TokenizerSuite(Options, ComponentSuite):
         assert all(0 <= number < prepared.vocab_size for number in specials.ids)
 
     def test_a_tokenizer_json_makes_the_same_ids(self, folder: Path, tokenizer: Any) -> None:
-        """``atom export`` hands it on, to a model that knows the run's ids."""
+        """``atom export`` passes it on with a model trained on the run's ids."""
         from atom.titan.hugging_face.tokenizer import TOKENIZER_JSON, differing
 
         if not (folder / TOKENIZER_JSON).is_file():
@@ -213,7 +217,7 @@ class TokenizerSuite(Options, ComponentSuite):
         assert text is None, f"{TOKENIZER_JSON} makes other ids of {text!r}"
 
     def test_plain_text_yields_no_special_token(self, tokenizer: Any, specials: Specials) -> None:
-        """A document cannot end itself: what is spelled like a special token is text."""
+        """A document cannot end itself: text that is spelled like a special token stays text."""
         if not specials.ids:
             pytest.skip(f"{self.name} has no special tokens")
         spellings = [*texts.SPELLINGS, *specials.spellings]
@@ -257,8 +261,9 @@ class TokenizerSuite(Options, ComponentSuite):
         folder: Path,
         tmp_path: Path,
     ) -> None:
-        """The prepared files are all of it: copied elsewhere, they make the same tokenizer, with
-        the cache of whoever prepared it gone."""
+        """The prepared files are the complete state: a copy elsewhere makes the same tokenizer,
+        even after
+        the cache that prepared it is removed."""
         cache, place = tmp_path / "cache", tmp_path / "elsewhere"
         prepared = tokenizing.prepare(component, config, cache)
         wrong = [name for name in prepared.files if Path(name).name != name]
@@ -268,18 +273,18 @@ class TokenizerSuite(Options, ComponentSuite):
         first, second = _contents(folder), _contents(place)
         other = [name for name in first | second if first.get(name) != second.get(name)]
         assert not other, "files that are others when they are prepared again"
-        # What reads the cache, or the path in it that it was prepared at, fails here.
+        # A tokenizer that reads the cache, or the path where it was prepared, fails here.
         again = tokenizing.build(component, config, place)
         sample = self.sample_texts()
         _compare(sample, [encode(again, text) for text in sample], tokenizer)
 
     def test_same_ids_in_another_process(self, tokenizer: Any, elsewhere: Elsewhere) -> None:
-        """One that has only the files, another hash seed, and the environment of another rank."""
+        """A process with only the files, another hash seed, and the environment of another rank."""
         ids, _ = elsewhere.result("encoding")
         _compare(self.sample_texts(), ids, tokenizer)
 
     def test_same_ids_under_fork(self, tokenizer: Any, elsewhere: Elsewhere) -> None:
-        """In the child of a process that has encoded already."""
+        """In the child of a process that has already encoded."""
         _, ids = elsewhere.result("encoding")
         assert ids is not None, "a forked process that encodes dies, or hangs for a minute"
         _compare(self.sample_texts(), ids, tokenizer)
@@ -287,7 +292,7 @@ class TokenizerSuite(Options, ComponentSuite):
     def test_preparing_is_the_same_everywhere(
         self, prepared: PreparedTokenizer, elsewhere: Elsewhere
     ) -> None:
-        """Runs that start at once on an empty cache get the same files, without torch."""
+        """Runs that start simultaneously with an empty cache get the same files, without torch."""
         answers = elsewhere.result("preparing")
         assert None not in answers, "preparing fails where several do it at once"
         for vocab_size, hashes, torch in answers:
