@@ -19,10 +19,10 @@ MODES = (NONE, SELECTIVE, FULL)
 class Parameter:
     """One parameter: ``name`` and unsharded ``shape``.
 
-    ``part`` is its pipeline unit (``tok_embeddings``, ``layers.3``, …).
-    ``tensor_dim`` is the dimension that tensor parallelism shards, None if it is replicated;
-    ``expert`` means that dimension 0 counts experts, which expert parallelism shards. ``uses``
-    counts the modules that share it: FSDP gathers and reduces a tied weight once for each.
+    ``part`` is its pipeline unit (``tok_embeddings``, ``layers.3``, …). ``tensor_dim`` is the
+    dimension that tensor parallelism shards, None if it is replicated; ``expert`` means that
+    dimension 0 counts experts, which expert parallelism shards. ``uses`` counts the modules that
+    share it: FSDP gathers and reduces a tied weight once for each.
     """
 
     name: str

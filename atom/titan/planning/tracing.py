@@ -166,8 +166,8 @@ class LiveStorages(TorchDispatchMode):
 class InnerAttention(nn.Module):
     """A stand-in with FlashAttention's shapes.
 
-    q (B, L, N, H), k (B, L, M, H), v (B, L, M, V) -> (B, L, N, V).
-    ``width`` is the mean of N x H and N x V, ``keys_width`` M x H + M x V; both are set by a call.
+    q (B, L, N, H), k (B, L, M, H), v (B, L, M, V) -> (B, L, N, V). ``width`` is the mean of N x H
+    and N x V, ``keys_width`` M x H + M x V; both are set by a call.
     """
 
     width = 0.0

@@ -115,7 +115,7 @@ def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> D
         vocab_size: of the tokenizer.
 
     Raises:
-        UserError: a real run would be refused, too. :meth:`DryRun.check` checks the memory.
+        UserError: the run would be refused. :meth:`DryRun.check` checks the memory.
     """
     boot("cpu")
     from atom.titan import trainer_config

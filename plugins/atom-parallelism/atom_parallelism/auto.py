@@ -1,14 +1,12 @@
 """Choose the layout that fits and has the shortest step by the core's estimates.
 
-1. Layouts are tried in order of the ranks that share one copy of the model apart from FSDP (tensor
-x
-   context x pipeline degree), the fewest first; once a layout fits, only those with up to twice as
-   many are tried.
+1. Layouts are tried in order of the ranks that share one copy of the model apart from FSDP
+   (tensor x context x pipeline degree), the fewest first; once a layout fits, only those with up to
+   twice as many are tried.
 2. Tensor parallelism stays within a node. Experts, if there are any, stay on their ranks, or are
    sharded over a node, or as far as possible.
 3. For each layout, the first activation checkpointing that fits is taken: none, selective, full.
-The
-   less is recomputed, the faster.
+   The less is recomputed, the faster.
 4. Without ``training.local_batch_size``, each divisor of the batch is tried, the largest first,
    until one needs no recomputation; the rest is gradient accumulation.
 5. Among layouts that fit, the shortest estimated step wins.
