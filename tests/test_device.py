@@ -12,7 +12,7 @@ from atom.titan.preflight import preflight
 
 
 def run(wanted: str, ranks: int | None = None, **degrees: int):
-    named = {f"{name}_parallel_degree": degree for name, degree in degrees.items()}
+    named = {f"{name}_degree": degree for name, degree in degrees.items()}
     sections = {kind: {"name": "any"} for kind in ("architecture", "tokenizer", "dataset")}
     sections |= {"parallelism": {"name": "any", **named}, "launch": {"ranks": ranks}}
     return parse(sections | {"device": wanted})
@@ -32,10 +32,10 @@ def gpus(monkeypatch: pytest.MonkeyPatch):
     [
         (0, {}, None, "cpu"),
         (1, {}, None, "cuda"),
-        (1, {"tensor": 2, "context": 2}, None, "cpu"),
-        (4, {"tensor": 2, "context": 2}, None, "cuda"),
-        (4, {"tensor": 2, "data_parallel_shard": -1}, None, "cuda"),
-        (4, {"tensor": 2}, 8, "cpu"),
+        (1, {"tensor_parallel": 2, "context_parallel": 2}, None, "cpu"),
+        (4, {"tensor_parallel": 2, "context_parallel": 2}, None, "cuda"),
+        (4, {"tensor_parallel": 2, "data_parallel_shard": -1}, None, "cuda"),
+        (4, {"tensor_parallel": 2}, 8, "cpu"),
     ],
 )
 def test_auto_is_the_gpus_if_they_are_enough(gpus, count, degrees, ranks, expected) -> None:
@@ -45,12 +45,12 @@ def test_auto_is_the_gpus_if_they_are_enough(gpus, count, degrees, ranks, expect
 
 def test_ranks_that_were_started_around_atom_use_the_gpus(gpus) -> None:
     gpus(1)
-    assert preflight._device(run("auto", tensor=2), joined=2) == "cuda"
+    assert preflight._device(run("auto", tensor_parallel=2), joined=2) == "cuda"
 
 
 def test_cuda_is_never_replaced(gpus) -> None:
     gpus(1)
-    assert preflight._device(run("cuda", tensor=8), joined=None) == "cuda"
+    assert preflight._device(run("cuda", tensor_parallel=8), joined=None) == "cuda"
     gpus(0)
     with pytest.raises(UserError, match="no CUDA device"):
         device.pick("cuda")

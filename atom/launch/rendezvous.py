@@ -62,7 +62,7 @@ def use_file(path: Path) -> None:
     """
     from torch.distributed import FileStore
 
-    from atom.titan.compat.later import RENDEZVOUS
+    from atom.titan.compat.register_ranks import RENDEZVOUS
 
     def by_file(_url: str, timeout: timedelta, **_extra: Any) -> Iterator[tuple[Store, int, int]]:
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -25,7 +25,7 @@ from atom.kernels.choose import missing
 from atom.plugin import Kernel, Needs
 from atom.registry.host import Component, Host, resolve
 from atom.testing.interpreter import is_triton
-from atom.titan.compat.later import TRITON_BENCH, TRITON_DRIVER, TRITON_RUN
+from atom.titan.compat.register_triton import TRITON_BENCH, TRITON_DRIVER, TRITON_RUN
 from atom.titan.contracts.cases import Case
 from atom.titan.contracts.comparing import both
 from atom.titan.contracts.comparison import Implementation, passes

@@ -5,6 +5,7 @@ fault.
 from __future__ import annotations
 
 import inspect
+import logging
 import resource
 import sys
 import tempfile
@@ -168,6 +169,13 @@ def every_rank_logs_its_steps() -> bool:
     return any(record.funcName == "log" for record in records)
 
 
+def torch_has_handlers_of_its_own() -> bool:
+    return any(
+        type(handler).__name__ == "_StderrHandler"
+        for handler in logging.getLogger("torch").handlers
+    )
+
+
 # ---------------------------------------------------------------------------- models and steps
 
 
@@ -225,6 +233,12 @@ def views_of_distributed_tensors_are_not_staged() -> bool:
         except RuntimeError as error:
             return "invalid python storage" in str(error)
     return False
+
+
+def values_have_a_checksum() -> bool:
+    from torch.utils.serialization import config
+
+    return config.save.compute_crc32
 
 
 def learning_rates_go_on_after_their_end() -> bool:

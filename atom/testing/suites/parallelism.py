@@ -147,10 +147,8 @@ class ParallelismSuite(Options, ComponentSuite):
         Raises:
             UserError: the run would be refused.
         """
-        from atom.titan.boot import settled
         from atom.titan.checks import layout
 
-        settled()
         run: Run = parse(runs.sections(self.architectures[0], self.section))
         config, found = layout.resolve(run, available=1, joined=size)
         assert found == size

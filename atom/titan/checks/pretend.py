@@ -21,7 +21,7 @@ from torchtitan.tools.utils import set_default_dtype
 from atom.errors import UserError
 from atom.io.process import Child
 from atom.titan.checks.engine import refused
-from atom.titan.compat.later import MESH_DEVICE
+from atom.titan.compat.register_training import MESH_DEVICE
 
 
 def check(config: Any, model: nn.Module, world_size: int) -> None:

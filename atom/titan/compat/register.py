@@ -7,27 +7,9 @@ in :mod:`atom.compose.repairs`, those of a plugin in its ``repairs`` module.
 from __future__ import annotations
 
 from atom.io.repair import Repair
-from atom.titan.compat.later import (
-    CLIPPING,
-    CONTIGUOUS_STAGES,
-    FRAMES,
-    FREED_MEMORY,
-    GROUP_THREADS,
-    INITIAL_WEIGHTS,
-    LEARNING_RATES,
-    MESH_DEVICE,
-    OUTPUT_LAYER,
-    RENDEZVOUS,
-    SLEEP,
-    STAGING,
-    STEP,
-    STEP_LINES,
-    SUM_REDUCTION,
-    SWITCH_INTERVAL,
-    TRITON_BENCH,
-    TRITON_DRIVER,
-    TRITON_RUN,
-)
+from atom.titan.compat.register_ranks import RANKS
+from atom.titan.compat.register_training import TRAINING
+from atom.titan.compat.register_triton import TRITON
 
 _AT_BOOT = "at boot"
 _CPU_MODE = "https://github.com/pytorch/torchtitan/issues/1661"
@@ -192,26 +174,6 @@ AT_BOOT: tuple[Repair, ...] = (
 )
 """Applied by :func:`atom.titan.boot.boot`, in this order, before torchtitan is imported."""
 
-LATER: tuple[Repair, ...] = (
-    FRAMES,
-    SWITCH_INTERVAL,
-    FREED_MEMORY,
-    RENDEZVOUS,
-    GROUP_THREADS,
-    STEP_LINES,
-    MESH_DEVICE,
-    INITIAL_WEIGHTS,
-    CONTIGUOUS_STAGES,
-    SUM_REDUCTION,
-    LEARNING_RATES,
-    STAGING,
-    STEP,
-    CLIPPING,
-    OUTPUT_LAYER,
-    SLEEP,
-    TRITON_DRIVER,
-    TRITON_RUN,
-    TRITON_BENCH,
-)
+LATER: tuple[Repair, ...] = (*RANKS, *TRAINING, *TRITON)
 
 REPAIRS = (*AT_BOOT, *LATER)

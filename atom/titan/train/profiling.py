@@ -16,7 +16,7 @@ from torchtitan.tools.utils import device_module
 from atom.errors import UserError
 from atom.recipe.run import Run
 from atom.run_dir import profile
-from atom.titan.compat.later import GROUP_THREADS
+from atom.titan.compat.register_ranks import GROUP_THREADS
 
 _WARMUP = 1
 """Warm-up steps of the profiler: its start takes time."""

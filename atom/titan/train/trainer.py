@@ -22,7 +22,7 @@ from atom.run_dir import events, progress
 from atom.run_dir.profile import DATA
 from atom.titan import kernels
 from atom.titan.checkpoint.checkpointer import VerifiedCheckpointManager
-from atom.titan.compat.later import SLEEP
+from atom.titan.compat.register_training import SLEEP
 from atom.titan.train.callback import Callback, Decision
 from atom.titan.train.callbacks import CALLBACKS
 from atom.titan.train.metrics import StepMetricsProcessor

@@ -1,7 +1,4 @@
-"""List the repairs that are applied after boot: to a rank, model or step, or temporarily.
-
-Data only.
-"""
+"""List the repairs of models, steps and checkpoints. Data only."""
 
 from __future__ import annotations
 
@@ -12,78 +9,6 @@ _STAGER = "torch.distributed.checkpoint._state_dict_stager:StateDictStager"
 _STAGE = "torch.distributed.pipelining.stage:_PipelineStageBase"
 _FSDP = "torch.distributed.fsdp._fully_shard._fsdp_collectives"
 
-FRAMES = Repair(
-    target="atom.titan.compat.frames:call_with_room.__code__",
-    reason="Python frames lie in chunks of 16 KiB, which are mapped and unmapped each time that a "
-    "call crosses the end of one.",
-    version="Python 3.11",
-    upstream="https://github.com/python/cpython/issues/142183",
-    remove_when="Every Python that ATOM runs on keeps a freed chunk.",
-    applied="to a rank, around all that it does",
-    where="atom/titan/compat/frames.py",
-    unprobed="tests/test_frames.py counts page faults; later releases of Python have none",
-)
-SWITCH_INTERVAL = Repair(
-    target="sys:setswitchinterval",
-    reason="A thread that saves in the background may keep the thread that trains from running for "
-    "5 ms, each time that it comes back from a kernel.",
-    version="Python 3.11",
-    upstream="a setting of Python; nothing to report",
-    remove_when="Python's own interval is half a millisecond.",
-    applied="to a rank, as it starts",
-    where="atom/launch/rank.py",
-    probe=f"{_PROBES}:threads_switch_every_5_ms",
-)
-FREED_MEMORY = Repair(
-    target="libc:mallopt",
-    reason="glibc gives large blocks back to the kernel at once, and page faults fetch them again "
-    "in the next step.",
-    version="glibc 2.36",
-    upstream="a setting of glibc; nothing to report",
-    remove_when="torch keeps freed memory of a CPU for the next allocation.",
-    applied="to a rank on a CPU, as it starts",
-    where="atom/titan/compat/device.py",
-    devices=("cpu",),
-    probe=f"{_PROBES}:freed_memory_faults_again",
-)
-RENDEZVOUS = Repair(
-    target="torch.distributed.rendezvous:_rendezvous_handlers",
-    reason="torchtitan gives init_process_group no address, so that ranks of one machine could "
-    "meet by an open port only, and not in a file of the user's own.",
-    version="torchtitan 0.3.0",
-    upstream="docs/upstream/rendezvous.md",
-    remove_when="torchtitan's init_distributed takes a store or an init_method.",
-    applied="to a rank of a run on one machine, as it starts",
-    where="atom/launch/rendezvous.py",
-    sources={
-        "torch.distributed.rendezvous:_rendezvous_handlers": "2a5a951c",
-        "torch.distributed.rendezvous:_rendezvous_helper": "62a65ac0.ce98a5f9",
-        "torchtitan.distributed.utils:init_distributed": "289dd215.24042637",
-    },
-    probe=f"{_PROBES}:process_group_takes_no_address",
-)
-GROUP_THREADS = Repair(
-    target="torch.distributed.distributed_c10d:_new_process_group_helper",
-    reason="A trace of gloo names threads and no process groups.",
-    version="torch 2.15.0",
-    upstream="docs/upstream/gloo-trace.md",
-    remove_when="gloo's events in a trace name their process group.",
-    applied="to a rank, under profile.steps",
-    where="atom/titan/train/profiling.py",
-    sources={"torch.distributed.distributed_c10d:_new_process_group_helper": "feba1fa5.c21b3d1d"},
-    probe=f"{_PROBES}:gloo_traces_name_no_group",
-)
-STEP_LINES = Repair(
-    target="torchtitan.components.metrics:MetricsProcessor.log",
-    reason="Every rank logs the line of a step: thousands of equal lines.",
-    version="torchtitan 0.3.0",
-    upstream="docs/upstream/step-lines.md",
-    remove_when="MetricsProcessor.log logs on the first rank only.",
-    applied="to a rank other than the first, as its trainer is built",
-    where="atom/titan/compat/log_filters.py",
-    sources={"torchtitan.components.metrics:MetricsProcessor.log": "011d21c9.78ebf7ba"},
-    probe=f"{_PROBES}:every_rank_logs_its_steps",
-)
 MESH_DEVICE = Repair(
     target="torchtitan.distributed.parallel_dims:device_type",
     reason="A mesh is always of the device that torchtitan is set up for; a layout is checked on "
@@ -137,18 +62,6 @@ SUM_REDUCTION = Repair(
     devices=("cpu",),
     sources={f"{_FSDP}:_get_gradient_divide_factors": "011bd1a1.387c88a4"},
     probe=f"{_PROBES}:gloo_lacks_scaled_sums",
-)
-STAGING = Repair(
-    target=f"{_STAGER}._offload_tensor",
-    reason="A checkpoint that holds a view of a distributed tensor, with an offset into its "
-    "storage, cannot be staged.",
-    version="torch 2.15.0",
-    upstream="docs/upstream/staging.md",
-    remove_when="StateDictStager stages distributed tensors that have a storage offset.",
-    applied="to a checkpoint that is saved in the background",
-    where="atom/titan/compat/staging.py",
-    sources={f"{_STAGER}._offload_tensor": "856307cc.bf7e6a43"},
-    probe=f"{_PROBES}:views_of_distributed_tensors_are_not_staged",
 )
 LEARNING_RATES = Repair(
     target="torch.optim.lr_scheduler:LambdaLR.lr_lambdas",
@@ -220,39 +133,41 @@ SLEEP = Repair(
     },
     probe=f"{_PROBES}:training_ends_with_a_sleep",
 )
-
-_COMPILING = "in the tests, while kernels are compiled for a GPU that is not there"
-
-TRITON_DRIVER = Repair(
-    target="triton.runtime.driver:driver._active",
-    reason="Triton asks the driver of a GPU what to compile for.",
-    version="triton 3.9.0",
-    upstream="docs/upstream/triton-compile.md",
-    remove_when="A jitted function can be compiled for a target that is given.",
-    applied=_COMPILING,
-    where="atom/testing/compiler.py",
-    sources={"triton.runtime.driver:DriverConfig": "dc5e5384"},
-    probe=f"{_PROBES}:triton_needs_a_driver",
+STAGING = Repair(
+    target=f"{_STAGER}._offload_tensor",
+    reason="A checkpoint that holds a view of a distributed tensor, with an offset into its "
+    "storage, cannot be staged.",
+    version="torch 2.15.0",
+    upstream="docs/upstream/staging.md",
+    remove_when="StateDictStager stages distributed tensors that have a storage offset.",
+    applied="to a checkpoint that is saved in the background",
+    where="atom/titan/compat/staging.py",
+    sources={f"{_STAGER}._offload_tensor": "856307cc.bf7e6a43"},
+    probe=f"{_PROBES}:views_of_distributed_tensors_are_not_staged",
 )
-TRITON_RUN = Repair(
-    target="triton.runtime.jit:JITFunction.run",
-    reason="A Triton kernel is compiled by launching it.",
-    version="triton 3.9.0",
-    upstream="docs/upstream/triton-compile.md",
-    remove_when="A jitted function can be compiled for a target that is given.",
-    applied=_COMPILING,
-    where="atom/testing/compiler.py",
-    sources={"triton.runtime.jit:JITFunction.run": "05cbf8bc.3293f3bc"},
-    probe=f"{_PROBES}:triton_compiles_by_launching",
+CHECKSUMS = Repair(
+    target="torch.utils.serialization.config:save.compute_crc32",
+    reason="torch.save computes a checksum of each value, which takes most of the time of writing; "
+    "ATOM hashes whole files.",
+    version="torch 2.15.0",
+    upstream="a setting of torch; nothing to report",
+    remove_when="A writer of checkpoints can turn the checksums of its own files off.",
+    applied="while a checkpoint is written",
+    where="atom/titan/checkpoint/dcp.py",
+    sources={"torch.utils.serialization.config:save.compute_crc32": "52feb8c0"},
+    probe=f"{_PROBES}:values_have_a_checksum",
 )
-TRITON_BENCH = Repair(
-    target="triton.runtime.autotuner:Autotuner._bench",
-    reason="An autotuned kernel is timed on a GPU before it is compiled for use.",
-    version="triton 3.9.0",
-    upstream="docs/upstream/triton-compile.md",
-    remove_when="A jitted function can be compiled for a target that is given.",
-    applied=_COMPILING,
-    where="atom/testing/compiler.py",
-    sources={"triton.runtime.autotuner:Autotuner._bench": "3745df5a.4338ab90"},
-    probe=f"{_PROBES}:triton_times_on_a_gpu",
+
+TRAINING = (
+    MESH_DEVICE,
+    INITIAL_WEIGHTS,
+    CONTIGUOUS_STAGES,
+    SUM_REDUCTION,
+    LEARNING_RATES,
+    STEP,
+    CLIPPING,
+    OUTPUT_LAYER,
+    SLEEP,
+    STAGING,
+    CHECKSUMS,
 )
