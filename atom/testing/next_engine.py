@@ -31,7 +31,7 @@ TESTS = tuple(
     f"tests/test_{name}.py"
     for name in (
         "put_off", "moe", "device", "callbacks", "step_kernels", "initial_weights",
-        "ranges", "effects", "kernels", "plan_torch", "trackers",
+        "engine_keys", "ranges", "effects", "kernels", "plan_torch", "trackers",
     )
 )  # fmt: skip
 """Unit tests that touch the engine, without those that take seconds."""
