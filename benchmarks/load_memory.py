@@ -1,15 +1,15 @@
-"""Memory of export and of loading: no process ever holds the whole model.
+"""Measure the memory of export and loading: no process may ever hold the whole model.
 
     python benchmarks/load_memory.py [--write]
 
-A model of random weights is saved as a run's checkpoint, exported to Hugging Face's format by one
-process, and loaded from there by 4 ranks of FSDP. While each works, its anonymous resident memory
-is sampled; what is shown is the growth to the peak, as a share of the model's bytes. A rank's own
-shards are a quarter of the model; they are there before, so growth is what loading takes beside
-them. Files that are mapped into memory are not counted: the kernel drops them as it likes.
+A model with random weights is saved as a run's checkpoint, exported to Hugging Face's format by one
+process, and loaded from there by 4 FSDP ranks. Meanwhile the anonymous resident memory of each
+process is sampled; the result is its growth up to the peak, as a fraction of the model's bytes. A
+rank's own shards, a quarter of the model, are allocated before, so the growth is the overhead of
+loading. Memory-mapped files are not counted, because the kernel can drop them at any time.
 
-``--write`` puts the results into ``benchmarks/results/load_memory.md``. Exit code 1: a limit is
-broken.
+``--write`` writes the results to ``benchmarks/results/load_memory.md``. Exit code 1: a limit is
+exceeded.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from atom.io.process import call
 RESULTS = Path(__file__).with_name("results") / "load_memory.md"
 RANKS = 4
 LIMIT = 0.75
-"""Of the model's bytes."""
+"""As a fraction of the model's bytes."""
 
 SHARD_SIZE = 16_000_000
-"""Bytes of a file of the export."""
+"""Bytes per file of the export."""
 
 LLAMA: dict[str, Any] = {
     "name": "llama3", "dim": 512, "n_layers": 10, "n_heads": 8, "n_kv_heads": 4,
@@ -56,12 +56,12 @@ MIXTURE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes.
+    """Sizes in bytes.
 
     Attributes:
-        model: of all weights, in float32.
-        export: the growth of the process that exports.
-        load: the growth of each rank that loads.
+        model: all weights, in float32.
+        export: growth of the exporting process.
+        load: growth of each loading rank.
     """
 
     model: int
@@ -70,7 +70,7 @@ class Measured:
 
     @property
     def shares(self) -> tuple[float, float]:
-        """Return the growth of the export, and of the worst rank, in models."""
+        """Return the growth of the export and of the worst rank, as fractions of the model."""
         return self.export / self.model, max(self.load) / self.model
 
 
@@ -82,7 +82,7 @@ def measure(architecture: dict[str, Any], place: Path) -> Measured:
 
 
 def save(architecture: dict[str, Any], folder: Path) -> int:
-    """Write a run with a checkpoint of random weights; return their bytes."""
+    """Write a run with a checkpoint of random weights; return the bytes of the weights."""
     from atom.titan.boot import boot
 
     boot("cpu")
@@ -127,7 +127,7 @@ def export(source: Path, out: Path) -> int:
 
 
 def load(architecture: dict[str, Any], place: Path) -> tuple[int, ...]:
-    """Let ranks of FSDP load the export; return the growth of each."""
+    """Load the export on FSDP ranks; return the growth of each."""
     from atom.launch.start import prepare_folder
     from atom.recipe.run import parse
     from atom.registry.host import Host
@@ -154,7 +154,7 @@ def load(architecture: dict[str, Any], place: Path) -> tuple[int, ...]:
 
 
 def one_rank(folder: str) -> int:
-    """Build the trainer of this rank, load, and return the growth."""
+    """Build the trainer of this rank, load the weights, and return the growth."""
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the process's life
     import torch
 
@@ -186,9 +186,9 @@ def _checksum(trainer: Any) -> float:
 
 @contextlib.contextmanager
 def peak_growth() -> Iterator[Callable[[], int]]:
-    """Sample this process's memory in the block; yield how to ask afterwards for its growth."""
+    """Sample this process's memory within the context; yield a function that returns its growth."""
     gc.collect()
-    # What was freed and kept by the allocator would hide what is asked for now.
+    # Freed memory that the allocator keeps would hide new allocations.
     ctypes.CDLL(None).malloc_trim(0)
     begin = peak = _anonymous()
     done = threading.Event()
@@ -210,7 +210,7 @@ def peak_growth() -> Iterator[Callable[[], int]]:
 
 
 def _anonymous() -> int:
-    """Return the bytes of this process that are no file's."""
+    """Return the anonymous memory of this process in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -254,7 +254,7 @@ Limit: {limit:.0%} of the model.
 
 
 def main(arguments: list[str]) -> int:
-    """Measure; return 1 if a limit is broken."""
+    """Run the benchmark; return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     options = parser.parse_args(arguments)

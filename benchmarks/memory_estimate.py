@@ -1,16 +1,18 @@
-"""Memory estimates against memory: measured on CPU ranks, and published for H100s.
+"""Compare memory estimates with measurements on CPU ranks and with published numbers for H100s.
 
     python benchmarks/memory_estimate.py [--only measured|published] [--write]
 
-*Measured*: for each combination of layout and model, real ranks (gloo) train one step; the bytes of
-the storages behind parameters, gradients and optimizer states of every rank are added up and held
-against the estimate of the rank that has the most. Limit: 5 %.
+*Measured*: for each combination of layout and model, real ranks (gloo) train one step. The bytes of
+the storages behind parameters, gradients and optimizer states are summed per rank and compared with
+the estimate, for the rank with the most memory. Limit: 5 %.
 
-*Published*: torchtitan's own per-GPU memory, of ``benchmarks/llama3_h100_202412_torchtitan.md`` in
-its repository. Tables 1 and 4 are held to 10 %; the one constant that was chosen with them in view
-is the allocator's reserve in ``atom/plan/devices/h100.yaml``. The other tables check it.
+*Published*: torchtitan's own per-GPU memory, from ``benchmarks/llama3_h100_202412_torchtitan.md``
+in
+its repository. The limit for tables 1 and 4 is 10 %; only one constant was fitted to them, the
+allocator's reserve in ``atom/plan/devices/h100.yaml``. The other tables verify it.
 
-``--write`` puts the results into ``benchmarks/results/memory.md``. Exit code 1: a limit is broken.
+``--write`` writes the results to ``benchmarks/results/memory.md``. Exit code 1: a limit is
+exceeded.
 """
 
 from __future__ import annotations
@@ -120,7 +122,7 @@ def sections(combination: Combination) -> dict[str, Any]:
         "tokenizer": {"name": "bytes"},
         "dataset": {"name": "stdlib"},
         "parallelism": {"name": "mesh", "pipeline_parallel_schedule": "1F1B"} | combination.degrees,
-        # 12 is a multiple of all the degrees here.
+        # 12 is a multiple of all degrees used here.
         "training": {
             "steps": 1,
             "seq_len": 64,
@@ -136,7 +138,7 @@ def sections(combination: Combination) -> dict[str, Any]:
 
 
 def _option(name: str) -> dict[str, Any]:
-    """Return the parameters of an architecture's option, from the plugin that ships it."""
+    """Return the parameters of an architecture option, from the plugin that ships it."""
     import yaml
 
     from atom.registry.host import Host
@@ -150,7 +152,7 @@ def _option(name: str) -> dict[str, Any]:
 
 
 def measure(combination: Combination, place: Path) -> dict[str, tuple[int, int]]:
-    """Return (measured, estimated) bytes of the rank with the most, for each kind of state."""
+    """Return (measured, estimated) bytes per kind of state, for the rank with the most memory."""
     from atom.launch.start import prepare_folder
     from atom.plan.memory import memory
     from atom.recipe.run import parse
@@ -161,7 +163,7 @@ def measure(combination: Combination, place: Path) -> dict[str, tuple[int, int]]
     run = parse(sections(combination))
     with contextlib.redirect_stdout(io.StringIO()):
         ready = prepare_folder(run, host, place, {})
-    # Only now: preflight has chosen the device, which torchtitan asks for as it is imported.
+    # Imported only here: preflight must set the device before torchtitan is imported.
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from atom.titan import trainer_config
@@ -282,7 +284,7 @@ MULTIPLIER = {"8B": 1.3, "70B": 1.3, "405B": 1.2}
 
 @dataclass(frozen=True)
 class Published:
-    """A row of torchtitan's tables: GiB that its trainer printed (memory reserved at the peak)."""
+    """A row of torchtitan's tables: GiB as printed by its trainer (peak reserved memory)."""
 
     table: int
     what: str
@@ -366,8 +368,9 @@ def estimated(row: Published) -> float:
     selection = select(run, Host.load())
     training = TrainingConfig(seq_len=row.seq_len, local_batch_size=row.batch)
     parts = trainer_config.model_parts(selection, 256, row.seq_len)
-    # At the time of those runs, FSDP kept the embedding, the last norm and the output layer in one
-    # group, gathered for the whole step.
+    # In these runs FSDP kept the embedding, the last norm and the output layer in one group,
+    # gathered
+    # for the whole step.
     model = replace(
         planning.description(parts, training), groups={("tok_embeddings", "norm", "lm_head"): True}
     )
@@ -383,7 +386,7 @@ def estimated(row: Published) -> float:
             pipeline_parallel_degree=row.pp,
             pipeline_parallel_schedule=row.schedule,
             pipeline_parallel_microbatch_size=row.batch // row.microbatches if row.pp > 1 else 1,
-            # Layers were dealt out without a weight for embedding and output.
+            # Layers were distributed without weights for embedding and output.
             pipeline_parallel_first_stage_less_layers=1,
             pipeline_parallel_last_stage_less_layers=1,
         ),

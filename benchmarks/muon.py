@@ -1,11 +1,12 @@
-"""The step of Muon whose matrices ranks share out, against torch's own Muon on the same DTensors.
+"""Compare Muon with distributed matrices against torch's own Muon on the same DTensors.
 
     python benchmarks/muon.py [--ranks 2] [--layers 4] [--width 512] [--pairs 5] [--write FILE.md]
 
-The matrices are those of a transformer's layers, in float32, divided by FSDP. torch's Muon gathers
-what each matrix product needs, on every rank; ATOM's sends a matrix to one rank, which computes for
-all. Both take the same steps, in turns, and their parameters are compared. Ranks are processes on
-this machine with a thread each: on a CPU, over gloo.
+The matrices are those of a transformer's layers, in float32, sharded by FSDP. torch's Muon gathers
+the operands of each matrix product on every rank; ATOM's sends each matrix to one rank, which
+computes the update for all. Both take the same steps alternately, and their parameters are
+compared.
+Ranks are processes on this machine with one thread each: on a CPU, over gloo.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ OPTIONS: dict[str, Any] = {"lr": 1e-3, "adjust_lr_fn": "match_rms_adamw"}
 
 
 def shapes(layers: int, width: int) -> list[tuple[int, int]]:
-    """Return those of Llama's layers: attention with a quarter of the heads for keys and values."""
+    """Return the shapes of Llama's matrices, with a quarter of the heads for keys and values."""
     hidden = width * 7 // 2
     layer = [(width, width), (width // 4, width), (width // 4, width), (width, width)]
     return [*layer, (hidden, width), (hidden, width), (width, hidden)] * layers
@@ -90,7 +91,9 @@ def main() -> None:
         seconds, difference = results.get()
         for process in ranks:
             process.join()
-    each = {name: values[1:] for name, values in seconds.items()}  # the first one makes the state
+    each = {
+        name: values[1:] for name, values in seconds.items()
+    }  # the first step allocates the optimizer state
     ratios = sorted(one / other for one, other in zip(each["atom"], each["torch"], strict=True))
     medians = {name: 1000 * statistics.median(values) for name, values in each.items()}
     page = f"""# A step of Muon

@@ -1,12 +1,12 @@
-"""The same training on one device with other kernels, side by side.
+"""Compare the same training on one device with different kernels.
 
     python benchmarks/one_gpu.py [--kernels reference,auto,hopper] [--architecture llama3_1b]
         [--steps 30] [--batch 2] [--length 4096] [--write FILE.md] [architecture.vocab_size=128256]
 
-Each is an ``atom train`` of its own under ``parallelism=unsharded``, of the same model from the
-same weights on the same data: tokens a second, MFU (where the device's peak is known), peak memory,
-and how far the losses are from those of the first. Parameters are in bfloat16 on a GPU and in
-float32 on a CPU. The first third of the steps is left out of the medians.
+Each variant is a separate ``atom train`` under ``parallelism=unsharded``, with the same model,
+initial weights and data. Reported are tokens per second, MFU (if the device's peak is known), peak
+memory, and the difference of the losses from those of the first variant. Parameters are in bfloat16
+on a GPU and in float32 on a CPU. The medians leave out the first third of the steps.
 """
 
 from __future__ import annotations

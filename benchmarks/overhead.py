@@ -1,15 +1,15 @@
-"""What ATOM costs: the same job through torchtitan's own trainer and through ``atom train``.
+"""Measure ATOM's overhead: the same job with torchtitan's own trainer and with ``atom train``.
 
     python benchmarks/overhead.py [--pairs 3] [--steps 20] [--layout fsdp2|tp2|4d]
 
-Both train the same model, on the same sequences, in the same layout, on a CPU, by turns.
-torchtitan is started by torchrun, with a configuration written in Python (``torchtitan_job.py``).
-It needs ATOM's repairs to train on a CPU at all, and gets ATOM's data loader, so that what is left
-to compare is what ATOM adds: composing, plugins, the launcher, metrics and logs.
+Both train the same model, on the same sequences, in the same layout, on a CPU, alternately.
+torchtitan is started by torchrun with a Python configuration (``torchtitan_job.py``). It needs
+ATOM's repairs to train on a CPU, and uses ATOM's data loader, so that the difference is what ATOM
+adds: composition, plugins, the launcher, metrics and logs.
 
-Printed, as ratios ATOM / torchtitan: seconds from the command to the first finished step, median
-seconds of a step, and processor seconds of a step over all processes, which other work on the
-machine disturbs the least.
+The output shows ratios ATOM / torchtitan: seconds from the command to the first finished step,
+median seconds per step, and processor seconds per step over all processes, which depend least on
+other load of the machine.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ LAYOUTS = {
 class Timing:
     """Seconds from the command to the first finished step, and of each later step.
 
-    ``processor`` is the processor time of a step, in seconds: of all processes together, between
-    the first step and the last.
+    ``processor`` is the processor time per step in seconds, summed over all processes, between the
+    first step and the last.
     """
 
     first_step: float
@@ -62,7 +62,7 @@ class Timing:
 
 
 def measure(command: list[str], rows: Path) -> Timing:
-    """Run ``command`` until it ends; ``rows`` is the metrics file that it appends to."""
+    """Run ``command`` to its end; ``rows`` is the metrics file that it appends to."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     begin = time.perf_counter()
     log = rows.parent.with_suffix(".log")
@@ -73,7 +73,7 @@ def measure(command: list[str], rows: Path) -> Timing:
         first = time.perf_counter() - begin
         begun = ended = (1, processor_seconds(process.pid))
         while process.poll() is None:
-            # Ranks that have ended after the last step are in no sum any more.
+            # Ranks that have exited after the last step are no longer counted.
             now = (len(rows.read_text().splitlines()), processor_seconds(process.pid))
             if now[0] > ended[0] and now[1] > ended[1]:
                 ended = now
@@ -90,7 +90,7 @@ def measure(command: list[str], rows: Path) -> Timing:
 
 
 def processor_seconds(ancestor: int) -> float:
-    """Return the processor time of a process and of those that descend from it."""
+    """Return the processor time of a process and its descendants."""
     times, parents = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,15 +1,14 @@
-"""What installed plugins cost: time and memory of start-up as functions of their number.
+"""Measure startup time and memory as functions of the number of installed plugins.
 
     python benchmarks/plugins.py [--plugins 0 10 100 1000] [--repeat 5] [--write FILE.md]
 
 For each number, that many packages are written into a temporary folder, each with an entry point,
-six components (one of each kind) and a config group file for each of them, and the folder is put
-on the import path beside what is installed. Then each command below runs in a process of its own;
-the median of the repetitions counts; for what a plugin adds, of the seconds on a CPU, since other
-work may share the machine. The first run of each number, which compiles the packages to
-bytecode, is left out.
+six components (one of each kind) and a config group file for each component. The folder is added to
+the import path, beside the installed packages. Then each command below runs in a new process, and
+the median of the repetitions is reported. The cost per plugin uses CPU seconds, because the machine
+may have other load. The first run of each number compiles the packages to bytecode and is left out.
 
-The target is less than 2 ms a plugin, and memory that grows by the same small amount for each.
+The target is less than 2 ms per plugin, and memory that grows linearly by a small amount.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ TARGET = 2.0
 """Milliseconds that a plugin may add to the start of a command."""
 
 ENOUGH = 100
-"""Fewer plugins than that cost less than two runs of the same command differ by."""
+"""With fewer plugins, the cost is below the difference between two runs of the same command."""
 
 COMPOSE = """
 import sys
@@ -111,7 +110,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a process: seconds from start to end, those on a CPU, and the most memory, in MiB."""
+    """Cost of a process: wall-clock seconds, CPU seconds, and peak memory in MiB."""
 
     seconds: float
     cpu: float
@@ -142,7 +141,7 @@ def install(folder: Path, count: int) -> None:
 
 
 def commands(count: int) -> dict[str, tuple[list[str], dict[str, str]]]:
-    """Return what is measured: its name, the command line, and variables for its environment."""
+    """Return the measured commands: name -> command line and environment variables."""
     atom = [sys.executable, "-m", "atom"]
     choices = ["architecture=llama3_tiny", "tokenizer=bytes"]
     if count:
@@ -185,7 +184,7 @@ def measure(count: int, repeat: int) -> dict[str, Cost]:
 
 
 def table(measured: dict[int, dict[str, Cost]]) -> str:
-    """Return the results as Markdown, with what each plugin adds to the first row's number."""
+    """Return the results as Markdown, with the cost per plugin relative to the first row."""
     base = min(measured)
     lines = [
         "| command | plugins added | seconds | CPU seconds | ms a plugin | MiB | KiB a plugin |",
@@ -206,7 +205,7 @@ def table(measured: dict[int, dict[str, Cost]]) -> str:
 
 
 def main() -> int:
-    """Measure, print, and return 1 where the target is missed."""
+    """Measure and print; return 1 if the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--plugins", type=int, nargs="+", default=[0, 10, 100, 1000])
     parser.add_argument("--repeat", type=int, default=5, help="runs of each command")

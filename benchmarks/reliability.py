@@ -1,16 +1,16 @@
-"""What is left of a run after faults, and what saving in the background costs.
+"""Measure what a run loses to faults, and what background checkpoints cost.
 
     python benchmarks/reliability.py [--faults kill hang …] [--ranks 2] [--steps 40] [--times 3]
         [--seed 0] [--save-steps 60] [--write FILE.md]
 
 The real command trains a small model on CPU ranks. For each kind of fault, one run gets ``times``
-of them at seeded random steps. A fault is survived if the run ends after it, and the losses of all
-steps are bitwise those of a run that nothing happened to. Steps lost are steps done again. The time
-to recover is that from the fault until a step is done that had not been done before.
+faults at seeded random steps. A fault is survived if the run completes, and the losses of all steps
+are bitwise equal to those of an undisturbed run. Steps lost are repeated steps. The recovery time
+lasts from the fault until the first step that had not been done before.
 
-The cost of saving is measured in a run of a wider model with a checkpoint every 10 steps, in the
-background: the seconds from the end of the step that is saved to the end of the next, against the
-median of the steps in whose time nothing is saved; and all steps of that run against them.
+The cost of saving is measured in a run of a wider model with a background checkpoint every 10
+steps: the seconds from the end of the saved step to the end of the next, and the mean over all
+steps, both compared with the median of steps during which nothing is saved.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PATIENCE = 600
 
 @dataclass
 class Result:
-    """Of one kind of fault: how many, survived or not, steps lost, and seconds to recover."""
+    """Results of one kind of fault: number, survived, steps lost, and seconds to recover."""
 
     injected: int
     survived: bool
@@ -54,7 +54,7 @@ class Result:
 
 
 class Job:
-    """``atom train`` at work in a folder; the same command goes on where it ended."""
+    """A running ``atom train`` in a folder; the same command resumes it."""
 
     def __init__(self, place: Path, *overrides: str) -> None:
         self.place = place
@@ -73,7 +73,7 @@ class Job:
         )
 
     def ranks(self) -> list[int]:
-        """Return the ranks: the launcher's child has a child that starts them."""
+        """Return the process ids of the ranks: grandchildren of the launcher."""
         parents = [self.process.pid]
         for _ in range(3):
             parents = [child for parent in parents for child in _children(parent)]
@@ -83,7 +83,7 @@ class Job:
         return metrics.last_step(self.place / metrics.FILE_NAME)
 
     def wait_for_step(self, step: int) -> float:
-        """Wait until ``step`` is done; return when that was seen."""
+        """Wait until ``step`` is done; return the time when that was seen."""
         deadline = time.monotonic() + PATIENCE
         while self.step() < step:
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -163,7 +163,7 @@ def rows(place: Path) -> list[metrics.StepMetrics]:
 def inject(
     fault: str, place: Path, given: tuple[str, ...], steps: int, times: int, seed: int
 ) -> Result:
-    """Train to the end, with ``times`` faults at random steps, each in its own part of the run."""
+    """Train to the end with ``times`` faults, at random steps in separate parts of the run."""
     chance = random.Random(f"{seed} {fault}")
     job = Job(place, *given)
     part = (steps - INTERVAL) // times
@@ -172,7 +172,7 @@ def inject(
         job.wait_for_step(INTERVAL + number * part + chance.randrange(max(part - 2, 1)))
         begin = time.monotonic()
         FAULTS[fault][1](job, chance)
-        # A rank may end a step that it is in; what is done then is not done again.
+        # A rank can finish its current step, and that step is not repeated.
         time.sleep(0.3)
         seconds.append(job.wait_for_step(job.step() + 1) - begin)
     survived = job.end() == 0
@@ -180,15 +180,16 @@ def inject(
 
 
 def saving(place: Path, ranks: int, steps: int) -> tuple[float, float, float, int]:
-    """Return the median seconds of a step that nothing is saved in, of one that saves, of any, and
+    """Return the median seconds of a step without saving, of a step with saving, and of any step,
+    and
     the bytes of a checkpoint."""
     wide = ("architecture.dim=256", "training.seq_len=256", f"checkpoint.interval={SAVING}")
     job = Job(place, *wide, f"launch.ranks={ranks}", f"training.steps={steps}")
     if job.end():
         sys.exit(job.said())
-    later = rows(place)[SAVING:]  # the first steps warm up
+    later = rows(place)[SAVING:]  # the first steps include warm-up
     saves = [row.step_seconds for row in later if row.step % SAVING == 1]
-    # Writing goes on behind the steps that follow; of it, too, these are free.
+    # Writing continues during the following steps; these steps are free of it, too.
     free = [row.step_seconds for row in later if row.step % SAVING == 0 or row.step % SAVING > 5]
     manifest = checkpoint.read_manifest(checkpoint.step_folder(place / checkpoint.FOLDER, steps))
     return (
@@ -200,7 +201,7 @@ def saving(place: Path, ranks: int, steps: int) -> tuple[float, float, float, in
 
 
 def main() -> int:
-    """Measure, print, and return 1 where a run did not survive."""
+    """Measure and print; return 1 if a run did not survive."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--faults", nargs="*", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--ranks", type=int, default=2)

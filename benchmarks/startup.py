@@ -1,12 +1,12 @@
-"""What starting costs as a function of the number of ranks.
+"""Measure startup cost as a function of the number of ranks.
 
     python benchmarks/startup.py [--ranks 16 128 1024 10240] [--repeat 3] [--write FILE.md]
 
-For each number of ranks a run of Llama 3 70B in 4D is composed and checked, once, and then rank 0
-of it does what every rank does alone: it reads ``run.yaml`` and puts its configuration together,
-and makes the device mesh, on torch's fake process group, which makes all groups and sends nothing.
-Each in a process of its own; medians of processor seconds. What ranks do together (meeting, making
-NCCL's communicators) needs the ranks: their run's ``events.jsonl`` says how long it took.
+For each number of ranks, a run of Llama 3 70B in 4D is composed and checked once. Then rank 0 does
+the part of startup that every rank does alone: it reads ``run.yaml``, builds its configuration, and
+creates the device mesh on torch's fake process group, which creates all groups and sends nothing.
+Each part runs in a separate process; results are medians of processor seconds. Collective parts
+(rendezvous, NCCL communicators) need all ranks: ``events.jsonl`` of a run has their duration.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MODEL = (
 
 
 def layout(ranks: int) -> dict[str, int]:
-    """Return the degrees of 4D on so many ranks: what belongs to one copy first."""
+    """Return 4D degrees for a number of ranks; the dimensions of one replica come first."""
     tensor, pipeline, context = (2, 2, 2) if ranks < 128 else (8, 4, 2)
     return {
         "data_parallel_shard_degree": ranks // (tensor * pipeline * context),
@@ -54,7 +54,7 @@ def overrides(ranks: int) -> list[str]:
 
 
 def launcher(ranks: int, place: Path) -> dict[str, float]:
-    """Compose the run, check all of it, and write ``run.yaml``: what is done once."""
+    """Compose the run, check it completely, and write ``run.yaml``: the part done once."""
     from atom.compose import compose
     from atom.registry.host import Host
     from atom.registry.select import select
@@ -77,7 +77,7 @@ def launcher(ranks: int, place: Path) -> dict[str, float]:
 
 
 def rank(ranks: int, place: Path) -> dict[str, float]:
-    """Do what a rank does alone: read its run, and make its mesh."""
+    """Do the part that each rank does alone: read its run, and create its mesh."""
     from atom.titan.boot import boot
 
     boot("cpu")
@@ -110,7 +110,7 @@ def _resident() -> int:
 
 
 def measure(ranks: int, repeat: int) -> dict[str, float]:
-    """Return the median of each figure."""
+    """Return the median of each measurement."""
     rows = []
     for _ in range(repeat):
         with tempfile.TemporaryDirectory() as place:

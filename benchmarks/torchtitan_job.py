@@ -1,7 +1,7 @@
-"""One rank of torchtitan's own trainer, configured in Python: the yardstick of ``overhead.py``.
+"""Run one rank of torchtitan's own trainer, configured in Python: the baseline of ``overhead.py``.
 
-Started by torchrun with: FOLDER LAYOUT(JSON) STEPS. It uses ATOM's CPU repairs, initial weights,
-reference attention, byte tokenizer and data loader directly, and nothing else of ATOM.
+Started by torchrun with: FOLDER LAYOUT(JSON) STEPS. Of ATOM it uses only the CPU repairs, initial
+weights, reference attention, byte tokenizer and data loader, directly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from atom.titan.boot import boot
 
 boot("cpu")
 
-# As torchtitan does by itself; ATOM's repairs put them off.
+# torchtitan imports it itself; ATOM's repairs defer that import.
 import datasets  # noqa: E402, F401
 import torch  # noqa: E402
 import torch._inductor.compile_fx  # noqa: E402
@@ -52,7 +52,7 @@ SEQ_LEN, BATCH = 256, 8
 
 
 class TimedMetrics(MetricsProcessor):
-    """torchtitan's metrics, with the time of each step written down."""
+    """torchtitan's metrics, which also record the time of each step."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(MetricsProcessor.Config):

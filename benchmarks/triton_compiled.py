@@ -1,11 +1,12 @@
-"""What a compiler makes of atom-kernels-triton for an H100, without one.
+"""Report the compiled code of atom-kernels-triton for an H100, without a GPU.
 
     python benchmarks/triton_compiled.py [--write]
 
-Each kernel is compiled for compute capability 9.0 at the sizes of real models, in bfloat16, and
-launched as ``tuning.json`` says. The page has registers, spills, shared memory, how many programs a
-multiprocessor holds at once, and how wide the accesses to memory are. It says why a launch was
-chosen; how fast it is, only a GPU can say. ``--write`` puts it into
+Each kernel is compiled for compute capability 9.0 at the sizes of real models, in bfloat16, with
+the
+launch parameters of ``tuning.json``. The page lists registers, spills, shared memory, resident
+programs per multiprocessor, and the widths of memory accesses. It explains the choice of a launch;
+only a GPU can measure its speed. ``--write`` writes it to
 ``benchmarks/results/triton_compiled.md``.
 """
 
@@ -75,18 +76,20 @@ def from_table(kernel: str, width: int, *_: object, **__: object) -> tuning.Laun
 
 
 def programs(kernel: Compiled) -> int:
-    """Return how many programs of a kernel a multiprocessor holds at once."""
+    """Return the number of resident programs per multiprocessor."""
     threads = 32 * kernel.num_warps
-    registers = threads * -(-kernel.registers // 8) * 8  # a warp's come in multiples of 256
-    shared = kernel.shared + 1024  # the system's own
+    registers = (
+        threads * -(-kernel.registers // 8) * 8
+    )  # registers are allocated in multiples of 256 per warp
+    shared = kernel.shared + 1024  # reserved by the system
     return min(REGISTERS // registers, THREADS // threads, PROGRAMS, SHARED // shared)
 
 
 def found() -> Iterator[tuple[str, Compiled]]:
-    """Yield each kernel of each case, as compiled."""
+    """Yield each compiled kernel of each case."""
     for module in (rms_norm, feed_forward, cross_entropy):
         module.launch = from_table  # type: ignore[attr-defined]
-    # What a kernel is launched for on a GPU; on a CPU it says 2.
+    # The number of programs on a GPU; on a CPU the function returns 2.
     rms_norm._programs = lambda _device, _tile: 132  # type: ignore[assignment]
     for name, run in CASES:
         with compiling(HOPPER) as every:

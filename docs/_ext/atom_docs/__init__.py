@@ -1,1 +1,1 @@
-"""What the documentation is made with, beside Sphinx: the reference comes from the code."""
+"""Sphinx directives and helpers that generate the reference from the code."""

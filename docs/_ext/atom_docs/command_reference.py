@@ -1,4 +1,4 @@
-"""``{command-reference}``: what every ``atom`` command says of itself, from its own parser."""
+"""``{command-reference}``: the help of every ``atom`` command, from its own parser."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""``{kernel-operations}``, ``{kernel-functions}``, ``{kernel-explanation}``: what there are kernels
-of, as modules and as functions, and the choice."""
+"""``{kernel-operations}``, ``{kernel-functions}``, ``{kernel-explanation}``: the operations that
+have
+kernels, their functions, and the choice of a kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from atom_docs.nodes import definitions, output
 
 
 class KernelOperations(SphinxDirective):
-    """Every operation, what its kernels take the place of, and what it computes."""
+    """Every operation, the node that its kernels replace, and what it computes."""
 
     def run(self) -> list[nodes.Node]:
         return [
@@ -31,7 +32,7 @@ class KernelOperations(SphinxDirective):
 
 
 class KernelFunctions(SphinxDirective):
-    """Every contract of a function: the operation that it is of, and how it is called."""
+    """Every contract of a function: its operation, and its signature."""
 
     def run(self) -> list[nodes.Node]:
         from atom.titan.contracts.functions import FUNCTIONS
@@ -43,13 +44,13 @@ class KernelFunctions(SphinxDirective):
             ]
         )
         for term in found.findall(nodes.term):
-            # Operations have the same names, and may stand on the same page.
+            # Operations have the same names, and can be on the same page.
             term["ids"] = [f"function-{identifier}" for identifier in term["ids"]]
         return [found]
 
 
 class KernelExplanation(SphinxDirective):
-    """The arguments are those of ``atom kernels explain``; shown is what it says."""
+    """The output of ``atom kernels explain`` with the directive's arguments."""
 
     required_arguments = 1
     final_argument_whitespace = True

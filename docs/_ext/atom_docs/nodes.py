@@ -1,4 +1,4 @@
-"""Pieces of a page that the reference directives are made of."""
+"""Build docutils nodes for the reference directives."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from docutils import nodes
 
 
 def said(*arguments: str) -> str:
-    """Return what ``atom …`` prints.
+    """Return the output of ``atom …``.
 
     Raises:
-        RuntimeError: it fails.
+        RuntimeError: the command fails.
     """
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run(
@@ -31,16 +31,16 @@ def said(*arguments: str) -> str:
 
 
 def section(title: str, name: str) -> nodes.section:
-    """Return a section with a heading in code type, that can be linked to by ``name``."""
+    """Return a section with a heading in code type and the link target ``name``."""
     identifier = nodes.make_id(name)
     heading = nodes.title("", "", nodes.literal(title, title))
     return nodes.section("", heading, ids=[identifier], names=[name])
 
 
 def paragraphs(text: str) -> list[nodes.Node]:
-    """Return plain text as paragraphs and lists: nothing in it is taken for markup but ``code``.
+    """Return plain text as paragraphs and lists; only ``code`` is interpreted as markup.
 
-    The text is other people's, and no markup of theirs may break the build.
+    The text comes from third parties, so its markup must not break the build.
     """
     found: list[nodes.Node] = []
     for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
@@ -54,7 +54,9 @@ def paragraphs(text: str) -> list[nodes.Node]:
 
 
 def definitions(entries: list[tuple[str, str, str]]) -> nodes.definition_list:
-    """Return a list of terms, each a name, what follows it (a type, a default), and a text."""
+    """Return a definition list; each entry is a name, a classifier (type or default),
+    and a text.
+    """
     items = []
     for name, classifier, text in entries:
         term = nodes.term("", "", nodes.literal(name, name))

@@ -1,8 +1,8 @@
-"""What stands in a page: its code blocks, the commands and transcripts in them, its headings.
+"""Parse a page: its code blocks, the commands and transcripts in them, its headings.
 
-Two kinds of code blocks are told apart. ``sh`` holds commands. ``console`` holds a transcript:
-commands after ``$``, and what they print, where ``…`` stands for anything. A block with a
-``:caption:`` is a file, which is there when the page's commands run.
+There are two kinds of code blocks. ``sh`` holds commands. ``console`` holds a transcript: commands
+after ``$``, and their output, where ``…`` matches anything. A block with a ``:caption:`` is a file
+that exists when the page's commands run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DIRECTIVE = re.compile(r"\{(?P<name>[\w-]+)\}\s*(?P<argument>.*)")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of code. ``file`` is the caption of one that is a file."""
+    """A fenced code block. ``file`` is the caption if the block is a file."""
 
     line: int
     language: str
@@ -36,7 +36,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Step:
-    """A command of a transcript, and what it prints."""
+    """A command of a transcript, and its output."""
 
     command: str
     output: str
@@ -47,17 +47,17 @@ class Step:
 
 
 def name_of(page: Path) -> str:
-    """Return the path of a page in the repository."""
+    """Return the path of a page relative to the repository."""
     return str(page.relative_to(ROOT))
 
 
 def tokens(page: Path) -> list[Token]:
-    """Return a page as Markdown's tokens."""
+    """Return the Markdown tokens of a page."""
     return MarkdownIt("commonmark").enable("table").parse(page.read_text())
 
 
 def blocks(page: Path) -> list[Block]:
-    """Return the blocks of code, directives among them."""
+    """Return the code blocks, including directives."""
     return [_block(token) for token in tokens(page) if token.type == "fence"]
 
 
@@ -75,13 +75,13 @@ def _block(token: Token) -> Block:
 
 
 def inline(page: Path) -> Iterator[Token]:
-    """Yield what stands in paragraphs, tables and headings."""
+    """Yield the inline tokens of paragraphs, tables and headings."""
     for token in tokens(page):
         yield from token.children or ()
 
 
 def commands(page: Path) -> list[str]:
-    """Return the ``atom …`` commands of a page that are not part of a transcript to be run."""
+    """Return the ``atom …`` commands of a page that are not part of a runnable transcript."""
     found = []
     for block in blocks(page):
         if block.language in ("sh", "bash"):
@@ -91,7 +91,7 @@ def commands(page: Path) -> list[str]:
 
 
 def atom_commands(line: str) -> list[str]:
-    """Return the ``atom …`` commands of a line of shell, also those that torchrun starts."""
+    """Return the ``atom …`` commands of a shell line, including those started by torchrun."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
     lexer.whitespace_split = True
     ended: list[list[str]] = [[]]
@@ -119,7 +119,7 @@ def transcript(page: Path) -> list[Step]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors that GitHub and MyST give to headings."""
+    """Return the anchors that GitHub and MyST generate for headings."""
     found = set()
     parsed = tokens(page)
     for heading, content in pairwise(parsed):
@@ -139,9 +139,9 @@ def write_files(page: Path, folder: Path) -> None:
 
 
 def matches(printed: str, expected: str) -> bool:
-    """Return whether a command printed what is expected, but for white space and ``…``."""
+    """Return whether a command printed the expected text, except for white space and ``…``."""
     words = [re.escape(word).replace("…", ".*") for word in expected.split()]
     pattern = r"\s*" + r"\s+".join(words) + r"\s*"
-    # Nothing, too, may stand for what is left out between two words.
+    # The omitted text between two words can be empty.
     pattern = pattern.replace(r"\s+.*\s+", r"\s+(.*\s+)?")
     return re.fullmatch(pattern, printed, re.DOTALL) is not None

@@ -1,4 +1,4 @@
-"""``{repairs}``: the register of what ATOM replaces in other libraries."""
+"""``{repairs}``: the register of repairs of other libraries."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ GROUPS: dict[str, Callable[[], tuple[Repair, ...]]] = {
     "hydra": lambda: of_hydra.REPAIRS,
     "plugins": of_plugins,
 }
-"""Argument -> the repairs that are listed."""
+"""Argument -> the repairs to list."""
 
 
 class Repairs(SphinxDirective):
-    """The argument is one of :data:`GROUPS`."""
+    """A list of repairs; the argument is one of :data:`GROUPS`."""
 
     required_arguments = 1
 
