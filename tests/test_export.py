@@ -22,6 +22,7 @@ from atom.io import printing
 from atom.plugin import TokenizerContext
 from atom.recipe.run import DEGREES, parse
 from atom.recipe.sections import Resolved
+from atom.recipe.training_sections import Checkpoint
 from atom.registry.host import Host
 from atom.registry.select import select
 from atom.run_dir import checkpoint
@@ -201,7 +202,7 @@ def resolved(architecture: dict[str, Any], place: Path, **section: Any) -> str:
     read = saved_model.read(place / "run.yaml")
     run = read.model_copy(
         update={
-            "checkpoint": {"enable": True} | section,
+            "checkpoint": Checkpoint.model_validate({"enable": True} | section),
             "architecture": read.architecture.model_validate(architecture),
         }
     )
@@ -211,7 +212,7 @@ def resolved(architecture: dict[str, Any], place: Path, **section: Any) -> str:
     found, _ = initial_load.resolve(
         run, parts, training, place / "new", host, vocab_size=VOCABULARY
     )
-    return str(found.checkpoint["initial_load"])
+    return str(found.checkpoint.initial_load)
 
 
 def test_places_to_start_from(run: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
             "tokenizer": {"name": "bytes"},
             "dataset": {"name": "stdlib"},
             "parallelism": {"name": "mesh"},
-            "training": {"steps": len(losses), "seq_len": 64},
+            "training": {"steps": max(len(losses), 1), "seq_len": 64},
         }
         parse(sections | run).write(place / "run.yaml")
         rows = [row(step, loss).to_json() for step, loss in enumerate(losses, start=1)]
