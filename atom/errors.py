@@ -20,6 +20,8 @@ class UserError(Exception):
         value: the invalid value, if there is one.
         origin: where the value comes from: a file, or ``command line``. The command line sets it
             for the keys of a run.
+
+    ``placed`` says that ``key`` is as the user wrote it, and not as a component calls its own.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class UserError(Exception):
         self.key = key
         self.value = value
         self.origin = origin
+        self.placed = False
 
     @property
     def told(self) -> str:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from atom import cli
 from atom.errors import UserError
 from atom.io import printing
-from atom.plugin import TokenizerContext
+from atom.plugin import Tokenizer, TokenizerContext
 from atom.recipe.run import DEGREES, parse
 from atom.recipe.sections import Resolved
 from atom.recipe.training_sections import Checkpoint
@@ -367,10 +367,10 @@ def test_bytes_say_the_same_in_transformers(run: Save, tmp_path: Path) -> None:
     """A greedy continuation, by the files of the export alone."""
     transformers = pytest.importorskip("transformers")
     folder = run(LLAMA)
-    chosen = saved_model.trained(folder).selection.tokenizer
+    chosen = saved_model.trained(folder).selection[Tokenizer]
     context = TokenizerContext(documents=lambda: iter(()), digest="", cache=tmp_path / "cache")
     (folder / "tokenizer").mkdir()
-    for name, path in chosen.code("prepare")(chosen.config, context).files.items():
+    for name, path in chosen.call("prepare", context).files.items():
         shutil.copyfile(path, folder / "tokenizer" / name)
     assert export(folder, tmp_path / "hf").tokenizer
 

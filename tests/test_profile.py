@@ -12,7 +12,8 @@ import pytest
 
 from atom.cli import main
 from atom.errors import UserError
-from atom.recipe.run import COMPONENTS, Run, parse
+from atom.recipe.components import ONE
+from atom.recipe.run import Run, parse
 from atom.run_dir import profile
 
 MAIN, WORKER, OTHER_WORKER, DEVICE = 1, 2, 3, 7
@@ -99,7 +100,7 @@ def test_steps_become_the_profiler_of_torchtitan() -> None:
     from atom.titan.train import profiling
 
     def asked(steps: int | str | None) -> Run:
-        sections = {kind: {"name": "x"} for kind in COMPONENTS}
+        sections = {kind: {"name": "x"} for kind in ONE}
         return parse(sections | {"profile": {"steps": steps}})
 
     given = Profiler.Config()

@@ -26,15 +26,7 @@ _KINDS = [declaration.kind for declaration in KINDS]
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)*")
 
-TRY = {
-    "tokenizer": "tokenizer={}",
-    "architecture": "architecture={}",
-    "parallelism": "parallelism={} launch.ranks=2",
-    "kernel": "kernels={}",
-    "dataset": "dataset={}",
-    "launcher": "launcher={}",
-}
-"""Kind -> overrides of ``atom train`` that use the new component."""
+_SECTION = {declaration.kind: declaration.section for declaration in KINDS}
 
 
 def parser() -> Parser:
@@ -180,12 +172,12 @@ def _check_free(kind: str, name: str, package: str) -> None:
     else:
         raise UserError(f"{name} {version} is installed already; choose another name")
     host = Host.load()
-    component = f"rms_norm/{package}" if kind == "kernel" else package
-    group = "kernels" if kind == "kernel" else kind
+    file = f"{_SECTION[kind]}/{package}.yaml"
     for plugin in host.plugins:
-        declared = [c.name for c in host.components if c.plugin == plugin and c.kind == kind]
-        option = plugin.conf / group / f"{package}.yaml" if plugin.conf is not None else None
-        if component in declared or (option is not None and option.is_file()):
+        offered = [c for c in host.components if c.plugin == plugin and c.kind == kind]
+        declared = {component.declaration.name for component in offered}
+        option = plugin.conf / file if plugin.conf is not None else None
+        if package in declared or (option is not None and option.is_file()):
             raise UserError(f"{plugin.package} offers the {kind} {package} already; choose another")
 
 
@@ -226,10 +218,12 @@ def _binds_twice(made: Path) -> bool:
 
 
 def _next_steps(kind: str, package: str, place: Path) -> str:
+    # Its README begins with the commands to use it by.
+    tried = re.findall(r"^(atom train .*?)(?: +#.*)?$", (place / "README.md").read_text(), re.M)
     folder, extra = shlex.quote(str(place)), shlex.quote(f"{place}[test]")
     return (
         f"made {place}, a package with the {kind} {package}; next:\n"
         f"  pip install -e {extra}\n"
         f"  pytest {folder}\n"
-        f"  atom train {TRY[kind].format(package)}"
+        f"  {tried[0]}"
     )

@@ -11,22 +11,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
 
 from atom.compose import compose, plugin_lists
 from atom.compose.guard import guarded
 from atom.compose.internals import ConfigLoaderImpl
 from atom.errors import UserError, shown
-from atom.plugin import Kernel
+from atom.plugin import Declaration, Kernel
+from atom.plugin.parameters import Component, kind_of
 from atom.recipe import optimizers
-from atom.recipe.run import NAMED, Run
-from atom.recipe.sections import Component
+from atom.recipe.run import Run
 from atom.registry.host import Host, resolve
 
 _PREFIX = re.compile(r"[+~]*")
@@ -122,28 +123,46 @@ def _types(config: Mapping[str, Any], host: Host, path: Sequence[str]) -> dict[s
         return {name: fields[name].annotation for name in fields if name in config}
     if list(path) == ["kernels"]:
         return _kernels(host)
-    section = Run.model_fields[path[0]].annotation if path[0] in Run.model_fields else None
+    annotation: Any = Run.model_fields[path[0]].annotation if path[0] in Run.model_fields else None
     if path[0] == "optimizer":
-        section = optimizers.model_of(config.get("optimizer"))
-    model: Any = section if len(path) == 1 else None
-    fields = dict(getattr(model, "model_fields", {}))
-    if isinstance(section, type) and issubclass(section, Component) and len(path) == 1:
-        own = {} if section is Component else fields
-        fields = own | getattr(_parameters(config, host, path[0]), "model_fields", {})
-    return {name: field.annotation for name, field in fields.items()}
+        annotation = optimizers.model_of(config.get("optimizer"))
+    value: Any = config.get(path[0])
+    for name in path[1:]:
+        annotation = _fields(annotation, value, host).get(name)
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return _fields(annotation, value, host)
 
 
-def _parameters(config: Mapping[str, Any], host: Host, kind: str) -> Any:
-    """Return the parameter model of the chosen component, or None."""
-    section = config.get(kind)
-    name = section.get("name") if isinstance(section, Mapping) else None
-    if kind not in NAMED or not isinstance(name, str):
-        return None
+def _fields(annotation: Any, value: Any, host: Host) -> dict[str, Any]:
+    """Return the keys below one with a type and a value, with their types."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _fields(arguments[0], value, host)
+    if origin in (Union, UnionType):
+        return {k: v for option in arguments for k, v in _fields(option, value, host).items()}
+    if origin is dict:
+        return dict.fromkeys(value, arguments[1]) if isinstance(value, Mapping) else {}
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return {}
+    found = {name: field.annotation for name, field in annotation.model_fields.items()}
+    if issubclass(annotation, Component):
+        found |= _of_component(kind_of(annotation), value, host)
+    return found
+
+
+def _of_component(kind: type[Declaration] | None, value: Any, host: Host) -> dict[str, Any]:
+    """Return the keys of a component's section: its name, and its parameters."""
+    if kind is None:
+        return {}
+    names = tuple(c.name for c in host.components if c.kind == kind.kind)
+    found: dict[str, Any] = {"name": Literal[names]} if names else {}
+    name = value.get("name") if isinstance(value, Mapping) else None
     with suppress(UserError):
-        component = host.find(kind, name)
-        reference = component.declaration.config
-        return resolve(reference, component) if reference is not None else None
-    return None
+        component = host.find(kind.kind, name) if isinstance(name, str) else None
+        reference = component.declaration.config if component is not None else None
+        fields = resolve(reference, component).model_fields if component and reference else {}
+        found |= {parameter: field.annotation for parameter, field in fields.items()}
+    return found
 
 
 def _kernels(host: Host) -> dict[str, Any]:

@@ -7,16 +7,20 @@ from collections.abc import Iterable
 from hydra.core.default_element import ResultDefault
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
 
 from atom.compose.groups import Groups
 from atom.compose.guard import current, is_name
 from atom.errors import UserError, nearest
-from atom.recipe.run import NAMED
+from atom.recipe.components import NAMED, ONE
 from atom.registry.host import Host
 
 
-def check(host: Host, defaults: Iterable[ResultDefault]) -> None:
-    """Refuse an option that no package provides; Hydra skips it if the default is optional."""
+def check(host: Host, config: DictConfig, defaults: Iterable[ResultDefault]) -> None:
+    """Refuse an option that no package provides, and a run without a component that it needs.
+
+    Hydra skips an option that there is not if the default is optional.
+    """
     loader = current()
     _refuse_lists(defaults)
     for group, option in HydraConfig.get().runtime.choices.items():
@@ -34,6 +38,11 @@ def check(host: Host, defaults: Iterable[ResultDefault]) -> None:
                 key=group,
                 value=option,
             )
+    for group in ONE:
+        if config.get(group) is None:
+            offered = [f"{group}={option}" for option in loader.get_group_options(group)]
+            valid = ", ".join(offered) or "a package that has an option of it"
+            raise UserError("is required and has no value", valid=valid, key=group)
 
 
 def _refuse_lists(defaults: Iterable[ResultDefault]) -> None:

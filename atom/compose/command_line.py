@@ -24,8 +24,9 @@ from pydantic import BaseModel
 
 from atom.compose.internals import get_args_parser
 from atom.errors import UserError, nearest
+from atom.plugin import Declaration
+from atom.plugin.parameters import Component, kind_of
 from atom.recipe.run import Run
-from atom.recipe.sections import Component
 from atom.registry.host import Host, resolve
 
 MULTIRUN = "--multirun"
@@ -296,15 +297,15 @@ def taken(argument: str, host: Host | None = None) -> Takes:
     key = argument.lstrip("+~").partition("=")[0]
     if key in ENGINE_TEXT:
         return Takes(text=True)
-    kind, *names = key.split(".")
-    section = Run.model_fields.get(kind)
+    first, *names = key.split(".")
+    section = Run.model_fields.get(first)
     annotations = set() if section is None else {section.annotation}
     for name in names:
         annotations = {
             below
             for annotation in annotations
             for option in _options(annotation)
-            for below in _below(option, name, kind, host)
+            for below in _below(option, name, host)
         }
     options = {option for annotation in annotations for option in _options(annotation)}
     options |= {type(v) for o in options if get_origin(o) is Literal for v in get_args(o)}
@@ -328,7 +329,7 @@ def _options(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _below(option: Any, name: str, kind: str, host: Host | None) -> Iterable[Any]:
+def _below(option: Any, name: str, host: Host | None) -> Iterable[Any]:
     """Return the types of a key in a section."""
     if get_origin(option) is dict:
         return [get_args(option)[1]]
@@ -336,15 +337,16 @@ def _below(option: Any, name: str, kind: str, host: Host | None) -> Iterable[Any
         return []
     if name in option.model_fields:
         return [option.model_fields[name].annotation]
-    if issubclass(option, Component) and host is not None:
+    kind = kind_of(option) if issubclass(option, Component) else None
+    if kind is not None and host is not None:
         return list(_of_components(host, kind, name))
     return []
 
 
-def _of_components(host: Host, kind: str, name: str) -> Iterator[Any]:
+def _of_components(host: Host, kind: type[Declaration], name: str) -> Iterator[Any]:
     """Yield the types of a parameter, from all components of a kind that have it."""
     for component in host.components:
-        reference = component.declaration.config if component.kind == kind else None
+        reference = component.declaration.config if component.kind == kind.kind else None
         with suppress(UserError):
             fields = resolve(reference, component).model_fields if reference else {}
             if name in fields:

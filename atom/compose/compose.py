@@ -38,7 +38,7 @@ from atom.compose.repairs import COMMAND_LINE
 from atom.errors import UserError
 from atom.plugin import Kernel
 from atom.recipe import effects, lengths, schedules
-from atom.recipe.run import COMPONENTS, Run, parse
+from atom.recipe.run import Run, parse
 from atom.recipe.sections import Plugins
 from atom.recipe.settings import leaves
 from atom.redaction import exposed
@@ -157,7 +157,7 @@ def run_of(config: DictConfig, host: Host) -> Run:
     origins = Origins(config)
     try:
         _check_trust(config)
-        choices.check(host, origins.defaults)
+        choices.check(host, config, origins.defaults)
         _check_others(config, host, origins)
         run = _parsed(config)
         _check_removals(run)
@@ -316,8 +316,9 @@ def _packages_used(run: Run, host: Host) -> set[str]:
     candidate kernels.
     """
     used = {
-        host.find(kind, getattr(run, kind).name, key=f"{kind}.name").plugin.package
-        for kind in COMPONENTS
+        host.find(kind.kind, section.name, key=f"{key}.name").plugin.package
+        for kind, key, section in run.components()
+        if kind.in_ranks
     }
     preferences = [*run.kernels.values(), run.kernels.get("default", "auto")]
     names = {name for p in preferences for name in ([p] if isinstance(p, str) else p)}

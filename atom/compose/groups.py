@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from atom.compose.internals import FileConfigSource
 from atom.errors import UserError
 from atom.io import yaml_data
+from atom.plugin import KINDS
 from atom.registry.host import Plugin
 
 CONFIG_NAME = "train"
@@ -133,7 +134,10 @@ class FolderSource(FileConfigSource):
         # A link in a folder from someone else could expose a file outside of it.
         if not self.trusted and not file.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{file} is a link out of {folder}, and is refused")
-        return loaded(folder, config_path, self.provider, trusted=self.trusted)
+        found = loaded(folder, config_path, self.provider, trusted=self.trusted)
+        if self.trusted and config_path.removesuffix(SUFFIX) == CONFIG_NAME:
+            _let_choose(found.config)
+        return found
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         found = super().list(config_path, results_filter)
@@ -143,6 +147,21 @@ class FolderSource(FileConfigSource):
     def _goes_round(path: Path) -> bool:
         """Return whether a path is a link to one of its own parents."""
         return path.is_symlink() and path.resolve() in map(Path.resolve, path.parents)
+
+
+def _let_choose(config: Any) -> None:
+    """Add the kinds of components that ``train.yaml`` gives no default to its list of groups."""
+    groups = [_group(entry) for entry in config.defaults]
+    sections = [kind.section for kind in KINDS]
+    last = max(place for place, group in enumerate(groups) if group in sections)
+    for section in reversed(sections):
+        if section not in groups:
+            config.defaults.insert(last + 1, {f"optional {section}": None})
+
+
+def _group(entry: Any) -> str:
+    """Return the group of an entry of a defaults list: of ``optional dataset: stdlib``, dataset."""
+    return str(next(iter(entry))).split()[-1] if OmegaConf.is_dict(entry) else ""
 
 
 def loaded(folder: Path, name: str, provider: str, *, trusted: bool = False) -> ConfigResult:

@@ -147,7 +147,7 @@ def check(
     folder.check_usable(place)
     selection = select(run, host)
     resume.check(place, run)
-    prepared = call(partial(prepare, selection, host))
+    prepared = call(partial(prepare, selection))
     resume.check(place, run, prepared.inputs)
     run = run.using(prepared.opened)
     # torch is imported only here: every earlier error was reported within a second.

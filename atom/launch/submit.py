@@ -18,12 +18,11 @@ from atom.launch import start
 from atom.launch.looked_at import LookedAt
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import LaunchContext, LaunchJob, Submission
-from atom.recipe import defaults, idle
+from atom.recipe import defaults
 from atom.recipe.run import Run
-from atom.recipe.sections import Launcher
 from atom.redaction import REDACTED, found
-from atom.registry.host import Host, resolve
-from atom.registry.select import configured
+from atom.registry.host import Host
+from atom.registry.opening import Chosen, Opener
 
 _SWEEP = "multirun.yaml"
 """File that Hydra writes into the folder of a sweep."""
@@ -168,9 +167,6 @@ def plan(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> Submis
     Raises:
         UserError: the launcher does not support a setting, or did not read one.
     """
-    assert run.launcher.name is not None
-    component = host.find("launcher", run.launcher.name, key="launcher.name")
-    config = configured(component, run.launcher.parameters, also=Launcher.model_fields)
     resources = LookedAt(run.launcher)
     context = LaunchContext(
         jobs=tuple(jobs),
@@ -179,19 +175,18 @@ def plan(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> Submis
         max_restarts=run.launch.max_restarts,
         python=sys.executable,
     )
-    declaration = component.declaration
-    assert isinstance(declaration, plugin.Launcher)
-    submission: Submission = resolve(declaration.plan, component)(config, context)
+    submission: Submission = _launcher(run, host).call("plan", context)
     _refuse_ignored([f"launcher.{name}" for name in resources.missed()], run)
     return submission
 
 
 def check(run: Run, host: Host) -> None:
     """Refuse an unknown launcher or an unknown launcher parameter, before any other check."""
-    assert run.launcher.name is not None
-    component = host.find("launcher", run.launcher.name, key="launcher.name")
-    config = configured(component, run.launcher.parameters, also=Launcher.model_fields)
-    idle.check("launcher", config, run.given)
+    _launcher(run, host)
+
+
+def _launcher(run: Run, host: Host) -> Chosen[plugin.Launcher]:
+    return Opener(host, run.given).of_section(plugin.Launcher, run.launcher, "launcher")
 
 
 def _refuse_ignored(keys: Iterable[str], run: Run) -> None:

@@ -33,72 +33,23 @@ from typing import Any
 
 import pluggy
 
-from atom.plugin.contexts import (
-    ArchitectureContext,
-    Contents,
-    DatasetContext,
-    Document,
-    DocumentSource,
-    LaunchContext,
-    LaunchJob,
-    LayoutChoice,
-    LayoutContext,
-    ModelParts,
-    ParallelismContext,
-    PreparedTokenizer,
-    SourceContext,
-    Strategy,
-    Submission,
-    TokenizerContext,
-)
-from atom.plugin.declarations import (
-    KINDS,
-    Architecture,
-    Dataset,
-    Declaration,
-    Kernel,
-    Launcher,
-    Needs,
-    Parallelism,
-    Tokenizer,
-)
+from atom.plugin import contexts, declarations
+from atom.plugin.contexts import *
+from atom.plugin.declarations import *
 
 __all__ = [
     "DEPRECATED",
     "ENTRY_POINT_GROUP",
     "HOOKS",
     "INTERFACE",
-    "KINDS",
     "OLDEST_INTERFACE",
-    "Architecture",
-    "ArchitectureContext",
-    "Contents",
-    "Dataset",
-    "DatasetContext",
-    "Declaration",
     "Deprecation",
-    "Document",
-    "DocumentSource",
     "Hooks",
-    "Kernel",
-    "LaunchContext",
-    "LaunchJob",
-    "Launcher",
-    "LayoutChoice",
-    "LayoutContext",
-    "ModelParts",
-    "Needs",
-    "Parallelism",
-    "ParallelismContext",
-    "PreparedTokenizer",
-    "SourceContext",
-    "Strategy",
-    "Submission",
-    "Tokenizer",
-    "TokenizerContext",
     "hookimpl",
     "hookspec",
 ]
+__all__ += contexts.__all__
+__all__ += declarations.__all__
 
 INTERFACE = 1
 """Version of this interface. A plugin module may set ``ATOM_INTERFACE`` to the one it was written

@@ -5,7 +5,112 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+
+from atom.plugin.declarations import Declaration
+
+if TYPE_CHECKING:  # it imports pydantic, and listing plugins does not
+    from atom.plugin.parameters import Component
+
+__all__ = [
+    "ArchitectureContext",
+    "Contents",
+    "Context",
+    "DatasetContext",
+    "Document",
+    "DocumentSource",
+    "LaunchContext",
+    "LaunchJob",
+    "LayoutChoice",
+    "LayoutContext",
+    "ModelParts",
+    "Open",
+    "Opened",
+    "ParallelismContext",
+    "PreparedTokenizer",
+    "SourceContext",
+    "Strategy",
+    "Submission",
+    "TokenizerContext",
+]
+
+K = TypeVar("K", bound=Declaration)
+K_co = TypeVar("K_co", bound=Declaration, covariant=True)
+
+
+# ---------------------------------------------------------------------------- what all have
+
+
+class Opened(Protocol, Generic[K_co]):
+    """A component that another one has opened: found, trusted, and its parameters validated.
+
+    Attributes:
+        declaration: what its plugin declares.
+        config: its parameters, as the model that the declaration points to; None if it has none.
+        key: where the user wrote it, such as ``dataset.sources.web``.
+    """
+
+    @property
+    def declaration(self) -> K_co: ...
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def key(self) -> str: ...
+
+    def call(self, reference: str, *arguments: Any) -> Any:
+        """Run code of the component, and return what it returns.
+
+        Its mistakes name the user's keys.
+
+        Args:
+            reference: a field of the declaration that points to code, such as ``build``.
+            arguments: what the code is called with after its parameters. A context gets the
+                opened component's own ``open`` and ``key``. Code with an argument ``context``
+                that is given none gets a :class:`SourceContext`.
+        """
+        ...
+
+
+class Open(Protocol):
+    """Open a component by its name. See :attr:`Context.open`."""
+
+    @overload
+    def __call__(
+        self, kind: type[K], component: Component[K], *, key: str | None = None
+    ) -> Opened[K]: ...
+
+    @overload
+    def __call__(
+        self, kind: type[K], component: Mapping[str, Any] | str, *, key: str
+    ) -> Opened[K]: ...
+
+
+def _cannot_open(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("this context was made by hand: it opens components where ATOM makes it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the code of any component may use.
+
+    ``open(Dataset, config.data)`` opens the component of a parameter that is a
+    :class:`atom.plugin.parameters.Component`, and returns an :class:`Opened`.
+    ``open(Dataset, {"name": "local", "path": "texts"}, key="dataset.data")`` opens one that is
+    written otherwise; its parameters are validated then. The user's trust lists apply to both.
+    Ranks load the packages of the first, and of the second those that were opened before they
+    started.
+
+    ``key`` is where the user has written the component: its kind's section, or such a parameter of
+    another one. Begin the ``key`` of a :class:`atom.errors.UserError` with it.
+    """
+
+    open: Open = field(default=_cannot_open, repr=False, compare=False)
+    key: str = field(default="", compare=False)
+
+
+# ---------------------------------------------------------------------------- documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +170,14 @@ class DocumentSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceContext:
+class SourceContext(Context):
     """What a dataset may use beside its parameters.
 
-    ``open_dataset(name, parameters, key)`` returns the source of another installed dataset:
-    ``name`` and ``parameters`` as a run would give them, ``key`` where the user wrote them, such as
-    ``dataset.sources.a``, by which its mistakes are told. The user's trust lists hold. Open what is
-    needed in ``source``: ranks load no packages but those that were opened before they started.
+    ``open_dataset(name, parameters, key)`` is short for ``open(Dataset, …).call("source")``: it
+    returns the source of another installed dataset. ``name`` and ``parameters`` are as a run would
+    give them, ``key`` is where the user wrote them, such as ``dataset.sources.a``.
 
-    ``cache`` is a folder of the dataset's own that outlives the run; make it when it is needed.
+    ``cache`` is a folder of the component's own that outlives the run; make it when it is needed.
     """
 
     open_dataset: Callable[[str, Mapping[str, Any], str], DocumentSource]
@@ -84,7 +188,7 @@ class SourceContext:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerContext:
+class TokenizerContext(Context):
     """``documents()`` opens the run's own dataset; ``digest`` identifies its content; ``cache`` is
     a folder that outlives the run."""
 
@@ -102,7 +206,7 @@ class PreparedTokenizer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArchitectureContext:
+class ArchitectureContext(Context):
     """``vocab_size`` is the tokenizer's; ``seq_len`` is in tokens."""
 
     vocab_size: int
@@ -134,7 +238,7 @@ class ModelParts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelismContext:
+class ParallelismContext(Context):
     """``parts`` is the model to lay out over ``world_size`` ranks, ``training`` torchtitan's
     ``TrainingConfig`` (None where nothing is trained)."""
 
@@ -155,7 +259,7 @@ class Strategy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayoutContext:
+class LayoutContext(Context):
     """What a layout is chosen for.
 
     ``model`` is an :class:`atom.plan.model.ModelDescription`, ``device`` an
@@ -186,7 +290,7 @@ class LayoutChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetContext:
+class DatasetContext(Context):
     """``global_batch_size`` is in sequences; ``opening`` is what ``source`` gets as ``context``."""
 
     seed: int
@@ -219,7 +323,7 @@ class LaunchJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaunchContext:
+class LaunchContext(Context):
     """What is to be submitted: several jobs are those of a sweep.
 
     ``place`` is the folder that the submission's files are written to. ``resources`` is the run's

@@ -1,11 +1,29 @@
-"""Declare what a plugin offers: one class a kind."""
+"""Declare what a plugin offers: one class a kind.
+
+A class is all that ATOM's core needs to know of a kind. From it follow its hook, its section in a
+run, its config group, its place in `atom plugins`, `atom new`, the conformance kit and the
+documentation. Beside it a kind has a suite, `atom/testing/suites/KIND.py`, a template,
+`atom/templates/KIND/`, and a page, `docs/plugins/KIND.md`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+__all__ = [
+    "KINDS",
+    "Architecture",
+    "Dataset",
+    "Declaration",
+    "Kernel",
+    "Launcher",
+    "Needs",
+    "Parallelism",
+    "Tokenizer",
+]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -19,10 +37,33 @@ class Declaration:
     parameters leaves it out. ``not_run_on`` names where it has never run, such as ``a GPU``; lists
     show it, so that a summary need not say it. A wrong name or reference raises
     :class:`ValueError`, which ATOM shows as the reason why the plugin is broken.
+
+    A kind is a direct subclass, which says of itself:
+
+    Attributes:
+        kind: its name. Its hook is ``atom_KINDs``.
+        section: the section of a run that names components of the kind, and the config group that
+            chooses them; by default the name.
+        chosen: how many components a run has: ``one``, whose parameters stand beside its ``name``;
+            ``optional``, the same or null; ``many``, a section a component, under names that the
+            user gives; ``otherwise``, where the section is another one.
+        references: the fields that point to code.
+        in_ranks: whether ranks load the component, and not the process alone that starts them.
+        users_alone: whether its parameters are run or sent somewhere, so that no file of others
+            may give them to another component.
+        engine_parameters: whether the parameters are torchtitan's, which validates them.
+        change: what another component, or another parameter of it, is to a run that goes on from a
+            checkpoint (:mod:`atom.run_dir.changes`).
     """
 
     kind: ClassVar[str]
+    section: ClassVar[str]
+    chosen: ClassVar[Literal["one", "optional", "many", "otherwise"]] = "one"
     references: ClassVar[tuple[str, ...]] = ("config",)
+    in_ranks: ClassVar[bool] = True
+    users_alone: ClassVar[bool] = False
+    engine_parameters: ClassVar[bool] = False
+    change: ClassVar[Literal["harmless", "matters", "refused"]] = "matters"
 
     name: str
     summary: str
@@ -33,6 +74,11 @@ class Declaration:
     def described(self) -> str:
         """The summary, with where the component has never run."""
         return f"{self.summary} (not run on {self.not_run_on})" if self.not_run_on else self.summary
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "kind" in vars(cls) and "section" not in vars(cls):
+            cls.section = cls.kind
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -60,6 +106,7 @@ class Tokenizer(Declaration):
 
     kind = "tokenizer"
     references = ("config", "prepare", "build")
+    change = "refused"
 
     prepare: str
     build: str
@@ -75,6 +122,7 @@ class Architecture(Declaration):
 
     kind = "architecture"
     references = ("config", "build")
+    change = "refused"
 
     build: str
 
@@ -95,6 +143,8 @@ class Parallelism(Declaration):
 
     kind = "parallelism"
     references = ("config", "build", "choose")
+    engine_parameters = True
+    change = "harmless"
 
     build: str
     choose: str | None = None
@@ -157,6 +207,9 @@ class Kernel(Declaration):
 
     kind = "kernel"
     references = ("config", "override")
+    section = "kernels"
+    chosen = "otherwise"
+    change = "harmless"  # within the tolerance that each declares
 
     operation: str
     override: str | None = None
@@ -194,6 +247,7 @@ class Dataset(Declaration):
 
     kind = "dataset"
     references = ("config", "source", "build")
+    change = "refused"
 
     source: str
     build: str | None = None
@@ -210,9 +264,13 @@ class Launcher(Declaration):
 
     kind = "launcher"
     references = ("config", "plan")
+    chosen = "optional"
+    in_ranks = False
+    users_alone = True
+    change = "harmless"
 
     plan: str
 
 
 KINDS: tuple[type[Declaration], ...] = tuple(Declaration.__subclasses__())
-"""The kinds of components, in the order of their classes."""
+"""The kinds of components, in the order of their classes. A class is in it by standing above."""

@@ -33,11 +33,11 @@ class Idle:
         return value in self.values if self.values else value is not None
 
 
-def check(kind: str, parameters: BaseModel | None, given: Callable[[str], str | None]) -> None:
+def check(section: str, parameters: BaseModel | None, given: Callable[[str], str | None]) -> None:
     """Refuse parameters that the user has set and that have no effect.
 
     Args:
-        kind: the component's section.
+        section: the key of the component.
         parameters: the component's validated parameters; None if it has none.
         given: returns where the user has set a key, or None.
 
@@ -45,14 +45,14 @@ def check(kind: str, parameters: BaseModel | None, given: Callable[[str], str | 
         UserError: names the first such parameter, and the one that makes it ineffective.
     """
     for name, field in type(parameters).model_fields.items() if parameters is not None else ():
-        value, key = getattr(parameters, name), f"{kind}.{name}"
+        value, key = getattr(parameters, name), f"{section}.{name}"
         for idle in field.metadata:
             if not isinstance(idle, Idle) or value == field.default:
                 continue
             assert parameters is not None
-            other = f"{kind}.{idle.other}"
+            other = f"{section}.{idle.other}"
             # A value from a file that the command line makes ineffective is overridden on purpose.
-            origin, typed = given(key), COMMAND_LINE in (given(other), given(kind))
+            origin, typed = given(key), COMMAND_LINE in (given(other), given(section))
             if origin is None or (origin != COMMAND_LINE and typed):
                 continue
             if idle.because(parameters):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import (
@@ -12,16 +12,19 @@ from pydantic import (
     PositiveInt,
     PrivateAttr,
     TypeAdapter,
+    create_model,
 )
 
 from atom.errors import UserError
 from atom.io import yaml_data
 from atom.io.files import read_text, write_text
+from atom.plugin import Declaration
+from atom.plugin.parameters import Component, components, kind_of
 from atom.recipe import checks, migrations, optimizers, ranges
+from atom.recipe.components import fields
 from atom.recipe.optimizers import AdamW, Optimizer
 from atom.recipe.sections import (
     Batch,
-    Component,
     Data,
     Faults,
     Folder,
@@ -50,12 +53,6 @@ from atom.recipe.training_sections import (
 )
 from atom.recipe.validation import validated
 
-COMPONENTS = ("architecture", "tokenizer", "dataset", "parallelism")
-"""Sections that each name one component of a plugin."""
-
-NAMED = (*COMPONENTS, "launcher")
-"""The same sections, and the optional launcher."""
-
 DEGREES = (
     "data_parallel_replicate_degree",
     "data_parallel_shard_degree",
@@ -75,7 +72,20 @@ def _nowhere(_key: str) -> None:
     """Return None: the origin of keys is unknown."""
 
 
-class Run(Model):
+if TYPE_CHECKING:
+
+    class _Components(Model):
+        def __getattr__(self, name: str) -> Component[Any]: ...
+
+else:
+    # Sections that have keys of ATOM's own, too, are declared by Run.
+    _Components = create_model(
+        "_Components", __base__=Model, **fields(but=("launcher", "parallelism"))
+    )
+    """The sections of the kinds: ``run.architecture``, ``run.dataset``, …"""
+
+
+class Run(_Components):
     """One complete training run."""
 
     run: Folder = Folder()
@@ -95,9 +105,6 @@ class Run(Model):
     )
     plugins: Plugins = Plugins()
 
-    architecture: Component
-    tokenizer: Component
-    dataset: Component
     parallelism: Parallelism
     kernels: dict[str, str | list[str]] = Field(
         default={"default": "auto"},
@@ -142,6 +149,14 @@ class Run(Model):
         run = self.model_copy()
         run._origins, run._given = origins, given
         return run
+
+    def components(self) -> Iterator[tuple[type[Declaration], str, Component[Any]]]:
+        """Yield the components that the run names: kind, key, and section."""
+        for key, section in components(self, ""):
+            kind = kind_of(type(section))
+            # Launcher.name may be null.
+            if kind is not None and section.name is not None:
+                yield kind, key, section
 
     def using(self, packages: Iterable[str]) -> Run:
         """Return a copy of the run with additional packages for its ranks to load."""

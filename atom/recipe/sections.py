@@ -19,7 +19,9 @@ from pydantic import (
     model_serializer,
 )
 
+from atom import plugin
 from atom.io.lines import FROM_FILES, Line, Value, Variable, Word
+from atom.plugin.parameters import Component
 from atom.recipe import ranges
 from atom.redaction import redacted
 
@@ -155,19 +157,7 @@ class Data(Model):
     trace: bool = Field(default=False, description="note every sample in logs/samples_rank_N.jsonl")
 
 
-class Component(Numbers):
-    """The name of a plugin's component and the component's own parameters."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str = Field(description="NAME, or PACKAGE:NAME where two packages offer the same name")
-
-    @property
-    def parameters(self) -> Section:
-        return dict(self.model_extra or {})
-
-
-class Launcher(Component):
+class Launcher(Numbers, Component[plugin.Launcher]):
     """The system that starts the ranks, and the resources that it gives them: see
     docs/clusters.md.
     """

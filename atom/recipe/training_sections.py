@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from atom import plugin
+from atom.plugin.parameters import Component
 from atom.recipe.ranges import Range
-from atom.recipe.sections import Component, Numbers, Section
+from atom.recipe.sections import Numbers, Section
 
 SEQUENCES = 10**9
 
@@ -166,7 +168,7 @@ class Debug(TrainingSection):
     )
 
 
-class Parallelism(Component, TrainingSection):
+class Parallelism(Component[plugin.Parallelism], TrainingSection):
     """A strategy, and the degree of each kind of parallelism."""
 
     data_parallel_replicate_degree: Annotated[int | None, _Degree] = Field(

@@ -1,132 +1,248 @@
-"""Open a component by its name for another one, under the run's trust lists. This imports no torch.
-
-An opened component speaks of its own keys (``dataset.path``); :func:`renamed` makes of them the
-keys that the user wrote (``dataset.sources.a.path``).
-"""
+"""Open components by their names: those of a run, and those that other components name or open."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from atom.errors import UserError
 from atom.io import caches
-from atom.plugin import Document, DocumentSource, SourceContext
+from atom.plugin import Context, Dataset, Declaration, DocumentSource, SourceContext
+from atom.plugin import parameters as nested
+from atom.recipe import idle
+from atom.recipe.run import COMMAND_LINE
+from atom.registry.configured import configured
 from atom.registry.host import Component, Host, resolve
-from atom.registry.select import configured
+from atom.registry.renaming import RenamedSource, absolute, placed, renamed
 
 _DEEPEST = 16
 """Components that open each other; more is a circle."""
+
+C = TypeVar("C", bound=Context)
+J = TypeVar("J", bound=Declaration)
+K = TypeVar("K", bound=Declaration)
+
+
+def _nowhere(_key: str) -> None:
+    """Nobody has set a key, as far as is known."""
 
 
 class Opener:
     """Opens components of a host.
 
     Attributes:
-        packages: the packages whose components have been opened by another one.
+        packages: the packages whose components have been opened.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, given: Callable[[str], str | None] = _nowhere) -> None:
         self._host = host
+        self._given = given
         self.packages: set[str] = set()
 
-    def source(
-        self, component: Component, config: BaseModel | None, *, depth: int = 0
-    ) -> DocumentSource:
-        """Return the source of a dataset, ``depth`` datasets below the one that the run names."""
-        make = resolve(component.declaration.source, component)  # type: ignore[attr-defined]
-        made: DocumentSource
-        if takes_context(make):
-            made = make(config, context=self.context(component, depth=depth))
-        else:
-            made = make(config)
-        return made
+    def of_section(
+        self,
+        kind: type[K],
+        section: nested.Component[Any],
+        key: str,
+        *,
+        above: tuple[Chosen[Any], ...] = (),
+    ) -> Chosen[K]:
+        """Return the component that a section names, with its parameters validated.
 
-    def context(self, component: Component, *, depth: int = 0) -> SourceContext:
-        """Return what a dataset opens others with."""
-
-        # A function and no method: a config that is copied does not copy the plugins with it.
-        def open_dataset(name: str, parameters: Mapping[str, Any], key: str) -> DocumentSource:
-            if depth >= _DEEPEST:
-                raise UserError(f"datasets open each other more than {_DEEPEST} deep", key=key)
-            with renamed("dataset", key):
-                opened, config = self._find("dataset", name, parameters)
-            fields = () if config is None else tuple(type(config).model_fields)
-            with renamed("dataset", key, fields):
-                source = self.source(opened, config, depth=depth + 1)
-            return _Opened(source, key, fields)
-
-        folder = caches.folder() / component.kind / component.plugin.import_package / component.name
-        return SourceContext(open_dataset=open_dataset, cache=folder)
-
-    def _find(
-        self, kind: str, name: object, parameters: Mapping[str, Any]
-    ) -> tuple[Component, BaseModel | None]:
-        """Return a component of any kind, with its parameters validated.
+        Args:
+            kind: of the component.
+            section: a name, and parameters beside it.
+            key: where the section stands.
+            above: the components that it stands in, from the outermost.
 
         Raises:
-            UserError: with the keys of a run that names it itself.
+            UserError: with the user's keys.
+        """
+        others = tuple(type(section).model_fields)
+        return self.choose(kind, section.name, section.parameters, key, also=others, above=above)
+
+    def choose(
+        self,
+        kind: type[K],
+        name: object,
+        parameters: Mapping[str, Any],
+        key: str,
+        *,
+        also: Iterable[str] = ("name",),
+        above: tuple[Chosen[Any], ...] = (),
+    ) -> Chosen[K]:
+        """Return a component with its parameters, and the components among these, validated.
+
+        ``also`` are the keys that stand beside the parameters; the rest is as of
+        :meth:`of_section`.
         """
         if not isinstance(name, str):
-            raise UserError("must be the name of a component", key=f"{kind}.name", value=name)
-        component = self._host.find(kind, name, key=f"{kind}.name")
+            raise UserError("must be the name of a component", key=f"{key}.name", value=name)
+        if kind.users_alone and above:
+            self._refuse_files(kind, key, {"name": name, **parameters})
+        component = self._host.find(kind.kind, name, key=f"{key}.name")
         self.packages.add(component.plugin.package)
-        return component, configured(component, dict(parameters))
+        if kind.engine_parameters:
+            return Chosen(component, None, key, self, above)
+        config = configured(component, parameters, key=key, also=also)
+        idle.check(key, config, self._given)
+        return self.chosen(component, config, key, above=above)
+
+    def _refuse_files(self, kind: type[Declaration], key: str, section: Mapping[str, Any]) -> None:
+        """Refuse a file that says what a component runs for another one, or where it sends it.
+
+        Of the run's own section, :mod:`atom.compose.users_alone` refuses it.
+        """
+        for name, value in section.items():
+            if self._given(f"{key}.{name}") not in (None, COMMAND_LINE):
+                raise UserError(
+                    f"a file cannot decide what a {kind.kind} runs for another component",
+                    valid="the command line",
+                    key=f"{key}.{name}",
+                    value=value,
+                )
+
+    def chosen(
+        self,
+        component: Component,
+        config: BaseModel | None,
+        key: str | None = None,
+        *,
+        above: tuple[Chosen[Any], ...] = (),
+    ) -> Chosen[Any]:
+        """Return a component whose own parameters are validated already."""
+        key = component.declaration.section if key is None else key
+        chosen: Chosen[Any] = Chosen(component, config, key, self, above)
+        if any(chosen.is_again(other) for other in above):
+            circle = " → ".join(other.component.name for other in (*above, chosen))
+            raise UserError(f"components open each other in a circle: {circle}", key=key)
+        if len(above) >= _DEEPEST:
+            raise UserError(f"components open each other more than {_DEEPEST} deep", key=key)
+        parts = []
+        for place, section in nested.components(config, key):
+            kind = nested.kind_of(type(section))
+            if kind is None:
+                raise TypeError(f"{place} of {component.address} must be a Component[KIND]")
+            parts.append(self.of_section(kind, section, place, above=(*above, chosen)))
+        return replace(chosen, parts=tuple(parts))
 
 
-def takes_context(make: Callable[..., Any]) -> bool:
-    """Return whether a function has a parameter ``context``."""
-    return "context" in inspect.signature(make).parameters
+@dataclass(frozen=True)
+class Chosen(Generic[K]):
+    """A component with its parameters: an :class:`atom.plugin.Opened`.
 
-
-class _Opened:
-    """An opened dataset: a :class:`DocumentSource` whose mistakes name the user's keys."""
-
-    def __init__(self, source: DocumentSource, key: str, fields: tuple[str, ...]) -> None:
-        self._source = source
-        self._key = key
-        self._fields = fields
-
-    def check(self) -> str:
-        with renamed("dataset", self._key, self._fields):
-            return self._source.check()
-
-    def lane(
-        self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
-    ) -> Iterator[Document]:
-        with renamed("dataset", self._key, self._fields):
-            yield from self._source.lane(lane, lanes, seed=seed, epoch=epoch, start=start)
-
-    def __getattr__(self, name: str) -> Any:
-        # What else a source offers. Not what copying asks for, which finds this object empty.
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._source, name)
-
-
-@contextmanager
-def renamed(kind: str, key: str, fields: Iterable[str] = ()) -> Iterator[None]:
-    """Let a :class:`UserError` of a component name the user's keys, in its sentence too.
-
-    Args:
-        kind: what the component calls its section.
-        key: what the user calls it.
-        fields: the component's parameters, as a sentence may name them (``dataset.format``).
+    Attributes:
+        component: of a plugin.
+        config: its parameters, as the model that its declaration points to; None if it has none.
+        key: where the user wrote it.
+        above: the components that have opened it, from the outermost.
+        parts: the components that its parameters name.
     """
-    try:
-        yield
-    except UserError as error:
-        if error.key is not None and re.match(rf"{kind}(\.|$)", error.key):
-            error.key = key + error.key.removeprefix(kind)
-        if names := "|".join(map(re.escape, fields)):
-            # Not in the name of a file, such as data/dataset.path/x.
-            pattern = rf"(?<![\w./\\-]){kind}(?=\.(?:{names})\b(?![/\\-]))"
-            error.problem = re.sub(pattern, lambda _: key, error.problem)
-            if error.valid is not None:
-                error.valid = re.sub(pattern, lambda _: key, error.valid)
-        raise
+
+    component: Component
+    config: Any
+    key: str
+    opener: Opener = field(repr=False, compare=False)
+    above: tuple[Chosen[Any], ...] = field(default=(), repr=False)
+    parts: tuple[Chosen[Any], ...] = ()
+
+    @property
+    def declaration(self) -> K:
+        return self.component.declaration  # type: ignore[return-value]
+
+    def every(self) -> Iterator[Chosen[Any]]:
+        """Yield this component and those that its parameters name, at any depth."""
+        yield self
+        for part in self.parts:
+            yield from part.every()
+
+    def is_again(self, other: Chosen[Any]) -> bool:
+        """Return whether it is the same component with the same parameters."""
+        return (self.component, self.config) == (other.component, other.config)
+
+    def code(self, reference: str) -> Callable[..., Any]:
+        """Import what the declaration's ``reference`` (``build``, ``prepare``, …) points to."""
+        return resolve(getattr(self.declaration, reference), self.component)
+
+    def call(self, reference: str, *arguments: Any, config: Any = None) -> Any:
+        """Run code of the component with its parameters: see :class:`atom.plugin.Opened`.
+
+        Args:
+            reference: the field of the declaration.
+            arguments: what the code takes after the parameters.
+            config: stands in for the parameters.
+        """
+        code = self.code(reference)
+        given = [self.completed(a) if isinstance(a, Context) else a for a in arguments]
+        more: dict[str, Any] = {}
+        if takes_context(code) and not any(isinstance(a, Context) for a in arguments):
+            more["context"] = self.context()
+        kind, fields = self.declaration.kind, self._fields
+        with renamed(kind, self.key, fields):
+            made = code(self.config if config is None else config, *given, **more)
+        if isinstance(self.declaration, Dataset) and reference == "source" and self.key != kind:
+            return RenamedSource(made, kind, self.key, fields)
+        return made
+
+    def context(self) -> SourceContext:
+        """Return what the component may use beside its parameters."""
+
+        def open_dataset(name: str, parameters: Mapping[str, Any], key: str) -> DocumentSource:
+            opened: Chosen[Dataset] = self._opened(Dataset, name, parameters, key)
+            source: DocumentSource = opened.call("source")
+            return source
+
+        plugin = self.component.plugin
+        folder = caches.folder() / self.component.kind / plugin.import_package / self.component.name
+        made = SourceContext(open_dataset=open_dataset, cache=folder)
+        return self.completed(made)
+
+    def completed(self, context: C) -> C:
+        """Return ``context`` with what it says of the component."""
+
+        # A function and no method: a config that is copied does not copy the plugins with it.
+        def open(
+            kind: type[Any],
+            component: nested.Component[Any] | Mapping[str, Any] | str,
+            *,
+            key: str | None = None,
+        ) -> Chosen[Any]:
+            return self._open(kind, component, key)
+
+        return replace(context, open=open, key=self.key)
+
+    def _open(
+        self,
+        kind: type[Any],
+        component: nested.Component[Any] | Mapping[str, Any] | str,
+        key: str | None,
+    ) -> Chosen[Any]:
+        if isinstance(component, nested.Component):
+            for (place, section), part in zip(
+                nested.components(self.config, self.key), self.parts, strict=True
+            ):
+                if section == component and key in (None, place):
+                    return part
+            return self._opened(kind, component.name, component.parameters, key)
+        given = {"name": component} if isinstance(component, str) else dict(component)
+        return self._opened(kind, given.pop("name", None), given, key)
+
+    def _opened(
+        self, kind: type[J], name: object, parameters: Mapping[str, Any], key: str | None
+    ) -> Chosen[J]:
+        with placed():
+            where = self.key if key is None else absolute(key, self.declaration.kind, self.key)
+            return self.opener.choose(kind, name, parameters, where, above=(*self.above, self))
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        return () if self.config is None else tuple(type(self.config).model_fields)
+
+
+def takes_context(code: Callable[..., Any]) -> bool:
+    """Return whether a function has a parameter ``context``."""
+    return "context" in inspect.signature(code).parameters

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter
-
-from atom.errors import UserError
-from atom.recipe import idle, ranges
+from atom.plugin import Declaration
 from atom.recipe.run import Run
-from atom.recipe.validation import validated
-from atom.registry.host import Component, Host, resolve
+from atom.registry.host import Host
+from atom.registry.opening import Chosen, Opener
 
-
-@dataclass(frozen=True)
-class Chosen:
-    """A component that a run uses. ``config`` is its declaration's model, filled in, or None."""
-
-    component: Component
-    config: BaseModel | None
-
-    def code(self, attribute: str) -> Callable[..., Any]:
-        """Import what the declaration's ``attribute`` (``build``, ``prepare``, …) points to."""
-        return resolve(getattr(self.component.declaration, attribute), self.component)
+K = TypeVar("K", bound=Declaration)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The four components that a run names one of each. Kernels are chosen by operation later."""
+    """The components that ranks load, by their keys. Kernels are chosen by operation later.
 
-    architecture: Chosen
-    tokenizer: Chosen
-    dataset: Chosen
-    parallelism: Chosen
+    ``selection[Dataset]`` is the run's dataset; of a kind that a run has many of, ``many`` returns
+    them by the names that the user gave.
+    """
+
+    chosen: Mapping[str, Chosen[Any]]
+    opener: Opener
+
+    def __getitem__(self, kind: type[K]) -> Chosen[K]:
+        return self.chosen[kind.section]
+
+    def many(self, kind: type[K]) -> dict[str, Chosen[K]]:
+        """Return the components of a kind, by name, in the order of the run."""
+        above = f"{kind.section}."
+        return {
+            key.removeprefix(above): chosen
+            for key, chosen in self.chosen.items()
+            if key.startswith(above)
+        }
+
+    def every(self) -> Iterator[Chosen[Any]]:
+        """Yield the components, and after each those that its parameters name."""
+        for chosen in self.chosen.values():
+            yield from chosen.every()
 
 
 def select(run: Run, host: Host) -> Selection:
@@ -43,57 +49,10 @@ def select(run: Run, host: Host) -> Selection:
     Raises:
         UserError: a name is unknown, ambiguous or broken, or a parameter is wrong.
     """
-    return Selection(
-        architecture=_choose(run, host, "architecture"),
-        tokenizer=_choose(run, host, "tokenizer"),
-        dataset=_choose(run, host, "dataset"),
-        # The schema of its parameters is torchtitan's ParallelismConfig: atom.titan.checks.layout.
-        parallelism=Chosen(
-            host.find("parallelism", run.parallelism.name, key="parallelism.name"), None
-        ),
-    )
-
-
-def configured(
-    component: Component, parameters: Mapping[str, Any], *, also: Iterable[str] = ("name",)
-) -> BaseModel | None:
-    """Return ``parameters`` as the config model of ``component``, or None if it has no parameters.
-
-    ``also`` are the other keys of the section, to suggest the nearest of.
-
-    Raises:
-        UserError: a parameter is unknown or wrong.
-    """
-    reference = component.declaration.config
-    if reference is None:
-        if parameters:
-            parameter, value = next(iter(parameters.items()))
-            raise UserError(
-                f"{component.name} has no parameters",
-                key=f"{component.kind}.{parameter}",
-                value=value,
-            )
-        return None
-    model = resolve(reference, component)
-    for name, value in parameters.items():
-        field = model.model_fields.get(name)
-        if field is not None and ranges.is_numeric(field.annotation):
-            try:
-                ranges.refuse_odd(value)
-            except ValueError as error:
-                raise UserError(str(error), key=f"{component.kind}.{name}", value=value) from None
-    config: BaseModel = validated(
-        TypeAdapter(model),
-        parameters,
-        key=component.kind,
-        fields={**dict.fromkeys(also), **model.model_fields},
-    )
-    return config
-
-
-def _choose(run: Run, host: Host, kind: str) -> Chosen:
-    section = getattr(run, kind)
-    component = host.find(kind, section.name, key=f"{kind}.name")
-    config = configured(component, section.parameters)
-    idle.check(kind, config, run.given)
-    return Chosen(component, config)
+    opener = Opener(host, run.given)
+    chosen = {
+        key: opener.of_section(kind, section, key)
+        for kind, key, section in run.components()
+        if kind.in_ranks
+    }
+    return Selection(chosen, opener)

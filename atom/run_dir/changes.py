@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from atom import plugin
 from atom.errors import shown
 from atom.recipe import ranges
 
@@ -16,10 +17,9 @@ continues differently, with the current setting. ``refused``: it would be a diff
 ``unused``: the setting applies only to the first start of a run."""
 
 KINDS: dict[str, Kind] = {
+    # Of components: as their kinds say.
+    **{kind.section: kind.change for kind in plugin.KINDS},
     # A checkpoint's weights and its position in the data depend on these.
-    "architecture": "refused",
-    "tokenizer": "refused",
-    "dataset": "refused",
     "training.seq_len": "refused",
     "training.global_batch_size": "refused",
     "debug.seed": "refused",
@@ -50,8 +50,6 @@ KINDS: dict[str, Kind] = {
     "training.gc_freq": "harmless",
     "training.gc_debug": "harmless",
     "loss": "harmless",
-    "parallelism": "harmless",
-    "kernels": "harmless",  # within the tolerance that each kernel declares
     "activation_checkpoint": "harmless",
     "compile": "harmless",
     "debug.deterministic": "harmless",
@@ -84,7 +82,6 @@ KINDS: dict[str, Kind] = {
     "data": "harmless",
     "launch": "harmless",
     "sweep": "harmless",
-    "launcher": "harmless",
     "plugins": "harmless",
     "run": "harmless",
     "resume": "harmless",

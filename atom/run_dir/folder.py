@@ -12,6 +12,7 @@ from atom.io import files, strangers
 from atom.io.files import is_regular, write_json
 from atom.recipe.run import Run, read
 from atom.registry.host import Host
+from atom.registry.select import select
 from atom.run_dir import claim, history, inputs, provenance
 from atom.run_dir.inputs import Inputs
 
@@ -99,7 +100,11 @@ def create(
     files.make_folder(folder / "logs")
     claim.claim(folder)
     locked = provenance.lock(
-        host, seed=run.debug.seed, device=run.resolved.device, kernels=run.resolved.kernels
+        host,
+        seed=run.debug.seed,
+        device=run.resolved.device,
+        kernels=run.resolved.kernels,
+        chosen=select(run, host).every(),
     )
     kept: tuple[str, ...] = (RUN_FILE, ORIGINS, LOCK, inputs.FILE_NAME)
     if "tokenizer" in (contents or {}):

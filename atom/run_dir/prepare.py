@@ -8,10 +8,17 @@ from pathlib import Path
 
 from atom.errors import UserError
 from atom.io import caches
-from atom.plugin import Contents, Document, DocumentSource, PreparedTokenizer, TokenizerContext
+from atom.plugin import (
+    Contents,
+    Dataset,
+    Document,
+    DocumentSource,
+    PreparedTokenizer,
+    Tokenizer,
+    TokenizerContext,
+)
 from atom.recipe.run import read
 from atom.registry.host import Host
-from atom.registry.opening import Opener
 from atom.registry.select import Selection, select
 from atom.registry.trust import Trust
 from atom.run_dir import inputs
@@ -23,9 +30,8 @@ from atom.run_dir.inputs import Inputs
 class Prepared:
     """A checked dataset, and the tokenizer.
 
-    ``inputs`` are the digests of the two; ``opened`` are the packages of the datasets that the
-    run's
-    dataset has opened, which ranks load too.
+    ``inputs`` are the digests of the two; ``opened`` are the packages of the components that were
+    found or opened, which ranks load.
     ``contents`` are those of the dataset; None if it does not report them.
     """
 
@@ -49,8 +55,8 @@ def data_changed(folder: Path, *, adopt: bool = False) -> str | None:
         return None
     run = read(folder / RUN_FILE)
     host = Host.load(Trust.of_run(run.plugins))
-    chosen = select(run, host).dataset
-    source = Opener(host).source(chosen.component, chosen.config)
+    chosen = select(run, host)[Dataset]
+    source = chosen.call("source")
     try:
         now = inputs.Content(source.check(), _parts(source))
     except UserError:
@@ -67,14 +73,13 @@ def _parts(source: DocumentSource) -> Mapping[str, str]:
     return parts() if callable(parts) else {}
 
 
-def prepare(selection: Selection, host: Host) -> Prepared:
+def prepare(selection: Selection) -> Prepared:
     """Check the dataset and prepare the tokenizer on it.
 
     Raises:
         UserError: the dataset is empty or unreadable, or the tokenizer is unavailable.
     """
-    opener = Opener(host)
-    source = opener.source(selection.dataset.component, selection.dataset.config)
+    source = selection[Dataset].call("source")
 
     def documents() -> Iterator[Document]:
         return source.lane(0, 1, seed=0, epoch=0)
@@ -82,13 +87,11 @@ def prepare(selection: Selection, host: Host) -> Prepared:
     digest = source.check()
     contents = getattr(source, "contents", None)
     context = TokenizerContext(documents=documents, digest=digest, cache=caches.folder())
-    prepared: PreparedTokenizer = selection.tokenizer.code("prepare")(
-        selection.tokenizer.config, context
-    )
+    prepared: PreparedTokenizer = selection[Tokenizer].call("prepare", context)
     found = inputs.of(digest, _parts(source), prepared)
     return Prepared(
         prepared,
         found,
-        frozenset(opener.packages),
+        frozenset(selection.opener.packages),
         contents() if callable(contents) else None,
     )

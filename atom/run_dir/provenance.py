@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 import atom
 from atom.plugin import Kernel
 from atom.registry.host import Component, Host, Plugin
+from atom.registry.opening import Chosen
 
 PACKAGES = (
     "torch",
@@ -36,7 +37,12 @@ _COMPILED = (".pyc", ".pyo", ".so", ".pyd", ".o")
 
 
 def lock(
-    host: Host, *, seed: int | None, device: str, kernels: Mapping[str, str] | None = None
+    host: Host,
+    *,
+    seed: int | None,
+    device: str,
+    kernels: Mapping[str, str] | None = None,
+    chosen: Iterable[Chosen[Any]] = (),
 ) -> dict[str, Any]:
     """Return the content of ``lock.json``.
 
@@ -48,6 +54,7 @@ def lock(
         seed: the run's seed.
         device: the resolved device of the run (``cpu`` or ``cuda``).
         kernels: the kernel chosen for each operation.
+        chosen: the run's components, and those that they name.
     """
     versions = {package: _version(package) for package in PACKAGES}
     return {
@@ -66,6 +73,7 @@ def lock(
             }
             for plugin in host.plugins
         ],
+        "components": [_component(each) for each in chosen],
         "kernels": [
             _kernel(operation, host.find("kernel", f"{operation}/{name}"))
             for operation, name in (kernels or {}).items()
@@ -74,6 +82,18 @@ def lock(
         "seed": seed,
         "device": device,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _component(chosen: Chosen[Any]) -> dict[str, Any]:
+    """Return a component by its key in the run, with its plugin."""
+    plugin = chosen.component.plugin
+    return {
+        "key": chosen.key,
+        "kind": chosen.component.kind,
+        "name": chosen.component.name,
+        "package": plugin.package,
+        "version": plugin.version,
     }
 
 

@@ -49,10 +49,13 @@ class Suite:
     @classmethod
     def config(cls, component: Component) -> BaseModel | None:
         """The component's parameters, validated as in a run; None if it has none."""
-        from atom.registry.select import configured
+        from atom.registry.configured import configured
+        from atom.testing.opened import opened
 
         try:
-            return configured(component, cls.parameters)
+            config = configured(component, cls.parameters)
+            opened(component, config)
+            return config
         except UserError as error:
             pytest.fail(error.sentence(), pytrace=False)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import subprocess
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from atom.plugin import Dataset, DatasetContext, Document, DocumentSource
-from atom.registry.host import Component, Host, resolve
-from atom.registry.opening import Opener
-from atom.testing import isolated, partners
+from atom.registry.host import Component
+from atom.registry.opening import Chosen
+from atom.testing import isolated
+from atom.testing.opened import described, opened
 
 Key = tuple[str, str]
 """Identity of a document within an epoch: its id, and a hash of its text."""
@@ -31,23 +31,8 @@ SEQ_LEN = 50
 
 def source(component: Component, config: BaseModel | None) -> DocumentSource:
     """Return a new source, as each rank creates its own."""
-    return opener().source(component, config)
-
-
-def found(name: str) -> Component:
-    """Return an installed dataset."""
-    return host().find("dataset", name)
-
-
-@functools.cache
-def host() -> Host:
-    """Return a host with the installed plugins and the kit's own components."""
-    return partners.with_partners(Host.load())
-
-
-@functools.cache
-def opener() -> Opener:
-    return Opener(host())
+    made: DocumentSource = opened(component, config).call("source")
+    return made
 
 
 def key(document: Document) -> Key:
@@ -120,34 +105,23 @@ class Ranks:
 
 
 def _loader_config(component: Component, config: BaseModel | None, seed: int) -> Any:
-    # As in atom.titan.trainer_config.
-    declaration = component.declaration
-    assert isinstance(declaration, Dataset)
-    if declaration.build is not None:
-        context = DatasetContext(
-            seed=seed, global_batch_size=LANES, opening=opener().context(component)
-        )
-        return resolve(declaration.build, component)(config, context)
+    # As atom.titan.trainer_config does.
+    chosen: Chosen[Dataset] = opened(component, config)
+    if chosen.declaration.build is not None:
+        context = DatasetContext(seed=seed, global_batch_size=LANES, opening=chosen.context())
+        return chosen.call("build", context)
     from atom.titan.train.data import DocumentLoader
 
-    return DocumentLoader.Config(
-        source=source(component, config), seed=seed, global_batch_size=LANES
-    )
+    return DocumentLoader.Config(source=chosen.call("source"), seed=seed, global_batch_size=LANES)
 
 
 # ---------------------------------------------------------------------------- other processes
 
 _READING = """
-import importlib
-from atom.testing import reading
+from atom.testing import opened, reading
 
-def code(reference):
-    module, _, attribute = reference.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-config, parameters, name, orders = argument
-config = code(config).model_validate(parameters) if config else None
-source = reading.source(reading.found(name), config)
+described, orders = argument
+source = opened.again(*described).call("source")
 torch = "torch" in sys.modules
 digest = source.check()
 lanes = [reading.lanes(source, count, seed=seed, epoch=epoch) for count, seed, epoch in orders]
@@ -163,8 +137,6 @@ def start(
     :func:`isolated.result` returns the digest, the lanes of each of ``orders`` (number of lanes,
     seed, epoch), and whether creating the source imported torch.
     """
-    parameters = TypeAdapter(Any).dump_python(config, mode="json")
-    name = f"{component.plugin.package}:{component.name}"
-    argument = [component.declaration.config, parameters, name, list(orders)]
+    argument = [described(component, config), list(orders)]
     environment = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8", "PYTHONHASHSEED": "4711"}
     return isolated.start(_READING, argument, **environment)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from atom.plugin import PreparedTokenizer, TokenizerContext
-from atom.registry.host import Component, resolve
+from atom.registry.host import Component
 from atom.testing import corpus, isolated
+from atom.testing.opened import described, opened
 
 UNKNOWN = ("<unk>", "[UNK]", "<|unk|>", "UNK")
 """Names of the unknown token in common tokenizers. Plain text may yield it."""
@@ -24,7 +25,7 @@ def prepare(component: Component, config: BaseModel | None, cache: Path) -> Prep
     context = TokenizerContext(
         documents=corpus.documents, digest=f"conformance {corpus.digest()}", cache=cache
     )
-    prepared: PreparedTokenizer = resolve(component.declaration.prepare, component)(config, context)  # type: ignore[attr-defined]
+    prepared: PreparedTokenizer = opened(component, config).call("prepare", context)
     return prepared
 
 
@@ -38,8 +39,7 @@ def copied(prepared: PreparedTokenizer, folder: Path) -> Path:
 
 def build(component: Component, config: BaseModel | None, folder: Path) -> Any:
     """Return torchtitan's tokenizer, built from the files in ``folder``."""
-    described = resolve(component.declaration.build, component)(config)  # type: ignore[attr-defined]
-    return described.build(tokenizer_path=str(folder))
+    return opened(component, config).call("build").build(tokenizer_path=str(folder))
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -79,22 +79,12 @@ class Specials:
 
 # ---------------------------------------------------------------------------- other processes
 
-_REFERENCE = """
-import importlib
-
-def code(reference):
-    module, _, attribute = reference.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-"""
-
-_ENCODING = (
-    _REFERENCE
-    + """
+_ENCODING = """
 import signal
+from atom.testing import opened
 
-config, parameters, build, folder, texts = argument
-config = code(config).model_validate(parameters) if config else None
-tokenizer = code(build)(config).build(tokenizer_path=folder)
+described, folder, texts = argument
+tokenizer = opened.again(*described).call("build").build(tokenizer_path=folder)
 
 def encoded():
     return [tokenizer.encode(text, add_bos=False, add_eos=False) for text in texts]
@@ -111,19 +101,15 @@ with os.fdopen(ours) as pipe:
     forked = pipe.read()
 answer([ids, json.loads(forked) if forked else None])
 """
-)
 
-_PREPARING = (
-    _REFERENCE
-    + """
+_PREPARING = """
 import hashlib
 from pathlib import Path
 from atom.plugin import TokenizerContext
-from atom.testing import corpus
+from atom.testing import corpus, opened
 
-config, parameters, prepare, cache, count = argument
-config = code(config).model_validate(parameters) if config else None
-prepare = code(prepare)
+described, cache, count = argument
+tokenizer = opened.again(*described)
 digest = f"conformance {corpus.digest()}"
 pipes = []
 for _ in range(count):  # runs that start at once
@@ -131,7 +117,7 @@ for _ in range(count):  # runs that start at once
     if os.fork() == 0:
         context = TokenizerContext(documents=corpus.documents, digest=digest, cache=Path(cache))
         with os.fdopen(theirs, "w") as out:
-            prepared = prepare(config, context)
+            prepared = tokenizer.call("prepare", context)
             hashes = {
                 name: hashlib.sha256(Path(path).read_bytes()).hexdigest()
                 for name, path in prepared.files.items()
@@ -143,7 +129,6 @@ for _ in range(count):  # runs that start at once
 answers = [os.fdopen(pipe).read() for pipe in pipes]
 answer([json.loads(given) if given else None for given in answers])
 """
-)
 
 
 def start_encoding(
@@ -153,8 +138,7 @@ def start_encoding(
 
     :func:`isolated.result` returns two lists of ids: that process's, and those of its forked child,
     or None if the child died."""
-    build = component.declaration.build  # type: ignore[attr-defined]
-    argument = [*_described(component, config), build, str(folder), list(texts)]
+    argument = [described(component, config), str(folder), list(texts)]
     return isolated.start(_ENCODING, argument, PYTHONHASHSEED="4711", RANK="1", LOCAL_RANK="1")
 
 
@@ -165,11 +149,5 @@ def start_preparing(
 
     :func:`isolated.result` returns a list of (vocabulary size, hash of each file, whether torch was
     imported); None for a process that failed."""
-    prepare = component.declaration.prepare  # type: ignore[attr-defined]
-    argument = [*_described(component, config), prepare, str(cache), count]
+    argument = [described(component, config), str(cache), count]
     return isolated.start(_PREPARING, argument, PYTHONHASHSEED="4711")
-
-
-def _described(component: Component, config: BaseModel | None) -> list[Any]:
-    parameters = TypeAdapter(Any).dump_python(config, mode="json")
-    return [component.declaration.config, parameters]

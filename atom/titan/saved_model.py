@@ -19,7 +19,7 @@ from torchtitan.config import ParallelismConfig
 from atom.errors import UserError
 from atom.io import strangers
 from atom.io.files import is_regular
-from atom.plugin import ModelParts
+from atom.plugin import ModelParts, Tokenizer
 from atom.recipe.run import Run, read
 from atom.registry.host import Host
 from atom.registry.select import Selection, select
@@ -52,7 +52,7 @@ class Trained:
     def tokenizer(self) -> Any:
         """Return the torchtitan tokenizer, with ``bos_id`` and ``eos_id``, each an id or None."""
         place = self.folder / TOKENIZER
-        config = self.selection.tokenizer.code("build")(self.selection.tokenizer.config)
+        config = self.selection[Tokenizer].call("build")
         return config.build(tokenizer_path=str(place if place.is_dir() else self.folder))
 
     def adapter(self) -> Any:

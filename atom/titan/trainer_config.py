@@ -17,16 +17,19 @@ from torchtitan.trainer import Trainer
 
 from atom.errors import UserError
 from atom.plugin import (
+    Architecture,
     ArchitectureContext,
     Dataset,
     DatasetContext,
     ModelParts,
+    Parallelism,
     ParallelismContext,
+    Tokenizer,
 )
 from atom.recipe.run import Run
 from atom.recipe.sections import Resolved
 from atom.registry.host import Host
-from atom.registry.opening import Opener
+from atom.registry.opening import Chosen
 from atom.registry.select import Selection
 from atom.run_dir.folder import TOKENIZER
 from atom.titan import kernels, translate
@@ -54,9 +57,10 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
     training = translate.training(run.training, resolved.device)
     parts = model_parts(selection, resolved.vocab_size, training.seq_len)
     parallelism = translate.parallelism(run.parallelism.updated(resolved.degrees))
-    strategy = selection.parallelism.code("build")(
-        parallelism,
+    strategy = selection[Parallelism].call(
+        "build",
         ParallelismContext(world_size=resolved.world_size, parts=parts, training=training),
+        config=parallelism,
     )
     _check_faults(run, selection, parallelism)
     seed = run.debug.seed or 0
@@ -82,8 +86,8 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         ),
         hf_assets_path=str(folder / TOKENIZER),
         dump_folder=str(folder),
-        tokenizer=selection.tokenizer.code("build")(selection.tokenizer.config),
-        dataloader=_dataloader(selection, host, seed, resolved),
+        tokenizer=selection[Tokenizer].call("build"),
+        dataloader=_dataloader(selection[Dataset], seed, resolved),
         loss=_loss(run, resolved.vocab_size, parts, fused=fused),
         optimizer=optimizer.config(run.optimizer),
         parallelism=strategy.parallelism,
@@ -113,9 +117,10 @@ def set_sharding(model: Any, training: TrainingConfig, parallelism: ParallelismC
 
 def model_parts(selection: Selection, vocab_size: int, seq_len: int) -> ModelParts:
     """Call the architecture's ``build`` to describe its model."""
-    return selection.architecture.code("build")(
-        selection.architecture.config, ArchitectureContext(vocab_size=vocab_size, seq_len=seq_len)
+    parts: ModelParts = selection[Architecture].call(
+        "build", ArchitectureContext(vocab_size=vocab_size, seq_len=seq_len)
     )
+    return parts
 
 
 def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callable[..., Any]:
@@ -151,8 +156,8 @@ def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig
         )
     if run.faults.replay_check_interval:
         _check_repeatable(run)
-    declaration = selection.dataset.component.declaration
-    if run.data.trace and isinstance(declaration, Dataset) and declaration.build is not None:
+    declaration = selection[Dataset].declaration
+    if run.data.trace and declaration.build is not None:
         raise UserError(
             "the data loader of this dataset does not tell which samples it reads",
             valid="false",
@@ -169,7 +174,7 @@ def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig
                 key=f"faults.{name}",
                 value="rollback",
             )
-        if isinstance(declaration, Dataset) and declaration.build is not None:
+        if declaration.build is not None:
             raise UserError(
                 "the data loader of this dataset cannot leave data out",
                 valid="skip, stop",
@@ -198,19 +203,14 @@ def _check_repeatable(run: Run) -> None:
         )
 
 
-def _dataloader(selection: Selection, host: Host, seed: int, resolved: Resolved) -> Any:
-    chosen, opener = selection.dataset, Opener(host)
-    declaration = chosen.component.declaration
-    assert isinstance(declaration, Dataset)
-    if declaration.build is not None:
+def _dataloader(chosen: Chosen[Dataset], seed: int, resolved: Resolved) -> Any:
+    if chosen.declaration.build is not None:
         context = DatasetContext(
-            seed=seed,
-            global_batch_size=resolved.global_batch_size,
-            opening=opener.context(chosen.component),
+            seed=seed, global_batch_size=resolved.global_batch_size, opening=chosen.context()
         )
-        return chosen.code("build")(chosen.config, context)
+        return chosen.call("build", context)
     return DocumentLoader.Config(
-        source=opener.source(chosen.component, chosen.config),
+        source=chosen.call("source"),
         seed=seed,
         global_batch_size=resolved.global_batch_size,
     )

@@ -12,7 +12,8 @@ import yaml
 
 from atom.errors import UserError
 from atom.io import yaml_data
-from atom.recipe.run import COMPONENTS, read
+from atom.recipe.components import ONE
+from atom.recipe.run import read
 
 pytestmark = pytest.mark.slow
 
@@ -297,7 +298,7 @@ def test_a_run_yaml(victim: Victim) -> None:
     victim.write("run.yaml", "architecture: {name: '${oc.env:SECRET}'}\ndebug: {a: b}\n")
     with pytest.raises(UserError, match="tokenizer"):
         read(victim.folder / "run.yaml")
-    sections = {kind: {"name": "${oc.env:SECRET}"} for kind in COMPONENTS}
+    sections = {kind: {"name": "${oc.env:SECRET}"} for kind in ONE}
     victim.write("run.yaml", yaml.safe_dump(sections))
     assert read(victim.folder / "run.yaml").dataset.name == "${oc.env:SECRET}", "it is text"
 

@@ -16,7 +16,7 @@ from atom_docs import nodes, rendered
 from atom_docs.pages import DOCS, write_files
 
 from atom.errors import UserError
-from atom.registry.opening import renamed
+from atom.registry.renaming import renamed
 
 PAIR = {
     "__init__.py": """

@@ -14,13 +14,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from atom.errors import UserError
 from atom.io import yaml_data
-from atom.plugin import Declaration, Kernel
-from atom.recipe.run import NAMED
+from atom.plugin import KINDS, Declaration, Kernel
+from atom.registry.configured import configured
 from atom.registry.host import Component, Host, resolve
-from atom.registry.select import configured
 from atom.testing import isolated
 from atom.testing.applicable import where
 from atom.testing.conformance import Suite
+from atom.testing.opened import opened
 
 MOST_CPU_SECONDS = 3.0
 """Limit for importing the declaring module and calling its hooks. A hundredth is typical; even a
@@ -32,12 +32,10 @@ class ComponentSuite(Suite):
     """The contract of any component. The suites of the kinds extend it.
 
     Attributes:
-        group: the config group with options that select components of the kind.
         sample: creates the component's input in a given folder, and returns parameters (a path)
             to add to those of the conformance line.
     """
 
-    group: ClassVar[str]
     sample: ClassVar[Callable[[Path], Mapping[str, Any]] | None] = None
 
     @classmethod
@@ -45,10 +43,21 @@ class ComponentSuite(Suite):
         """Return whether the component has a parameter model."""
         return component.declaration.config is not None
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if not hasattr(cls, "group") and hasattr(cls, "kind"):
-            cls.group = cls.kind
+    @classmethod
+    def declared_kind(cls) -> type[Declaration]:
+        """Return the class of the kind's declarations."""
+        return next(kind for kind in KINDS if kind.kind == cls.kind)
+
+    @property
+    def group(self) -> str:
+        """The config group whose files choose components of the kind."""
+        return self.declared_kind().section
+
+    def sections(self, composed: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """Return the sections of components, by key, in what a file of the group composes to."""
+        if self.declared_kind().chosen != "many":
+            return {self.group: composed}
+        return {f"{self.group}.{name}": section for name, section in composed.items()}
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -81,7 +90,7 @@ class ComponentSuite(Suite):
         if unset := _unset(parameters):
             _check_partly(named, parameters, unset)
         else:
-            configured(named, parameters)
+            opened(named, configured(named, parameters))
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -188,9 +197,9 @@ class ComponentSuite(Suite):
         if not options:
             pytest.skip(f"{component.plugin.package} has no files conf/{self.group}/*.yaml")
         for option in options:
-            section = composed(host, self.group, option)
             try:
-                self.check_section(section, component, host)
+                for section in self.sections(composed(host, self.group, option)).values():
+                    self.check_section(section, component, host)
             except UserError as error:
                 file = f"conf/{self.group}/{option}.yaml"
                 pytest.fail(f"{file}: {error.sentence()}", pytrace=False)
@@ -206,10 +215,14 @@ class ComponentSuite(Suite):
             packages = {plugin.package for plugin in owners[f"{self.group}/{option}"]}
             assert packages == {component.plugin.package}, f"{self.group}={option}"
 
-    @where(lambda suite, _: suite.kind in NAMED)
+    @where(lambda suite, _: suite.declared_kind().chosen != "otherwise")
     def test_a_config_group_file_chooses_it(self, component: Component, host: Host) -> None:
         """``KIND=OPTION`` exists as soon as the package is installed."""
-        sections = [composed(host, self.group, o) for o in _options(component, self.group)]
+        sections = [
+            section
+            for option in _options(component, self.group)
+            for section in self.sections(composed(host, self.group, option)).values()
+        ]
         names = {str(section.get("name")).rpartition(":")[2] for section in sections}
         assert component.name in names, (
             f"no file conf/{self.group}/*.yaml of {component.plugin.package} has "
@@ -252,7 +265,16 @@ def _options(component: Component, group: str) -> list[str]:
 
 
 def _unset(parameters: Mapping[str, Any]) -> list[str]:
-    return [key for key, value in parameters.items() if value == "???"]
+    return [key for key, value in parameters.items() if _has_no_value(value)]
+
+
+def _has_no_value(value: object) -> bool:
+    """Return whether a value, or one within it, is left to the user."""
+    if isinstance(value, Mapping):
+        return any(map(_has_no_value, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_no_value, value))
+    return value == "???"
 
 
 def _check_partly(component: Component, parameters: dict[str, Any], unset: list[str]) -> None:

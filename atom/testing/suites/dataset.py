@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from atom.errors import UserError
 from atom.plugin import Contents, Document, DocumentSource
+from atom.registry.configured import configured
 from atom.registry.host import Component
-from atom.registry.select import configured
 from atom.testing import isolated, reading
 from atom.testing.options import Options
 from atom.testing.reading import LANES, Key, Ranks

@@ -56,7 +56,6 @@ class KernelSuite(Options, ComponentSuite):
     """
 
     kind = "kernel"
-    group = "kernels"
     options = ("operation", "benchmark")
 
     operation: ClassVar[Contract | None] = None

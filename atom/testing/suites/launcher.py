@@ -15,8 +15,9 @@ from atom.errors import UserError
 from atom.launch.looked_at import LookedAt
 from atom.plugin import LaunchContext, LaunchJob, Submission
 from atom.recipe.sections import Launcher
-from atom.registry.host import Component, Host, resolve
+from atom.registry.host import Component, Host
 from atom.testing.applicable import where
+from atom.testing.opened import opened
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
 
@@ -69,7 +70,7 @@ class LauncherSuite(Options, ComponentSuite):
         Raises:
             UserError: the launcher refuses it, or did not read a requested resource.
         """
-        submission = resolve(component.declaration.plan, component)(config, context)  # type: ignore[attr-defined]
+        submission = opened(component, config).call("plan", context)
         assert isinstance(submission, Submission), "plan returns no Submission"
         for name in context.resources.missed():
             raise UserError(f"{_MISSED} {name}", key=f"launcher.{name}")

@@ -15,8 +15,9 @@ from pydantic import BaseModel
 from atom.errors import UserError
 from atom.plugin import ArchitectureContext, ParallelismContext, Strategy
 from atom.recipe.run import DEGREES, Run, parse
-from atom.registry.host import Component, Host, resolve
+from atom.registry.host import Component, Host
 from atom.testing import partners, ranks, runs
+from atom.testing.opened import opened
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
 
@@ -158,8 +159,8 @@ class ParallelismSuite(Options, ComponentSuite):
         parts = llama(
             None, ArchitectureContext(vocab_size=partners.VOCAB_SIZE, seq_len=runs.SEQ_LEN)
         )
-        build = resolve(component.declaration.build, component)  # type: ignore[attr-defined]
-        strategy = build(config, ParallelismContext(world_size=size, parts=parts))
+        context = ParallelismContext(world_size=size, parts=parts)
+        strategy = opened(component, None).call("build", context, config=config)
         assert isinstance(strategy, Strategy), "build returns no atom.plugin.Strategy"
         return degrees, strategy
 

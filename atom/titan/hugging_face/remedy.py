@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from atom.errors import UserError
-from atom.plugin import ModelParts
+from atom.plugin import Architecture, ModelParts
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import select
@@ -51,7 +51,7 @@ def _compare(theirs: Mapping[str, Any], parts: ModelParts, **which: Any) -> Disa
 
 def _candidates(run: Run, host: Host, problem: Disagreement) -> Iterator[tuple[str, Any]]:
     """Yield candidate parameters and values."""
-    config = select(run, host).architecture.config
+    config = select(run, host)[Architecture].config
     for name, field in type(config).model_fields.items() if config is not None else ():
         if "layers" in name and "layer" not in problem.field:
             continue  # as a layer count, a width would be far too large

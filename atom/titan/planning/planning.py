@@ -11,7 +11,7 @@ from atom.errors import UserError
 from atom.plan.device import DeviceDescription, named
 from atom.plan.estimate import Estimate, estimate
 from atom.plan.model import MODES, ModelDescription
-from atom.plugin import LayoutChoice, LayoutContext, ModelParts
+from atom.plugin import Architecture, LayoutChoice, LayoutContext, ModelParts, Parallelism
 from atom.recipe.run import Run
 from atom.registry.select import Selection
 from atom.titan import translate
@@ -102,7 +102,7 @@ def choose(
     Raises:
         UserError: nothing fits.
     """
-    if getattr(selection.parallelism.component.declaration, "choose", None) is None:
+    if selection[Parallelism].declaration.choose is None:
         if run.activation_checkpoint.mode == AUTO:
             raise UserError(
                 "only a strategy that chooses its own layout chooses this, as parallelism=auto "
@@ -135,7 +135,7 @@ def choose(
         )
         if given not in known:
             known[given] = division(engine.sharded(parts.model, training, parallelism), shapes)
-        known[given].check(parallelism, selection.architecture.config)
+        known[given].check(parallelism, selection[Architecture].config)
 
     def estimated(choice: LayoutChoice) -> Estimate:
         tried = applied(run, choice)
@@ -146,7 +146,7 @@ def choose(
         engine.global_batch_size(section, dp, local_given=given)
         if not given:
             section.local_batch_size = sequences // dp
-        engine.check(section, parallelism, parts.model, selection.architecture.config)
+        engine.check(section, parallelism, parts.model, selection[Architecture].config)
         check_division(parallelism)
         mode = tried.activation_checkpoint.mode
         return estimate_of(
@@ -160,18 +160,18 @@ def choose(
             checkpointing=mode if mode in MODES else None,
         )
 
-    chosen: LayoutChoice = selection.parallelism.code("choose")(
-        LayoutContext(
-            ranks=ranks,
-            global_batch_size=sequences,
-            model=model,
-            device=target,
-            parallelism=run.parallelism.parameters,
-            activation_checkpoint=run.activation_checkpoint.said,
-            training=run.training.said,
-            estimate=estimated,
-        )
+    strategy = selection[Parallelism]
+    context = LayoutContext(
+        ranks=ranks,
+        global_batch_size=sequences,
+        model=model,
+        device=target,
+        parallelism=run.parallelism.parameters,
+        activation_checkpoint=run.activation_checkpoint.said,
+        training=run.training.said,
+        estimate=estimated,
     )
+    chosen: LayoutChoice = strategy.code("choose")(strategy.completed(context))
     return applied(run, chosen), chosen.explanation
 
 

@@ -21,6 +21,7 @@ from atom.plan.memory import Memory, memory
 from atom.plan.model import Count, ModelDescription
 from atom.recipe.run import DEGREES, Run
 from atom.registry.host import Host
+from atom.registry.opening import Chosen
 from atom.registry.select import Selection
 from atom.titan.boot import boot
 from atom.titan.preflight.preflight import Preflight, preflight
@@ -49,9 +50,10 @@ class Rank:
 
 @dataclass(frozen=True)
 class DryRun:
-    """The result of a dry run."""
+    """The result of a dry run: ``components`` are the run's, and those that they name."""
 
     ready: Preflight
+    components: list[Chosen[Any]]
     device: DeviceDescription
     model: ModelDescription
     estimate: Estimate
@@ -161,6 +163,7 @@ def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> D
     ]
     return DryRun(
         ready=ready,
+        components=list(selection.every()),
         device=planned,
         model=model,
         estimate=estimate,

@@ -42,6 +42,14 @@ def report(found: DryRun) -> str:
         ["kernels", *[""] * len(chosen)], chosen.items(), strict=False
     ):
         lines.append(f"{label:8} {kernel}: {', '.join(operations)}")
+    for label, chosen_one in zip(
+        ["parts", *[""] * len(found.components)], found.components, strict=False
+    ):
+        plugin = chosen_one.component.plugin
+        lines.append(
+            f"{label:8} {chosen_one.key} {chosen_one.component.name} "
+            f"({plugin.package} {plugin.version})"
+        )
     sent = "; ".join(f"{name} {_size(size)}" for name, size in estimate.sent.items())
     lines.append(f"sends    a rank and step: {sent or 'nothing'}")
     lines.append(

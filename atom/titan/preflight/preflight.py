@@ -10,7 +10,7 @@ from typing import Any
 
 from atom.kernels.choose import Choice
 from atom.plan.device import DeviceDescription
-from atom.plugin import Contents
+from atom.plugin import Architecture, Contents
 from atom.recipe import effects, lengths
 from atom.recipe.effect_rules import Situation
 from atom.recipe.run import DEGREES, Run
@@ -123,11 +123,11 @@ def preflight(
     )
     if run.training.local_batch_size is None:
         training.local_batch_size = global_batch_size // degree
-    engine.check(training, parallelism, parts.model, selection.architecture.config)
+    engine.check(training, parallelism, parts.model, selection[Architecture].config)
     division.division(
         engine.sharded(parts.model, training, parallelism),
         division.shapes_of(saved_model.on_meta(parts.model)),
-    ).check(parallelism, selection.architecture.config)
+    ).check(parallelism, selection[Architecture].config)
 
     def choose(unfit: Mapping[tuple[str, str], str]) -> tuple[Choice, ...]:
         where = kernels.situation(

@@ -21,8 +21,9 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from atom.errors import shown
+from atom.recipe.components import KIND
 from atom.recipe.ranges import ENGINE_RANGES, Range
-from atom.recipe.run import COMPONENTS, Run
+from atom.recipe.run import Run
 from atom.recipe.training_sections import ENGINE_SECTIONS, SECTIONS
 from atom.registry.host import Host, resolve
 from atom_docs.nodes import definitions, paragraphs, section
@@ -44,7 +45,8 @@ class ConfigReference(SphinxDirective):
 def _own() -> Iterator[nodes.Node]:
     values = []
     for name, field in Run.model_fields.items():
-        if name in (*COMPONENTS, *SECTIONS, *ENGINE_SECTIONS, "resolved"):
+        of_kind = name in KIND and KIND[name].chosen in ("one", "many")
+        if of_kind or name in (*SECTIONS, *ENGINE_SECTIONS, "resolved"):
             continue
         models = models_in(field.annotation)
         if not models:
@@ -84,13 +86,14 @@ def _components() -> Iterator[nodes.Node]:
         reference = component.declaration.config
         if reference is None:
             continue
-        title = f"{component.kind}.name={component.name}"
-        found = section(title, f"config-{component.kind}-{component.name}")
+        kind = component.declaration
+        key = f"{kind.section}.KEY" if kind.chosen == "many" else kind.section
+        found = section(f"{key}.name={component.name}", f"config-{kind.kind}-{component.name}")
         found += nodes.paragraph(
             "",
             f"{component.summary[:1].upper()}{component.summary[1:]} ({component.plugin.package}).",
         )
-        entries = pydantic_entries(resolve(reference, component), component.kind)
+        entries = pydantic_entries(resolve(reference, component), key)
         found += definitions(entries) if entries else nodes.paragraph("", "No parameters.")
         yield found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -31,18 +31,43 @@ class ConformanceChecks(SphinxDirective):
 
 
 class SuiteReference(SphinxDirective):
+    """The docstring of each kind's suite."""
+
     def run(self) -> list[nodes.Node]:
-        lines: list[str] = []
-        for kind in (declaration.kind for declaration in KINDS):
-            suite = _suite(kind)
-            lines += [
-                f".. autoclass:: {suite.__module__}.{suite.__qualname__}",
-                "   :no-members:",
-                "",
-            ]
-        found = nodes.container()
-        self.state.nested_parse(StringList(lines, "suites"), 0, found)
-        return found.children
+        return _classes(self, [_suite(kind.kind) for kind in KINDS])
+
+
+class KindReference(SphinxDirective):
+    """The docstring of each kind's declaration."""
+
+    def run(self) -> list[nodes.Node]:
+        return _classes(self, KINDS)
+
+
+def _classes(directive: SphinxDirective, owners: Iterable[type]) -> list[nodes.Node]:
+    """Return the documentation of classes, without their members."""
+    lines: list[str] = []
+    for owner in owners:
+        module = "atom.plugin" if owner in KINDS else owner.__module__
+        lines += [f".. autoclass:: {module}.{owner.__qualname__}", "   :no-members:", ""]
+    found = nodes.container()
+    directive.state.nested_parse(StringList(lines, "classes"), 0, found)
+    return found.children
+
+
+class Kinds(SphinxDirective):
+    """The kinds: how a run chooses them, and what they are."""
+
+    def run(self) -> list[nodes.Node]:
+        entries = [
+            (
+                kind.kind,
+                f"{kind.section}={'[OPTION,…]' if kind.chosen == 'many' else 'OPTION'}",
+                (inspect.getdoc(kind) or "").splitlines()[0],
+            )
+            for kind in KINDS
+        ]
+        return [definitions(entries)]
 
 
 def checks(kind: str) -> Iterator[tuple[str, object]]:
@@ -77,4 +102,6 @@ def _words(name: str) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("conformance-checks", ConformanceChecks)
     app.add_directive("suite-reference", SuiteReference)
+    app.add_directive("kind-reference", KindReference)
+    app.add_directive("kinds", Kinds)
     return {"parallel_read_safe": True}

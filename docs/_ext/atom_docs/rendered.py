@@ -20,7 +20,7 @@ from sphinx.application import Sphinx
 
 from atom_docs.command_reference import CommandReference
 from atom_docs.config_reference import ConfigReference
-from atom_docs.conformance_reference import ConformanceChecks
+from atom_docs.conformance_reference import ConformanceChecks, Kinds
 from atom_docs.kernel_reference import KernelExplanation, KernelFunctions, KernelOperations
 from atom_docs.pages import DOCS
 from atom_docs.repair_reference import Repairs
@@ -40,6 +40,7 @@ DIRECTIVES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "kernel-explanation": (KernelExplanation, ()),
     "kernel-functions": (KernelFunctions, ("function", "operation", "called with")),
     "kernel-operations": (KernelOperations, ("operation", "takes the place of", "computes")),
+    "kinds": (Kinds, ("kind", "a run says", "what it is")),
     "operations": (Operations, ()),
     "repairs": (Repairs, ("replaced", "written for", "why")),
     "signatures": (Signatures, ()),

@@ -1,0 +1,102 @@
+"""The type of a parameter that is a component: its name, and its parameters beside it.
+
+This is a module of its own because it imports pydantic, and listing plugins does not::
+
+    from atom.plugin import Dataset
+    from atom.plugin.parameters import Component
+
+    class Mixture(BaseModel):
+        sources: dict[str, Component[Dataset]] = Field(description="name -> a dataset")
+
+A run then says ``dataset.sources.web={name: local, path: texts}``. ATOM validates the parameters of
+each such component before the run, as those of the run's own components, and the code opens it
+with ``context.open(Dataset, config.sources["web"])``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from atom.plugin.declarations import Declaration
+
+K = TypeVar("K", bound=Declaration)
+
+
+class Component(BaseModel, Generic[K]):
+    """A component that a run or another component names.
+
+    A subclass may add keys of its own, which stand beside the component's parameters::
+
+        class Source(Component[Dataset]):
+            weight: float = Field(default=1.0, gt=0, description="share of the documents")
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(description="NAME, or PACKAGE:NAME where two packages offer the same name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_section(cls, value: object) -> object:
+        """Take a name alone for a component without parameters."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Component) and not isinstance(value, cls):
+            return dict(value)
+        return value
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The component's own parameters, as they were written."""
+        return dict(self.model_extra or {})
+
+    def __reduce__(self) -> Any:
+        # Component[Dataset] is a class that no module holds by its name.
+        generic = type(self).__pydantic_generic_metadata__
+        if generic["origin"] is None:
+            return super().__reduce__()
+        return _restored, (generic["origin"], generic["args"], self.__getstate__())
+
+
+def kind_of(component: type[Component[Any]]) -> type[Declaration] | None:
+    """Return the kind of ``Component[KIND]`` or of a subclass of it; None of one without a kind."""
+    for owner in component.__mro__:
+        generic = vars(owner).get("__pydantic_generic_metadata__")
+        for argument in generic["args"] if generic else ():
+            if isinstance(argument, type):
+                return cast("type[Declaration]", argument)
+    return None
+
+
+def components(value: object, key: str) -> Iterator[tuple[str, Component[Any]]]:
+    """Yield the components in ``value``, a model or a collection of them, with their keys.
+
+    Args:
+        value: of a field, validated.
+        key: where it stands, such as ``dataset``; empty for a whole run.
+    """
+    if isinstance(value, Component):
+        yield key, value
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            yield from components(getattr(value, name), _below(key, field.alias or name))
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from components(inner, _below(key, name))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from components(inner, _below(key, index))
+
+
+def _below(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _restored(origin: Any, kinds: tuple[Any, ...], state: dict[Any, Any]) -> Component[Any]:
+    made: Callable[[Any], Component[Any]] = origin[kinds].__new__
+    component = made(origin[kinds])
+    component.__setstate__(state)
+    return component

@@ -1,0 +1,90 @@
+"""Tell mistakes of a component by the keys that the user wrote.
+
+A component speaks of its own keys (``dataset.path``), wherever the user has written it
+(``dataset.sources.a.path``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from atom.errors import UserError
+from atom.plugin import Document, DocumentSource
+
+
+def absolute(named: str, kind: str, key: str) -> str:
+    """Return the user's key for one that a component names.
+
+    Args:
+        named: the component's: below its kind, or the user's already.
+        kind: of the component.
+        key: where the user wrote it.
+    """
+    if named == key or named.startswith(f"{key}.") or not re.match(rf"{kind}(\.|$)", named):
+        return named
+    return key + named.removeprefix(kind)
+
+
+@contextmanager
+def placed() -> Iterator[None]:
+    """Let a :class:`UserError` keep its key, which is the user's already."""
+    try:
+        yield
+    except UserError as error:
+        error.placed = True
+        raise
+
+
+@contextmanager
+def renamed(kind: str, key: str, fields: Iterable[str] = ()) -> Iterator[None]:
+    """Let a :class:`UserError` of a component name the user's keys, in its sentence too.
+
+    Args:
+        kind: what the component calls its section.
+        key: what the user calls it.
+        fields: the component's parameters, as a sentence may name them (``dataset.format``).
+    """
+    try:
+        yield
+    except UserError as error:
+        if error.placed:
+            raise
+        error.placed = True
+        if error.key is not None:
+            error.key = absolute(error.key, kind, key)
+        if names := "|".join(map(re.escape, fields)):
+            # Not in the name of a file, such as data/dataset.path/x.
+            pattern = rf"(?<![\w./\\-]){kind}(?=\.(?:{names})\b(?![/\\-]))"
+            error.problem = re.sub(pattern, lambda _: key, error.problem)
+            if error.valid is not None:
+                error.valid = re.sub(pattern, lambda _: key, error.valid)
+        raise
+
+
+class RenamedSource:
+    """A :class:`DocumentSource` whose mistakes name the user's keys."""
+
+    def __init__(
+        self, source: DocumentSource, kind: str, key: str, fields: tuple[str, ...]
+    ) -> None:
+        self._source = source
+        self._names = (kind, key, fields)
+
+    def check(self) -> str:
+        with renamed(*self._names):
+            return self._source.check()
+
+    def lane(
+        self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
+    ) -> Iterator[Document]:
+        with renamed(*self._names):
+            yield from self._source.lane(lane, lanes, seed=seed, epoch=epoch, start=start)
+
+    def __getattr__(self, name: str) -> Any:
+        # What else a source offers. Not what copying asks for, which finds this object empty.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._source, name)
