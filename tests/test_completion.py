@@ -52,7 +52,7 @@ EXACTLY = {
     "atom train training.ste": {"training.steps="},
     "atom train training.steps=": {"training.steps=100"},
     "atom train device=": {"device=auto", "device=cpu", "device=cuda"},
-    "atom train checkpoint.enable=": {"checkpoint.enable=true"},
+    "atom train checkpoint.enable=": {"checkpoint.enable=false", "checkpoint.enable=true"},
     "atom train architecture.n_l": {"architecture.n_layers="},
     "atom train architecture.tie_embeddings=": {
         "architecture.tie_embeddings=false",
