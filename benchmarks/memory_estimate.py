@@ -7,8 +7,7 @@ the storages behind parameters, gradients and optimizer states are summed per ra
 the estimate, for the rank with the most memory. Limit: 5 %.
 
 *Published*: torchtitan's own per-GPU memory, from ``benchmarks/llama3_h100_202412_torchtitan.md``
-in
-its repository. The limit for tables 1 and 4 is 10 %; only one constant was fitted to them, the
+in its repository. The limit for tables 1 and 4 is 10 %; only one constant was fitted to them, the
 allocator's reserve in ``atom/plan/devices/h100.yaml``. The other tables verify it.
 
 ``--write`` writes the results to ``benchmarks/results/memory.md``. Exit code 1: a limit is
@@ -369,8 +368,7 @@ def estimated(row: Published) -> float:
     training = TrainingConfig(seq_len=row.seq_len, local_batch_size=row.batch)
     parts = trainer_config.model_parts(selection, 256, row.seq_len)
     # In these runs FSDP kept the embedding, the last norm and the output layer in one group,
-    # gathered
-    # for the whole step.
+    # gathered for the whole step.
     model = replace(
         planning.description(parts, training), groups={("tok_embeddings", "norm", "lm_head"): True}
     )

@@ -5,8 +5,7 @@
 The matrices are those of a transformer's layers, in float32, sharded by FSDP. torch's Muon gathers
 the operands of each matrix product on every rank; ATOM's sends each matrix to one rank, which
 computes the update for all. Both take the same steps alternately, and their parameters are
-compared.
-Ranks are processes on this machine with one thread each: on a CPU, over gloo.
+compared. Ranks are processes on this machine with one thread each: on a CPU, over gloo.
 """
 
 from __future__ import annotations

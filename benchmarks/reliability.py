@@ -10,7 +10,7 @@ lasts from the fault until the first step that had not been done before.
 
 The cost of saving is measured in a run of a wider model with a background checkpoint every 10
 steps: the seconds from the end of the saved step to the end of the next, and the mean over all
-steps, both compared with the median of steps during which nothing is saved.
+steps, both compared with steps during which nothing is saved.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Job:
         )
 
     def ranks(self) -> list[int]:
-        """Return the process ids of the ranks: grandchildren of the launcher."""
+        """Return the process ids of the ranks: the launcher's child has a child that forks them."""
         parents = [self.process.pid]
         for _ in range(3):
             parents = [child for parent in parents for child in _children(parent)]
@@ -180,9 +180,8 @@ def inject(
 
 
 def saving(place: Path, ranks: int, steps: int) -> tuple[float, float, float, int]:
-    """Return the median seconds of a step without saving, of a step with saving, and of any step,
-    and
-    the bytes of a checkpoint."""
+    """Return the median seconds of a step without saving and of a step with saving, the mean step
+    time relative to steps without saving, and the bytes of a checkpoint."""
     wide = ("architecture.dim=256", "training.seq_len=256", f"checkpoint.interval={SAVING}")
     job = Job(place, *wide, f"launch.ranks={ranks}", f"training.steps={steps}")
     if job.end():

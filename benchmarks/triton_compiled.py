@@ -3,8 +3,7 @@
     python benchmarks/triton_compiled.py [--write]
 
 Each kernel is compiled for compute capability 9.0 at the sizes of real models, in bfloat16, with
-the
-launch parameters of ``tuning.json``. The page lists registers, spills, shared memory, resident
+the launch parameters of ``tuning.json``. The page lists registers, spills, shared memory, resident
 programs per multiprocessor, and the widths of memory accesses. It explains the choice of a launch;
 only a GPU can measure its speed. ``--write`` writes it to
 ``benchmarks/results/triton_compiled.md``.

@@ -175,8 +175,7 @@ def is_name(config_path: str) -> bool:
 
 def hide_hydra_plugins(blocked: Iterable[Plugin]) -> None:
     """Prevent Hydra, which imports every module of ``hydra_plugins``, from importing those of
-    blocked
-    packages.
+    blocked packages.
 
     The plugin lists apply to packages that are plugins of ATOM; other extensions of Hydra are
     unaffected.

@@ -1,6 +1,5 @@
 """Provide cache folders that outlive a run. Code is loaded from some of them, so no other account
-must
-be able to write there.
+must be able to write there.
 
 torch stores the code that it compiles below ``/tmp``, under a name that any account can claim
 first.

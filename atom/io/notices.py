@@ -24,8 +24,7 @@ def know(packages: Iterable[str]) -> None:
 
 class Notices(logging.Handler):
     """A handler that reports each warning of a plugin once, as one line that begins with the
-    plugin's
-    name.
+    plugin's name.
 
     Args:
         tell: receives the line.

@@ -70,8 +70,7 @@ class Tail:
                 file.close()
                 return False
             # The old file remains readable while it is open: lines that both files begin with are
-            # not returned
-            # again.
+            # not returned again.
             seen = _beginning(self._file, self._offset)
             self._offset = _common(seen, _beginning(file, self._offset))
             self._file.close()

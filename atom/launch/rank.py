@@ -48,8 +48,7 @@ def main(
     if gate is not None:
         gate.pass_through()
     # A SIGTERM here comes from the launcher, which has lost another rank, so nothing can be saved.
-    # The
-    # launcher's own handler, inherited through the fork, would wait for the interpreter.
+    # The launcher's own handler, inherited through the fork, would wait for the interpreter.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     train(Path(folder), store=store, verbose=verbose, stop_on=(signal.SIGUSR1,))
 

@@ -12,8 +12,7 @@ from atom.recipe import ranges
 
 Kind = Literal["harmless", "matters", "refused", "unused"]
 """``harmless``: no effect on the losses beyond the order of floating-point sums. ``matters``:
-training
-continues differently, with the current setting. ``refused``: it would be a different run.
+training continues differently, with the current setting. ``refused``: it would be a different run.
 ``unused``: the setting applies only to the first start of a run."""
 
 KINDS: dict[str, Kind] = {
@@ -100,8 +99,7 @@ KINDS: dict[str, Kind] = {
 
 _FOUND_OUT = {"device": "device", "training.global_batch_size": "global_batch_size"}
 """Settings that can be left open (``auto``, null) -> the key in ``resolved`` with the value that
-was
-chosen, which is the one compared."""
+was chosen, which is the one compared."""
 
 _PLACES = ("path", "paths", "file", "files", "folder")
 

@@ -97,8 +97,7 @@ def resumable(folder: Path) -> list[int]:
 
 def last_whole(folder: Path) -> int:
     """Return the last step with a complete checkpoint, including weights-only checkpoints of any
-    format;
-    0 if there is none."""
+    format; 0 if there is none."""
     for step in reversed(steps(folder)):
         place = step_folder(folder, step)
         try:
@@ -134,8 +133,7 @@ def partial_folder(folder: Path, step: int) -> Path:
 
 def missing(place: Path, manifest: Manifest) -> str | None:
     """Return the first mismatch between a checkpoint's files and the names and sizes of its
-    manifest, or
-    None.
+    manifest, or None.
     """
     for name, file in manifest.files.items():
         if "/" in name or name.startswith(".."):

@@ -68,8 +68,7 @@ def check(run: Path) -> None:
 
 def holder(run: Path) -> dict[str, Any] | None:
     """Return ``pid``, ``host`` and ``since``, as far as known, of the job that holds a run folder;
-    None
-    if there is none."""
+    None if there is none."""
     try:
         file = files.opened(run / FILE_NAME, os.O_RDONLY)
     except FileNotFoundError:

@@ -26,8 +26,7 @@ STARTED = "started"
 """Ranks were started. ``ranks``, ``step`` (of the checkpoint, null for none), ``attempt``."""
 UNDER_WAY = "under_way"
 """The first step after a start is done. ``step``; ``seconds``, the duration of each startup phase
-on
-rank 0; ``slowest``, the longest duration of each phase over all ranks:
+on rank 0; ``slowest``, the longest duration of each phase over all ranks:
 :mod:`atom.titan.train.startup`."""
 CHECKPOINT_SAVED = "checkpoint_saved"
 """A checkpoint is complete. ``step``, ``seconds`` from the end of the step until then."""
@@ -60,12 +59,10 @@ INTERRUPTED = "interrupted"
 ``since`` (when that was), ``cause``, ``rank``, ``failed_host``."""
 RECOVERED = "recovered"
 """The run has trained again up to the step reached before an interruption. ``step``, ``seconds``
-since
-that step was first done, which is the time lost; ``cause``, ``rank``, ``failed_host``."""
+since that step was first done, which is the time lost; ``cause``, ``rank``, ``failed_host``."""
 NODE_FAILED = "node_failed"
 """The ranks of one of several machines failed; the root cause is not known yet. ``node``,
-``reason``,
-``rank``, ``raised`` (an exception of their own), ``final`` (a restart cannot help)."""
+``reason``, ``rank``, ``raised`` (an exception of their own), ``final`` (a restart cannot help)."""
 NUMERICAL_FAULT = "numerical_fault"
 """The loss or the gradient norm of a step failed validation. ``step``, ``fault`` (non_finite or
 spike), ``reason``, ``loss``, ``grad_norm`` (null if not finite), ``decision`` (skip, rollback or
@@ -200,8 +197,7 @@ def _is_length(value: object) -> bool:
 
 def asked_by(happened: list[dict[str, Any]]) -> str | None:
     """Return the name of the last stop signal that a launcher received and has not yet completed;
-    None
-    if there is none."""
+    None if there is none."""
     for event in reversed(happened):
         if event["event"] == STOP_ASKED:
             return str(event["signal"])

@@ -41,8 +41,7 @@ def check_usable(folder: Path) -> None:
         _check_content(folder)
     except (OSError, RuntimeError) as error:
         # For example a name that is too long, or a folder of another user; pathlib itself raises
-        # for a link
-        # to itself.
+        # for a link to itself.
         reason = error.strerror if isinstance(error, OSError) else "a link leads to itself"
         raise UserError(
             f"cannot be a run folder ({reason})",

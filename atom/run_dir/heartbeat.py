@@ -21,9 +21,8 @@ _MOST = 256
 
 class Beat(NamedTuple):
     """The last heartbeat: a step, the time when it was done in seconds since the epoch, the number
-    of
-    heartbeats of its process (the first one precedes the process's first step), and the tokens that
-    all ranks had trained on (None in a file of an earlier version)."""
+    of heartbeats of its process (the first one precedes the process's first step), and the tokens
+    that all ranks had trained on (None in a file of an earlier version)."""
 
     step: int
     time: float

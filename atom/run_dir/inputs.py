@@ -26,8 +26,7 @@ _MOST_NAMED = 3
 @dataclass(frozen=True)
 class Content:
     """Digests of one component: ``digest`` covers everything; ``parts`` are digests by name, empty
-    if
-    there are too many.
+    if there are too many.
     """
 
     digest: str

@@ -102,8 +102,7 @@ def _text(descriptor: int) -> TextIO:
 
 class _LineHandler(logging.Handler):
     """A handler that appends each record to ``path`` with one write, so that forked processes can
-    share
-    the file.
+    share the file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -63,13 +63,11 @@ class StepMetrics:
 
     memory_gib: float
     """Peak memory of the rank that writes, in GiB (2**30 bytes): device memory on a GPU, resident
-    set
-    size on a CPU."""
+    set size on a CPU."""
 
     mfu: float | None = None
     """Model FLOPS utilization, as a fraction of the devices' peak: 0 to 1. None, and absent from
-    the JSON,
-    if the peak is unknown."""
+    the JSON, if the peak is unknown."""
 
     def to_json(self) -> str:
         """Return the row as one line of JSON, without the newline."""
@@ -99,8 +97,7 @@ class StepMetrics:
 
 class MetricsWriter:
     """A writer that appends rows to ``path`` and keeps each step once, in ascending order, however
-    often
-    the run is interrupted and resumed.
+    often the run is interrupted and resumed.
 
     Args:
         path: the file. The first :meth:`append` opens it, and repairs it if necessary.
@@ -204,8 +201,7 @@ def follow(
     """Yield the rows of ``path`` as they are written, until ``stop``.
 
     The file need not exist yet, and can be replaced or truncated meanwhile: each row is yielded
-    once,
-    and again only if it was rolled back and rewritten. Lines that are not rows are ignored.
+    once, and again only if it was rolled back and rewritten. Lines that are not rows are ignored.
 
     Args:
         path: the file.

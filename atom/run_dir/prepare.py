@@ -31,8 +31,8 @@ class Prepared:
     """A checked dataset, and the tokenizer.
 
     ``inputs`` are the digests of the two; ``opened`` are the packages of the components that were
-    found or opened, which ranks load.
-    ``contents`` are those of the dataset; None if it does not report them.
+    found or opened, which ranks load. ``contents`` are those of the dataset; None if it does not
+    report them.
     """
 
     tokenizer: PreparedTokenizer

@@ -73,8 +73,7 @@ def check(folder: Path, run: Run, read: Inputs | None = None) -> Resumption | No
 @dataclass(frozen=True)
 class Done:
     """A run with nothing left to train: its last step, and the settings that differ from those it
-    was
-    trained with, none of which matters."""
+    was trained with, none of which matters."""
 
     step: int
     changes: tuple[Change, ...]

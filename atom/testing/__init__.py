@@ -8,8 +8,7 @@ kind::
     TestMyNet = conformance("architecture:my_net", dim=64, n_layers=2)
 
 Facts that only the author knows follow it: ``conformance(…).having(unsupported={"cp": "it
-scans"})``.
-The options of a kind are in the docstring of its suite, in :mod:`atom.testing.suites`.
+scans"})``. The options of a kind are in the docstring of its suite, in :mod:`atom.testing.suites`.
 """
 
 from atom.testing.conformance import conformance

@@ -81,8 +81,7 @@ def start(script: str, argument: Any, **environment: str) -> subprocess.Popen[st
     """Start a process that runs ``script``.
 
     It has the same import path as this process. The script can use ``argument``, passed as JSON,
-    and
-    a function ``answer(value)`` that sends a value to :func:`result`.
+    and a function ``answer(value)`` that sends a value to :func:`result`.
     """
     preamble = """
 import json, os, sys

@@ -177,8 +177,7 @@ def loss(model: Any, ids_BL: torch.Tensor) -> torch.Tensor:
 
 def loss_in_pieces(model: Any, ids_BL: torch.Tensor, pieces: int) -> torch.Tensor:
     """Return the mean cross-entropy of each next token, computed in chunks of the hidden states, as
-    a run
-    with ``loss.num_chunks`` does. The model returns hidden states from then on."""
+    a run with ``loss.num_chunks`` does. The model returns hidden states from then on."""
     from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
 
     labels_BL = ids_BL[:, 1:].contiguous()

@@ -102,8 +102,7 @@ def any_text(spellings: Iterable[str] = ()) -> st.SearchStrategy[str]:
 
 def every_character() -> Iterator[str]:
     """Yield texts that together contain each character of the Basic Multilingual Plane, and every
-    16th
-    character of the other planes."""
+    16th character of the other planes."""
     points = [*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 16)]
     for begin in range(0, len(points), 512):
         yield "".join(map(chr, points[begin : begin + 512]))

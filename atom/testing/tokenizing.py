@@ -61,8 +61,7 @@ class Specials:
     @classmethod
     def of(cls, tokenizer: Any, named: dict[str, int]) -> Specials:
         """Return the special ids of ``tokenizer``: BOS, EOS, padding, those that its author names,
-        and those
-        that Hugging Face's library marks as special."""
+        and those that Hugging Face's library marks as special."""
         ids: dict[int, str | None] = {number: spelling for spelling, number in named.items()}
         library: Any = getattr(tokenizer, "tokenizer", None)
         if hasattr(library, "get_added_tokens_decoder"):

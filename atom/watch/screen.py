@@ -190,8 +190,7 @@ class Screen:
 
         Args:
             metrics: rows of the whole run, from its first step; rows passed to :meth:`step` are
-                those
-                of this process.
+                those of this process.
             run_dir: the run folder.
             seconds: time that this process spent on the run.
             began: the first step done by this process, if it differs from the first logged one.

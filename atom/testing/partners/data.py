@@ -16,8 +16,7 @@ WORDS = "a run is what plugins make of one config and many ranks train on it".sp
 
 class Sentences:
     """A :class:`atom.plugin.DocumentSource` with documents shorter than most sequences, so that
-    batches
-    contain document boundaries."""
+    batches contain document boundaries."""
 
     def check(self) -> str:
         return "sentences-1"

@@ -1,6 +1,5 @@
 """Provide the small models of :mod:`atom.titan.contracts.small_models` as components of a plugin,
-with
-torchtitan's parallelize functions."""
+with torchtitan's parallelize functions."""
 
 from __future__ import annotations
 

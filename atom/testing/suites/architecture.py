@@ -101,8 +101,7 @@ class ArchitectureSuite(Options, ComponentSuite):
         """Random tokens cost about ln(vocabulary); logits of variance 1 add one half.
 
         With tied embeddings, a narrow model starts by repeating its input. That is not a fault of
-        the
-        scale, so the logit of the input token is excluded.
+        the scale, so the logit of the input token is excluded.
         """
         import torch
         import torch.nn.functional as F
@@ -200,8 +199,7 @@ class ArchitectureSuite(Options, ComponentSuite):
 
     def test_a_loss_in_pieces_is_the_loss(self, subject: Subject) -> None:
         """Applying the output layer to chunks of the hidden states (``loss.num_chunks``) gives the
-        same
-        loss as the logits. A model for which a run refuses this is left out."""
+        same loss as the logits. A model for which a run refuses this is left out."""
         from atom.titan.checks import output_layers
 
         model, ids_BL = subject.model(), subject.tokens(2, 17)
@@ -213,8 +211,7 @@ class ArchitectureSuite(Options, ComponentSuite):
 
     def test_is_deterministic(self, subject: Subject) -> None:
         """The same seed gives the same weights, and the same batch the same loss and gradients, bit
-        for
-        bit. A model that draws random numbers in training would depend on the layout."""
+        for bit. A model that draws random numbers in training would depend on the layout."""
         import torch
 
         first, second = subject.model(), subject.model()

@@ -24,8 +24,7 @@ from atom.testing.opened import opened
 
 MOST_CPU_SECONDS = 3.0
 """Limit for importing the declaring module and calling its hooks. A hundredth is typical; even a
-limit
-that a busy machine never reaches finds a model that is built while plugins are listed."""
+limit that a busy machine never reaches finds a model that is built while plugins are listed."""
 
 
 class ComponentSuite(Suite):
@@ -104,8 +103,7 @@ class ComponentSuite(Suite):
 
     def test_declaring_is_cheap(self, component: Component) -> None:
         """ATOM imports the declaring module whenever it lists plugins, so it must import no heavy
-        package
-        and compute nothing."""
+        package and compute nothing."""
         imports, seconds = isolated.declaring(component.plugin.module)
         assert not imports, (
             f"importing {component.plugin.module} imports {_listed(imports)}; import it in the "
@@ -191,8 +189,7 @@ class ComponentSuite(Suite):
 
     def test_config_group_files_validate(self, component: Component, host: Host) -> None:
         """Each file of the plugin in the kind's group composes, as in ``atom train``, to a valid
-        section;
-        values that the user must set are marked ``???``."""
+        section; values that the user must set are marked ``???``."""
         options = _options(component, self.group)
         if not options:
             pytest.skip(f"{component.plugin.package} has no files conf/{self.group}/*.yaml")

@@ -138,8 +138,7 @@ class DatasetSuite(Options, ComponentSuite):
     @pytest.mark.parametrize("count", [1, 3, 7, LANES])
     def test_lanes_share_the_documents_out(self, count: int, lanes: Pass) -> None:
         """Each document is in exactly one lane, for any number of lanes; in a weighted epoch, all
-        lanes
-        together have it as often as a single lane does."""
+        lanes together have it as often as a single lane does."""
         dealt = lanes(count)
         found = Counter(chain.from_iterable(dealt))
         if not self.weighted:
@@ -226,8 +225,7 @@ class DatasetSuite(Options, ComponentSuite):
         uninterrupted: list[reading.Rows],
     ) -> None:
         """A run that stops within an epoch and resumes, even on another number of data-parallel
-        ranks,
-        neither loses nor repeats a document."""
+        ranks, neither loses nor repeats a document."""
         for stop in STOPS:
             stopped = Ranks(component, config, before)
             stopped.steps(stop)

@@ -36,16 +36,14 @@ from atom.titan.contracts.sizes import ODD, REGULAR, Sizes
 
 SHARDED_TOLERANCE = 1e-3
 """Maximum |difference in loss| in float32 between a sharded run with the kernel and one rank with
-the
-reference; two kernels may differ slightly more than two layouts."""
+the reference; two kernels may differ slightly more than two layouts."""
 
 
 class KernelSuite(Options, ComponentSuite):
     """The contract of a kernel.
 
     The kernel named ``reference`` of an operation is compared with the operation's formula; any
-    other
-    kernel with that reference.
+    other kernel with that reference.
 
     Options, given by ``conformance(…).having(…)``:
 
@@ -140,8 +138,7 @@ class KernelSuite(Options, ComponentSuite):
 
     def test_references_resolve(self, component: Component) -> None:
         """Every reference of the declaration exists. If an optional package is missing, the module
-        that
-        imports it exists."""
+        that imports it exists."""
         try:
             super().test_references_resolve(component)
         except pytest.fail.Exception:
@@ -267,8 +264,7 @@ class KernelSuite(Options, ComponentSuite):
         self, component: Component, contract: Contract, kernel: Kernel, fitting: str
     ) -> None:
         """A loss that computes the output layer itself either supports an output layer that does
-        more than
-        a product, such as a soft-cap on the logits, or refuses it."""
+        more than a product, such as a soft-cap on the logits, or refuses it."""
         tested = Implementation(contract, component)
         assert not capping.difference(tested, next(iter(kernel.tolerance)), fitting)
 
@@ -276,8 +272,7 @@ class KernelSuite(Options, ComponentSuite):
     @where(lambda _, component: bool(functions_of(component.declaration)))
     def test_functions_agree(self, component: Component, kernel: Kernel, fitting: str) -> None:
         """The declared functions fulfil their contracts, in every dtype and without torchtitan. So
-        does an
-        override that replaces a function of torchtitan."""
+        does an override that replaces a function of torchtitan."""
         functions = functions_of(kernel)
         sizes = (REGULAR[0], ODD[1])
         cases = [
@@ -317,8 +312,7 @@ class KernelSuite(Options, ComponentSuite):
     @pytest.mark.slow
     def test_compiles_for_gpus(self, component: Component) -> None:
         """A Triton kernel compiles for Hopper and for the oldest GPU that it declares, in every
-        dtype;
-        no GPU is needed."""
+        dtype; no GPU is needed."""
         assert not kernel_fit.of_triton(component, compiler.failures)
 
     # ------------------------------------------------------------------------ where it runs
@@ -329,8 +323,7 @@ class KernelSuite(Options, ComponentSuite):
     @pytest.mark.parametrize("layout", ["tp", "cp"])
     def test_computes_sharded(self, layout: str, kernel: Kernel) -> None:
         """Two ranks, each with its shard of the heads (or of the sequence), train like one rank
-        with the
-        reference."""
+        with the reference."""
 
         pytest.importorskip("torchtitan")
         architecture = {"name": f"{partners.PACKAGE}:{partners.ARCHITECTURES[0]}"}
@@ -361,8 +354,7 @@ class KernelSuite(Options, ComponentSuite):
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A Triton kernel trains on two ranks under tensor parallelism like one rank with the
-        reference,
-        with plain tensors and, under another backend, with DTensors."""
+        reference, with plain tensors and, under another backend, with DTensors."""
         from atom.titan.compat import device
 
         monkeypatch.setenv("TRITON_INTERPRET", "1")

@@ -65,8 +65,7 @@ class ParallelismSuite(Options, ComponentSuite):
 
     def test_lays_out_every_number_of_ranks_that_fits(self, component: Component) -> None:
         """If the degrees divide the number of ranks, the mesh has exactly these degrees and a
-        position
-        for every rank; torch's fake process group simulates up to 10,240 ranks.
+        position for every rank; torch's fake process group simulates up to 10,240 ranks.
 
         A strategy can refuse some numbers in a sentence, but not all.
         """

@@ -262,8 +262,7 @@ class TokenizerSuite(Options, ComponentSuite):
         tmp_path: Path,
     ) -> None:
         """The prepared files are the complete state: a copy elsewhere makes the same tokenizer,
-        even after
-        the cache that prepared it is removed."""
+        even after the cache that prepared it is removed."""
         cache, place = tmp_path / "cache", tmp_path / "elsewhere"
         prepared = tokenizing.prepare(component, config, cache)
         wrong = [name for name in prepared.files if Path(name).name != name]

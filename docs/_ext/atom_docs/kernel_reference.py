@@ -1,6 +1,5 @@
 """``{kernel-operations}``, ``{kernel-functions}``, ``{kernel-explanation}``: the operations that
-have
-kernels, their functions, and the choice of a kernel."""
+have kernels, their functions, and the choice of a kernel."""
 
 from __future__ import annotations
 
