@@ -60,6 +60,9 @@ def runs_on_ranks(_suite: Suite, component: Component, layout: str) -> bool:
 
 def is_triton(_suite: Suite, component: Component, **_parameters: Any) -> bool:
     """Return whether it is a Triton kernel and the packages that it needs are installed."""
+    from atom.titan.boot import settled
+
+    settled()  # the kernel's modules import torchtitan
     declaration: Any = component.declaration
     return kernel_fit.lacking(declaration) is None and interpreter.is_triton(component)
 

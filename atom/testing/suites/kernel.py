@@ -362,11 +362,15 @@ class KernelSuite(Options, ComponentSuite):
             pytest.skip(f"{reason}; the ranks of this test are on the CPU")
         architecture = {"name": f"{partners.PACKAGE}:{contract.family}"}
         layout = runs.LAYOUTS["tp"] | {"spmd_backend": backend}
+        # Few tokens: the interpreter is slow.
+        few = {"steps": 2, "seq_len": runs.SEQ_LEN // 2, "global_batch_size": 2}
+        training = runs.sections(architecture)["training"] | few
         chosen = {"default": "auto", kernel.operation: kernel.name}
         rows = runs.train(
-            runs.sections(architecture, layout, steps=2, kernels=chosen), interpreted=True
+            runs.sections(architecture, layout, training=training, kernels=chosen),
+            interpreted=True,
         )
-        reference = runs.train(runs.sections(architecture, steps=2))
+        reference = runs.train(runs.sections(architecture, training=training))
         runs.assert_same(rows, reference, tolerance=SHARDED_TOLERANCE)
 
     @where(kernel_where.compares_here)
