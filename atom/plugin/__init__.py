@@ -1,17 +1,17 @@
-"""The whole interface between ATOM and a plugin.
+"""The complete interface between ATOM and a plugin.
 
 A plugin is a Python package with an entry point in the group ``atom`` that names a module::
 
     [project.entry-points.atom]
     my_plugin = "my_plugin"
 
-The module implements one or more of the hooks below. Each yields *declarations*: names, one
-line of summary, and where the code is (``"package.module:attribute"``). ATOM imports the declaring
-module whenever it lists plugins, so it must be cheap: no torch at its top level. The code that a
-declaration points to is imported only by a run that uses it, and may import anything.
+The module implements one or more of the hooks below. Each yields *declarations*: names, one line of
+summary, and references to code (``"package.module:attribute"``). ATOM imports the declaring module
+whenever it lists plugins, so it must be cheap: no torch at its top level. The referenced code is
+imported only by a run that uses it, and can import anything.
 
 A package's own ``conf/`` folder holds its Hydra config groups: ``conf/architecture/my_net.yaml``
-makes ``architecture=my_net`` exist as soon as the package is installed. Such a file names a
+makes ``architecture=my_net`` available as soon as the package is installed. Such a file names a
 component (``name: my_net``) and sets its parameters beside it::
 
     import atom.plugin
@@ -52,12 +52,12 @@ __all__ += contexts.__all__
 __all__ += declarations.__all__
 
 INTERFACE = 1
-"""Version of this interface. A plugin module may set ``ATOM_INTERFACE`` to the one it was written
-for; one that this ATOM does not understand is listed as broken rather than called. What a version
-promises is in ``docs/stability.md``."""
+"""Version of this interface. A plugin module may set ``ATOM_INTERFACE`` to the version it was
+written for; if this ATOM does not support it, the plugin is listed as broken and not called. The
+promises of a version are in ``docs/stability.md``."""
 
 OLDEST_INTERFACE = 1
-"""The oldest version that is understood. An older one than :data:`INTERFACE` is deprecated."""
+"""The oldest supported version. A version older than :data:`INTERFACE` is deprecated."""
 
 ENTRY_POINT_GROUP = "atom"
 
@@ -82,7 +82,9 @@ Hooks.__doc__ = "The hook specifications: one a kind, each yielding declarations
 
 @dataclass(frozen=True, kw_only=True)
 class Deprecation:
-    """Since which release of ATOM, until which interface version, and what to use instead."""
+    """A deprecation: the ATOM release that deprecated it, the last interface version with it, and
+    the replacement.
+    """
 
     since: str
     until: int
@@ -90,5 +92,5 @@ class Deprecation:
 
 
 DEPRECATED: dict[str, Deprecation] = {}
-"""Hooks (``atom_kernels``) and fields of declarations (``Kernel.priority``) that go. A plugin that
-uses one works, and is named in a warning of ``atom plugins`` and ``atom train``."""
+"""Deprecated hooks (``atom_kernels``) and declaration fields (``Kernel.priority``). A plugin that
+uses one works; ``atom plugins`` and ``atom train`` warn and name it."""

@@ -1,4 +1,4 @@
-"""Name what the code of a plugin is given, and what it returns: a context and a result a kind."""
+"""Define the arguments and results of plugin code: one context and one result type per kind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from atom.plugin.declarations import Declaration
 
-if TYPE_CHECKING:  # it imports pydantic, and listing plugins does not
+if TYPE_CHECKING:  # it imports pydantic, which listing plugins must not do
     from atom.plugin.parameters import Component
 
 __all__ = [
@@ -42,11 +42,11 @@ K_co = TypeVar("K_co", bound=Declaration, covariant=True)
 
 
 class Opened(Protocol, Generic[K_co]):
-    """A component that another one has opened: found, trusted, and its parameters validated.
+    """A component opened by another one: found, trusted, and with validated parameters.
 
     Attributes:
-        declaration: what its plugin declares.
-        config: its parameters, as the model that the declaration points to; None if it has none.
+        declaration: its plugin's declaration.
+        config: its parameters, as the model that the declaration references; None if it has none.
         key: where the user wrote it, such as ``dataset.sources.web``.
     """
 
@@ -60,21 +60,21 @@ class Opened(Protocol, Generic[K_co]):
     def key(self) -> str: ...
 
     def call(self, reference: str, *arguments: Any) -> Any:
-        """Run code of the component, and return what it returns.
+        """Call code of the component, and return the result.
 
-        Its mistakes name the user's keys.
+        Errors name the user's keys.
 
         Args:
-            reference: a field of the declaration that points to code, such as ``build``.
-            arguments: what the code is called with after its parameters. A context gets the
-                opened component's own ``open`` and ``key``. Code with an argument ``context``
-                that is given none gets a :class:`SourceContext`.
+            reference: a declaration field that references code, such as ``build``.
+            arguments: the arguments after the component's parameters. A context gets the opened
+                component's own ``open`` and ``key``. Code with a parameter ``context`` that is not
+                passed one gets a :class:`SourceContext`.
         """
         ...
 
 
 class Open(Protocol):
-    """Open a component by its name. See :attr:`Context.open`."""
+    """A callable that opens a component by its name. See :attr:`Context.open`."""
 
     @overload
     def __call__(
@@ -93,17 +93,17 @@ def _cannot_open(*_: Any, **__: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What the code of any component may use.
+    """The services that code of any component can use.
 
-    ``open(Dataset, config.data)`` opens the component of a parameter that is a
+    ``open(Dataset, config.data)`` opens the component of a parameter of type
     :class:`atom.plugin.parameters.Component`, and returns an :class:`Opened`.
-    ``open(Dataset, {"name": "local", "path": "texts"}, key="dataset.data")`` opens one that is
-    written otherwise; its parameters are validated then. The user's trust lists apply to both.
-    Ranks load the packages of the first, and of the second those that were opened before they
-    started.
+    ``open(Dataset, {"name": "local", "path": "texts"}, key="dataset.data")`` opens one from a plain
+    section; its parameters are validated then. The user's trust lists apply to both. Ranks load the
+    packages of all components of the first form, and of those of the second form that were opened
+    before the ranks started.
 
-    ``key`` is where the user has written the component: its kind's section, or such a parameter of
-    another one. Begin the ``key`` of a :class:`atom.errors.UserError` with it.
+    ``key`` is where the user wrote the component: the section of its kind, or such a parameter of
+    another component. Begin the ``key`` of a :class:`atom.errors.UserError` with it.
     """
 
     open: Open = field(default=_cannot_open, repr=False, compare=False)
@@ -115,9 +115,9 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A piece of text. ``id`` names it to a person (a path, a row). A long text may come in parts:
-    ``starts`` and ``ends`` say whether this one is the first and the last. ``problem`` says why a
-    document that a source puts up with could not be read; it has no text then."""
+    """A piece of text. ``id`` identifies it for people (a path, a row). A long text can come in
+    parts: ``starts`` and ``ends`` are true for the first and the last part. ``problem`` says why a
+    tolerated document could not be read; it has no text then."""
 
     text: str
     id: str
@@ -128,8 +128,8 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a source reads, for people: numbers of files and of documents of a pass, None where not
-    known without reading it all. ``left_out`` has a phrase for each kind of thing that is there and
+    """The content of a source, for people: numbers of files and of documents per epoch, None if
+    unknown without reading everything. ``left_out`` has a phrase for each kind of content that is
     not read, or not read as it stands: ``"hidden files: 2 (.a, .b)"``."""
 
     files: int | None = None
@@ -138,46 +138,50 @@ class Contents:
 
 
 class DocumentSource(Protocol):
-    """Documents, dealt out to lanes.
+    """A source of documents, distributed over lanes.
 
-    A batch of G sequences is G *lanes*, each reading its own documents, so that a rank reads the
-    lanes it trains on and no others, and a checkpoint holds a position a lane and no tokens.
+    A batch of G sequences is G *lanes*, each reading its own documents, so that a rank reads only
+    the lanes it trains on, and a checkpoint holds one position per lane and no tokens.
 
-    A source may also have a method ``contents() -> Contents``, which is called after :meth:`check`;
-    what it says is shown as the run starts. And ``parts() -> Mapping[str, str]``, called after
-    :meth:`check`: the digest of each of its files by name, so that a person is told which have
+    A source may also have a method ``contents() -> Contents``, called after :meth:`check`; the
+    result is shown as the run starts. And ``parts() -> Mapping[str, str]``, called after
+    :meth:`check`: name -> digest of each of its files, so that a message can name the files that
     changed since a checkpoint.
     """
 
     def check(self) -> str:
-        """Raise :class:`atom.errors.UserError` if there is nothing to read; return a digest of
-        what will be read, the same as long as the documents and their order are: wherever they
-        are, and whenever they were written. A run goes on from a checkpoint only with the digest
-        that it had when that was saved."""
+        """Check that there is something to read, and return a digest of the content.
+
+        The digest depends only on the documents and their order, not on their location or time
+        stamps. A run resumes from a checkpoint only if the digest is the one saved with it.
+
+        Raises:
+            atom.errors.UserError: there is nothing to read.
+        """
         ...
 
     def lane(
         self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
     ) -> Iterator[Document]:
-        """Yield documents ``start``, ``start + 1``, … of ``lane`` in one pass over the data.
+        """Yield documents ``start``, ``start + 1``, … of ``lane`` in one epoch.
 
-        A pass is a list of documents: each once or, in a weighted one, as often as ``seed`` and
-        ``epoch`` alone decide. The lanes share the list out, whatever their number: each entry is
-        in exactly one of them, as long as there are at least as many entries as lanes. The order
-        within a lane depends on ``seed``, ``epoch``, ``lane``, ``lanes`` and on nothing else.
+        An epoch is a list of documents: each once or, in a weighted epoch, as often as ``seed`` and
+        ``epoch`` alone determine. Any number of lanes partitions the list: each entry is in exactly
+        one lane, provided there are at least as many entries as lanes. The order within a lane
+        depends only on ``seed``, ``epoch``, ``lane`` and ``lanes``.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceContext(Context):
-    """What a dataset may use beside its parameters.
+    """The services that a dataset can use in addition to its parameters.
 
     ``open_dataset(name, parameters, key)`` is short for ``open(Dataset, …).call("source")``: it
-    returns the source of another installed dataset. ``name`` and ``parameters`` are as a run would
-    give them, ``key`` is where the user wrote them, such as ``dataset.sources.a``.
+    returns the source of another installed dataset. ``name`` and ``parameters`` are as in a run,
+    ``key`` is where the user wrote them, such as ``dataset.sources.a``.
 
-    ``cache`` is a folder of the component's own that outlives the run; make it when it is needed.
+    ``cache`` is the component's own folder, which outlives the run; create it when needed.
     """
 
     open_dataset: Callable[[str, Mapping[str, Any], str], DocumentSource]
@@ -215,17 +219,17 @@ class ArchitectureContext(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelParts:
-    """The parts of torchtitan's ``ModelSpec`` that an architecture decides.
+    """The parts of torchtitan's ``ModelSpec`` that an architecture provides.
 
     ``model`` is a torchtitan ``BaseModel.Config``. A family that torchtitan's generic functions do
-    not fit brings its own ``parallelize_fn`` and ``pipelining_fn``.
+    not support provides its own ``parallelize_fn`` and ``pipelining_fn``.
 
-    ``state_dict_adapter`` is a torchtitan ``BaseStateDictAdapter``; its ``to_hf`` takes any part of
-    the state dict, down to one weight. ``hf_config`` is ``config.json`` of the same model there:
-    ``model_type``, ``architectures``, sizes, and all else that changes what the model computes.
-    Without it a run cannot be exported. ``hf_defaults`` is what it means there when a
-    ``config.json`` of this ``model_type`` leaves a field out, for the fields with an effect: by
-    both, weights of a model that computes something else are refused.
+    ``state_dict_adapter`` is a torchtitan ``BaseStateDictAdapter``; its ``to_hf`` accepts any
+    subset of the state dict, down to one weight. ``hf_config`` is Hugging Face's ``config.json`` of
+    the same model: ``model_type``, ``architectures``, sizes, and everything else that changes the
+    computation. Without it a run cannot be exported. ``hf_defaults`` are the defaults of this
+    ``model_type`` for fields that affect the computation and that a ``config.json`` omits. With
+    both, weights of a model with a different computation are refused.
     """
 
     model: Any
@@ -239,8 +243,8 @@ class ModelParts:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelismContext(Context):
-    """``parts`` is the model to lay out over ``world_size`` ranks, ``training`` torchtitan's
-    ``TrainingConfig`` (None where nothing is trained)."""
+    """``parts`` is the model to parallelize over ``world_size`` ranks, ``training`` torchtitan's
+    ``TrainingConfig`` (None if nothing is trained)."""
 
     world_size: int
     parts: ModelParts
@@ -260,13 +264,13 @@ class Strategy:
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutContext(Context):
-    """What a layout is chosen for.
+    """The information for choosing a layout.
 
     ``model`` is an :class:`atom.plan.model.ModelDescription`, ``device`` an
     :class:`atom.plan.device.DeviceDescription`. ``parallelism``, ``activation_checkpoint`` and
-    ``training`` are the run's sections: what they say is the user's wish. ``estimate(choice)``
-    returns the :class:`atom.plan.estimate.Estimate` of a :class:`LayoutChoice`, and raises
-    :class:`atom.errors.UserError` for one that cannot be.
+    ``training`` are the run's sections; values set there are the user's choice.
+    ``estimate(choice)`` returns the :class:`atom.plan.estimate.Estimate` of a
+    :class:`LayoutChoice`, and raises :class:`atom.errors.UserError` for an invalid one.
     """
 
     ranks: int
@@ -281,7 +285,7 @@ class LayoutContext(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutChoice:
-    """What goes into a run's sections, over what stands there. ``explanation`` is for people."""
+    """Values that override those in a run's sections. ``explanation`` is for people."""
 
     parallelism: Mapping[str, Any] = field(default_factory=dict)
     activation_checkpoint: Mapping[str, Any] = field(default_factory=dict)
@@ -291,7 +295,9 @@ class LayoutChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetContext(Context):
-    """``global_batch_size`` is in sequences; ``opening`` is what ``source`` gets as ``context``."""
+    """``global_batch_size`` is in sequences; ``opening`` is the ``context`` that
+    ``source`` gets.
+    """
 
     seed: int
     global_batch_size: int
@@ -303,16 +309,14 @@ class LaunchJob:
     """One run to submit, composed and checked.
 
     ``folder`` is its run folder, absolute, and the same on all machines: ``run.yaml`` is written
-    there before anything is submitted. ``ranks`` are those of all nodes together. ``command`` is
-    what each node is to run, once: ``python -P -m atom.launch.node``. It takes the run folder
-    and the options ``--nodes N --node I --endpoint HOST:PORT`` (the number of nodes, which one this
-    is, and where the first one is reached) and ends with
+    there before anything is submitted. ``ranks`` is the total over all nodes. ``command`` is the
+    command for each node to run once: ``python -P -m atom.launch.node``. It takes the run folder
+    and the options ``--nodes N --node I --endpoint HOST:PORT`` (the number of nodes, the index of
+    this node, and the address of the first one) and exits with
 
     ==  ===========================================================
-    0   the last step is done
-    75  it stopped on request, with a checkpoint to go on from
-    2   it failed, and would fail again
-    1   it failed; another try may help
+    0   the last step is done 75  it stopped on request, with a checkpoint to resume from 2   it
+    failed, and would fail again 1   it failed; another attempt may help
     ==  ===========================================================
     """
 
@@ -324,11 +328,11 @@ class LaunchJob:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchContext(Context):
-    """What is to be submitted: several jobs are those of a sweep.
+    """The jobs to submit; several jobs are those of a sweep.
 
-    ``place`` is the folder that the submission's files are written to. ``resources`` is the run's
-    :class:`atom.recipe.sections.Launcher`, which all jobs share.
-    ``max_restarts`` and ``python`` are the run's and this machine's.
+    ``place`` is the folder for the submission's files. ``resources`` is the run's
+    :class:`atom.recipe.sections.Launcher`, which all jobs share. ``max_restarts`` comes from the
+    run, ``python`` is this machine's.
     """
 
     jobs: tuple[LaunchJob, ...]
@@ -340,13 +344,13 @@ class LaunchContext(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What a launcher would do.
+    """The files and commands of a submission.
 
-    ``files`` are written to the context's ``place``, by their names; ``commands`` are then run
-    there, one after the other. ``advice`` is told at the end, with the output of the commands.
-    ``reason(errors)`` makes one sentence of what a command that failed has printed. ``ignored`` are
-    keys of the run that nobody looks at there, such as ``launch.hang_seconds`` where nodes do not
-    run the job's ``command``: a user who has set one is refused.
+    ``files`` are written to the context's ``place``, by name; ``commands`` are then run there, one
+    after the other. ``advice`` is shown at the end, with the output of the commands.
+    ``reason(errors)`` turns the error output of a failed command into one sentence. ``ignored`` are
+    keys of the run that have no effect there, such as ``launch.hang_seconds`` if nodes do not run
+    the job's ``command``: a user who has set one gets an error.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)

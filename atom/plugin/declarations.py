@@ -1,8 +1,8 @@
-"""Declare what a plugin offers: one class a kind.
+"""Define what a plugin can offer: one declaration class per kind.
 
-A class is all that ATOM's core needs to know of a kind. From it follow its hook, its section in a
-run, its config group, its place in `atom plugins`, `atom new`, the conformance kit and the
-documentation. Beside it a kind has a suite, `atom/testing/suites/KIND.py`, a template,
+The class is all that ATOM's core knows of a kind. Its hook, its section in a run, its config group,
+and its place in `atom plugins`, `atom new`, the conformance kit and the documentation follow from
+it. In addition, a kind has a suite, `atom/testing/suites/KIND.py`, a template,
 `atom/templates/KIND/`, and a page, `docs/plugins/KIND.md`.
 """
 
@@ -31,29 +31,29 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What every kind of component says of itself.
+    """The fields that declarations of every kind share.
 
-    ``config`` points to a pydantic model of the component's parameters; a component without
+    ``config`` references a pydantic model of the component's parameters; a component without
     parameters leaves it out. ``not_run_on`` names where it has never run, such as ``a GPU``; lists
-    show it, so that a summary need not say it. A wrong name or reference raises
+    show it, so a summary need not. A wrong name or reference raises
     :class:`ValueError`, which ATOM shows as the reason why the plugin is broken.
 
-    A kind is a direct subclass, which says of itself:
+    A kind is a direct subclass with these attributes:
 
     Attributes:
         kind: its name. Its hook is ``atom_KINDs``.
         section: the section of a run that names components of the kind, and the config group that
-            chooses them; by default the name.
-        chosen: how many components a run has: ``one``, whose parameters stand beside its ``name``;
-            ``optional``, the same or null; ``many``, a section a component, under names that the
-            user gives; ``otherwise``, where the section is another one.
-        references: the fields that point to code.
-        in_ranks: whether ranks load the component, and not the process alone that starts them.
-        users_alone: whether its parameters are run or sent somewhere, so that no file of others
-            may give them to another component.
-        engine_parameters: whether the parameters are torchtitan's, which validates them.
-        change: what another component, or another parameter of it, is to a run that goes on from a
-            checkpoint (:mod:`atom.run_dir.changes`).
+            selects them; by default the kind's name.
+        chosen: how many components a run has: ``one``, with its parameters beside its ``name``;
+            ``optional``, the same or null; ``many``, one section per component under a name that
+            the user gives; ``otherwise``, if the section has another form.
+        references: the fields that reference code.
+        in_ranks: True if ranks load the component; False if only the process that starts them does.
+        users_alone: True if its parameters run code or send data, so that a file from someone else
+            must not set them for another component.
+        engine_parameters: True if the parameters are torchtitan's, which validates them.
+        change: effect of another component or parameter on a resumed run
+            (:mod:`atom.run_dir.changes`).
     """
 
     kind: ClassVar[str]
@@ -72,7 +72,7 @@ class Declaration:
 
     @property
     def described(self) -> str:
-        """The summary, with where the component has never run."""
+        """The summary, followed by where the component has never run."""
         return f"{self.summary} (not run on {self.not_run_on})" if self.not_run_on else self.summary
 
     def __init_subclass__(cls) -> None:
@@ -95,13 +95,13 @@ class Declaration:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer(Declaration):
-    """Text to ids and back.
+    """A tokenizer: text to ids and back.
 
     ``prepare(config, context: TokenizerContext) -> PreparedTokenizer`` runs once, before ranks
-    start; it may train, and must be safe when several runs start at once. It imports no torch.
+    start; it can train, and must be safe when several runs start at once. It imports no torch.
 
     ``build(config) -> torchtitan BaseTokenizer.Config`` runs on every rank. torchtitan then calls
-    that config's ``build(tokenizer_path=…)`` with the folder that holds the prepared files.
+    that config's ``build(tokenizer_path=…)`` with the folder of the prepared files.
     """
 
     kind = "tokenizer"
@@ -117,7 +117,7 @@ class Architecture(Declaration):
     """A model family.
 
     ``build(config, context: ArchitectureContext) -> ModelParts``. It must be cheap: it describes
-    the model, torchtitan builds it (on the meta device first).
+    the model, and torchtitan builds it (on the meta device first).
     """
 
     kind = "architecture"
@@ -129,16 +129,16 @@ class Architecture(Declaration):
 
 @dataclass(frozen=True, kw_only=True)
 class Parallelism(Declaration):
-    """A way to lay a model over many ranks.
+    """A strategy that parallelizes a model over many ranks.
 
     Its parameters are torchtitan's ``ParallelismConfig``, under torchtitan's names; every degree
-    of -1 has been resolved before ``build`` sees it.
+    of -1 has been resolved before ``build`` is called.
 
     ``build(config: ParallelismConfig, context: ParallelismContext) -> Strategy``
 
-    ``choose(context: LayoutContext) -> LayoutChoice`` is for a strategy that finds its own degrees.
-    It runs once, before ranks start, and needs no torch; what it chooses is written down in
-    ``run.yaml`` as if the user had.
+    ``choose(context: LayoutContext) -> LayoutChoice`` is for a strategy that chooses its own
+    degrees. It runs once, before ranks start, and needs no torch; its choice is written to
+    ``run.yaml`` as if the user had set it.
     """
 
     kind = "parallelism"
@@ -152,21 +152,20 @@ class Parallelism(Declaration):
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a kernel cannot do without. What is left out is not needed.
+    """The requirements of a kernel. A field that is left out requires nothing.
 
     ``capability`` is the lowest CUDA compute capability, ``capability_below`` the first one that is
-    too new. ``triton=True`` says that it is a Triton kernel: a CPU runs it in Triton's interpreter
-    only, and only where it is named. ``packages`` are requirement strings such as
-    ``"liger-kernel>=0.8"``.
+    too new. ``triton=True`` marks a Triton kernel: a CPU runs it only in Triton's interpreter, and
+    only if the user names it. ``packages`` are requirement strings such as ``"liger-kernel>=0.8"``.
 
-    ``smallest``, ``largest`` and ``multiples`` hold for the sizes of the model: ``head_dim``,
+    ``smallest``, ``largest`` and ``multiples`` apply to the sizes of the model: ``head_dim``,
     ``dim`` (its width), ``hidden_dim`` (of a feed-forward, on one rank), ``vocab_size``, ``window``
-    (of attention), ``masked_window`` (one that is in the masks alone, which variable-length
-    attention does not get) and ``sinks`` (heads that have one), 0 for a model without. The dtypes
-    are those of :attr:`Kernel.tolerance`.
+    (of attention), ``masked_window`` (a window that is only in the masks, which variable-length
+    attention does not get) and ``sinks`` (heads with an attention sink), 0 for a model without. The
+    dtypes are those of :attr:`Kernel.tolerance`.
 
-    ``context_parallel=False`` and ``tensor_parallel=False`` say that it does not work under CP, TP;
-    ``tensor_parallel_only=True`` and ``expert_parallel=True`` that it works under TP, EP only;
+    ``context_parallel=False`` and ``tensor_parallel=False`` mean that it does not work under CP,
+    TP; ``tensor_parallel_only=True`` and ``expert_parallel=True`` that it works only under TP, EP;
     ``deterministic=False`` that it does not work with ``debug.deterministic=true``.
     """
 
@@ -189,27 +188,28 @@ class Needs:
 class Kernel(Declaration):
     """One implementation of one operation (``attention``, ``rms_norm``, ``rope``, …).
 
-    ``override`` points to a factory marked with ``torchtitan.config.override``, which replaces the
-    operation's node of the model's config tree; ``None`` leaves torchtitan's own node in place. For
-    an operation that is a function (:mod:`atom.kernels.operations`) it takes the same arguments.
-    ``kernels=auto`` tries the kernels of an operation by descending ``priority``.
+    ``override`` references a factory marked with ``torchtitan.config.override``, which replaces the
+    operation's node in the model's config tree; ``None`` keeps torchtitan's own node. For an
+    operation that is a function (:mod:`atom.kernels.operations`), ``override`` references a
+    function with the same arguments. ``kernels=auto`` tries the kernels of an operation by
+    descending ``priority``.
 
-    ``tolerance`` names the dtypes that the kernel takes and for each the largest error, of its
-    output and of every gradient, relative to the largest value of the operation's reference.
+    ``tolerance`` maps each supported dtype to the largest error, of the output and of every
+    gradient, relative to the largest value of the operation's reference.
 
-    ``functions`` are the kernel as functions of tensors, for tests and benches where there is no
+    ``functions`` provide the kernel as functions of tensors, for tests and benchmarks without
     torchtitan: name in :data:`atom.titan.contracts.functions.FUNCTIONS` ->
-    ``"package.module:attribute"``, a module that imports no torchtitan.
+    ``"package.module:attribute"``, in a module that does not import torchtitan.
 
-    ``before_sharding`` has the override applied before the model's shardings are set, for a node
-    that is to have others.
+    ``before_sharding`` applies the override before the model's shardings are set, for a node that
+    needs different ones.
     """
 
     kind = "kernel"
     references = ("config", "override")
     section = "kernels"
     chosen = "otherwise"
-    change = "harmless"  # within the tolerance that each declares
+    change = "harmless"  # within the tolerance that each kernel declares
 
     operation: str
     override: str | None = None
@@ -235,14 +235,14 @@ class Kernel(Declaration):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Declaration):
-    """Text to train on.
+    """A dataset of text to train on.
 
-    ``source(config) -> DocumentSource``, or ``source(config, context: SourceContext)`` where it has
-    a parameter of that name; without torch. ATOM's own loader tokenizes and packs its documents, in
-    an order that depends on the seed and the step and not on the layout.
+    ``source(config) -> DocumentSource``, or ``source(config, context: SourceContext)`` if it has a
+    parameter of that name; without torch. ATOM's own loader tokenizes and packs its documents, in
+    an order that depends on the seed and the step but not on the layout.
 
     ``build(config, context: DatasetContext) -> torchtitan BaseDataLoader.Config`` replaces that
-    loader, for data that is not text; it then has to keep the same promise by itself.
+    loader, for data that is not text; it must then ensure the same order itself.
     """
 
     kind = "dataset"
@@ -255,11 +255,11 @@ class Dataset(Declaration):
 
 @dataclass(frozen=True, kw_only=True)
 class Launcher(Declaration):
-    """A way to have a run's ranks started on other machines.
+    """A launcher that starts a run's ranks on other machines.
 
-    ``plan(config, context: LaunchContext) -> Submission`` says what would be submitted, as text. It
-    writes and starts nothing: ATOM shows a submission (``launcher.dry_run=true``), or writes its
-    files and runs its commands. It needs no torch.
+    ``plan(config, context: LaunchContext) -> Submission`` returns the submission as text. It writes
+    and starts nothing: ATOM shows the submission (``launcher.dry_run=true``), or writes its files
+    and runs its commands. It needs no torch.
     """
 
     kind = "launcher"
@@ -273,4 +273,4 @@ class Launcher(Declaration):
 
 
 KINDS: tuple[type[Declaration], ...] = tuple(Declaration.__subclasses__())
-"""The kinds of components, in the order of their classes. A class is in it by standing above."""
+"""The kinds of components, in the order of the classes above."""

@@ -1,6 +1,6 @@
-"""The type of a parameter that is a component: its name, and its parameters beside it.
+"""Define the type of a parameter that is a component: its name, and its parameters beside it.
 
-This is a module of its own because it imports pydantic, and listing plugins does not::
+A separate module, because it imports pydantic, which listing plugins must not do::
 
     from atom.plugin import Dataset
     from atom.plugin.parameters import Component
@@ -8,8 +8,8 @@ This is a module of its own because it imports pydantic, and listing plugins doe
     class Mixture(BaseModel):
         sources: dict[str, Component[Dataset]] = Field(description="name -> a dataset")
 
-A run then says ``dataset.sources.web={name: local, path: texts}``. ATOM validates the parameters of
-each such component before the run, as those of the run's own components, and the code opens it
+A run then sets ``dataset.sources.web={name: local, path: texts}``. ATOM validates the parameters of
+each such component before the run, like those of the run's own components, and the code opens it
 with ``context.open(Dataset, config.sources["web"])``.
 """
 
@@ -26,9 +26,9 @@ K = TypeVar("K", bound=Declaration)
 
 
 class Component(BaseModel, Generic[K]):
-    """A component that a run or another component names.
+    """A component named by a run or by another component.
 
-    A subclass may add keys of its own, which stand beside the component's parameters::
+    A subclass can add its own keys, which stand beside the component's parameters::
 
         class Source(Component[Dataset]):
             weight: float = Field(default=1.0, gt=0, description="share of the documents")
@@ -41,7 +41,7 @@ class Component(BaseModel, Generic[K]):
     @model_validator(mode="before")
     @classmethod
     def _is_a_section(cls, value: object) -> object:
-        """Take a name alone for a component without parameters."""
+        """Accept a bare name as a component without parameters."""
         if isinstance(value, str):
             return {"name": value}
         if isinstance(value, Component) and not isinstance(value, cls):
@@ -50,11 +50,11 @@ class Component(BaseModel, Generic[K]):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The component's own parameters, as they were written."""
+        """The component's own parameters, as the user wrote them."""
         return dict(self.model_extra or {})
 
     def __reduce__(self) -> Any:
-        # Component[Dataset] is a class that no module holds by its name.
+        # Component[Dataset] is a generated class, which has no name in any module.
         generic = type(self).__pydantic_generic_metadata__
         if generic["origin"] is None:
             return super().__reduce__()
@@ -62,7 +62,7 @@ class Component(BaseModel, Generic[K]):
 
 
 def kind_of(component: type[Component[Any]]) -> type[Declaration] | None:
-    """Return the kind of ``Component[KIND]`` or of a subclass of it; None of one without a kind."""
+    """Return the kind of ``Component[KIND]`` or of a subclass of it; None if it has no kind."""
     for owner in component.__mro__:
         generic = vars(owner).get("__pydantic_generic_metadata__")
         for argument in generic["args"] if generic else ():
@@ -72,11 +72,11 @@ def kind_of(component: type[Component[Any]]) -> type[Declaration] | None:
 
 
 def components(value: object, key: str) -> Iterator[tuple[str, Component[Any]]]:
-    """Yield the components in ``value``, a model or a collection of them, with their keys.
+    """Yield the components in ``value``, a model or a collection of models, with their keys.
 
     Args:
-        value: of a field, validated.
-        key: where it stands, such as ``dataset``; empty for a whole run.
+        value: validated value of a field.
+        key: the key of the value, such as ``dataset``; empty for a whole run.
     """
     if isinstance(value, Component):
         yield key, value

@@ -1,4 +1,4 @@
-"""Validate the parameters of a component against the model that its declaration points to."""
+"""Validate the parameters of a component against the model that its declaration references."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ def configured(
 ) -> BaseModel | None:
     """Return ``parameters`` as the config model of ``component``, or None if it has no parameters.
 
-    Components among them are not looked up: see :meth:`atom.registry.opening.Opener.choose`.
+    Components among the parameters are not resolved: see
+    :meth:`atom.registry.opening.Opener.choose`.
 
     Args:
-        component: of a plugin.
-        parameters: as a run gives them.
+        component: the component of a plugin.
+        parameters: the parameters as in a run.
         key: where the user wrote them; None for the section of the component's kind.
-        also: the other keys of the section, to suggest the nearest of.
+        also: the other keys of the section, for suggestions.
 
     Raises:
-        UserError: a parameter is unknown or wrong.
+        UserError: a parameter is unknown or invalid.
     """
     key = component.declaration.section if key is None else key
     reference = component.declaration.config
@@ -52,7 +53,7 @@ def configured(
             except ValueError as error:
                 raise UserError(str(error), key=f"{key}.{name}", value=value) from None
     known = {**dict.fromkeys(also), **model.model_fields}
-    # The model's own validators name the keys of its kind.
+    # The model's own validators name keys of the kind's section.
     with renamed(component.kind, key, model.model_fields):
         config: BaseModel = validated(TypeAdapter(model), parameters, key=key, fields=known)
     return config

@@ -1,7 +1,7 @@
-"""Import modules from the source that was looked at, whatever bytecode lies beside it.
+"""Import modules from the verified source, ignoring bytecode files.
 
-Python runs the bytecode of a ``__pycache__`` if two numbers in it match the source file, or if it
-says that they need not.
+Python uses bytecode in a ``__pycache__`` if two numbers in it match the source file, or if it is
+marked as unchecked.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from types import CodeType, ModuleType
 
 
 def use(sources: Mapping[str, str | None]) -> None:
-    """Have the files of ``sources`` imported from their text, which must have that SHA-256."""
+    """Import the files of ``sources`` from their source, after comparing its SHA-256 with the given
+    one.
+    """
     sys.meta_path.insert(0, _Finder(sources))
 
 
 class _Finder(MetaPathFinder):
-    """Finds what others find, and takes their loader of files of Python from those it knows."""
+    """A finder that delegates to the others and replaces the loader of known Python files."""
 
     def __init__(self, sources: Mapping[str, str | None]) -> None:
         self._sources = {str(Path(path).absolute()): digest for path, digest in sources.items()}
@@ -44,7 +46,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(SourceFileLoader):
-    """Compiles a file of Python each time."""
+    """A loader that always compiles the source."""
 
     def __init__(self, name: str, path: str, digest: str | None) -> None:
         super().__init__(name, path)

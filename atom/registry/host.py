@@ -1,6 +1,6 @@
-"""Find plugins, check them, and answer what there is, from which package, and why one is broken.
+"""Find and check plugins; look up their components, and explain why a plugin is broken.
 
-Every entry point is loaded by itself, so that a broken plugin breaks nothing but itself.
+Every entry point is loaded separately, so that a broken plugin does not affect others.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ class Component:
 
     @property
     def name(self) -> str:
-        """The name, unique among its kind in one plugin; ``operation/name`` for a kernel."""
+        """The name, unique per kind within a plugin; ``operation/name`` for a kernel."""
         if isinstance(self.declaration, Kernel):
             return f"{self.declaration.operation}/{self.declaration.name}"
         return self.declaration.name
 
     @property
     def summary(self) -> str:
-        """The declaration's summary, with where the component has never run."""
+        """The declaration's summary, followed by where the component has never run."""
         return self.declaration.described
 
     @property
     def address(self) -> str:
-        """The name with the package it is from: ``atom_llama:llama3``."""
+        """The name with its package: ``atom_llama:llama3``."""
         return f"{self.plugin.import_package}:{self.name}"
 
 
 @dataclass(frozen=True)
 class Host:
-    """What is installed: every plugin, and the components of those that are not broken.
+    """The installed plugins, and the components of those that are not broken.
 
-    ``blocked`` are the plugins that the user does not trust: nothing of them has been imported,
-    and their ``reason`` says by what they are blocked. ``trust`` is what was decided by.
+    ``blocked`` are the plugins that the user does not trust: nothing of them has been imported, and
+    their ``reason`` says what blocks them. ``trust`` holds the rules.
     """
 
     plugins: tuple[Plugin, ...]
@@ -74,13 +74,13 @@ class Host:
 
     @classmethod
     def load(cls, trust: Trust | None = None) -> Host:
-        """Import the declaring module of every plugin that may be loaded, and call its hooks.
+        """Import the declaring module of every permitted plugin, and call its hooks.
 
         Args:
-            trust: what may be; None for what the user's file and the environment say.
+            trust: which plugins are permitted; None for the user's file and the environment.
 
         Raises:
-            UserError: what is installed differs from the lock; nothing has been imported then.
+            UserError: an installed package differs from the lock; nothing has been imported then.
         """
         trust = Trust.gather() if trust is None else trust
         trusted, blocked = trust.divided(installed())
@@ -99,7 +99,7 @@ class Host:
 
     @property
     def warnings(self) -> list[str]:
-        """What the plugins use that is deprecated: a sentence each, which names the package."""
+        """Deprecation warnings: one sentence each, which names the package."""
         return [f"{p.package} {p.version} {words}" for p in self.plugins for words in p.warnings]
 
     def find(self, kind: str, name: str, *, key: str | None = None) -> Component:
@@ -107,12 +107,12 @@ class Host:
 
         Args:
             kind: one of the kinds of :data:`atom.plugin.KINDS`.
-            name: ``NAME``, or ``PACKAGE:NAME`` where PACKAGE is an import package or a
-                distribution; a kernel's is ``OPERATION/NAME``.
+            name: ``NAME``, or ``PACKAGE:NAME`` with an import package or a distribution; a kernel's
+                is ``OPERATION/NAME``.
             key: the configuration key that holds ``name``, for the error.
 
         Raises:
-            UserError: no plugin offers it, or several do, or the plugin named is broken.
+            UserError: no plugin offers it, several plugins do, or the named plugin is broken.
         """
         package, _, bare = name.rpartition(":")
         found = [c for c in self.components if c.kind == kind and c.name == bare]
@@ -151,10 +151,10 @@ class Host:
 
 
 def resolve(reference: str, component: Component) -> Any:
-    """Import the code that ``component`` points to with ``reference`` (``module:attribute``).
+    """Import the code that ``component`` references with ``reference`` (``module:attribute``).
 
     Raises:
-        UserError: the module, a package that it needs, or the attribute is not there.
+        UserError: the module, a package that it needs, or the attribute does not exist.
     """
     module, _, attribute = reference.partition(":")
     plugin = component.plugin
@@ -175,14 +175,14 @@ def resolve(reference: str, component: Component) -> Any:
 
 
 class _BrokenError(Exception):
-    """Why a plugin is broken, in one line."""
+    """Raised with the reason why a plugin is broken, in one line."""
 
 
 def _loaded(plugin: Plugin) -> tuple[Plugin, list[Declaration]]:
-    """Return a plugin with what is wrong with it, and what it declares."""
+    """Load a plugin; return it (with ``reason`` if broken) and its declarations."""
     warnings: list[str] = []
     try:
-        # The caller's output may be data for another program.
+        # The caller's output can be data for another program.
         with redirect_stdout(sys.stderr):
             declarations = _declared(plugin, warnings)
     except _BrokenError as broken:
@@ -191,10 +191,10 @@ def _loaded(plugin: Plugin) -> tuple[Plugin, list[Declaration]]:
 
 
 def _declared(plugin: Plugin, warnings: list[str]) -> list[Declaration]:
-    """Return what a plugin declares; add what it should not use any more to ``warnings``.
+    """Return the declarations of a plugin; add its deprecated features to ``warnings``.
 
     Raises:
-        _BrokenError: it cannot be imported, or anything is wrong with its hooks.
+        _BrokenError: it cannot be imported, or a hook is invalid.
     """
     if not _MODULE.fullmatch(plugin.module):
         raise _BrokenError(f"its entry point must name a module, not {plugin.module!r}")
@@ -218,10 +218,10 @@ def _declared(plugin: Plugin, warnings: list[str]) -> list[Declaration]:
 
 
 def _of_version(spoken: object) -> list[str]:
-    """Return the warning that a plugin's interface version deserves.
+    """Return the warning for a plugin's interface version, if any.
 
     Raises:
-        _BrokenError: it is none that this ATOM understands.
+        _BrokenError: this ATOM does not support the version.
     """
     ours, oldest = interface.INTERFACE, interface.OLDEST_INTERFACE
     if type(spoken) is not int:
@@ -237,7 +237,9 @@ def _of_version(spoken: object) -> list[str]:
 
 
 def _of_fields(declaration: Declaration) -> list[str]:
-    """Return the warnings that the fields of a declaration deserve, if they are not the default."""
+    """Return the warnings for deprecated fields of a declaration that differ from their
+    defaults.
+    """
     if not interface.DEPRECATED:
         return []
     used = [each.name for each in fields(declaration) if not _is_default(declaration, each)]
@@ -268,7 +270,7 @@ def _of_deprecated(part: str) -> list[str]:
 
 def _implementations(module: ModuleType) -> list[tuple[str, Callable[..., object]]]:
     """Return the hooks that ``module`` implements, with their names, checked by pluggy."""
-    # A manager of its own: what is wrong with one plugin cannot reach another.
+    # A separate manager per plugin, so that a fault of one cannot affect another.
     manager = pluggy.PluginManager("atom")
     manager.add_hookspecs(Hooks)
     try:
@@ -290,7 +292,7 @@ def _implementations(module: ModuleType) -> list[tuple[str, Callable[..., object
 
 
 def _called(hook: str, function: Callable[..., object]) -> Iterator[Declaration]:
-    """Yield what a hook yields, if it is of the hook's kind."""
+    """Yield the declarations of a hook, checked to be of the hook's kind."""
     expected = HOOKS[hook]
     returned = function()
     if not isinstance(returned, Iterable):
@@ -307,7 +309,7 @@ def _called(hook: str, function: Callable[..., object]) -> Iterator[Declaration]
 
 @contextmanager
 def _blaming(plugin: Plugin, what: str) -> Iterator[None]:
-    """Turn whatever a plugin's code raises into the reason why the plugin is broken."""
+    """Turn any exception of a plugin's code into the reason why the plugin is broken."""
     try:
         yield
     except (KeyboardInterrupt, _BrokenError):
@@ -318,11 +320,11 @@ def _blaming(plugin: Plugin, what: str) -> Iterator[None]:
 
 
 def _words(error: BaseException, plugin: Plugin) -> str:
-    """Return an exception in one line, with the line of the plugin's code where it came about."""
+    """Return an exception in one line, with the line of the plugin's code that raised it."""
     if isinstance(error, SyntaxError):
         words = f"{type(error).__name__}: {error}"
     else:
-        # Not str(error): a plugin's own exception may raise another one there.
+        # Not str(error): a plugin's own exception can raise another one there.
         words = "".join(traceback.format_exception_only(error))
     words = " ".join(words.split())
     if len(words) > _LONGEST_REASON:
@@ -348,7 +350,9 @@ def _described(thing: object) -> str:
 
 
 def _nearest(name: str, offered: list[Component]) -> str:
-    """Return a hint at the components with the nearest names, or all of them if few."""
+    """Return a hint that names the components with the most similar names, or all of
+    them if few.
+    """
     close = difflib.get_close_matches(name, sorted({c.name for c in offered}), n=3)
     named = sorted(
         f"{component.name} ({component.plugin.package})"
@@ -368,7 +372,7 @@ def _listed(plugins: list[Plugin], what: str) -> str:
 
 
 def _ambiguous(found: list[Component], key: str | None) -> str:
-    """Return the sentence that names the packages and what to write to choose one of them."""
+    """Return a sentence that names the packages, and how to select one of them."""
     where = " and ".join(f"{c.plugin.package} {c.plugin.version}" for c in found)
     problem = f"{found[0].kind} {found[0].name} is offered by {where}"
     field = key.rpartition(".")[2] if key else "name"

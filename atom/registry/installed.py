@@ -1,4 +1,4 @@
-"""What is installed: the packages with an entry point for ATOM. Nothing of them is imported."""
+"""Find the installed packages with an entry point for ATOM, without importing them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ class Plugin:
 
     Attributes:
         entry_point: its name.
-        package: the distribution that has it, as pip names it.
+        package: its distribution, as pip names it.
         version: the distribution's version.
         module: the entry point's value, the module with the hooks.
-        import_package: what holds that module: ``atom_llama`` for ``atom_llama.plugin``.
+        import_package: the package of that module: ``atom_llama`` for ``atom_llama.plugin``.
         source: the folder of the import package, or the file of a module without one. It is found
-            without importing anything, so a broken plugin has it too; None if there is no such
-            thing.
-        conf: the folder with the plugin's Hydra config groups, if it has one.
-        stray: a file that importing ``module`` would run and that is not the package's own.
+            without importing anything, so a broken plugin has it too; None if it does not exist.
+        conf: the folder with the plugin's Hydra config groups; None if it has none.
+        stray: a file that importing ``module`` would execute and that belongs to another package.
         reason: why the plugin is broken or blocked, in one line; None if it is neither.
-        warnings: what the plugin uses that is deprecated, a line each.
+        warnings: the plugin's uses of deprecated features, one line each.
     """
 
     entry_point: str
@@ -51,7 +50,7 @@ class Plugin:
 
 
 def normalized(package: str) -> str:
-    """Return a package's name in the one spelling that pip compares names in."""
+    """Return a package's name in the normalized spelling that pip compares."""
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
@@ -61,22 +60,22 @@ def installed() -> list[Plugin]:
     first: dict[str, metadata.Distribution] = {}
     for distribution in metadata.distributions():
         for plugin in _plugins(distribution):
-            # Of two copies of a distribution on sys.path, Python imports and reports the first.
+            # If sys.path has two copies of a distribution, Python imports and reports the first.
             if first.setdefault(normalized(plugin.package), distribution) is distribution:
                 plugins.setdefault((plugin.package, plugin.module), plugin)
     return sorted(plugins.values(), key=lambda plugin: (plugin.package, plugin.entry_point))
 
 
 def recorded(package: str) -> Iterator[tuple[str, Path, bool]]:
-    """Yield what the installer of a distribution has written down.
+    """Yield the files in the installer's record of a distribution.
 
     Yields:
-        A file's path relative to the import path, where it is, and whether a hash of it came with
-        the distribution. Scripts, which are outside of the import path, are left out.
+        A file's path relative to the import path, its location, and whether the distribution
+        included its hash. Scripts, which are outside of the import path, are left out.
     """
     try:
         files = metadata.distribution(package).files or ()
-    except (metadata.PackageNotFoundError, ValueError):  # a name that metadata does not give
+    except (metadata.PackageNotFoundError, ValueError):  # not a valid distribution name
         return
     for file in files:
         if ".." not in file.parts and not file.is_absolute():
@@ -84,7 +83,9 @@ def recorded(package: str) -> Iterator[tuple[str, Path, bool]]:
 
 
 def names_in_files(plugin: Plugin, kind: str) -> set[str]:
-    """Return the names of components in a plugin's config group files, without its code."""
+    """Return the names of components in a plugin's config group files, without
+    importing its code.
+    """
     from atom.io import yaml_data
 
     names = set()
@@ -96,7 +97,7 @@ def names_in_files(plugin: Plugin, kind: str) -> set[str]:
 
 
 def extra_with(module: str, package: str) -> str | None:
-    """Return the extra of a distribution that installs ``module``, if its metadata tells."""
+    """Return the extra of a distribution that installs ``module``, if its metadata declares one."""
     try:
         requirements = metadata.distribution(package).requires or ()
     except metadata.PackageNotFoundError:
@@ -114,12 +115,12 @@ def _plugins(distribution: metadata.Distribution) -> list[Plugin]:
     """Return a plugin for each of a distribution's entry points in the group."""
     try:
         text = distribution.read_text("entry_points.txt") or ""
-        # Most packages are no plugins, and it takes long to parse all of theirs.
+        # Most packages are not plugins, and parsing all entry points is slow.
         if f"[{ENTRY_POINT_GROUP}]" not in text:
             return []
         points = [p for p in distribution.entry_points if p.group == ENTRY_POINT_GROUP]
         described = distribution.metadata
-    # No installer writes metadata that cannot be read.
+    # No installer writes unreadable metadata, so skip it.
     except Exception:
         return []
     plugins = []
@@ -145,7 +146,7 @@ def _plugins(distribution: metadata.Distribution) -> list[Plugin]:
 
 
 def _locate(module: str) -> tuple[str, Path | None]:
-    """Return the name of the outermost regular package or module of ``module``, and its place."""
+    """Return the name and location of the outermost regular package or module of ``module``."""
     names = re.split(r"[.:\s]", module)
     for depth in range(1, len(names) + 1):
         name = ".".join(names[:depth])

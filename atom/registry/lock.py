@@ -1,8 +1,9 @@
-"""The lock of plugins: which files were installed when somebody had looked at them.
+"""Write and check the plugin lock: digests of the installed files at the time of a review.
 
 ``atom plugins lock FILE`` writes it; a run with ``plugins.locked=FILE`` checks it before it imports
-a plugin. It tells of another version, an edited, added or lost file, and a package more or less.
-What is imported then is the source that was compared: see :mod:`atom.registry.from_source`.
+a plugin. It detects another version, an edited, added or missing file, and an added or missing
+package. Afterwards Python imports exactly the compared source: see
+:mod:`atom.registry.from_source`.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from atom.registry.installed import Plugin, normalized, recorded
 FORMAT = 2
 KEY = "plugins.locked"
 LARGEST = 2**26
-"""Bytes of a lock; that of ATOM's own plugins has a thousandth."""
+"""Maximum bytes of a lock; that of ATOM's own plugins has a thousandth."""
 MOST_FILES = 100_000
-"""Of a package."""
+"""Maximum files per package."""
 
-# What an installer writes of the installing, and not of the package.
+# Files of the installer that describe the installation, not the package.
 _INSTALLING = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
 
 
 def content(plugins: Iterable[Plugin]) -> dict[str, Any]:
-    """Return what the lock holds: of each package its version, its entry points and the SHA-256 of
-    each file."""
+    """Return the content of the lock: for each package its version, its entry points and the
+    SHA-256 of each file."""
     packages: dict[str, dict[str, Any]] = {}
     for plugin in plugins:
         new = {"version": plugin.version, "entry_points": {}, "files": {}}
@@ -45,7 +46,7 @@ def content(plugins: Iterable[Plugin]) -> dict[str, Any]:
 
 
 def write(path: Path, plugins: Iterable[Plugin]) -> dict[str, Any]:
-    """Write the lock of ``plugins``, whole or not at all, and return it.
+    """Write the lock of ``plugins`` atomically, and return it.
 
     Raises:
         UserError: the file cannot be written.
@@ -61,13 +62,13 @@ def write(path: Path, plugins: Iterable[Plugin]) -> dict[str, Any]:
 def check(
     path: Path, plugins: Iterable[Plugin], blocked: Iterable[Plugin], *, partly: bool
 ) -> None:
-    """Refuse plugins that differ from the lock, and have the others imported from their source.
+    """Refuse plugins that differ from the lock; import the others from their source.
 
     Args:
         path: the lock.
-        plugins: those about to be loaded.
-        blocked: those that are installed, and will not be: they may be in the lock, or not.
-        partly: whether the plugins are no more than what one run uses of those installed.
+        plugins: the plugins about to be loaded.
+        blocked: the installed plugins that are not loaded; the lock can contain them or not.
+        partly: True if ``plugins`` are only those that one run uses.
 
     Raises:
         UserError: names the first package and file that differ.
@@ -98,11 +99,11 @@ def check(
 def files(plugin: Plugin) -> Iterator[tuple[str, Path]]:
     """Yield every installed file of a plugin's package, with its path relative to the import path.
 
-    That is what the installer recorded, and what else is in the folder of the code: of an editable
-    install, everything. Bytecode that is a cache is left out: none is used.
+    These are the files that the installer recorded, and all others in the folder of the code; for
+    an editable install, all files there. Bytecode caches are left out, because they are not used.
 
     Raises:
-        UserError: something there is no file, or there is too much.
+        UserError: an entry is not a file, or there are too many.
     """
     seen = set()
     for name, path, _ in recorded(plugin.package):
@@ -116,7 +117,8 @@ def files(plugin: Plugin) -> Iterator[tuple[str, Path]]:
     entry = plugin.source.parents[len(names) - 1]
     tops = [plugin.source]
     if not any(path.is_relative_to(plugin.source) for _, path, _ in recorded(plugin.package)):
-        # An editable install: its part of a namespace, and of Hydra's, is all that is there.
+        # For an editable install: its parts of the namespace package and of hydra_plugins are all
+        # there is.
         tops = [plugin.source if len(names) == 1 else entry / names[0], entry / "hydra_plugins"]
     for path in (path for top in tops for path in _below(top)):
         name = path.relative_to(entry).as_posix()
@@ -157,7 +159,7 @@ def sha256(path: Path) -> str | None:
 def _difference(
     package: str, entry_points: list[Plugin], entry: dict[str, Any] | None
 ) -> str | None:
-    """Return in what an installed package differs from its entry in the lock."""
+    """Return how an installed package differs from its entry in the lock, or None."""
     version = entry_points[0].version
     if entry is None:
         return f"the package {package} {version} is installed and not in the lock"

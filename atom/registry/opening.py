@@ -1,4 +1,4 @@
-"""Open components by their names: those of a run, and those that other components name or open."""
+"""Open components by name: those of a run, and those that other components name or open."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from atom.registry.host import Component, Host, resolve
 from atom.registry.renaming import RenamedSource, absolute, placed, renamed
 
 _DEEPEST = 16
-"""Components that open each other; more is a circle."""
+"""Limit on the depth of components that open each other; a deeper chain is a cycle."""
 
 C = TypeVar("C", bound=Context)
 J = TypeVar("J", bound=Declaration)
@@ -28,14 +28,14 @@ K = TypeVar("K", bound=Declaration)
 
 
 def _nowhere(_key: str) -> None:
-    """Nobody has set a key, as far as is known."""
+    """Return None: the origin of keys is unknown."""
 
 
 class Opener:
-    """Opens components of a host.
+    """A service that opens components of a host.
 
     Attributes:
-        packages: the packages whose components have been opened.
+        packages: the packages of all components opened so far.
     """
 
     def __init__(self, host: Host, given: Callable[[str], str | None] = _nowhere) -> None:
@@ -54,10 +54,10 @@ class Opener:
         """Return the component that a section names, with its parameters validated.
 
         Args:
-            kind: of the component.
+            kind: kind of the component.
             section: a name, and parameters beside it.
-            key: where the section stands.
-            above: the components that it stands in, from the outermost.
+            key: the key of the section.
+            above: the components that contain it, outermost first.
 
         Raises:
             UserError: with the user's keys.
@@ -75,9 +75,9 @@ class Opener:
         also: Iterable[str] = ("name",),
         above: tuple[Chosen[Any], ...] = (),
     ) -> Chosen[K]:
-        """Return a component with its parameters, and the components among these, validated.
+        """Return a component with its parameters, and with the components in them, validated.
 
-        ``also`` are the keys that stand beside the parameters; the rest is as of
+        ``also`` are the keys beside the parameters; the other arguments are as for
         :meth:`of_section`.
         """
         if not isinstance(name, str):
@@ -93,9 +93,9 @@ class Opener:
         return self.chosen(component, config, key, above=above)
 
     def _refuse_files(self, kind: type[Declaration], key: str, section: Mapping[str, Any]) -> None:
-        """Refuse a file that says what a component runs for another one, or where it sends it.
+        """Refuse an untrusted file that sets what a nested component runs, or where it sends data.
 
-        Of the run's own section, :mod:`atom.compose.users_alone` refuses it.
+        For the run's own section, :mod:`atom.compose.users_alone` does this.
         """
         for name, value in section.items():
             if self._given(f"{key}.{name}") not in (None, COMMAND_LINE):
@@ -114,7 +114,7 @@ class Opener:
         *,
         above: tuple[Chosen[Any], ...] = (),
     ) -> Chosen[Any]:
-        """Return a component whose own parameters are validated already."""
+        """Return a component with parameters that have already been validated."""
         key = component.declaration.section if key is None else key
         chosen: Chosen[Any] = Chosen(component, config, key, self, above)
         if any(chosen.is_again(other) for other in above):
@@ -136,10 +136,10 @@ class Chosen(Generic[K]):
     """A component with its parameters: an :class:`atom.plugin.Opened`.
 
     Attributes:
-        component: of a plugin.
-        config: its parameters, as the model that its declaration points to; None if it has none.
+        component: the component of a plugin.
+        config: its parameters, as the model that its declaration references; None if it has none.
         key: where the user wrote it.
-        above: the components that have opened it, from the outermost.
+        above: the components that opened it, outermost first.
         parts: the components that its parameters name.
     """
 
@@ -155,26 +155,28 @@ class Chosen(Generic[K]):
         return self.component.declaration  # type: ignore[return-value]
 
     def every(self) -> Iterator[Chosen[Any]]:
-        """Yield this component and those that its parameters name, at any depth."""
+        """Yield this component and, recursively, those that its parameters name."""
         yield self
         for part in self.parts:
             yield from part.every()
 
     def is_again(self, other: Chosen[Any]) -> bool:
-        """Return whether it is the same component with the same parameters."""
+        """Return whether ``other`` is the same component with the same parameters."""
         return (self.component, self.config) == (other.component, other.config)
 
     def code(self, reference: str) -> Callable[..., Any]:
-        """Import what the declaration's ``reference`` (``build``, ``prepare``, …) points to."""
+        """Import the code that the declaration's ``reference`` (``build``, ``prepare``,
+        …) names.
+        """
         return resolve(getattr(self.declaration, reference), self.component)
 
     def call(self, reference: str, *arguments: Any, config: Any = None) -> Any:
-        """Run code of the component with its parameters: see :class:`atom.plugin.Opened`.
+        """Call code of the component with its parameters: see :class:`atom.plugin.Opened`.
 
         Args:
             reference: the field of the declaration.
-            arguments: what the code takes after the parameters.
-            config: stands in for the parameters.
+            arguments: the arguments after the parameters.
+            config: replaces the parameters.
         """
         code = self.code(reference)
         given = [self.completed(a) if isinstance(a, Context) else a for a in arguments]
@@ -189,7 +191,7 @@ class Chosen(Generic[K]):
         return made
 
     def context(self) -> SourceContext:
-        """Return what the component may use beside its parameters."""
+        """Return the context for the component's code."""
 
         def open_dataset(name: str, parameters: Mapping[str, Any], key: str) -> DocumentSource:
             opened: Chosen[Dataset] = self._opened(Dataset, name, parameters, key)
@@ -202,9 +204,9 @@ class Chosen(Generic[K]):
         return self.completed(made)
 
     def completed(self, context: C) -> C:
-        """Return ``context`` with what it says of the component."""
+        """Return a copy of ``context`` with this component's ``open`` and ``key``."""
 
-        # A function and no method: a config that is copied does not copy the plugins with it.
+        # A function, not a method: copying a config must not copy the plugins with it.
         def open(
             kind: type[Any],
             component: nested.Component[Any] | Mapping[str, Any] | str,

@@ -1,6 +1,7 @@
-"""Which files are a package's own. An entry point may name any module, and importing it runs code.
+"""Determine which files belong to a package; an entry point can name any module, and importing it
+runs code.
 
-A package that is allowed must not bring in, by its entry point, what is another package's.
+An allowed package must not, by its entry point, load code of another package.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ _SUFFIXES = machinery.all_suffixes()
 def stray(
     distribution: metadata.Distribution, module: str, depth: int, source: Path
 ) -> Path | None:
-    """Return a file that importing a module would run and that is not the package's own, if one is.
+    """Return a file that importing a module would execute and that belongs to another package, or
+    None.
 
     Args:
-        distribution: the package whose entry point names the module.
+        distribution: the package with the entry point that names the module.
         module: its full name.
-        depth: the number of names of ``module`` that lead to ``source``.
+        depth: the number of components of ``module`` that lead to ``source``.
         source: the folder of the outermost regular package, or the file of a module without one.
     """
     own = None
@@ -37,7 +39,7 @@ def stray(
 
 
 def editable_root(distribution: metadata.Distribution) -> Path | None:
-    """Return the folder that an editable install was made from; None of another install."""
+    """Return the source folder of an editable install; None for any other install."""
     with suppress(OSError, ValueError, AttributeError, TypeError):
         content = json.loads(distribution.read_text("direct_url.json") or "{}")
         url = urlsplit(content.get("url", ""))
@@ -47,7 +49,7 @@ def editable_root(distribution: metadata.Distribution) -> Path | None:
 
 
 class _Own:
-    """The files of a distribution, by what its installer has written down."""
+    """The files of a distribution, according to its installer's record."""
 
     def __init__(self, distribution: metadata.Distribution) -> None:
         self._site = Path(str(distribution.locate_file(""))).absolute()
@@ -58,20 +60,21 @@ class _Own:
         )
 
     def has(self, file: Path, entry: Path) -> bool:
-        """Return whether a file is the distribution's.
+        """Return whether a file belongs to the distribution.
 
         Args:
             file: where Python finds it.
-            entry: the folder of Python's import path that it is found in.
+            entry: the folder of Python's import path that contains it.
         """
-        # The same name in another folder of the path: who sets PYTHONPATH puts it there.
+        # The same name in another folder of the path was put there by whoever set PYTHONPATH.
         if self._recorded is not None and file.relative_to(entry).as_posix() in self._recorded:
             return True
         if self._root is not None and not file.is_relative_to(self._site):
             return _real(file).is_relative_to(_real(self._root))
         if self._recorded is not None or not file.is_relative_to(self._site):
             return False
-        # Without a record, as in a folder that was never installed: nobody else's.
+        # Without a record, as in a folder that was never installed, it belongs to no other
+        # distribution.
         name = file.relative_to(self._site).as_posix()
         others = metadata.distributions(path=[str(self._site)])
         return not any(
@@ -87,7 +90,9 @@ def _recorded(distribution: metadata.Distribution) -> Iterator[str]:
 
 
 def _run_by_import(source: Path, below: list[str]) -> Iterator[Path]:
-    """Yield the files of the packages on the way to a module, and the module's own."""
+    """Yield the files that an import executes: those of the parent packages, and the
+    module's own.
+    """
     if not source.is_dir():
         yield source
         return

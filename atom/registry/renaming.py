@@ -1,6 +1,6 @@
-"""Tell mistakes of a component by the keys that the user wrote.
+"""Translate the keys in a component's errors to the keys that the user wrote.
 
-A component speaks of its own keys (``dataset.path``), wherever the user has written it
+A component uses the keys of its kind's section (``dataset.path``), wherever the user has written it
 (``dataset.sources.a.path``).
 """
 
@@ -16,12 +16,12 @@ from atom.plugin import Document, DocumentSource
 
 
 def absolute(named: str, kind: str, key: str) -> str:
-    """Return the user's key for one that a component names.
+    """Return the user's key for a key that a component names.
 
     Args:
-        named: the component's: below its kind, or the user's already.
-        kind: of the component.
-        key: where the user wrote it.
+        named: the component's key: below its kind, or already the user's.
+        kind: kind of the component.
+        key: where the user wrote the component.
     """
     if named == key or named.startswith(f"{key}.") or not re.match(rf"{kind}(\.|$)", named):
         return named
@@ -30,7 +30,7 @@ def absolute(named: str, kind: str, key: str) -> str:
 
 @contextmanager
 def placed() -> Iterator[None]:
-    """Let a :class:`UserError` keep its key, which is the user's already."""
+    """Keep the key of a :class:`UserError`, because it is already the user's."""
     try:
         yield
     except UserError as error:
@@ -40,12 +40,12 @@ def placed() -> Iterator[None]:
 
 @contextmanager
 def renamed(kind: str, key: str, fields: Iterable[str] = ()) -> Iterator[None]:
-    """Let a :class:`UserError` of a component name the user's keys, in its sentence too.
+    """Replace the component's keys in a :class:`UserError`, and in its sentence, by the user's.
 
     Args:
-        kind: what the component calls its section.
-        key: what the user calls it.
-        fields: the component's parameters, as a sentence may name them (``dataset.format``).
+        kind: the component's name for its section.
+        key: the user's key for it.
+        fields: the component's parameters, as a sentence can name them (``dataset.format``).
     """
     try:
         yield
@@ -56,7 +56,7 @@ def renamed(kind: str, key: str, fields: Iterable[str] = ()) -> Iterator[None]:
         if error.key is not None:
             error.key = absolute(error.key, kind, key)
         if names := "|".join(map(re.escape, fields)):
-            # Not in the name of a file, such as data/dataset.path/x.
+            # Do not match inside a file name, such as data/dataset.path/x.
             pattern = rf"(?<![\w./\\-]){kind}(?=\.(?:{names})\b(?![/\\-]))"
             error.problem = re.sub(pattern, lambda _: key, error.problem)
             if error.valid is not None:
@@ -65,7 +65,7 @@ def renamed(kind: str, key: str, fields: Iterable[str] = ()) -> Iterator[None]:
 
 
 class RenamedSource:
-    """A :class:`DocumentSource` whose mistakes name the user's keys."""
+    """A :class:`DocumentSource` with errors that name the user's keys."""
 
     def __init__(
         self, source: DocumentSource, kind: str, key: str, fields: tuple[str, ...]
@@ -84,7 +84,8 @@ class RenamedSource:
             yield from self._source.lane(lane, lanes, seed=seed, epoch=epoch, start=start)
 
     def __getattr__(self, name: str) -> Any:
-        # What else a source offers. Not what copying asks for, which finds this object empty.
+        # Delegate other attributes, except those that copying looks up, since this object is still
+        # empty then.
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._source, name)

@@ -1,4 +1,4 @@
-"""From the names in a run to the plugins' components, with their parameters validated."""
+"""Resolve the names in a run to components of plugins, with their parameters validated."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ K = TypeVar("K", bound=Declaration)
 
 @dataclass(frozen=True)
 class Selection:
-    """The components that ranks load, by their keys. Kernels are chosen by operation later.
+    """The components that ranks load, by key. Kernels are chosen by operation later.
 
-    ``selection[Dataset]`` is the run's dataset; of a kind that a run has many of, ``many`` returns
-    them by the names that the user gave.
+    ``selection[Dataset]`` is the run's dataset; for a kind with many components in a run, ``many``
+    returns them by the names that the user gave.
     """
 
     chosen: Mapping[str, Chosen[Any]]
@@ -29,7 +29,7 @@ class Selection:
         return self.chosen[kind.section]
 
     def many(self, kind: type[K]) -> dict[str, Chosen[K]]:
-        """Return the components of a kind, by name, in the order of the run."""
+        """Return the components of a kind by name, in the order of the run."""
         above = f"{kind.section}."
         return {
             key.removeprefix(above): chosen
@@ -38,7 +38,7 @@ class Selection:
         }
 
     def every(self) -> Iterator[Chosen[Any]]:
-        """Yield the components, and after each those that its parameters name."""
+        """Yield each component, followed by those that its parameters name."""
         for chosen in self.chosen.values():
             yield from chosen.every()
 
@@ -47,7 +47,7 @@ def select(run: Run, host: Host) -> Selection:
     """Find the components that ``run`` names.
 
     Raises:
-        UserError: a name is unknown, ambiguous or broken, or a parameter is wrong.
+        UserError: a name is unknown or ambiguous, its plugin is broken, or a parameter is invalid.
     """
     opener = Opener(host, run.given)
     chosen = {

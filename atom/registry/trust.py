@@ -1,16 +1,16 @@
-"""Which installed plugins may be loaded, decided before any of them is.
+"""Decide which installed plugins may be loaded, before any of them is.
 
-Three places may say so, and each can only be stricter than the others:
+Three places can restrict this, and each can only be stricter than the others:
 
 - the file ``plugins.yaml`` in the user's configuration folder, ``~/.config/atom``, with the keys
   ``allow`` and ``block``;
-- the environment: ``ATOM_PLUGINS_ALLOW`` and ``ATOM_PLUGINS_BLOCK``, patterns between commas;
+- the environment: ``ATOM_PLUGINS_ALLOW`` and ``ATOM_PLUGINS_BLOCK``, patterns separated by commas;
 - the command line: ``plugins.allow=[…]``, ``plugins.block=[…]`` and ``plugins.locked=FILE``.
 
-A package is loaded if every list of allowed packages names it, and no list of blocked ones does.
-The configuration files of a run have no say: they are read after the plugins, some come from
-plugins, and some from strangers. A ``run.yaml`` records the lists of whoever made it: they can only
-be stricter than the user's, too.
+A package is loaded if every allow list names it and no block list does. The configuration files of
+a run cannot set this: they are read after the plugins, and some come from plugins or from
+strangers. A ``run.yaml`` records the lists of its author; they, too, can only be stricter than the
+user's.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ LISTS = ("allow", "block")
 
 @dataclass(frozen=True)
 class Rule:
-    """A list of patterns on distribution names, and where it is written.
+    """A list of patterns for distribution names, and its origin.
 
-    A pattern is :mod:`fnmatch`'s. Capital and small letters are one, and so are ``-``, ``_`` and
-    ``.``, as they are to pip.
+    Patterns are those of :mod:`fnmatch`. Case is ignored, and ``-``, ``_`` and ``.`` are equal, as
+    in pip.
     """
 
     patterns: tuple[str, ...]
     origin: str
 
     def matching(self, package: str) -> str | None:
-        """Return the pattern that names ``package``, if one does."""
+        """Return the pattern that matches ``package``, or None."""
         name = normalized(package)
         return next((p for p in self.patterns if fnmatchcase(name, normalized(p))), None)
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What may be loaded.
+    """The rules that decide which plugins may be loaded.
 
     Attributes:
-        allow: lists that must all name a package.
-        block: lists that must not.
-        locked: the file that installed plugins must not differ from.
-        only: the packages that are of use; None for all. The others are passed over in silence.
+        allow: lists that must all match a package.
+        block: lists that must not match it.
+        locked: the lock file that installed plugins must match; None for none.
+        only: the packages that are needed; None for all. Other packages are ignored silently.
     """
 
     allow: tuple[Rule, ...] = ()
@@ -72,14 +72,14 @@ class Trust:
     def gather(
         cls, given: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
     ) -> Trust:
-        """Return what the user's file, the environment and a command line say together.
+        """Return the combined rules of the user's file, the environment and a command line.
 
         Args:
-            given: what a command line says, as :func:`atom.compose.plugin_lists.typed` returns it.
-            environment: the variables.
+            given: values of a command line, from :func:`atom.compose.plugin_lists.typed`.
+            environment: the environment variables.
 
         Raises:
-            UserError: one of them cannot be understood. Nothing is loaded then.
+            UserError: one of them is invalid. Nothing is loaded then.
         """
         variables.check(environment)
         lists = dict(given or {})
@@ -95,10 +95,11 @@ class Trust:
 
     @classmethod
     def of_run(cls, section: Plugins, environment: Mapping[str, str] = os.environ) -> Trust:
-        """Return what a composed run and this user say together, of what the run uses.
+        """Return the combined rules of a composed run and this user, limited to the packages of the
+        run.
 
         Raises:
-            UserError: a list of the user's cannot be understood. Nothing is loaded then.
+            UserError: a list of the user is invalid. Nothing is loaded then.
         """
         users = cls.gather(None, environment)
 
@@ -125,9 +126,9 @@ class Trust:
         return None
 
     def divided(self, plugins: Iterable[Plugin]) -> tuple[list[Plugin], list[Plugin]]:
-        """Return those of use that may be loaded, and those that are blocked, with the reason.
+        """Return the needed plugins that may be loaded, and the blocked ones with their reason.
 
-        The lists are about packages, so a package may bring in nothing that is another's.
+        The lists apply to packages, so a package must not load code of another package.
         """
         refused = [(plugin, self.refusal(plugin.package)) for plugin in plugins]
         kept = {
@@ -154,12 +155,12 @@ class Trust:
         """Return the section ``plugins`` of a run, for its ranks.
 
         Args:
-            packages: those that are loaded.
-            used: those of which the run uses a component.
+            packages: the loaded packages.
+            used: the packages with a component that the run uses.
         """
         lists = [list(rule.patterns) for rule in self.allow]
         return {
-            # Two lists that must both name a package are no list of patterns.
+            # Two allow lists that must both match cannot be merged into one list of patterns.
             "allow": sorted(set(packages)) if len(lists) > 1 else next(iter(lists), None),
             "block": [pattern for rule in self.block for pattern in rule.patterns],
             "locked": self.locked,
@@ -168,13 +169,13 @@ class Trust:
 
 
 def user_file(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where the user's own lists are, if there are any."""
+    """Return the path of the user's own lists; the file may not exist."""
     folder = environment.get("XDG_CONFIG_HOME")
-    # Without a home, as in some containers, `~` stays: a folder that is not there.
+    # Without a home folder, as in some containers, `~` remains, and that folder does not exist.
     return Path(folder or os.path.expanduser("~/.config")) / "atom" / "plugins.yaml"  # noqa: PTH111
 
 
-# A place's list: "allow" or "block", the patterns, and the words for where they are written.
+# A list of one place: "allow" or "block", the patterns, and a description of the place.
 _Place = tuple[str, list[str], str]
 
 
@@ -218,7 +219,7 @@ def _of_user(path: Path) -> list[_Place]:
 
 
 def patterns_of(value: object, key: str, origin: str) -> list[str] | None:
-    """Return a value as a list of patterns; None where null takes the list away."""
+    """Return a value as a list of patterns; None if it is null, which removes the list."""
     if value is None:
         return None
     patterns: list[Any] = value if isinstance(value, list) else [value]

@@ -1,7 +1,7 @@
-"""``{config-reference}``: every key of a run, from the code that checks it.
+"""``{config-reference}``: every key of a run, from the code that validates it.
 
-Keys of ATOM come from :class:`atom.recipe.run.Run`, keys that are torchtitan's alone from its
-dataclasses, and parameters of components from the config models of the plugins that are installed.
+ATOM's own keys come from :class:`atom.recipe.run.Run`, engine keys from torchtitan's dataclasses,
+and parameters of components from the config models of the installed plugins.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Entry = tuple[str, str, str]
 
 
 class ConfigReference(SphinxDirective):
-    """The argument names what to list: ``run``, ``training`` or ``components``."""
+    """A reference of keys; the argument is ``run``, ``training`` or ``components``."""
 
     required_arguments = 1
 
@@ -99,7 +99,7 @@ def _components() -> Iterator[nodes.Node]:
 
 
 def torchtitan_schemas() -> dict[str, dict[str, type | None]]:
-    """Return section -> mode -> dataclass; the mode is ``""`` where a section has one dataclass."""
+    """Return section -> mode -> dataclass; the mode is ``""`` if a section has one dataclass."""
     from atom.titan.boot import boot
 
     boot("cpu")
@@ -116,7 +116,7 @@ def pydantic_entries(model: type[BaseModel], prefix: str) -> list[Entry]:
 
 
 def dataclass_entries(schema: type, prefix: str) -> list[Entry]:
-    """Return the engine's own keys of a dataclass, with the texts that stand below its fields."""
+    """Return the engine's own keys of a dataclass, with the texts below its fields."""
     from atom.recipe.defaults import ENGINE
 
     hints = typing.get_type_hints(schema)
@@ -141,7 +141,7 @@ def dataclass_entries(schema: type, prefix: str) -> list[Entry]:
 
 
 def _with_range(text: str, key: str) -> str:
-    """Return torchtitan's text, and the numbers that ATOM takes."""
+    """Return torchtitan's text, followed by the range that ATOM accepts."""
     valid = ENGINE_RANGES.get(key)
     return text if valid is None else f"{text.rstrip()}\n\nValid: {valid}."
 
@@ -165,7 +165,7 @@ def _pydantic_entry(key: str, field: Any) -> Entry:
 
 
 def _described(field: Any) -> str:
-    """Return what a field is, and the numbers that it may have."""
+    """Return a field's description, followed by its range."""
     valid = [f"valid: {each}" for each in field.metadata if isinstance(each, Range)]
     return "; ".join([(field.description or "").strip(), *valid])
 
@@ -189,7 +189,7 @@ def _classified(annotation: Any, default: Any) -> str:
 
 
 def _spelled(annotation: Any) -> str:
-    """Return a type as it is written: ``int | null``, ``selective | full``, ``list[str]``."""
+    """Return a type in readable form: ``int | null``, ``selective | full``, ``list[str]``."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is type(None):
         return "null"

@@ -18,7 +18,9 @@ from atom_docs.nodes import definitions
 
 
 class ConformanceChecks(SphinxDirective):
-    """The argument is the kind, or ``every`` for what the suites of all kinds share."""
+    """The tests of a suite; the argument is the kind, or ``every`` for those that all
+    kinds share.
+    """
 
     required_arguments = 1
 
@@ -56,7 +58,7 @@ def _classes(directive: SphinxDirective, owners: Iterable[type]) -> list[nodes.N
 
 
 class Kinds(SphinxDirective):
-    """The kinds: how a run chooses them, and what they are."""
+    """The kinds: how a run selects them, and what they are."""
 
     def run(self) -> list[nodes.Node]:
         entries = [
@@ -71,7 +73,7 @@ class Kinds(SphinxDirective):
 
 
 def checks(kind: str) -> Iterator[tuple[str, object]]:
-    """Yield the tests of a kind's suite, less those that every kind has, in the file's order."""
+    """Yield the tests of a kind's suite without those that all kinds share, in the file's order."""
     shared = _tests(ComponentSuite)
     suite = ComponentSuite if kind == "every" else _suite(kind)
     names = shared if kind == "every" else _tests(suite) - shared

@@ -1,12 +1,12 @@
-"""Tables that stand in the Markdown pages, for who reads them without Sphinx: ``make tables``.
+"""Write generated tables into the Markdown pages, for readers without Sphinx: ``make tables``.
 
-A page holds a table between two comments, of which the first names the directive that makes it::
+A page holds a table between two comments; the first names the directive that generates it::
 
     <!-- {conformance-checks} dataset -->
     …
     <!-- end of what `make tables` writes -->
 
-Sphinx shows the directive in its place. torchtitan's own texts are not committed.
+Sphinx shows the directive instead. torchtitan's own texts are not committed.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ DIRECTIVES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "repairs": (Repairs, ("replaced", "written for", "why")),
     "signatures": (Signatures, ()),
 }
-"""Name -> the directive, and the header of its lists of definitions."""
+"""Name -> the directive, and the header of its definition lists."""
 
 
 def rendered(page: str) -> str:
-    """Return a page's text with its tables written anew."""
+    """Return a page's text with regenerated tables."""
 
     def region(match: re.Match[str]) -> str:
         name, argument, indent = match["name"], match["argument"] or "", match["indent"]
@@ -63,7 +63,7 @@ def rendered(page: str) -> str:
 
 
 def directives(page: str) -> str:
-    """Return a page's text with the directives in the place of the tables."""
+    """Return a page's text with directives instead of tables."""
 
     def region(match: re.Match[str]) -> str:
         indent, argument = match["indent"], match["argument"] or ""
@@ -73,12 +73,12 @@ def directives(page: str) -> str:
 
 
 def markdown(name: str, argument: str, *, level: int) -> str:
-    """Return what a directive shows, as Markdown.
+    """Return the output of a directive as Markdown.
 
     Args:
-        name: of the directive.
-        argument: its own.
-        level: of its headings.
+        name: name of the directive.
+        argument: argument of the directive.
+        level: level of its headings.
     """
     directive, header = DIRECTIVES[name]
     made = directive.__new__(directive)
@@ -126,7 +126,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _inline(node: nodes.Node) -> str:
-    """Return a node in one line, with code marked and nothing else taken for markup."""
+    """Return a node on one line, with code marked and all other markup escaped."""
     if isinstance(node, nodes.Text):
         return re.sub(r"([\\`*<|]|(?<!\w)_|_(?!\w))", r"\\\1", node.astext())
     if isinstance(node, nodes.literal):
@@ -141,7 +141,7 @@ def _inline(node: nodes.Node) -> str:
 
 
 def main() -> None:
-    """Write the tables of every page anew."""
+    """Regenerate the tables of every page."""
     for path in sorted(DOCS.rglob("*.md")):
         before = path.read_text()
         if (after := rendered(before)) != before:

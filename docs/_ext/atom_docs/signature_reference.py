@@ -14,7 +14,7 @@ from atom.kernels.operations import OPERATIONS
 
 
 class Signatures(SphinxDirective):
-    """Each word of the argument names a module's class; listed is what its ``forward`` takes."""
+    """The ``forward`` arguments of each module class named in the directive's argument."""
 
     required_arguments = 1
     final_argument_whitespace = True
@@ -50,7 +50,7 @@ class Operations(SphinxDirective):
 
 
 def forward(owner: type, method: str = "forward") -> str:
-    """Return the arguments of a module's ``forward``, less their types: ``(x, *, mask=None)``."""
+    """Return the arguments of a module's ``forward`` without their types: ``(x, *, mask=None)``."""
     signature = inspect.signature(getattr(owner, method))
     bare = [
         parameter.replace(annotation=inspect.Parameter.empty)
