@@ -201,7 +201,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     )
     if not sound or not isinstance(lock, dict) or lock.get("format") != FORMAT:
         raise UserError(
-            f"is no lock of format {FORMAT}; valid: a file that `atom plugins lock` wrote",
+            f"is no lock of format {FORMAT}",
+            valid="a file that `atom plugins lock` wrote",
             key=KEY,
             value=path,
         )
