@@ -315,8 +315,10 @@ class LaunchJob:
     this node, and the address of the first one) and exits with
 
     ==  ===========================================================
-    0   the last step is done 75  it stopped on request, with a checkpoint to resume from 2   it
-    failed, and would fail again 1   it failed; another attempt may help
+    0   the last step is done
+    75  it stopped on request, with a checkpoint to resume from
+    2   it failed, and would fail again
+    1   it failed; another attempt may help
     ==  ===========================================================
     """
 
