@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*)
-# An environment of its own: it wants an older click than huggingface_hub does.
+# A separate environment: SkyPilot needs an older click than huggingface_hub.
 SKYPILOT := $(VENV)/skypilot
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 
@@ -41,7 +41,7 @@ fuzz: install ## fuzz each reader of strangers' files for ten minutes (ATOM_FUZZ
 matrix: install ## train every architecture under every strategy, and write docs/matrix.md
 	$(BIN)/python -m atom.testing.matrix $(ARGS)
 
-next: install ## see what another torchtitan would break: WHEEL=a wheel, a folder, torchtitan==...
+next: install ## show what another torchtitan would break: WHEEL=a wheel, a folder, torchtitan==...
 	$(BIN)/python -m atom.testing.next_engine $(WHEEL) $(ARGS)
 
 gpu: ## compare and time kernels on this machine's GPU: needs torch and Triton, see docs/gpu.md
@@ -50,13 +50,13 @@ gpu: ## compare and time kernels on this machine's GPU: needs torch and Triton, 
 gpu-wheels: ## collect what `make gpu` needs on a machine without a network
 	$(PYTHON) benchmarks/gpu/wheels.py $(ARGS)
 
-lint: install ## format and lint checks, which room imports what, and types
+lint: install ## check format, lint, import contracts and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
-format: install ## format the code and mend what the linter can
+format: install ## format the code and apply the fixes of the linter
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -64,7 +64,7 @@ docs: install ## build the documentation into build/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "build/docs/index.html"
 
-tables: install ## write the tables of the documentation's pages anew, from the code
+tables: install ## regenerate the tables of the documentation from the code
 	PYTHONPATH=docs/_ext $(BIN)/python -m atom_docs.rendered
 
 install: $(VENV)/.installed ## create the virtual environment and install ATOM and its plugins
