@@ -218,7 +218,7 @@ def _binds_twice(made: Path) -> bool:
 
 
 def _next_steps(kind: str, package: str, place: Path) -> str:
-    # Its README begins with the commands to use it by.
+    # Its README begins with the commands to use it.
     tried = re.findall(r"^(atom train .*?)(?: +#.*)?$", (place / "README.md").read_text(), re.M)
     folder, extra = shlex.quote(str(place)), shlex.quote(f"{place}[test]")
     return (

@@ -134,7 +134,7 @@ def _types(config: Mapping[str, Any], host: Host, path: Sequence[str]) -> dict[s
 
 
 def _fields(annotation: Any, value: Any, host: Host) -> dict[str, Any]:
-    """Return the keys below one with a type and a value, with their types."""
+    """Return the keys below a key with a given type and value, with their types."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _fields(arguments[0], value, host)

@@ -19,7 +19,7 @@ from atom.registry.host import Host
 def check(host: Host, config: DictConfig, defaults: Iterable[ResultDefault]) -> None:
     """Refuse an option that no package provides, and a run without a component that it needs.
 
-    Hydra skips an option that there is not if the default is optional.
+    Hydra skips an unknown option if the default is optional.
     """
     loader = current()
     _refuse_lists(defaults)

@@ -150,7 +150,7 @@ class FolderSource(FileConfigSource):
 
 
 def _let_choose(config: Any) -> None:
-    """Add the kinds of components that ``train.yaml`` gives no default to its list of groups."""
+    """Add the kinds without a default in ``train.yaml`` to its list of groups."""
     groups = [_group(entry) for entry in config.defaults]
     sections = [kind.section for kind in KINDS]
     last = max(place for place, group in enumerate(groups) if group in sections)

@@ -1,4 +1,4 @@
-"""The sections of a run that name components, made from the kinds of components that there are."""
+"""Generate the sections of a run that name components from the component kinds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from atom.plugin import KINDS, Declaration
 from atom.plugin.parameters import Component
 
 ONE = tuple(kind.section for kind in KINDS if kind.chosen == "one")
-"""Sections that name one component of a plugin each."""
+"""Sections that each name one component of a plugin."""
 
 NAMED = (*ONE, *(kind.section for kind in KINDS if kind.chosen == "optional"))
-"""The same, and those of kinds that a run can do without."""
+"""The same sections, and the optional ones."""
 
 KIND: dict[str, type[Declaration]] = {kind.section: kind for kind in KINDS}
-"""The kind that a section is about."""
+"""The kind of each section."""
 
 
 def fields(*, but: Container[str] = ()) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def fields(*, but: Container[str] = ()) -> dict[str, Any]:
 
 
 def _field(kind: type[Declaration]) -> tuple[Any, Any]:
-    # mypy takes what stands in brackets for a type.
+    # mypy reads the expression in brackets as a type.
     section: Any = Component[kind]  # type: ignore[valid-type]
     if kind.chosen == "many":
         return dict[str, section], Field(default={}, description=f"name -> a {kind.kind}")

@@ -54,7 +54,7 @@ _MISSING = (
 def _explain(
     faults: Sequence[Mapping[str, Any]], key: str, section: object, fields: Iterable[str]
 ) -> UserError:
-    # A key that is misspelt is missing, too: its spelling is what to tell.
+    # A misspelled key is also a missing one: report the spelling.
     misspelt = [fault for fault in faults if fault["type"] in _UNKNOWN]
     error = misspelt[0] if misspelt and faults[0]["type"] in _MISSING else faults[0]
     place = _place(error, section)

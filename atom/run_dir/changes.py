@@ -16,7 +16,7 @@ training continues differently, with the current setting. ``refused``: it would 
 ``unused``: the setting applies only to the first start of a run."""
 
 KINDS: dict[str, Kind] = {
-    # Of components: as their kinds say.
+    # For component sections, the kind decides.
     **{kind.section: kind.change for kind in plugin.KINDS},
     # A checkpoint's weights and its position in the data depend on these.
     "training.seq_len": "refused",

@@ -1,4 +1,4 @@
-"""A component as a run opens it, with the kit's own components beside what is installed."""
+"""Open a component as a run does, with the installed plugins and the kit's own components."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from atom.testing import partners
 
 @functools.cache
 def host() -> Host:
-    """Return what is installed, and the kit's own components."""
+    """Return a host with the installed plugins and the kit's own components."""
     return partners.with_partners(Host.load())
 
 
 def opened(component: Component, config: BaseModel | None) -> Chosen[Any]:
-    """Return a component opened anew.
+    """Return a newly opened component.
 
     Raises:
-        UserError: a component that its parameters name is unknown, or has a wrong parameter.
+        UserError: a component that its parameters name is unknown, or has an invalid parameter.
     """
     return Opener(host()).chosen(component, config)
 
 
 def described(component: Component, config: BaseModel | None) -> list[Any]:
-    """Return what :func:`again` takes, as JSON."""
+    """Return the arguments of :func:`again` as JSON data."""
     parameters = TypeAdapter(Any).dump_python(config, mode="json")
     return [component.declaration.section, component.address, parameters or {}]
 

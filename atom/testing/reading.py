@@ -105,7 +105,7 @@ class Ranks:
 
 
 def _loader_config(component: Component, config: BaseModel | None, seed: int) -> Any:
-    # As atom.titan.trainer_config does.
+    # As in atom.titan.trainer_config.
     chosen: Chosen[Dataset] = opened(component, config)
     if chosen.declaration.build is not None:
         context = DatasetContext(seed=seed, global_batch_size=LANES, opening=chosen.context())

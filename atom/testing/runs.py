@@ -96,7 +96,7 @@ def assert_trains_alike(
     Args:
         architecture: its name and parameters.
         parallelism: the layout, as in :func:`sections`.
-        changed: other sections of the run under the layout, whole.
+        changed: other sections of the run under the layout, complete.
     """
     rows = train(sections(architecture, parallelism, **changed))
     assert_same(rows, train(sections(architecture)))

@@ -49,11 +49,11 @@ class ComponentSuite(Suite):
 
     @property
     def group(self) -> str:
-        """The config group whose files choose components of the kind."""
+        """The config group with options that select components of the kind."""
         return self.declared_kind().section
 
     def sections(self, composed: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        """Return the sections of components, by key, in what a file of the group composes to."""
+        """Return the component sections, by key, in the composition of a file of the group."""
         if self.declared_kind().chosen != "many":
             return {self.group: composed}
         return {f"{self.group}.{name}": section for name, section in composed.items()}
@@ -266,7 +266,7 @@ def _unset(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def _has_no_value(value: object) -> bool:
-    """Return whether a value, or one within it, is left to the user."""
+    """Return whether the user must set a value, or one within it."""
     if isinstance(value, Mapping):
         return any(map(_has_no_value, value.values()))
     if isinstance(value, list):
