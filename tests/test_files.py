@@ -241,6 +241,7 @@ OTHERS = {
     "plugins/atom-datasets/atom_datasets/compression.py": "a new file of a random name",
     "plugins/atom-datasets/atom_datasets/finding.py": _DATA,
     "plugins/atom-datasets/atom_datasets/links.py": "links in a new folder of a random name",
+    "plugins/atom-datasets/atom_datasets/probes.py": "a new file in a folder of a random name",
     "plugins/atom-kernels-triton/atom_kernels_triton/tuning.py": _PACKAGE,
     "plugins/atom-launchers/atom_launchers/slurm.py": _PACKAGE,
     "plugins/atom-tokenizers/atom_tokenizers/files.py": _DESCRIPTOR,

@@ -57,7 +57,7 @@ def test_contents(host: Host) -> None:
     content = provenance.lock(host, seed=7, device="cuda")
     assert list(content) == [
         *("python", "platform", "atom", "torch", "torchtitan", "packages", "plugins"),
-        *("kernels", "git", "seed", "device", "created"),
+        *("components", "kernels", "git", "seed", "device", "created"),
     ]
     assert content["python"] == platform.python_version()
     assert content["platform"] == platform.platform()
