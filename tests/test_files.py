@@ -222,7 +222,6 @@ OTHERS = {
     "atom/io/caches.py": _PROC,
     "atom/run_dir/claim.py": _PROC,
     "atom/cli/__init__.py": "/dev/null",
-    "atom/cli/bench.py": "a file that the user names",
     "atom/cli/new.py": "a package that it has just made in a new folder of its own",
     "atom/registry/installed.py": _PACKAGE,
     "atom/launch/health.py": "a new file of a random name",
