@@ -17,7 +17,7 @@ _booted: str | None = None
 def boot(device: str) -> None:
     """Repair torch and torchtitan for ``device``. Call this before torchtitan is imported.
 
-    A second call for the same device does nothing.
+    A second call for the same device only checks the compile cache again.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -36,9 +36,10 @@ def boot(device: str) -> None:
             key="device",
             value=device,
         )
+    # A process may have been forked from one that was set up in another environment.
+    caches.keep_compiled_code()
     if _booted is not None:
         return
-    caches.keep_compiled_code()
     _check_imported(device)
     for repair in AT_BOOT:
         if device in repair.devices:

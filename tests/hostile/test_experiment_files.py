@@ -295,7 +295,7 @@ def test_a_run_yaml(victim: Victim) -> None:
         with pytest.raises(UserError, match=words):
             read(victim.folder / "run.yaml")
         assert not victim.mark.exists()
-    victim.write("run.yaml", "architecture: {name: '${oc.env:SECRET}'}\ndebug: {a: b}\n")
+    victim.write("run.yaml", "architecture: {name: '${oc.env:SECRET}'}\ndebug: {seed: 1}\n")
     with pytest.raises(UserError, match="tokenizer"):
         read(victim.folder / "run.yaml")
     sections = {kind: {"name": "${oc.env:SECRET}"} for kind in ONE}

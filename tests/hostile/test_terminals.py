@@ -42,7 +42,8 @@ def run(tmp_path: Path) -> Path:
     sections: dict = {
         name: {"name": f"x{ALL}"} for name in ("architecture", "tokenizer", "dataset")
     }
-    sections |= {"parallelism": {"name": "mesh", f"key{ALL}": ALL}, "training": {"steps": 2}}
+    sections["dataset"][f"key{ALL}"] = ALL
+    sections |= {"parallelism": {"name": f"x{ALL}"}, "training": {"steps": 2}}
     parse(sections).write(place / "run.yaml")
     events.record(place, events.STARTED, ranks=1)
     events.record(place, events.FAILED, step=1, reason=f"why{ALL}", restart=False)
