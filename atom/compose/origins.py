@@ -33,6 +33,8 @@ class Origins:
         task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
         self._overrides = [str(override) for override in task or ()]
         self._config = config
+        # A launcher asks where its settings come from after Hydra has ended.
+        self._loader = current()
         self._read: list[tuple[str, Any, bool]] = []
 
     def attach(self, error: UserError) -> None:
@@ -69,17 +71,20 @@ class Origins:
         chosen = HydraConfig.get()
         name = chosen.job.config_name or CONFIG_NAME
         overrides = [*chosen.overrides.hydra, *self._overrides]
-        found = current().compute_defaults_list(name, overrides, RunMode.RUN)
+        found = self._loader.compute_defaults_list(name, overrides, RunMode.RUN)
         return list(found.defaults)
 
     def _typed(self, key: str) -> bool:
         for override in self._overrides:
             name = override.lstrip("+~").partition("=")[0]
-            if key == name or (key.startswith(f"{name}.") and not _is_group(name)):
+            if key == name or (key.startswith(f"{name}.") and not self._is_group(name)):
                 return True
             if "." in key and name.startswith(f"{key}."):  # an entry of a dictionary
                 return True
         return False
+
+    def _is_group(self, name: str) -> bool:
+        return name in self._loader.list_groups("")
 
     def _file(self, key: str) -> tuple[str, bool] | None:
         """Return the file that a value came from, and whether it is shipped."""
@@ -89,7 +94,7 @@ class Origins:
         return None
 
     def _files(self) -> Iterator[tuple[str, Any, bool]]:
-        loader = current()
+        loader = self._loader
         repository = CachingConfigRepository(loader.repository)
         for default in reversed(self.defaults):
             if default.config_path is None:
@@ -107,7 +112,3 @@ def _holds(config: Any, key: str) -> bool:
         return OmegaConf.select(config, key, throw_on_missing=False) is not None
     except OmegaConfBaseException:
         return True  # an interpolation, resolved in the run and not in the file
-
-
-def _is_group(name: str) -> bool:
-    return name in current().list_groups("")
