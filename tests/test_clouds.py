@@ -49,6 +49,18 @@ def test_without_its_command_a_launcher_writes_nothing(
 
 
 @pytest.mark.slow
+def test_a_parameter_that_could_be_idle_is_submitted(
+    atom: Callable, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Where it was set is asked after the run is composed."""
+    two = ("launcher=slurm", "launcher.nodes=2", "parallelism=fsdp", "launch.ranks=2")
+    asked = (*two, "launcher.check_links=false", "launcher.dry_run=true", f"run.dir={tmp_path}/run")
+    result = atom("train", *small, *asked)
+    assert result.returncode == 0, result.stderr
+    assert "$ sbatch submit.sh" in result.stdout
+
+
+@pytest.mark.slow
 def test_a_refusal_writes_nothing(atom: Callable, small: tuple[str, ...], tmp_path: Path) -> None:
     """The launcher's own, which it makes of the run as it has been checked."""
     run = tmp_path / "run"
