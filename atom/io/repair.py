@@ -8,7 +8,7 @@ references are text: a record imports nothing until it is applied.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,6 +120,3 @@ def _place(reference: str) -> tuple[Any, str]:
     for parent in parents:
         owner = getattr(owner, parent)
     return owner, name
-
-
-Probe = Callable[[], bool]

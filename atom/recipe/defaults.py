@@ -84,7 +84,6 @@ ENGINE: dict[str, Any] = {
     "parallelism.context_parallel_ptrr_mask_key": None,
     "parallelism.fsdp_reshard_after_forward": "default",
 }
-
 """Key -> torchtitan's default, for each engine key in ATOM's sections."""
 
 ATOMS: dict[str, Any] = {"checkpoint.last_save_model_only": False}

@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from atom.errors import UserError, nearest
 from atom.recipe.sections import Model
+from atom.recipe.validation import unknown
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -83,11 +84,7 @@ def check(section: object) -> None:
         if key in own:
             continue
         if not having:
-            raise UserError(
-                f"{key} is no key here; {nearest(str(key), own)}",
-                key=f"optimizer.{key}",
-                value=value,
-            )
+            raise unknown(["optimizer", str(key)], value, own)
         raise UserError(
             f"has no effect with optimizer.name={name}",
             valid=f"leave it out, or optimizer.name={' or '.join(having)}",

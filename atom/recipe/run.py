@@ -68,7 +68,7 @@ COMMAND_LINE = "command line"
 """Origin of a typed setting; the origin of others is a file."""
 
 
-def _nowhere(_key: str) -> None:
+def nowhere(_key: str) -> None:
     """Return None: the origin of keys is unknown."""
 
 
@@ -128,7 +128,7 @@ class Run(_Components):
 
     _origins: Callable[[], dict[str, str]] = PrivateAttr(default=dict)
     # A function as the default would become a method of the run and shadow the assigned value.
-    _given: Callable[[str], str | None] = PrivateAttr(default_factory=lambda: _nowhere)
+    _given: Callable[[str], str | None] = PrivateAttr(default_factory=lambda: nowhere)
 
     @property
     def origins(self) -> dict[str, str]:

@@ -18,14 +18,12 @@ from atom.plugin.parameters import Component
 from atom.recipe.ranges import Range
 from atom.recipe.sections import Numbers, Section
 
-SEQUENCES = 10**9
-
 _Steps = Annotated[int, Range(1, 10**12)]
 _Count = Annotated[int, Range(1)]
 _Natural = Annotated[int, Range(0)]
 _Share = Annotated[float, Range(0, 1, whole=False)]
-_Sequences = Range(1, SEQUENCES, null="for a share of the global batch")
-_GlobalBatch = Range(1, SEQUENCES, also=((-1, "for local_batch_size a rank"),))
+_Sequences = Range(1, 10**9, null="for a share of the global batch")
+_GlobalBatch = Range(1, 10**9, also=((-1, "for local_batch_size a rank"),))
 _Degree = Range(1, 10**6, also=((-1, "for what is left"),), null="for 1")
 _Precision = Literal["bfloat16", "float32"]
 
@@ -49,11 +47,6 @@ class TrainingSection(Numbers):
             for name, value in own.items()
             if name in self.model_fields_set and value is not None
         } | self.engine
-
-    def value(self, name: str, default: Any = None) -> Any:
-        """Return the value of a key of either kind."""
-        own = type(self).model_fields
-        return getattr(self, name) if name in own else self.engine.get(name, default)
 
     def updated(self, values: Mapping[str, Any]) -> Self:
         """Return a copy of the section with new values for some keys."""

@@ -14,7 +14,7 @@ from atom.io import caches
 from atom.plugin import Context, Dataset, Declaration, DocumentSource, SourceContext
 from atom.plugin import parameters as nested
 from atom.recipe import idle
-from atom.recipe.run import COMMAND_LINE
+from atom.recipe.run import COMMAND_LINE, nowhere
 from atom.registry.configured import configured
 from atom.registry.host import Component, Host, resolve
 from atom.registry.renaming import RenamedSource, absolute, placed, renamed
@@ -27,10 +27,6 @@ J = TypeVar("J", bound=Declaration)
 K = TypeVar("K", bound=Declaration)
 
 
-def _nowhere(_key: str) -> None:
-    """Return None: the origin of keys is unknown."""
-
-
 class Opener:
     """A service that opens components of a host.
 
@@ -38,7 +34,7 @@ class Opener:
         packages: the packages of all components opened so far.
     """
 
-    def __init__(self, host: Host, given: Callable[[str], str | None] = _nowhere) -> None:
+    def __init__(self, host: Host, given: Callable[[str], str | None] = nowhere) -> None:
         self._host = host
         self._given = given
         self.packages: set[str] = set()

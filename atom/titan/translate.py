@@ -88,9 +88,7 @@ def training(section: Training, device: str) -> TrainingConfig:
         "dtype": section.dtype,
         "mixed_precision_param": section.mixed_precision_param or precision,
     }
-    if section.local_batch_size is None:
-        del own["local_batch_size"]
-    return build(TrainingConfig, own | section.engine, "training")
+    return build(TrainingConfig, _given(own) | section.engine, "training")
 
 
 def parallelism(section: Parallelism) -> ParallelismConfig:
@@ -105,8 +103,7 @@ def parallelism(section: Parallelism) -> ParallelismConfig:
         "pipeline_parallel_schedule": section.pipeline_parallel_schedule,
         "pipeline_parallel_microbatch_size": section.pipeline_parallel_microbatch_size,
     }
-    given = {name: value for name, value in own.items() if value is not None}
-    return build(ParallelismConfig, given | section.engine, "parallelism")
+    return build(ParallelismConfig, _given(own) | section.engine, "parallelism")
 
 
 def lr_scheduler(section: LRScheduler) -> EndingLRSchedulers.Config:
@@ -175,6 +172,11 @@ def activation_checkpoint(section: ActivationCheckpoint) -> Any:
         )
     schema = ACTIVATION_CHECKPOINT[mode]
     return None if schema is None else build(schema, options, "activation_checkpoint")
+
+
+def _given(own: Section) -> Section:
+    """Return the keys that are not null; torchtitan's defaults stand for the others."""
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def build(schema: type[T], section: Section, key: str) -> T:

@@ -31,7 +31,6 @@ from atom.titan.contracts.cases import Case
 from atom.titan.contracts.comparison import REFERENCE, Implementation
 from atom.titan.contracts.contract import Contract
 from atom.titan.contracts.functions import FUNCTIONS, functions_of
-from atom.titan.contracts.operations import contract_of
 from atom.titan.contracts.sizes import ODD, REGULAR, Sizes
 
 SHARDED_TOLERANCE = 1e-3
@@ -90,9 +89,9 @@ class KernelSuite(Options, ComponentSuite):
         return declaration
 
     @pytest.fixture
-    def contract(self, kernel: Kernel) -> Contract:
+    def contract(self, component: Component, kernel: Kernel) -> Contract:
         pytest.importorskip("torchtitan", reason="its module is torchtitan's")
-        contract = self.operation or contract_of(kernel.operation)
+        contract = kernel_where.contract(self, component)
         if contract is None:
             pytest.skip(
                 f"the kit has no contract of {kernel.operation}; give one with "

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from atom.io.repair import resolve
 from atom.kernels.operations import OPERATIONS
 from atom.titan.contracts.contract import Contract, Tensors, as_weight, ids, layer, positions
 from atom.titan.contracts.sizes import Sizes
@@ -306,6 +306,5 @@ def contract_of(operation: str) -> Contract | None:
     known = OPERATIONS.get(operation)
     if known is None or known.contract is None:
         return None
-    module, _, name = known.contract.partition(":")
-    found: Contract = getattr(import_module(module), name)
+    found: Contract = resolve(known.contract)
     return found
