@@ -16,10 +16,11 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from atom.data import order
 from atom.errors import UserError
 from atom.recipe import migrations, run
 from atom.recipe.optimizers import AdamW, Muon
-from atom.run_dir import metrics
+from atom.run_dir import metrics, resume
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "runs_0.1.0.tar.gz"
 
@@ -52,6 +53,7 @@ def test_an_earlier_run_is_read_and_written_in_the_present_schema(
     assert muon.optimizer == Muon(momentum=0.9)
     assert (muon.training.max_norm, muon.lr_scheduler.decay_type) == (0.5, "cosine")
     assert muon.training.local_batch_size is None
+    assert (adamw.data.order, muon.data.order) == (1, 1)
     for one in (adamw, muon):
         one.write(tmp_path / "run.yaml")
         assert run.read(tmp_path / "run.yaml") == one
@@ -65,8 +67,8 @@ def test_every_schema_leads_to_the_present_one() -> None:
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
-        (migrations.SCHEMA + 1, "was written by a later ATOM; valid: at most 2"),
-        *((wrong, "a number from 1 to 2") for wrong in (0, -1, "2", True, None, 1.0, [1])),
+        (migrations.SCHEMA + 1, "was written by a later ATOM; valid: at most 3"),
+        *((wrong, "a number from 1 to 3") for wrong in (0, -1, "2", True, None, 1.0, [1])),
     ],
 )
 def test_a_schema_that_is_not_known(schema: Any, says: str, earlier: Path, tmp_path: Path) -> None:
@@ -77,6 +79,19 @@ def test_a_schema_that_is_not_known(schema: Any, says: str, earlier: Path, tmp_p
     assert refused.value.key == "schema"
 
 
+def test_a_resumed_run_keeps_its_order_and_a_new_one_has_the_newest(
+    earlier: Path, tmp_path: Path
+) -> None:
+    begun = run.read(earlier / "adamw" / "run.yaml")
+    asked = begun.model_copy(update={"data": begun.data.model_copy(update={"order": None})})
+    assert resume.with_order(earlier / "adamw", asked).data.order == 1
+    assert resume.with_order(tmp_path, asked).data.order == order.NEWEST
+    other = begun.model_copy(update={"data": begun.data.model_copy(update={"order": 2})})
+    with pytest.raises(UserError, match=r"data\.order=1") as refused:
+        resume.check(earlier / "adamw", other)
+    assert refused.value.key == "data.order"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), [("adamw", ()), ("muon", MUON)])
 def test_an_earlier_run_goes_on(
@@ -85,6 +100,7 @@ def test_an_earlier_run_goes_on(
     done = atom("train", *SAME, *settings, f"run.dir={name}", cwd=earlier)
     assert done.returncode == 0, done.stderr
     assert "resumed after step 4" in done.stdout
+    assert run.read(earlier / name / "run.yaml").data.order == 1
     losses = [row.loss for row in metrics.read(earlier / name / metrics.FILE_NAME)][4:]
     # Sums of floating-point numbers differ from CPU to CPU.
     expected = json.loads((earlier / "expected.json").read_text())[name]

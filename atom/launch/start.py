@@ -145,6 +145,7 @@ def check(
         UserError: the run is invalid.
     """
     folder.check_usable(place)
+    run = resume.with_order(place, run)
     selection = select(run, host)
     resume.check(place, run)
     prepared = call(partial(prepare, selection))

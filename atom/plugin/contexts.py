@@ -19,6 +19,9 @@ __all__ = [
     "DatasetContext",
     "Document",
     "DocumentSource",
+    "Documents",
+    "IndexedSource",
+    "LaneSource",
     "LaunchContext",
     "LaunchJob",
     "LayoutChoice",
@@ -28,6 +31,7 @@ __all__ = [
     "Opened",
     "ParallelismContext",
     "PreparedTokenizer",
+    "Source",
     "SourceContext",
     "Strategy",
     "Submission",
@@ -117,13 +121,16 @@ class Context:
 class Document:
     """A piece of text. ``id`` identifies it for people (a path, a row). A long text can come in
     parts: ``starts`` and ``ends`` are true for the first and the last part. ``problem`` says why a
-    tolerated document could not be read; it has no text then."""
+    tolerated document could not be read; it has no text then. ``tokens`` are the ids of a document
+    that is stored as tokens, BOS and EOS included: a one-dimensional array of integers, trained on
+    as it is; ``text`` is then not used."""
 
     text: str
     id: str
     starts: bool = True
     ends: bool = True
     problem: str | None = None
+    tokens: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,16 +144,21 @@ class Contents:
     left_out: tuple[str, ...] = ()
 
 
-class DocumentSource(Protocol):
-    """A source of documents, distributed over lanes.
+class Documents(Protocol):
+    """Documents with random access, numbered from 0. ATOM calls them from one thread at a time."""
 
-    A batch of G sequences is G *lanes*, each reading its own documents, so that a rank reads only
-    the lanes it trains on, and a checkpoint holds one position per lane and no tokens.
+    def __len__(self) -> int: ...
 
-    A source may also have a method ``contents() -> Contents``, called after :meth:`check`; the
-    result is shown as the run starts. And ``parts() -> Mapping[str, str]``, called after
-    :meth:`check`: name -> digest of each of its files, so that a message can name the files that
-    changed since a checkpoint.
+    def __getitem__(self, index: int, /) -> Document: ...
+
+
+class Source(Protocol):
+    """A source of documents. It is an :class:`IndexedSource` or a :class:`LaneSource`.
+
+    It may also have a method ``contents() -> Contents``, called after :meth:`check`; the result is
+    shown as the run starts. And ``parts() -> Mapping[str, str]``, called after :meth:`check`: name
+    -> digest of each of its files, so that a message can name the files that changed since a
+    checkpoint.
     """
 
     def check(self) -> str:
@@ -160,6 +172,25 @@ class DocumentSource(Protocol):
         """
         ...
 
+
+class IndexedSource(Source, Protocol):
+    """A source with random access: ATOM shuffles its documents and deals them to lanes."""
+
+    def documents(self) -> Documents:
+        """Return the documents, in an order that never changes. Called after :meth:`check`.
+
+        Called often: keep what is costly to open.
+        """
+        ...
+
+
+class LaneSource(Source, Protocol):
+    """A source that can only be read from a beginning, and that deals its documents itself.
+
+    A batch of G sequences is G *lanes*, each reading its own documents, so that a rank reads only
+    the lanes it trains on, and a checkpoint holds one position per lane and no tokens.
+    """
+
     def lane(
         self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
     ) -> Iterator[Document]:
@@ -171,6 +202,10 @@ class DocumentSource(Protocol):
         depends only on ``seed``, ``epoch``, ``lane`` and ``lanes``.
         """
         ...
+
+
+DocumentSource = IndexedSource | LaneSource
+"""What a dataset's ``source`` returns."""
 
 
 @dataclass(frozen=True, kw_only=True)

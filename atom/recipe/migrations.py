@@ -14,7 +14,7 @@ from atom.recipe import optimizers
 from atom.recipe.sections import Section
 
 KEY = "schema"
-SCHEMA = 2
+SCHEMA = 3
 
 
 def _one_optimizer(sections: Section) -> Section:
@@ -27,7 +27,13 @@ def _one_optimizer(sections: Section) -> Section:
     return sections | {"optimizer": {key: section[key] for key in section if key in own}}
 
 
-MIGRATIONS: dict[int, Callable[[Section], Section]] = {1: _one_optimizer}
+def _order_of_documents(sections: Section) -> Section:
+    """Migrate from schema 2: the order of documents had one version."""
+    data = sections.get("data", {})
+    return sections | {"data": {"order": 1, **data}} if isinstance(data, dict) else sections
+
+
+MIGRATIONS: dict[int, Callable[[Section], Section]] = {1: _one_optimizer, 2: _order_of_documents}
 """Schema -> function that converts its sections to the next schema."""
 
 

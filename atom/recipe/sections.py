@@ -155,6 +155,11 @@ class Data(Model):
     """How the documents of the dataset are read."""
 
     trace: bool = Field(default=False, description="note every sample in logs/samples_rank_N.jsonl")
+    order: Literal[1, 2] | None = Field(
+        default=None,
+        description="version of the order of documents; 1: that of ATOM 0.1, sorted in memory; "
+        "null: the newest, or that of the run that is resumed",
+    )
 
 
 class Launcher(Numbers, Component[plugin.Launcher]):

@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from atom.data.dealing import dealt
+from atom.data.order import NEWEST
 from atom.errors import UserError
 from atom.io import caches
 from atom.plugin import Context, Dataset, Declaration, DocumentSource, SourceContext
@@ -17,7 +19,7 @@ from atom.recipe import idle
 from atom.recipe.run import COMMAND_LINE, nowhere
 from atom.registry.configured import configured
 from atom.registry.host import Component, Host, resolve
-from atom.registry.renaming import RenamedSource, absolute, placed, renamed
+from atom.registry.renaming import absolute, placed, renamed, renamed_source
 
 _DEEPEST = 16
 """Limit on the depth of components that open each other; a deeper chain is a cycle."""
@@ -31,12 +33,19 @@ class Opener:
     """A service that opens components of a host.
 
     Attributes:
+        order: the version of the order in which documents are dealt (:mod:`atom.data.order`).
         packages: the packages of all components opened so far.
     """
 
-    def __init__(self, host: Host, given: Callable[[str], str | None] = nowhere) -> None:
+    def __init__(
+        self,
+        host: Host,
+        given: Callable[[str], str | None] = nowhere,
+        order: int | None = None,
+    ) -> None:
         self._host = host
         self._given = given
+        self.order = NEWEST if order is None else order
         self.packages: set[str] = set()
 
     def of_section(
@@ -169,6 +178,8 @@ class Chosen(Generic[K]):
     def call(self, reference: str, *arguments: Any, config: Any = None) -> Any:
         """Call code of the component with its parameters: see :class:`atom.plugin.Opened`.
 
+        A dataset's source is returned with a method ``lane``, even if it has random access.
+
         Args:
             reference: the field of the declaration.
             arguments: the arguments after the parameters.
@@ -182,9 +193,11 @@ class Chosen(Generic[K]):
         kind, fields = self.declaration.kind, self._fields
         with renamed(kind, self.key, fields):
             made = code(self.config if config is None else config, *given, **more)
-        if isinstance(self.declaration, Dataset) and reference == "source" and self.key != kind:
-            return RenamedSource(made, kind, self.key, fields)
-        return made
+        if not isinstance(self.declaration, Dataset) or reference != "source":
+            return made
+        if self.key != kind:
+            made = renamed_source(made, kind, self.key, fields)
+        return dealt(made, self.opener.order)
 
     def context(self) -> SourceContext:
         """Return the context for the component's code."""

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from atom.data.dealing import is_indexed
 from atom.errors import UserError
-from atom.plugin import Document, DocumentSource
+from atom.plugin import Document, Documents, DocumentSource
 
 
 def absolute(named: str, kind: str, key: str) -> str:
@@ -64,24 +65,32 @@ def renamed(kind: str, key: str, fields: Iterable[str] = ()) -> Iterator[None]:
         raise
 
 
-class RenamedSource:
-    """A :class:`DocumentSource` with errors that name the user's keys."""
+class RenamedDocuments:
+    """Documents with errors that name the user's keys."""
 
-    def __init__(
-        self, source: DocumentSource, kind: str, key: str, fields: tuple[str, ...]
-    ) -> None:
+    def __init__(self, documents: Documents, names: tuple[str, str, tuple[str, ...]]) -> None:
+        self._documents = documents
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __getitem__(self, index: int) -> Document:
+        with renamed(*self._names):
+            return self._documents[index]
+
+
+class _RenamedSource:
+    """A source with errors that name the user's keys."""
+
+    def __init__(self, source: Any, names: tuple[str, str, tuple[str, ...]]) -> None:
         self._source = source
-        self._names = (kind, key, fields)
+        self._names = names
 
     def check(self) -> str:
         with renamed(*self._names):
-            return self._source.check()
-
-    def lane(
-        self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
-    ) -> Iterator[Document]:
-        with renamed(*self._names):
-            yield from self._source.lane(lane, lanes, seed=seed, epoch=epoch, start=start)
+            digest: str = self._source.check()
+            return digest
 
     def __getattr__(self, name: str) -> Any:
         # Delegate other attributes, except those that copying looks up, since this object is still
@@ -89,3 +98,27 @@ class RenamedSource:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._source, name)
+
+
+class _RenamedIndexed(_RenamedSource):
+    def documents(self) -> RenamedDocuments:
+        with renamed(*self._names):
+            return RenamedDocuments(self._source.documents(), self._names)
+
+
+class _RenamedLanes(_RenamedSource):
+    def lane(
+        self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
+    ) -> Iterator[Document]:
+        with renamed(*self._names):
+            yield from self._source.lane(lane, lanes, seed=seed, epoch=epoch, start=start)
+
+
+def renamed_source(
+    source: DocumentSource, kind: str, key: str, fields: tuple[str, ...]
+) -> DocumentSource:
+    """Return the source with errors that name the user's keys; the arguments are those of
+    :func:`renamed`.
+    """
+    names = (kind, key, fields)
+    return _RenamedIndexed(source, names) if is_indexed(source) else _RenamedLanes(source, names)

@@ -49,7 +49,7 @@ def select(run: Run, host: Host) -> Selection:
     Raises:
         UserError: a name is unknown or ambiguous, its plugin is broken, or a parameter is invalid.
     """
-    opener = Opener(host, run.given)
+    opener = Opener(host, run.given, run.data.order)
     chosen = {
         key: opener.of_section(kind, section, key)
         for kind, key, section in run.components()

@@ -79,6 +79,7 @@ KINDS: dict[str, Kind] = {
     "profiler": "harmless",
     "profile": "harmless",
     "data": "harmless",
+    "data.order": "refused",
     "launch": "harmless",
     "sweep": "harmless",
     "plugins": "harmless",

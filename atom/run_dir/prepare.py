@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from atom.data.dealing import DealtSource
 from atom.errors import UserError
 from atom.io import caches
 from atom.plugin import (
@@ -86,7 +87,9 @@ def prepare(selection: Selection) -> Prepared:
 
     digest = source.check()
     contents = getattr(source, "contents", None)
-    context = TokenizerContext(documents=documents, digest=digest, cache=caches.folder())
+    # A tokenizer is trained on the first documents.
+    ordered = source.ordered(digest) if isinstance(source, DealtSource) else digest
+    context = TokenizerContext(documents=documents, digest=ordered, cache=caches.folder())
     prepared: PreparedTokenizer = selection[Tokenizer].call("prepare", context)
     found = inputs.of(digest, _parts(source), prepared)
     return Prepared(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from atom.data.order import NEWEST
 from atom.errors import UserError, shown
 from atom.recipe import settings
 from atom.recipe.run import Run
@@ -68,6 +69,17 @@ def check(folder: Path, run: Run, read: Inputs | None = None) -> Resumption | No
         for name, words in differing.items():
             _check_content(name, words, folder, steps[0], run)
     return Resumption(steps[0], tuple(found), differing, unknown)
+
+
+def with_order(folder: Path, run: Run) -> Run:
+    """Return ``run`` with the version of the order of its documents: as set, or that of the run to
+    resume in ``folder``, or the newest."""
+    if run.data.order is not None:
+        return run
+    steps = checkpoint.resumable(folder / checkpoint.FOLDER)
+    before = run_of(_beside(folder, steps[0], RUN_FILE)).data.order if steps else None
+    data = run.data.model_copy(update={"order": before or NEWEST})
+    return run.model_copy(update={"data": data})
 
 
 @dataclass(frozen=True)

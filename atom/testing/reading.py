@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from atom.plugin import Dataset, DatasetContext, Document, DocumentSource
+from atom.plugin import Dataset, DatasetContext, Document, LaneSource
 from atom.registry.host import Component
 from atom.registry.opening import Chosen
 from atom.testing import isolated
@@ -29,9 +29,9 @@ SEQ_LEN = 50
 """In tokens; a document has 18, so that sequences begin and end within documents."""
 
 
-def source(component: Component, config: BaseModel | None) -> DocumentSource:
+def source(component: Component, config: BaseModel | None) -> LaneSource:
     """Return a new source, as each rank creates its own."""
-    made: DocumentSource = opened(component, config).call("source")
+    made: LaneSource = opened(component, config).call("source")
     return made
 
 
@@ -40,7 +40,7 @@ def key(document: Document) -> Key:
     return document.id, f"{digest[:16]} {document.starts:d}{document.ends:d}"
 
 
-def lanes(source: DocumentSource, count: int, *, seed: int = 0, epoch: int = 0) -> list[list[Key]]:
+def lanes(source: LaneSource, count: int, *, seed: int = 0, epoch: int = 0) -> list[list[Key]]:
     """Return the documents of each of ``count`` lanes in one epoch."""
     return [
         [key(document) for document in source.lane(lane, count, seed=seed, epoch=epoch)]

@@ -10,6 +10,7 @@ import pytest
 from damage import damaged, is_one_sentence, json_values
 from hypothesis import strategies as st
 
+from atom.data.dealing import dealt
 from atom.errors import UserError
 from atom_datasets import local
 from atom_datasets.config import Local
@@ -52,7 +53,7 @@ def test_json_lines(
         path.write_bytes(content)
         try:
             config = Local(path=str(path), max_bad_fraction=tolerated)
-            source = local.source(config)
+            source = dealt(local.source(config))
             source.check()
             for document in source.lane(0, 1, seed=0, epoch=0):
                 document.text.encode()

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from atom.errors import UserError
-from atom.plugin import Contents, Document, DocumentSource
+from atom.plugin import Contents, Document, LaneSource
 from atom.registry.configured import configured
 from atom.registry.host import Component
 from atom.testing import isolated, reading
@@ -62,7 +62,7 @@ class DatasetSuite(Options, ComponentSuite):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def source(cls, component: Component, config: BaseModel | None) -> DocumentSource:
+    def source(cls, component: Component, config: BaseModel | None) -> LaneSource:
         """The source, checked."""
         source = reading.source(component, config)
         try:
@@ -99,7 +99,7 @@ class DatasetSuite(Options, ComponentSuite):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def lanes(cls, source: DocumentSource, elsewhere: object) -> Pass:  # noqa: ARG003
+    def lanes(cls, source: LaneSource, elsewhere: object) -> Pass:  # noqa: ARG003
         """Return the documents of each lane of an epoch, read once for the whole suite."""
         read: dict[tuple[int, int, int], list[list[Key]]] = {}
 
@@ -118,13 +118,13 @@ class DatasetSuite(Options, ComponentSuite):
 
     # ------------------------------------------------------------------------ documents
 
-    def test_documents_are_text(self, source: DocumentSource) -> None:
+    def test_documents_are_text(self, source: LaneSource) -> None:
         for document in islice(source.lane(0, 1, seed=0, epoch=0), 1000):
             assert isinstance(document, Document)
             assert isinstance(document.text, str)
             assert document.id, "a document without an id cannot be named to a person"
 
-    def test_contents_are_what_is_read(self, source: DocumentSource, lanes: Pass) -> None:
+    def test_contents_are_what_is_read(self, source: LaneSource, lanes: Pass) -> None:
         """A source that reports its number of documents reports that of an epoch."""
         contents = getattr(source, "contents", None)
         if contents is None:
@@ -158,7 +158,7 @@ class DatasetSuite(Options, ComponentSuite):
         assert not _names(first - second), "documents that the second pass leaves out"
         assert not _names(second - first), "documents that only the second pass has"
 
-    def test_a_lane_starts_anywhere(self, source: DocumentSource, lanes: Pass) -> None:
+    def test_a_lane_starts_anywhere(self, source: LaneSource, lanes: Pass) -> None:
         """``start`` counts the documents of the lane, so that a run can resume at its position."""
         for lane, whole in enumerate(lanes()):
             for start in {0, 1, 2, len(whole) // 2, len(whole) - 1, len(whole)}:
@@ -207,7 +207,7 @@ class DatasetSuite(Options, ComponentSuite):
         dp: int,
         component: Component,
         config: BaseModel | None,
-        source: DocumentSource,  # noqa: ARG002 (checked)
+        source: LaneSource,  # noqa: ARG002 (checked)
         uninterrupted: list[reading.Rows],
     ) -> None:
         """Data-parallel ranks together train on the same data as one rank, step by step."""
@@ -221,7 +221,7 @@ class DatasetSuite(Options, ComponentSuite):
         after: int,
         component: Component,
         config: BaseModel | None,
-        source: DocumentSource,  # noqa: ARG002 (checked)
+        source: LaneSource,  # noqa: ARG002 (checked)
         uninterrupted: list[reading.Rows],
     ) -> None:
         """A run that stops within an epoch and resumes, even on another number of data-parallel

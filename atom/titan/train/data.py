@@ -17,7 +17,7 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.tokenizer import BaseTokenizer
 
 from atom.errors import UserError
-from atom.plugin import Document, DocumentSource
+from atom.plugin import Document, LaneSource
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -40,7 +40,7 @@ class DocumentLoader(BaseDataLoader):
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):
-        source: DocumentSource
+        source: LaneSource
         seed: int
         global_batch_size: int
         """In sequences."""

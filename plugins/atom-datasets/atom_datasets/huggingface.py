@@ -12,13 +12,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atom.data.order import permutation
 from atom.errors import UserError
 from atom.plugin import Contents, Document
 from atom_datasets import admitted, content, identity, saved
 from atom_datasets.bounding import bound
 from atom_datasets.compression import let_streams_decompress
 from atom_datasets.config import HuggingFace
-from atom_datasets.dealing import permutation
 from atom_datasets.finding import Tally, find
 from atom_datasets.leading_out import Links
 from atom_datasets.links import linked

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from atom.errors import UserError
-from atom.plugin import Contents, Document
+from atom.plugin import Contents
 from atom_datasets import content, identity, parquet
 from atom_datasets.compression import bare_suffix, budget, is_compressed, plain
 from atom_datasets.config import Local
-from atom_datasets.dealing import deal
 from atom_datasets.finding import Found, find
 from atom_datasets.leading_out import Links
 from atom_datasets.records import File, NoTextError, Records
@@ -86,11 +84,9 @@ class LocalSource:
         left_out = (*found.left_out.phrases(), *documents.left_out.phrases())
         return Contents(files=len(found.files), documents=len(documents), left_out=left_out)
 
-    def lane(
-        self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
-    ) -> Iterator[Document]:
-        """Yield the documents of ``lane``; see :func:`atom_datasets.dealing.deal`."""
-        return deal(_documents(self), lane, lanes, seed=seed, epoch=epoch, start=start)
+    def documents(self) -> TextFiles | Records:
+        """Return the documents."""
+        return _documents(self)
 
 
 def _found(source: LocalSource) -> Found:

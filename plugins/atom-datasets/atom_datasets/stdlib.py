@@ -6,15 +6,13 @@ import hashlib
 import json
 import platform
 import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from atom.errors import UserError
-from atom.plugin import Contents, Document
+from atom.plugin import Contents
 from atom_datasets.config import Stdlib
-from atom_datasets.dealing import deal
 from atom_datasets.finding import walk
 from atom_datasets.text_files import TextFile, TextFiles
 
@@ -57,12 +55,9 @@ class StdlibSource:
         documents = _documents(_folder(), self.max_chars)
         return Contents(files=len(files), documents=len(documents))
 
-    def lane(
-        self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
-    ) -> Iterator[Document]:
-        """Yield the documents of ``lane``; see :func:`atom_datasets.dealing.deal`."""
-        documents = _documents(_folder(), self.max_chars)
-        return deal(documents, lane, lanes, seed=seed, epoch=epoch, start=start)
+    def documents(self) -> TextFiles:
+        """Return the documents."""
+        return _documents(_folder(), self.max_chars)
 
 
 def _folder() -> Path:

@@ -8,11 +8,13 @@ import json
 import lzma
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
+from atom.data.dealing import dealt
 from atom.errors import UserError
 from atom.plugin import Document
 from atom_datasets import local
@@ -28,12 +30,12 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 TEXTS = ["one\n", "zwei größer 語 🙂", "", "2024-01-31", "three", " "]
 
 
-def made(path: Path | list[Path], **parameters: object) -> local.LocalSource:
+def made(path: Path | list[Path], **parameters: object) -> Any:
     paths = str(path) if isinstance(path, Path) else [str(one) for one in path]
-    return local.source(Local.model_validate({"path": paths} | parameters))
+    return dealt(local.source(Local.model_validate({"path": paths} | parameters)))
 
 
-def documents(source: local.LocalSource, lanes: int = 1) -> list[Document]:
+def documents(source: Any, lanes: int = 1) -> list[Document]:
     """Return the documents of one pass, sorted."""
     source.check()
     found = [

@@ -22,6 +22,7 @@ from local_files import (
     write_parquet,
 )
 
+from atom.data.dealing import dealt
 from atom_datasets import local, records
 from atom_datasets.config import Local
 from atom_datasets.json_lines import Row
@@ -113,8 +114,8 @@ def test_paths_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "~/b.md": "b",
         ".hidden": ".hidden",
     }.items():
-        assert texts(local.source(Local(path=path))) == expected.split(), path
-    assert texts(local.source(Local(path=["sub/*.txt", "sub", "b.md"]))) == ["b", "c", "d"]
+        assert texts(dealt(local.source(Local(path=path)))) == expected.split(), path
+    assert texts(dealt(local.source(Local(path=["sub/*.txt", "sub", "b.md"])))) == ["b", "c", "d"]
 
 
 def test_a_format_chooses_within_a_folder_and_overrules_a_suffix(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from atom.data.dealing import dealt
 from atom.errors import UserError
 from atom_datasets import stdlib
 from atom_datasets.config import Stdlib
 
-SOURCE = stdlib.source(Stdlib())
+SOURCE = dealt(stdlib.source(Stdlib()))
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 
 
