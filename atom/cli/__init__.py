@@ -22,19 +22,22 @@ from atom.io.printing import protected
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
-    "runs": ("atom.cli.runs", "list the runs under a folder, and how they are doing"),
-    "status": ("atom.cli.status", "say how a run is doing"),
-    "logs": ("atom.cli.logs", "show what a run has logged"),
+    "runs": ("atom.cli.runs", "list the runs under a folder, with their status"),
+    "status": ("atom.cli.status", "show the status of a run"),
+    "logs": ("atom.cli.logs", "show the logs of a run"),
     "stop": ("atom.cli.stop", "end a run early, with a checkpoint"),
-    "compare": ("atom.cli.compare", "show what runs do differently, and what came of it"),
-    "report": ("atom.cli.report", "write a page on a run: curves, settings, layout, environment"),
-    "export": ("atom.cli.export", "write a run's weights for others to load"),
-    "generate": ("atom.cli.generate", "continue a text with a run's model"),
-    "kernels": ("atom.cli.kernels", "list the kernels, and say which a run would have and why"),
+    "compare": ("atom.cli.compare", "compare the settings and results of runs"),
+    "report": (
+        "atom.cli.report",
+        "write a page about a run: curves, settings, layout, environment",
+    ),
+    "export": ("atom.cli.export", "export a run's weights in Hugging Face's format"),
+    "generate": ("atom.cli.generate", "generate text with a run's model"),
+    "kernels": ("atom.cli.kernels", "list the kernels, or explain which ones a run uses"),
     "bench": ("atom.cli.bench", "time the installed kernels on this device"),
-    "plugins": ("atom.cli.plugins", "list what is installed, and why something is broken"),
-    "new": ("atom.cli.new", "make a plugin package of your own"),
-    "completion": ("atom.cli.completion", "print a script that completes commands in a shell"),
+    "plugins": ("atom.cli.plugins", "list the installed plugins, and why one is broken"),
+    "new": ("atom.cli.new", "create a plugin package"),
+    "completion": ("atom.cli.completion", "print a script for completion in a shell"),
 }
 """Name -> module with ``main(arguments) -> exit code``, and one line of help."""
 
@@ -51,9 +54,9 @@ _MACHINE = {
     errno.ENOTDIR: "",
     errno.ELOOP: "",
     errno.ENOMEM: "",
-    errno.EMFILE: "; `ulimit -n` shows how many files a process may have open, and sets it",
+    errno.EMFILE: "; `ulimit -n` shows and sets the maximum number of open files",
     errno.ENFILE: "",
-    errno.EAGAIN: "; `ulimit -u` shows how many processes a user may have, and sets it",
+    errno.EAGAIN: "; `ulimit -u` shows and sets the maximum number of processes",
 }
 """errno -> hint, for faults of the machine or of file names, which are not bugs."""
 

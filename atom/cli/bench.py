@@ -30,7 +30,8 @@ _SHAPES = ("tiny", "small", "real")
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
     return Parser(
-        "atom bench", "Measure. `atom bench kernels` times the installed kernels on this device."
+        "atom bench",
+        "Run benchmarks. `atom bench kernels` times the installed kernels on this device.",
     )
 
 
@@ -38,8 +39,9 @@ def kernels_parser() -> Parser:
     """Return the parser of the arguments of ``atom bench kernels``."""
     parser = Parser(
         "atom bench kernels",
-        "Time each installed kernel, forward and backward, beside the reference of its operation, "
-        "the same compiled, and what the device can do; print a table in Markdown.",
+        "Time each installed kernel, forward and backward, and compare it with the reference of "
+        "its operation, the compiled reference and the limits of the device. Print a table in "
+        "Markdown.",
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="a GPU if there is one"
@@ -56,7 +58,7 @@ def kernels_parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME",
-        help="a kernel beside the references; may be repeated; all by default",
+        help="a kernel to time besides the references; may be repeated; all by default",
     )
     parser.add_argument(
         "--dtype",
@@ -73,19 +75,19 @@ def kernels_parser() -> Parser:
         "--seconds",
         type=_time(most=60),
         default=0.2,
-        help="about how long each pass is repeated; 0.2 by default",
+        help="seconds for which each pass is repeated, approximately; 0.2 by default",
     )
     parser.add_argument(
         "--within",
         type=_time(),
         default=math.inf,
         metavar="SECONDS",
-        help="begin no other kernel after this time; no limit by default",
+        help="start no further kernel after this many seconds; no limit by default",
     )
     parser.add_argument(
-        "--no-compile", action="store_true", help="leave out the references compiled: faster"
+        "--no-compile", action="store_true", help="do not time the compiled references"
     )
-    for name, what in (("json", "the results as data"), ("markdown", "the table")):
+    for name, what in (("json", "write the results as JSON"), ("markdown", "the table")):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {what}")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw a roofline")
     return parser

@@ -34,9 +34,9 @@ _SHOW: dict[str, Callable[[Any], str]] = {
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
-        "atom compare", "Show the settings in which runs differ, their numbers, and their curves."
+        "atom compare", "Show the settings in which runs differ, their results, and their curves."
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="two run folders or more")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="two or more run folders")
     parser.add_argument(
         "--out", type=Path, metavar="FILE.svg", help="draw all curves into this picture"
     )
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     if len(options.runs) < 2:
         raise UserError(
-            f"{options.runs[0]} alone cannot be compared", valid="two run folders or more"
+            f"{options.runs[0]} alone cannot be compared", valid="two or more run folders"
         )
     if options.out is not None and options.out.suffix != ".svg":
         raise UserError(f"--out {options.out} is no picture that is drawn here", valid="FILE.svg")

@@ -87,7 +87,7 @@ def parser() -> Parser:
         "For bash: source <(atom completion bash). For zsh: source <(atom completion zsh). "
         "For fish: atom completion fish | source.",
     )
-    parser.add_argument("shell", choices=SCRIPTS, help="the shell to print it for")
+    parser.add_argument("shell", choices=SCRIPTS, help="the shell")
     return parser
 
 

@@ -18,17 +18,17 @@ def parser() -> Parser:
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--to", choices=("hf",), required=True, help="hf: Hugging Face's format")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--step", type=int, help="of the checkpoint; left out: the newest")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="of the weights; left out: that of the checkpoint",
+        help="dtype of the weights; default: that of the checkpoint",
     )
     parser.add_argument(
         "--shard-size",
         type=size,
         default=size("5GB"),
-        help="size of a file, such as 500MB; default: 5GB",
+        help="maximum size of a file, such as 500MB; default: 5GB",
     )
     return parser
 

@@ -14,25 +14,30 @@ N = TypeVar("N", int, float)
 
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
-    parser = Parser("atom generate", "Continue a text with a run's model, on one process.")
+    parser = Parser("atom generate", "Continue a text with a run's model, in one process.")
     parser.add_argument("run", type=Path, help="the run folder, or an export of it")
     parser.add_argument("prompt", help="the beginning of the text")
     parser.add_argument(
-        "--tokens", type=_at_least(1, int), default=100, help="the most to make; default: 100"
+        "--tokens",
+        type=_at_least(1, int),
+        default=100,
+        help="maximum number of tokens to generate; default: 100",
     )
     parser.add_argument(
         "--temperature",
         type=_at_least(0, float),
         default=1.0,
-        help="0: the likeliest token; default: 1, as the model has learnt",
+        help="temperature of sampling; 0: always the most likely token; default: 1",
     )
     parser.add_argument(
-        "--top-k", type=_at_least(1, int), help="sample among so many likeliest; left out: all"
+        "--top-k",
+        type=_at_least(1, int),
+        help="sample among this many most likely tokens; default: all",
     )
     parser.add_argument(
-        "--seed", type=_at_least(0, int), default=0, help="of the draws; default: 0"
+        "--seed", type=_at_least(0, int), default=0, help="seed of sampling; default: 0"
     )
-    parser.add_argument("--step", type=int, help="of the checkpoint; left out: the newest")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
     )

@@ -34,8 +34,8 @@ def parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
         "atom kernels",
-        "List the installed kernels and what each needs. `atom kernels explain` says which of them "
-        "a run would have.",
+        "List the installed kernels and their requirements. `atom kernels explain` shows which of "
+        "them a run would use.",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list, for programs")
     parser.add_argument("--operation", metavar="NAME", help="list the kernels of one operation")
@@ -46,8 +46,8 @@ def explain_parser() -> Parser:
     """Return the parser of the arguments of ``atom kernels explain``."""
     parser = Parser(
         "atom kernels explain",
-        "Say which kernel a run would have for each operation, and why none of the others. "
-        "The device may be one that is not here: device=h100.",
+        "Show which kernel a run would use for each operation, and why not the others. The device "
+        "can be one that this machine does not have: device=h100.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument(
@@ -56,10 +56,12 @@ def explain_parser() -> Parser:
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="take a package for installed, NAME or NAME==VERSION; may be repeated",
+        help="treat a package as installed: NAME or NAME==VERSION; may be repeated",
     )
     parser.add_argument(
-        "overrides", nargs=argparse.REMAINDER, help="as for `atom train`: KEY=VALUE, GROUP=OPTION"
+        "overrides",
+        nargs=argparse.REMAINDER,
+        help="overrides, as for `atom train`: KEY=VALUE, GROUP=OPTION",
     )
     return parser
 
@@ -208,7 +210,7 @@ def _told(run: Run, choices: tuple[Choice, ...], where: Situation) -> str:
             (choice.operation, name, "not tried" if why.startswith(FITS) else "rejected", why)
             for name, why in choice.passed_over
         ]
-    header = ("OPERATION", "KERNEL", "STATUS", "WHAT IT IS, OR WHY NOT")
+    header = ("OPERATION", "KERNEL", "STATUS", "SUMMARY, OR REASON")
     return f"{', '.join(words)}\n\n" + _table([header, *_once(rows)])
 
 

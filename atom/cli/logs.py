@@ -29,7 +29,8 @@ def parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
         "atom logs",
-        "Show what a run has logged: its launcher and rank 0, or the ranks named, by time.",
+        "Show the logs of a run, ordered by time: those of its launcher and rank 0, or of the "
+        "ranks given.",
     )
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument(
@@ -38,15 +39,21 @@ def parser() -> Parser:
         metavar="N",
         help=f"a rank's number, {LAUNCHER}, or {ALL}; may be given several times",
     )
-    parser.add_argument("--level", choices=LEVELS, default="debug", help="leave out what is below")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
+    parser.add_argument(
+        "--level", choices=LEVELS, default="debug", help="omit lines below this level"
+    )
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="follow the logs until the job ends"
+    )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--json", action="store_true", help="the lines as they are, for programs")
+    what.add_argument(
+        "--json", action="store_true", help="print the original JSON lines, for programs"
+    )
     what.add_argument(
         "--printed",
         action="store_true",
-        help="what ranks and their libraries printed (stacks of hung ranks too), not what they "
-        "logged",
+        help="show the printed output of ranks and their libraries, such as stacks of hung ranks, "
+        "instead of their logs",
     )
     return parser
 

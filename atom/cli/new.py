@@ -33,19 +33,19 @@ def parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
         "atom new",
-        "Make a plugin package: declaration, parameters, a small working implementation, config "
-        "group, tests, README, licence and CI. It is yours to change.",
+        "Create a plugin package: declaration, parameters, a small working implementation, config "
+        "group, tests, README, licence and CI.",
     )
     parser.add_argument(
         "kind",
         metavar="KIND",
         type=_kind,
         choices=_KINDS,
-        help=f"what it offers: {', '.join(_KINDS)}",
+        help=f"kind of its component: {', '.join(_KINDS)}",
     )
-    parser.add_argument("name", metavar="NAME", help="its distribution, such as my-net")
+    parser.add_argument("name", metavar="NAME", help="name of its distribution, such as my-net")
     parser.add_argument(
-        "--dir", type=Path, metavar="PATH", help="the folder to make; default: ./NAME"
+        "--dir", type=Path, metavar="PATH", help="the folder to create; default: ./NAME"
     )
     return parser
 

@@ -42,8 +42,8 @@ def parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
         "atom plugins",
-        "List installed plugins and what they offer. `atom plugins lock FILE` writes down which "
-        "files they consist of.",
+        "List the installed plugins and their components. `atom plugins lock FILE` writes a lock: "
+        "the digests of their files.",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list, for programs")
     parser.add_argument("--kind", choices=_KINDS, help="list the components of one kind")
@@ -54,10 +54,10 @@ def lock_parser() -> Parser:
     """Return the parser of the arguments of ``atom plugins lock``."""
     parser = Parser(
         "atom plugins lock",
-        "Write the version of every installed plugin and the hash of each of its files. "
-        "`atom train plugins.locked=FILE` then refuses what differs.",
+        "Write a lock: the version of every installed plugin and the digest of each of its files. "
+        "`atom train plugins.locked=FILE` then refuses plugins that differ.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the file to write, JSON")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the JSON file to write")
     return parser
 
 

@@ -19,7 +19,10 @@ def parser() -> Parser:
     )
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="report.html in the run folder by default"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the file to write; report.html in the run folder by default",
     )
     return parser
 

@@ -38,13 +38,17 @@ _STYLES = {
 
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
-    parser = Parser("atom runs", "List the runs under a folder, and how each is doing.")
+    parser = Parser("atom runs", "List the runs under a folder, with the status of each.")
     parser.add_argument(
-        "folder", type=Path, nargs="?", default=Path("outputs"), help="outputs by default"
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("outputs"),
+        help="the folder; outputs by default",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print a JSON array, for programs")
-    how.add_argument("--live", action="store_true", help="draw the table anew until Ctrl-C")
+    how.add_argument("--live", action="store_true", help="redraw the table until Ctrl-C")
     return parser
 
 

@@ -13,7 +13,7 @@ from atom.run_dir import status
 
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
-    parser = Parser("atom status", "Say how a run is doing, from its folder.")
+    parser = Parser("atom status", "Show the status of a run, read from its folder.")
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--json", action="store_true", help="print a JSON object, for programs")
     return parser

@@ -14,12 +14,12 @@ def parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
         "atom stop",
-        "Ask the job at work in a run folder to save a checkpoint after its next step and to end. "
-        "Waits, and says how it ended. The same `atom train` command goes on later.",
+        "Ask the active job of a run folder to save a checkpoint after its next step and to end; "
+        "wait, and report how it ended. The same `atom train` command resumes the run later.",
     )
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="give up waiting; by default never"
+        "--timeout", type=float, metavar="SECONDS", help="seconds to wait; no limit by default"
     )
     return parser
 

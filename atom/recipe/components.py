@@ -36,4 +36,4 @@ def _field(kind: type[Declaration]) -> tuple[Any, Any]:
         return dict[str, section], Field(default={}, description=f"name -> a {kind.kind}")
     if kind.chosen == "optional":
         return section | None, Field(default=None, description=f"a {kind.kind}; null: none")
-    return section, Field(description=f"the {kind.kind}, and its parameters beside its name")
+    return section, Field(description=f"the {kind.kind}: its name and its parameters")

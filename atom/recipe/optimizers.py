@@ -15,8 +15,10 @@ _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 class _Adaptive(Model):
     lr: float = Field(default=3e-4, gt=0, description="peak learning rate")
-    betas: tuple[_Decay, _Decay] = Field(default=(0.9, 0.95), description="decay of the moments")
-    eps: float = Field(default=1e-8, gt=0, description="added to the denominator")
+    betas: tuple[_Decay, _Decay] = Field(
+        default=(0.9, 0.95), description="decay rates of the two moments"
+    )
+    eps: float = Field(default=1e-8, gt=0, description="added to the denominator of the update")
     state_dtype: Literal["bfloat16"] | None = Field(
         default=None, description="dtype of the moments; null: that of the parameters"
     )
@@ -33,7 +35,9 @@ class Adam(_Adaptive):
     """Adam (https://arxiv.org/abs/1412.6980)."""
 
     name: Literal["Adam"] = Field(default="Adam", description="the optimizer")
-    weight_decay: float = Field(default=0.1, ge=0, description="added to the gradient")
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="factor of the weights that is added to the gradient"
+    )
 
 
 class Muon(_Adaptive):
@@ -43,7 +47,9 @@ class Muon(_Adaptive):
     """
 
     name: Literal["Muon"] = Field(default="Muon", description="the optimizer")
-    weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay, of both")
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="decoupled weight decay of both optimizers"
+    )
     momentum: float = Field(default=0.95, ge=0, lt=1, description="momentum of Muon")
 
 

@@ -92,7 +92,7 @@ _COUNT = Range(1)
 _NATURAL = Range(0)
 _SHARE = Range(0, 1, whole=False)
 _SECONDS = Range(1, 10**9)
-_TORCHS = "for torch's own"
+_TORCHS = "for torch's default"
 
 ENGINE_RANGES: dict[str, Range] = {
     "training.gc_freq": _COUNT,
@@ -111,7 +111,7 @@ ENGINE_RANGES: dict[str, Range] = {
     "profiler.memory_snapshot_max_entries": _COUNT,
     "parallelism.pipeline_parallel_first_stage_less_layers": _NATURAL,
     "parallelism.pipeline_parallel_last_stage_less_layers": _NATURAL,
-    "parallelism.pipeline_parallel_layers_per_stage": Range(1, null="for as many as there are"),
+    "parallelism.pipeline_parallel_layers_per_stage": Range(1, null="for torchtitan's choice"),
 }
 """Range of each numeric key that only torchtitan defines; a test compares them with its
 dataclasses.

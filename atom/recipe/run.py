@@ -98,17 +98,21 @@ class Run(_Components):
     sweep: Sweep = Sweep()
     profile: Profile = Profile()
     dry_run: bool = Field(
-        default=False, description="build the run for a few ranks without starting any, and tell"
+        default=False,
+        description="check the run and report its memory and step time, without starting ranks",
     )
     world_size: PositiveInt | None = Field(
-        default=None, description="ranks of a dry run; device may then name one that is not here"
+        default=None,
+        description="number of ranks of a dry run; `device` can then be a device "
+        "that this machine does not have",
     )
     plugins: Plugins = Plugins()
 
     parallelism: Parallelism
     kernels: dict[str, str | list[str]] = Field(
         default={"default": "auto"},
-        description="of an operation, or by default: a kernel, or kernels in order of preference",
+        description="for an operation, or `default` for all: a kernel, or kernels in order of "
+        "preference",
     )
 
     optimizer: Optimizer = AdamW()
@@ -124,7 +128,7 @@ class Run(_Components):
     profiler: Section = {}
     debug: Debug = Debug()
 
-    resolved: Resolved | None = Field(default=None, description="written by ATOM, not by users")
+    resolved: Resolved | None = Field(default=None, description="set by ATOM")
 
     _origins: Callable[[], dict[str, str]] = PrivateAttr(default=dict)
     # A function as the default would become a method of the run and shadow the assigned value.

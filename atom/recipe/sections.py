@@ -53,7 +53,7 @@ class Folder(Model):
     """The folder of a run's results."""
 
     dir: Path | None = Field(
-        default=None, description="the run folder; null: outputs/DATE/TIME under the current one"
+        default=None, description="the run folder; null: outputs/DATE/TIME in the current folder"
     )
 
 
@@ -63,20 +63,22 @@ class Launch(Model):
     ranks: PositiveInt | None = Field(
         default=None,
         le=10**6,
-        description="number of ranks; null: as the layout says, or one a GPU",
+        description="number of ranks; null: as the layout needs, or one per GPU",
     )
     max_restarts: NonNegativeInt = Field(
         default=3,
-        description="times to start the ranks again after a failure, counted anew with every "
-        "checkpoint",
+        description="maximum restarts of the ranks after failures; each checkpoint resets the "
+        "count",
     )
     start_seconds: PositiveFloat = Field(
         default=1800,
-        description="seconds until the first step is done after which the ranks count as hung",
+        description="maximum seconds until the first step is complete; after that, the ranks "
+        "count as hung",
     )
     hang_seconds: PositiveFloat = Field(
         default=1800,
-        description="seconds from one step to the next after which the ranks count as hung",
+        description="maximum seconds from one step to the next; after that, the ranks count as "
+        "hung",
     )
 
 
@@ -84,7 +86,7 @@ class Resume(Model):
     """How a run resumes from the checkpoints in its folder."""
 
     force: bool = Field(
-        default=False, description="go on although settings differ that the checkpoint belongs to"
+        default=False, description="resume even if settings differ that the checkpoint depends on"
     )
 
 
@@ -92,26 +94,30 @@ class Faults(Model):
     """Responses to numerical faults and silent data corruption: see docs/faults.md."""
 
     non_finite: Literal["skip", "rollback", "stop"] = Field(
-        default="stop", description="when the loss or the gradient norm is not finite"
+        default="stop", description="action if the loss or the gradient norm is not finite"
     )
     spike: Literal["none", "skip", "rollback", "stop"] = Field(
-        default="none", description="when the loss or the gradient norm is far above the last ones"
+        default="none",
+        description="action if the loss or the gradient norm is far above recent values",
     )
     spike_threshold: PositiveFloat = Field(
         default=10,
-        description="how far above the median is a spike, in robust standard deviations",
+        description="distance above the median that is a spike, in robust standard deviations",
     )
     window: PositiveInt = Field(
-        default=100, description="steps that spikes are measured by, and that the budget is for"
+        default=100,
+        description="number of recent steps that spikes are compared with, and to "
+        "which the budget applies",
     )
     budget: NonNegativeInt = Field(
-        default=3, description="faults in a window that are skipped or rolled back; then stop"
+        default=3,
+        description="faults per window that are skipped or rolled back; the next one stops the run",
     )
     replica_check_interval: NonNegativeInt = Field(
-        default=0, description="steps between checks that replicas hold the same bits; 0: none"
+        default=0, description="steps between comparisons of the bits of replicas; 0: none"
     )
     replay_check_interval: NonNegativeInt = Field(
-        default=0, description="steps between steps that are computed twice, to compare; 0: none"
+        default=0, description="steps between steps that are computed twice and compared; 0: none"
     )
 
 
@@ -119,7 +125,7 @@ class Profile(Model):
     """A profile of a few steps, written to ``profile/`` of the run folder: see docs/watch.md."""
 
     steps: int | str | None = Field(
-        default=None, description="a step, or FIRST-LAST, to write a trace and a table of"
+        default=None, description="a step, or FIRST-LAST: the steps to profile; null: none"
     )
 
     @field_validator("steps")
@@ -147,18 +153,21 @@ class Sweep(Model):
     """The objective by which Hydra's sweeper compares the runs of a sweep."""
 
     objective: str = Field(
-        default="loss", description="a number of metrics.jsonl, as it is after the last step"
+        default="loss",
+        description="a field of metrics.jsonl; its value after the last step is the objective",
     )
 
 
 class Data(Model):
     """How the documents of the dataset are read."""
 
-    trace: bool = Field(default=False, description="note every sample in logs/samples_rank_N.jsonl")
+    trace: bool = Field(
+        default=False, description="record every sample in logs/samples_rank_N.jsonl"
+    )
     order: Literal[1, 2] | None = Field(
         default=None,
         description="version of the order of documents; 1: that of ATOM 0.1, sorted in memory; "
-        "null: the newest, or that of the run that is resumed",
+        "null: the newest, or that of the resumed run",
     )
 
 
@@ -171,37 +180,42 @@ class Launcher(Numbers, Component[plugin.Launcher]):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     name: str | None = Field(  # type: ignore[assignment]
-        default=None, description="a plugin's launcher; null: this machine"
+        default=None, description="the launcher; null: this machine"
     )
-    dry_run: bool = Field(
-        default=False, description="print what would be submitted, and write nothing"
-    )
-    nodes: PositiveInt = Field(default=1, le=10**6, description="machines of one job")
+    dry_run: bool = Field(default=False, description="print the submission and write nothing")
+    nodes: PositiveInt = Field(default=1, le=10**6, description="number of machines of one job")
     gpus_per_node: PositiveInt | None = Field(
-        default=None, le=10**4, description="GPUs, and ranks, of a node; null: ranks share its CPU"
+        default=None, le=10**4, description="GPUs, and ranks, per node; null: ranks on CPUs"
     )
     gpu: Word | None = Field(
         default=None,
-        description="the GPU there, as in device=h100; null: as on this machine",
+        description="the GPU of the nodes, as in device=h100; null: as on this machine",
         json_schema_extra=FROM_FILES,
     )
-    cpus_per_node: PositiveInt | None = Field(default=None, description="cores of a node")
+    cpus_per_node: PositiveInt | None = Field(default=None, description="CPU cores per node")
     time: str | None = Field(
         default=None,
         json_schema_extra=FROM_FILES,
-        description="limit of one job: MINUTES, HOURS:MM:SS or DAYS-HH:MM:SS",
+        description="time limit of one job: MINUTES, HOURS:MM:SS or DAYS-HH:MM:SS",
     )
     queue: Word | None = Field(
         default=None, description="partition or queue", json_schema_extra=FROM_FILES
     )
-    account: Word | None = Field(default=None, description="who pays", json_schema_extra=FROM_FILES)
+    account: Word | None = Field(
+        default=None, description="account to charge", json_schema_extra=FROM_FILES
+    )
     image: Word | None = Field(default=None, description="container image; null: no container")
-    environment: dict[Variable, Value] = Field(default={}, description="variables of the ranks")
+    environment: dict[Variable, Value] = Field(
+        default={}, description="environment variables of the ranks"
+    )
     pass_environment: list[Variable] = Field(
         default=[],
-        description="variables that ranks take from the shell that submits; no value is written",
+        description="names of variables that the ranks get from the submitting shell; no value is "
+        "written",
     )
-    mounts: list[Line] = Field(default=[], description="SOURCE:TARGET, for containers and pods")
+    mounts: list[Line] = Field(
+        default=[], description="mounts of containers and pods: SOURCE:TARGET"
+    )
     before: list[Line] = Field(
         default=[], description="shell commands on every node, before the ranks"
     )
@@ -224,7 +238,8 @@ class Batch(Model):
 
     tokens: PositiveInt | None = Field(
         default=None,
-        description="tokens of one step; training.global_batch_size is that by training.seq_len",
+        description="tokens of one step; training.global_batch_size is this divided by "
+        "training.seq_len",
     )
 
 
@@ -232,7 +247,10 @@ class Loss(Model):
     """Cross-entropy of the next token, averaged over the tokens of the global batch."""
 
     num_chunks: PositiveInt = Field(
-        default=1, le=2**20, description="compute logits and loss in so many pieces of the sequence"
+        default=1,
+        le=2**20,
+        description="number of chunks of the sequence in which logits and "
+        "loss are computed; more need less memory",
     )
 
 
@@ -242,14 +260,13 @@ class Plugins(Model):
     allow: list[str] | None = Field(
         default=None, description="patterns of the packages that may be loaded; null: all"
     )
-    block: list[str] = Field(
-        default=[], description="patterns of packages that are not loaded, whatever allows them"
-    )
+    block: list[str] = Field(default=[], description="patterns of packages that are never loaded")
     locked: Path | None = Field(
-        default=None, description="a file of `atom plugins lock` that they must not differ from"
+        default=None,
+        description="a lock, written by `atom plugins lock`, that the packages must match",
     )
     used: list[str] | None = Field(
-        default=None, description="the packages that ranks load; written by ATOM, not by users"
+        default=None, description="the packages that ranks load; set by ATOM"
     )
 
 
@@ -258,7 +275,7 @@ class Read(Model):
 
     files: int | None = None
     documents: int | None = None
-    left_out: list[str] = Field(default=[], description="what is there and not read as it stands")
+    left_out: list[str] = Field(default=[], description="content that is present but not read")
 
 
 class Resolved(Model):
@@ -267,19 +284,21 @@ class Resolved(Model):
     device: Literal["cpu", "cuda"]
     world_size: PositiveInt
     vocab_size: PositiveInt
-    data: Read | None = Field(default=None, description="null: the dataset does not say")
+    data: Read | None = Field(default=None, description="size of the dataset; null: unknown")
     global_batch_size: PositiveInt = Field(description="in sequences")
-    degrees: dict[str, int] = Field(description="parallel degrees, none of them -1")
+    degrees: dict[str, int] = Field(description="the parallel degrees, with -1 resolved")
     kernels: dict[str, str] = Field(description="the kernel chosen for each operation")
     kernels_partial: dict[str, str] = Field(
-        default={}, description="how many of an operation's nodes its kernel replaces, if not all"
+        default={},
+        description="number of an operation's nodes that its kernel replaces, if not all",
     )
     kernels_rejected: dict[str, dict[str, str]] = Field(
-        default={}, description="the kernels preferred to it, and why they do not fit"
+        default={}, description="the preferred kernels that do not fit, with the reasons"
     )
     kernels_not_tried: dict[str, dict[str, str]] = Field(
-        default={}, description="the others, and why they would not fit or do not come first"
+        default={},
+        description="the other kernels, and why they would not fit or have a lower priority",
     )
     callbacks: list[str] = Field(
-        default=[], description="what is called at the points of a step, in this order"
+        default=[], description="the callbacks of training, in the order of their calls"
     )

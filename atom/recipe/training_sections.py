@@ -22,9 +22,11 @@ _Steps = Annotated[int, Range(1, 10**12)]
 _Count = Annotated[int, Range(1)]
 _Natural = Annotated[int, Range(0)]
 _Share = Annotated[float, Range(0, 1, whole=False)]
-_Sequences = Range(1, 10**9, null="for a share of the global batch")
-_GlobalBatch = Range(1, 10**9, also=((-1, "for local_batch_size a rank"),))
-_Degree = Range(1, 10**6, also=((-1, "for what is left"),), null="for 1")
+_Sequences = Range(1, 10**9, null="for the rank's share of the global batch")
+_GlobalBatch = Range(
+    1, 10**9, also=((-1, "for local_batch_size sequences per data-parallel rank"),)
+)
+_Degree = Range(1, 10**6, also=((-1, "for the remaining ranks"),), null="for 1")
 _Precision = Literal["bfloat16", "float32"]
 
 
@@ -56,29 +58,30 @@ class TrainingSection(Numbers):
 class Training(TrainingSection):
     """Steps, batch, clipping and precision."""
 
-    steps: _Steps = Field(default=10000, description="optimizer steps of the whole run")
+    steps: _Steps = Field(default=10000, description="optimizer steps of the run")
     seq_len: Annotated[int, Range(1, 2**30)] = Field(
-        default=2048, description="tokens of one sequence"
+        default=2048, description="tokens per sequence"
     )
     global_batch_size: Annotated[int, _GlobalBatch] = Field(
-        default=-1, description="sequences of one step, over all ranks"
+        default=-1, description="sequences per step, over all ranks"
     )
     local_batch_size: Annotated[int | None, _Sequences] = Field(
         default=None,
-        description="sequences of one pass of a data-parallel rank; with fewer than its share of "
-        "the global batch, gradients are accumulated; null: its whole share",
+        description="sequences per forward and backward pass of a data-parallel rank; gradients "
+        "are accumulated if it is less than the rank's share of the global batch; "
+        "null: the whole share",
     )
     # 0 would set every gradient to 0.
     max_norm: Annotated[float, Range(0, above=True, whole=False)] = Field(
-        default=1.0, description="the norm of all gradients together that they are clipped to"
+        default=1.0,
+        description="maximum norm of all gradients together; larger ones are clipped to it",
     )
     dtype: _Precision = Field(
-        default="float32", description="of parameters, gradients and the optimizer's state"
+        default="float32", description="dtype of parameters, gradients and optimizer state"
     )
     mixed_precision_param: _Precision | None = Field(
         default=None,
-        description="what forward and backward passes compute in; null: bfloat16, and float32 on a "
-        "CPU",
+        description="dtype of forward and backward passes; null: bfloat16, or float32 on a CPU",
     )
 
 
@@ -89,20 +92,20 @@ class LRScheduler(TrainingSection):
 
     warmup_steps: _Natural = Field(default=200, description="steps of the warm-up")
     total_steps: Annotated[int | None, Range(1, null="for training.steps")] = Field(
-        default=None, description="steps of the whole schedule; null: training.steps"
+        default=None, description="steps of the schedule; null: training.steps"
     )
     decay_ratio: Annotated[
         float | None, Range(0, 1, whole=False, null="for a decay from the end of the warm-up")
     ] = Field(
         default=None,
-        description="share of the schedule's steps that the decay has, its last ones; null: all "
-        "after the warm-up",
+        description="length of the decay at the end of the schedule, as a fraction of its steps; "
+        "null: all steps after the warm-up",
     )
     decay_type: Literal["linear", "sqrt", "cosine"] = Field(
         default="linear", description="the curve of the decay"
     )
     min_lr_factor: _Share = Field(
-        default=0.0, description="the rate at the end, as a share of the peak"
+        default=0.0, description="the final rate, as a fraction of the peak"
     )
 
 
@@ -119,42 +122,43 @@ class ActivationCheckpoint(TrainingSection):
 class Checkpoint(TrainingSection):
     """Checkpoints of the run, and its initial weights."""
 
-    enable: bool = Field(default=False, description="save checkpoints, and go on from them")
+    enable: bool = Field(default=False, description="save checkpoints, and resume from them")
     interval: _Count = Field(default=500, description="steps from one checkpoint to the next")
     # One checkpoint can be incomplete when the other is needed.
     keep_latest_k: Annotated[int, Range(2, also=((0, "to keep all"),))] = Field(
-        default=10, description="keep so many of the newest; 0: all"
+        default=10, description="number of newest checkpoints to keep; 0: all"
     )
     keep_every: _Natural = Field(
-        default=0, description="keep those of every so many steps, too; 0: none"
+        default=0,
+        description="also keep the checkpoints at multiples of this number of steps; 0: none",
     )
     keep_best: _Natural = Field(
-        default=0, description="keep so many of those with the lowest loss, too"
+        default=0, description="also keep this number of checkpoints with the lowest loss"
     )
     initial_load: str = Field(
         default="",
-        description="weights to begin with: a checkpoint or a run folder, or hf:FOLDER",
+        description="initial weights: a checkpoint or a run folder, or hf:FOLDER",
     )
 
 
 class Compile(TrainingSection):
     """Compilation by torch.compile."""
 
-    enable: bool = Field(default=False, description="compile what components names")
+    enable: bool = Field(default=False, description="compile the parts in compile.components")
     components: list[str] = Field(default=["model", "loss"], description="model, loss, or both")
 
 
 class Metrics(TrainingSection):
     """Which metrics are logged, and where."""
 
-    log_freq: _Count = Field(default=10, description="steps from one line of metrics to the next")
+    log_freq: _Count = Field(default=10, description="steps between logged steps")
 
 
 class Debug(TrainingSection):
     """Seed and determinism, and debugging aids."""
 
     seed: Annotated[int | None, Range(0, null="for 0")] = Field(
-        default=None, description="of initial weights and of the order of the data; null: 0"
+        default=None, description="seed of the initial weights and the order of the data; null: 0"
     )
     deterministic: bool = Field(
         default=False, description="use deterministic algorithms only, which may be slower"
@@ -165,33 +169,36 @@ class Parallelism(Component[plugin.Parallelism], TrainingSection):
     """A strategy, and the degree of each kind of parallelism."""
 
     data_parallel_replicate_degree: Annotated[int | None, _Degree] = Field(
-        default=None, description="copies of the model; null: 1"
+        default=None, description="number of copies of the model; null: 1"
     )
     data_parallel_shard_degree: Annotated[
-        int | None, Range(1, 10**6, also=((-1, "for what is left"),), null="for what is left")
+        int | None,
+        Range(1, 10**6, also=((-1, "for the remaining ranks"),), null="for the remaining ranks"),
     ] = Field(
         default=None,
-        description="ranks that share out the parameters of one copy (FSDP); -1 or null: the ranks "
-        "that the other degrees leave",
+        description="ranks that shard the parameters of one copy of the model (FSDP); -1 or null: "
+        "the remaining ranks",
     )
     tensor_parallel_degree: Annotated[int | None, _Degree] = Field(
-        default=None, description="ranks that share out each matrix; null: 1"
+        default=None, description="ranks that shard each matrix; null: 1"
     )
     pipeline_parallel_degree: Annotated[int | None, _Degree] = Field(
-        default=None, description="ranks that share out the layers; null: 1"
+        default=None,
+        description="ranks that the layers are divided among (pipeline stages); null: 1",
     )
     context_parallel_degree: Annotated[int | None, _Degree] = Field(
-        default=None, description="ranks that share out each sequence; null: 1"
+        default=None, description="ranks that each sequence is divided among; null: 1"
     )
     expert_parallel_degree: Annotated[int | None, Range(1, 10**6, null="for 1")] = Field(
         default=None,
-        description="ranks of the others that share out the experts of a layer; null: 1",
+        description="ranks, among those of the other degrees, that the experts of a layer are "
+        "divided among; null: 1",
     )
     pipeline_parallel_schedule: str = Field(
-        default="1F1B", description="the order of the passes of microbatches, by torch's names"
+        default="1F1B", description="the pipeline schedule, by torch's name"
     )
     pipeline_parallel_microbatch_size: _Count = Field(
-        default=1, description="sequences of a microbatch of the pipeline"
+        default=1, description="sequences per micro-batch of the pipeline"
     )
 
     @property

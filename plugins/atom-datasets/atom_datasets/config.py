@@ -14,8 +14,8 @@ class _Parameters(BaseModel):
 class _Folder(_Parameters):
     links: Literal["data", "follow", "refuse"] = Field(
         default="data",
-        description="links out of a folder: data reads what passes as data by its name, and says "
-        "how many; follow reads anything; refuse nothing",
+        description="links out of a folder: `data` follows those to files with the name of a data "
+        "file, and reports their number; `follow` follows all; `refuse` refuses all",
     )
 
 
@@ -39,7 +39,7 @@ class Local(_TextFiles, _Folder):
         description="a file, a folder, a glob pattern, or a list of them"
     )
     format: Literal["auto", "text", "jsonl", "parquet"] = Field(
-        default="auto", description="what the files hold; auto goes by their suffix"
+        default="auto", description="format of the files; auto: by their suffix"
     )
     text_field: Name = Field(
         default="text", description="the field of a record, or the column, that holds the text"
@@ -48,13 +48,13 @@ class Local(_TextFiles, _Folder):
         default=0.0,
         ge=0,
         lt=1,
-        description="of the documents, how many may be unreadable (no JSON record, no UTF-8) and "
-        "are left out; 0: the first one stops the run",
+        description="fraction of the documents that may be unreadable (no JSON record, no UTF-8) "
+        "and are skipped; 0: the first one stops the run",
     )
     max_bytes: PositiveInt | None = Field(
         default=None,
-        description="bytes that compressed files may become, all together; null: 200 times what "
-        "they have, and 64 MiB in any case",
+        description="maximum decompressed bytes of all compressed files together; null: 200 times "
+        "their compressed size, and at least 64 MiB",
     )
 
 
@@ -72,6 +72,6 @@ class HuggingFace(_Folder):
     )
     max_bytes: PositiveInt | None = Field(
         default=None,
-        description="bytes that a compressed file may become; null: 200 times what it has, and "
-        "64 MiB in any case",
+        description="maximum decompressed bytes of each compressed file; null: 200 times its "
+        "compressed size, and at least 64 MiB",
     )

@@ -45,7 +45,7 @@ class DeepSeekV3(BaseModel):
         default=128,
         gt=0,
         le=MOST_WIDTH,
-        description="width of a head's query and key that has no position",
+        description="width of a head's query and key without RoPE",
     )
     qk_rope_head_dim: int = Field(
         default=64,
@@ -67,10 +67,10 @@ class DeepSeekV3(BaseModel):
     )
     top_k: int = Field(gt=0, le=MOST_WIDTH, description="routed experts that a token goes to")
     score_func: Literal["sigmoid", "softmax"] = Field(
-        default="sigmoid", description="what makes scores of a token's affinities to the experts"
+        default="sigmoid", description="function from a token's affinities to the experts to scores"
     )
     route_norm: bool = Field(
-        default=True, description="make the scores of a token's experts add up to one"
+        default=True, description="normalize the scores of a token's experts to a sum of one"
     )
     route_scale: float = Field(
         default=1.0, gt=0, description="factor of the routed experts' outputs"
@@ -79,10 +79,13 @@ class DeepSeekV3(BaseModel):
         default=None,
         gt=0,
         le=MOST_WIDTH,
-        description="groups (nodes) that experts are in; null: no groups",
+        description="number of groups (nodes) of experts; null: no groups",
     )
     num_limited_groups: int | None = Field(
-        default=None, gt=0, le=MOST_WIDTH, description="groups that a token's experts may be in"
+        default=None,
+        gt=0,
+        le=MOST_WIDTH,
+        description="number of groups that a token's experts are chosen from",
     )
     load_balance_coeff: float | None = Field(
         default=1e-3,
@@ -96,23 +99,27 @@ class DeepSeekV3(BaseModel):
         default=16384,
         gt=0,
         le=MOST_TOKENS,
-        description="longest sequence that RoPE is made for, in tokens",
+        description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=10_000.0, gt=0, description="base of RoPE's frequencies")
     rope_factor: float = Field(
-        default=1.0, ge=1, description="YaRN's stretching of positions; 1: plain RoPE"
+        default=1.0, ge=1, description="factor by which YaRN extends the context; 1: plain RoPE"
     )
     rope_original_seq_len: Annotated[int, Idle("rope_factor", 1)] = Field(
-        default=4096, gt=0, le=MOST_TOKENS, description="the length, in tokens, that YaRN stretches"
+        default=4096, gt=0, le=MOST_TOKENS, description="original context length of YaRN, in tokens"
     )
     rope_beta_fast: Annotated[float, Idle("rope_factor", 1)] = Field(
-        default=32.0, gt=0, description="rotations in that length above which YaRN changes nothing"
+        default=32.0,
+        gt=0,
+        description="rotations in the original length above which YaRN keeps a frequency",
     )
     rope_beta_slow: Annotated[float, Idle("rope_factor", 1)] = Field(
-        default=1.0, gt=0, description="rotations in that length below which YaRN stretches in full"
+        default=1.0,
+        gt=0,
+        description="rotations in the original length below which YaRN scales a frequency fully",
     )
     mscale: Annotated[float, Idle("rope_factor", 1)] = Field(
-        default=1.0, gt=0, description="how much YaRN sharpens attention as it stretches"
+        default=1.0, gt=0, description="strength of YaRN's scaling of attention"
     )
 
     @model_validator(mode="after")

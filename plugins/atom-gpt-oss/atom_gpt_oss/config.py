@@ -24,7 +24,7 @@ class GptOss(BaseModel):
         default=128,
         gt=0,
         le=MOST_TOKENS,
-        description="tokens that the first, third, … block's attention sees",
+        description="attention window of the first, third, … block, in tokens",
     )
     moe_hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of each expert")
     num_experts: int = Field(gt=0, le=MOST_WIDTH, description="experts of a block")
@@ -46,14 +46,14 @@ class GptOss(BaseModel):
         default=131072,
         gt=0,
         le=MOST_TOKENS,
-        description="longest sequence that RoPE is made for, in tokens",
+        description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=150_000.0, gt=0, description="base of RoPE's frequencies")
     rope_factor: float = Field(
-        default=32.0, ge=1, description="YaRN's stretching of positions; 1: plain RoPE"
+        default=32.0, ge=1, description="factor by which YaRN extends the context; 1: plain RoPE"
     )
     rope_original_seq_len: Annotated[int, Idle("rope_factor", 1)] = Field(
-        default=4096, gt=0, le=MOST_TOKENS, description="the length, in tokens, that YaRN stretches"
+        default=4096, gt=0, le=MOST_TOKENS, description="original context length of YaRN, in tokens"
     )
 
     @model_validator(mode="after")

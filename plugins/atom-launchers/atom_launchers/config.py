@@ -29,10 +29,12 @@ def _written(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-_PYTHON = Field(default="python", description="the interpreter there, which has ATOM")
+_PYTHON = Field(
+    default="python", description="the Python interpreter on the machines, with ATOM installed"
+)
 _PORT = Field(default=29500, gt=0, lt=65536, description="a free port of the first machine")
 _RESTARTS = Field(
-    default=100, description="starts after the first, whatever for; ATOM ends a crash loop sooner"
+    default=100, description="maximum restarts for any reason; ATOM ends a crash loop earlier"
 )
 
 
@@ -57,33 +59,36 @@ class Slurm(_Parameters):
         default=None, description="features that nodes must have", json_schema_extra=FROM_FILES
     )
     exclude: Word | None = Field(
-        default=None, description="nodes not to be given", json_schema_extra=FROM_FILES
+        default=None, description="nodes to exclude", json_schema_extra=FROM_FILES
     )
-    exclusive: bool = Field(default=True, description="share the nodes with nobody")
-    arguments: list[Line] = Field(default=[], description="further options of sbatch")
-    srun: list[Line] = Field(default=[], description="further options of srun")
+    exclusive: bool = Field(default=True, description="do not share the nodes with other jobs")
+    arguments: list[Line] = Field(default=[], description="additional options of sbatch")
+    srun: list[Line] = Field(default=[], description="additional options of srun")
     signal_seconds: PositiveInt = Field(
-        default=120, description="seconds before the time limit to stop at, with a checkpoint"
+        default=120,
+        description="seconds before the time limit at which the run saves a checkpoint and stops",
     )
     spares: NonNegativeInt = Field(
-        default=0, description="more nodes in each job, which take the place of ones that fail"
+        default=0, description="spare nodes of each job, which replace nodes that fail"
     )
     parallel_jobs: PositiveInt | None = Field(
-        default=None, description="jobs of a sweep that may run at the same time; null: all"
+        default=None,
+        description="maximum number of jobs of a sweep that run at the same time; null: all",
     )
     container: Literal["pyxis", "apptainer"] = Field(
-        default="pyxis", description="what runs launcher.image"
+        default="pyxis", description="the program that runs launcher.image"
     )
     check_nodes: bool = Field(default=True, description="check every node before the ranks start")
     check_links: Annotated[bool | None, Idle("check_nodes", False)] = Field(
         default=None,
-        description="check_nodes computes an all-reduce between neighbours too; null: with GPUs",
+        description="also run an all-reduce between neighbouring nodes in check_nodes; null: on "
+        "nodes with GPUs",
     )
     min_link_gb_per_second: NonNegativeFloat = Field(
-        default=0.0, description="bus bandwidth that check_links wants of each GPU"
+        default=0.0, description="minimum bus bandwidth of each GPU in check_links"
     )
     min_disk_gib: Annotated[PositiveFloat, Idle("check_nodes", False)] = Field(
-        default=1.0, description="free space that the check wants in the run folder and in /tmp"
+        default=1.0, description="minimum free space in the run folder and in /tmp"
     )
 
 
@@ -107,31 +112,32 @@ class Kubernetes(_Parameters):
     namespace: _Name | None = Field(
         default=None,
         max_length=63,
-        description="null: that of kubectl's context",
+        description="namespace of the JobSet; null: that of kubectl's context",
         json_schema_extra=FROM_FILES,
     )
     python: Line = _PYTHON
     port: int = _PORT
     memory: Quantity | None = Field(
-        default=None, description="of a pod; null: no limit", json_schema_extra=FROM_FILES
+        default=None, description="memory of a pod; null: no limit", json_schema_extra=FROM_FILES
     )
     shared_memory: Quantity | None = Field(
         default=None,
-        description="the most that /dev/shm may hold; null: as much as the node's",
+        description="maximum size of /dev/shm; null: that of the node",
         json_schema_extra=FROM_FILES,
     )
     extended_resources: dict[Word, PositiveInt] = Field(
         default={},
-        description="devices of a pod beside GPUs, such as rdma/ib: 1",
+        description="devices of a pod other than GPUs, such as rdma/ib: 1",
         json_schema_extra=FROM_FILES,
     )
     restarts: NonNegativeInt = _RESTARTS
     grace_seconds: PositiveInt = Field(
-        default=120, description="from SIGTERM to SIGKILL: for a step and a checkpoint"
+        default=120,
+        description="seconds from SIGTERM to SIGKILL, enough for a step and a checkpoint",
     )
-    pod: dict[str, Any] = Field(default={}, description="further fields of the pods' spec")
-    container: dict[str, Any] = Field(default={}, description="further fields of the container")
-    arguments: list[Line] = Field(default=[], description="further options of kubectl create")
+    pod: dict[str, Any] = Field(default={}, description="additional fields of the pods' spec")
+    container: dict[str, Any] = Field(default={}, description="additional fields of the container")
+    arguments: list[Line] = Field(default=[], description="additional options of kubectl create")
 
 
 class SkyPilot(_Parameters):
@@ -145,24 +151,25 @@ class SkyPilot(_Parameters):
         description="SkyPilot's name of the GPU; null: that of launcher.gpu",
         json_schema_extra=FROM_FILES,
     )
-    use_spot: bool = Field(default=False, description="machines that may be taken away")
+    use_spot: bool = Field(default=False, description="use spot machines, which can be preempted")
     memory: Word | None = Field(
         default=None,
-        description="GiB of a machine: 64, or 64+ for more",
+        description="memory of a machine in GiB: 64, or 64+ for at least 64",
         json_schema_extra=FROM_FILES,
     )
     python: Line = _PYTHON
     port: int = _PORT
-    setup: list[Line] = Field(default=[], description="shell commands that make a machine ready")
+    setup: list[Line] = Field(default=[], description="shell commands that set up a machine")
     bucket: _Name | None = Field(
         default=None,
         min_length=3,
         max_length=54,
-        description="keeps the run, one machine's alone; null: a volume of launcher.mounts does",
+        description="the bucket that keeps the run folder, for one machine; null: a volume of "
+        "launcher.mounts keeps it",
     )
     store: Annotated[Line | None, Idle("bucket", None)] = Field(
         default=None, description="kind of the bucket: s3, gcs, azure, r2, …; null: the cloud's own"
     )
     restarts: NonNegativeInt = _RESTARTS
-    resources: dict[str, Any] = Field(default={}, description="further fields of resources")
-    arguments: list[Line] = Field(default=[], description="further options of sky jobs launch")
+    resources: dict[str, Any] = Field(default={}, description="additional fields of resources")
+    arguments: list[Line] = Field(default=[], description="additional options of sky jobs launch")

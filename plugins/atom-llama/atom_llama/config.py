@@ -29,7 +29,8 @@ class Llama3(BaseModel):
         default=None,
         gt=0,
         le=MOST_WIDTH,
-        description="the feed-forward width itself; null: by the two below",
+        description="width of the feed-forward layer; null: derived from multiple_of and "
+        "ffn_dim_multiplier",
     )
     multiple_of: Annotated[int, Idle("hidden_dim")] = Field(
         default=256,
@@ -38,7 +39,7 @@ class Llama3(BaseModel):
         description="the feed-forward width is rounded up to a multiple of this",
     )
     ffn_dim_multiplier: Annotated[float | None, Idle("hidden_dim")] = Field(
-        default=None, gt=0, description="scales the feed-forward width of 8/3 dim; null: 1"
+        default=None, gt=0, description="factor of the feed-forward width of 8/3 dim; null: 1"
     )
     norm_eps: float = Field(default=1e-5, gt=0, description="added to the mean square in norms")
     vocab_size: int | None = Field(
@@ -54,25 +55,27 @@ class Llama3(BaseModel):
         default=131072,
         gt=0,
         le=MOST_TOKENS,
-        description="longest sequence that RoPE is made for, in tokens",
+        description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=500_000.0, gt=0, description="base of RoPE's frequencies")
     rope_scaling: Literal["none", "llama"] = Field(
         default="llama", description="llama: Llama 3.1's scaling of low frequencies"
     )
     rope_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(
-        default=8.0, ge=1, description="by how much that scaling stretches low frequencies"
+        default=8.0, ge=1, description="factor by which low frequencies are scaled"
     )
     rope_low_freq_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(
         default=1.0,
         gt=0,
-        description="turns in the original length below which frequencies are stretched in full",
+        description="rotations in the original length below which frequencies are scaled fully",
     )
     rope_high_freq_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(
-        default=4.0, gt=0, description="turns in it above which they are as they were"
+        default=4.0,
+        gt=0,
+        description="rotations in the original length above which frequencies are unchanged",
     )
     rope_original_seq_len: Annotated[int, Idle("rope_scaling", "none")] = Field(
-        default=8192, gt=0, le=MOST_TOKENS, description="the length, in tokens, that is stretched"
+        default=8192, gt=0, le=MOST_TOKENS, description="original context length, in tokens"
     )
 
     @model_validator(mode="after")

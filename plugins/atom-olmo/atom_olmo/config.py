@@ -34,15 +34,15 @@ class Olmo2(BaseModel):
         default=4096,
         gt=0,
         le=MOST_TOKENS,
-        description="longest sequence that RoPE is made for, in tokens",
+        description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=500_000.0, gt=0, description="base of RoPE's frequencies")
     norm_eps: float = Field(default=1e-6, gt=0, description="added to the mean square in norms")
     init_std: float = Field(
         default=0.02,
         gt=0,
-        description="standard deviation of all weights at the start, the same in every layer; "
-        "drawn from a normal distribution that is cut off at 3 of it",
+        description="standard deviation of all initial weights, the same in every layer; the "
+        "normal distribution is truncated at 3 standard deviations",
     )
 
     @model_validator(mode="after")

@@ -23,15 +23,19 @@ class Decoder(BaseModel):
         default=4,
         gt=0,
         le=MOST_WIDTH,
-        description="every such layer is attention, the others are linear",
+        description="every N-th layer is attention; the others are linear layers",
     )
     n_heads: int = Field(gt=0, le=MOST_WIDTH, description="query heads of attention")
     n_kv_heads: int = Field(gt=0, le=MOST_WIDTH, description="key and value heads of attention")
     head_dim: int = Field(
-        default=256, gt=0, le=MOST_WIDTH, multiple_of=8, description="width of such a head"
+        default=256, gt=0, le=MOST_WIDTH, multiple_of=8, description="width of an attention head"
     )
     rotary_dim: int = Field(
-        default=64, gt=0, le=MOST_WIDTH, multiple_of=2, description="of head_dim, what RoPE turns"
+        default=64,
+        gt=0,
+        le=MOST_WIDTH,
+        multiple_of=2,
+        description="part of head_dim that RoPE rotates",
     )
     n_key_heads: Annotated[int, Idle("full_attention_interval", 1)] = Field(
         default=16, gt=0, le=MOST_WIDTH, description="query and key heads of linear layers"
@@ -46,7 +50,10 @@ class Decoder(BaseModel):
         default=128, gt=0, le=MOST_WIDTH, description="width of a linear layer's value head"
     )
     conv_kernel_size: Annotated[int, Idle("full_attention_interval", 1)] = Field(
-        default=4, gt=0, le=MOST_WIDTH, description="tokens that a linear layer's convolution sees"
+        default=4,
+        gt=0,
+        le=MOST_WIDTH,
+        description="kernel size of a linear layer's convolution, in tokens",
     )
     vocab_size: int | None = Field(
         default=None,
@@ -61,7 +68,7 @@ class Decoder(BaseModel):
         default=262144,
         gt=0,
         le=MOST_TOKENS,
-        description="longest sequence that RoPE is made for, in tokens",
+        description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=10_000_000.0, gt=0, description="base of RoPE's frequencies")
 
@@ -104,7 +111,7 @@ class Qwen35MoE(Decoder):
     shared_hidden_dim: int = Field(
         gt=0,
         le=MOST_WIDTH,
-        description="width of the expert that every token goes to, behind a gate",
+        description="width of the shared expert, which has a gate",
     )
     num_experts: int = Field(gt=0, le=MOST_WIDTH, description="experts of a layer")
     top_k: int = Field(gt=0, le=MOST_WIDTH, description="experts that a token goes to")

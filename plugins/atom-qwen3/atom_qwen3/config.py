@@ -37,7 +37,7 @@ class Decoder(BaseModel):
         default=40960,
         gt=0,
         le=MOST_TOKENS,
-        description="longest sequence that RoPE is made for, in tokens",
+        description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=1_000_000.0, gt=0, description="base of RoPE's frequencies")
 

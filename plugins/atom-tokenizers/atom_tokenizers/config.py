@@ -28,8 +28,8 @@ class Bytes(_Parameters):
         default=64,
         ge=1,
         le=65536,
-        description="the vocabulary of 258 is rounded up to a multiple of this, so that tensor "
-        "parallelism can divide it",
+        description="the vocabulary of 258 ids is rounded up to a multiple of this, so that "
+        "tensor parallelism can divide it",
     )
 
     @property
@@ -49,8 +49,8 @@ class Bpe(_Parameters):
     train_bytes: Annotated[int, Idle("vocab_size", 258)] = Field(
         default=8 << 20,
         ge=1,
-        description="train on so many bytes of UTF-8, from the first documents of the dataset",
+        description="bytes of UTF-8 to train on, from the first documents of the dataset",
     )
     min_frequency: Annotated[int, Idle("vocab_size", 258)] = Field(
-        default=2, ge=1, description="a pair that occurs less often is not merged"
+        default=2, ge=1, description="minimum number of occurrences of a pair to merge"
     )
