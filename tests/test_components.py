@@ -62,6 +62,67 @@ def spiral(config, context):
     "conf/dataset/given.yaml": "defaults: [/dataset@inner: stdlib]\nname: loop\n",
 }
 
+# Components in every shape of field, and plugins with mistakes in them.
+SHAPES = {
+    "__init__.py": """
+from atom.plugin import Dataset, hookimpl
+
+@hookimpl
+def atom_datasets():
+    for name in ("shapes", "named", "exits"):
+        yield Dataset(
+            name=name, summary=name, config=f"shapes.config:{name.title()}",
+            source="shapes.config:source",
+        )
+    # Nobody chooses it, so it disturbs nobody.
+    config, source = "shapes.broken:Config", "shapes.config:source"
+    yield Dataset(name="broken", summary="broken", config=config, source=source)
+""",
+    "broken.py": "raise RuntimeError('half installed')",
+    "config.py": """
+import dataclasses
+import sys
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from atom.plugin import Dataset, Parallelism
+from atom.plugin.parameters import Component
+
+class Weighted(Component[Dataset]):
+    weight: float = Field(default=1.0, description="a number beside the parameters")
+    path: str = Field(default="x", description="a parameter of local, too")
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    count: int = Field(default=1, description="a number")
+
+@dataclasses.dataclass
+class Held:
+    data: Component[Dataset]
+
+class Shapes(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    held: Held | None = Field(default=None, description="in a dataclass")
+    every: frozenset[Component[Dataset]] = Field(default=frozenset(), description="in a set")
+    other: Component[Dataset] | None = Field(default=None, validation_alias="from", description="x")
+    layout: Component[Parallelism] | None = Field(default=None, description="a strategy")
+    any: Component | None = Field(default=None, description="of no kind")
+    weighted: Weighted | None = Field(default=None, description="with keys of its own")
+    inner: Inner = Field(default=Inner(), description="a section")
+    shares: dict[str, list[float]] = Field(default={}, description="numbers")
+
+class Named(BaseModel):
+    name: str = Field(default="x", description="the section has this key itself")
+
+class Exits(BaseModel):
+    @model_validator(mode="after")
+    def _ends(self):
+        sys.exit(0)
+
+def source(config, context):
+    raise NotImplementedError
+""",
+    "conf/dataset/shapes.yaml": "name: shapes\n",
+}
+
 # A launcher that opens another.
 WRAPPER = {
     "__init__.py": """
@@ -101,6 +162,7 @@ def run(tmp_path: Path, install: Callable[..., Path], forked: Command) -> Comman
     files = {block.file: block.text for block in blocks(PAGE) if block.file is not None}
     install("mixture", {name.removeprefix("mixture/"): text for name, text in files.items()})
     install("loop", LOOP)
+    install("shapes", SHAPES)
     install("wrapper", WRAPPER)
     for name in ("web", "books"):
         (tmp_path / name).mkdir()
@@ -174,6 +236,59 @@ MISTAKES = {
         "dataset.sources.more.again (command line): components open each other in a circle: "
         "mixture → loop → loop",
     ),
+    "in a dataclass": (
+        ["dataset=shapes", "dataset.held.data={name: local, pth: web}"],
+        "dataset.held.data.pth=web (command line): pth is no key here; did you mean path?",
+    ),
+    "in a set": (
+        ["dataset=shapes", "dataset.every=[{name: locl}]"],
+        "dataset.every.0.name=locl (command line): there is no dataset locl",
+    ),
+    "in a field with an alias": (
+        ["dataset=shapes", "dataset.from={name: local, pth: web}"],
+        "dataset.from.pth=web (command line): pth is no key here; did you mean path?",
+    ),
+    "a strategy": (
+        ["dataset=shapes", "dataset.layout={name: mesh, tensor_parallel_degre: 2}"],
+        "dataset.layout.tensor_parallel_degre=2 (command line): tensor_parallel_degre is no key",
+    ),
+    "a strategy with a wrong degree": (
+        ["dataset=shapes", "dataset.layout={name: mesh, tensor_parallel_degree: 0}"],
+        "dataset.layout.tensor_parallel_degree=0 (command line): valid: a whole number from 1",
+    ),
+    "a field without a kind": (
+        ["dataset=shapes", "dataset.any=stdlib"],
+        "dataset.any (command line): dataset shapes of shapes 1.0 cannot be used: a field is a",
+    ),
+    "a key of the field that is also a parameter": (
+        ["dataset=shapes", "dataset.weighted={name: local, path: web}"],
+        "dataset.weighted.path (command line): dataset local of atom-datasets 0.1.0 cannot be used"
+        " here: its parameter path can never be set",
+    ),
+    "a parameter called name": (
+        ["dataset=shapes", "dataset.held.data=named"],
+        "dataset named of shapes 1.0 cannot be used here: its parameter name can never be set",
+    ),
+    "an odd number beside the parameters": (
+        ["dataset=shapes", "dataset.weighted={name: stdlib, weight: true}"],
+        "dataset.weighted.weight=true (command line): valid: a finite number",
+    ),
+    "true for a number in a section": (
+        ["dataset=shapes", "dataset.inner.count=true"],
+        "dataset.inner.count=true (command line): valid: a finite number",
+    ),
+    "infinity in a collection": (
+        ["dataset=shapes", "dataset.shares.web=[1.0,inf]"],
+        "dataset.shares.web=[1.0, inf] (command line): valid: a finite number",
+    ),
+    "one that cannot be imported": (
+        ["dataset=shapes", "dataset.held.data=broken"],
+        "dataset broken of shapes 1.0 cannot be used: RuntimeError: half installed (shapes/broken",
+    ),
+    "no package": (
+        ["dataset=shapes", "dataset.held.data=':local'"],
+        "dataset.held.data.name=:local (command line): must be NAME or PACKAGE:NAME",
+    ),
     "one that opens itself without end": (
         ["dataset=spiral"],
         "components open each other more than 16 deep",
@@ -191,6 +306,13 @@ def test_mistakes_name_the_users_keys(mistake: str, run: Command, tmp_path: Path
     assert sentence in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_component_cannot_end_the_command(run: Command) -> None:
+    """A plugin that calls sys.exit(0) has a bug: the command did not do what was asked."""
+    result = run("train", *TINY, "dataset=shapes", "dataset.held.data=exits")
+    assert result.returncode == 1
+    assert "dataset.held.data: a component called sys.exit(0)" in result.stderr
 
 
 def test_a_file_is_named_as_the_origin(run: Command, tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from atom.plugin import Declaration, Kernel
 from atom.plugin.parameters import Component, kind_of
 from atom.recipe import optimizers
 from atom.recipe.run import Run
-from atom.registry.host import Host, resolve
+from atom.registry.configured import model_of
+from atom.registry.host import Host
 
 _PREFIX = re.compile(r"[+~]*")
 
@@ -159,8 +160,8 @@ def _of_component(kind: type[Declaration] | None, value: Any, host: Host) -> dic
     name = value.get("name") if isinstance(value, Mapping) else None
     with suppress(UserError):
         component = host.find(kind.kind, name) if isinstance(name, str) else None
-        reference = component.declaration.config if component is not None else None
-        fields = resolve(reference, component).model_fields if component and reference else {}
+        model = None if component is None else model_of(component)
+        fields = {} if model is None else model.model_fields
         found |= {parameter: field.annotation for parameter, field in fields.items()}
     return found
 

@@ -27,7 +27,8 @@ from atom.errors import UserError, nearest
 from atom.plugin import Declaration
 from atom.plugin.parameters import Component, kind_of
 from atom.recipe.run import Run
-from atom.registry.host import Host, resolve
+from atom.registry.configured import model_of
+from atom.registry.host import Host
 
 MULTIRUN = "--multirun"
 COMPLETION = "--shell-completion"
@@ -346,8 +347,9 @@ def _below(option: Any, name: str, host: Host | None) -> Iterable[Any]:
 def _of_components(host: Host, kind: type[Declaration], name: str) -> Iterator[Any]:
     """Yield the types of a parameter, from all components of a kind that have it."""
     for component in host.components:
-        reference = component.declaration.config if component.kind == kind.kind else None
+        if component.kind != kind.kind:
+            continue
         with suppress(UserError):
-            fields = resolve(reference, component).model_fields if reference else {}
-            if name in fields:
-                yield fields[name].annotation
+            model = model_of(component)
+            if model is not None and name in model.model_fields:
+                yield model.model_fields[name].annotation

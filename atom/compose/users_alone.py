@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel
-
 from atom.compose.guard import user_folder
 from atom.errors import UserError
 from atom.io.lines import users_alone
 from atom.recipe.sections import Launcher
-from atom.registry.host import Host, resolve
+from atom.registry.configured import model_of
+from atom.registry.host import Host
 
 _SECTION = "launcher"
 
@@ -41,8 +40,7 @@ def check(
     keys = users_alone(Launcher)
     if launcher is not None:
         component = host.find(_SECTION, launcher, key=f"{_SECTION}.name")
-        if component.declaration.config is not None:
-            model: type[BaseModel] = resolve(component.declaration.config, component)
+        if (model := model_of(component)) is not None:
             keys |= users_alone(model)
     for file, content in of_others.items():
         section = content.get(_SECTION) if isinstance(content, dict) else None

@@ -15,10 +15,12 @@ with ``context.open(Dataset, config.sources["web"])``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from atom.plugin.declarations import Declaration
 
@@ -72,7 +74,7 @@ def kind_of(component: type[Component[Any]]) -> type[Declaration] | None:
 
 
 def components(value: object, key: str) -> Iterator[tuple[str, Component[Any]]]:
-    """Yield the components in ``value``, a model or a collection of models, with their keys.
+    """Yield the components in ``value``, a model, a dataclass or a collection, with their keys.
 
     Args:
         value: validated value of a field.
@@ -82,13 +84,22 @@ def components(value: object, key: str) -> Iterator[tuple[str, Component[Any]]]:
         yield key, value
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
-            yield from components(getattr(value, name), _below(key, field.alias or name))
+            yield from components(getattr(value, name), _below(key, spelled(name, field)))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for each in dataclasses.fields(value):
+            yield from components(getattr(value, each.name), _below(key, each.name))
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             yield from components(inner, _below(key, name))
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, Collection) and not isinstance(value, str | bytes | bytearray):
         for index, inner in enumerate(value):
             yield from components(inner, _below(key, index))
+
+
+def spelled(name: str, field: FieldInfo) -> str:
+    """Return the name of a model's field in a run: its alias, if it has one."""
+    alias = field.validation_alias or field.alias
+    return alias if isinstance(alias, str) else name
 
 
 def _below(key: str, name: object) -> str:

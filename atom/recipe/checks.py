@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from atom.errors import UserError, nearest
 from atom.plan.device import names as device_names
+from atom.recipe import ranges
 from atom.recipe.defaults import ENGINE
 from atom.recipe.training_sections import SECTIONS, Training
-from atom.recipe.validation import unknown
+from atom.recipe.validation import unknown, validated
 
 if TYPE_CHECKING:
     from atom.recipe.run import Run
@@ -123,6 +126,14 @@ def engine_keys(name: str, section: object) -> None:
     for key, value in section.items() if isinstance(section, dict) else ():
         if key not in known:
             raise unknown([name, str(key)], value, known)
+
+
+def section(name: str, values: Section) -> None:
+    """Refuse unknown keys and wrong values in one of :data:`SECTIONS`, apart from a whole run."""
+    engine_keys(name, values)
+    ranges.check({name: values})
+    model = SECTIONS[name]
+    validated(TypeAdapter(model), values, key=name, fields=model.model_fields)
 
 
 def places(name: str, section: object) -> None:

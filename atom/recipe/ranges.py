@@ -10,13 +10,15 @@ import math
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 from atom.errors import UserError
+from atom.plugin.parameters import spelled
 
 if TYPE_CHECKING:
     from atom.recipe.sections import Section
@@ -158,6 +160,49 @@ def refuse_odd(value: object) -> None:
     for one in value if isinstance(value, list | tuple) else [value]:
         if isinstance(one, bool) or (isinstance(one, float | str) and _is_endless(one)):
             raise ValueError("valid: a finite number")
+
+
+def refuse_odd_in(annotation: Any, value: object, key: str) -> None:
+    """Refuse odd numbers (:func:`refuse_odd`) in a value of a type, at any depth.
+
+    Args:
+        annotation: type of the value; pydantic models, collections and unions with null.
+        value: the unvalidated value.
+        key: the key of the value.
+
+    Raises:
+        UserError: names the key of the number.
+    """
+    if is_numeric(annotation):
+        try:
+            refuse_odd(value)
+        except ValueError as error:
+            raise UserError(str(error), key=key, value=value) from None
+    options = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        options = options[:1]
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        options = tuple(option for option in options if option is not type(None))
+        if len(options) == 1:  # another option may accept the number
+            refuse_odd_in(options[0], value, key)
+    elif isinstance(value, Mapping):
+        for name, inner in _types_of_keys(annotation, value).items():
+            refuse_odd_in(inner, value[name], f"{key}.{name}")
+    elif isinstance(value, list | tuple) and options:
+        each = options if origin is tuple and ... not in options else options[:1] * len(value)
+        for index, (inner, one) in enumerate(zip(each, value, strict=False)):
+            refuse_odd_in(inner, one, f"{key}.{index}")
+
+
+def _types_of_keys(annotation: Any, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return key -> type of the keys of ``value`` that a model or a type of dictionary has."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.items()
+        found = {spelled(name, field): field.annotation for name, field in fields}
+        return {name: found[name] for name in value if name in found}
+    options = typing.get_args(annotation)
+    return dict.fromkeys(value, options[1]) if len(options) == 2 else {}
 
 
 def _is_endless(value: float | str) -> bool:

@@ -58,6 +58,11 @@ class Component:
         """The name with its package: ``atom_llama:llama3``."""
         return f"{self.plugin.import_package}:{self.name}"
 
+    @property
+    def owner(self) -> str:
+        """The kind and name with package and version, for errors."""
+        return f"{self.kind} {self.name} of {self.plugin.package} {self.plugin.version}"
+
 
 @dataclass(frozen=True)
 class Host:
@@ -114,7 +119,9 @@ class Host:
         Raises:
             UserError: no plugin offers it, several plugins do, or the named plugin is broken.
         """
-        package, _, bare = name.rpartition(":")
+        package, colon, bare = name.rpartition(":")
+        if not bare or (colon and not package):
+            raise UserError("must be NAME or PACKAGE:NAME", key=key, value=name)
         found = [c for c in self.components if c.kind == kind and c.name == bare]
         if package:
             found = [component for component in found if component.plugin.is_called(package)]
@@ -154,15 +161,17 @@ def resolve(reference: str, component: Component) -> Any:
     """Import the code that ``component`` references with ``reference`` (``module:attribute``).
 
     Raises:
-        UserError: the module, a package that it needs, or the attribute does not exist.
+        UserError: the module cannot be imported, or has no such attribute.
     """
     module, _, attribute = reference.partition(":")
-    plugin = component.plugin
-    owner = f"{component.kind} {component.name} of {plugin.package} {plugin.version}"
+    owner = component.owner
     try:
         imported = importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"{owner} cannot be used: {_words(error, plugin)}") from error
+    except (UserError, OSError, MemoryError, KeyboardInterrupt):
+        raise
+    # BaseException: a plugin that calls sys.exit() must not end ATOM.
+    except BaseException as error:
+        raise UserError(f"{owner} cannot be used: {_words(error, component.plugin)}") from error
     try:
         return getattr(imported, attribute)
     except AttributeError:

@@ -15,7 +15,7 @@ from atom.errors import UserError
 from atom.io import caches
 from atom.plugin import Context, Dataset, Declaration, DocumentSource, SourceContext
 from atom.plugin import parameters as nested
-from atom.recipe import idle
+from atom.recipe import checks, idle
 from atom.recipe.run import COMMAND_LINE, nowhere
 from atom.registry.configured import configured
 from atom.registry.host import Component, Host, resolve
@@ -92,6 +92,9 @@ class Opener:
         component = self._host.find(kind.kind, name, key=f"{key}.name")
         self.packages.add(component.plugin.package)
         if kind.engine_parameters:
+            if above:
+                with renamed(kind.section, key):
+                    checks.section(kind.section, {"name": name, **parameters})
             return Chosen(component, None, key, self, above)
         config = configured(component, parameters, key=key, also=also)
         idle.check(key, config, self._given)
@@ -131,7 +134,11 @@ class Opener:
         for place, section in nested.components(config, key):
             kind = nested.kind_of(type(section))
             if kind is None:
-                raise TypeError(f"{place} of {component.address} must be a Component[KIND]")
+                raise UserError(
+                    f"{component.owner} cannot be used: a field is a Component without a kind, and "
+                    "must be a Component[KIND]",
+                    key=place,
+                )
             parts.append(self.of_section(kind, section, place, above=(*above, chosen)))
         return replace(chosen, parts=tuple(parts))
 

@@ -50,6 +50,9 @@ def renamed(kind: str, key: str, fields: Iterable[str] = ()) -> Iterator[None]:
     """
     try:
         yield
+    except SystemExit as end:
+        # It would end ATOM as if the run had ended.
+        raise RuntimeError(f"{key}: a component called sys.exit({end.code!r})") from end
     except UserError as error:
         if error.placed:
             raise
