@@ -11,7 +11,8 @@ from torchtitan.config import ParallelismConfig, TrainingConfig
 from atom.errors import UserError
 from atom.plugin import ArchitectureContext
 from atom.recipe.run import Run
-from atom.titan.checks import engine, layout
+from atom.titan.checks import layout, pipeline
+from atom.titan.checks.candidate import Candidate
 from atom.titan.planning import schedule
 from atom_llama.build import llama3
 from atom_llama.config import Llama3
@@ -29,14 +30,14 @@ def mixture(**changed: Any) -> Any:
 
 
 def check(model: Any, local_batch_size: int = 4, seq_len: int = 64, **parallelism: Any) -> None:
-    engine.check(
-        TrainingConfig(local_batch_size=local_batch_size, seq_len=seq_len),
-        ParallelismConfig(**parallelism),
-        model,
-    )
+    Candidate(
+        training=TrainingConfig(local_batch_size=local_batch_size, seq_len=seq_len),
+        parallelism=ParallelismConfig(**parallelism),
+        model_config=model,
+    ).check()
 
 
-@pytest.mark.parametrize("name", engine.schedules())
+@pytest.mark.parametrize("name", pipeline.schedules())
 @pytest.mark.parametrize("degree", [2, 3, 4])
 def test_a_schedule_is_refused_where_torch_refuses_it(name: str, degree: int) -> None:
     stages = degree * (1 if name in ("1F1B", "GPipe") else 2)
@@ -77,11 +78,13 @@ def test_a_v_has_two_stages_a_rank(name: str) -> None:
 def test_a_backward_pass_in_two_parts_is_not_compiled(name: str) -> None:
     parallelism = ParallelismConfig(pipeline_parallel_degree=2, pipeline_parallel_schedule=name)
     compilation = SimpleNamespace(enable=True, components=["model", "loss"])
-    config: Any = SimpleNamespace(parallelism=parallelism, compile=compilation)
+    plan: Any = SimpleNamespace(
+        config=SimpleNamespace(parallelism=parallelism, compile=compilation)
+    )
     with pytest.raises(UserError, match=r"compile\.enable=false"):
-        engine._check_compile(config)
+        pipeline.check_compiled(plan)
     compilation.components = ["loss"]
-    engine._check_compile(config)
+    pipeline.check_compiled(plan)
 
 
 @pytest.mark.parametrize(
@@ -147,5 +150,10 @@ def test_a_hint_names_parameters_that_the_architecture_has() -> None:
         (None, "valid: a tokenizer with a multiple of it"),
     ):
         with pytest.raises(UserError, match="must divide the vocabulary of 256; ") as refused:
-            engine.check(TrainingConfig(seq_len=63), thirds, model, architecture)
+            Candidate(
+                training=TrainingConfig(seq_len=63),
+                parallelism=thirds,
+                model_config=model,
+                architecture=architecture,
+            ).check()
         assert refused.value.told.endswith(valid)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.config import ParallelismConfig
 
 from atom.compose import compose
 from atom.compose.groups import loaded
@@ -21,7 +21,7 @@ from atom.recipe.run import Run, parse
 from atom.registry.host import Host
 from atom.testing import matrix, models, partners, runs
 from atom.titan import translate
-from atom.titan.checks import requirements
+from atom.titan.checks import compilation, context_parallel, device, experts, recomputation
 from atom.titan.saved_model import on_meta
 
 GROUPS = ("activation_checkpoint", "compile", "precision", "offload", "batch")
@@ -145,6 +145,33 @@ def run_with(**changed: Any) -> Run:
     return Run.model_validate({name: {"name": "any"} for name in names} | changed)
 
 
+def plan_of(run: Run, model: Any = None, *, kind: str = "cpu", **parallelism: Any) -> Any:
+    """Return what the checks below read of the plan of ``run``."""
+    layout = ParallelismConfig(**parallelism)
+    return SimpleNamespace(
+        run=run,
+        kind=kind,
+        training=translate.training(run.training, "cuda"),
+        parallelism=layout,
+        model_config=model,
+        model=on_meta(model) if model else None,
+        config=SimpleNamespace(model_spec=SimpleNamespace(model=model), parallelism=layout),
+    )
+
+
+def check(plan: Any) -> None:
+    """Check what options require of each other and of the device."""
+    for each in (
+        recomputation.check_budget,
+        compilation.check_async,
+        compilation.check_backend,
+        device.check_offload,
+        device.check_state_dtype,
+        context_parallel.check_name,
+    ):
+        each(plan)
+
+
 ASYNC = {"enable": True, "enable_async_tensor_parallel": True}
 
 
@@ -176,10 +203,8 @@ ASYNC = {"enable": True, "enable_async_tensor_parallel": True}
 def test_what_is_missing_is_told(
     changed: dict[str, Any], parallelism: dict[str, Any], where: str, says: str
 ) -> None:
-    run = run_with(**changed)
-    training = translate.training(run.training, "cuda")
     with pytest.raises(UserError, match=says) as error:
-        requirements.check(run, training, ParallelismConfig(**parallelism), where)
+        check(plan_of(run_with(**changed), kind=where, **parallelism))
     assert "\n" not in error.value.sentence()
 
 
@@ -193,9 +218,7 @@ def test_what_is_missing_is_told(
     ],
 )
 def test_what_is_complete_is_taken(changed: dict[str, Any], parallelism: dict[str, Any]) -> None:
-    run = run_with(**changed)
-    training = translate.training(run.training, "cuda")
-    requirements.check(run, training, ParallelismConfig(**parallelism), "cuda")
+    check(plan_of(run_with(**changed), kind="cuda", **parallelism))
 
 
 @pytest.mark.parametrize(
@@ -212,19 +235,19 @@ def test_ptrr_needs_one_mask_to_deal_out_by(
 ) -> None:
     host = Host.load()
     model = model_of(host, matrix.architectures(host)[architecture])
-    parallelism = ParallelismConfig(
-        context_parallel_degree=2, context_parallel_load_balancer=balancer
-    )
-    named = replace(parallelism, context_parallel_ptrr_mask_key="basic_mask")
+    layout = {"context_parallel_degree": 2, "context_parallel_load_balancer": balancer}
+    run = run_with()
+    plan = plan_of(run, model, **layout)
+    named = plan_of(run, model, **layout, context_parallel_ptrr_mask_key="basic_mask")
     if says is None:
-        requirements.check_load_balancer(parallelism, model)
+        context_parallel.check_masks(plan)
         if balancer == "ptrr":
             with pytest.raises(UserError, match="no effect on a model with one attention mask"):
-                requirements.check_load_balancer(named, model)
+                context_parallel.check_masks(named)
         return
     with pytest.raises(UserError, match=says):
-        requirements.check_load_balancer(parallelism, model)
-    requirements.check_load_balancer(named, model)
+        context_parallel.check_masks(plan)
+    context_parallel.check_masks(named)
 
 
 def test_only_a_mixture_has_experts_to_balance() -> None:
@@ -232,9 +255,9 @@ def test_only_a_mixture_has_experts_to_balance() -> None:
     models = (
         model_of(host, matrix.architectures(host)[n]) for n in ("gpt_oss_tiny", "llama3_tiny")
     )
-    requirements.check_experts(run, next(models))
+    experts.check_load_balance(plan_of(run, next(models)))
     with pytest.raises(UserError, match="no effect on a model without experts"):
-        requirements.check_experts(run, next(models))
+        experts.check_load_balance(plan_of(run, next(models)))
 
 
 def model_of(host: Host, architecture: dict[str, Any]) -> Any:
@@ -253,19 +276,19 @@ def model_of(host: Host, architecture: dict[str, Any]) -> Any:
 )
 def test_what_is_recomputed_is_in_the_model(part: str, says: str | None) -> None:
     host = Host.load()
-    model = on_meta(model_of(host, matrix.architectures(host)["llama3_tiny"]))
     run = run_with(activation_checkpoint={"force_recompute_mm_shapes_by_fqns": [part]})
+    plan = plan_of(run, model_of(host, matrix.architectures(host)["llama3_tiny"]))
     if says is None:
-        requirements.check_recomputed(run, model)
+        recomputation.check_modules(plan)
         return
     with pytest.raises(UserError, match=says):
-        requirements.check_recomputed(run, model)
+        recomputation.check_modules(plan)
 
 
 def test_there_is_no_such_compiler() -> None:
     given = {"enable": True, "backend": "inducter"}
     with pytest.raises(UserError, match="did you mean inductor"):
-        requirements.check(run_with(compile=given), TrainingConfig(), ParallelismConfig(), "cpu")
+        compilation.check_backend(plan_of(run_with(compile=given)))
 
 
 def test_compiling_for_a_cpu_needs_a_compiler() -> None:
@@ -276,9 +299,7 @@ def test_compiling_for_a_cpu_needs_a_compiler() -> None:
         config.patch({"cpp.cxx": ("no-such-compiler",)}),
         pytest.raises(UserError, match=r"needs a C\+\+ compiler"),
     ):
-        requirements.check(
-            run_with(compile={"enable": True}), TrainingConfig(), ParallelismConfig(), "cpu"
-        )
+        compilation.check_backend(plan_of(run_with(compile={"enable": True})))
 
 
 # ---------------------------------------------------------------------------- on ranks

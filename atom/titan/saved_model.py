@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torchtitan.config import ParallelismConfig
 
 from atom.errors import UserError
 from atom.io import strangers
@@ -88,7 +87,7 @@ def trained(folder: Path) -> Trained:
 
 def on_one_rank(parts: ModelParts, training: Any) -> None:
     """Set the sharding of a model's config for one rank; building the model may require it."""
-    set_sharding(parts.model, training, ParallelismConfig())
+    set_sharding(parts.model, training, translate.config("parallelism"))
 
 
 def adapter(parts: ModelParts, architecture: str) -> Any:

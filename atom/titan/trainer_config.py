@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +44,9 @@ from atom.titan.train.initial_weights import seed_parameters
 from atom.titan.train.trainer import AtomTrainer
 
 
-def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> Trainer.Config:
+def trainer_config(
+    run: Run, selection: Selection, host: Host, folder: Path, parts: ModelParts | None = None
+) -> Trainer.Config:
     """Return the config of the whole job, for ``build().train()``.
 
     Args:
@@ -51,22 +54,23 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         selection: its components.
         host: the plugins, for the kernels.
         folder: the run folder, which contains the prepared tokenizer.
+        parts: the model's, which the config then owns; None to describe the model here.
     """
     resolved = run.resolved
     assert resolved is not None
     training = translate.training(run.training, resolved.device)
-    parts = model_parts(selection, resolved.vocab_size, training.seq_len)
+    parts = parts or model_parts(selection, resolved.vocab_size, training.seq_len)
     parallelism = translate.parallelism(run.parallelism.updated(resolved.degrees))
     strategy = selection[Parallelism].call(
         "build",
         ParallelismContext(world_size=resolved.world_size, parts=parts, training=training),
         config=parallelism,
     )
-    _check_faults(run, selection, parallelism)
     seed = run.debug.seed or 0
     degree = parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree
     if run.training.local_batch_size is None:
-        training = replace(training, local_batch_size=resolved.global_batch_size // degree)
+        local = resolved.global_batch_size // degree
+        training = translate.changed(training, "training", local_batch_size=local)
     chosen = [
         host.find("kernel", f"{operation}/{name}") for operation, name in resolved.kernels.items()
     ]
@@ -91,7 +95,9 @@ def trainer_config(run: Run, selection: Selection, host: Host, folder: Path) -> 
         loss=_loss(run, resolved.vocab_size, parts, fused=fused),
         optimizer=optimizer.config(run.optimizer),
         parallelism=strategy.parallelism,
-        training=replace(training, global_batch_size=resolved.global_batch_size),
+        training=translate.changed(
+            training, "training", global_batch_size=resolved.global_batch_size
+        ),
         lr_scheduler=translate.lr_scheduler(run.lr_scheduler),
         activation_checkpoint=translate.activation_checkpoint(run.activation_checkpoint),
         checkpoint=translate.checkpoint(run.checkpoint),
@@ -123,6 +129,11 @@ def model_parts(selection: Selection, vocab_size: int, seq_len: int) -> ModelPar
     return parts
 
 
+def copied(parts: ModelParts) -> ModelParts:
+    """Return ``parts`` with a copy of its model config, for code that changes the config."""
+    return replace(parts, model=deepcopy(parts.model))
+
+
 def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callable[..., Any]:
     """Wrap a strategy's parallelize function with the steps common to all strategies."""
 
@@ -141,66 +152,6 @@ def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callab
         return model
 
     return parallelize_and_finish
-
-
-def _check_faults(run: Run, selection: Selection, parallelism: ParallelismConfig) -> None:
-    """Refuse a reaction to faults that this run does not support."""
-    copies = parallelism.data_parallel_replicate_degree * parallelism.tensor_parallel_degree
-    if run.faults.replica_check_interval and copies == 1:
-        raise UserError(
-            "no two ranks hold copies of a parameter in this layout",
-            valid="0, or a layout with "
-            "data_parallel_replicate_degree or tensor_parallel_degree above 1",
-            key="faults.replica_check_interval",
-            value=run.faults.replica_check_interval,
-        )
-    if run.faults.replay_check_interval:
-        _check_repeatable(run)
-    declaration = selection[Dataset].declaration
-    if run.data.trace and declaration.build is not None:
-        raise UserError(
-            "the data loader of this dataset does not tell which samples it reads",
-            valid="false",
-            key="data.trace",
-            value=True,
-        )
-    for name in ("non_finite", "spike"):
-        if getattr(run.faults, name) != "rollback":
-            continue
-        if not run.checkpoint.enable:
-            raise UserError(
-                "there is nothing to go back to with checkpoint.enable=false",
-                valid="skip, stop",
-                key=f"faults.{name}",
-                value="rollback",
-            )
-        if declaration.build is not None:
-            raise UserError(
-                "the data loader of this dataset cannot leave data out",
-                valid="skip, stop",
-                key=f"faults.{name}",
-                value="rollback",
-            )
-
-
-def _check_repeatable(run: Run) -> None:
-    """Refuse the replay check in a run with steps that are not reproducible."""
-    assert run.resolved is not None
-    interval = run.faults.replay_check_interval
-    if run.resolved.device != "cpu" and not run.debug.deterministic:
-        raise UserError(
-            "a GPU computes a step twice alike only with debug.deterministic=true",
-            valid="that, or 0",
-            key="faults.replay_check_interval",
-            value=interval,
-        )
-    if not run.training.engine.get("disable_cuda_graphs"):
-        raise UserError(
-            "a step in a CUDA graph is not computed again",
-            valid="0, or training.disable_cuda_graphs=true",
-            key="faults.replay_check_interval",
-            value=interval,
-        )
 
 
 def _dataloader(chosen: Chosen[Dataset], seed: int, resolved: Resolved) -> Any:

@@ -2,11 +2,15 @@
 
 This is the only module that maps ATOM's own keys (:mod:`atom.recipe.training_sections`) to
 torchtitan's names. torchtitan's other keys pass through unchanged, validated by its dataclasses.
+Other modules read the configs under ATOM's names, and change them by :func:`changed`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import pydantic
@@ -40,7 +44,13 @@ from atom.titan.train.metrics import StepMetricsProcessor
 
 T = TypeVar("T")
 
-CONFIGS: dict[str, type] = {
+RENAMED: dict[str, dict[str, str]] = {}
+"""Section -> ATOM's key -> torchtitan's field, where their names differ.
+
+As in ``{"training": {"seq_len": "max_context_length"}}``.
+"""
+
+_CONFIGS: dict[str, type] = {
     "training": TrainingConfig,
     "parallelism": ParallelismConfig,
     "lr_scheduler": EndingLRSchedulers.Config,
@@ -50,6 +60,19 @@ CONFIGS: dict[str, type] = {
     "metrics": StepMetricsProcessor.Config,
     "profiler": Profiler.Config,
     "debug": DebugConfig,
+}
+
+
+def readable(config: type[T], renamed: Mapping[str, str]) -> type[T]:
+    """Return a subclass of ``config`` whose renamed fields can be read under ATOM's keys, too."""
+    if not renamed:
+        return config
+    named = {key: property(attrgetter(field)) for key, field in renamed.items()}
+    return type(config.__name__, (config,), {"__qualname__": config.__qualname__} | named)
+
+
+CONFIGS: dict[str, type] = {
+    name: readable(config, RENAMED.get(name, {})) for name, config in _CONFIGS.items()
 }
 """Section -> torchtitan's dataclass; those of ``activation_checkpoint`` follow."""
 
@@ -88,7 +111,7 @@ def training(section: Training, device: str) -> TrainingConfig:
         "dtype": section.dtype,
         "mixed_precision_param": section.mixed_precision_param or precision,
     }
-    return build(TrainingConfig, _given(own) | section.engine, "training")
+    return _config("training", _given(own) | section.engine)
 
 
 def parallelism(section: Parallelism) -> ParallelismConfig:
@@ -103,7 +126,17 @@ def parallelism(section: Parallelism) -> ParallelismConfig:
         "pipeline_parallel_schedule": section.pipeline_parallel_schedule,
         "pipeline_parallel_microbatch_size": section.pipeline_parallel_microbatch_size,
     }
-    return build(ParallelismConfig, _given(own) | section.engine, "parallelism")
+    return _config("parallelism", _given(own) | section.engine)
+
+
+def config(section: str, **values: Any) -> Any:
+    """Return a config of ``section`` with ``values`` under ATOM's keys, and defaults."""
+    return CONFIGS[section](**_named(section, values))
+
+
+def changed(config: T, section: str, **values: Any) -> T:
+    """Return ``config``, of ``section``, with ``values`` under ATOM's keys."""
+    return dataclasses.replace(config, **_named(section, values))  # type: ignore[type-var]
 
 
 def lr_scheduler(section: LRScheduler) -> EndingLRSchedulers.Config:
@@ -115,7 +148,7 @@ def lr_scheduler(section: LRScheduler) -> EndingLRSchedulers.Config:
         "decay_type": section.decay_type,
         "min_lr_factor": section.min_lr_factor,
     }
-    return build(EndingLRSchedulers.Config, own | section.engine, "lr_scheduler")
+    return _config("lr_scheduler", own | section.engine)
 
 
 def checkpoint(section: Checkpoint) -> VerifiedCheckpointManager.Config:
@@ -128,37 +161,37 @@ def checkpoint(section: Checkpoint) -> VerifiedCheckpointManager.Config:
         "keep_best": section.keep_best,
         "initial_load": section.initial_load,
     }
-    return build(VerifiedCheckpointManager.Config, own | section.engine, "checkpoint")
+    return _config("checkpoint", own | section.engine)
 
 
 def compilation(section: Compile) -> CompileConfig:
     """Return the config of torch.compile."""
     own = {"enable": section.enable, "components": section.components}
-    return build(CompileConfig, own | section.engine, "compile")
+    return _config("compile", own | section.engine)
 
 
 def metrics(section: Metrics) -> StepMetricsProcessor.Config:
     """Return the config of metrics."""
     own = {"log_freq": section.log_freq}
-    return build(StepMetricsProcessor.Config, own | section.engine, "metrics")
+    return _config("metrics", own | section.engine)
 
 
 def debug(section: Debug) -> DebugConfig:
     """Return the config of determinism and debugging."""
     own = {"seed": section.seed, "deterministic": section.deterministic}
-    return build(DebugConfig, own | section.engine, "debug")
+    return _config("debug", own | section.engine)
 
 
 def comm(section: Section, device: str) -> CommConfig:
     """Return the config of communication."""
     # The flight recorder stores a stack per collective, and hangs on a CPU are rare.
     usual = {"trace_buf_size": 0} if device == "cpu" else {}
-    return build(CommConfig, usual | section, "comm")
+    return _config("comm", usual | section)
 
 
 def profiler(section: Section) -> Profiler.Config:
     """Return the config of torchtitan's profiler."""
-    return build(Profiler.Config, section, "profiler")
+    return _config("profiler", section)
 
 
 def activation_checkpoint(section: ActivationCheckpoint) -> Any:
@@ -179,6 +212,17 @@ def _given(own: Section) -> Section:
     return {name: value for name, value in own.items() if value is not None}
 
 
+def _config(name: str, section: Section) -> Any:
+    """Return the config of the section ``name``, given under ATOM's keys."""
+    return build(CONFIGS[name], _named(name, section), name)
+
+
+def _named(name: str, section: Section) -> Section:
+    """Return ``section`` under torchtitan's names."""
+    renamed = RENAMED.get(name, {})
+    return {renamed.get(key, key): value for key, value in section.items()}
+
+
 def build(schema: type[T], section: Section, key: str) -> T:
     """Return ``section``, with the engine's names, as an instance of its dataclass ``schema``.
 
@@ -186,7 +230,12 @@ def build(schema: type[T], section: Section, key: str) -> T:
         UserError: an unknown key, a wrong type, or a value that the dataclass refuses.
     """
     names = [field.name for field in dataclasses.fields(schema) if field.init]  # type: ignore[arg-type]
-    strict = pydantic.dataclasses.dataclass(schema, config=ConfigDict(extra="forbid"))
-    checked: Any = validated(TypeAdapter(strict), section, key=key, fields=names)
+    checked: Any = validated(_strict(schema), section, key=key, fields=names)  # type: ignore[arg-type]
     # pydantic's dataclass is a subclass; torchtitan needs exactly its own type.
     return schema(**{name: getattr(checked, name) for name in names})
+
+
+@lru_cache
+def _strict(schema: Any) -> TypeAdapter[Any]:
+    """Return the validator of a dataclass, with unknown keys refused."""
+    return TypeAdapter(pydantic.dataclasses.dataclass(schema, config=ConfigDict(extra="forbid")))

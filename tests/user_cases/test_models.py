@@ -23,8 +23,8 @@ from atom.registry.select import select
 from atom.testing import matrix
 from atom.testing.installing import describe
 from atom.titan import trainer_config
-from atom.titan.checks import engine, pretend
-from atom.titan.preflight.preflight import preflight
+from atom.titan.checks import pretend
+from atom.titan.preflight import preflight
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -181,12 +181,11 @@ def put_together(run: Run) -> tuple[Any, int]:
     """Return the ``Trainer.Config`` of a run and the number of its ranks."""
     selection, place = select(run, HOST), Path("nowhere")
     ranks = math.prod(run.parallelism.parameters.get(name, 1) for name in DEGREES)
-    ready = preflight(
+    found = preflight.plan(
         *(run, selection, HOST, place), vocab_size=320, joined=ranks, planned=named("h100")
     )
-    config = trainer_config.trainer_config(ready.run, selection, HOST, place)
-    engine.check_together(config)
-    return config, ranks
+    preflight.checked(found)
+    return found.config, ranks
 
 
 def shapes(model: torch.nn.Module) -> Shapes:

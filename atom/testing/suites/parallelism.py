@@ -165,9 +165,9 @@ class ParallelismSuite(Options, ComponentSuite):
 
 
 def _default(name: str) -> int:
-    from torchtitan.config import ParallelismConfig
+    from atom.titan import translate
 
-    degree: int = getattr(ParallelismConfig(), name)
+    degree: int = getattr(translate.config("parallelism"), name)
     return degree
 
 

@@ -20,6 +20,8 @@ from torchtitan.models.common.moe import RoutedExperts
 from torchtitan.protocols.module import Module
 
 from atom.errors import UserError
+from atom.titan.checks.engine import sharded
+from atom.titan.checks.plan import Plan
 
 Shape = tuple[int, ...]
 
@@ -129,6 +131,16 @@ class Division:
                 key="parallelism.data_parallel_shard_degree",
                 value=parallelism.data_parallel_shard_degree,
             )
+
+
+def check(plan: Plan) -> None:
+    """Refuse a layout that does not divide the sizes of the model.
+
+    Raises:
+        UserError: names the degree, and the parameter of the architecture.
+    """
+    found = division(sharded(plan.model_config, plan.training, plan.parallelism), plan.shapes)
+    found.check(plan.parallelism, plan.architecture)
 
 
 def division(config: Any, shapes: Mapping[str, Shape]) -> Division:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from torchtitan.config import ParallelismConfig
 
 from atom.errors import UserError
 from atom.recipe.run import DEGREES, Run
 from atom.titan import translate
+from atom.titan.checks.plan import Plan
 
 
 def resolve(
@@ -56,7 +56,7 @@ def resolve(
             value=-1,
         )
     if left:
-        config = replace(config, **{left[0]: ranks // known})
+        config = translate.changed(config, "parallelism", **{left[0]: ranks // known})
     elif ranks != known:
         raise UserError(
             f"the layout ({layout or 'one rank'}) needs {known} rank{'s' * (known > 1)}, and "
@@ -96,12 +96,12 @@ def data_parallel_degree(config: ParallelismConfig) -> int:
     return config.data_parallel_replicate_degree * config.data_parallel_shard_degree
 
 
-def check_gpus(world_size: int, available: int) -> None:
+def check_gpus(plan: Plan) -> None:
     """Refuse more ranks than GPUs."""
-    if world_size > available:
+    if plan.kind == "cuda" and plan.joined is None and plan.world_size > plan.available:
         raise UserError(
-            f"the layout needs {world_size} ranks and this machine has {available} GPUs; start it "
-            "under torchrun or Slurm on more machines, or with device=cpu",
+            f"the layout needs {plan.world_size} ranks and this machine has {plan.available} GPUs; "
+            "start it under torchrun or Slurm on more machines, or with device=cpu",
             key="launch.ranks",
-            value=world_size,
+            value=plan.world_size,
         )

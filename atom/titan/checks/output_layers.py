@@ -14,6 +14,7 @@ from torchtitan.models.common.decoder import Decoder
 
 from atom.errors import UserError
 from atom.kernels.output_layer import beside_product
+from atom.titan.checks.plan import Plan
 from atom.titan.kernels import LINEAR_CROSS_ENTROPY, UnfitError
 
 DECLARES = "loss_from_hidden"
@@ -24,35 +25,46 @@ otherwise the output layer's result.
 """
 
 
-def check(config: Any, model: nn.Module) -> None:
-    """Refuse a loss that would differ from the loss of the model's logits.
+def check(plan: Plan) -> None:
+    """Refuse a chunked loss that would differ from the loss of the model's logits.
+
+    Raises:
+        UserError: names what the model does with its logits.
+    """
+    loss = plan.config.loss
+    if not isinstance(loss, ChunkedLossWrapper.Config) or _fused(plan.config):
+        return
+    if problem := beside_layer(plan.model, getattr(plan.model, "lm_head", None)):
+        raise UserError(
+            f"applies the output layer in pieces, and {problem}",
+            valid="1",
+            key="loss.num_chunks",
+            value=loss.num_chunks,
+        )
+
+
+def check_fused(config: Any, model: nn.Module) -> None:
+    """Refuse a kernel with a loss that would differ from the loss of the model's logits.
 
     Args:
         config: a ``Trainer.Config`` of ATOM's, with the kernels in place.
         model: its model.
 
     Raises:
-        UserError: the loss is chunked.
-        UnfitError: the loss is fused by a kernel.
+        UnfitError: names what the model, or its output layer, does besides the product.
     """
-    loss = config.loss
-    if not isinstance(loss, ChunkedLossWrapper.Config):
+    if not isinstance(config.loss, ChunkedLossWrapper.Config) or not _fused(config):
         return
-    fused = LINEAR_CROSS_ENTROPY in config.replaced
     head = getattr(model, "lm_head", None)
     problem = beside_layer(model, head)
-    if fused and problem is None and head is not None:
+    if problem is None and head is not None:
         problem = beside_product(head)
-    if problem is None:
-        return
-    if fused:
+    if problem is not None:
         raise UnfitError(LINEAR_CROSS_ENTROPY, f"computes the output layer itself, and {problem}")
-    raise UserError(
-        f"applies the output layer in pieces, and {problem}",
-        valid="1",
-        key="loss.num_chunks",
-        value=loss.num_chunks,
-    )
+
+
+def _fused(config: Any) -> bool:
+    return LINEAR_CROSS_ENTROPY in config.replaced
 
 
 def beside_layer(model: nn.Module, head: nn.Module | None) -> str | None:

@@ -20,34 +20,33 @@ from torchtitan.tools.utils import set_default_dtype
 
 from atom.errors import UserError
 from atom.io.process import Child
+from atom.titan import translate
 from atom.titan.checks.engine import refused
+from atom.titan.checks.plan import Plan
 from atom.titan.compat.register_training import MESH_DEVICE
 
 
-def check(config: Any, model: nn.Module, world_size: int) -> None:
+def check(plan: Plan) -> None:
     """Build the model as the ranks do; refuse a layout that fails or that changes the model.
 
     It changes if the shards of all ranks do not add up to the model. One layer of each kind is
-    built, which takes 0.2 s.
-
-    Args:
-        config: a ``Trainer.Config``, assembled by
-            :func:`atom.titan.checks.engine.check_together`.
-        model: its model, on the meta device.
-        world_size: the number of ranks.
+    built, which takes 0.2 s. A dry run builds its ranks whole, later.
 
     Raises:
         UserError: names the tensor that would differ from the model's.
     """
-    # torch keeps meshes until the process ends.
-    Child(partial(_build, config, _kinds(model), world_size)).result()
+    if plan.world_size > 1 and not plan.run.dry_run:
+        # torch keeps meshes until the process ends.
+        Child(partial(_build, plan.config, _kinds(plan.model), plan.world_size)).result()
 
 
 def _build(config: Any, layers: list[int], world_size: int) -> None:
     # Stages consist of whole layers, so one stage can stand for all; and shared-memory tensors need
     # the devices.
     degree = config.parallelism.pipeline_parallel_degree
-    together = replace(config.parallelism, pipeline_parallel_degree=1, enable_fsdp_symm_mem=False)
+    together = translate.changed(
+        config.parallelism, "parallelism", pipeline_parallel_degree=1, enable_fsdp_symm_mem=False
+    )
     config = replace(config, parallelism=together)
     whole = config.model_spec.model
     with pretending(0, world_size // degree), refused():
@@ -87,7 +86,7 @@ def mesh(config: Any, world_size: int) -> ParallelDims:
 def model_parts(config: Any, dims: ParallelDims) -> list[Any]:
     """Return this rank's parallelized model parts, as the trainer builds them, on the meta device.
 
-    ``config`` is a ``Trainer.Config`` assembled by :func:`atom.titan.checks.engine.check_together`,
+    ``config`` is a ``Trainer.Config`` that :func:`atom.titan.checks.engine.assemble` has completed,
     ``dims`` its mesh.
     """
     spec = config.model_spec

@@ -5,29 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torchtitan.config import ParallelismConfig
 
 from atom.errors import UserError
+from atom.titan.checks.plan import Plan
 
 _WITHOUT = "partial_dtensor"
 """The backend under which FSDP shards weights without a declaration."""
 
 
-def check(model: nn.Module, parallelism: ParallelismConfig, ranks: int, architecture: str) -> None:
+def check(plan: Plan) -> None:
     """Refuse a model that lacks the sharding of a module, or of one of its weights.
 
     A model without any declared sharding leaves it to its own parallelize function.
 
-    Args:
-        model: as built.
-        parallelism: the layout.
-        ranks: the number of ranks; one rank needs no sharding.
-        architecture: the component's name.
-
     Raises:
         UserError: names the module.
     """
-    modules = [(name, module, _sharding(module)) for name, module in model.named_modules()]
+    modules = [(name, module, _sharding(module)) for name, module in plan.model.named_modules()]
     if all(sharding is None for _, _, sharding in modules):
         return
     for name, module, sharding in modules:
@@ -36,7 +30,7 @@ def check(model: nn.Module, parallelism: ParallelismConfig, ranks: int, architec
             own += [n for n, _ in module.named_buffers(recurse=False)]
             missing = [weight for weight in own if weight not in sharding.state_shardings]
         else:
-            needed = ranks > 1 and parallelism.spmd_backend != _WITHOUT
+            needed = plan.world_size > 1 and plan.parallelism.spmd_backend != _WITHOUT
             missing = own if needed else []
         if missing:
             where = "state_shardings has no" if sharding is not None else "no sharding_config for"
@@ -44,7 +38,7 @@ def check(model: nn.Module, parallelism: ParallelismConfig, ranks: int, architec
                 f"its model's {name} ({type(module).__name__}) cannot be laid out: {where} "
                 f"{', '.join(missing)}; update_from_config of the architecture sets it",
                 key="architecture.name",
-                value=architecture,
+                value=plan.run.architecture.name,
             )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from atom.titan import translate
 from atom.titan.contracts.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -92,7 +93,6 @@ def tree(family: str, sizes: Sizes) -> Any:
     from torchtitan.components.checkpointer import CheckpointManager
     from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
     from torchtitan.components.optimizer import default_adamw
-    from torchtitan.config import TrainingConfig
     from torchtitan.protocols.model_spec import ModelSpec
     from torchtitan.trainer import Trainer
 
@@ -122,7 +122,9 @@ def tree(family: str, sizes: Sizes) -> Any:
         ),
         optimizer=default_adamw(**ADAMW),
         checkpoint=CheckpointManager.Config(initial_load_model_only=False),
-        training=TrainingConfig(seq_len=max(sizes.length, 2), disable_cuda_graphs=True),
+        training=translate.config(
+            "training", seq_len=max(sizes.length, 2), disable_cuda_graphs=True
+        ),
     )
     built.update_from_config(config=config)
     return config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from torchtitan.config import ParallelismConfig, TrainingConfig
@@ -15,14 +14,15 @@ from atom.plugin import Architecture, LayoutChoice, LayoutContext, ModelParts, P
 from atom.recipe.run import Run
 from atom.registry.select import Selection
 from atom.titan import translate
-from atom.titan.checks import engine, layout
+from atom.titan.checks import batch, engine, layout
+from atom.titan.checks.candidate import Candidate
 from atom.titan.checks.division import Division, division, shapes_of
 from atom.titan.compat import device
 from atom.titan.optim import optimizer
 from atom.titan.planning.describe import describe
 from atom.titan.planning.plan_layout import checkpointing_of, layout_of
 from atom.titan.saved_model import on_meta
-from atom.titan.trainer_config import set_sharding
+from atom.titan.trainer_config import copied, set_sharding
 
 AUTO = "auto"
 
@@ -37,9 +37,10 @@ def described(run: Run) -> DeviceDescription:
 def description(
     parts: ModelParts, training: TrainingConfig, **parallelism: Any
 ) -> ModelDescription:
-    """Describe the model of ``parts``, after setting the sharding that it declares."""
-    set_sharding(parts.model, training, ParallelismConfig(**parallelism))
-    return describe(parts.model, compute_dtype=training.mixed_precision_param)
+    """Describe the model of ``parts``, with the sharding that it declares."""
+    model = copied(parts).model
+    set_sharding(model, training, translate.config("parallelism", **parallelism))
+    return describe(model, compute_dtype=training.mixed_precision_param)
 
 
 def estimate_of(
@@ -57,7 +58,8 @@ def estimate_of(
 
     Args:
         run: for its optimizer, loss and checkpointing.
-        model: the description of ``config``, the architecture's model config.
+        model: the description of ``config``.
+        config: the architecture's model config.
         target: the device of the run.
         parallelism: its degrees resolved.
         training: its local batch size resolved.
@@ -94,7 +96,7 @@ def choose(
     Args:
         run: as composed.
         selection: its components.
-        parts: the model's; this function changes them, so pass a separate set.
+        parts: the model's.
         training: the section.
         target: the device of the run.
         ranks: the number of ranks.
@@ -140,13 +142,17 @@ def choose(
     def estimated(choice: LayoutChoice) -> Estimate:
         tried = applied(run, choice)
         parallelism, _ = layout.resolve(tried, available=ranks, joined=ranks)
-        dp = layout.data_parallel_degree(parallelism)
+        section = translate.training(tried.training, target.kind)
         given = tried.training.local_batch_size is not None
-        section = replace(training, **choice.training)
-        engine.global_batch_size(section, dp, local_given=given)
         if not given:
-            section.local_batch_size = sequences // dp
-        engine.check(section, parallelism, parts.model, selection[Architecture].config)
+            section = batch.shared(section, parallelism)
+        Candidate(
+            training=section,
+            parallelism=parallelism,
+            model_config=parts.model,
+            architecture=selection[Architecture].config,
+            local_given=given,
+        ).check()
         check_division(parallelism)
         mode = tried.activation_checkpoint.mode
         return estimate_of(

@@ -24,7 +24,8 @@ from atom.registry.host import Host
 from atom.registry.opening import Chosen
 from atom.registry.select import Selection
 from atom.titan.boot import boot
-from atom.titan.preflight.preflight import Preflight, preflight
+from atom.titan.preflight import preflight
+from atom.titan.preflight.preflight import Preflight
 
 
 @dataclass(frozen=True)
@@ -120,51 +121,31 @@ def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> D
         UserError: the run would be refused. :meth:`DryRun.check` checks the memory.
     """
     boot("cpu")
-    from atom.titan import trainer_config
-    from atom.titan.checks import engine
     from atom.titan.planning import planning
 
-    planned = planning.described(run)
-    place = Path("dry_run")  # the place of the run folder; nothing is written
-    ready = preflight(
+    plan = preflight.plan(
         run,
         selection,
         host,
-        place,
+        Path("dry_run"),  # the place of the run folder; nothing is written
         vocab_size=vocab_size,
         joined=run.world_size or run.launch.ranks,
-        planned=planned,
+        planned=planning.described(run),
     )
-    config = trainer_config.trainer_config(ready.run, selection, host, place)
-    engine.check_together(config)
-    resolved = ready.resolved
-    parts = trainer_config.model_parts(selection, vocab_size, config.training.seq_len)
-    model = planning.description(
-        parts,
-        config.training,
-        enable_sequence_parallel=config.parallelism.enable_sequence_parallel,
-    )
-    estimate = planning.estimate_of(
-        ready.run,
-        model,
-        parts.model,
-        planned,
-        config.parallelism,
-        config.training,
-        global_batch_size=resolved.global_batch_size,
-    )
-    pp = resolved.degrees[DEGREES[3]]
+    ready = preflight.checked(plan)
+    model, estimate = plan.description, plan.estimate
+    pp = plan.degrees[DEGREES[3]]
     chosen = sorted({0, estimate.rank, pp // 2, pp - 1})
-    each = resolved.world_size // pp
+    each = plan.world_size // pp
     # torch keeps meshes until the process ends, so each rank is built in a separate process.
     children = [
-        Child(partial(_built, config, estimate, model, planned, number, number * each))
+        Child(partial(_built, plan.config, estimate, model, plan.device, number, number * each))
         for number in chosen
     ]
     return DryRun(
         ready=ready,
         components=list(selection.every()),
-        device=planned,
+        device=plan.device,
         model=model,
         estimate=estimate,
         ranks=[child.result() for child in children],

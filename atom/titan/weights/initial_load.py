@@ -22,7 +22,7 @@ from atom.titan.checkpoint.checkpointer import HUGGING_FACE
 from atom.titan.hugging_face import config as hf_config
 from atom.titan.hugging_face import remedy
 from atom.titan.hugging_face import weights as hf_weights
-from atom.titan.trainer_config import model_parts
+from atom.titan.trainer_config import copied, model_parts
 
 KEY = "checkpoint.initial_load"
 
@@ -34,7 +34,7 @@ def resolve(
 
     Args:
         run: as composed.
-        parts: the model's; this function changes them, so pass a separate set.
+        parts: the model's.
         training: the section.
         place: the run folder. A run that resumes there no longer needs its initial weights.
         host: the plugins.
@@ -63,6 +63,7 @@ def resolve(
     folder = Path(str(section.initial_load_path))
     notes: list[str] = []
     if not checkpoint.resumable(place / section.folder):
+        parts = copied(parts)
         saved_model.on_one_rank(parts, training)
         if hugging_face:
             quantized = section.initial_load_in_hf_quantized

@@ -1,0 +1,98 @@
+"""List the checks of a run, in the order in which their errors are reported.
+
+A check is a function of the plan that raises a ``UserError``. Parts of a plan are computed when a
+check first reads them, and may refuse the run, too; so the order of checks is the order of errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from atom.recipe import effects, lengths
+from atom.recipe.effect_rules import Situation
+from atom.titan import windows
+from atom.titan.checks import (
+    compilation,
+    context_parallel,
+    device,
+    division,
+    experts,
+    faults,
+    layout,
+    output_layers,
+    pipeline,
+    pretend,
+    recomputation,
+    sequence,
+    shardings,
+)
+from atom.titan.checks.candidate import LAYOUT_CHECKS
+from atom.titan.preflight.run_plan import RunPlan
+
+
+def check_effects(plan: RunPlan) -> None:
+    """Refuse settings without effect on this layout and device."""
+    effects.check(plan.laid_out, Situation(plan.degrees, plan.kind), plan.laid_out.given)
+
+
+def check_lengths(plan: RunPlan) -> None:
+    """Refuse intervals and pieces that do not fit into steps and sequences."""
+    lengths.check(plan.laid_out, plan.parallelism.context_parallel_degree)
+
+
+def check_initial_weights(plan: RunPlan) -> None:
+    """Refuse initial weights that are missing, or of another model."""
+    _ = plan.run  # computing a part refuses what it cannot be computed from
+
+
+def check_kernels(plan: RunPlan) -> None:
+    """Refuse a run with an operation that no kernel fits."""
+    _ = plan.first_choices
+
+
+def check_assembly(plan: RunPlan) -> None:
+    """Refuse sections that torchtitan, a plugin or a kernel refuses together."""
+    _ = plan.assembly
+
+
+def check_windows(plan: RunPlan) -> None:
+    """Refuse a model that has lost an attention window of its config."""
+    windows.check(plan.config.model_spec.model, plan.model)
+
+
+def check_disk(plan: RunPlan) -> None:
+    """Refuse a disk without space for the checkpoints that must exist at the same time."""
+    if not plan.run.dry_run:
+        _ = plan.disk_warning
+
+
+CHECKS: tuple[Callable[[RunPlan], None], ...] = (
+    check_effects,
+    check_lengths,
+    layout.check_gpus,
+    check_initial_weights,
+    *LAYOUT_CHECKS,
+    division.check,
+    check_kernels,
+    recomputation.check_budget,
+    compilation.check_async,
+    compilation.check_backend,
+    device.check_offload,
+    device.check_state_dtype,
+    context_parallel.check_name,
+    faults.check_replicas,
+    faults.check_replay,
+    faults.check_trace,
+    faults.check_rollback,
+    check_assembly,
+    pipeline.check_compiled,
+    sequence.check_mask_blocks,
+    output_layers.check,
+    context_parallel.check_masks,
+    experts.check_load_balance,
+    recomputation.check_modules,
+    check_windows,
+    shardings.check,
+    pretend.check,
+    check_disk,
+)
