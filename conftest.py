@@ -1,9 +1,11 @@
 """What holds for every test, of the core and of the plugins."""
 
+import atexit
 import gc
 import os
 import signal
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,10 @@ KIND = pytest.StashKey[str]()
 """The device of this process."""
 
 
+SLOW_FOLDERS = {"hostile", "slurm", "user_cases"}
+"""Folders of `tests` in which every test is slow; the fast part does not import them."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # torchtitan asks for its device as it is imported, and any test module may be the first to do
     # so (no conftest.py may). Tests in this process compute on the CPU; those that need a GPU start
@@ -46,8 +52,17 @@ def pytest_configure(config: pytest.Config) -> None:
         if not torch.cuda.is_available():
             raise pytest.UsageError("torch finds no CUDA device here, which -m gpu needs")
     config.stash[KIND] = kind
-    if find_spec("torchtitan") is not None:
+    # A process that hands tests out to others runs none.
+    distributes = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if not distributes and find_spec("torchtitan") is not None:
+        gc.disable()  # until all is imported and collected
         boot(kind)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if "not slow" in config.getoption("markexpr") and collection_path.is_dir():
+        return True if collection_path.name in SLOW_FOLDERS else None
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -66,10 +81,10 @@ def pytest_collection_finish() -> None:
     # that are forked from it, where it would make copies of it.
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # what nobody frees, a library may call a leak
+atexit.register(gc.unfreeze)  # what nobody frees, a library may call a leak
 
 
 def _selects_gpu(config: pytest.Config) -> bool:

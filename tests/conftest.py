@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).parent))
 
 import audit
 import installed as packages
-from warm import Process, Warm
+from warm import Process, Warm, compose_once
 
 # Small enough for seconds, large enough for every layout: 4 heads, 2 key-value heads, 4 layers.
 SMALL = (
@@ -131,6 +131,7 @@ def forked(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     import atom.cli.plugins
     import atom.cli.train
 
+    compose_once()
     said = tmp_path_factory.mktemp("said")
 
     def run(

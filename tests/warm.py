@@ -121,6 +121,21 @@ class Process:
 # ---------------------------------------------------------------------------- the other process
 
 
+def compose_once() -> None:
+    """Fill the caches of parsers with what most commands parse; nothing else is left behind."""
+    from hydra.core.singleton import Singleton
+    from hydra.types import RunMode
+
+    from atom.compose.compose import config_loader
+    from atom.compose.groups import CONFIG_NAME
+    from atom.registry.host import Host
+
+    state = Singleton.get_state()
+    overrides = ["tokenizer=bytes", "++architecture.dim=64", "++optimizer.lr=1e-3"]
+    config_loader(Host.load()).load_configuration(CONFIG_NAME, overrides, RunMode.RUN)
+    Singleton.set_state(state)
+
+
 def _serve(path: str) -> NoReturn:
     """Answer requests for ever, each in a process of its own."""
     listener = socket.socket(socket.AF_UNIX)
@@ -135,6 +150,7 @@ def _serve(path: str) -> NoReturn:
     from atom.titan import trainer_config  # noqa: F401
     from atom.titan.preflight import preflight  # noqa: F401
 
+    compose_once()
     # A collection in a child would write to all that it shares with this process.
     gc.collect()
     gc.freeze()

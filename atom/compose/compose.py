@@ -148,13 +148,13 @@ def config_loader(host: Host, config_dir: str | None = None) -> Loader:
     return Loader(search_path, groups=Groups(host.plugins), own=str(CONF))
 
 
-def run_of(config: DictConfig, host: Host) -> Run:
+def run_of(config: DictConfig, host: Host, origins: Origins | None = None) -> Run:
     """Return the run that a job's composed config describes.
 
     Raises:
         UserError: with ``origin`` set to the source of the faulty value.
     """
-    origins = Origins(config)
+    origins = origins or Origins(config)
     try:
         _check_trust(config)
         choices.check(host, config, origins.defaults)
@@ -231,8 +231,8 @@ def _check_removals(run: Run) -> None:
 
 def do(config: DictConfig, *, host: Host, job: Callable[[Run], float | None]) -> float | None:
     """Compose ``config`` and call ``job``; attach the origin of the value to an error."""
-    run = run_of(config, host)
     origins = Origins(config)
+    run = run_of(config, host, origins)
     try:
         return job(
             run.with_origins(
@@ -306,7 +306,7 @@ def _check_others(config: DictConfig, host: Host, origins: Origins) -> None:
     """Refuse untrusted files that set what only the user may set."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         # If a Hydra launcher has moved the job to another process, read its files again there.
-        origins.every(())
+        _ = origins.files
     name = OmegaConf.select(config, "launcher.name")
     users_alone.check(current().of_others, name, list(HydraConfig.get().overrides.task), host)
 

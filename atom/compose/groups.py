@@ -7,11 +7,12 @@ does not.
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import re
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -179,15 +180,26 @@ def loaded(folder: Path, name: str, provider: str, *, trusted: bool = False) -> 
         raise ConfigLoadError(f"Config not found : {file}") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    yaml_data.check(text, str(file))
+    # Hydra moves nodes of the config into others.
+    config = copy.deepcopy(_parsed(text, str(file)))
     header = ConfigSource._get_header_dict(text[:512])
-    try:
-        config = OmegaConf.load(io.StringIO(text))
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise yaml_data.unreadable(str(file), error) from None
     if not trusted and OmegaConf.is_dict(config) and (HYDRA in config or _chooses_hydra(config)):
         raise refused_hydra(str(file))
     return ConfigResult(config=config, path=f"file://{folder}", provider=provider, header=header)
+
+
+@lru_cache(maxsize=512)
+def _parsed(text: str, file: str) -> Any:
+    """Parse a file's text; one command composes the same files several times.
+
+    Raises:
+        UserError: it is not plain data.
+    """
+    yaml_data.check(text, file)
+    try:
+        return OmegaConf.load(io.StringIO(text))
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise yaml_data.unreadable(file, error) from None
 
 
 def _chooses_hydra(config: Any) -> bool:

@@ -14,6 +14,7 @@ dangerous in a file from someone else:
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,16 +22,25 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from hydra.conf import HydraConf
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from atom.compose import repairs
-from atom.compose.groups import HYDRA, FolderSource, Groups, PluginSource, refused_hydra
+from atom.compose.groups import (
+    CONFIG_NAME,
+    HYDRA,
+    FolderSource,
+    Groups,
+    PluginSource,
+    refused_hydra,
+)
 from atom.compose.internals import (
     BaseContainer,
     ConfigLoaderImpl,
@@ -63,6 +73,11 @@ BUDGET = 5_000
 
 USER = "user"
 """Provider name of the files below :func:`user_folder`."""
+
+MODE = f"{HYDRA}.mode="
+
+Overrides = tuple[tuple[str, ...], tuple[str, ...]]
+"""The overrides of Hydra's section, and those of the run."""
 
 _ENV = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([A-Za-z_]\w*)")
 HYDRAS = ("pkg://hydra.", "structured://")
@@ -111,6 +126,54 @@ class Loader(ConfigLoaderImpl):
         self.repository = Repository(config_search_path, groups, own)
         self.of_others: dict[str, Any] = {}
         """Content of the files that belong neither to ATOM, nor a plugin, nor the user."""
+        self._composed: dict[Overrides, list[ResultDefault]] = {}
+        self._last: list[ResultDefault] = []
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        # Hydra composes once more to read hydra.mode, which only the command line sets.
+        if not validate_sweep_overrides and not any(MODE in override for override in overrides):
+            return OmegaConf.create({HYDRA: {"mode": None}})
+        config = super().load_configuration(
+            config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+        )
+        if run_mode is RunMode.RUN:
+            self._composed[_overrides(config.hydra)] = self._last
+        return config
+
+    def _compose_config_from_defaults_list(
+        self, defaults: list[ResultDefault], repo: IConfigRepository
+    ) -> DictConfig:
+        self._last = defaults
+        return super()._compose_config_from_defaults_list(defaults, repo)
+
+    def defaults(self, hydra: HydraConf) -> list[ResultDefault]:
+        """Return the files of the composition that Hydra's section belongs to, in Hydra's order;
+        one can be missing.
+        """
+        if (found := self._composed.get(_overrides(hydra))) is not None:
+            return found
+        # A launcher of Hydra runs the job in a process that has not composed it.
+        name = hydra.job.config_name or CONFIG_NAME
+        overrides = [override for part in _overrides(hydra) for override in part]
+        return list(self.compute_defaults_list(name, overrides, RunMode.RUN).defaults)
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if config_name is None and not overrides:  # no search path is added
+            return self.repository.get_group_options(group_name, results_filter)
+        return super().get_group_options(group_name, results_filter, config_name, overrides)
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         result = super()._load_single_config(default, repo)
@@ -123,6 +186,15 @@ class Loader(ConfigLoaderImpl):
         if result.provider not in (PluginSource.PROVIDER, USER):
             self.of_others[file] = OmegaConf.to_container(result.config, resolve=False)
         return result
+
+
+def _overrides(hydra: HydraConf) -> Overrides:
+    """Return the command line of a composition; unresolved, because an override can hold an
+    interpolation of the run's config.
+    """
+    found = OmegaConf.to_container(cast(DictConfig, hydra.overrides), resolve=False)
+    assert isinstance(found, dict)
+    return tuple(map(str, found["hydra"])), tuple(map(str, found["task"]))
 
 
 def current() -> Loader:
@@ -139,6 +211,12 @@ class Repository(ConfigRepository):
         self._plugins = PluginSource(groups)
         self._own = own
         super().__init__(config_search_path)
+
+    def __deepcopy__(self, memo: Any) -> Repository:
+        # Hydra copies it for each composition, to give the copy other sources; none changes.
+        copied = copy.copy(self)
+        copied.sources = list(self.sources)
+        return copied
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)

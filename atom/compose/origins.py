@@ -9,11 +9,9 @@ from typing import Any
 
 from hydra.core.default_element import ResultDefault
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from atom.compose.groups import CONFIG_NAME
 from atom.compose.guard import HYDRAS, current
 from atom.compose.internals import CachingConfigRepository
 from atom.errors import UserError
@@ -35,7 +33,6 @@ class Origins:
         self._config = config
         # A launcher asks where its settings come from after Hydra has ended.
         self._loader = current()
-        self._read: list[tuple[str, Any, bool]] = []
 
     def attach(self, error: UserError) -> None:
         """Set the ``origin`` of ``error`` from its key, once."""
@@ -43,8 +40,7 @@ class Origins:
             error.origin = self.of(error.key)
 
     def every(self, keys: Iterable[str]) -> dict[str, str]:
-        """Return the result of :meth:`of` for each key; files are read once."""
-        self._read = list(self._files())
+        """Return the result of :meth:`of` for each key."""
         return {key: self.of(key) for key in keys}
 
     def of(self, key: str) -> str:
@@ -68,11 +64,7 @@ class Origins:
     @cached_property
     def defaults(self) -> list[ResultDefault]:
         """The files of the composition in Hydra's order; one can be missing."""
-        chosen = HydraConfig.get()
-        name = chosen.job.config_name or CONFIG_NAME
-        overrides = [*chosen.overrides.hydra, *self._overrides]
-        found = self._loader.compute_defaults_list(name, overrides, RunMode.RUN)
-        return list(found.defaults)
+        return self._loader.defaults(HydraConfig.get())
 
     def _typed(self, key: str) -> bool:
         for override in self._overrides:
@@ -84,16 +76,27 @@ class Origins:
         return False
 
     def _is_group(self, name: str) -> bool:
-        return name in self._loader.list_groups("")
+        return name in self._groups
+
+    @cached_property
+    def _groups(self) -> list[str]:
+        return self._loader.list_groups("")
 
     def _file(self, key: str) -> tuple[str, bool] | None:
         """Return the file that a value came from, and whether it is shipped."""
-        for path, config, shipped in self._read or self._files():
+        for path, config, shipped in self.files:
             if _holds(config, key):
                 return path, shipped
         return None
 
-    def _files(self) -> Iterator[tuple[str, Any, bool]]:
+    @cached_property
+    def files(self) -> list[tuple[str, Any, bool]]:
+        """Path and content of each file of the composition, the last one first, and whether it is
+        shipped.
+        """
+        return list(self._loaded())
+
+    def _loaded(self) -> Iterator[tuple[str, Any, bool]]:
         loader = self._loader
         repository = CachingConfigRepository(loader.repository)
         for default in reversed(self.defaults):
