@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from atom.io.numbers import clock, human, sparkline
-from atom.run_dir.metrics import StepMetrics
-from atom.watch.screen import Header, Screen
+from atom.run_dir.metrics import SHOWN, Shown, StepMetrics
+from atom.watch.screen import Header, Screen, _columns
 
 HEADER = Header(
     run_dir="outputs/2026-11-24/16-14-50",
@@ -181,6 +181,18 @@ def test_mfu_is_told_where_it_is_known() -> None:
     assert "mfu" not in piped.text
     piped.screen.step(row(2, mfu=0.412))
     assert "mfu 41.2%" in piped.text
+
+
+def test_a_field_is_shown_as_its_row_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a measured metric is one field, how it is shown, and its value: two files."""
+    shown = Shown("{:,.0f}".format, "{} tokens", "tokens", 9)
+    monkeypatch.setitem(SHOWN, "tokens_seen", shown)
+    piped = Piped()
+    piped.screen.step(row(1))
+    assert "1.2 GiB  2,048 tokens\n" in piped.text
+    heads = [column.head for column in _columns(row(1), 10, 200)]
+    assert heads[-1] == "tokens"
+    assert "tokens" not in [column.head for column in _columns(row(1), 10, 60)]
 
 
 def test_without_a_header_the_end_is_not_known() -> None:

@@ -28,12 +28,16 @@ from atom.io.files import (
     write_bytes,
 )
 from atom.io.json_data import dumps
+from atom.io.numbers import decimal
 from atom.io.tail import Tail
 
 FILE_NAME = "metrics.jsonl"
 """Name of the file in a run folder."""
 
 POLL_SECONDS = 0.15
+
+ALWAYS = 9
+"""``stays`` of a column that never leaves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +76,7 @@ class StepMetrics:
     def to_json(self) -> str:
         """Return the row as one line of JSON, without the newline."""
         values = dataclasses.asdict(self)
-        if self.mfu is None:
-            del values["mfu"]
-        return dumps(values)
+        return dumps({name: value for name, value in values.items() if value is not None})
 
     @classmethod
     def from_json(cls, line: str | bytes) -> StepMetrics:
@@ -93,6 +95,37 @@ class StepMetrics:
             elif field.default is dataclasses.MISSING:
                 raise ValueError(f"{field.name} is missing")
         return cls(**row)  # type: ignore[arg-type]  # _number has seen to the types
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a screen shows a field of a row.
+
+    Attributes:
+        text: returns the value as text.
+        words: the value in the line of a step: ``loss {}``.
+        head: the head of its column on a terminal.
+        width: the width of the column.
+        stays: the order in which columns leave a narrow terminal, the lowest first.
+    """
+
+    text: Callable[[float], str]
+    words: str
+    head: str
+    width: int
+    stays: int = 0
+
+
+SHOWN = {
+    "loss": Shown(lambda value: decimal(value, 4), "loss {}", "loss", 9, ALWAYS),
+    "grad_norm": Shown(lambda value: decimal(value, 2), "grad_norm {}", "grad norm", 9, 4),
+    "lr": Shown("{:.1e}".format, "lr {}", "lr", 7, 2),
+    "tokens_per_second": Shown("{:,.0f}".format, "{} tok/s", "tokens/s", 9, ALWAYS),
+    "mfu": Shown("{:.1%}".format, "mfu {}", "mfu", 5, ALWAYS),
+    "step_seconds": Shown(lambda value: decimal(value, 2), "{} s/step", "s/step", 6, 1),
+    "memory_gib": Shown("{:.1f} GiB".format, "{}", "memory", 9, 3),
+}
+"""Field -> how a screen shows it, in the order of the line. A value of None is not shown."""
 
 
 class MetricsWriter:

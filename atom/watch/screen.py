@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -25,7 +26,7 @@ from atom.io.numbers import clock, decimal, human, sparkline
 from atom.io.printing import clean
 from atom.io.terminal import Animation, Encodable, Styled
 from atom.run_dir import checkpoint
-from atom.run_dir.metrics import FILE_NAME, StepMetrics
+from atom.run_dir.metrics import ALWAYS, FILE_NAME, SHOWN, StepMetrics
 from atom.watch.pace import Pace
 
 SPLITS = {
@@ -248,17 +249,10 @@ class Screen:
     def _line(self, metrics: StepMetrics) -> str:
         """Return a step as a line of a log file."""
         total = "" if self._steps is None else f"/{self._steps}"
-        words = [
-            f"step {metrics.step:>{max(len(total) - 1, 1)}}{total}",
-            f"loss {decimal(metrics.loss, 4)}",
-            f"grad_norm {decimal(metrics.grad_norm, 2)}",
-            f"lr {metrics.lr:.1e}",
-            f"{metrics.tokens_per_second:,.0f} tok/s",
-        ]
-        if metrics.mfu is not None:
-            words.append(f"mfu {metrics.mfu:.1%}")
-        words.append(f"{decimal(metrics.step_seconds, 2)} s/step")
-        words.append(f"{metrics.memory_gib:.1f} GiB")
+        words = [f"step {metrics.step:>{max(len(total) - 1, 1)}}{total}"]
+        for name, shown in SHOWN.items():
+            if (value := getattr(metrics, name)) is not None:
+                words.append(shown.words.format(shown.text(value)))
         if self._steps is not None:
             words.append(f"left {clock(self._pace.left(self._steps))}")
         return "  ".join(words)
@@ -353,21 +347,18 @@ class _Column:
 
 def _columns(metrics: StepMetrics, steps: int | None, width: int) -> list[_Column]:
     """Return the columns that fit into ``width``."""
-    columns = [
-        _Column("step", max(len(str(steps or metrics.step)), 4), lambda row: str(row.step)),
-        _Column("loss", 9, lambda row: decimal(row.loss, 4)),
-        _Column("grad norm", 9, lambda row: decimal(row.grad_norm, 2)),
-        _Column("lr", 7, lambda row: f"{row.lr:.1e}"),
-        _Column("tokens/s", 9, lambda row: f"{row.tokens_per_second:,.0f}"),
-        _Column("mfu", 5, lambda row: "" if row.mfu is None else f"{row.mfu:.1%}"),
-        _Column("s/step", 6, lambda row: decimal(row.step_seconds, 2)),
-        _Column("memory", 9, lambda row: f"{row.memory_gib:.1f} GiB"),
-    ]
-    for least in ("mfu" if metrics.mfu is None else "", "s/step", "lr", "memory", "grad norm"):
-        fits = sum(column.width + 2 for column in columns) - 2 <= width
-        if least == "mfu" or not fits:
-            columns = [column for column in columns if column.head != least]
-    return columns
+    columns = [_Column("step", max(len(str(steps or metrics.step)), 4), lambda row: str(row.step))]
+    shown = {name: s for name, s in SHOWN.items() if getattr(metrics, name) is not None}
+    for name in sorted(shown, key=lambda name: shown[name].stays):
+        widths = [columns[0].width, *(each.width for each in shown.values())]
+        if shown[name].stays < ALWAYS and sum(widths) + 2 * len(widths) - 2 > width:
+            del shown[name]
+    return columns + [_Column(s.head, s.width, partial(_cell, name)) for name, s in shown.items()]
+
+
+def _cell(name: str, row: StepMetrics) -> str:
+    value = getattr(row, name)
+    return "" if value is None else SHOWN[name].text(value)
 
 
 def _steps_taken(taken: Sequence[StepMetrics], seconds: float, began: int | None) -> str:
