@@ -14,9 +14,8 @@ import sys
 import textwrap
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,12 +24,29 @@ import torch
 GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
 
 
-@pytest.fixture(scope="module")
-def module() -> Any:
-    """A function that imports a module of the measurement."""
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    """The modules of the measurement can be imported."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(GPU))
-        yield importlib.import_module
+        yield
+
+
+@pytest.fixture(scope="module")
+def parts() -> Any:
+    return importlib.import_module("parts")
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+    """Return the parts of a measurement on a device, by name; results are in ``tmp_path``."""
+    plan = importlib.import_module("plan")
+
+    def on(device: str) -> dict[str, Any]:
+        every = plan.parts(plan.Where(sys.executable, device, tmp_path))
+        return {part.name: part for part in every}
+
+    return on
 
 
 def python(code: str, *arguments: str) -> Callable[[float], list[str]]:
@@ -48,10 +64,9 @@ STUCK = """
 
 
 @pytest.fixture(scope="module")
-def ran(module: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def ran(parts: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The folder and the results of parts of which one fails, one is stuck, one is refused and
     one has unreadable results."""
-    parts = module("parts")
     folder = tmp_path_factory.mktemp("results")
 
     def part(name: str, code: str, share: float = 1.0, **fields: Any) -> Any:
@@ -112,10 +127,7 @@ def test_the_summary_says_what_was_not_run_and_why(ran: Any) -> None:
     assert "Its results cannot be read: JSONDecodeError" in summary
 
 
-def test_without_time_a_part_is_not_begun(
-    module: Callable[[str], ModuleType], tmp_path: Path
-) -> None:
-    parts = module("parts")
+def test_without_time_a_part_is_not_begun(parts: Any, tmp_path: Path) -> None:
     late = parts.Part("late", "", 1, python(WRITES, str(tmp_path / "late.json")))
     (tmp_path / "log.txt").touch()
     (result,) = parts.run([late], tmp_path, time.monotonic() + 1, lambda: [])
@@ -157,17 +169,16 @@ def test_asked_to_stop_it_still_says_what_there_is(tmp_path: Path) -> None:
 
 
 def test_what_is_right_comes_first_and_the_page_has_every_part(
-    module: Callable[[str], ModuleType], tmp_path: Path
+    planned: Callable[[str], dict[str, Any]],
 ) -> None:
-    plan = module("plan")
-    every = plan.parts(plan.Where(sys.executable, "cuda", tmp_path))
-    names = [part.name for part in every]
+    every = planned("cuda")
+    names = list(every)
     assert names == ["parity", "tests", "bench", "one_gpu", "training", "tuning"]
     page = (GPU.parents[1] / "docs" / "gpu.md").read_text()
     assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")][
         : len(names)
     ] == names
-    for part in every:
+    for part in every.values():
         command = part.command(100.0)
         assert {Path(word).suffix for word in command if word.startswith("--write=")} <= {
             *(".json", ".md")
@@ -176,25 +187,22 @@ def test_what_is_right_comes_first_and_the_page_has_every_part(
 
 
 def test_where_there_is_no_gpu_and_no_torchtitan_parts_are_refused(
-    module: Callable[[str], ModuleType], tmp_path: Path
+    planned: Callable[[str], dict[str, Any]], tmp_path: Path
 ) -> None:
-    plan = module("plan")
-    every = plan.parts(plan.Where(sys.executable, "cpu", tmp_path))
-    assert {part.name: part.refusal() for part in every if part.refusal()} == {
+    every = planned("cpu")
+    assert {name: part.refusal() for name, part in every.items() if part.refusal()} == {
         "training": "torchtitan is not installed here",
         "tuning": "it needs a GPU",
     }
     versions = {"versions": {"torchtitan": "0.3.0"}}
     (tmp_path / "device.json").write_text(json.dumps(versions))
-    assert {part.name for part in every if part.refusal()} == {"tuning"}
+    assert {name for name, part in every.items() if part.refusal()} == {"tuning"}
 
 
 def test_functions_under_which_the_device_failed_are_not_timed(
-    module: Callable[[str], ModuleType], tmp_path: Path
+    planned: Callable[[str], dict[str, Any]], tmp_path: Path
 ) -> None:
-    plan = module("plan")
-    where = plan.Where(sys.executable, "cuda", tmp_path)
-    (bench,) = (part for part in plan.parts(where) if part.name == "bench")
+    bench = planned("cuda")["bench"]
     rows = [
         {"function": "rope", "kernel": "triton", "reason": "the device failed: Error: an access"},
         {"function": "rms_norm", "kernel": "triton", "reason": None},
@@ -207,9 +215,9 @@ def test_functions_under_which_the_device_failed_are_not_timed(
 
 
 def test_parity_goes_on_in_another_process_after_the_device_has_failed(
-    module: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parity = module("parity")
+    parity = importlib.import_module("parity")
     place = tmp_path / "parity.json"
     arguments = ["parity.py", "--device=cpu", f"--write={place}", "--function=silu_mul"]
     compared, begun = parity.compared, []
@@ -360,9 +368,9 @@ def test_without_a_gpu_nothing_is_begun(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_environment_has_the_wheels_before_what_this_python_has(
-    module: Callable[[str], ModuleType], tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    environment = module("environment")
+    environment = importlib.import_module("environment")
     with pytest.raises(environment.UnusableError, match="has no wheels: `make gpu-wheels`"):
         environment.make(tmp_path, tmp_path / "venv")
     with zipfile.ZipFile(tmp_path / "pluggy-99-py3-none-any.whl", "w") as wheel:

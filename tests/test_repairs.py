@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from atom.errors import UserError
-from atom.io.repair import Repair, resolve
+from atom.io.references import resolve
+from atom.io.repair import Repair
 from atom.kernels.operations import OPERATIONS
 from atom.testing import repairs
 from atom.titan.boot import boot

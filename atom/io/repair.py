@@ -7,11 +7,12 @@ references are text: a record imports nothing until it is applied.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from atom.io.references import owner_of, resolve
 
 _UNSET: Any = object()
 
@@ -64,7 +65,7 @@ class Repair:
         if self.function is not None:
             resolve(self.function)()
             return
-        owner, name = _place(self.target)
+        owner, name = owner_of(self.target)
         setattr(owner, name, self._value(value))
 
     @contextmanager
@@ -98,25 +99,10 @@ def replaced(target: str, value: Any) -> Iterator[Any]:
         target: ``module:name`` or ``module:Class.name``.
         value: the new value.
     """
-    owner, name = _place(target)
+    owner, name = owner_of(target)
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
         yield before
     finally:
         setattr(owner, name, before)
-
-
-def resolve(reference: str) -> Any:
-    """Import and return the object named by ``module:name`` or ``module:Class.name``."""
-    owner, name = _place(reference)
-    return getattr(owner, name)
-
-
-def _place(reference: str) -> tuple[Any, str]:
-    module, _, path = reference.partition(":")
-    owner: Any = importlib.import_module(module)
-    *parents, name = path.split(".")
-    for parent in parents:
-        owner = getattr(owner, parent)
-    return owner, name

@@ -20,7 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from atom.compose import repairs as of_hydra
-from atom.io.repair import Repair, resolve
+from atom.io.references import resolve
+from atom.io.repair import Repair
 from atom.registry.host import Host
 from atom.testing.probes import imports
 from atom.titan.compat import register

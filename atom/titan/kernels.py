@@ -14,7 +14,7 @@ from torchtitan.models.common.attention import GQAttention
 from torchtitan.models.common.feed_forward import FeedForward
 from torchtitan.models.common.moe import GroupedExperts
 
-from atom.io import repair
+from atom.io import references, repair
 from atom.kernels.choose import Choice, Preferences, Situation
 from atom.kernels.choose import choose as choose_for
 from atom.kernels.operations import OPERATIONS
@@ -311,7 +311,7 @@ def called(functions: Mapping[str, str]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for place, function in functions.items():
-            stack.enter_context(repair.replaced(place, repair.resolve(function)))
+            stack.enter_context(repair.replaced(place, references.resolve(function)))
         yield
 
 
@@ -338,7 +338,9 @@ def _node_of(operation: str) -> Any:
     """Return the config class of the operation's node; None if it has no node."""
     known = OPERATIONS.get(operation)
     return (
-        repair.resolve(known.node).Config if known is not None and known.node is not None else None
+        references.resolve(known.node).Config
+        if known is not None and known.node is not None
+        else None
     )
 
 
@@ -369,7 +371,7 @@ def _has_sinks(attention: Any) -> bool:
 
 
 def _has(model: Any, node: str) -> bool:
-    return any(True for _ in _nodes(model, repair.resolve(node).Config))
+    return any(True for _ in _nodes(model, references.resolve(node).Config))
 
 
 def _nodes(model: Any, config: type) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from atom.io.repair import resolve
+from atom.io.references import resolve
 from atom.kernels.operations import OPERATIONS
 from atom.titan.contracts.contract import Contract, Tensors, as_weight, ids, layer, positions
 from atom.titan.contracts.sizes import Sizes
