@@ -24,7 +24,7 @@ LONGEST = (
     "plugins/atom-kernels-triton/tests/test_conformance.py",
     "tests/test_new_journeys.py",
     "tests/faults/test_faults.py",
-    "tests/user_cases/test_resume.py",
+    "tests/user_cases/resume/test_changed_settings.py",
     "tests/test_nodes.py",
     "tests/test_clouds.py",
     "plugins/atom-kernels-triton/tests/test_training.py",

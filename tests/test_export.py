@@ -14,14 +14,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from families import FAMILIES, LLAMA, VOCABULARY, Save, saver
 from safetensors.torch import load_file, save_file
 
 from atom import cli
 from atom.errors import UserError
 from atom.io import printing
 from atom.plugin import Tokenizer, TokenizerContext
-from atom.recipe.run import DEGREES, parse
-from atom.recipe.sections import Resolved
 from atom.recipe.training_sections import Checkpoint
 from atom.registry.host import Host
 from atom.registry.select import select
@@ -37,48 +36,6 @@ from atom.titan.weights.generate import Generator
 TOLERANCE = 1e-4
 """|difference in a logit|, in float32."""
 
-VOCABULARY = 320
-SHAPE = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
-MIXTURE = {"moe_hidden_dim": 32, "num_experts": 8, "top_k": 2, "load_balance_coeff": None}
-LATENT = {
-    "dim": 64,
-    "n_layers": 2,
-    "n_dense_layers": 1,
-    "n_heads": 4,
-    "kv_lora_rank": 32,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 16,
-    "dense_hidden_dim": 128,
-    "moe_hidden_dim": 32,
-    "num_experts": 8,
-    "num_shared_experts": 1,
-    "top_k": 2,
-}
-
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama3": {"name": "llama3", **SHAPE, "rope_scaling": "none"},
-    "llama3, tied, scaled rope": {"name": "llama3", **SHAPE, "tie_embeddings": True},
-    "qwen3, tied": {
-        "name": "qwen3", **SHAPE, "head_dim": 16, "hidden_dim": 128, "tie_embeddings": True
-    },
-    "qwen3_moe": {"name": "qwen3_moe", **SHAPE, "head_dim": 16, **MIXTURE},
-    "olmo2": {"name": "olmo2", **SHAPE, "hidden_dim": 128},
-    "gpt_oss": {"name": "gpt_oss", **SHAPE, "head_dim": 16, "sliding_window": 8, **MIXTURE},
-    "deepseek_v3": {"name": "deepseek_v3", **LATENT},
-    "qwen3_5": {
-        "name": "qwen3_5", **SHAPE, "n_layers": 4, "hidden_dim": 128, "head_dim": 16,
-        "rotary_dim": 8, "n_key_heads": 2, "n_value_heads": 4, "key_head_dim": 16,
-        "value_head_dim": 16,
-    },
-    "deepseek_v3, stretched rope": {
-        "name": "deepseek_v3", **LATENT, "q_lora_rank": 32, "rope_factor": 40.0, "mscale": 0.7
-    },
-}  # fmt: skip
-LLAMA = FAMILIES["llama3"]
-
-Save = Callable[..., Path]
-
 
 @pytest.fixture(scope="module", autouse=True)
 def transformers_without_fla() -> None:
@@ -92,41 +49,7 @@ def transformers_without_fla() -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Save:
     """Write a run's folder with a checkpoint of random weights, as if it had been trained."""
-
-    def save(architecture: dict[str, Any], name: str = "run", noise: float = 0.05) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        described = parse(
-            {
-                "architecture": architecture,
-                "tokenizer": {"name": "bytes"},
-                "dataset": {"name": "stdlib"},
-                "parallelism": {"name": "mesh"},
-            }
-        )
-        resolved = Resolved(
-            device="cpu",
-            world_size=1,
-            vocab_size=VOCABULARY,
-            global_batch_size=8,
-            degrees=dict.fromkeys(DEGREES, 1),
-            kernels={},
-        )
-        described.model_copy(update={"resolved": resolved}).write(folder / "run.yaml")
-        model: Any = saved_model.on_meta(saved_model.trained(folder).parts.model)
-        model.to_empty(device="cpu")
-        torch.manual_seed(0)
-        with torch.no_grad():
-            model.init_weights(buffer_device=None)
-            # Norms of one and biases of zero would hide which is which.
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=noise)
-        state = model.state_dict()
-        place = folder / checkpoint.FOLDER
-        dcp.save(state, storage_writer=AtomicWriter(place, 3, model_only=True), no_dist=True)
-        return folder
-
-    return save
+    return saver(tmp_path)
 
 
 # ---------------------------------------------------------------------------- out

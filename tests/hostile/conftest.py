@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import audit
 import pytest
+
+from atom.cli import main
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -78,3 +81,18 @@ def watched(forked: Command, tmp_path: Path, cache: Path) -> Watched:
 def watched_atom(atom: Command, tmp_path: Path, cache: Path) -> Watched:
     """The fixture ``atom``, watched."""
     return Watched(atom, tmp_path, cache)
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process, which ends if it waits; return code, output and errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        signal.alarm(60)
+        code = main([str(argument) for argument in arguments])
+        signal.alarm(0)
+        out, err = capsys.readouterr()
+        return code, out, err.strip()
+
+    return run
