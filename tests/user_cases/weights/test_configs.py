@@ -11,8 +11,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from families import FAMILIES, SHAPE, VOCABULARY
-from foreign_weights import TOLERANCE, check, ours, parts_of, said, theirs, write
+from foreign_weights import (
+    FAMILIES,
+    SHAPE,
+    TOLERANCE,
+    VOCABULARY,
+    check,
+    ours,
+    parts_of,
+    said,
+    theirs,
+    write,
+)
 
 from atom.recipe.run import parse
 from atom.registry.host import Host

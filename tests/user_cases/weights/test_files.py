@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES
-from foreign_weights import TOLERANCE, check, ours, parts_of, said, theirs, write
+from foreign_weights import FAMILIES, TOLERANCE, check, ours, parts_of, said, theirs, write
 from safetensors.torch import load_file, save_file
 
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
