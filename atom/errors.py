@@ -77,6 +77,10 @@ def shown(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{shown(key)}: {shown(one)}' for key, one in value.items())}}}"
     return one_line(str(value))
 
 

@@ -7,6 +7,8 @@ text, and the losses of steps 5 and 6 as 0.1.0 computed them.
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +92,41 @@ def test_a_resumed_run_keeps_its_order_and_a_new_one_has_the_newest(
     with pytest.raises(UserError, match=r"data\.order=1") as refused:
         resume.check(earlier / "adamw", other)
     assert refused.value.key == "data.order"
+
+
+EDITS = {
+    # what somebody has written into a run.yaml of 0.1.0: what is said of it
+    "an unknown key of the optimizer": (
+        lambda text: text.replace("  lr: ", "  learning_rate: 1\n  lr: "),
+        "optimizer.learning_rate=1: learning_rate is no key here",
+    ),
+    "a section twice": (
+        lambda text: f"{text}training: {{steps: 7}}\n",
+        "the key training is there twice",
+    ),
+    "a number to base 8": (
+        lambda text: text.replace("  steps: 4\n", "  steps: 010\n"),
+        "YAML reads 010 as 8",
+    ),
+    "a callback that is none": (
+        lambda text: re.sub(r"  callbacks:(\n  - .*)*", "  callbacks: 5", text),
+        "resolved.callbacks=5: must be a list",
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_run_is_read_as_it_was_written(
+    edit: str, forked: Callable, earlier: Path, tmp_path: Path
+) -> None:
+    edited, says = EDITS[edit]
+    shutil.copytree(earlier / "adamw", tmp_path / "adamw")
+    text = (tmp_path / "adamw" / "run.yaml").read_text()
+    assert edited(text) != text
+    (tmp_path / "adamw" / "run.yaml").write_text(edited(text))
+    result = forked("report", "adamw", cwd=tmp_path)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert says in result.stderr
 
 
 @pytest.mark.slow

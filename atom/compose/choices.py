@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.default_element import ResultDefault
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
@@ -38,6 +39,12 @@ def check(host: Host, config: DictConfig, defaults: Iterable[ResultDefault]) -> 
                 key=group,
                 value=option,
             )
+    for path in loader.repository.missing:  # options of a list
+        group, _, option = path.rpartition("/")
+        if option == "None":  # an optional default of null
+            continue
+        if offered := loader.get_group_options(group):
+            raise _unknown(group, option, offered, host)
     for group in ONE:
         if config.get(group) is None:
             offered = [f"{group}={option}" for option in loader.get_group_options(group)]
@@ -80,12 +87,14 @@ def _unknown(group: str, option: str, offered: list[str], host: Host) -> UserErr
     return UserError(f"there is no such option; {hint}{where}", key=group, value=option)
 
 
-def missing(error: MissingConfigException, host: Host) -> UserError:
+def missing(error: MissingConfigException, host: Host, loader: ConfigLoader) -> UserError:
     """Return the error for a file that Hydra does not find."""
     name = error.missing_cfg_file or ""
     if not is_name(name):
         return UserError(f"{name} leads out of the config folders", valid="a file in one of them")
     group, _, option = name.rpartition("/")
-    mistake = _unknown(group, option, list(error.options or []), host)
+    # Hydra does not say the options of a group if a list of them was chosen.
+    offered = error.options or loader.get_group_options(group)
+    mistake = _unknown(group, option, list(offered), host)
     mistake.origin = "command line"
     return mistake

@@ -116,7 +116,7 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
     except MissingConfigException as error:
         if "/" not in (error.missing_cfg_file or ""):
             raise hydra_words.mistake(error, arguments, names) from None
-        raise choices.missing(error, host) from None
+        raise choices.missing(error, host, config_loader(host)) from None
     except OverrideParseException as error:
         raise UserError(
             f"{error.override.lstrip('+')} (command line): is no override that can be read",
@@ -205,14 +205,23 @@ def _check_secrets(sections: dict[str, Any]) -> None:
         )
 
 
+def _typed() -> list[str]:
+    """Return the overrides of the command line as typed, without Hydra's."""
+    # Unresolved: a reference in one of them is to the run, and not to this list.
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return [str(override) for override in overrides or ()]
+
+
 def _check_removals(run: Run) -> None:
     """Refuse each ``~KEY`` that removes nothing."""
-    chosen = HydraConfig.get().overrides
-    typed = [str(override) for override in chosen.task]
+    typed = _typed()
     for removal in typed:
         if not removal.startswith("~") or removal.startswith(f"~{SECTION}."):
             continue
-        others = [*chosen.hydra, *(override for override in typed if override != removal)]
+        others = [
+            *HydraConfig.get().overrides.hydra,
+            *(override for override in typed if override != removal),
+        ]
         try:
             without = current().load_configuration(CONFIG_NAME, others, RunMode.RUN)
             same = (
@@ -290,7 +299,7 @@ def _check_trust(config: DictConfig) -> None:
     section = config.get(SECTION)
     if OmegaConf.is_config(section):
         section = OmegaConf.to_container(section)
-    decided = plugin_lists.typed(list(HydraConfig.get().overrides.task))
+    decided = plugin_lists.typed(_typed())
     for name, value in section.items() if isinstance(section, dict) else [("", section)]:
         listed = value if isinstance(value, list) or name == "locked" else [value]
         if value not in (None, []) and listed != decided.get(name):
@@ -308,7 +317,7 @@ def _check_others(config: DictConfig, host: Host, origins: Origins) -> None:
         # If a Hydra launcher has moved the job to another process, read its files again there.
         _ = origins.files
     name = OmegaConf.select(config, "launcher.name")
-    users_alone.check(current().of_others, name, list(HydraConfig.get().overrides.task), host)
+    users_alone.check(current().of_others, name, _typed(), host)
 
 
 def _packages_used(run: Run, host: Host) -> set[str]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from hydra.conf import HydraConf
 from hydra.core.config_search_path import ConfigSearchPath
@@ -53,6 +53,7 @@ from atom.compose.internals import (
 )
 from atom.compose.internals import Container as BaseOfContainers
 from atom.errors import UserError
+from atom.recipe.run import Run
 from atom.redaction import without_secrets
 from atom.registry.installed import Plugin, recorded
 from atom.registry.trust import user_file
@@ -80,6 +81,14 @@ Overrides = tuple[tuple[str, ...], tuple[str, ...]]
 """The overrides of Hydra's section, and those of the run."""
 
 _ENV = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?([A-Za-z_]\w*)")
+_SECTIONS = {
+    name
+    for name, field in Run.model_fields.items()
+    if name not in ("device", "dry_run", "world_size", "launcher")  # see users_alone
+    and type(None) not in get_args(field.annotation)
+}
+"""Sections that cannot be null."""
+
 HYDRAS = ("pkg://hydra.", "structured://")
 """Locations of the configuration of Hydra and its plugins."""
 
@@ -123,7 +132,7 @@ class Loader(ConfigLoaderImpl):
         self.groups = groups
         self.config_search_path = config_search_path
         self.own = own
-        self.repository = Repository(config_search_path, groups, own)
+        self.repository: Repository = Repository(config_search_path, groups, own)
         self.of_others: dict[str, Any] = {}
         """Content of the files that belong neither to ATOM, nor a plugin, nor the user."""
         self._composed: dict[Overrides, list[ResultDefault]] = {}
@@ -183,6 +192,7 @@ class Loader(ConfigLoaderImpl):
         # A file can also reach that section by its header or by a defaults list.
         if OmegaConf.is_dict(result.config) and HYDRA in result.config:
             raise refused_hydra(file)
+        _refuse_no_sections(result.config, file)
         if result.provider not in (PluginSource.PROVIDER, USER):
             self.of_others[file] = OmegaConf.to_container(result.config, resolve=False)
         return result
@@ -195,6 +205,15 @@ def _overrides(hydra: HydraConf) -> Overrides:
     found = OmegaConf.to_container(cast(DictConfig, hydra.overrides), resolve=False)
     assert isinstance(found, dict)
     return tuple(map(str, found["hydra"])), tuple(map(str, found["task"]))
+
+
+def _refuse_no_sections(config: BaseOfContainers, file: str) -> None:
+    """Refuse null, a list or a value for a section: it would delete what other files set there."""
+    content = OmegaConf.to_container(config, resolve=False)
+    for name, value in content.items() if isinstance(content, dict) else ():
+        refers = isinstance(value, str) and value.startswith(("${", "???"))
+        if name in _SECTIONS and not isinstance(value, dict) and not refers:
+            raise UserError("must be a section of keys", key=name, value=value, origin=file)
 
 
 def current() -> Loader:
@@ -210,6 +229,8 @@ class Repository(ConfigRepository):
     def __init__(self, config_search_path: ConfigSearchPath, groups: Groups, own: str) -> None:
         self._plugins = PluginSource(groups)
         self._own = own
+        self.missing: list[str] = []
+        """Optional files that do not exist and that Hydra skips; copies share the list."""
         super().__init__(config_search_path)
 
     def __deepcopy__(self, memo: Any) -> Repository:
@@ -217,6 +238,12 @@ class Repository(ConfigRepository):
         copied = copy.copy(self)
         copied.sources = list(self.sources)
         return copied
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        found = super().load_config(config_path)
+        if found is None:
+            self.missing.append(config_path)
+        return found
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)

@@ -53,6 +53,10 @@ _OF_KEYS: tuple[tuple[str, str], ...] = (
         "one is chosen already, and there is one at a time; valid: {key}={value}",
     ),
     (
+        r"Override \W*(?P<key>[\w/]+)@\S* looks like a config group override",
+        "there is no group {key}; valid: KEY=VALUE, or an option of another group",
+    ),
+    (
         r"force-add of config groups is not supported: '\+\+(?P<key>hydra)=",
         "is the whole of Hydra's own section; valid: one key of it, hydra.KEY=VALUE",
     ),
@@ -111,6 +115,8 @@ def mistake(error: Exception, arguments: Sequence[str], groups: Container[str]) 
             if len(typed := [_key(a) for a in arguments if "${" in a]) == 1:
                 found.key = found.key or typed[0]
                 found.origin = "command line"
+            elif found.key in [_key(argument) for argument in arguments]:
+                found.origin = "command line"
             return found
         cause = cause.__cause__
     words = one_line(error)
@@ -118,7 +124,8 @@ def mistake(error: Exception, arguments: Sequence[str], groups: Container[str]) 
         if (match := re.match(pattern, words)) is None:
             continue
         key = next(match[name] for name in ("key", "again") if match.groupdict().get(name))
-        for argument in arguments:
+        # What adds or removes a key can only fail after what sets it.
+        for argument in sorted(arguments, key=lambda argument: argument[:1] not in ("+", "~")):
             if _key(argument).partition("@")[0] == key:
                 names = match.groupdict() | {"key": key, "value": argument.partition("=")[2]}
                 return UserError(f"{argument} (command line): {said.format(**names)}")
@@ -136,11 +143,18 @@ def mistake(error: Exception, arguments: Sequence[str], groups: Container[str]) 
 def unresolved(error: OmegaConfBaseException) -> UserError:
     """Return the error for a value that refers to another one."""
     refused = refusal(error)
+    absent = re.search(r"Environment variable '(.*)' not found", str(error))
     words = refused.told if refused else one_line(error)
     if isinstance(error, GrammarParseError):
         words = r"${ begins a reference to another key; valid: ${KEY}, or \${ for the characters"
     elif isinstance(error, _NO_KEY) and (error.full_key or "").startswith("hydra"):
         words = _HYDRA_HAS_NOT
+    elif absent is not None:
+        words = f"the environment variable {absent[1]} is not set"
+    elif "Recursive interpolation detected" in words:
+        words = "refers to itself"
+    elif "Cannot merge DictConfig with ListConfig" in words:
+        words = "must be a section of keys"
     elif isinstance(error, InterpolationKeyError):
         words = f"{words[0].lower()}{words[1:]}; \\${{ stands for the characters ${{"
     return UserError(words, key=error.full_key or None)

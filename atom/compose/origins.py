@@ -85,7 +85,8 @@ class Origins:
     def _file(self, key: str) -> tuple[str, bool] | None:
         """Return the file that a value came from, and whether it is shipped."""
         for path, config, shipped in self.files:
-            if _holds(config, key):
+            # Null in a shipped file says that there is no value.
+            if _holds(config, key) or (not shipped and _is_null(config, key)):
                 return path, shipped
         return None
 
@@ -115,3 +116,12 @@ def _holds(config: Any, key: str) -> bool:
         return OmegaConf.select(config, key, throw_on_missing=False) is not None
     except OmegaConfBaseException:
         return True  # an interpolation, resolved in the run and not in the file
+
+
+def _is_null(config: Any, key: str) -> bool:
+    above, _, name = key.rpartition(".")
+    try:
+        section = OmegaConf.select(config, above, throw_on_missing=False) if above else config
+    except OmegaConfBaseException:
+        return False
+    return OmegaConf.is_dict(section) and name in section and section[name] is None

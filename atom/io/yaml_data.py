@@ -7,6 +7,7 @@ of a million digits or deep nesting ends in an error that names no file.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ SCALAR = 16 * 1024
 value. ATOM's own largest configuration has 60 lines."""
 
 INT64 = 2**63
+
+_NOT_DECIMAL = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+"""Numbers of YAML 1.1 that look decimal, or like a time, and are to base 8 or 60."""
 
 _PLAIN = ("str", "int", "float", "bool", "null", "seq", "map")
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in _PLAIN} | {"!", None}
@@ -95,12 +99,14 @@ def _walk(text: str, origin: str) -> None:
     sizes: dict[str, int] = {}  # expanded size of each anchor's node, in values
     # Anchor and size so far of each open node; the first entry is the document.
     opened: list[tuple[str | None, int]] = [(None, 0)]
+    keys = _Keys()
     for event in yaml.parse(text, Loader=_EVENTS):
         mark = event.start_mark
         where = f"{origin}, line {mark.line + 1}" if mark is not None else origin
         tag = getattr(event, "tag", None)
         if tag not in _TAGS:
             raise UserError(f"{where}: the tag {tag} is refused: a configuration is data")
+        keys.follow(event, where)
         if isinstance(event, yaml.CollectionStartEvent):
             opened.append((event.anchor, 1))
             if len(opened) > DEPTH:
@@ -112,6 +118,12 @@ def _walk(text: str, origin: str) -> None:
             anchor, size = event.anchor, 1
             if len(event.value) > SCALAR:
                 raise UserError(f"{where}: a value of more than {SCALAR:,} characters")
+            if event.implicit[0] and _NOT_DECIMAL.fullmatch(event.value):
+                read = yaml.safe_load(event.value)
+                raise UserError(
+                    f"{where}: YAML reads {event.value} as {read}",
+                    valid=f"{read}, or '{event.value}' for the text",
+                )
         elif isinstance(event, yaml.AliasEvent):
             # The anchor's node is still open, so it contains itself.
             if event.anchor not in sizes:
@@ -125,6 +137,34 @@ def _walk(text: str, origin: str) -> None:
         opened.append((outer, total + size))
         if total + size > NODES:
             raise UserError(f"{where}: more than {NODES:,} values, aliases written out")
+
+
+class _Keys:
+    """The keys of the mappings that are open while a document is read."""
+
+    def __init__(self) -> None:
+        # For each open collection: its keys so far, or None in a list; whether a key comes next.
+        self._open: list[tuple[set[str] | None, bool]] = []
+
+    def follow(self, event: yaml.Event, where: str) -> None:
+        """Follow the next event of the document.
+
+        Raises:
+            UserError: a mapping repeats a key, and a loader would drop the first value.
+        """
+        if isinstance(event, yaml.CollectionEndEvent):
+            self._open.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            if self._open:
+                keys, is_key = self._open[-1]
+                if keys is not None and is_key and isinstance(event, yaml.ScalarEvent):
+                    if event.value in keys:
+                        raise UserError(f"{where}: the key {event.value} is there twice")
+                    keys.add(event.value)
+                self._open[-1] = keys, not is_key
+            if isinstance(event, yaml.CollectionStartEvent):
+                is_mapping = isinstance(event, yaml.MappingStartEvent)
+                self._open.append((set() if is_mapping else None, True))
 
 
 def refuse_objects(data: Any, path: str = "") -> None:

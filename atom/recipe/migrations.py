@@ -22,9 +22,7 @@ def _one_optimizer(sections: Section) -> Section:
     section = sections.get("optimizer")
     if not isinstance(section, dict):
         return sections
-    model = optimizers.model_of(section)
-    own = section if model is None else model.model_fields
-    return sections | {"optimizer": {key: section[key] for key in section if key in own}}
+    return sections | {"optimizer": optimizers.without_others(section)}
 
 
 def _order_of_documents(sections: Section) -> Section:

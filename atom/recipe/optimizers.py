@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from atom.errors import UserError, nearest
-from atom.recipe.sections import Model
+from atom.recipe.sections import Model, Section
 from atom.recipe.validation import unknown
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -82,7 +82,7 @@ def check(section: object) -> None:
         raise UserError(
             f"there is no such optimizer; {nearest(name, OPTIMIZERS)}",
             key="optimizer.name",
-            value=name,
+            value=section["name"],
         )
     own = OPTIMIZERS[name].model_fields
     for key, value in section.items():
@@ -102,3 +102,11 @@ def check(section: object) -> None:
 def model_of(section: object) -> type[AdamW | Adam | Muon] | None:
     """Return the model of the optimizer that a section names; None if it is unknown."""
     return OPTIMIZERS.get(_name(section))
+
+
+def without_others(section: Section) -> Section:
+    """Return the section without the keys that only other optimizers have."""
+    if (model := model_of(section)) is None:
+        return section
+    others = {key for other in OPTIMIZERS.values() for key in other.model_fields}
+    return {k: v for k, v in section.items() if k in model.model_fields or k not in others}

@@ -168,7 +168,7 @@ FILES = {
         ("interpolations", "at most"),
     ),
     "interpolations in a circle": Hostile(
-        "debug: {a: '${debug.b}', b: '${debug.a}'}", ("debug.a", "ecursive")
+        "debug: {a: '${debug.b}', b: '${debug.a}'}", ("debug.a", "refers to itself")
     ),
     "defaults in a circle": Hostile("defaults:\n  - /experiment/x", ("circle",), named=""),
     "brackets in brackets": Hostile(f"debug: {'[' * 5000}{']' * 5000}", ("nesting",)),

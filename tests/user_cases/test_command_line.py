@@ -169,7 +169,7 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
         (["optimizer=3"], "optimizer=3 (command line): must be a section of keys"),
         (
             ["dataset=local", "dataset.path={a: 1}"],
-            "dataset.path={'a': 1} (command line): must be text or a list, such as [a,b]",
+            "dataset.path={a: 1} (command line): must be text or a list, such as [a,b]",
         ),
         # Nothing happened, and nothing was said.
         (["~metrics"], "~metrics (command line): takes nothing away, the run is the same without"),
@@ -205,7 +205,10 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
         (["tokenizer=[bytes,bpe]"], "tokenizer (command line): takes one option, and no list"),
         (["metrics=null"], "metrics=null (command line): names no option; `atom train --help`"),
         (["hydra=x"], "hydra=x (command line): is the whole of Hydra's own section; valid: one"),
-        (["hydra.foo=3"], "hydra.foo: is nothing that Hydra has; `atom train --cfg hydra`"),
+        (
+            ["hydra.foo=3"],
+            "hydra.foo (command line): is nothing that Hydra has; `atom train --cfg hydra`",
+        ),
         (["--config-path=x"], "--config-path=x (command line): is no folder with a configuration"),
         (["--config-path=/x"], "--config-path=/x (command line): is no folder with a config"),
         (["--config-name=x"], "--config-name=x (command line): is no file where configurations"),

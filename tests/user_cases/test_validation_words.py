@@ -69,7 +69,7 @@ class _Outer(BaseModel, extra="forbid"):
     ("section", "sentence"),
     [
         ({"inner": {"either": {}}}, "top.inner.either={}: must be text or a list, such as [a,b]"),
-        ({"inner": {"either": ["x"]}}, "top.inner.either=['x']: must be text"),
+        ({"inner": {"either": ["x"]}}, "top.inner.either=[x]: must be text"),
         (
             {"inner": {"pairs": {"list": [[1, 2], [1, "x"]]}}},
             "top.inner.pairs.list.1.1=x: must be a number",
