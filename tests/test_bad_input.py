@@ -52,6 +52,10 @@ AT_ONCE = {
     "wrong type of torchtitan's": Mistake(
         ("training.steps=many",), ("training.steps=many", "whole number", "command line")
     ),
+    "activation checkpointing": Mistake(
+        ("activation_checkpoint.mode=some",),
+        ("activation_checkpoint.mode=some", "selective", "command line"),
+    ),
     "number of steps": Mistake(
         ("training.steps=0",), ("training.steps=0", "a whole number from 1")
     ),
@@ -174,10 +178,6 @@ WITH_TORCH = {
     "unknown key without checkpointing": Mistake(
         ("activation_checkpoint.memory_budgt=0.5",),
         ("activation_checkpoint.memory_budgt=0.5", "did you mean memory_budget", "command line"),
-    ),
-    "activation checkpointing": Mistake(
-        ("activation_checkpoint.mode=some",),
-        ("activation_checkpoint.mode=some", "selective", "command line"),
     ),
     "optimizer": Mistake(
         ("optimizer.name=SGDW",), ("optimizer.name=SGDW", "AdamW", "command line")

@@ -11,7 +11,7 @@ import pytest
 from torchtitan.trainer import Trainer
 
 from atom.recipe.defaults import ENGINE
-from atom.recipe.training_sections import ENGINE_SECTIONS, SECTIONS
+from atom.recipe.training_sections import ENGINE_SECTIONS, RECOMPUTATION, SECTIONS
 from atom.titan import translate
 
 ATOM = Path(translate.__file__).parents[1]
@@ -75,6 +75,11 @@ def test_every_field_is_own_or_the_engines_or_left_out() -> None:
     classes = [own() - set(ATOMS), set(ENGINE), left_out]
     assert set.union(*classes) == set(fields())
     assert sum(map(len, classes)) == len(fields()), "a key is of two classes"
+
+
+def test_modes_of_recomputation_are_torchtitans() -> None:
+    """Composing refuses others, before torch is imported."""
+    assert set(RECOMPUTATION) == set(translate.ACTIVATION_CHECKPOINT)
 
 
 def test_every_section_of_torchtitans_is_one_of_a_run_or_made_elsewhere() -> None:

@@ -108,6 +108,7 @@ BACKEND = "compile.backend"
 OFFLOAD = "training.enable_cpu_offload"
 LENGTH = "training.seq_len"
 MODE = "activation_checkpoint.mode"
+PRINTED = "debug.print_config"
 RECOMPUTED = "activation_checkpoint.force_recompute_mm_shapes_by_fqns"
 CHUNKS = "loss.num_chunks"
 WEIGHTS = "checkpoint.initial_load"
@@ -154,7 +155,7 @@ REFUSED = {
     "faults.check_rollback": Refused(
         "faults.spike", "to go back to", {"faults.spike": "rollback", "checkpoint.enable": False}
     ),
-    "assembly": Refused(MODE, "there is no such mode", {MODE: "half"}),
+    "assembly": Refused(PRINTED, "must be true or false", {PRINTED: "perhaps"}),
     "pipeline.check_compiled": Refused(SCHEDULE, "splits the backward pass in two", ZBV, ranks=2),
     "sequence.check_mask_blocks": Refused(
         LENGTH, "the attention mask's blocks of", {CP: 2, "kernels.attention": "flex"}, 2, "cuda"

@@ -13,6 +13,7 @@ from atom.errors import UserError, nearest, shown
 from atom.recipe import defaults
 from atom.recipe.effect_rules import RULES, Seen, Situation
 from atom.recipe.run import COMMAND_LINE, DEGREES, Run
+from atom.recipe.training_sections import RECOMPUTATION
 
 _COMPILED = ("model", "loss")
 _CHECKS = ("default", "none")
@@ -28,11 +29,14 @@ _FIXED = {
 _STATES = ("optimizer", "lr_scheduler", "dataloader", "random", "faults")
 """Parts of a checkpoint, other than weights and step, that resuming requires."""
 _KNOWN = {
+    "activation_checkpoint.mode": ("there is no such mode", RECOMPUTATION),
     "compile.components": ("there is nothing such to compile", _COMPILED),
     "activation_checkpoint.determinism_check": ("there is no such check", _CHECKS),
     "checkpoint.exclude_from_loading": ("is no state that can be left out", _STATES),
 }
 """Key -> message for an unknown name, and the known names."""
+_CHOSEN = ("activation_checkpoint.mode", "auto")
+"""What a strategy can choose."""
 _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "comm.mode": (
         ("fake_backend", "local_tensor"),
@@ -108,7 +112,7 @@ def _check_choices(run: Run) -> None:
     for key, (words, known) in _KNOWN.items():
         value = defaults.value(run, key)
         for name in value if isinstance(value, list) else (value,):
-            if name not in known:
+            if name not in known and (key, name) != _CHOSEN:
                 raise UserError(f"{words}; {nearest(str(name), known)}", key=key, value=name)
     if defaults.value(run, "compile.components") == [] and defaults.value(run, "compile.enable"):
         raise UserError(

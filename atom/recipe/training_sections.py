@@ -109,6 +109,10 @@ class LRScheduler(TrainingSection):
     )
 
 
+RECOMPUTATION = ("full", "memory_budget", "none", "selective")
+"""Values of ``activation_checkpoint.mode``, beside ``auto``."""
+
+
 class ActivationCheckpoint(TrainingSection):
     """Which activations the backward pass recomputes instead of keeping them in memory."""
 
