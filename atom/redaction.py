@@ -33,7 +33,7 @@ class _Form(NamedTuple):
     pattern: re.Pattern[str]
 
 
-_ELSEWHERE = "the place where its client looks for it, such as a variable of the environment"
+_ELSEWHERE = "the place where its client looks for it, such as an environment variable"
 _FORMS = (
     _Form(
         "a token of Hugging Face",

@@ -135,8 +135,8 @@ def test_the_picture_is_one(found: Path) -> None:
             ["--operation", "embedding", "--kernel", "triton"],
             "--kernel triton: there is no such kernel of embedding; valid: reference",
         ),
-        (["--seconds", "0"], "'0' is no time; valid: above 0, at most 60"),
-        (["--within", "soon"], "'soon' is no time; valid: above 0"),
+        (["--seconds", "0"], "'0' is not a number of seconds; valid: above 0, at most 60"),
+        (["--within", "soon"], "'soon' is not a number of seconds; valid: above 0"),
         (["--dtype", "int8"], "invalid choice: 'int8'"),
         (["--picture", "found.png"], "valid: FILE.svg"),
         (["--json", "no/such/found.json"], "there is no folder no/such"),
@@ -154,7 +154,10 @@ def test_what_cannot_be(
 
 def test_bench_of_nothing_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench"]) == 2
-    assert capsys.readouterr().err == "atom: atom bench: say what is measured; valid: kernels\n"
+    assert (
+        capsys.readouterr().err
+        == "atom: atom bench: needs the name of a benchmark; valid: kernels\n"
+    )
     assert main(["bench", "krnels"]) == 2
 
 

@@ -95,7 +95,7 @@ def test_a_backward_pass_in_two_parts_is_not_compiled(name: str) -> None:
         (
             mixture(moe_hidden_dim=50),
             {"tensor_parallel_degree": 4},
-            "must divide the experts' width of 50; or share whole experts out",
+            "must divide the experts' width of 50; or distribute whole experts",
         ),
         (mixture(), {"tensor_parallel_degree": 4}, "the experts' width a rank is 12 and must be"),
         (

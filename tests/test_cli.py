@@ -83,7 +83,7 @@ def test_no_pickle_is_read(option: str, tmp_path: Path, capsys: pytest.CaptureFi
     trap.write_bytes(pickle.dumps(Trap(str(tmp_path / "sprung"))))
     for arguments in ([option, str(trap)], [f"{option}={trap}"]):
         assert main(["train", *arguments]) == 2
-        refused = "--experimental-rerun runs what a pickle"
+        refused = "--experimental-rerun executes a pickle"
         if option != "--experimental-rerun":  # ATOM takes no beginning of a name
             refused = f"atom train: there is no option {option}"
         assert capsys.readouterr().err.startswith(f"atom: {refused}")

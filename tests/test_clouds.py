@@ -67,8 +67,8 @@ def test_a_refusal_writes_nothing(atom: Callable, small: tuple[str, ...], tmp_pa
     result = atom("train", *small, "launcher=kubernetes", f"run.dir={run}")
     assert (result.returncode, result.stderr) == (
         2,
-        "atom: launcher.image (command line): is needed, for pods run images; valid: one that has "
-        "ATOM and its plugins\n",
+        "atom: launcher.image (command line): is needed, because pods run images; valid: an image "
+        "with ATOM and its plugins\n",
     )
     assert not run.exists()
 

@@ -369,14 +369,12 @@ def test_files_of_others_decide_no_launcher(run: Command, tmp_path: Path) -> Non
         )
     nested = run("train", *TINY, "dataset=loop", "+experiment=nested", "--config-dir=conf")
     assert nested.returncode == 2
-    said = (
-        f"dataset.submit.name=slurm ({place / 'nested.yaml'}): a file cannot decide what a launch"
-    )
+    said = f"dataset.submit.name=slurm ({place / 'nested.yaml'}): a file must not set what a launch"
     assert said in nested.stderr
     words = ("launcher=wrapper", "launcher.dry_run=true", "+experiment=own", "--config-dir=conf")
     own = run("train", *TINY, *words)
     assert own.returncode == 2
-    assert f"({place / 'own.yaml'}): a file cannot decide what is run or sent" in own.stderr
+    assert f"({place / 'own.yaml'}): a file must not set what a launcher runs" in own.stderr
 
 
 def test_ranks_train_on_it(run: Command, atom: Command, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def kernel(name: str, operation: str = "rms_norm", **fields: object) -> Kernel:
         (Needs(capability=(10, 0)), "needs compute capability 10.0, and this device has 9.0"),
         (
             Needs(capability_below=(9, 0)),
-            "is for compute capabilities below 9.0, and this device has 9.0",
+            "supports compute capabilities below 9.0, and this device has 9.0",
         ),
         (Needs(multiples={"dim": 3}), "needs dim to be a multiple of 3, and it is 4096"),
         (Needs(largest={"head_dim": 64}), "needs head_dim to be at most 64, and it is 128"),
@@ -135,7 +135,7 @@ def test_needs_are_held_against_the_situation(needs: Needs, reason: str | None) 
 def test_a_dtype_that_a_kernel_has_no_tolerance_for_is_not_taken() -> None:
     host = offering(kernel("half", tolerance={"bfloat16": 1e-2}, priority=1), kernel("reference"))
     (choice,) = choose({}, host, Situation(CPU, dtype="float32"))
-    assert choice.rejected == (("half", "takes bfloat16, and the run computes in float32"),)
+    assert choice.rejected == (("half", "supports bfloat16, and the run computes in float32"),)
 
 
 def test_the_kit_compares_at_sizes_that_a_kernel_takes() -> None:
@@ -154,7 +154,7 @@ def test_triton_on_a_cpu_is_interpreted_and_only_by_name(monkeypatch: pytest.Mon
     assert choose({"rms_norm": "fast"}, host, Situation(CPU))[0].name == "fast"
     (choice,) = choose({}, host, Situation(CPU))
     assert choice.name == "reference"
-    assert "only by name" in choice.rejected[0][1]
+    assert "choose it by name" in choice.rejected[0][1]
 
 
 def test_only_one_of_two_nested_nodes_is_replaced() -> None:
@@ -174,7 +174,7 @@ def test_only_one_of_two_nested_nodes_is_replaced() -> None:
         "linear_cross_entropy": "reference",
         "cross_entropy": "part",
     }
-    with pytest.raises(UserError, match="cannot replace its node beside that of"):
+    with pytest.raises(UserError, match="cannot be combined with the kernel of"):
         names(cross_entropy="part", linear_cross_entropy="whole")
 
 

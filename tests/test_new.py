@@ -210,7 +210,7 @@ def test_needs_no_git_and_no_settings(
         (["kernel", "override"], "the template itself uses the name Override"),
         (["kernel", "my-net", "--dir", "taken"], "the folder taken is not empty"),
         (["kernel", "my-net", "--dir", "taken/file"], "taken/file is a file"),
-        (["kernel", "my-net", "--dir", "no/where"], "there is no folder .*/no to make where in"),
+        (["kernel", "my-net", "--dir", "no/where"], "there is no folder .*/no to create where in"),
     ],
 )
 def test_refuses(
@@ -230,7 +230,7 @@ def test_refuses(
 
 def test_a_folder_that_cannot_be_written_is_told(capsys: pytest.CaptureFixture) -> None:
     assert main(["new", "kernel", "my-net", "--dir", "/proc/my-net"]) == 2
-    assert "/proc/my-net cannot be made: " in capsys.readouterr().err
+    assert "/proc/my-net cannot be created: " in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- the template

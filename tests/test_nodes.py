@@ -63,11 +63,11 @@ def test_the_cause_is_the_node_that_raised(run: Path) -> None:
     """Whatever the exit code of the whole: others were killed, or lost it."""
     lost, own = "rank 0 failed: Connection closed by peer", "rank 3 failed: ValueError: torn"
     failed(run, (0, lost, False), (1, own, True), after=1)
-    assert verdict(run, 137) == (EX_AGAIN, f"{own} (node 1); starting the ranks again")
+    assert verdict(run, 137) == (EX_AGAIN, f"{own} (node 1); restarting the ranks")
     last = events.read(run)[-1]
     assert (last["event"], last["restart"], last["step"]) == (events.FAILED, True, 1)
     failed(run, (1, own, True), after=1)
-    assert verdict(run, 1) == (1, f"{own} (node 1); not started again: it failed there before")
+    assert verdict(run, 1) == (1, f"{own} (node 1); not restarted: it failed there before")
 
 
 def test_restarts_are_counted_over_jobs(run: Path) -> None:
@@ -109,7 +109,7 @@ def test_nodes_that_were_lost_count_as_no_failure(run: Path) -> None:
     failed(run, (1, "rank 3 failed: ValueError: torn", True), after=1)
     code, words = verdict(run)
     assert code == 1
-    assert words.endswith("not started again: it failed there before")
+    assert words.endswith("not restarted: it failed there before")
 
 
 def test_what_a_node_refuses_it_refuses_again(
@@ -117,7 +117,7 @@ def test_what_a_node_refuses_it_refuses_again(
 ) -> None:
     assert node([str(run), "--nodes", "2", "--node", "0", "--endpoint", "here:1"]) == 2
     assert capsys.readouterr().err == (
-        f"atom: {run} holds a run that was not prepared; submit it anew\n"
+        f"atom: {run} holds a run that was not prepared; submit it again\n"
     )
     assert verdict(run, 2) == (1, "the first node did not start (exit code 2)")
 
@@ -194,7 +194,7 @@ def test_two_nodes_train_as_one(
 @pytest.mark.parametrize(
     ("launcher", "words"),
     [
-        ({"nodes": 2}, "launcher.nodes=2: is for other machines, and launcher=local"),
+        ({"nodes": 2}, "launcher.nodes=2: applies only to remote launchers, and launcher=local"),
         ({"host": "a"}, "launcher.host=a: host is no key of launcher=local"),
         ({"name": "x", "time": "soon"}, "launcher.time=soon: must be MINUTES"),
         ({"name": "x", "nodes": 0}, "launcher.nodes=0: must be greater than 0"),

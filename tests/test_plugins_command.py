@@ -133,7 +133,7 @@ def test_broken_plugins_in_the_table(
     assert main(["plugins", "--kind", "dataset"]) == 0
     said = capsys.readouterr().out
     assert "no licence" not in said
-    assert said.endswith("\n\nbroken, of any kind: 1 (`atom plugins` says why)\n")
+    assert said.endswith("\n\nbroken plugins of all kinds: 1 (`atom plugins` shows the reasons)\n")
     assert main(["plugins", "--kind", "dataset", "--json"]) == 0
     assert all(row["kind"] == "dataset" for row in json.loads(capsys.readouterr().out))
 

@@ -164,11 +164,11 @@ def test_the_summary_of_a_resumed_run_tells_its_own_steps(tmp_path: Path) -> Non
     rows = [row(step) for step in range(1, 51)]
     lines = summary(rows, tmp_path, resumed_from=20)
     assert lines[:2] == ["steps    21 to 50 in 3:21", "loss     9.9000 → 5.0000"]
-    assert summary(rows, tmp_path, resumed_from=50)[0] == "steps    none taken in 3:21"
+    assert summary(rows, tmp_path, resumed_from=50)[0] == "steps    none done in 3:21"
 
 
 def test_no_step_has_a_summary_too(tmp_path: Path) -> None:
-    assert summary([], tmp_path) == ["steps    none taken in 3:21"]
+    assert summary([], tmp_path) == ["steps    none done in 3:21"]
 
 
 def test_one_step_and_a_diverged_run_have_a_summary(tmp_path: Path) -> None:

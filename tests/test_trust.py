@@ -226,7 +226,7 @@ DIFFERENCES = {
     edit: "the file marked_plugin/build.py of the package marked-plugin 1.0 has changed",
     edit_config: "the file marked_plugin/conf/architecture/marked.yaml of the package marked-pl",
     add: "the package marked-plugin 1.0 has a file that is not in the lock: marked_plugin/more.py",
-    remove: "the file marked_plugin/build.py of the package marked-plugin 1.0 is gone",
+    remove: "the file marked_plugin/build.py of the package marked-plugin 1.0 is missing",
     change_version: "the package marked-plugin is 1.1 and not 1.0",
     uninstall: "the package marked-plugin 1.0 is in the lock and not installed",
 }

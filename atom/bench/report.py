@@ -102,7 +102,7 @@ def _head(report: Report) -> Iterator[str]:
     yield "# Kernels" + (" on a CPU" if device["kind"] == "cpu" else "")
     yield ""
     if device["kind"] == "cpu":
-        yield "**Timed on a CPU, not on a GPU.** It says nothing of what a GPU would take."
+        yield "**Timed on a CPU, not on a GPU.** These times say nothing about a GPU."
         yield ""
     versions = ", ".join(f"{k} {v or 'not installed'}" for k, v in report.versions.items())
     yield f"`{report.command}`, {report.date}. {name}. {versions}. Timer: {report.timer}."
@@ -171,7 +171,7 @@ def _notes(report: Report) -> Iterator[str]:
         "needs and the bytes that it must move at least (`atom/titan/contracts/work.py`). *of the "
         "ceiling* is the time that the ceilings allow for that, divided by the time taken. *peak* "
         "is what the passes allocate at the most, beside inputs"
-        + ("; a CPU does not say." if report.device["kind"] == "cpu" else ".")
+        + ("; not measured on a CPU." if report.device["kind"] == "cpu" else ".")
     )
     if any(row.launch == "launches" for row in report.rows):
         names = sorted({f"{r.function}/{r.kernel}" for r in report.rows if r.launch == "launches"})

@@ -101,7 +101,7 @@ def refusal(subject: Subject, where: Situation) -> str | None:
     if reason := misfit(kernel, where):
         return reason
     if subject.function not in FUNCTIONS:
-        return f"there is no contract of {subject.function} that says how it is called"
+        return f"{subject.function} has no contract, so its arguments are unknown"
     if subject.reference is None:
         contract = operations.contract_of(subject.function)
         if contract is None:

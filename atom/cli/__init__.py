@@ -183,7 +183,7 @@ def _too_long(path: str, arguments: list[str]) -> str:
     given = next((argument for argument in arguments if name in argument), path)
     if len(given) > _SHOWN_CHARACTERS:
         given = f"{given[:_SHOWN_CHARACTERS]}…"
-    return f"{given}: is too long for the name of a file; valid: a shorter one"
+    return f"{given}: is too long for a file name; valid: a shorter name"
 
 
 def _has_folder() -> bool:

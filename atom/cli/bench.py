@@ -101,14 +101,12 @@ def main(arguments: list[str]) -> int:
     """Run ``atom bench``; return the exit code: 1 if a kernel failed that should have run."""
     if arguments[:1] != ["kernels"]:
         parser().parse_args(arguments)
-        raise UserError("atom bench: say what is measured", valid="kernels")
+        raise UserError("atom bench: needs the name of a benchmark", valid="kernels")
     options = kernels_parser().parse_args(arguments[1:])
     for place in (options.json, options.markdown, options.picture):
         _check(place)
     if options.picture is not None and options.picture.suffix != ".svg":
-        raise UserError(
-            f"--picture {options.picture} is no picture that is drawn here", valid="FILE.svg"
-        )
+        raise UserError(f"--picture {options.picture} is not an SVG file", valid="FILE.svg")
     from atom.bench import subjects, timing
 
     found = subjects.chosen(Host.load(), options.operation, options.kernel)
@@ -169,7 +167,7 @@ def _time(*, most: float = math.inf) -> Callable[[str], float]:
             value = math.nan
         if not 0 < value <= most:
             limit = "" if most == math.inf else f", at most {most:g}"
-            raise ArgumentTypeError(f"{text!r} is no time; valid: above 0{limit}")
+            raise ArgumentTypeError(f"{text!r} is not a number of seconds; valid: above 0{limit}")
         return value
 
     return read

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
             f"{options.runs[0]} alone cannot be compared", valid="two or more run folders"
         )
     if options.out is not None and options.out.suffix != ".svg":
-        raise UserError(f"--out {options.out} is no picture that is drawn here", valid="FILE.svg")
+        raise UserError(f"--out {options.out} is not an SVG file", valid="FILE.svg")
     runs = compare.load(options.runs)
     if options.out is not None:
         drawn = svg_file(compare.picture(runs))

@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> int:
     print(f"step {made.step:,}: {made.size / 10**6:,.1f} MB in {files}, in {options.out}")
     if made.lost:
         print(
-            f"atom: warning: {len(made.lost)} weights have no place in Hugging Face's model, such "
-            f"as {made.lost[0]}; it computes something else than the run did",
+            f"atom: warning: Hugging Face's model lacks {len(made.lost)} of the weights, such as "
+            f"{made.lost[0]}; its outputs differ from those of the run",
             file=sys.stderr,
         )
     if not made.tokenizer:

@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     names = sorted({kernel_of(c).operation for c in found})
     if options.operation is not None and options.operation not in names:
         raise UserError(
-            f"no kernel is installed of the operation {options.operation}; valid: "
+            f"no kernel is installed for the operation {options.operation}; valid: "
             + ", ".join(names)
         )
     listed = [

@@ -125,7 +125,7 @@ def make(kind: str, name: str, place: Path) -> None:
             for child in made.iterdir():
                 child.rename(place / child.name)
     except OSError as error:
-        raise UserError(f"{place} cannot be made: {error.strerror}") from None
+        raise UserError(f"{place} cannot be created: {error.strerror}") from None
 
 
 def atom_versions(version: str) -> str:
@@ -158,7 +158,7 @@ def _check_place(place: Path) -> None:
     elif place.exists() or place.is_symlink():
         raise UserError(f"{place} is a file; choose another place with --dir")
     elif not place.absolute().parent.is_dir():
-        raise UserError(f"there is no folder {place.absolute().parent} to make {place.name} in")
+        raise UserError(f"there is no folder {place.absolute().parent} to create {place.name} in")
 
 
 def _check_free(kind: str, name: str, package: str) -> None:

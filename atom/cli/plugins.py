@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
         print(f"no plugin offers any {options.kind}" if options.kind else "there are no plugins")
     broken = sum(row.status == "broken" for row in every) if options.kind else 0
     if broken:
-        print(f"\nbroken, of any kind: {broken} (`atom plugins` says why)")
+        print(f"\nbroken plugins of all kinds: {broken} (`atom plugins` shows the reasons)")
     return 0
 
 

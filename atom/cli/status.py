@@ -49,7 +49,7 @@ def lines(found: status.Status) -> list[tuple[str, str]]:
         shown.append(("pace", pace))
     if found.left is not None:
         shown.append(("left", clock(found.left)))
-    again = f", {found.steps_lost:,} steps done again" if found.steps_lost else ""
+    again = f", {found.steps_lost:,} steps repeated" if found.steps_lost else ""
     lost = f", {clock(found.lost)} lost" if found.lost else ""
     shown.append(("restarts", f"{found.restarts:,}{again}{lost}"))
     if found.goodput is not None and found.wall is not None:

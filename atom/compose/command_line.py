@@ -118,17 +118,21 @@ def _check_together(options: Sequence[str], overrides: Sequence[str]) -> None:
     """Refuse options that exclude or require each other."""
     given = dict.fromkeys(option.partition("=")[0] for option in options)
     if COMPLETION in given:
-        raise UserError(f"atom train: {COMPLETION} is not ATOM's", valid="atom completion SHELL")
+        raise UserError(f"atom train: {COMPLETION} is not supported", valid="atom completion SHELL")
     alone = [name for name in given if name in _ALONE]
     if len(alone) > 1:
         raise UserError(
-            f"atom train: {' and '.join(alone)} do not go together", valid="one of them"
+            f"atom train: {' and '.join(alone)} cannot be combined", valid="one of them"
         )
     if "--hydra-help" in given and overrides:
-        raise UserError("atom train: --hydra-help stands alone", valid="no overrides")
+        raise UserError(
+            "atom train: --hydra-help cannot be combined with other arguments", valid="no overrides"
+        )
     for name, others in _WITH.items():
         if name in given and not given.keys() & set(others):
-            raise UserError(f"atom train: {name} is for what {' or '.join(others)} prints")
+            raise UserError(
+                f"atom train: {name} applies only to the output of {' or '.join(others)}"
+            )
 
 
 def _readable(word: str) -> str:
@@ -136,7 +140,7 @@ def _readable(word: str) -> str:
         word.encode()
     except UnicodeEncodeError:
         shown = word.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        raise UserError(f"{shown} (command line): is no text in UTF-8") from None
+        raise UserError(f"{shown} (command line): is not UTF-8 text") from None
     return word
 
 

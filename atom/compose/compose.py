@@ -69,7 +69,7 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
     """
     arguments = command_line.arranged(arguments)
     if any(argument.startswith(_RERUN) for argument in arguments):
-        raise UserError(f"{_RERUN} runs what a pickle holds, and ATOM reads none")
+        raise UserError(f"{_RERUN} executes a pickle, and ATOM reads no pickles")
     groups = Groups(host.plugins)
     for warning in host.warnings:
         print(f"atom: {warning}", file=sys.stderr)
@@ -119,8 +119,8 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
         raise choices.missing(error, host, config_loader(host)) from None
     except OverrideParseException as error:
         raise UserError(
-            f"{error.override.lstrip('+')} (command line): is no override that can be read",
-            valid="KEY=VALUE, with quotes of its own around a value, as in \"KEY='VALUE'\"",
+            f"{error.override.lstrip('+')} (command line): cannot be parsed as an override",
+            valid="KEY=VALUE, or with quotes around the value, as in \"KEY='VALUE'\"",
         ) from None
     except UserError:
         raise
@@ -189,7 +189,7 @@ def _parsed(config: DictConfig) -> Run:
     _check_secrets({str(name): section for name, section in sections.items()})
     if (found := sections.get(RESOLVED)) is not None:
         below = f"{RESOLVED}.{next(iter(found))}" if isinstance(found, dict) and found else RESOLVED
-        raise UserError("is found out by ATOM before a run", valid="leave it out", key=below)
+        raise UserError("is determined by ATOM before a run", valid="leave it out", key=below)
     return parse({str(name): _at_home(section, str(name)) for name, section in sections.items()})
 
 
@@ -232,8 +232,8 @@ def _check_removals(run: Run) -> None:
             continue  # the run requires it
         if same:
             raise UserError(
-                f"{removal.removesuffix('=null')} (command line): takes nothing away, the run is "
-                "the same without it",
+                f"{removal.removesuffix('=null')} (command line): removes nothing: the run is the "
+                "same without it",
                 valid=f"{removal[1:].partition('=')[0]}=VALUE, or leave it out",
             )
 
@@ -304,8 +304,8 @@ def _check_trust(config: DictConfig) -> None:
         listed = value if isinstance(value, list) or name == "locked" else [value]
         if value not in (None, []) and listed != decided.get(name):
             raise UserError(
-                "a file cannot decide which plugins are loaded, for it is read after them",
-                valid="the command line, the environment, or the file plugins.yaml of your own",
+                "a file cannot decide which plugins are loaded, because it is read after them",
+                valid="the command line, the environment, or your own plugins.yaml",
                 key=f"{SECTION}.{name}".rstrip("."),
                 value=value,
             )

@@ -214,8 +214,8 @@ def _chooses_hydra(config: Any) -> bool:
 def refused_hydra(file: str) -> UserError:
     """Return the error for a file that sets Hydra's own section."""
     return UserError(
-        f"{HYDRA} ({file}): a configuration file cannot set Hydra itself up, for Hydra runs what "
-        "is named there; give it on the command line"
+        f"{HYDRA} ({file}): a configuration file must not set hydra.*, which can execute code; "
+        "valid: hydra.KEY=VALUE on the command line"
     )
 
 

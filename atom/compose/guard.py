@@ -333,7 +333,7 @@ def _register(arguments: Sequence[str], others: Iterable[str]) -> None:
 
 def _refused(name: str, *_: object) -> None:
     raise UserError(
-        f"the resolver {name} is refused, for a configuration is data; valid: "
+        f"the resolver {name} is refused, because a configuration is data; valid: "
         + ", ".join(RESOLVERS)
     )
 
@@ -353,7 +353,7 @@ def _counted() -> Callable[..., Any]:
                 return value
         # OmegaConf adds its own text to errors of other classes.
         raise InterpolationResolutionError(
-            f"the interpolations of a run may come to {BUDGET:,} values at most"
+            f"the interpolations of a run must expand to at most {BUDGET:,} values"
         )
 
     return counted

@@ -21,20 +21,20 @@ from atom.errors import UserError
 _TOO_LONG = re.compile(rf"\d{{{sys.get_int_max_str_digits() + 1},}}")
 
 _NO_KEY = (ConfigAttributeError, ConfigKeyError)
-_HYDRA_HAS_NOT = "is nothing that Hydra has; `atom train --cfg hydra` shows what it has"
+_HYDRA_HAS_NOT = "is not a key of Hydra; `atom train --cfg hydra` lists its keys"
 
 _OF_KEYS: tuple[tuple[str, str], ...] = (
     (
         r"Could not delete from config\. '(?P<key>.*)' does not exist",
-        "takes nothing away, for {key} has no value; valid: {key}=VALUE, or leave it out",
+        "removes nothing, because {key} has no value; valid: {key}=VALUE, or leave it out",
     ),
     (
         r"Could not delete from config\. The value of '(?P<key>.*)' is (?P<found>.*) and not",
-        "takes nothing away, for it is {found}; valid: ~{key}",
+        "removes nothing, because it is {found}; valid: ~{key}",
     ),
     (
         r"Could not delete '(?P<key>[^'=]*)(=.*)?'\. No match",
-        "takes nothing away, for that is not chosen; valid: leave it out",
+        "removes nothing, because that is not chosen; valid: leave it out",
     ),
     (
         r"Could not override '(?P<key>hydra[./][^']*)'",
@@ -42,15 +42,16 @@ _OF_KEYS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"Could not override '(?P<key>[\w/]+)@",
-        "an option goes to the section of its group alone; valid: {key}={value}",
+        "an option belongs to the section of its group; valid: {key}={value}",
     ),
     (
         r"Could not override '(?P<key>[\w/]+)'",
-        "no {key} is chosen by default, so that one is added; valid: +{key}={value}",
+        "no {key} is chosen by default, so it must be added; valid: +{key}={value}",
     ),
     (
         r"(?P<key>[\w/]+)\S* appears more than once|Multiple values for (?P<again>[\w/]+)",
-        "one is chosen already, and there is one at a time; valid: {key}={value}",
+        "an option of this group is chosen already, and there can be only one; valid: "
+        "{key}={value}",
     ),
     (
         r"Override \W*(?P<key>[\w/]+)@\S* looks like a config group override",
@@ -58,11 +59,11 @@ _OF_KEYS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"force-add of config groups is not supported: '\+\+(?P<key>hydra)=",
-        "is the whole of Hydra's own section; valid: one key of it, hydra.KEY=VALUE",
+        "replaces Hydra's whole section; valid: one key of it, hydra.KEY=VALUE",
     ),
     (
         r"force-add of config groups is not supported: '\+\+(?P<key>[\w/]+)",
-        "an option is chosen by its name alone; valid: {key}={value}",
+        "an option is chosen without ++; valid: {key}={value}",
     ),
     (
         r"Could not append to config\. An item is already at '(?P<key>.*)'",
@@ -82,13 +83,12 @@ _OF_WORDS: tuple[tuple[str, str, str], ...] = (
     (
         r"Primary config (module|directory)",
         r"--config-path=.*",
-        "is no folder with a configuration; valid: --config-dir=FOLDER, with groups of your own",
+        "is not a folder with a configuration; valid: --config-dir=FOLDER, with your own groups",
     ),
     (
         r"Cannot find primary config",
         r"--config-name=.*",
-        "is no file where configurations are looked for; valid: +experiment=NAME, of a "
-        "--config-dir=FOLDER",
+        "is not in the config folders; valid: +experiment=NAME, of a --config-dir=FOLDER",
     ),
 )
 """Pattern of Hydra's message, the arguments concerned, and the text to append to such
@@ -105,9 +105,9 @@ def mistake(error: Exception, arguments: Sequence[str], groups: Container[str]) 
         groups: the names of the existing groups.
     """
     if isinstance(error, RecursionError):
-        return UserError("the defaults lists of the configuration files go round in a circle")
+        return UserError("the defaults lists of the configuration files form a cycle")
     if isinstance(error, AssertionError):
-        return UserError("a defaults list of the configuration files holds what Hydra cannot read")
+        return UserError("a defaults list of the configuration files cannot be read by Hydra")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OmegaConfBaseException):

@@ -31,7 +31,7 @@ def check(run: Run) -> None:
     measured = [field.name for field in dataclasses.fields(StepMetrics)]
     if run.sweep.objective not in measured:
         raise UserError(
-            f"is no number of metrics.jsonl; {nearest(run.sweep.objective, measured)}",
+            f"is not a numeric field of metrics.jsonl; {nearest(run.sweep.objective, measured)}",
             key="sweep.objective",
             value=run.sweep.objective,
         )

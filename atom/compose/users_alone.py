@@ -56,8 +56,8 @@ def check(
 
 def _refusal(file: str, key: str, value: object) -> UserError:
     error = UserError(
-        "a file cannot decide what is run or sent where a run is submitted",
-        valid=f"the command line, or a file of your own below {user_folder()}",
+        "a file must not set what a launcher runs or sends",
+        valid=f"the command line, or your own file below {user_folder()}",
         key=key,
         value=value,
     )

@@ -113,22 +113,22 @@ def _check(place: Path, variable: str) -> None:
         for path in chain:
             if problem := _problem(path, within=path == real):
                 raise UserError(
-                    f"the cache {place} is no safe place for code: {path} {problem}",
-                    valid=f"`chmod go-w {path}` where it is yours, or another folder by {variable}",
+                    f"the cache {place} is not a safe place for code: {path} {problem}",
+                    valid=f"`chmod go-w {path}` if it is yours, or another folder in {variable}",
                 )
         if chain[0] == real:
             for entry in os.scandir(real):
                 if not _is_trusted(entry.stat(follow_symlinks=False).st_uid):
                     raise UserError(
                         f"the cache {place} holds {entry.name}, which belongs to another account",
-                        valid=f"a folder of yours by {variable}, or that without it",
+                        valid=f"your own folder in {variable}, or the same folder without it",
                     )
     except OSError as error:
         if isinstance(error, FileNotFoundError):  # another process of the user removes old files
             return
         raise UserError(
             f"the cache {place} cannot be used: {error.strerror}",
-            valid=f"another folder by {variable}",
+            valid=f"another folder in {variable}",
         ) from None
 
 

@@ -37,8 +37,8 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
             close = difflib.get_close_matches(name.upper(), (ALLOW, BLOCK), n=1, cutoff=0)
         if close:
             raise UserError(
-                f"{name}={environment[name]} in the environment is no variable of ATOM's; did you "
-                f"mean {close[0]}? (env -u {name} atom … goes without)"
+                f"{name}={environment[name]} in the environment is not a variable of ATOM; did "
+                f"you mean {close[0]}? (env -u {name} atom … runs without it)"
             )
 
 

@@ -65,7 +65,7 @@ def text_of(path: Path, *, most: int = BYTES, what: str = "a configuration") -> 
     # Without O_NONBLOCK, opening a pipe would block until a process writes to it.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise UserError(f"{path} is no file of a disk")
+            raise UserError(f"{path} is not a regular file")
         content = file.read(most + 1)
     if len(content) > most:
         raise _too_large(str(path), most, what)
@@ -73,12 +73,12 @@ def text_of(path: Path, *, most: int = BYTES, what: str = "a configuration") -> 
         return content.decode("utf-8-sig")  # some editors write a byte-order mark
     except UnicodeDecodeError:
         raise UserError(
-            f"{path} is no text in UTF-8", valid="the same text, saved as UTF-8"
+            f"{path} is not UTF-8 text", valid="the same text, saved as UTF-8"
         ) from None
 
 
 def _too_large(origin: str, most: int = BYTES, what: str = "a configuration") -> UserError:
-    return UserError(f"{origin} is larger than the {most // 1024} KiB {what} may have")
+    return UserError(f"{origin} is larger than {most // 1024} KiB, the limit of {what}")
 
 
 def check(text: str, origin: str) -> None:
@@ -127,7 +127,7 @@ def _walk(text: str, origin: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             # The anchor's node is still open, so it contains itself.
             if event.anchor not in sizes:
-                raise UserError(f"{where}: the alias *{event.anchor} stands for nothing before it")
+                raise UserError(f"{where}: the alias *{event.anchor} has no anchor before it")
             anchor, size = None, sizes[event.anchor]
         else:
             continue
@@ -136,7 +136,7 @@ def _walk(text: str, origin: str) -> None:
         outer, total = opened.pop()
         opened.append((outer, total + size))
         if total + size > NODES:
-            raise UserError(f"{where}: more than {NODES:,} values, aliases written out")
+            raise UserError(f"{where}: more than {NODES:,} values, with aliases expanded")
 
 
 class _Keys:
@@ -211,4 +211,4 @@ def unreadable(origin: str, error: Exception) -> UserError:
         words = r"${ begins a reference to another key; valid: ${KEY}, or \${ for the characters"
     full_key = getattr(error, "full_key", None)
     key = f", {full_key}" if full_key else ""
-    return UserError(f"{origin}{where}{key} is no YAML that can be read: {words}")
+    return UserError(f"{origin}{where}{key} is not valid YAML: {words}")

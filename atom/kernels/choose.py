@@ -104,7 +104,7 @@ def choose(preferences: Preferences, host: Host, situation: Situation) -> tuple[
     for operation, preference in preferences.items():
         if operation not in (DEFAULT, *wanted) and AUTO not in _listed(preference):
             raise UserError(
-                f"this run has no such operation, but {', '.join(wanted)}",
+                f"this run has no such operation; it has {', '.join(wanted)}",
                 valid=f"{AUTO}",
                 key=f"kernels.{operation}",
                 value=preference,
@@ -141,7 +141,7 @@ def misfit_of_numbers(kernel: Kernel, situation: Situation) -> str | None:
     if known is not None and known.dtype is not None:
         dtype, what = known.dtype, "the operation is in"
     if dtype is not None and dtype not in kernel.tolerance:
-        return f"takes {' or '.join(kernel.tolerance)}, and {what} {dtype}"
+        return f"supports {' or '.join(kernel.tolerance)}, and {what} {dtype}"
     for size, unit in needs.multiples.items():
         for value in _sizes(kernel, situation, size):
             if value % unit:
@@ -173,7 +173,7 @@ def missing(needs: Needs, supposed: Mapping[str, str | None]) -> str | None:
             requirement = Requirement(package)
         except InvalidRequirement:
             # An error in one plugin must not end runs that do not use it.
-            return f"needs {package!r}, which is no requirement that pip can read"
+            return f"needs {package!r}, which is not a valid requirement"
         if requirement.name in supposed and supposed[requirement.name] is None:
             continue
         version = supposed.get(requirement.name) or _installed(requirement.name)
@@ -209,7 +209,7 @@ def described(needs: Needs, dtypes: Iterable[str]) -> str:
         words.append("expert parallelism")
     if not needs.deterministic:
         words.append("no debug.deterministic")
-    return ", ".join([*words, f"takes {', '.join(dtypes)}"])
+    return ", ".join([*words, f"supports {', '.join(dtypes)}"])
 
 
 # ---------------------------------------------------------------------------- choosing
@@ -303,13 +303,10 @@ def _reason(
     if reason := misfit(kernel, situation) or situation.unfit.get((kernel.operation, kernel.name)):
         return reason
     if kernel.needs.triton and situation.device.kind == "cpu" and not is_named:
-        return "runs in Triton's interpreter here, which is for tests: only by name"
+        return "runs in Triton's interpreter on this machine, which is for tests: choose it by name"
     for other in replaced if kernel.override is not None else ():
         if overlap(kernel.operation, other):
-            return (
-                f"cannot replace its node beside that of {other}: one of them is a part of the "
-                "other"
-            )
+            return f"cannot be combined with the kernel of {other}: one node is a part of the other"
     return None
 
 
@@ -327,7 +324,7 @@ def _of_device(needs: Needs, device: DeviceDescription) -> str | None:
         return f"needs compute capability {wanted}, and this device has {_dotted(found)}"
     if found and needs.capability_below and found >= needs.capability_below:
         limit = _dotted(needs.capability_below)
-        return f"is for compute capabilities below {limit}, and this device has {_dotted(found)}"
+        return f"supports compute capabilities below {limit}, and this device has {_dotted(found)}"
     return None
 
 
@@ -337,9 +334,9 @@ def _of_layout(needs: Needs, situation: Situation) -> str | None:
     if situation.tensor_parallel > 1 and not needs.tensor_parallel:
         return "does not work under tensor parallelism"
     if situation.expert_parallel == 1 and needs.expert_parallel:
-        return "is for experts on several ranks (expert parallelism)"
+        return "needs expert parallelism"
     if situation.tensor_parallel == 1 and needs.tensor_parallel_only:
-        return "is for layers on several ranks (tensor parallelism)"
+        return "needs tensor parallelism"
     if situation.deterministic and not needs.deterministic:
         return "does not work with debug.deterministic=true"
     return None

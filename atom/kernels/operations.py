@@ -55,7 +55,7 @@ OPERATIONS: dict[str, Operation] = {
         contract=f"{_CONTRACTS}.operations:ATTENTION",
     ),
     "attention_projections": Operation(
-        summary="q, k and v of attention, and what becomes of its output: products with weights",
+        summary="the projections of attention to q, k and v, and of its output",
         node=f"{_COMMON}.attention:GQAttention",
     ),
     "cross_entropy": Operation(
@@ -75,7 +75,7 @@ OPERATIONS: dict[str, Operation] = {
         contract=f"{_CONTRACTS}.operations:FEED_FORWARD",
     ),
     "gradient_clipping": Operation(
-        summary="the norm of all gradients; they are scaled down to the largest that is allowed",
+        summary="the norm of all gradients, which are scaled down to training.max_norm",
         function="torchtitan.distributed.utils:clip_grad_norm_",
         of_parameters=True,
     ),
@@ -96,17 +96,17 @@ OPERATIONS: dict[str, Operation] = {
         contract=f"{_CONTRACTS}.operations:LINEAR_CROSS_ENTROPY",
     ),
     "moe_dispatch": Operation(
-        summary="tokens to the ranks of their experts, and back",
+        summary="the exchange of tokens with the ranks of their experts",
         node=f"{_COMMON}.token_dispatcher:LocalTokenDispatcher",
         contract=f"{_CONTRACTS}.mixture_operations:MOE_DISPATCH",
     ),
     "newton_schulz": Operation(
-        summary="Muon's: a matrix with the same singular vectors, whose singular values are near 1",
+        summary="for Muon, a matrix with the same singular vectors and singular values near 1",
         function="atom.titan.optim.muon:newton_schulz",
         dtype="bfloat16",
     ),
     "optimizer_step": Operation(
-        summary="the change of the parameters by their gradients, of Adam and AdamW",
+        summary="the update of the parameters by Adam or AdamW",
         node="torchtitan.components.optimizer:OptimizersContainer",
         of_parameters=True,
         contract=f"{_CONTRACTS}.optimizer_operations:OPTIMIZER_STEP",

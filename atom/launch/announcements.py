@@ -36,7 +36,7 @@ def _words(event: dict) -> str | None:
     """Return one line about an event, or None if the event is not shown."""
     match event["event"]:
         case events.FAILED if event["restart"]:
-            return f"{event['reason']}; starting the ranks again"
+            return f"{event['reason']}; restarting the ranks"
         case events.CHECKPOINT_DAMAGED:
             return (
                 f"checkpoint of step {event['step']} is damaged ({event['reason']}) and set aside "
@@ -47,11 +47,12 @@ def _words(event: dict) -> str | None:
         case events.WARNED:
             return str(event["text"])
         case events.BAD_DOCUMENT:
-            return f"left out a document: {event['reason']}"
+            return f"skipped a document: {event['reason']}"
         case events.NUMERICAL_FAULT if event["decision"] == "skip":
             return f"{event['reason']}; the step is skipped"
         case events.NUMERICAL_FAULT if event["decision"] == "rollback":
             return (
-                f"{event['reason']}; going back to step {event['to_step']}, without the data since"
+                f"{event['reason']}; rolling back to step {event['to_step']}, without the data "
+                "since"
             )
     return None

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folders", nargs="*", type=Path, help="must be there, with free space")
     parser.add_argument("--gpus", type=int, default=0, help="that there must be")
     parser.add_argument("--disk", type=float, default=1.0, help="GiB free in each folder")
-    parser.add_argument("--node", help="of no interest here")
+    parser.add_argument("--node", help="ignored")
     options = parser.parse_args(arguments)
     name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     found = "; ".join([*_disks(options.folders, options.disk), *_clock(), *_gpus(options.gpus)])

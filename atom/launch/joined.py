@@ -66,8 +66,8 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int | None:
         address, port = (environment.get(name, "") for name in _ADDRESS)
         if not address or not port.isdecimal():
             raise UserError(
-                f"{', '.join(_TORCHRUN)} are set, and MASTER_ADDR={address} MASTER_PORT={port} "
-                "leads to no rank 0",
+                f"{', '.join(_TORCHRUN)} are set, and MASTER_ADDR={address} MASTER_PORT={port} is "
+                "no address of rank 0",
                 valid=f"{_remedy(_TORCHRUN)}, or what torchrun sets",
             )
         return _consistent(environment, "RANK", "WORLD_SIZE", _TORCHRUN)
@@ -89,7 +89,7 @@ def world_size(environment: Mapping[str, str] = os.environ) -> int | None:
         if environment.get(name, "1") != "1":
             raise UserError(
                 f"mpirun has started {environment[name]} processes ({name}), and each would be a "
-                "run of its own",
+                "separate run",
                 valid="torchrun or srun around ATOM, or ATOM alone, which starts "
                 f"launch.ranks itself (after mpirun: env -u {name} atom train …)",
             )
@@ -203,7 +203,7 @@ def _meet() -> tuple[Store, int]:
 
     def tell() -> None:
         print(
-            f"atom: waiting for {others}, {seconds:.0f} s at most, as {set_to} say; {left_over}",
+            f"atom: waiting for {others}, at most {seconds:.0f} s ({set_to}); {left_over}",
             file=sys.stderr,
             flush=True,
         )
@@ -217,7 +217,7 @@ def _meet() -> tuple[Store, int]:
     except (DistError, RuntimeError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].partition(" Exception raised")[0]
         raise RunError(
-            f"{others} did not come within {seconds:.0f} s, as {set_to} say ({reason}); {left_over}"
+            f"{others} did not join within {seconds:.0f} s ({set_to}; {reason}); {left_over}"
         ) from None
     finally:
         timer.cancel()
@@ -271,7 +271,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < 1e6:
-        raise UserError(f"{JOIN_SECONDS}={text} is no number of seconds")
+        raise UserError(f"{JOIN_SECONDS}={text} is not a number of seconds")
     return seconds
 
 

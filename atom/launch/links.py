@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=26000, help="the first of 1,536")
     parser.add_argument("--seconds", type=float, default=120, help="for a pair, imports included")
     parser.add_argument("--least", type=float, default=0, help="GB/s of each GPU that it must be")
-    parser.add_argument("--node", help="of no interest here")
+    parser.add_argument("--node", help="ignored")
     return parser
 
 

@@ -66,7 +66,7 @@ def start(
             restart=again,
         )
         if refused is not None:
-            why = f"; not started again: {refused}" if refused else ""
+            why = f"; not restarted: {refused}" if refused else ""
             raise RunError(f"{failure.words}{why}")
 
 
@@ -107,5 +107,5 @@ def refuse_stopped(folder: Path) -> None:
     if words := events.stopped(folder):
         begins = f"the same command with run.dir={folder}"
         saved = checkpoint.resumable(folder / checkpoint.FOLDER)
-        goes_on = f"goes on after step {saved[0]:,}" if saved else "begins again at step 1"
+        goes_on = f"resumes after step {saved[0]:,}" if saved else "starts again at step 1"
         raise RunStoppedError(f"{words}; {begins} {goes_on}")

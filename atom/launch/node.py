@@ -104,12 +104,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _machine(run: Run, options: argparse.Namespace) -> Machine:
     if run.resolved is None:
-        raise UserError(f"{options.run} holds a run that was not prepared; submit it anew")
+        raise UserError(f"{options.run} holds a run that was not prepared; submit it again")
     world_size, nodes = run.resolved.world_size, options.nodes
     if world_size % nodes or not 0 <= options.node < nodes:
         raise UserError(
-            f"node {options.node} of {nodes} cannot be: {world_size} ranks are to be shared out "
-            "evenly"
+            f"node {options.node} of {nodes} is impossible: the nodes must have equal numbers of "
+            f"the {world_size} ranks"
         )
     if nodes > 1 and options.endpoint is None:
         raise UserError("--endpoint HOST:PORT is needed, where the first node is reached")

@@ -219,16 +219,18 @@ def _tell_changes(resumption: resume.Resumption, screen: Screen) -> None:
     """Show the settings that differ from those of the resumed run."""
     if resumption.unknown:
         screen.note(
-            f"The checkpoint of step {resumption.step} was saved by an ATOM that did not note what "
-            "the dataset and the tokenizer held: whether they have changed is not known.\n"
+            f"The checkpoint of step {resumption.step} has no digests of the dataset and the "
+            "tokenizer, because an older ATOM saved it: changes of them cannot be detected.\n"
         )
     for name, words in resumption.contents.items():
-        screen.note(f"{name}: not what it was at the checkpoint ({words}), by resume.force\n")
+        screen.note(
+            f"{name}: differs from that of the checkpoint ({words}), allowed by resume.force\n"
+        )
     shown = [c for c in resumption.changes if not c.key.startswith(_OF_NO_INTEREST)]
     for title, kinds in (
         ("changed, with an effect on the losses:", ("matters", "refused")),
         ("changed:", ("harmless",)),
-        ("changed, of no use to a run that goes on:", ("unused",)),
+        ("changed, without effect on a resumed run:", ("unused",)),
     ):
         if of_kind := [change for change in shown if change.kind in kinds]:
             screen.note("\n".join([title, *(f"  {change}" for change in of_kind), ""]))

@@ -45,7 +45,7 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
     place = place.absolute()
     if not is_line(str(place)):
         raise UserError(
-            "goes into scripts",
+            "is written into scripts",
             valid="a name without line breaks and control characters",
             key="run.dir",
             value=str(place),
@@ -62,7 +62,7 @@ def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> Launc
     resolved = prepared.ready.resolved
     if resolved.world_size % run.launcher.nodes:
         raise UserError(
-            f"{resolved.world_size} ranks cannot be shared out evenly",
+            f"{resolved.world_size} ranks cannot be divided evenly",
             valid="a divisor",
             key="launcher.nodes",
             value=run.launcher.nodes,
@@ -128,13 +128,13 @@ def _check_passed(run: Run, submission: Submission) -> None:
             )
         if not any(name in text for text in written):
             raise UserError(
-                f"the launcher {run.launcher.name} does not hand on variables by their names",
+                f"the launcher {run.launcher.name} does not pass variables by name",
                 key="launcher.pass_environment",
                 value=name,
             )
     for key, value in found(dict(run.launcher), "launcher"):
         if value == REDACTED:
-            raise UserError("is what was written for a secret", valid="the secret", key=key)
+            raise UserError("is the placeholder of a redacted secret", valid="the secret", key=key)
 
 
 def _tell(secrets: Sequence[tuple[str, str]], place: Path, submission: Submission) -> None:
@@ -242,7 +242,7 @@ def _planned(run: Run) -> DeviceDescription | None:
     if resources.gpu is not None:
         if resources.gpus_per_node is None or run.device == "cpu":
             raise UserError(
-                "is for ranks on GPUs",
+                "applies only to ranks on GPUs",
                 valid="null, or launcher.gpus_per_node=N with device=auto",
                 key="launcher.gpu",
                 value=resources.gpu,

@@ -75,8 +75,8 @@ def verdict(run: Path, code: int | None = None) -> tuple[int, str]:
         **where,
     )
     if refused is None:
-        return EX_AGAIN, f"{failure.words}; starting the ranks again"
-    return 1, failure.words + (f"; not started again: {refused}" if refused else "")
+        return EX_AGAIN, f"{failure.words}; restarting the ranks"
+    return 1, failure.words + (f"; not restarted: {refused}" if refused else "")
 
 
 def _first(failed: list[dict[str, Any]]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def bubble(order: Order, stages: int) -> float:
                 position[rank] += 1
                 left -= 1
         if left == before:
-            raise ValueError("the order of work waits for itself")
+            raise ValueError("the schedule has a cyclic dependency")
     busy = sum(COST[action.kind] for actions in order for action in actions)
     return 1.0 - busy / (max(clock) * len(order))
 

@@ -92,7 +92,7 @@ class Open(Protocol):
 
 
 def _cannot_open(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("this context was made by hand: it opens components where ATOM makes it")
+    raise RuntimeError("only a context that ATOM has created can open components")
 
 
 @dataclass(frozen=True, kw_only=True)

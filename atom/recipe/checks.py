@@ -71,14 +71,14 @@ def dry_run(run: Run) -> None:
         )
     if not run.dry_run and run.device not in known:
         raise UserError(
-            "is a description of a device, for dry_run=true",
+            "describes a device for dry_run=true",
             valid="auto, cpu, cuda",
             key="device",
             value=run.device,
         )
     if not run.dry_run and run.world_size is not None:
         raise UserError(
-            "is for dry_run=true; launch.ranks sets the ranks of a run",
+            "applies only to dry_run=true; launch.ranks sets the ranks of a run",
             key="world_size",
             value=run.world_size,
         )
@@ -98,8 +98,8 @@ def launcher(section: Launcher) -> None:
             )
         if value != defaults[name]:
             raise UserError(
-                "is for other machines, and launcher=local starts the ranks on this one; choose "
-                "another launcher",
+                "applies only to remote launchers, and launcher=local starts the ranks on this "
+                "machine; leave it out, or choose another launcher",
                 key=f"launcher.{name}",
                 value=value,
             )
@@ -143,7 +143,7 @@ def places(name: str, section: object) -> None:
             continue
         if Path(value).is_absolute() or ".." in Path(value).parts:
             raise UserError(
-                "is a place in the run folder",
+                "must be inside the run folder",
                 valid="a relative path without ..",
                 key=f"{name}.{key}",
                 value=value,

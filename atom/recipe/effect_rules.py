@@ -122,7 +122,10 @@ def _too_short_to_judge(seen: Seen) -> str | None:
     steps, window = seen.run.training.steps, seen.run.faults.window
     if steps > window:
         return None
-    return f"with training.steps={steps}: faults.window={window} steps are looked at before one is"
+    return (
+        f"with training.steps={steps}: no spike is detected in the first "
+        f"faults.window={window} steps"
+    )
 
 
 def _longer_than_the_run(name: str) -> Reason:
@@ -213,7 +216,7 @@ RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
     (
         ("checkpoint.initial_load_in_hf",),
         lambda seen: (
-            "with checkpoint.initial_load, where hf:FOLDER says it"
+            "with checkpoint.initial_load, where hf:FOLDER sets it"
             if seen["checkpoint.initial_load"]
             else None
         ),
@@ -226,14 +229,14 @@ RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
     (_CYCLE, _no_profiler),
     (("profiler.profile_freq",), _no_profile_at_all),
     ((*_SNAPSHOTS, "profiler.memory_snapshot_max_entries"), _no_snapshots),
-    (("profiler.enable_memory_snapshot",), _on_cpu("on a CPU: it is a GPU's memory")),
+    (("profiler.enable_memory_snapshot",), _on_cpu("on a CPU: snapshots are of GPU memory")),
     (("debug.deterministic_warn_only",), _with("debug.deterministic", False)),
     (
         ("debug.spmd_typechecking",),
         _with("parallelism.spmd_backend", "partial_dtensor", "full_dtensor"),
     ),
     # Only torchtitan's own command starts that log.
-    (("debug.enable_structured_logging",), lambda _: "as ATOM keeps a log of its own"),
+    (("debug.enable_structured_logging",), lambda _: "because ATOM has its own log"),
     (
         (
             *_STAGES,

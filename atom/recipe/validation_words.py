@@ -32,7 +32,7 @@ WORDS: dict[str, str] = {
     "mapping_type": _SECTION,
     "arguments_type": _SECTION,
     "invalid_key": "must be a name",
-    "default_factory_not_called": "follows from a key that is wrong itself",
+    "default_factory_not_called": "depends on a key with an invalid value",
     "union_tag_invalid": "must have {discriminator} among {expected_tags}",
     "union_tag_not_found": "must have {discriminator}",
     # lists
@@ -76,7 +76,7 @@ WORDS: dict[str, str] = {
     "string_unicode": "must be text in UTF-8",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "must be written as the regular expression {pattern} says",
+    "string_pattern_mismatch": "must match the regular expression {pattern}",
     "string_not_ascii": "must have no other letters than a to z",
     "bytes_type": "must be text",
     "bytes_too_short": "must have at least {min_length} bytes",

@@ -392,4 +392,4 @@ def _ambiguous(found: list[Component], key: str | None) -> str:
         if len(set(map(normalized, owners))) == len(found):
             choices = " or ".join(f"`{field}: {owner}:{found[0].name}`" for owner in owners)
             return f"{problem}; choose one with {choices}"
-    return f"{problem}, and nothing tells them apart; uninstall one"
+    return f"{problem}, under equal names; uninstall one"

@@ -176,10 +176,10 @@ def _difference(
         if name not in entry["files"]:
             return f"the package {package} {version} has a file that is not in the lock: {name}"
         if sha256(path) != expected.pop(name, entry["files"][name]):
-            lost = "is gone" if not path.exists() else "has changed"
+            lost = "is missing" if not path.exists() else "has changed"
             return f"the file {name} of the package {package} {version} {lost}"
     for name in expected:
-        return f"the file {name} of the package {package} {version} is gone"
+        return f"the file {name} of the package {package} {version} is missing"
     return None
 
 

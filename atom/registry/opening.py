@@ -108,7 +108,7 @@ class Opener:
         for name, value in section.items():
             if self._given(f"{key}.{name}") not in (None, COMMAND_LINE):
                 raise UserError(
-                    f"a file cannot decide what a {kind.kind} runs for another component",
+                    f"a file must not set what a {kind.kind} runs for another component",
                     valid="the command line",
                     key=f"{key}.{name}",
                     value=value,

@@ -141,7 +141,7 @@ class Trust:
             if self.only is not None and normalized(plugin.package) not in self.only:
                 continue
             if refusal is None and plugin.stray is not None:
-                refusal = f"its entry point runs {plugin.stray}, which is no file of its own"
+                refusal = f"its entry point runs {plugin.stray}, which is not a file of the package"
             elif refusal is None and plugin.source in kept:
                 owner = kept[plugin.source]
                 refusal = f"its entry point names {plugin.module} of {owner}, which is blocked"

@@ -42,7 +42,7 @@ class Content:
             if name in before.parts and before.parts[name] != digest
         ]
         if not self.parts or not before.parts or not (added or gone or changed):
-            return "it holds something else, or in another order"
+            return "its content or its order differs"
         kinds = (("changed", changed), ("gone", gone), ("new", added))
         return "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds if names)
 
@@ -86,7 +86,7 @@ def read(path: Path) -> Inputs | None:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path} does not say what the run has read ({' '.join(str(error).split())})",
+            f"{path} has no valid digests of the data of the run ({' '.join(str(error).split())})",
             valid="a file that ATOM wrote",
         ) from None
 

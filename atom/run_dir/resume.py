@@ -93,7 +93,7 @@ class Done:
     def sentence(self, folder: Path) -> str:
         """Return a sentence that describes it."""
         others = [str(c) for c in self.changes if not c.key.startswith(settings.FOLLOW)]
-        but = f"; of no effect any more: {', '.join(others)}" if others else ""
+        but = f"; without effect on it: {', '.join(others)}" if others else ""
         return f"{folder} is finished at step {self.step}: nothing is left to train{but}"
 
 
@@ -120,8 +120,7 @@ def done(folder: Path, run: Run, steps: int, read: Inputs) -> Done | None:
     if last < steps:
         if _ended(folder) and not checkpoint.resumable(places):
             raise UserError(
-                f"holds a run that is finished at step {last} and has left no checkpoint to train "
-                "on from",
+                f"holds a run that finished at step {last} and left no checkpoint to continue from",
                 valid="another run.dir",
                 key="run.dir",
                 value=folder,
@@ -135,9 +134,9 @@ def done(folder: Path, run: Run, steps: int, read: Inputs) -> Done | None:
     others += [f"{name}: {words}" for name, words in contents.items()]
     if others:
         raise UserError(
-            f"holds a run that has come to step {last} with other settings "
-            f"({'; '.join(others)}), and nothing is left to train",
-            valid=f"another run.dir, or to train on, training.steps above {last}",
+            f"holds a run that has reached step {last} with other settings ({'; '.join(others)}), "
+            "and nothing is left to train",
+            valid=f"another run.dir, or training.steps above {last} to continue",
             key="run.dir",
             value=folder,
         )
@@ -167,7 +166,7 @@ def _differing(beside: Path, now: Inputs | None) -> tuple[dict[str, str], bool]:
 
 def _check_content(name: str, words: str, folder: Path, step: int, run: Run) -> None:
     raise UserError(
-        f"does not hold what it held when the checkpoint of step {step} in {folder} was saved "
+        f"has other content than when the checkpoint of step {step} in {folder} was saved "
         f"({words})",
         valid="that content, another run.dir, or resume.force=true",
         key=name,
@@ -188,7 +187,7 @@ def _check_loaded(folder: Path, run: Run) -> None:
     """Refuse to start anew without notice when checkpoints exist."""
     if not run.checkpoint.enable:
         raise UserError(
-            f"{folder} holds checkpoints of a run, of which nothing would be loaded",
+            f"{folder} holds checkpoints of a run, which would not be loaded",
             valid="true, or another run.dir",
             key="checkpoint.enable",
             value=False,
@@ -200,10 +199,10 @@ def _check_change(change: Change, folder: Path, run: Run) -> None:
         if _OPTIMIZER in run.checkpoint.engine.get("exclude_from_loading", ()):
             return
         raise UserError(
-            f"{folder} holds checkpoints with the state of {change.before}, which is no state of "
-            f"{change.after}",
-            valid=f"{change.before}, or to begin without that state: "
-            "checkpoint.exclude_from_loading=[optimizer]",
+            f"{folder} holds checkpoints with the state of {change.before}, which {change.after} "
+            "cannot load",
+            valid=f"{change.before}, or checkpoint.exclude_from_loading=[optimizer] to begin "
+            "without that state",
             key=change.key,
             value=change.after,
         )
@@ -211,7 +210,7 @@ def _check_change(change: Change, folder: Path, run: Run) -> None:
         return
     if change.kind == "unused":
         raise UserError(
-            f"{folder} holds checkpoints of the run itself, so that no initial weights are loaded",
+            f"{folder} holds checkpoints of the run itself, so no initial weights are loaded",
             valid=f"{shown(change.before)}, another run.dir, or resume.force=true",
             key=change.key,
             value=change.after,

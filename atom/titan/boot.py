@@ -30,7 +30,7 @@ def boot(device: str) -> None:
     global _booted
     if _booted is not None and _booted != device:
         raise UserError(
-            f"this process has been set up for {_booted}, and torchtitan trains on one device a "
+            f"this process has been set up for {_booted}, and torchtitan supports one device per "
             "process",
             valid=f"{_booted}, or another command",
             key="device",

@@ -76,7 +76,7 @@ def trained(folder: Path) -> Trained:
         raise UserError(f"{folder} holds no {RUN_FILE}", valid="the folder of a run, or its export")
     run = read(folder / RUN_FILE)
     if run.resolved is None:
-        raise UserError(f"{folder / RUN_FILE} is of a run that has not begun")
+        raise UserError(f"{folder / RUN_FILE} belongs to a run that has not started")
     host = Host.load(Trust.of_run(run.plugins))
     selection = select(run, host)
     training = translate.training(run.training, run.resolved.device)
@@ -172,7 +172,10 @@ class Checkpoint:
         extra = [n for n in shapes if n not in expected and n.partition(".")[0] in roots]
         problem = difference(expected, shapes)
         if problem is None and extra:
-            problem = f"{len(extra):,} of its weights have no place here, such as {extra[0]}"
+            problem = (
+                f"{len(extra):,} of its weights are unknown to this architecture, such as "
+                f"{extra[0]}"
+            )
         if problem:
             raise UserError(f"the checkpoint {self.place} is of another model: {problem}")
 

@@ -66,7 +66,7 @@ def changed(
     """Return the parameter that a layout adds, removes, enlarges or shrinks, or None."""
     for name in dict.fromkeys((*before, *after)):
         if name not in after:
-            return f"{name} is gone"
+            return f"{name} is missing"
         if name not in before:
             return f"{name} has been added"
         if after[name] not in (before[name], None):

@@ -69,8 +69,8 @@ def check(config: Any, model: nn.Module) -> None:
     """
     for layer, window in _lost(of_layers(config), model).items():
         raise UserError(
-            f"layer {layer} of the model has a window of {window} tokens, which this kernel is not "
-            "given",
+            f"layer {layer} of the model has a window of {window} tokens, which this kernel does "
+            "not get",
             valid="a kernel that takes masks, such as flex",
             key="kernels.attention",
         )

@@ -92,9 +92,9 @@ def caption(degrees: dict[str, int]) -> str:
     if sizes["pp"] > 1:
         words.append("A box is a pipeline stage (pp).")
     if sizes["dp_replicate"] * sizes["dp_shard"] > 1:
-        words.append("A row has its own part of the batch.")
+        words.append("Each row has a part of the batch.")
     if sizes["cp"] > 1:
-        words.append("A color has its own part of the sequence (cp).")
+        words.append("Each color has a part of the sequence (cp).")
     if sizes["tp"] > 1:
         words.append("Cells side by side of one color share each tensor (tp).")
     if larger := [f"{name} {size}" for name, size in sizes.items() if size > _MOST]:

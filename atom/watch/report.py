@@ -49,7 +49,7 @@ def page(record: Record) -> str:
 def _sections(record: Record) -> Iterator[tuple[str, str, list[Element]]]:
     yield "Curves", "curves", curves.curves(record)
     yield "What happened", "events", tables.happened(record)
-    yield "Where a step's time goes", "profile", tables.profiled(record)
+    yield "Step time", "profile", tables.profiled(record)
     yield "Layout", "layout", _layout(record)
     yield "Kernels", "kernels", tables.kernels(record)
     yield "Data", "data", tables.data(record)
@@ -73,7 +73,7 @@ def _header(record: Record) -> Iterator[Element]:
         f"{reason} · {run.architecture.name} on {run.dataset.name}{where}",
     )
     for problem in record.problems:
-        yield element("p", f"Left out, as it is damaged: {problem}.", class_="faint")
+        yield element("p", f"Omitted, because it is damaged: {problem}.", class_="faint")
     yield element(
         "dl",
         *(
@@ -100,7 +100,7 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
         yield "time", clock(found.wall)
     if found.goodput is not None:
         yield "goodput", f"{found.goodput:.0%}"
-    again = f", {found.steps_lost:,} steps again" if found.steps_lost else ""
+    again = f", {found.steps_lost:,} steps repeated" if found.steps_lost else ""
     yield "restarts", f"{found.restarts:,}{again}"
     saved = "none" if found.checkpoint is None else f"step {found.checkpoint:,}"
     yield "checkpoint", saved

@@ -33,7 +33,7 @@ def curves(record: Record) -> list[Element]:
         series = [Series("these steps", [(row.step, value(row)) for row in record.rows])]
         if record.done_again:
             points = [(row.step, value(row)) for row in record.done_again]
-            series.append(Series("steps that were done again", points, old=True))
+            series.append(Series("repeated steps", points, old=True))
         picture = chart(
             title,
             series,
@@ -52,9 +52,9 @@ def _legend(marks: list[Mark], *, again: bool, gaps: bool) -> str:
     kinds = {mark.kind for mark in marks}
     words = ["Across: steps."]
     if "restart" in kinds:
-        words.append("Red dashed lines: ranks were started again.")
+        words.append("Red dashed lines: restarts of the ranks.")
     if again:
-        words.append("Grey dashes: what steps measured that were done again later.")
+        words.append("Grey dashes: values of steps that were repeated later.")
     if "checkpoint" in kinds:
         words.append("Triangles below: checkpoints.")
     if "fault" in kinds:

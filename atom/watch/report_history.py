@@ -21,8 +21,8 @@ def changed(record: Record) -> list[Element]:
         (element("code", key), *map(shown, values)) for key, values in settings.items()
     ]
     words = (
-        "These have changed on the way. Below is all that the last start was given; what the "
-        f"others were given is in {history.FOLDER}/."
+        "These settings changed during the run. Below are all settings of the last start; those "
+        f"of earlier starts are in {history.FOLDER}/."
     )
     heads = ("setting", *map(str, periods))
     return [table(heads, rows), element("p", words, class_="faint")]

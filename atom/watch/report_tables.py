@@ -92,8 +92,8 @@ def kernels(record: Record) -> list[Element]:
             operation = f"{operation} ({part})"
         rows.append((operation, element("code", kernel), element("code", f"kernels.{key}={words}")))
     why = (
-        "The first kernel that fits the device, the layout and the packages, in the order wished "
-        f"for, on {record.run.resolved.device}."
+        "For each operation, the first kernel in the order of preference that fits the device, "
+        f"the layout and the packages, on {record.run.resolved.device}."
     )
     return [table(("operation", "kernel", "wished"), rows), element("p", why, class_="faint")]
 
@@ -160,10 +160,10 @@ def profiled(record: Record) -> list[Element]:
     exposed = [f"{name} exposed" for name in dimensions]
     heads = ["", "s/step", "compute", *exposed, "bubble", "data", "other"]
     words = (
-        f"Steps {steps[0]} to {steps[-1]}, with the profiler on, which slows them. Exposed: a rank "
+        f"Steps {steps[0]} to {steps[-1]}, slowed down by the profiler. Exposed: a rank "
         "communicates over this dimension of the mesh, and computes nothing meanwhile (unknown: "
-        "the trace does not tell over which). Bubble: it waits for a neighbouring pipeline stage. "
-        "Other: Python between operators on a CPU, a device without work on a GPU."
+        "the trace does not name the dimension). Bubble: it waits for a neighbouring pipeline "
+        "stage. Other: Python between operators on a CPU, an idle device on a GPU."
     )
     if len(ranks) > len(shown):
         words += f" The first {len(shown)} of {len(ranks):,} ranks are shown."
@@ -178,8 +178,8 @@ def settings(record: Record) -> list[Element]:
     if origins is None:
         rows = [(element("code", key), element("code", shown(v))) for key, v in values.items()]
         words = (
-            "Where each came from was not kept: this run was composed before ATOM wrote "
-            "origins.json, or not by atom train. Going on with it writes the file."
+            "The origins of the settings are unknown: this run was composed before ATOM wrote "
+            "origins.json, or not by atom train. Resuming the run writes the file."
         )
         return [element("p", words, class_="faint"), table(("setting", "value"), rows)]
     rank = {"command line": 0, "default": 2}
@@ -232,7 +232,7 @@ def _words(event: dict[str, Any]) -> str:
         for name, value in event.items()
         if name not in (*_KEPT, "reason", "documents") and value is not None
     ]
-    again = ["ranks started again"] if event.get("restart") else []
+    again = ["ranks restarted"] if event.get("restart") else []
     return "; ".join([*reason, *again, *others])
 
 

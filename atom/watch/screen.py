@@ -363,7 +363,7 @@ def _cell(name: str, row: StepMetrics) -> str:
 
 def _steps_taken(taken: Sequence[StepMetrics], seconds: float, began: int | None) -> str:
     if not taken:
-        return f"none taken in {clock(seconds)}"
+        return f"none done in {clock(seconds)}"
     first, last = began or taken[0].step, taken[-1].step
     span = f"{last:,}" if first == 1 else f"{first:,} to {last:,}"
     return f"{span} in {clock(seconds)}"

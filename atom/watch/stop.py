@@ -56,8 +56,8 @@ def stop(run: Path, *, timeout: float | None, asked: Callable[[int], None]) -> S
     while _same(claim.holder(run), job):
         if deadline is not None and time.monotonic() > deadline:
             raise RunError(
-                f"the job at work in {run} (process {pid}) has not ended in {timeout:g} s; it goes "
-                "on to its next step and stops there"
+                f"the job at work in {run} (process {pid}) has not ended in {timeout:g} s; it "
+                "will stop after its next step"
             )
         time.sleep(_POLL_SECONDS)
     return status(run)

@@ -53,7 +53,7 @@ def test_five_kills_in_one_run(start: Callable, same: Callable) -> None:
         job.wait_for(lambda kill=kill: len(happened(job.place, events.FAILED)) > kill)
     code, shown, said = job.end()
     assert code == 0, said
-    assert shown.count("killed by SIGKILL (out of memory?); starting the ranks again") == 5
+    assert shown.count("killed by SIGKILL (out of memory?); restarting the ranks") == 5
     assert all(each["restart"] for each in happened(job.place, events.FAILED))
     same(job.place)
 

@@ -71,7 +71,7 @@ def test_spike_rolls_back_and_leaves_the_data_out(damaged: Callable, rows: Calla
     assert code == 0, said
     (fault,) = found(job)
     assert (fault["step"], fault["decision"], fault["to_step"]) == (7, "rollback", 4)
-    assert "going back to step 4, without the data since" in shown
+    assert "rolling back to step 4, without the data since" in shown
     after = rows(job.place)
     assert [row["step"] for row in after] == list(range(1, 13))
     assert all(row["grad_norm"] < 100 for row in after)
@@ -94,14 +94,14 @@ def test_rollback_needs_a_checkpoint(damaged: Callable) -> None:
     job = damaged(*SHORT, "faults.non_finite=rollback", forwards=(2,))
     code, _, said = job.end()
     assert code == 1
-    assert "the gradient norm of step 2 is nan; there is no checkpoint to go back to" in said
+    assert "the gradient norm of step 2 is nan; there is no checkpoint to roll back to" in said
 
 
 def test_budget_is_exhausted(damaged: Callable) -> None:
     job = damaged(*SHORT, "faults.non_finite=skip", "faults.budget=2", forwards=(3, 5, 6, 8))
     code, _, said = job.end()
     assert code == 1
-    assert "the gradient norm of step 6 is nan; that is more than faults.budget=2 in 100" in said
+    assert "the gradient norm of step 6 is nan; that exceeds faults.budget=2 in 100" in said
     assert [fault["decision"] for fault in found(job)] == ["skip", "skip", "stop"]
 
 

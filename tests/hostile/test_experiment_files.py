@@ -144,7 +144,7 @@ FILES = {
     "aliases that multiply": Hostile(
         "debug:\n  a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
         + "".join(f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
-        ("more than", "aliases written out"),
+        ("more than", "aliases expanded"),
     ),
     "alias of itself": Hostile("debug: &a [*a]", ("*a",)),
     "merge keys that multiply": Hostile(
@@ -152,7 +152,7 @@ FILES = {
         + "".join(
             f"  a{n}: &a{n} {{p: *a{n - 1}, q: *a{n - 1}, <<: *a{n - 1}}}\n" for n in range(1, 30)
         ),
-        ("more than", "aliases written out"),
+        ("more than", "aliases expanded"),
     ),
     "texts that multiply": Hostile(
         "debug:\n  k0: xxxxxxxxxxxxxxxx\n"
@@ -180,7 +180,7 @@ FILES = {
     "large file": Hostile("#" * 300_000, ("KiB",)),
     "key that is no text": Hostile("debug: {1: x}", ("debug.1", "text"), named=""),
     "no mapping": Hostile("- x", ("x",), named=""),
-    "no YAML": Hostile("a: [", ("is no YAML",)),
+    "no YAML": Hostile("a: [", ("is not valid YAML",)),
 }
 
 
@@ -286,9 +286,9 @@ def test_a_run_yaml(victim: Victim) -> None:
     hostile = {
         "debug: !!python/object/apply:os.system ['touch {mark}']": "the tag",
         f"debug: {TOUCH}": "debug._target_",
-        "debug: &a [*a]": "stands for nothing",
+        "debug: &a [*a]": "has no anchor before it",
         "- x": "no sections",
-        "a: [": "is no YAML",
+        "a: [": "is not valid YAML",
     }
     for text, words in hostile.items():
         victim.write("run.yaml", text)

@@ -152,7 +152,7 @@ EXPOSED = {
     "one of a list": ("dataset.path=[a,b/{}]", HUB, "HF_TOKEN in the environment"),
     "a checkpoint": ("checkpoint.initial_load_path=hf://{}@x/y", HUB, "HF_TOKEN"),
     "AWS": ("run.name={}", AWS, "AWS_SECRET_ACCESS_KEY in the environment"),
-    "a name": ("+dataset.hub_token={}", SECRET, "a variable of the environment"),
+    "a name": ("+dataset.hub_token={}", SECRET, "an environment variable"),
     "a number of a token": ("training.steps={}", HUB, ""),
     "a key of a token": ("training.{}=1", HUB, ""),
 }

@@ -115,9 +115,7 @@ def test_a_name_that_no_file_can_have_is_the_users_mistake(
     result = forked(*words, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     said = next(word for word in words if LONG in word)[:60]
-    assert result.stderr == (
-        f"atom: {said}…: is too long for the name of a file; valid: a shorter one\n"
-    )
+    assert result.stderr == (f"atom: {said}…: is too long for a file name; valid: a shorter name\n")
     assert not list(tmp_path.iterdir())
 
 
@@ -155,7 +153,7 @@ def test_an_export_has_the_ids_of_its_run(tmp_path: Path, forked: Command, atom:
     assert trained.returncode == 0, trained.stderr
     result = atom("export", "run", "--to", "hf", "--out", "out", **there)
     assert result.returncode == 2, result.stdout + result.stderr
-    assert "run/tokenizer/tokenizer.json makes other ids of 'The' than the run's" in result.stderr
+    assert "run/tokenizer/tokenizer.json encodes 'The' to other ids than the run's" in result.stderr
     assert not (tmp_path / "out").exists()
 
     kit = subprocess.run(
@@ -170,7 +168,7 @@ def test_an_export_has_the_ids_of_its_run(tmp_path: Path, forked: Command, atom:
         check=False,
     )
     assert kit.returncode == 1
-    assert "tokenizer.json makes other ids of 'The'" in kit.stdout
+    assert "tokenizer.json encodes 'The' to other ids" in kit.stdout
 
 
 @pytest.mark.slow
@@ -189,7 +187,7 @@ def test_kernels_that_are_said_to_be_valid_fit(tmp_path: Path, atom: Command) ->
         (("parallelism=pp", "launch.ranks=3"), "2"),
         (
             ("parallelism=pp", "launch.ranks=4"),
-            "2, or parallelism.data_parallel_shard_degree=-1 to take what is left",
+            "2, or parallelism.data_parallel_shard_degree=-1 to use the remaining ranks",
         ),
     ],
 )

@@ -129,7 +129,7 @@ REFUSED: dict[str, tuple[Write, tuple[str, ...], str]] = {
     "gzip cut off": (
         content("a.jsonl.gz", cut(gzip.compress(os.urandom(999).hex().encode()))),
         ("dataset.max_bad_fraction=0.5",),
-        r"a\.jsonl\.gz cannot be decompressed: .*; valid: the whole file, fetched again",
+        r"a\.jsonl\.gz cannot be decompressed: .*; valid: a complete copy of the file",
     ),
     "no gzip": (content("a.txt.gz", b"plain"), (), r"a\.txt\.gz cannot be decompressed"),
     # InertExpert2911/Mutual_Fund_Data#1, policy-gradient/GRPO-Zero#1
@@ -147,7 +147,7 @@ REFUSED: dict[str, tuple[Write, tuple[str, ...], str]] = {
     "Parquet cut off": (
         both(table("a.parquet", text=["text"] * 999), lambda f: os.truncate(f / "a.parquet", 99)),
         (),
-        r"a\.parquet is no Parquet file \(.*\); valid: the whole file, fetched again",
+        r"a\.parquet is no Parquet file \(.*\); valid: a complete copy of the file",
     ),
     "a table": (content("a.csv", b"text\na\n"), (), r"a\.csv is a table .*dataset=huggingface"),
     # ---- streams
@@ -176,10 +176,14 @@ REFUSED: dict[str, tuple[Write, tuple[str, ...], str]] = {
     "bytes": (table("a.parquet", text=[b"a"]), (), r"text_field=text.*holds binary and no text"),
     "nothing but null": (table("a.parquet", text=pa.nulls(3)), (), r"there is no text in it"),
     # ---- files and folders
-    "a link to itself": (a_loop, (), r"loop is no file of a disk, or a link to one that is gone"),
-    "a link to nowhere": (gone, (), r"b\.txt is no file of a disk, or a link to one that is gone"),
-    "a link to nowhere in a pattern": (gone, ("dataset.path='data/*.txt'",), r"b\.txt is no file"),
-    "a pipe": (pipe, (), r"a\.txt is no file of a disk"),
+    "a link to itself": (a_loop, (), r"loop is not a regular file, or is a broken link"),
+    "a link to nowhere": (gone, (), r"b\.txt is not a regular file, or is a broken link"),
+    "a link to nowhere in a pattern": (
+        gone,
+        ("dataset.path='data/*.txt'",),
+        r"b\.txt is not a regular file",
+    ),
+    "a pipe": (pipe, (), r"a\.txt is not a regular file"),
     # ---- parameters without an effect
     "a field of text": (
         content("a.txt", b"text"),
@@ -239,7 +243,7 @@ def test_what_is_read_and_what_is_not_is_told(tmp_path: Path, atom: Callable) ->
             "left out: hidden files and folders: 1 (.cache)",
             "left out: files that are not jsonl: 1 (README.md)",
             "left out: files elsewhere, read through links: 2 (d.ndjson, c.jsonl)",
-            "left out: further names of files that are read: 1 (z.jsonl)",
+            "left out: further names of the same files: 1 (z.jsonl)",
             "left out: records with no text in the field: 2 (a.jsonl:21, a.jsonl:22)",
             "left out: records without the field: 1 (a.jsonl:23)",
             "left out: records that cannot be read: 2 (a.jsonl:25, d.ndjson:1)",
@@ -250,7 +254,7 @@ def test_what_is_read_and_what_is_not_is_told(tmp_path: Path, atom: Callable) ->
         (tmp_path / "run").rename(tmp_path / f"run{run}")
     assert atom("report", "run0", cwd=tmp_path).returncode == 0
     page = (tmp_path / "run0" / "report.html").read_text()
-    assert "further names of files that are read: 1 (z.jsonl)" in page
+    assert "further names of the same files: 1 (z.jsonl)" in page
     # Bad documents are met in each pass, and are two all the same.
     lines = (tmp_path / "run0" / "events.jsonl").read_text().splitlines()
     met = [json.loads(line)["event"] for line in lines].count("bad_document")

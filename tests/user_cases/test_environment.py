@@ -86,7 +86,7 @@ def test_a_shell_of_srun_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             {"ATOM_PLUGIN_ALLOW": "x"},
-            "ATOM_PLUGIN_ALLOW=x in the environment is no variable of ATO",
+            "ATOM_PLUGIN_ALLOW=x in the environment is not a variable of ATO",
         ),
         ({"ATOM_PLUGIN_ALLOW": "x"}, "did you mean ATOM_PLUGINS_ALLOW?"),
         ({"ATOM_PLUGINS_ALOW": "x"}, "did you mean ATOM_PLUGINS_ALLOW?"),
@@ -147,8 +147,8 @@ def test_ranks_that_never_come_are_waited_for_in_words(
     result = atom("train", *TINY, cwd=tmp_path, timeout=120, **variables, **here)
     assert result.returncode == 1
     told, ended = [line for line in result.stderr.splitlines() if line.startswith("atom: ")]
-    assert told.startswith(f"atom: waiting for {waited_for}, 3 s at most, as RANK=0, WORLD_SIZE=2")
-    assert ended.startswith(f"atom: {waited_for} did not come within 3 s, as RANK=0, WORLD_SIZE=2")
+    assert told.startswith(f"atom: waiting for {waited_for}, at most 3 s (RANK=0, WORLD_SIZE=2")
+    assert ended.startswith(f"atom: {waited_for} did not join within 3 s (RANK=0, WORLD_SIZE=2")
     assert "env -u " in told
     assert "env -u " in ended
     assert not list(tmp_path.iterdir())
@@ -163,8 +163,8 @@ def test_a_rank_0_that_never_comes_is_told_and_nothing_else(
     result = atom("train", *TINY, cwd=tmp_path, timeout=120, **TORCHRUN | {"RANK": "1"}, **here)
     assert result.returncode == 1
     told, ended = result.stderr.splitlines()
-    assert told.startswith("atom: waiting for rank 0, 2 s at most, as RANK=1, WORLD_SIZE=2")
-    assert ended.startswith("atom: rank 0 did not come within 2 s, as RANK=1, WORLD_SIZE=2")
+    assert told.startswith("atom: waiting for rank 0, at most 2 s (RANK=1, WORLD_SIZE=2")
+    assert ended.startswith("atom: rank 0 did not join within 2 s (RANK=1, WORLD_SIZE=2")
     assert f"(127.0.0.1:{port}: Connection refused); env -u RANK" in ended
     assert not list(tmp_path.iterdir())
 

@@ -121,7 +121,7 @@ def renamed(model: torch.nn.Module, **_layout: Any) -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     ("strategy", "says"),
-    [(wider, r"weight is \[6, 4\], and was \[5, 4\]"), (renamed, "weight is gone")],
+    [(wider, r"weight is \[6, 4\], and was \[5, 4\]"), (renamed, "weight is missing")],
 )
 def test_a_rank_refuses_a_strategy_that_makes_another_model(
     strategy: Callable[..., torch.nn.Module], says: str

@@ -182,7 +182,7 @@ def test_all_views_tell_the_steps_that_were_done(
     (fault,) = happened(place, events.NUMERICAL_FAULT)
     told = {name: fault[name] for name in ("step", "decision", "to_step", "done")}
     assert told == {"step": 7, "decision": "rollback", "to_step": 4, "done": 7}
-    assert "going back to step 4, without the data since" in shown
+    assert "rolling back to step 4, without the data since" in shown
     (stopped,) = happened(place, events.STOPPED)
     assert (stopped["step"], stopped["reason"]) == (5, "SIGUSR1")
     assert [row.step for row in rows(place)] == [1, 3, 5]
@@ -316,7 +316,7 @@ def test_a_stop_without_a_checkpoint_says_so(damaged: Callable) -> None:  # noqa
     code, _, said = job.end()
     assert code == 75
     assert "stopped by SIGUSR1 after step 2, without a checkpoint; the same command" in said
-    assert said.rstrip().endswith("begins again at step 1")
+    assert said.rstrip().endswith("starts again at step 1")
     (stopped,) = happened(job.place, events.STOPPED)
     assert (stopped["step"], stopped["saved"]) == (2, False)
     # Tokens of a step that is computed twice count once.

@@ -127,7 +127,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
     "profiler.enable_memory_snapshot=true": ("a GPU's memory",),
     "profiler.memory_snapshot_freq=5": ("profiler.enable_memory_snapshot=false",),
     "debug.deterministic_warn_only=true": ("debug.deterministic=false",),
-    "debug.enable_structured_logging=false": ("a log of its own",),
+    "debug.enable_structured_logging=false": ("its own log",),
 }
 
 

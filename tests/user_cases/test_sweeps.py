@@ -99,7 +99,7 @@ def test_a_worker_of_hydras_composes_under_the_same_guard(
     [
         (
             ["sweep.objective=los"],
-            "sweep.objective=los (command line): is no number of metrics.jsonl",
+            "sweep.objective=los (command line): is not a numeric field of metrics.jsonl",
         ),
         (
             ["-m", "hydra/sweeper=optuna", "optimizer.lr=choice(1e-3,2e-3)", "dry_run=true"],

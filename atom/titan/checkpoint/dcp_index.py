@@ -107,7 +107,7 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return self._inert(f"torch.{name}")
         if (module, name) not in _RECORDS:
-            _refuse(f"{module}.{name}, which is nothing that a checkpoint holds", verb="names")
+            _refuse(f"{module}.{name}, which no checkpoint contains", verb="names")
         return self._inert(name)
 
     def _inert(self, name: str) -> type:
@@ -211,7 +211,7 @@ def _storage(value: Any) -> TensorStorageMetadata | BytesStorageMetadata:
 
 def _properties(value: Any) -> TensorProperties:
     if not _is(value, "TensorProperties") or not isinstance(value.state, tuple):
-        _refuse("properties of a tensor that are none")
+        _refuse("invalid properties of a tensor")
     # The fields in between do not affect reading: layout, memory format and the like.
     dtype, _layout, _requires_grad, _memory_format, _pinned, *strides = value.state
     return TensorProperties(dtype=_dtype(dtype), strides=_strides(*strides))
@@ -226,7 +226,7 @@ def _dtype(value: Any) -> torch.dtype:
         name = value.__name__.removeprefix("torch.")
         if value.__name__ != name and name in _DTYPES:
             return _DTYPES[name]
-    _refuse("a dtype that is none")
+    _refuse("an invalid dtype")
 
 
 def _chunk(value: Any) -> ChunkStorageMetadata:
@@ -259,14 +259,14 @@ def _place(value: Any) -> _StorageInfo:
 def _path(value: Any) -> tuple[str | int, ...]:
     parts = _typed(value, tuple)
     if not all(type(part) in (str, int) for part in parts):
-        _refuse("a path that is none")
+        _refuse("an invalid path")
     return parts
 
 
 def _size(value: Any) -> torch.Size:
     if _is(value, "Size") and len(value.arguments) <= 1:
         return torch.Size(_natural(size) for size in _typed((*value.arguments, ())[0], tuple))
-    _refuse("a size that is none")
+    _refuse("an invalid size")
 
 
 # ---------------------------------------------------------------------------- checks

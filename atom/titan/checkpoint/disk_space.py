@@ -76,9 +76,9 @@ def check(config: Any, place: Path, model: torch.nn.Module) -> str:
     least = max(min(saves, 2 - len(there)), 1)
     if free < least * size:
         raise UserError(
-            f"its disk has {_gib(free)} free, and {_counted(least)} of {_gib(size)} must fit, as a "
-            "new one is written before an old one goes",
-            valid="a disk with more room, or checkpoint.enable=false",
+            f"its disk has {_gib(free)} free, and {_counted(least)} of {_gib(size)} must fit, "
+            "because a new one is written before an old one is deleted",
+            valid="a disk with more space, or checkpoint.enable=false",
             key="run.dir",
             value=place,
         )
@@ -87,8 +87,8 @@ def check(config: Any, place: Path, model: torch.nn.Module) -> str:
         kept = min(saves, section.keep_latest_k + 1 - min(len(there), section.keep_latest_k))
     if free < kept * size:
         return (
-            f"the disk has {_gib(free)} free, and the run is to write {_counted(kept)} of "
-            f"{_gib(size)} before one goes: checkpoint.keep_latest_k says how many are kept"
+            f"the disk has {_gib(free)} free, and the run will write {_counted(kept)} of "
+            f"{_gib(size)} before it deletes one (checkpoint.keep_latest_k)"
         )
     return ""
 

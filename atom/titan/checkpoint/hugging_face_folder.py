@@ -93,7 +93,9 @@ def tensors(folder: Path) -> dict[str, Tensor]:
         places = _places(folder)
         for name, place in places.items():
             if name not in found or found[name].file.name != place:
-                raise ValueError(f"holds an {INDEX} that has {name} in {place}, where it is not")
+                raise ValueError(
+                    f"holds an {INDEX} that names {place} for {name}, which is not in it"
+                )
         if unnamed := sorted(found.keys() - places.keys()):
             where = found[unnamed[0]].file.name
             raise ValueError(f"holds {unnamed[0]} in {where}, which {INDEX} does not name")
@@ -142,7 +144,7 @@ def _json(path: Path) -> dict[str, Any]:
         if len(content) != len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{twice} stands there twice")
+            raise ValueError(f"{twice} occurs twice")
         return content
 
     try:

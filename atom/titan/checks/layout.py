@@ -30,7 +30,7 @@ def resolve(
     left = [name for name, degree in degrees.items() if degree == -1]
     if len(left) > 1:
         raise UserError(
-            f"only one degree can be what is left, and parallelism.{left[0]} is -1 already",
+            f"only one degree can be -1, and parallelism.{left[0]} is -1 already",
             key=f"parallelism.{left[1]}",
             value=-1,
         )
@@ -74,7 +74,7 @@ def _or_what_is_left(degrees: dict[str, int], known: int, ranks: int) -> str:
     name = "data_parallel_shard_degree"
     if ranks % (known // degrees[name]):
         return ""
-    return f", or parallelism.{name}=-1 to take what is left"
+    return f", or parallelism.{name}=-1 to use the remaining ranks"
 
 
 def _check_experts(config: ParallelismConfig) -> None:

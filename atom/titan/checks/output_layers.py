@@ -74,4 +74,4 @@ def beside_layer(model: nn.Module, head: nn.Module | None) -> str | None:
         return f"{kind.__name__} has none (lm_head)"
     if kind.forward is Decoder.forward or getattr(kind, DECLARES, False):
         return None
-    return f"{kind.__name__} has a forward of its own, which may do more with the logits"
+    return f"{kind.__name__} has its own forward, which may change the logits"

@@ -57,9 +57,9 @@ def check(source: Path, tokenizer: Any) -> None:
     path = source / TOKENIZER_JSON
     if files.is_regular(path) and (text := differing(path, tokenizer)) is not None:
         raise UserError(
-            f"{path} makes other ids of {text!r} than the run's tokenizer, so that an export with "
-            "it would be another model",
-            valid="one that makes the same ids, or none",
+            f"{path} encodes {text!r} to other ids than the run's tokenizer, so the exported "
+            "model would not fit it",
+            valid="one that produces the same ids, or none",
         )
 
 

@@ -56,7 +56,7 @@ def check(
             f"its config.json: {words}" for words in hf_config.unknown(theirs, ours, defaults)
         ]
     else:
-        notes.append("its config.json is not compared: the architecture says nothing of its own")
+        notes.append("its config.json is not compared: the architecture declares none")
     if not quantized:
         expected = adapter.to_hf(saved_model.on_meta(parts.model).state_dict())
         problem = saved_model.difference(expected, {name: x.shape for name, x in found.items()})
@@ -102,10 +102,10 @@ def _odd(
         extra.remove(OUTPUT)
     ahead = [name for name in extra if _predicts_later(name, config)]
     if ahead:
-        notes.append(f"its {len(ahead)} weights of layers that predict later tokens are left out")
+        notes.append(f"its {len(ahead)} weights of multi-token prediction layers are skipped")
         extra = [name for name in extra if name not in ahead]
     if extra:
-        return f"{len(extra):,} of its weights have no place here, such as {extra[0]}"
+        return f"{len(extra):,} of its weights are unknown to this architecture, such as {extra[0]}"
     return None
 
 

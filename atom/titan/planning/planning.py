@@ -107,8 +107,8 @@ def choose(
     if selection[Parallelism].declaration.choose is None:
         if run.activation_checkpoint.mode == AUTO:
             raise UserError(
-                "only a strategy that chooses its own layout chooses this, as parallelism=auto "
-                "does",
+                "only a strategy that chooses its own layout, such as parallelism=auto, can "
+                "choose this",
                 valid=f"{', '.join(MODES)}, memory_budget",
                 key="activation_checkpoint.mode",
                 value=AUTO,
@@ -118,7 +118,7 @@ def choose(
     sequences = training.global_batch_size
     if sequences < 1:
         raise UserError(
-            "a layout is chosen for a number of sequences",
+            "must be known to choose a layout",
             valid="a positive number",
             key="training.global_batch_size",
             value=sequences,

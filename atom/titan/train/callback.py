@@ -17,7 +17,7 @@ class Decision(Enum):
 
     TAKE = "the optimizer takes the step"
     SKIP = "the step counts, and changes no weights"
-    AGAIN = "the run has gone back to a checkpoint, and does the step after that one"
+    AGAIN = "the run has rolled back to a checkpoint, and repeats the step after it"
 
 
 class Callback:

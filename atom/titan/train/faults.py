@@ -129,13 +129,13 @@ class Faults(Callback):
         if decision != "stop" and not self._anomalies.within_budget(fault.step):
             decision = "stop"
             why_stop = (
-                f"; that is more than faults.budget={self._settings.budget} in "
-                f"{self._settings.window} steps"
+                f"; that exceeds faults.budget={self._settings.budget} in {self._settings.window} "
+                "steps"
             )
         if decision == "rollback":
             back = self._go_back()
             if back is None:
-                decision, why_stop = "stop", "; there is no checkpoint to go back to"
+                decision, why_stop = "stop", "; there is no checkpoint to roll back to"
         going_back = {} if back is None else {"to_step": back, "done": done}
         self._record(fault, documents, decision, going_back)
         if decision == "stop":

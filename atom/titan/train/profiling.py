@@ -73,8 +73,8 @@ def config(run: Run, given: Profiler.Config, *, steps: int, device: str) -> Prof
         )
     if given.enable_profiling or given.enable_memory_snapshot:
         raise UserError(
-            "profiler.enable_profiling and profiler.enable_memory_snapshot are another way to ask "
-            "for the same",
+            "profiler.enable_profiling and profiler.enable_memory_snapshot request the same in "
+            "another way",
             valid="one of the two",
             key="profile.steps",
             value=run.profile.steps,

@@ -36,7 +36,7 @@ class ReplicaCheck(Callback):
         if words is not None:
             trainer.fail(
                 events.REPLICAS_DIFFER,
-                f"parameters that should be alike differ after step {trainer.step}: {words}",
+                f"copies of parameters differ after step {trainer.step}: {words}",
             )
 
 

@@ -97,7 +97,7 @@ class DataNotes:
         left_out = loader.left_out
         if left_out.empty or left_out.short:
             numbers = {"documents": left_out.empty, "short": left_out.short}
-            log.info("documents without text were left out", **numbers)
+            log.info("documents without text were skipped", **numbers)
             events.record(self._run, events.WITHOUT_TEXT, rank=self._rank, **numbers)
         if self._trace is not None:
             os.close(self._trace)

@@ -113,7 +113,7 @@ class AtomTrainer(Trainer):
                     # torchtitan would end here as if this had been the last step.
                     raise RunError(
                         f"the data ends in step {self.step} of {self.config.training.steps}; "
-                        "valid: fewer training.steps, or a dataset that begins again"
+                        "valid: fewer training.steps, or a dataset that repeats"
                     ) from None
             self._reached("first_batch")
             yield batch

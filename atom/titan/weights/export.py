@@ -76,8 +76,7 @@ def export(
     adapter = run.adapter()
     if run.parts.hf_config is None:
         raise UserError(
-            "this architecture does not say what Hugging Face's config.json would be, so it "
-            "cannot be exported",
+            "this architecture declares no config.json of Hugging Face, so it cannot be exported",
             key="architecture.name",
             value=run.run.architecture.name,
         )

@@ -70,7 +70,7 @@ class Generator:
         """
         ids: list[int] = self._tokenizer.encode(prompt, add_bos=True, add_eos=False)
         if not ids:
-            raise UserError("the prompt is empty, and this tokenizer has no token to begin with")
+            raise UserError("the prompt is empty, and this tokenizer has no BOS token")
         return ids
 
     def text(

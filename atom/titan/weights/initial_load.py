@@ -52,7 +52,7 @@ def resolve(
     if not wanted:
         if hugging_face:
             raise UserError(
-                "says of which format the weights are, and nothing says where they are",
+                "sets the format of the weights, but no key names their folder",
                 valid=f"{KEY}=hf:FOLDER",
                 key="checkpoint.initial_load_in_hf",
                 value=True,
@@ -148,7 +148,7 @@ def _compare(
     file = next((at / RUN_FILE for at in (folder, *folder.parents[:2]) if _is_run(at)), None)
     if file is None:
         return [
-            f"no {RUN_FILE} says of which model it is, so only the weights' shapes are compared"
+            f"there is no {RUN_FILE} that names its model, so only the weights' shapes are compared"
         ]
     try:
         other = read(file)
@@ -156,7 +156,7 @@ def _compare(
         raise _refusal(wanted, str(error)) from None
     there, here = other.architecture, run.architecture
     if there.name != here.name:
-        return [f"its architecture is {there.name}, and here it is {here.name}"]
+        return [f"its architecture is {there.name}, and that of this run is {here.name}"]
     size = other.resolved.vocab_size if other.resolved else vocab_size
     try:
         selection = select(run.model_copy(update={"architecture": there}), host)

@@ -46,7 +46,7 @@ class _Entry:
         if len(content) > RECORD:
             raise UserError(
                 f"{self._name} in an archive has more than {RECORD >> 20} MiB",
-                valid="one record an entry",
+                valid="one record per entry",
                 key="dataset.path",
             )
         return content

@@ -60,12 +60,12 @@ class Budget:
             return
         if self._most is None:
             raise UserError(
-                f"{name} becomes more than {_RATIO} times its size when it is decompressed",
-                valid="dataset.max_bytes, the bytes that it may become, if that is meant",
+                f"{name} decompresses to more than {_RATIO} times its size",
+                valid="dataset.max_bytes, the maximum decompressed bytes, if that is intended",
                 key="dataset.path",
             )
         raise UserError(
-            f"{name} becomes more when it is decompressed", key="dataset.max_bytes",
+            f"{name} decompresses to more bytes", key="dataset.max_bytes",
             value=self._most,
         )  # fmt: skip
 
@@ -215,7 +215,7 @@ def explained(path: Path) -> Iterator[None]:
         if is_compressed(path):
             problem = f"{path} cannot be decompressed: {reason.rstrip('.')}"
             raise UserError(
-                f"{problem}", valid="the whole file, fetched again", key="dataset.path"
+                f"{problem}", valid="a complete copy of the file", key="dataset.path"
             ) from None
         if isinstance(error, OSError):
             raise UserError(f"{path} cannot be read: {reason}", key="dataset.path") from None

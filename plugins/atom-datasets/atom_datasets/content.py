@@ -62,7 +62,7 @@ def check(path: Path, format: str, *, tolerant: bool) -> None:
     if format == "jsonl" and head.startswith(_PARQUET):
         raise _refusal(path, "a Parquet file", "dataset.format=parquet")
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-        raise _refusal(path, "a web page, and no data", "the file itself, fetched again")
+        raise _refusal(path, "a web page, and no data", "the file itself, downloaded again")
 
 
 def _check_text(path: Path, head: bytes) -> None:

@@ -72,13 +72,13 @@ def find(
                 if not wanted(path):
                     left_out.add(f"files that are not {format}", path.name)
             files = [path for path in files if wanted(path)]
-            nothing = f"there is no file in this folder whose suffix says {format}"
+            nothing = f"no file in this folder has a suffix of {format}"
         if not files:
             raise UserError(nothing, key="dataset.path", value=given)
         for path in files:
             if not path.is_file():
                 raise UserError(
-                    f"{path} is no file of a disk, or a link to one that is gone",
+                    f"{path} is not a regular file, or is a broken link",
                     key="dataset.path",
                 )
         if (folder := _folder(given)) is not None:
@@ -97,7 +97,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no file of a disk", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 
@@ -179,7 +179,7 @@ def _each_once(found: Iterable[Path], left_out: Tally) -> tuple[Path, ...]:
     kept: dict[object, Path] = {}
     for path in sorted(found, key=lambda path: (path.is_symlink(), len(path.parts), str(path))):
         if kept.setdefault(_identity(path), path) is not path:
-            left_out.add("further names of files that are read", path.name)
+            left_out.add("further names of the same files", path.name)
     names = set(kept.values())
     return tuple(path for path in found if path in names)
 

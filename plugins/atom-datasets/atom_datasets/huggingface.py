@@ -244,7 +244,7 @@ def _explained(source: HuggingFaceSource) -> Iterator[None]:
                 "with a folder of them, or files decompressed"
             )
         elif "Parquet magic bytes" in reason:
-            reason += "; one that is compressed as a whole is for dataset=local"
+            reason += "; dataset=local reads files that are compressed as a whole"
         raise UserError(
             f"cannot be streamed: {reason}", key="dataset.path", value=source.path
         ) from error

@@ -75,8 +75,8 @@ def read(stream: BinaryIO, name: object, text_field: str, *, arrays: bool = Fals
                 return
             raise UserError(
                 f"{name} is one JSON array",
-                valid="one JSON object a line (jq -c '.[]' makes them "
-                "of it), or dataset=huggingface, which reads arrays",
+                valid="one JSON object per line (jq -c '.[]' converts it), or "
+                "dataset=huggingface, which reads arrays",
                 key="dataset.path",
             )
         first = False
@@ -129,7 +129,7 @@ def _array(data: bytes | None, name: object, text_field: str) -> Iterator[Row]:
     if data is None:
         raise UserError(
             f"{name} is one JSON array of more than {_ARRAY_BYTES >> 30} GiB",
-            valid="one JSON object a line (jq -c '.[]' makes them of it)",
+            valid="one JSON object per line (jq -c '.[]' converts it)",
             key="dataset.path",
         )
     try:
@@ -137,7 +137,7 @@ def _array(data: bytes | None, name: object, text_field: str) -> Iterator[Row]:
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{name} is no JSON ({error})",
-            valid="the whole file, fetched again",
+            valid="a complete copy of the file",
             key="dataset.path",
         ) from None
     for number, record in enumerate(records, 1):
@@ -201,8 +201,8 @@ def _has_twice(line: str, field: str) -> bool:
 def _bad(number: int, name: object, reason: str) -> Row:
     return Row(
         number,
-        problem=f"line {number} of {name} is no JSON record ({reason}); valid: one JSON object a "
-        "line",
+        problem=f"line {number} of {name} is no JSON record ({reason}); valid: one JSON object "
+        "per line",
     )
 
 

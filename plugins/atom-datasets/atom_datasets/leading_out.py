@@ -40,7 +40,7 @@ def check(files: Iterable[Path], folder: Path, links: Links) -> Iterator[Path]:
         if links == "refuse":
             raise UserError(
                 f"{path} leads out of its folder by a link",
-                valid="folders whose files are their own, or dataset.links=data",
+                valid="a folder without such links, or dataset.links=data",
                 key="dataset.links",
                 value=links,
             )

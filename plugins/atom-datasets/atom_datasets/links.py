@@ -34,7 +34,7 @@ def linked(folder: Path, files: Iterable[Path], cache: Path) -> tuple[Path, dict
     """
     if _SPECIAL.search(str(cache).replace("~", "")):
         raise UserError(
-            f"the datasets library takes its cache folder {cache} for a pattern",
+            f"the datasets library reads the name of its cache folder {cache} as a pattern",
             valid="HF_DATASETS_CACHE without brackets, colons and wildcards",
         )
     links: dict[str, Path] = {}

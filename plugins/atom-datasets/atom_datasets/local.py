@@ -177,8 +177,8 @@ def _one_format(files: tuple[Path, ...], source: LocalSource) -> Format:
         if (suffix := bare_suffix(path)) in _TABLES:
             raise UserError(
                 f"{path} is a table ({suffix})",
-                valid="dataset=huggingface, which reads a column "
-                "of one, or dataset.format=text for the file as it stands",
+                valid="dataset=huggingface, which reads a column, or dataset.format=text for the "
+                "raw text",
                 key="dataset.path",
             )
     examples = {_format_of(path): path for path in reversed(files)}

@@ -130,6 +130,6 @@ def _told(name: Path, what: str) -> Iterator[None]:
         reason = " ".join(str(error).splitlines()[0].split()).rstrip(".")
         raise UserError(
             f"{name} is {what} ({reason})",
-            valid="the whole file, fetched again",
+            valid="a complete copy of the file",
             key="dataset.path",
         ) from None

@@ -140,7 +140,7 @@ def _check_unchanged(file: TextFile, stream: io.BufferedReader) -> None:
         return
     raise UserError(
         f"{file.name} has changed under the run ({change})",
-        valid="files that stay as they are",
+        valid="files that do not change during a run",
         key="dataset.path",
     )
 

@@ -31,7 +31,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     for path, format, says in (
         ("nowhere", "auto", "no such file or folder"),
         ("empty", "auto", "no file in this folder"),
-        ("text", "parquet", "whose suffix says parquet"),
+        ("text", "parquet", "a suffix of parquet"),
         ("*.txt", "auto", "no file matches"),
     ):
         error = mistake(made(tmp_path / path, format=format))
@@ -44,7 +44,7 @@ def test_a_link_to_nowhere(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"a.{suffix}").symlink_to(tmp_path / "gone")
     error = mistake(made(tmp_path))
     assert error.key == "dataset.path"
-    assert f"{tmp_path}/a.{suffix} is no file" in str(error)
+    assert f"{tmp_path}/a.{suffix} is not a regular file" in str(error)
 
 
 def test_one_path_of_several_is_wrong(tmp_path: Path) -> None:

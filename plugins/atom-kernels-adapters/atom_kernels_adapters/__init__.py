@@ -91,12 +91,10 @@ def _liger() -> Iterator[Kernel]:
         replace(on_cuda, largest={"hidden_dim": _LIGERS_WIDEST}),
         "silu_mul",
     )
-    yield kernel(
-        "cross_entropy", "the gradient takes the place of the logits", "liger_cross_entropy", loss
-    )
+    yield kernel("cross_entropy", "the gradient overwrites the logits", "liger_cross_entropy", loss)
     yield kernel(
         "linear_cross_entropy",
-        "output layer and loss in pieces of rows",
+        "output layer and loss in chunks of rows",
         "liger_linear_cross_entropy",
         loss,
     )
@@ -132,7 +130,7 @@ def _quack() -> Iterator[Kernel]:
     yield kernel("cross_entropy", "one pass over each row of logits", tensor_parallel=False)
     yield kernel(
         "linear_cross_entropy",
-        "output layer and loss in pieces of rows, sums in float32",
+        "output layer and loss in chunks of rows, sums in float32",
         multiples={"dim": 8, "vocab_size": 8},
         tensor_parallel=False,
         tolerance=_HALF,
@@ -202,7 +200,7 @@ def _float8() -> Iterator[Kernel]:
         ("float8_rowwise", "a scale for each row and column"),
         ("float8_rowwise_gw_hp", "a scale for each row and column, weights' gradients in bfloat16"),
         ("float8_tensorwise", tensorwise),
-        ("float8_tensorwise_gathered", f"{tensorwise}; FSDP gathers the weights so, too"),
+        ("float8_tensorwise_gathered", f"{tensorwise}; FSDP gathers the weights in float8"),
     ):
         yield _kernel(
             "linear",

@@ -26,7 +26,7 @@ from atom.errors import UserError
 def attention_projections(node: GQAttention.Config) -> Any:
     if not isinstance(node.qkv_linear, FusedQKVLinear.Config):
         raise UserError(
-            "is for queries, keys and values of one product, and this model has three",
+            "needs one product for queries, keys and values, and this model has three",
             valid="reference",
             key="kernels.attention_projections",
             value="dist_gemm",

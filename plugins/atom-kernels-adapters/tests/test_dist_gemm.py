@@ -66,4 +66,4 @@ def test_they_are_for_tensor_parallelism_and_beside_no_kernel_of_linear() -> Non
     found = {c.operation: c for c in choose(named_ones, Host.load(), where)}
     assert all(found[name].name == "dist_gemm" for name in OPERATIONS)
     reasons = dict(found["linear"].passed_over)
-    assert "beside that of attention_projections" in reasons["float8_rowwise"]
+    assert "the kernel of attention_projections" in reasons["float8_rowwise"]

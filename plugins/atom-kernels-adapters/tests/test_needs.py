@@ -85,7 +85,7 @@ def test_a_device_that_cannot_is_told_so(kernel: Kernel, monkeypatch: pytest.Mon
         ("linear_cross_entropy/cut_cross_entropy", "does not work under tensor parallelism"),
         ("cross_entropy/liger", "does not work under tensor parallelism"),
         ("linear/float8_tensorwise_gathered", "does not work under tensor parallelism"),
-        ("moe_dispatch/deepep", "is for experts on several ranks (expert parallelism)"),
+        ("moe_dispatch/deepep", "needs expert parallelism"),
     ],
 )
 def test_sizes_and_layouts_that_do_not_fit(kernel: str, reason: str) -> None:
@@ -102,7 +102,7 @@ def test_sizes_and_layouts_that_do_not_fit(kernel: str, reason: str) -> None:
 def test_float8_is_for_bfloat16() -> None:
     kernel = KERNELS["linear/float8_tensorwise"]
     where = Situation(H100, dtype="float32", sizes=SIZES, supposed={"torchao": None})
-    assert misfit(kernel, where) == "takes bfloat16, and the run computes in float32"
+    assert misfit(kernel, where) == "supports bfloat16, and the run computes in float32"
 
 
 def test_what_is_not_measured_comes_after_the_references() -> None:
@@ -127,7 +127,7 @@ def test_of_a_layer_and_a_part_of_it_one_is_replaced() -> None:
     where = Situation(H100, dtype="bfloat16", sizes=SIZES, supposed=supposed)
     host = Host.load()
     both: dict[str, str | list[str]] = {"linear": "float8_rowwise", "feed_forward": "titan_fused"}
-    with pytest.raises(UserError, match="one of them is a part of the other"):
+    with pytest.raises(UserError, match="one node is a part of the other"):
         choose(both, host, where)
     chosen = {c.operation: c.name for c in choose({"linear": "float8_rowwise"}, host, where)}
     assert chosen["linear"] == "float8_rowwise"

@@ -151,7 +151,7 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="optimizer_step",
         name="reference",
-        summary="torch's Adam and AdamW, a parameter after the other",
+        summary="torch's Adam and AdamW, one parameter at a time",
         override="atom_kernels_torch.optimizer:for_loop",
         functions={"optimizer_step": f"{__name__}.functions:adamw"},
         tolerance=_OF_PARAMETERS,
@@ -159,7 +159,7 @@ def atom_kernels() -> Iterator[Kernel]:
     yield Kernel(
         operation="optimizer_step",
         name="foreach",
-        summary="torch's Adam and AdamW, an operation for all parameters after the other",
+        summary="torch's Adam and AdamW, one operation at a time for all parameters",
         override="atom_kernels_torch.optimizer:foreach",
         functions={"optimizer_step": f"{__name__}.functions:adamw_foreach"},
         priority=5,
@@ -188,7 +188,7 @@ def atom_kernels() -> Iterator[Kernel]:
         "gradient_clipping": "torch's, over all dimensions of a layout",
         "grouped_mm": "SwiGLU from three of torch's grouped matrix products",
         "linear": "torch's linear",
-        "linear_cross_entropy": "output layer and cross_entropy, in loss.num_chunks pieces",
+        "linear_cross_entropy": "output layer and cross_entropy, in loss.num_chunks chunks",
         "moe_dispatch": "all-to-all of torch.distributed",
         "rms_norm": "torch's rms_norm",
         "rope": "rotary embedding of adjacent pairs, in complex arithmetic",

@@ -52,14 +52,14 @@ def atom_kernels() -> Iterator[Kernel]:
     )
     yield _kernel(
         "cross_entropy",
-        "the gradient takes the place of the logits",
+        "the gradient overwrites the logits",
         "loss:triton_cross_entropy",
         functions={"cross_entropy": "cross_entropy:cross_entropy"},
         tensor_parallel=False,
     )
     yield _kernel(
         "linear_cross_entropy",
-        "output layer and loss in pieces: the logits are never there as a whole",
+        "output layer and loss in chunks, so that all logits are never in memory at once",
         "loss:triton_linear_cross_entropy",
         functions={"linear_cross_entropy": "cross_entropy:linear_cross_entropy"},
         tensor_parallel=False,

@@ -153,7 +153,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         gradient_RV = ctx.gradient_RV
         if gradient_RV is None:
-            raise RuntimeError("the gradient was given away: there is no second backward pass")
+            raise RuntimeError("the gradient was released: there is no second backward pass")
         ctx.gradient_RV = None
         if gradient_RV.is_contiguous():
             _multiply_(gradient_RV, grad.float())
@@ -189,7 +189,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         if ctx.gradients is None:
-            raise RuntimeError("the gradients were given away: there is no second backward pass")
+            raise RuntimeError("the gradients were released: there is no second backward pass")
         grad_x_RD, grad_weight_VD = ctx.gradients
         ctx.gradients = None
         for each in (grad_x_RD, grad_weight_VD):

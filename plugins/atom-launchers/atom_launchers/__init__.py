@@ -12,7 +12,7 @@ ATOM_INTERFACE = 1
 def atom_launchers() -> Iterator[Launcher]:
     yield Launcher(
         name="torchrun",
-        summary="prints the command for each of several machines, to be started by hand",
+        summary="prints the command for each machine, to start by hand",
         config="atom_launchers.config:Torchrun",
         plan="atom_launchers.torchrun:plan",
     )
@@ -24,14 +24,14 @@ def atom_launchers() -> Iterator[Launcher]:
     )
     yield Launcher(
         name="kubernetes",
-        summary="a JobSet, one pod a node, with restarts",
+        summary="a JobSet with one pod per node, with restarts",
         not_run_on="a cluster",
         config="atom_launchers.config:Kubernetes",
         plan="atom_launchers.kubernetes:plan",
     )
     yield Launcher(
         name="skypilot",
-        summary="a managed job on any cloud, which outlives spot machines",
+        summary="a managed job on any cloud, which survives the loss of spot machines",
         not_run_on="a cloud",
         config="atom_launchers.config:SkyPilot",
         plan="atom_launchers.skypilot:plan",

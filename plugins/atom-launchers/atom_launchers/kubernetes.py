@@ -48,7 +48,7 @@ def plan(config: Kubernetes, context: LaunchContext) -> Submission:
 def reason(errors: str) -> str:
     """Return why nothing was created, in kubectl's words."""
     lines = [line.strip() for line in errors.splitlines() if not _LOG_LINE.match(line)]
-    words = "; ".join(_PREFIX.sub("", line) for line in lines if line) or "it does not say why"
+    words = "; ".join(_PREFIX.sub("", line) for line in lines if line) or "no reason given"
     again = "already exists" in words
     hint = "; `kubectl delete jobset NAME` makes room for it, once that one has ended"
     return f"kubectl refuses the run: {words}{hint if again else ''}"
@@ -58,14 +58,14 @@ def _check(context: LaunchContext) -> None:
     resources = context.resources
     if resources.image is None:
         raise UserError(
-            "is needed, for pods run images",
-            valid="one that has ATOM and its plugins",
+            "is needed, because pods run images",
+            valid="an image with ATOM and its plugins",
             key="launcher.image",
         )
     manifest.refuse(context, "Kubernetes", "account")
     if resources.pass_environment:
         raise UserError(
-            "pods have nothing of this shell",
+            "pods do not get the variables of this shell",
             valid="a Secret of the cluster, as in "
             "launcher.container='{env: [{name: NAME, valueFrom: {secretKeyRef: {name: SECRET, "
             "key: KEY}}}]}'",
@@ -74,7 +74,7 @@ def _check(context: LaunchContext) -> None:
         )
     if resources.queue is not None and not _LABEL.fullmatch(resources.queue):
         raise UserError(
-            "is no name of a queue of Kueue",
+            "is not a valid name of a queue of Kueue",
             valid="up to 63 letters, digits, -, _ and .",
             key="launcher.queue",
             value=resources.queue,
@@ -83,7 +83,7 @@ def _check(context: LaunchContext) -> None:
     for source, target in mounts:
         if not (source.startswith("/") or _CLAIM.fullmatch(source)) or ":" in target:
             raise UserError(
-                "is no volume",
+                "is not a volume",
                 valid="CLAIM:/TARGET, or /FOLDER:/TARGET of the nodes",
                 key="launcher.mounts",
                 value=f"{source}:{target}",
@@ -91,7 +91,7 @@ def _check(context: LaunchContext) -> None:
     for job in context.jobs:
         if not any(manifest.holds(target, job.folder) for _, target in mounts):
             raise UserError(
-                "is on no volume of the pods",
+                "is not on a volume of the pods",
                 valid="a folder in a TARGET of launcher.mounts, as "
                 f"in launcher.mounts='[CLAIM:{job.folder.parent}]'",
                 key="run.dir",

@@ -43,7 +43,7 @@ def mounts(context: LaunchContext) -> list[tuple[str, str]]:
         source, _, target = mount.rpartition(":")
         if not source or not target.startswith("/"):
             raise UserError(
-                "is no volume and where it is mounted",
+                "is not a volume and its target",
                 valid="SOURCE:/TARGET",
                 key="launcher.mounts",
                 value=mount,
@@ -76,7 +76,7 @@ def refuse(context: LaunchContext, system: str, *keys: str) -> None:
     for key in keys:
         if (value := getattr(context.resources, key)) is not None:
             raise UserError(
-                f"{system} knows nothing like it", valid="null", key=f"launcher.{key}", value=value
+                f"{system} does not support it", valid="null", key=f"launcher.{key}", value=value
             )
 
 

@@ -44,7 +44,7 @@ def plan(config: SkyPilot, context: LaunchContext) -> Submission:
 
 def reason(errors: str) -> str:
     """Return why no job was submitted, in SkyPilot's words."""
-    return f"SkyPilot refuses the job: {' '.join(errors.split()) or 'it does not say why'}"
+    return f"SkyPilot refuses the job: {' '.join(errors.split()) or 'no reason given'}"
 
 
 def _check(config: SkyPilot, context: LaunchContext) -> None:
@@ -52,13 +52,13 @@ def _check(config: SkyPilot, context: LaunchContext) -> None:
     manifest.refuse(context, "SkyPilot", "queue", "account")
     if resources.gpus_per_node and not (config.accelerator or resources.gpu):
         raise UserError(
-            "is needed, for SkyPilot asks for GPUs by name",
+            "is needed, because SkyPilot requests GPUs by name",
             valid="a100, b200, h100 or h200, or launcher.accelerator=NAME",
             key="launcher.gpu",
         )
     if config.bucket is not None and resources.nodes > 1:
         raise UserError(
-            "cannot keep the run of several machines, each of which writes to a cache of its own",
+            "cannot hold the run of several machines, because each machine writes to its own cache",
             valid="null, and a volume that holds the run, as in launcher.mounts='[VOLUME:/runs]'",
             key="launcher.bucket",
             value=config.bucket,
@@ -66,15 +66,15 @@ def _check(config: SkyPilot, context: LaunchContext) -> None:
     for job in context.jobs:
         if "$" in str(job.folder):
             raise UserError(
-                "has a $ in it, and SkyPilot puts variables in such places",
-                valid="a name without",
+                "contains $, which SkyPilot replaces by a variable",
+                valid="a name without $",
                 key="run.dir",
                 value=job.folder,
             )
         volumes = [target for source, target in manifest.mounts(context) if _is_volume(source)]
         if config.bucket is None and not any(manifest.holds(path, job.folder) for path in volumes):
             raise UserError(
-                "does not outlive the machines",
+                "would be lost with the machines",
                 valid="launcher.bucket=NAME, or a folder in a "
                 f"volume of SkyPilot's, as in launcher.mounts='[VOLUME:{job.folder.parent}]'",
                 key="run.dir",
@@ -147,7 +147,7 @@ starts=$run/skypilot_starts.txt
 if [[ $SKYPILOT_NODE_RANK == 0 ]]; then
   before=$(grep -cxF -- "$SKYPILOT_TASK_ID" "$starts" 2> /dev/null)
   if ((before > {restarts})); then
-    echo "atom: not started again: $before starts did not help" >&2
+    echo "atom: not restarted: $before starts did not help" >&2
     exit 2
   elif ((before > 0)); then
     {python} -P -m atom.launch.verdict "$run"

@@ -26,7 +26,9 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
     """
     job = context.jobs[0]
     if any((other.ranks, other.device) != (job.ranks, job.device) for other in context.jobs):
-        raise UserError("the runs of a sweep that is one job array must have as many ranks each")
+        raise UserError(
+            "the runs of a sweep, which is one job array, must have equal numbers of ranks"
+        )
     if any(re.search(r"[\n%\\]", str(other.folder)) for other in context.jobs):
         raise UserError(
             "Slurm cannot write to a folder with %, \\ or a line break in its name",
@@ -35,7 +37,7 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
         )
     if context.resources.mounts and context.resources.image is None:
         raise UserError(
-            "are a container's, and there is none",
+            "apply only to a container, and there is none",
             valid="[], or a launcher.image",
             key="launcher.mounts",
             value=context.resources.mounts,
@@ -43,7 +45,7 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
     links = config.check_nodes and _check_links(config, context)
     if config.min_link_gb_per_second and not links:
         raise UserError(
-            "would be looked at by nothing",
+            "has no effect without the check of links",
             valid="0, or launcher.check_nodes=true and launcher.check_links=true",
             key="launcher.min_link_gb_per_second",
             value=config.min_link_gb_per_second,
@@ -89,7 +91,7 @@ def reason(errors: str) -> str:
     lines = [_ERROR.sub("", line).strip() for line in errors.splitlines() if line.strip()]
     said = [line.removeprefix(_BATCH_FAILED) for line in lines if line.startswith(_BATCH_FAILED)]
     others = [line for line in lines if not line.startswith(_BATCH_FAILED)]
-    words = ": ".join([*said, *others]) or "it does not say why"
+    words = ": ".join([*said, *others]) or "no reason given"
     return f"Slurm refuses the job: {words}"
 
 

@@ -23,8 +23,7 @@ def plan(config: Torchrun, context: LaunchContext) -> Submission:
     for key in ("cpus_per_node", "time", "queue", "account", "image", "mounts"):
         if (value := getattr(context.resources, key)) not in (None, []):
             raise UserError(
-                "is for a system that jobs are submitted to, and these commands are started by "
-                "hand",
+                "applies only to a scheduler, and these commands are started by hand",
                 valid="leave it out",
                 key=f"launcher.{key}",
                 value=value,

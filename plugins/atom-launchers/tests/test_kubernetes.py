@@ -157,7 +157,7 @@ def test_a_run_that_is_there_already_is_told() -> None:
         'kubectl refuses the run: jobsets.jobset.x-k8s.io "atom-first-0a1b2c3d" already exists; '
         "`kubectl delete jobset NAME` makes room for it, once that one has ended"
     )
-    assert reason("") == "kubectl refuses the run: it does not say why"
+    assert reason("") == "kubectl refuses the run: no reason given"
 
 
 # ---------------------------------------------------------------------------- what it asks for
@@ -218,11 +218,11 @@ def test_a_sweep_is_a_jobset_a_run() -> None:
     ("resources", "config", "words"),
     [
         ({"image": None}, {}, "launcher.image: is needed"),
-        ({"account": "lab"}, {}, "launcher.account=lab: Kubernetes knows nothing like it"),
-        ({"queue": "a/b"}, {}, "launcher.queue=a/b: is no name of a queue"),
-        ({"mounts": []}, {}, "run.dir=/runs/First run: is on no volume of the pods"),
-        ({"mounts": ["shared:/runs/First"]}, {}, "run.dir=/runs/First run: is on no volume"),
-        ({"mounts": ["shared"]}, {}, "launcher.mounts=shared: is no volume and where"),
+        ({"account": "lab"}, {}, "launcher.account=lab: Kubernetes does not support it"),
+        ({"queue": "a/b"}, {}, "launcher.queue=a/b: is not a valid name of a queue"),
+        ({"mounts": []}, {}, "run.dir=/runs/First run: is not on a volume of the pods"),
+        ({"mounts": ["shared:/runs/First"]}, {}, "run.dir=/runs/First run: is not on a volume"),
+        ({"mounts": ["shared"]}, {}, "launcher.mounts=shared: is not a volume and its target"),
         ({"mounts": ["Shared:/runs"]}, {}, "launcher.mounts=Shared:/runs: is no volume; valid"),
         ({}, {"pod": {"restartPolicy": "Always"}}, "launcher.pod.restartPolicy: is set by ATOM"),
     ],

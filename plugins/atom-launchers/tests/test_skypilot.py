@@ -181,13 +181,17 @@ def test_a_sweep_is_a_task_and_a_bucket_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("resources", "config", "words"),
     [
-        ({"queue": "gpu"}, {}, "launcher.queue=gpu: SkyPilot knows nothing like it"),
-        ({"account": "lab"}, {}, "launcher.account=lab: SkyPilot knows nothing like it"),
-        ({"gpus_per_node": 8}, {}, "launcher.gpu: is needed, for SkyPilot asks for GPUs by name"),
-        ({"nodes": 2}, {"bucket": "lab"}, "launcher.bucket=lab: cannot keep the run of several"),
-        ({"mounts": []}, {}, "run.dir={run}: does not outlive the machines"),
-        ({"mounts": ["s3://lab:{runs}"]}, {}, "run.dir={run}: does not outlive the machines"),
-        ({"mounts": ["shared"]}, {}, "launcher.mounts=shared: is no volume and where"),
+        ({"queue": "gpu"}, {}, "launcher.queue=gpu: SkyPilot does not support it"),
+        ({"account": "lab"}, {}, "launcher.account=lab: SkyPilot does not support it"),
+        (
+            {"gpus_per_node": 8},
+            {},
+            "launcher.gpu: is needed, because SkyPilot requests GPUs by name",
+        ),
+        ({"nodes": 2}, {"bucket": "lab"}, "launcher.bucket=lab: cannot hold the run of several"),
+        ({"mounts": []}, {}, "run.dir={run}: would be lost with the machines"),
+        ({"mounts": ["s3://lab:{runs}"]}, {}, "run.dir={run}: would be lost with the machines"),
+        ({"mounts": ["shared"]}, {}, "launcher.mounts=shared: is not a volume and its target"),
         ({}, {"resources": {"cpus": 4, "use_spot": True}}, "launcher.resources.use_spot: is set"),
     ],
 )
@@ -205,7 +209,7 @@ def test_variables_are_not_filled_into_folders(tmp_path: Path) -> None:
 
 def test_a_refusal_is_skypilots_own() -> None:
     assert reason("ValueError: no\n  cloud\n") == "SkyPilot refuses the job: ValueError: no cloud"
-    assert reason("") == "SkyPilot refuses the job: it does not say why"
+    assert reason("") == "SkyPilot refuses the job: no reason given"
 
 
 # ---------------------------------------------------------------------------- what a machine runs
@@ -282,6 +286,6 @@ def test_a_job_that_is_started_again_asks_for_the_verdict(tmp_path: Path) -> Non
     assert machine.start(verdict=1) == (2, ["atom.launch.verdict"]), "ATOM says no"
     assert machine.start(node=2)[0] == 2
     code, [words] = machine.start()
-    assert (code, words) == (2, "atom: not started again: 3 starts did not help")
+    assert (code, words) == (2, "atom: not restarted: 3 starts did not help")
     code, [node] = machine.start(job="sky-2")
     assert node.endswith("--attempt 1"), "another job begins anew"

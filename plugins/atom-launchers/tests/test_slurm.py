@@ -127,7 +127,7 @@ def test_runs_of_another_size_are_no_array() -> None:
     context = LaunchContext(
         jobs=jobs, place=Path("/runs"), resources=Launcher(), max_restarts=3, python="python"
     )
-    with pytest.raises(UserError, match="as many ranks each"):
+    with pytest.raises(UserError, match="equal numbers of ranks"):
         plan(Slurm(), context)
 
 
@@ -140,15 +140,23 @@ def test_a_refusal_is_slurms_own() -> None:
         "Slurm refuses the job: Invalid partition name specified: invalid partition specified: "
         "nowhere"
     )
-    assert reason("") == "Slurm refuses the job: it does not say why"
+    assert reason("") == "Slurm refuses the job: no reason given"
 
 
 @pytest.mark.parametrize(
     ("config", "resources", "says"),
     [
         ({}, {"mounts": ["/data:/data"]}, "launcher.mounts.*are a container's"),
-        ({"min_link_gb_per_second": 9, "check_nodes": False}, {}, "looked at by nothing"),
-        ({"min_link_gb_per_second": 9}, {"gpus_per_node": None}, "looked at by nothing"),
+        (
+            {"min_link_gb_per_second": 9, "check_nodes": False},
+            {},
+            "has no effect without the check of links",
+        ),
+        (
+            {"min_link_gb_per_second": 9},
+            {"gpus_per_node": None},
+            "has no effect without the check of links",
+        ),
     ],
 )
 def test_what_nothing_would_come_of_is_refused(

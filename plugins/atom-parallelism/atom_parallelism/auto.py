@@ -123,7 +123,7 @@ def _tried(context: LayoutContext, degrees: dict[str, int]) -> Iterator[Candidat
     data = degrees[REPLICATE] * degrees[SHARD]
     batch = context.global_batch_size
     if batch % data:
-        problem = f"the batch of {batch} does not divide by {data} data-parallel ranks"
+        problem = f"the batch of {batch} cannot be divided among {data} data-parallel ranks"
         yield Candidate(degrees, 0, MODES[-1], problem=problem)
         return
     wished = context.activation_checkpoint.get("mode")
@@ -185,7 +185,7 @@ def _nothing(context: LayoutContext, seen: list[Candidate]) -> str:
             f"{closest.estimate.limit / 2**30:.1f} GiB each; the closest ({_name(closest)}) needs "
             f"{needs:.1f} GiB; valid: more ranks, a shorter training.seq_len, or a smaller model"
         )
-    reason = seen[0].problem if seen else "the degrees given leave none"
+    reason = seen[0].problem if seen else "none has the given degrees"
     return f"no layout of {context.ranks} ranks is possible: {reason}"
 
 
@@ -237,7 +237,7 @@ def _table(context: LayoutContext, seen: list[Candidate], best: Candidate) -> st
     ]
     limit = best.estimate.limit / 2**30
     head = (
-        f"parallelism=auto: {context.ranks:,} x {context.device.name}, {limit:.3g} GiB each, of "
-        f"which {HEADROOM:.0%} are planned with; {len(seen)} layouts estimated"
+        f"parallelism=auto: {context.ranks:,} x {context.device.name}, {limit:.3g} GiB each, "
+        f"planned with {HEADROOM:.0%} of it; {len(seen)} layouts estimated"
     )
     return "\n".join([head, *(f"  {line}".rstrip() for line in lines)])

@@ -38,7 +38,7 @@ def unsharded(config: ParallelismConfig, context: ParallelismContext) -> Strateg
         )
     if training is not None and training.enable_cpu_offload:
         raise UserError(
-            "is FSDP's, which unsharded leaves out",
+            "belongs to FSDP, which unsharded does not use",
             valid="false, or parallelism=single",
             key="training.enable_cpu_offload",
             value=True,
@@ -46,14 +46,14 @@ def unsharded(config: ParallelismConfig, context: ParallelismContext) -> Strateg
     for name, usual in (("fsdp_reshard_after_forward", "default"), ("enable_fsdp_symm_mem", False)):
         if getattr(config, name) != usual:
             raise UserError(
-                "is FSDP's, which unsharded leaves out",
+                "belongs to FSDP, which unsharded does not use",
                 valid="leave it out, or parallelism=single",
                 key=f"parallelism.{name}",
                 value=getattr(config, name),
             )
     if config.spmd_backend == "full_dtensor":
         raise UserError(
-            "is for parameters that a layout divides",
+            "applies only to sharded parameters",
             valid="spmd_types, partial_dtensor",
             key="parallelism.spmd_backend",
             value=config.spmd_backend,

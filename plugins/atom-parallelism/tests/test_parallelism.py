@@ -62,7 +62,7 @@ def test_what_unsharded_leaves_out_is_refused(
 def test_unsharded_has_no_sharding_to_choose() -> None:
     config = ParallelismConfig(fsdp_reshard_after_forward="never")
     context: Any = SimpleNamespace(world_size=1, training=None)
-    with pytest.raises(UserError, match="is FSDP's, which unsharded leaves out"):
+    with pytest.raises(UserError, match="belongs to FSDP, which unsharded does not use"):
         unsharded(config, context)
 
 

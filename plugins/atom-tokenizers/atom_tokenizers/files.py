@@ -63,6 +63,6 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"the tokenizer cannot be kept in {folder}: {error.strerror}; the environment variable "
-            "ATOM_CACHE names the folder for what outlives a run"
+            f"the tokenizer cannot be written to {folder}: {error.strerror}; the environment "
+            "variable ATOM_CACHE sets ATOM's cache folder"
         ) from None

@@ -123,14 +123,14 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
         )
         if named.kind in BUILDERS:
             raise UserError(
-                f"its tokenizer_class is {named.tokenizer_class}, which makes a tokenizer of its "
-                f"own that ATOM does not know; {valid}",
+                f"its tokenizer_class is {named.tokenizer_class}, which builds a tokenizer that "
+                f"ATOM does not know; {valid}",
                 key="tokenizer.path",
                 value=path,
             )
         if named.kind not in CLASSES:
             return source, tokenizer.to_str(), tokenizer
-        with _refused(path, f"{named.tokenizer_class} can make no tokenizer of {source.name}"):
+        with _refused(path, f"{named.tokenizer_class} cannot build a tokenizer from {source.name}"):
             made = as_class(
                 named.kind,
                 tokenizer,
@@ -139,8 +139,8 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
             )
         if made is None:
             raise UserError(
-                f"its tokenizer_class is {named.tokenizer_class}, which cuts text otherwise than "
-                f"its {source.name} says; {valid}",
+                f"its tokenizer_class is {named.tokenizer_class}, which splits text differently "
+                f"from its {source.name}; {valid}",
                 key="tokenizer.path",
                 value=path,
             )
@@ -156,7 +156,7 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
             value=path,
         )
     if named.kind not in PAIRS:
-        what = f"{named.tokenizer_class} cuts" if named.kind else "an unnamed class cuts"
+        what = f"{named.tokenizer_class} splits" if named.kind else "an unnamed class splits"
         raise UserError(
             f"vocab.json and merges.txt do not say how {what} text into words",
             valid="a folder "
