@@ -91,7 +91,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
     "parallelism.context_parallel_load_balancer=ptrr": ("parallelism.context_parallel_degree=1",),
     "parallelism=cp parallelism.context_parallel_ptrr_mask_key=causal": ("load_balancer=headtail",),
     "faults.spike_threshold=5": ("faults.spike=none",),
-    "training.steps=50 faults.spike=skip": ("training.steps=50: faults.window=100 steps",),
+    "training.steps=50 faults.spike=skip": ("in the first faults.window=100 steps",),
     "training.steps=3 faults.replay_check_interval=100": ("training.steps=3, which are fewer",),
     "faults.budget=9": ("faults.spike=none and faults.non_finite=stop",),
     "faults.window=9": ("faults.spike=none and faults.non_finite=stop",),
@@ -113,7 +113,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
     # Named the section, and ATOM's own file.
     "checkpoint.load_step=5": ("is always -1",),
     "checkpoint.folder=saved": ("is always checkpoint",),
-    "checkpoint.create_seed_checkpoint=true": ("the same under every layout",),
+    "checkpoint.create_seed_checkpoint=true": ("equal under every layout",),
     "compile.backend=eager": ("compile.enable=false",),
     "compile.enable=true compile.components=[modle]": ("did you mean model?",),
     "compile.enable=true compile.components=[]": ("nothing would be compiled",),

@@ -223,7 +223,7 @@ def test_a_sweep_is_a_jobset_a_run() -> None:
         ({"mounts": []}, {}, "run.dir=/runs/First run: is not on a volume of the pods"),
         ({"mounts": ["shared:/runs/First"]}, {}, "run.dir=/runs/First run: is not on a volume"),
         ({"mounts": ["shared"]}, {}, "launcher.mounts=shared: is not a volume and its target"),
-        ({"mounts": ["Shared:/runs"]}, {}, "launcher.mounts=Shared:/runs: is no volume; valid"),
+        ({"mounts": ["Shared:/runs"]}, {}, "launcher.mounts=Shared:/runs: is not a volume; valid"),
         ({}, {"pod": {"restartPolicy": "Always"}}, "launcher.pod.restartPolicy: is set by ATOM"),
     ],
 )

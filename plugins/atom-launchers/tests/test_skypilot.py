@@ -203,7 +203,7 @@ def test_what_cannot_be_is_told(resources: dict, config: dict, words: str, tmp_p
 
 
 def test_variables_are_not_filled_into_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has a \$ in it"):
+    with pytest.raises(UserError, match=r"contains \$"):
         planned(tmp_path / "$LEVEL", environment={"LEVEL": "1"})
 
 

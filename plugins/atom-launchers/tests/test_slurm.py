@@ -146,7 +146,7 @@ def test_a_refusal_is_slurms_own() -> None:
 @pytest.mark.parametrize(
     ("config", "resources", "says"),
     [
-        ({}, {"mounts": ["/data:/data"]}, "launcher.mounts.*are a container's"),
+        ({}, {"mounts": ["/data:/data"]}, "launcher.mounts.*apply only to a container"),
         (
             {"min_link_gb_per_second": 9, "check_nodes": False},
             {},
