@@ -150,10 +150,10 @@ REFUSED = {
     "faults.check_replicas": Refused(REPLICAS, "hold copies", {REPLICAS: 1}),
     "faults.check_replay": Refused(REPLAY, "CUDA graph", {REPLAY: 1}),
     "faults.check_trace": Refused(
-        "data.trace", "does not tell which", {DATASET: "faults:own_loader", "data.trace": True}
+        "data.trace", "does not report which", {DATASET: "faults:own_loader", "data.trace": True}
     ),
     "faults.check_rollback": Refused(
-        "faults.spike", "to go back to", {"faults.spike": "rollback", "checkpoint.enable": False}
+        "faults.spike", "to roll back to", {"faults.spike": "rollback", "checkpoint.enable": False}
     ),
     "assembly": Refused(PRINTED, "must be true or false", {PRINTED: "perhaps"}),
     "pipeline.check_compiled": Refused(SCHEDULE, "splits the backward pass in two", ZBV, ranks=2),

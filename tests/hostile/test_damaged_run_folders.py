@@ -174,7 +174,7 @@ def test_a_report_says_what_it_leaves_out(name: str, tmp_path: Path, here: Calla
     LEFT_OUT[name](finished(tmp_path / "run"))
     assert here("report", tmp_path / "run")[0] == 0
     page = (tmp_path / "run/report.html").read_text()
-    assert f"Left out, as it is damaged: {name} cannot be read" in page
+    assert f"Omitted, because it is damaged: {name} cannot be read" in page
 
 
 LOGS = {

@@ -125,7 +125,7 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
         (["--cfg", "x"], "atom train: --cfg x is not known; valid: job, hydra, all"),
         (["--resolve=1"], "atom train: --resolve takes no value"),
         (["run.dir="], "run.dir= (command line): is empty; valid: a path"),
-        (["run.dir=\udcff"], r"run.dir=\xff (command line): is no text in UTF-8"),
+        (["run.dir=\udcff"], r"run.dir=\xff (command line): is not UTF-8 text"),
         (["optimizer.lr=1,2"], "optimizer.lr=1,2 (command line): holds several values; valid: -m"),
         (
             ["optimizer.betas=0.9,0.95"],
@@ -157,8 +157,8 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
         ),
         (
             ["experiment=first_run"],
-            "experiment=first_run (command line): no experiment is chosen by default, so that one "
-            "is added; valid: +experiment=first_run",
+            "experiment=first_run (command line): no experiment is chosen by default, so it must "
+            "be added; valid: +experiment=first_run",
         ),
         (["--version"], "atom train: --version is an option of atom; valid: atom --version"),
         (["launcher.time=x"], "launcher.time=x (command line): must be MINUTES, HOURS:MM:SS or"),
@@ -172,54 +172,66 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
             "dataset.path={a: 1} (command line): must be text or a list, such as [a,b]",
         ),
         # Nothing happened, and nothing was said.
-        (["~metrics"], "~metrics (command line): takes nothing away, the run is the same without"),
-        (["~launcher"], "~launcher (command line): takes nothing away"),
-        (["-m", "~batch"], "~batch (command line): takes nothing away, the run is the same"),
+        (["~metrics"], "~metrics (command line): removes nothing: the run is the same without"),
+        (["~launcher"], "~launcher (command line): removes nothing"),
+        (["-m", "~batch"], "~batch (command line): removes nothing: the run is the same"),
         # These were answered in Hydra's words.
-        (["~run.dir"], "~run.dir (command line): takes nothing away, for run.dir has no value"),
-        (["~nothing"], "~nothing (command line): takes nothing away, for nothing has no value"),
-        (["~metrics=none"], "~metrics=none (command line): takes nothing away, for that is not"),
-        (["~optimizer.lr=3"], "~optimizer.lr=3 (command line): takes nothing away, for it is 0.0"),
+        (["~run.dir"], "~run.dir (command line): removes nothing, because run.dir has no value"),
+        (["~nothing"], "~nothing (command line): removes nothing, because nothing has no value"),
+        (["~metrics=none"], "~metrics=none (command line): removes nothing, because that is not"),
+        (["~optimizer.lr=3"], "~optimizer.lr=3 (command line): removes nothing, because it is 0.0"),
         (["+optimizer.lr=3"], "+optimizer.lr=3 (command line): has a value already; valid: opt"),
         (
             ["architecture@architecture=llama3_tiny"],
-            "architecture@architecture=llama3_tiny (command line): an option goes to the section "
-            "of its group alone; valid: architecture=llama3_tiny",
+            "architecture@architecture=llama3_tiny (command line): an option belongs to the "
+            "section of its group; valid: architecture=llama3_tiny",
         ),
         (
             ["+architecture=llama3_tiny"],
-            "+architecture=llama3_tiny (command line): one is chosen already, and there is one at "
-            "a time; valid: architecture=llama3_tiny",
+            "+architecture=llama3_tiny (command line): an option of this group is chosen already, "
+            "and there can be only one; valid: architecture=llama3_tiny",
         ),
         (
             ["+hydra/launcher=joblib"],
-            "+hydra/launcher=joblib (command line): one is chosen already, and there is one at a "
-            "time; valid: hydra/launcher=joblib",
+            "+hydra/launcher=joblib (command line): an option of this group is chosen already, "
+            "and there can be only one; valid: hydra/launcher=joblib",
         ),
         (
             ["++architecture=llama3_tiny"],
-            "++architecture=llama3_tiny (command line): an option is chosen by its name alone; "
+            "++architecture=llama3_tiny (command line): an option is chosen without ++; "
             "valid: architecture=llama3_tiny",
         ),
         # Hydra mixes the options: the name of the last one, with what parameters the first had.
         (["tokenizer=[bytes,bpe]"], "tokenizer (command line): takes one option, and no list"),
         (["metrics=null"], "metrics=null (command line): names no option; `atom train --help`"),
-        (["hydra=x"], "hydra=x (command line): is the whole of Hydra's own section; valid: one"),
+        (["hydra=x"], "hydra=x (command line): replaces Hydra's whole section; valid: one"),
         (
             ["hydra.foo=3"],
-            "hydra.foo (command line): is nothing that Hydra has; `atom train --cfg hydra`",
+            "hydra.foo (command line): is not a key of Hydra; `atom train --cfg hydra`",
         ),
-        (["--config-path=x"], "--config-path=x (command line): is no folder with a configuration"),
-        (["--config-path=/x"], "--config-path=/x (command line): is no folder with a config"),
-        (["--config-name=x"], "--config-name=x (command line): is no file where configurations"),
-        (["-m", "--cfg", "job"], "atom train: --multirun and --cfg do not go together; valid: one"),
-        (["--resolve"], "atom train: --resolve is for what --cfg or --help prints"),
-        (["--hydra-help"], "atom train: --hydra-help stands alone; valid: no overrides"),
-        (["--shell-completion"], "atom train: --shell-completion is not ATOM's; valid: atom com"),
+        (
+            ["--config-path=x"],
+            "--config-path=x (command line): is not a folder with a configuration",
+        ),
+        (["--config-path=/x"], "--config-path=/x (command line): is not a folder with a config"),
+        (["--config-name=x"], "--config-name=x (command line): is not in the config folders"),
+        (["-m", "--cfg", "job"], "atom train: --multirun and --cfg cannot be combined; valid: one"),
+        (["--resolve"], "atom train: --resolve applies only to the output of --cfg or --help"),
+        (
+            ["--hydra-help"],
+            "atom train: --hydra-help cannot be combined with other arguments; valid: no overrides",
+        ),
+        (
+            ["--shell-completion"],
+            "atom train: --shell-completion is not supported; valid: atom com",
+        ),
         # resolved.device was said to be required.
-        (["resolved.zzz=1"], "resolved.zzz (command line): is found out by ATOM before a run; val"),
-        (["resolved.device=cpu"], "resolved.device (command line): is found out by ATOM before"),
-        (["resolved=3"], "resolved (command line): is found out by ATOM before a run"),
+        (
+            ["resolved.zzz=1"],
+            "resolved.zzz (command line): is determined by ATOM before a run; val",
+        ),
+        (["resolved.device=cpu"], "resolved.device (command line): is determined by ATOM before"),
+        (["resolved=3"], "resolved (command line): is determined by ATOM before a run"),
     ],
 )
 def test_a_mistake_is_told_in_words_of_the_users(
@@ -277,8 +289,8 @@ def test_home_is_what_a_shell_makes_of_it(forked: Callable, tmp_path: Path) -> N
     ("content", "code", "words"),
     [
         (b"\xef\xbb\xbf# @package _global_\nrun: {dir: there}\n", 0, "dir: there"),
-        ("# @package _global_\nrun: {dir: é}\n".encode("latin-1"), 2, "is no text in UTF-8"),
-        ("# @package _global_\nrun: {dir: x}\n".encode("utf-16"), 2, "is no text in UTF-8"),
+        ("# @package _global_\nrun: {dir: é}\n".encode("latin-1"), 2, "is not UTF-8 text"),
+        ("# @package _global_\nrun: {dir: x}\n".encode("utf-16"), 2, "is not UTF-8 text"),
         (
             b"# @package _global_\nrun: {dir: 2024_01_15}\n",
             2,

@@ -44,7 +44,7 @@ TYPED: dict[str, str] = {
     "optimizer.betas=[true,0.9]": "optimizer.betas=[true, 0.9] (command line): valid: a finite",
     "optimizer.name=null": "optimizer.name=null (command line): there is no such optimizer",
     "training.steps=3 +training.steps=4": "+training.steps=4 (command line): has a value already",
-    "training.steps=3 ~training.steps=4": "~training.steps=4 (command line): takes nothing away",
+    "training.steps=3 ~training.steps=4": "~training.steps=4 (command line): removes nothing",
     "training.steps=${oc.env:ABSENT}": (
         "training.steps (command line): the environment variable ABSENT is not set"
     ),

@@ -56,7 +56,7 @@ def check_masks(plan: Plan) -> None:
     inner = getattr(attention, "inner_attention", None)
     if not isinstance(inner, FlexAttention.Config):
         raise UserError(
-            "deals out the blocks of flex attention's mask, and this model's attention has none",
+            "distributes the blocks of flex attention's mask, and this model's attention has none",
             valid="headtail, null",
             key=_KEY,
             value=name,
@@ -72,8 +72,8 @@ def check_masks(plan: Plan) -> None:
         )
     if parallelism.context_parallel_ptrr_mask_key is None and _several_masks(model):
         raise UserError(
-            "this model has several attention masks, of which parallelism."
-            "context_parallel_ptrr_mask_key names the one to deal out by",
+            "this model has several attention masks, and "
+            "parallelism.context_parallel_ptrr_mask_key must name the one to balance",
             valid="its name, or headtail or null here",
             key=_KEY,
             value=name,

@@ -41,7 +41,7 @@ def check_division(plan: LaidOut) -> None:
             )
         if expert == 1 and width % tensor:
             raise UserError(
-                f"must divide the experts' width of {width}; or share whole experts out with "
+                f"must divide the experts' width of {width}; or distribute whole experts with "
                 "parallelism.expert_parallel_degree",
                 key="parallelism.tensor_parallel_degree",
                 value=tensor,

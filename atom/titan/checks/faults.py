@@ -36,14 +36,14 @@ def check_replay(plan: Plan) -> None:
         return
     if plan.kind != "cpu" and not run.debug.deterministic:
         raise UserError(
-            "a GPU computes a step twice alike only with debug.deterministic=true",
+            "a GPU repeats a step bit for bit only with debug.deterministic=true",
             valid="that, or 0",
             key="faults.replay_check_interval",
             value=interval,
         )
     if not run.training.engine.get("disable_cuda_graphs"):
         raise UserError(
-            "a step in a CUDA graph is not computed again",
+            "a step in a CUDA graph cannot be recomputed",
             valid="0, or training.disable_cuda_graphs=true",
             key="faults.replay_check_interval",
             value=interval,
@@ -58,7 +58,7 @@ def check_trace(plan: Plan) -> None:
     """
     if plan.run.data.trace and plan.selection[Dataset].declaration.build is not None:
         raise UserError(
-            "the data loader of this dataset does not tell which samples it reads",
+            "the data loader of this dataset does not report which samples it reads",
             valid="false",
             key="data.trace",
             value=True,
@@ -77,8 +77,8 @@ def check_rollback(plan: Plan) -> None:
             continue
         problem = None
         if not plan.run.checkpoint.enable:
-            problem = "there is nothing to go back to with checkpoint.enable=false"
+            problem = "there is no checkpoint to roll back to with checkpoint.enable=false"
         elif own_loader:
-            problem = "the data loader of this dataset cannot leave data out"
+            problem = "the data loader of this dataset cannot skip data"
         if problem is not None:
             raise UserError(problem, valid="skip, stop", key=f"faults.{name}", value="rollback")

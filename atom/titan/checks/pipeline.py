@@ -71,7 +71,7 @@ def check_split(plan: LaidOut) -> None:
             pipeline_parallel._generate_llm_fqn_per_model_part(stages, layers, first, last)
     except ValueError as error:
         raise UserError(
-            f"the model's {len(model.layers)} layers cannot be split so: "
+            f"the model's {len(model.layers)} layers cannot be split in this way: "
             + str(error).rstrip(".").replace(". ", "; "),
             key="parallelism.pipeline_parallel_degree",
             value=degree,
@@ -102,7 +102,7 @@ def check_compiled(plan: Plan) -> None:
         and issubclass(get_schedule_class(name), SPLIT_BACKWARD)
     ):
         raise UserError(
-            f"{name} splits the backward pass in two, which a compiled model cannot",
+            f"{name} splits the backward pass in two, which a compiled model does not support",
             valid="compile.enable=false, or another schedule",
             key="parallelism.pipeline_parallel_schedule",
             value=name,

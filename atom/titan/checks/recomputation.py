@@ -17,7 +17,7 @@ def check_budget(plan: Plan) -> None:
     """
     if plan.run.activation_checkpoint.mode == "memory_budget" and not compiles_model(plan.run):
         raise UserError(
-            "is the compiler's work, and the model is not compiled",
+            "needs the compiler, and the model is not compiled",
             valid="compile.enable=true with model among compile.components, or another mode",
             key="activation_checkpoint.mode",
             value="memory_budget",

@@ -93,7 +93,7 @@ def test_another_tokenizer_under_the_same_name_is_refused(
     result = forked("train", *command)
     assert result.returncode == 2
     assert "tokenizer=bytes" in result.stderr
-    assert "does not hold what it held when the checkpoint of step 2" in result.stderr
+    assert "has other content than when the checkpoint of step 2" in result.stderr
 
 
 def test_ranks_are_not_started_again_on_other_data(
@@ -106,7 +106,7 @@ def test_ranks_are_not_started_again_on_other_data(
     os.kill(job.ranks()[0], signal.SIGKILL)
     code, _, said = job.end()
     assert code == 1
-    assert "not started again: the dataset has changed under the run (changed: b.jsonl)" in said
+    assert "not restarted: the dataset has changed under the run (changed: b.jsonl)" in said
 
 
 def test_a_machine_with_other_data_says_so_and_notes_it(from_lines: Path, tmp_path: Path) -> None:
@@ -150,7 +150,10 @@ def test_other_data_by_force_and_a_checkpoint_that_does_not_tell(
     shutil.copytree(from_lines, tmp_path / "copy")
     data, place = lose_lines(tmp_path / "copy/data"), tmp_path / "copy/run"
     said = train(place, f"dataset.path={data}", "training.steps=3", "resume.force=true")
-    assert "dataset: not what it was at the checkpoint (changed: b.jsonl), by resume.force" in said
+    assert (
+        "dataset: differs from that of the checkpoint (changed: b.jsonl), allowed by resume.force"
+        in said
+    )
     happened = [json.loads(line) for line in (place / "events.jsonl").read_text().splitlines()]
     (changed,) = (event for event in happened if event["event"] == "changed")
     assert changed["step"] == 2
@@ -165,4 +168,4 @@ def test_other_data_by_force_and_a_checkpoint_that_does_not_tell(
     del content["files"]["inputs.json"]
     manifest.write_text(json.dumps(content))
     said = train(place, f"dataset.path={data}", "training.steps=4")
-    assert "was saved by an ATOM that did not note what the dataset and the tokenizer held" in said
+    assert "has no digests of the dataset and the tokenizer" in said

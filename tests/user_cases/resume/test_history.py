@@ -36,12 +36,12 @@ FINISHED = {
     "another rate": (
         ("optimizer.lr=0.5", "resume.force=true"),
         2,
-        ("has come to step 3", "optimizer.lr: 0.0003 → 0.5", "training.steps above 3"),
+        ("has reached step 3", "optimizer.lr: 0.0003 → 0.5", "training.steps above 3"),
     ),
     "fewer steps": (
         ("training.steps=2", "lr_scheduler.total_steps=null"),
         2,
-        ("has come to step 3", "training.steps: 3 → 2"),
+        ("has reached step 3", "training.steps: 3 → 2"),
     ),
     "another seed": (("debug.seed=5",), 2, ("debug.seed=5",)),
     "a dry run": (("dry_run=true", "optimizer.lr=0.5"), 0, ()),
@@ -113,7 +113,7 @@ def test_a_finished_sweep_is_finished(
         command = (*TINY, f"dataset.path={texts}", f"run.dir={tmp_path / str(number)}", *kept)
         result = atom("train", *command, "training.steps=2", f"checkpoint.enable={enable}")
         assert result.returncode == 2
-        assert "has left no checkpoint to train on from" in result.stderr
+        assert "left no checkpoint to continue from" in result.stderr
     # Hydra writes down a sweep before its first run; here none comes of it.
     command = (*TINY, f"dataset.path={texts}", f"run.dir={tmp_path}", *sweep, "optimizer.lr=1,2")
     assert atom("train", *command).returncode == 2
@@ -155,7 +155,7 @@ def test_the_settings_that_made_the_first_steps_are_kept(
     result = forked("report", str(place), "--out", str(tmp_path / "report.html"))
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "report.html").read_text()
-    for each in ("changed on the way", "to step 2", "from step 3", "0.001"):
+    for each in ("changed during the run", "to step 2", "from step 3", "0.001"):
         assert each in page
 
 
