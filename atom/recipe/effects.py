@@ -19,20 +19,20 @@ _COMPILED = ("model", "loss")
 _CHECKS = ("default", "none")
 _KEY = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 _FIXED = {
-    "checkpoint.folder": ("checkpoint", "where a run that goes on looks"),
+    "checkpoint.folder": ("checkpoint", "the folder from which a run resumes"),
     # Restarted ranks would load that step again, even if a newer checkpoint exists.
     "checkpoint.load_step": (
         -1,
-        "the newest; to go back, move newer checkpoints elsewhere",
+        "the newest; to resume from an older one, move newer checkpoints away",
     ),
 }
 _STATES = ("optimizer", "lr_scheduler", "dataloader", "random", "faults")
 """Parts of a checkpoint, other than weights and step, that resuming requires."""
 _KNOWN = {
     "activation_checkpoint.mode": ("there is no such mode", RECOMPUTATION),
-    "compile.components": ("there is nothing such to compile", _COMPILED),
+    "compile.components": ("there is no such part to compile", _COMPILED),
     "activation_checkpoint.determinism_check": ("there is no such check", _CHECKS),
-    "checkpoint.exclude_from_loading": ("is no state that can be left out", _STATES),
+    "checkpoint.exclude_from_loading": ("is not a state that can be excluded", _STATES),
 }
 """Key -> message for an unknown name, and the known names."""
 _CHOSEN = ("activation_checkpoint.mode", "auto")
@@ -40,15 +40,15 @@ _CHOSEN = ("activation_checkpoint.mode", "auto")
 _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "comm.mode": (
         ("fake_backend", "local_tensor"),
-        "sends nothing between ranks, so that nothing would be trained; valid: default, "
-        "torchcomms, or dry_run=true to look at a run without its ranks",
+        "sends nothing between ranks, so nothing would be trained; valid: default, torchcomms, or "
+        "dry_run=true to check a run without ranks",
     ),
     "checkpoint.create_seed_checkpoint": (
         (True,),
-        "leaves the layout out; initial weights are the same under every layout here, so that "
-        "none is needed; valid: false",
+        "ignores the layout, and is not needed: initial weights are equal under every layout; "
+        "valid: false",
     ),
-    "debug.batch_invariant": ((True,), "is not for training; valid: false"),
+    "debug.batch_invariant": ((True,), "does not support training; valid: false"),
 }
 """Key -> refused values, and the reason."""
 
