@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Plugins by name: pytest would load those of Hydra and others too, and rewrite the assertions of
+# every module of their packages.
+PYTEST := $(BIN)/pytest --disable-plugin-autoload -p xdist.plugin -p _hypothesis_pytestplugin -p atom.testing.plugin
 PLUGINS := $(wildcard plugins/*)
 # A separate environment: SkyPilot needs an older click than huggingface_hub.
 SKYPILOT := $(VENV)/skypilot
@@ -18,10 +21,10 @@ train: install ## train a small Llama on real text: 16 ranks, FSDP 2 x TP 2 x PP
 test: lint test-fast test-slow test-slurm test-skypilot ## lint, types, and all tests
 
 test-fast: install ## the tests that take seconds
-	$(BIN)/pytest -n auto -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -n auto -m "not slow and not gpu" $(ARGS)
 
 test-slow: install ## the tests that start many ranks, or install packages
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not gpu and not slurm" $(ARGS)
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not gpu and not slurm" $(ARGS)
 
 test-slurm: install ## the tests on a real Slurm, skipped where there is none
 	$(BIN)/pytest -m "slurm" -rs $(ARGS) tests/slurm
