@@ -74,9 +74,25 @@ def atom_datasets():
             name=name, summary=name, config=f"shapes.config:{name.title()}",
             source="shapes.config:source",
         )
+    yield Dataset(name="ends", summary="ends", source="shapes.ends:Ends")
     # Nobody chooses it, so it disturbs nobody.
     config, source = "shapes.broken:Config", "shapes.config:source"
     yield Dataset(name="broken", summary="broken", config=config, source=source)
+""",
+    "ends.py": """
+import sys
+from atom.plugin import Document
+
+class Ends:
+    def __init__(self, config):
+        self.begun = False
+
+    def check(self):
+        return "ends"
+
+    def lane(self, lane, lanes, *, seed, epoch, start=0):
+        sys.exit(0)
+        yield Document(text="", id="0")
 """,
     "broken.py": "raise RuntimeError('half installed')",
     "config.py": """
@@ -313,6 +329,14 @@ def test_a_component_cannot_end_the_command(run: Command) -> None:
     result = run("train", *TINY, "dataset=shapes", "dataset.held.data=exits")
     assert result.returncode == 1
     assert "dataset.held.data: a component called sys.exit(0)" in result.stderr
+
+
+def test_a_component_cannot_end_a_rank(run: Command, atom: Command) -> None:
+    """Its exit code of 0 would say that the run has trained."""
+    words = ("dataset=shapes", "dataset.name=ends", "launch.max_restarts=0", "run.dir=run")
+    result = run("train", *TINY, *words, by=atom)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "code of a plugin called sys.exit(0)" in result.stderr
 
 
 def test_a_file_is_named_as_the_origin(run: Command, tmp_path: Path) -> None:

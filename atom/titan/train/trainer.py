@@ -122,6 +122,13 @@ class AtomTrainer(Trainer):
 
     def train_step(self, data_iterator: Iterator[Microbatch]) -> None:
         """Do a step, or follow the decision of the callbacks."""
+        try:
+            self._train_step(data_iterator)
+        except SystemExit as end:
+            # torch would take an exit code of 0, in any code, for the end of training.
+            raise RuntimeError(f"code of a plugin called sys.exit({end.code!r})") from end
+
+    def _train_step(self, data_iterator: Iterator[Microbatch]) -> None:
         while True:
             for callback in self.callbacks:
                 callback.before_step()
