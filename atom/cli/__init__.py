@@ -22,6 +22,7 @@ from atom.io.printing import protected
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
+    "data": ("atom.cli.data", "prepare token shards of a dataset, inspect and verify them"),
     "runs": ("atom.cli.runs", "list the runs under a folder, with their status"),
     "status": ("atom.cli.status", "show the status of a run"),
     "logs": ("atom.cli.logs", "show the logs of a run"),

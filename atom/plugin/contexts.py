@@ -158,7 +158,9 @@ class Source(Protocol):
     It may also have a method ``contents() -> Contents``, called after :meth:`check`; the result is
     shown as the run starts. And ``parts() -> Mapping[str, str]``, called after :meth:`check`: name
     -> digest of each of its files, so that a message can name the files that changed since a
-    checkpoint.
+    checkpoint. A source of documents that are stored as tokens has ``tokenizer() -> str | None``,
+    called after :meth:`check`: the digest of the tokenizer that made them. A run with another
+    tokenizer is refused.
     """
 
     def check(self) -> str:

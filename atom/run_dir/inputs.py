@@ -3,13 +3,12 @@ resume."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from atom.data.manifest import tokenizer_digest
 from atom.errors import UserError
 from atom.io import json_data
 from atom.io.files import sha256, write_json
@@ -69,8 +68,8 @@ def of(digest: str, parts: Mapping[str, str], tokenizer: PreparedTokenizer) -> I
     """
     # A plugin is trusted for its files, which can lie in a cache of symbolic links.
     files = {name: sha256(path.resolve()) for name, path in sorted(tokenizer.files.items())}
-    whole = json.dumps([tokenizer.vocab_size, files]).encode()
-    return Inputs(_content(digest, parts), _content(hashlib.sha256(whole).hexdigest(), files))
+    identity = tokenizer_digest(tokenizer.vocab_size, files)
+    return Inputs(_content(digest, parts), _content(identity, files))
 
 
 def read(path: Path) -> Inputs | None:

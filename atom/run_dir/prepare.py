@@ -42,6 +42,12 @@ class Prepared:
     contents: Contents | None
 
 
+_OF_THE_TOKENS = (
+    "the tokenizer that the tokens were made with, or tokenizer=hf tokenizer.path=FOLDER/tokenizer "
+    "with the folder of the dataset"
+)
+
+
 def data_changed(folder: Path, *, adopt: bool = False) -> str | None:
     """Return how the dataset of a run has changed since its folder was written, in words, or None.
 
@@ -83,8 +89,17 @@ def prepare(selection: Selection) -> Prepared:
     source = selection[Dataset].call("source")
 
     def documents() -> Iterator[Document]:
-        return source.lane(0, 1, seed=0, epoch=0)
+        for document in source.lane(0, 1, seed=0, epoch=0):
+            if document.tokens is not None:
+                raise UserError(
+                    "is trained on text, and the dataset is stored as tokens",
+                    valid=_OF_THE_TOKENS,
+                    key="tokenizer.name",
+                    value=name,
+                )
+            yield document
 
+    name = selection[Tokenizer].component.name
     digest = source.check()
     contents = getattr(source, "contents", None)
     # A tokenizer is trained on the first documents.
@@ -92,9 +107,24 @@ def prepare(selection: Selection) -> Prepared:
     context = TokenizerContext(documents=documents, digest=ordered, cache=caches.folder())
     prepared: PreparedTokenizer = selection[Tokenizer].call("prepare", context)
     found = inputs.of(digest, _parts(source), prepared)
+    _check_tokens(source, found.tokenizer.digest, name)
     return Prepared(
         prepared,
         found,
         frozenset(selection.opener.packages),
         contents() if callable(contents) else None,
     )
+
+
+def _check_tokens(source: DocumentSource, digest: str, name: str) -> None:
+    """Refuse a tokenizer other than that of the tokens that a dataset is stored as."""
+    made = getattr(source, "tokenizer", None)
+    theirs = made() if callable(made) else None
+    if theirs not in (None, digest):
+        raise UserError(
+            f"is another tokenizer (digest {digest[:12]}) than that of the dataset's tokens "
+            f"({theirs[:12]})",
+            valid=_OF_THE_TOKENS,
+            key="tokenizer.name",
+            value=name,
+        )

@@ -17,7 +17,7 @@ from atom.testing import isolated
 from atom.testing.opened import described, opened
 
 Key = tuple[str, str]
-"""Identity of a document within an epoch: its id, and a hash of its text."""
+"""Identity of a document within an epoch: its id, and a hash of its text or tokens."""
 
 Rows = list[bytes]
 """The sequences of a step, sorted, because the loader chooses which rank reads which."""
@@ -36,7 +36,10 @@ def source(component: Component, config: BaseModel | None) -> LaneSource:
 
 
 def key(document: Document) -> Key:
-    digest = hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()
+    content = document.text.encode("utf-8", "surrogatepass")
+    if document.tokens is not None:
+        content = repr(document.tokens.tolist()).encode()
+    digest = hashlib.sha256(content).hexdigest()
     return document.id, f"{digest[:16]} {document.starts:d}{document.ends:d}"
 
 

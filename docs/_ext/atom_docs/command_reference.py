@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 
 from docutils import nodes
@@ -29,18 +28,8 @@ def commands() -> list[str]:
     found = []
     for name, (module, _) in COMMANDS.items():
         found.append(name)
-        parser = getattr(importlib.import_module(module), "parser", None)
-        if parser is not None:
-            found += [f"{name} {below}" for below in _below(parser())]
-    return found
-
-
-def _below(parser: argparse.ArgumentParser) -> list[str]:
-    found = []
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, below in action.choices.items():
-                found += [name, *(f"{name} {deeper}" for deeper in _below(below))]
+        below = getattr(importlib.import_module(module), "SUBCOMMANDS", {})
+        found += [f"{name} {each}" for each in below]
     return found
 
 

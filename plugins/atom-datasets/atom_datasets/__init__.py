@@ -1,4 +1,5 @@
-"""Text to train on: the Python standard library, local files, or the Hugging Face Hub."""
+"""Text to train on: the Python standard library, local files, token shards, or the Hugging Face
+Hub."""
 
 from collections.abc import Iterator
 
@@ -21,6 +22,12 @@ def atom_datasets() -> Iterator[Dataset]:
         summary="files of your own: plain text, JSON lines or Parquet",
         config="atom_datasets.config:Local",
         source="atom_datasets.local:source",
+    )
+    yield Dataset(
+        name="prepared",
+        summary="token shards that `atom data prepare` has written",
+        config="atom_datasets.config:Prepared",
+        source="atom_datasets.prepared:source",
     )
     yield Dataset(
         name="huggingface",

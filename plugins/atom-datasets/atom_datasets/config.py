@@ -58,6 +58,12 @@ class Local(_TextFiles, _Folder):
     )
 
 
+class Prepared(_Parameters):
+    """Token shards of a dataset, and the tokenizer that made them."""
+
+    path: Name = Field(description="a folder that `atom data prepare` has finished")
+
+
 class HuggingFace(_Folder):
     """A dataset that ``datasets.load_dataset`` can stream."""
 

@@ -57,6 +57,8 @@ def built(context: TokenizerContext, tmp_path: Path) -> Built:
         folder.mkdir(parents=True)
         for name, path in preparation.files.items():
             shutil.copyfile(path, folder / name)
+        if isinstance(config, HuggingFace):
+            _check_settled(folder, preparation, context)
         described = (
             ranks.byte_level(config) if isinstance(config, Bytes) else ranks.from_files(config)
         )
@@ -65,3 +67,12 @@ def built(context: TokenizerContext, tmp_path: Path) -> Built:
         return tokenizer
 
     return build
+
+
+def _check_settled(folder: Path, copied: PreparedTokenizer, context: TokenizerContext) -> None:
+    """Prepared files, prepared again, stay as they are: token shards know a tokenizer by them."""
+    again = hf.prepare(HuggingFace(path=folder), context)
+    assert again.vocab_size == copied.vocab_size
+    assert set(again.files) == set(copied.files)
+    for name, path in again.files.items():
+        assert path.read_bytes() == (folder / name).read_bytes(), name

@@ -342,3 +342,29 @@ def test_a_tokenizer_that_makes_the_library_panic(
     made["post_processor"]["special_tokens"] = {}
     (tmp_path / "tokenizer.json").write_text(json.dumps(made))
     assert "cannot read every text" in refusal(tmp_path, context)
+
+
+@pytest.mark.parametrize("parts", [(True, True), (True, False), (False, True), (False, False)])
+def test_several_texts_are_encoded_as_one_by_one(
+    llama: PlainTextTokenizer,
+    texts: list[str],
+    parts: tuple[bool, bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    more = [*texts, "", " ", "</s> <s>", "\ud800", "日本語 🙂", "a" * 5000]
+    begins, ends = ([flag] * len(more) for flag in parts)
+    found = llama.encode_batch(more, begins, ends)
+    one_by_one = [llama.encode(text, add_bos=parts[0], add_eos=parts[1]) for text in more]
+    assert found == one_by_one
+
+
+def test_special_tokens_found_in_text_are_spelled_in_a_batch_too(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    tokenizer = load(unigram())
+    text = "a </s> b"
+    assert tokenizer.encode_batch([text], [True], [True]) == [
+        tokenizer.encode(text, add_bos=True, add_eos=True)
+    ]

@@ -1,0 +1,558 @@
+"""Token shards: the same bytes however they are prepared, every document as it was, and every
+altered byte found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from atom.data import manifest as manifests
+from atom.data.manifest import (
+    SUFFIXES,
+    MadeBy,
+    TokenizerOf,
+    content_digest,
+    tokenizer_digest,
+)
+from atom.data.shards import DOCUMENT, TokenShards
+from atom.data.splitting import Recipe
+from atom.data.writing import Encoder, write_shard
+from atom.errors import UserError
+from atom.io.files import sha256
+from atom.plugin import Document
+from atom.testing.token_shards import Letters, describe, write
+
+BYTES = ("tokenizer=bytes",)
+SMALL = "training.seq_len=64 training.global_batch_size=4 architecture.n_layers=2"
+TRAIN = f"{SMALL} architecture.dim=64 device=cpu metrics=none training.steps=3".split()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of a folder's files, but for what the manifest says of their making."""
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    manifest = json.loads(found[manifests.FILE_NAME])
+    del manifest["provenance"]
+    return found | {manifests.FILE_NAME: json.dumps(manifest).encode()}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small files, then larger ones: 10 shards, of which the last are the larger."""
+    folder = tmp_path_factory.mktemp("texts")
+    for number in range(640):
+        line = f"line {number} of a text: größer, 語 \x1b[31m\n"
+        (folder / f"{number:03}.txt").write_text(line * (1 if number < 128 else 400))
+    (folder / "000.txt").write_text("x")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepare(atom: Callable, texts: Path) -> Callable:
+    def run(out: Path, *arguments: str) -> Any:
+        dataset = ("dataset=local", f"dataset.path={texts}", "dataset.max_chars=100000")
+        return atom("data", "prepare", *dataset, *BYTES, "--out", str(out), *arguments)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(prepare: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder; do not change it."""
+    folder = tmp_path_factory.mktemp("prepared") / "whole"
+    result = prepare(folder, "--workers", "1", "--licence", "CC0", "--origin", "a test")
+    assert result.returncode == 0, result.stderr
+    assert "640 documents" in result.stdout
+    return folder
+
+
+@pytest.fixture
+def copied(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "copied")
+    return tmp_path / "copied"
+
+
+# ---------------------------------------------------------------------------- the same bytes
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_writes_the_same(
+    whole: Path, prepare: Callable, tmp_path: Path
+) -> None:
+    assert prepare(tmp_path / "three", "--workers", "3").returncode == 0
+    assert contents(tmp_path / "three") == contents(whole)
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_resumes(
+    whole: Path, prepare: Callable, texts: Path, warm: Any, environment: dict, tmp_path: Path
+) -> None:
+    """Killed without warning, with a worker in the middle of a shard, whose remains are left."""
+    out = tmp_path / "out"
+    line = f"data prepare dataset=local dataset.path={texts} dataset.max_chars=100000 --out {out}"
+    process = warm.start(
+        [*line.split(), *BYTES, "--workers", "2"], cwd=tmp_path, environment=environment
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob(".preparing/0*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not manifests.exists(out), "it was too fast for this test"
+    (out / ".preparing" / "00009.tokens").write_bytes(b"the beginning of a shard")
+    kept = {path: path.stat().st_mtime_ns for path in out.glob(".preparing/0*.json")}
+    finished = [out / f"{path.stem}.tokens" for path in kept]
+    before = [path.stat().st_mtime_ns for path in finished]
+    assert prepare(out, "--workers", "2").returncode == 0
+    assert contents(out) == contents(whole)
+    assert [path.stat().st_mtime_ns for path in finished] == before, "written again"
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_a_state_that_resumes(
+    whole: Path, prepare: Callable, texts: Path, warm: Any, environment: dict, tmp_path: Path
+) -> None:
+    """A limit on the size of files fails the larger shards as a full disk would."""
+    out = tmp_path / "out"
+    line = f"data prepare dataset=local dataset.path={texts} dataset.max_chars=100000 --out {out}"
+    process = warm.start(
+        [*line.split(), *BYTES, "--workers", "1"],
+        cwd=tmp_path,
+        environment=environment,
+        file_size=1 << 20,
+    )
+    _, said = process.communicate(120)
+    assert process.returncode == 1
+    assert said.count("\n") == 1
+    assert "cannot be written: File too large; what is done is kept, and the same command" in said
+    assert (out / ".preparing" / "00001.json").exists()
+    assert prepare(out).returncode == 0
+    assert contents(out) == contents(whole)
+
+
+@pytest.mark.slow
+def test_the_same_command_again(copied: Path, prepare: Callable) -> None:
+    before = contents(copied)
+    again = prepare(copied, "--licence", "MIT")
+    assert (again.returncode, " is finished: 640 documents" in again.stdout) == (0, True)
+    assert contents(copied) == before
+    assert json.loads((copied / "manifest.json").read_text())["provenance"]["licence"] == "MIT"
+    other = prepare(copied, "tokenizer.pad_to=1")
+    assert other.returncode == 2
+    assert "holds shards made of something else (other: tokenizer)" in other.stderr
+    assert contents(copied) == before
+
+
+@pytest.mark.slow
+def test_too_many_bad_documents_for_all_workers_together(atom: Callable, tmp_path: Path) -> None:
+    """Each worker reads fewer than are tolerated, and all of them more."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(256):
+        bad = number % 64 == 7
+        (texts / f"{number:03}.txt").write_bytes(b"\xff" if bad else b"text")
+    line = f"data prepare dataset=local dataset.path={texts} tokenizer=bytes --workers 4".split()
+    for fraction, code in ((0.01, 2), (0.016, 0)):
+        out = str(tmp_path / str(code))
+        result = atom(*line, f"dataset.max_bad_fraction={fraction}", "--out", out)
+        assert result.returncode == code, result.stderr
+    assert "4 bad" in result.stdout
+    left_out = manifests.read(tmp_path / "0").left_out
+    assert (left_out.bad, len(left_out.reasons)) == (4, 4)
+    assert "007.txt: byte 0xff is not UTF-8" in left_out.reasons[0]
+    assert len(TokenShards(tmp_path / "0")[7].tokens) == 0
+
+
+@pytest.mark.slow
+def test_a_stream_is_prepared_by_lanes(atom: Callable, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        rows = [json.dumps({"text": f"text {n} of {number}"}) + "\n" for n in range(20)]
+        (tmp_path / "data" / f"{number}.jsonl").write_text("".join(rows))
+    line = f"data prepare dataset=huggingface dataset.path={tmp_path / 'data'} tokenizer=bytes"
+    for workers in ("1", "3"):
+        out = str(tmp_path / workers)
+        result = atom(*line.split(), "--lanes", "5", "--workers", workers, "--out", out)
+        assert result.returncode == 0, result.stderr
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+    shards = TokenShards(tmp_path / "1")
+    found = sorted(bytes(shards[n].tokens[1:-1].astype(np.uint8)).decode() for n in range(60))
+    assert found == sorted(f"text {n} of {number}" for number in range(3) for n in range(20))
+
+
+# ---------------------------------------------------------------------------- documents
+
+DOCUMENTS = st.lists(
+    st.builds(
+        Document,
+        text=st.one_of(st.just(""), st.text(max_size=40), st.just("long " * 5000)),
+        id=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+        starts=st.booleans(),
+        ends=st.booleans(),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(DOCUMENTS, max_size=4), st.sampled_from([2, 257, 65536, 65537, 1 << 21]))
+@example([[], [Document("a", "", False, False)], [], [Document("", "語 🙂\x1b\n")]], 300)
+def test_documents_are_as_they_were(parts: list[list[Document]], vocab_size: int) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        manifest = write(folder, parts, vocab_size)
+        shards = TokenShards(folder)
+        assert manifests.read(folder) == manifest
+        shards.check()
+        list(shards.verify())
+        oracle, every = Letters(vocab_size), [each for part in parts for each in part]
+        assert len(shards) == len(every)
+        for index, document in enumerate(every):
+            flags = {"add_bos": document.starts, "add_eos": document.ends}
+            expected = oracle.encode(document.text, **flags) if document.text else []
+            assert shards[index].tokens.tolist() == expected
+            assert shards[index].id == document.id
+            assert shards[index].tokens.dtype.itemsize == (2 if vocab_size <= 65536 else 4)
+        assert manifest.bytes == sum(len(each.text.encode()) for each in every)
+
+
+def test_a_long_id_is_cut_at_a_character(tmp_path: Path) -> None:
+    write(tmp_path, [[Document("text", "語" * 3000), Document("text", "\ud800")]])
+    shards = TokenShards(tmp_path)
+    assert [shards[0].id, shards[1].id] == ["語" * 1365, "\\ud800"]
+    list(shards.verify())
+
+
+@given(st.integers(0, 10**10))
+def test_shards_are_ranges_that_depend_on_the_count_alone(count: int) -> None:
+    made, by = MadeBy(name="x", digest="x"), tokenizer_digest(2, {})
+    tokenizer = TokenizerOf(name="x", digest=by, vocab_size=2, files={})
+    recipe = Recipe(made, tokenizer, documents=count, lanes=None)
+    assert recipe.shards * recipe.shard_documents >= count
+    assert (recipe.shards - 1) * recipe.shard_documents < max(count, 1)
+    assert recipe.shards < 50_000
+
+
+def test_the_specification(tmp_path: Path) -> None:
+    """The example and the digests of docs/data_format.md, written down again."""
+
+    class Bytes:
+        def encode(self, text: str, *, add_bos: bool, add_eos: bool) -> list[int]:
+            return [*([256] * add_bos), *text.encode(), *([257] * add_eos)]
+
+    state = tmp_path / "unfinished"
+    state.mkdir()
+    documents = [Document("hi", "a"), Document("", "b")]
+    shard, left_out = write_shard(
+        tmp_path, state, 0, documents, Encoder(Bytes(), 258), lambda _: None
+    )
+    page = (Path(__file__).parents[1] / "docs" / "data_format.md").read_text()
+    for kind in SUFFIXES:
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `00000.{kind}` | `"))
+        expected = bytes.fromhex(row.split("|")[2].replace("`", " "))
+        assert (tmp_path / f"00000.{kind}").read_bytes() == expected
+    assert left_out.empty == 1
+    files = {"b": "1" * 64, "a": "2" * 64}
+    text = f'[258, {{"a": "{"2" * 64}", "b": "{"1" * 64}"}}]'
+    tokenizer = hashlib.sha256(text.encode()).hexdigest()
+    assert tokenizer_digest(258, files) == tokenizer
+    digests = [sha256(tmp_path / f"00000.{kind}") for kind in SUFFIXES]
+    lines = f"atom tokens 1 uint16 {tokenizer}\n2 4 {' '.join(digests)}\n"
+    found = content_digest("uint16", tokenizer, [shard])
+    assert found == hashlib.sha256(lines.encode()).hexdigest()
+
+
+# ---------------------------------------------------------------------------- altered files
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+FILES = [f"00005.{kind}" for kind in SUFFIXES]
+CHANGES: list[tuple[str, Callable[[Path], object], str]] = [
+    *((name, flip, "is altered") for name in (*FILES, "tokenizer/tokenizer.json")),
+    *((name, cut, "is truncated: it has ") for name in FILES),
+    *((name, Path.unlink, "is missing") for name in FILES),
+    (FILES[0], link, "is no regular file"),
+    (FILES[1], lambda path: os.mkfifo(path.unlink() or path), "is no regular file"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "change", "problem"), CHANGES)
+def test_verify_names_the_file_that_is_not_as_it_was(
+    name: str, change: Callable, problem: str, copied: Path, forked: Callable
+) -> None:
+    change(copied / name)
+    result = forked("data", "verify", str(copied))
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"atom: {copied / name}")
+    assert problem in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def altered(**changes: Any) -> Callable[[Path], object]:
+    """Change keys of a manifest."""
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+MANIFESTS: list[tuple[Callable[[Path], object], str]] = [
+    (Path.unlink, "has no manifest.json; valid: a folder that `atom data prepare` has finished"),
+    (altered(schema=2), "has the schema 2, which a later ATOM writes; valid: up to 1"),
+    (altered(schema=0), "there is no schema 0"),
+    (altered(schema=True), "schema"),
+    (altered(format="x"), "format"),
+    (altered(documents=1), "documents is 1, and its shards have 640"),
+    (altered(tokens=float("nan")), "NaN is no JSON"),
+    (altered(tokens=-1), "tokens"),
+    (altered(tokens=1.5), "tokens"),
+    (altered(tokens="12"), "tokens"),
+    (altered(more=1), "more"),
+    (altered(documents=2**64 - 1), "its shards have 640"),
+    (altered(documents=2**64), "it has a number of more than 64 bits"),
+    (altered(shards=[]), "its shards have 0"),
+    (altered(shards=None), "shards"),
+    (altered(digest="0" * 64), "digest is not that of its shards"),
+    (altered(dtype="uint32"), "dtype is uint32, and the vocabulary 320"),
+    (lambda path: path.write_text("[]"), "it holds no JSON object"),
+    (lambda path: path.write_text("[" * 5000), "no manifest of token shards"),
+    (lambda path: path.write_bytes(b"\xff"), "no manifest of token shards"),
+    (lambda path: path.write_text(""), "no manifest of token shards"),
+    (lambda path: os.truncate(path, manifests.MOST + 1), "it has more than 256 MiB"),
+    (link, "is no regular file"),
+]
+
+
+@pytest.mark.parametrize(("change", "problem"), MANIFESTS)
+def test_a_bad_manifest_is_a_sentence(change: Callable, problem: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    write(folder, [[Document("text", str(n)) for n in range(320)]] * 2, vocab_size=320)
+    change(folder / "manifest.json")
+    with pytest.raises(UserError) as error:
+        TokenShards(folder)
+    assert problem in error.value.sentence()
+    assert str(folder) in error.value.sentence()
+    assert "\n" not in error.value.sentence()
+
+
+def test_an_altered_tokenizer_is_a_sentence(tmp_path: Path) -> None:
+    write(tmp_path / "folder", [[Document("text", "a")]])
+    manifest = json.loads((tmp_path / "folder" / "manifest.json").read_text())
+    for change, problem in (
+        ({"vocab_size": 299}, "tokenizer.digest is not that of its files"),
+        ({"files": {"../x": "0" * 64}}, "a file of the tokenizer lies outside of the folder"),
+    ):
+        tokenizer = manifest["tokenizer"] | change
+        text = json.dumps(manifest | {"tokenizer": tokenizer})
+        (tmp_path / "folder" / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=problem):
+            TokenShards(tmp_path / "folder")
+
+
+def ids_beyond(tokens: np.ndarray, _records: np.ndarray, _ids: bytearray) -> None:
+    tokens[3] = 300
+
+
+def backwards(_tokens: np.ndarray, records: np.ndarray, _ids: bytearray) -> None:
+    records["tokens"][1] = 0
+
+
+def beyond(_tokens: np.ndarray, records: np.ndarray, _ids: bytearray) -> None:
+    records["tokens"][-1] += 1
+
+
+def short(_tokens: np.ndarray, records: np.ndarray, _ids: bytearray) -> None:
+    records["tokens"][-1] -= 1
+
+
+def between(_tokens: np.ndarray, records: np.ndarray, _ids: bytearray) -> None:
+    records["ids"][1] += 1
+
+
+def not_text(_tokens: np.ndarray, _records: np.ndarray, ids: bytearray) -> None:
+    ids[0] = 0xFF
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (ids_beyond, "00001.tokens: it has the id 300 of a vocabulary of 300"),
+        (backwards, "00001.documents: document 1 ends where it cannot"),
+        (beyond, "00001.documents: document 3 ends where it cannot"),
+        (short, "00001.documents: its last document does not end at the end"),
+        (between, "00001.ids: an id in it ends within a character"),
+        (not_text, "00001.ids: an id in it is not UTF-8"),
+    ],
+)
+def test_shards_that_another_program_wrote_wrongly(
+    change: Callable, problem: str, tmp_path: Path
+) -> None:
+    """Sizes and digests agree with the manifest, and the content breaks the format."""
+    documents = [Document("text", f"é{n}") for n in range(4)]
+    shards = write(tmp_path, [documents, documents]).shards
+    paths = [tmp_path / f"00001.{kind}" for kind in SUFFIXES]
+    tokens = np.fromfile(paths[0], dtype="<u2")
+    records = np.fromfile(paths[1], dtype=DOCUMENT)
+    ids = bytearray(paths[2].read_bytes())
+    change(tokens, records, ids)
+    for path, content in zip(paths, (tokens.tobytes(), records.tobytes(), ids), strict=True):
+        path.write_bytes(content)
+    second = shards[1].model_copy(update={"sha256": [sha256(path) for path in paths]})
+    describe(tmp_path, [shards[0], second], 300)
+    with pytest.raises(UserError) as error:
+        list(TokenShards(tmp_path).verify())
+    assert problem in error.value.sentence()
+    with suppress(UserError):  # a sentence, or what stands there: never another exception
+        for index in range(8):
+            TokenShards(tmp_path)[index]
+
+
+# ---------------------------------------------------------------------------- commands
+
+
+@pytest.mark.slow
+def test_inspect_shows_what_is_in_it(whole: Path, forked: Callable) -> None:
+    result = forked("data", "inspect", str(whole))
+    assert result.returncode == 0
+    manifest = manifests.read(whole)
+    for text in (
+        "documents   640\n",
+        f"tokens      {manifest.tokens:,} (",
+        "in 10 shards of uint16",
+        "tokenizer   bytes pad_to=64 (",
+        "320 ids",
+        "BOS 256, EOS 257",
+        "source      local ",
+        "licence     CC0\norigin      a test\n",
+        manifest.digest,
+    ):
+        assert text in result.stdout
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["00000", "64", f"{manifest.shards[0].tokens:,}"] in [row[:3] for row in rows]
+
+
+@pytest.mark.slow
+def test_sample_prints_documents_and_moves_no_cursor(whole: Path, atom: Callable) -> None:
+    one, other = (
+        atom("data", "sample", str(whole), "--documents", "2", "--seed", seed) for seed in "01"
+    )
+    assert one.returncode == other.returncode == 0
+    assert one.stdout.count(": größer, 語 ?[31m\n") >= 2
+    assert one.stdout.count("--- document ") == 2
+    assert one.stdout != other.stdout
+    assert "\x1b" not in one.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("training.steps=3", "training.steps (command line): has no effect on token shards; val"),
+        ("+optimizer.lr=1", "optimizer.lr (command line): has no effect"),
+        ("optimizer=adamw", "optimizer (command line): has no effect"),
+        ("--works 3", "unrecognized arguments: --works"),
+        ("--workers 0", "'0' is not valid; valid: a whole number from 1"),
+        ("--lanes 3", "--lanes has no effect: the dataset is no stream"),
+        ("-m", "unrecognized arguments: -m"),
+        ("dataset.max_chars=128,256", "max_chars"),
+        ("dataset.max_char=128", "did you mean"),
+        ("tokenizer=bits", "bytes"),
+    ],
+)
+def test_refused_before_anything_is_written(
+    arguments: str, problem: str, texts: Path, forked: Callable, tmp_path: Path
+) -> None:
+    line = f"data prepare dataset=local dataset.path={texts} tokenizer=bytes --out out {arguments}"
+    result = forked(*line.split(), cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert problem in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "atom data: valid: inspect, prepare, sample, verify"),
+        (("prepar",), "atom data prepar: did you mean prepare?"),
+        (("verify",), "atom data verify: the following arguments are required: folder"),
+        (("verify", "nowhere"), "nowhere has no manifest.json"),
+        (("inspect", "nowhere"), "nowhere has no manifest.json"),
+        (("sample", "nowhere"), "nowhere has no manifest.json"),
+        (("prepare", "tokenizer=bytes"), "atom data prepare: the following arguments are req"),
+    ],
+)
+def test_a_mistyped_command(arguments: tuple, problem: str, forked: Callable) -> None:
+    result = forked("data", *arguments)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert problem in result.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_of_other_files_is_left_alone(texts: Path, prepare: Callable) -> None:
+    before = sorted(texts.iterdir())
+    result = prepare(texts)
+    assert result.returncode == 2
+    assert f"--out {texts}: is not empty; valid: a new folder" in result.stderr
+    assert sorted(texts.iterdir()) == before
+
+
+# ---------------------------------------------------------------------------- training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "arguments", "problem"),
+    [
+        (lambda folder: cut(folder / FILES[0]), "", "00005.tokens: is truncated"),
+        (lambda folder: flip(folder / FILES[0]), "", "00005.tokens: is altered"),
+        (lambda folder: (folder / FILES[1]).unlink(), "", "00005.documents: is missing"),
+        (lambda folder: link(folder / FILES[2]), "", "00005.ids: is no regular file"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "", "no manifest of token"),
+        (lambda _: None, "tokenizer.pad_to=1", "tokenizer.name=bytes"),
+        (lambda _: None, "tokenizer=bpe", "is trained on text, and the dataset is stored as tok"),
+        (lambda _: None, "dataset.path=nowhere", "nowhere has no manifest.json"),
+    ],
+)
+def test_training_refuses(
+    change: Callable, arguments: str, problem: str, copied: Path, forked: Callable
+) -> None:
+    change(copied)
+    line = ["dataset=prepared", f"dataset.path={copied}", *BYTES, *TRAIN, *arguments.split()]
+    result = forked("train", *line, f"run.dir={copied.parent / 'run'}", timeout=60)
+    assert result.returncode == 2, result.stderr
+    assert problem in result.stderr
+    assert ("tokenizer.name=" if "tokenizer" in arguments else "dataset.path=") in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (copied.parent / "run").exists()
