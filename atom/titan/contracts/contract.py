@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from atom.titan import translate
 from atom.titan.contracts.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -96,6 +95,7 @@ def tree(family: str, sizes: Sizes) -> Any:
     from torchtitan.protocols.model_spec import ModelSpec
     from torchtitan.trainer import Trainer
 
+    from atom.titan import translate
     from atom.titan.contracts.small_models import MODELS
 
     built = MODELS[family](
