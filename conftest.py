@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from atom.titan.boot import boot
 
@@ -52,6 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if not torch.cuda.is_available():
             raise pytest.UsageError("torch finds no CUDA device here, which -m gpu needs")
     config.stash[KIND] = kind
+    # On a busy machine an example takes any time.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     # A process that hands tests out to others runs none.
     distributes = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     if not distributes and find_spec("torchtitan") is not None:
