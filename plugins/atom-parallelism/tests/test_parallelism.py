@@ -47,7 +47,7 @@ def test_ranks_follow_from_the_layout(option: str) -> None:
         (2, "spmd_types", {}, "one rank, and this run has 2"),
         (1, "full_dtensor", {}, "full_dtensor"),
         (1, "spmd_types", {"mixed_precision_param": "bfloat16"}, "training.dtype=float32"),
-        (1, "spmd_types", {"enable_cpu_offload": True}, "FSDP's"),
+        (1, "spmd_types", {"enable_cpu_offload": True}, "belongs to FSDP"),
     ],
 )
 def test_what_unsharded_leaves_out_is_refused(
