@@ -201,6 +201,29 @@ def test_a_stream_is_prepared_by_lanes(atom: Callable, tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------- documents
 
+
+def check_between(
+    shards: TokenShards, parts: list[list[Document]], tokens: list[np.ndarray]
+) -> None:
+    """The documents of any range of a shard's tokens are those that a plain search finds."""
+    assert shards.shard_sizes() == [shard.tokens for shard in shards.manifest.shards]
+    index = 0
+    for number, part in enumerate(parts):
+        places, first = [], 0
+        for _ in part:
+            places.append((index, first, len(tokens[index])))
+            first, index = first + len(tokens[index]), index + 1
+        for begin in {0, first // 3, max(first - 1, 0)}:
+            for end in {begin, begin + 1, first // 2, first}:
+                found = shards.between(number, begin, end)
+                assert [(i, start) for i, start, _ in found] == [
+                    (i, start)
+                    for i, start, size in places
+                    if size and start < end and start + size > begin
+                ]
+                assert all(each.tokens.tolist() == tokens[i].tolist() for i, _, each in found)
+
+
 DOCUMENTS = st.lists(
     st.builds(
         Document,
@@ -232,6 +255,7 @@ def test_documents_are_as_they_were(parts: list[list[Document]], vocab_size: int
             assert shards[index].tokens.tolist() == expected
             assert shards[index].id == document.id
             assert shards[index].tokens.dtype.itemsize == (2 if vocab_size <= 65536 else 4)
+        check_between(shards, parts, [shards[index].tokens for index in range(len(every))])
         assert manifest.bytes == sum(len(each.text.encode()) for each in every)
 
 

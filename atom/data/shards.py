@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
@@ -44,16 +45,25 @@ Array = npt.NDArray[Any]
 class TokenShards:
     """The documents of a folder of token shards, with random access.
 
+    They are :class:`atom.plugin.Documents`.
+
     Args:
         folder: the folder.
+        key: the key of the folder in a run, for errors; None outside of a run.
+        value: the value of the key.
 
     Raises:
         UserError: the folder has no valid manifest.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: str | None = None, value: object = ...) -> None:
         self.folder = folder
-        self.manifest = manifests.read(folder)
+        self._key, self._value = key, value
+        try:
+            self.manifest = manifests.read(folder)
+        except UserError as error:
+            error.key, error.value = key, value
+            raise
         ends = accumulate(shard.documents for shard in self.manifest.shards)
         self._ends = np.fromiter(ends, dtype=np.int64, count=len(self.manifest.shards))
         self._opened = lru_cache(maxsize=_OPEN)(self._open)
@@ -70,9 +80,38 @@ class TokenShards:
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = int(np.searchsorted(self._ends, index, side="right"))
+        documents = self.manifest.shards[number].documents
+        return self._document(number, index - int(self._ends[number]) + documents)
+
+    def shard_sizes(self) -> list[int]:
+        """Return the number of tokens of each shard."""
+        return [shard.tokens for shard in self.manifest.shards]
+
+    def between(self, number: int, begin: int, end: int) -> list[tuple[int, int, Document]]:
+        """Return the documents with tokens in ``begin`` to ``end`` - 1 of a shard.
+
+        Returns:
+            For each its number in all shards, the position of its first token in the shard, and
+            the document.
+        """
+        shard = self.manifest.shards[number]
+        _, records, _ = self._opened(number)
+        before = int(self._ends[number]) - shard.documents
+        # Not numpy's search, which copies a field of records.
+        row = bisect_right(records, begin, key=lambda record: int(record[0]))
+        first = int(records[row - 1][0]) if row else 0
+        found = []
+        while row < shard.documents and first < end:
+            document = self._document(number, row)
+            if len(document.tokens):
+                found.append((before + row, first, document))
+            first += len(document.tokens)
+            row += 1
+        return found
+
+    def _document(self, number: int, row: int) -> Document:
         shard = self.manifest.shards[number]
         tokens, records, ids = self._opened(number)
-        row = index - int(self._ends[number]) + shard.documents
         first, last = (records[row - 1] if row else (0, 0)), records[row]
         begin, end = int(first[0]), int(last[0])
         id_begin, id_end = int(first[1]), int(last[1])
@@ -154,13 +193,16 @@ class TokenShards:
             try:
                 found = self._digest(path)
             except OSError as error:
-                raise UserError(f"{path} cannot be read: {_reason(error)}") from None
+                raise self._refusal(f"{path}: {_reason(error)}") from None
             if found != digest:
-                raise UserError(f"{path} is altered: its digest is not the one in {FILE_NAME}")
+                raise self._refusal(f"{path}: is altered: its digest is not the one in {FILE_NAME}")
 
     def refusal(self, number: int, kind: str, problem: str) -> UserError:
         """Return the error of a shard's file."""
-        return UserError(f"{self.folder / name_of(number, kind)}: {problem}")
+        return self._refusal(f"{self.folder / name_of(number, kind)}: {problem}")
+
+    def _refusal(self, problem: str) -> UserError:
+        return UserError(problem, key=self._key, value=self._value)
 
     def _check_sizes(self, number: int) -> None:
         sizes = self.manifest.shards[number].sizes(self.manifest.token_bytes)
@@ -243,9 +285,9 @@ class TokenShards:
 
 
 @lru_cache(maxsize=4)
-def open_shards(folder: Path) -> TokenShards:
+def open_shards(folder: Path, key: str, value: str) -> TokenShards:
     """Return the shards of a folder; a process reads a manifest once."""
-    return TokenShards(folder)
+    return TokenShards(folder, key, value)
 
 
 def _spread(count: int, most: int) -> list[int]:

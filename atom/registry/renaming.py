@@ -82,6 +82,18 @@ class RenamedDocuments:
         with renamed(*self._names):
             return self._documents[index]
 
+    def __getattr__(self, name: str) -> Any:
+        # Other methods of the documents, such as those of stored tokens.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        method = getattr(self._documents, name)
+
+        def call(*arguments: Any) -> Any:
+            with renamed(*self._names):
+                return method(*arguments)
+
+        return call
+
 
 class _RenamedSource:
     """A source with errors that name the user's keys."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from atom.data.manifest import name_of
 from atom.data.shards import TokenShards, open_shards
 from atom.errors import UserError
-from atom.plugin import Contents, Document
+from atom.plugin import Contents
 from atom_datasets.config import Prepared
+
+_KEY = "dataset.path"
 
 
 def source(config: Prepared) -> PreparedSource:
@@ -33,12 +33,11 @@ class PreparedSource:
         Raises:
             UserError: the manifest is invalid, or a file is missing, truncated or altered.
         """
-        with self._named():
-            # Not the open one: the folder may have changed since.
-            shards = TokenShards(self._folder)
-            shards.check()
+        # Not the open one: the folder may have changed since.
+        shards = TokenShards(self._folder, _KEY, self.path)
+        shards.check()
         if not shards.manifest.tokens:
-            raise self._refusal("has no tokens")
+            raise UserError("has no tokens", key=_KEY, value=self.path)
         return shards.manifest.digest
 
     def parts(self) -> dict[str, str]:
@@ -67,41 +66,13 @@ class PreparedSource:
         """Return the digest of the tokenizer that the tokens are of."""
         return self._shards().manifest.tokenizer.digest
 
-    def documents(self) -> _Named:
+    def documents(self) -> TokenShards:
         """Return the documents."""
-        return _Named(self._shards(), self)
+        return self._shards()
 
     @property
     def _folder(self) -> Path:
         return Path(self.path).absolute()
 
     def _shards(self) -> TokenShards:
-        with self._named():
-            return open_shards(self._folder)
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Name the key in an error of the shards."""
-        try:
-            yield
-        except UserError as error:
-            error.key, error.value = "dataset.path", self.path
-            raise
-
-    def _refusal(self, problem: str) -> UserError:
-        return UserError(problem, key="dataset.path", value=self.path)
-
-
-class _Named:
-    """The documents of token shards, with errors that name the key."""
-
-    def __init__(self, shards: TokenShards, source: PreparedSource) -> None:
-        self._shards = shards
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._shards)
-
-    def __getitem__(self, index: int) -> Document:
-        with self._source._named():
-            return self._shards[index]
+        return open_shards(self._folder, _KEY, self.path)
