@@ -149,8 +149,11 @@ REFUSED = {
     ),
     "faults.check_replicas": Refused(REPLICAS, "hold copies", {REPLICAS: 1}),
     "faults.check_replay": Refused(REPLAY, "CUDA graph", {REPLAY: 1}),
-    "faults.check_trace": Refused(
+    "data.check_trace": Refused(
         "data.trace", "does not report which", {DATASET: "faults:own_loader", "data.trace": True}
+    ),
+    "data.check_packing": Refused(
+        "data.packing", "packs its data itself", {DATASET: "faults:own_loader", "data.packing": "none"}
     ),
     "faults.check_rollback": Refused(
         "faults.spike", "to roll back to", {"faults.spike": "rollback", "checkpoint.enable": False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
@@ -26,6 +27,8 @@ __all__ = [
     "LaunchJob",
     "LayoutChoice",
     "LayoutContext",
+    "MixedSource",
+    "Mixture",
     "ModelParts",
     "Open",
     "Opened",
@@ -33,6 +36,7 @@ __all__ = [
     "PreparedTokenizer",
     "Source",
     "SourceContext",
+    "Stage",
     "Strategy",
     "Submission",
     "TokenizerContext",
@@ -206,7 +210,56 @@ class LaneSource(Source, Protocol):
         ...
 
 
-DocumentSource = IndexedSource | LaneSource
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of a run with its own mixture.
+
+    Attributes:
+        name: its name, for people.
+        step: the first step, counted from 0.
+        weights: source -> its share of the sequences, and so of the tokens; any positive scale.
+            Sources left out have none.
+    """
+
+    name: str
+    step: int
+    weights: Mapping[str, float | Fraction]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Sources that a run mixes.
+
+    Attributes:
+        sources: name -> source; a source can be a mixture, too, of one stage.
+        stages: by their first step; the first begins at step 0.
+        max_epochs: source -> how often it may be read at most.
+    """
+
+    sources: Mapping[str, DocumentSource]
+    stages: tuple[Stage, ...]
+    max_epochs: Mapping[str, float] = field(default_factory=dict)
+
+
+class MixedSource(LaneSource, Protocol):
+    """A source that is a mixture. ATOM chooses the source of each sequence by the weights, exactly
+    in every step; ``lane``, which trains tokenizers, may mix documents.
+    """
+
+    def mixture(self, *, tokens_per_step: int, steps: int) -> Mixture:
+        """Return the mixture of a run. Called after :meth:`check`.
+
+        Args:
+            tokens_per_step: tokens of the global batch.
+            steps: steps of the run.
+
+        Raises:
+            atom.errors.UserError: the stages do not fit the run.
+        """
+        ...
+
+
+DocumentSource = IndexedSource | LaneSource | MixedSource
 """What a dataset's ``source`` returns."""
 
 

@@ -169,6 +169,18 @@ class Data(Model):
         description="version of the order of documents; 1: that of ATOM 0.1, sorted in memory; "
         "null: the newest, or that of the resumed run",
     )
+    packing: Literal["concat", "best_fit", "none"] = Field(
+        default="concat",
+        description="how documents become sequences: concat cuts them where a sequence ends; "
+        "best_fit cuts only those longer than a sequence, and pads; none gives each its own",
+    )
+    ahead: int = Field(
+        default=2,
+        ge=0,
+        le=1000,
+        description="steps whose data is read and tokenized while earlier ones are trained; "
+        "0: the training thread reads",
+    )
 
 
 class Launcher(Numbers, Component[plugin.Launcher]):

@@ -80,6 +80,7 @@ KINDS: dict[str, Kind] = {
     "profile": "harmless",
     "data": "harmless",
     "data.order": "refused",
+    "data.packing": "refused",
     "launch": "harmless",
     "sweep": "harmless",
     "plugins": "harmless",

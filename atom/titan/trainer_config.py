@@ -91,7 +91,7 @@ def trainer_config(
         hf_assets_path=str(folder / TOKENIZER),
         dump_folder=str(folder),
         tokenizer=selection[Tokenizer].call("build"),
-        dataloader=_dataloader(selection[Dataset], seed, resolved),
+        dataloader=_dataloader(selection[Dataset], run, seed, resolved),
         loss=_loss(run, resolved.vocab_size, parts, fused=fused),
         optimizer=optimizer.config(run.optimizer),
         parallelism=strategy.parallelism,
@@ -154,7 +154,7 @@ def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callab
     return parallelize_and_finish
 
 
-def _dataloader(chosen: Chosen[Dataset], seed: int, resolved: Resolved) -> Any:
+def _dataloader(chosen: Chosen[Dataset], run: Run, seed: int, resolved: Resolved) -> Any:
     if chosen.declaration.build is not None:
         context = DatasetContext(
             seed=seed, global_batch_size=resolved.global_batch_size, opening=chosen.context()
@@ -164,6 +164,9 @@ def _dataloader(chosen: Chosen[Dataset], seed: int, resolved: Resolved) -> Any:
         source=chosen.call("source"),
         seed=seed,
         global_batch_size=resolved.global_batch_size,
+        packing=run.data.packing,
+        ahead=run.data.ahead,
+        steps=run.training.steps,
     )
 
 

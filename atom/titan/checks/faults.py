@@ -50,21 +50,6 @@ def check_replay(plan: Plan) -> None:
         )
 
 
-def check_trace(plan: Plan) -> None:
-    """Refuse to record samples that the dataset's own loader does not tell.
-
-    Raises:
-        UserError: the dataset has its own loader.
-    """
-    if plan.run.data.trace and plan.selection[Dataset].declaration.build is not None:
-        raise UserError(
-            "the data loader of this dataset does not report which samples it reads",
-            valid="false",
-            key="data.trace",
-            value=True,
-        )
-
-
 def check_rollback(plan: Plan) -> None:
     """Refuse to go back without checkpoints, or with a loader that cannot leave data out.
 

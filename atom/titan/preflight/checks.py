@@ -14,6 +14,7 @@ from atom.titan import windows
 from atom.titan.checks import (
     compilation,
     context_parallel,
+    data,
     device,
     division,
     experts,
@@ -82,7 +83,8 @@ CHECKS: tuple[Callable[[RunPlan], None], ...] = (
     context_parallel.check_name,
     faults.check_replicas,
     faults.check_replay,
-    faults.check_trace,
+    data.check_trace,
+    data.check_packing,
     faults.check_rollback,
     check_assembly,
     pipeline.check_compiled,

@@ -25,6 +25,7 @@ from atom.titan.checkpoint.checkpointer import VerifiedCheckpointManager
 from atom.titan.compat.register_training import SLEEP
 from atom.titan.train.callback import Callback, Decision
 from atom.titan.train.callbacks import CALLBACKS
+from atom.titan.train.data import DocumentLoader
 from atom.titan.train.metrics import StepMetricsProcessor
 from atom.titan.train.stop import StopRequest
 
@@ -297,6 +298,8 @@ class AtomTrainer(Trainer):
         super().load_state_dict(state_dict | {"ntokens_seen": tokens // self._sharers()})
 
     def close(self) -> None:
+        if isinstance(loader := getattr(self, "dataloader", None), DocumentLoader):
+            loader.close()
         if hasattr(self, "stop_request"):
             self.stop_request.close()
             for callback in self.callbacks:

@@ -1,0 +1,174 @@
+"""Read the documents of a lane as tokens, one epoch after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from atom.errors import UserError
+from atom.plugin import Document, LaneSource
+
+Tokens = npt.NDArray[Any]
+"""Token ids: a one-dimensional array of integers."""
+
+_NOTHING: Tokens = np.empty(0, dtype=np.int32)
+
+EPOCHS = 3
+"""Epochs without a training pair after which a lane gives up; the first may be a rest."""
+
+
+class Encoder(Protocol):
+    """A tokenizer."""
+
+    def encode(self, text: str, *, add_bos: bool, add_eos: bool) -> list[int]: ...
+
+    def get_vocab_size(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A document as tokens.
+
+    Attributes:
+        index: its index in the lane's epoch.
+        id: its id, for people.
+        tokens: its ids; fewer than two have no training pair.
+    """
+
+    index: int
+    id: str
+    tokens: Tokens
+
+    @property
+    def pairs(self) -> int:
+        """Number of training pairs: a token and its successor."""
+        return max(len(self.tokens) - 1, 0)
+
+
+@dataclass
+class LeftOut:
+    """Counts of documents that this process has read and skipped.
+
+    Attributes:
+        empty: number of documents without text.
+        short: number of documents of one token, which has no next token to predict.
+        bad: unreadable documents with their problem, until they are recorded.
+    """
+
+    empty: int = 0
+    short: int = 0
+    bad: list[Document] = field(default_factory=list)
+
+    def add(self, other: LeftOut) -> None:
+        """Add the counts of ``other``."""
+        self.empty += other.empty
+        self.short += other.short
+        self.bad += other.bad
+
+
+class Stream:
+    """The documents of one lane of a source, as tokens.
+
+    Args:
+        source: the source.
+        lane: number of the lane.
+        lanes: number of lanes.
+        seed: the seed of the order.
+        encoder: the tokenizer.
+        name: the key of the source, for errors.
+    """
+
+    def __init__(
+        self,
+        source: LaneSource,
+        lane: int,
+        lanes: int,
+        *,
+        seed: int,
+        encoder: Encoder,
+        name: str = "dataset",
+    ) -> None:
+        self._source = source
+        self.lane = lane
+        self.lanes = lanes
+        self._seed = seed
+        self._encoder = encoder
+        self.name = name
+        self.left_out = LeftOut()
+
+    def documents(self, epoch: int, start: int = 0) -> Iterator[Encoded]:
+        """Yield the documents of ``epoch`` from index ``start`` on, those without training pairs
+        too, which are counted.
+        """
+        documents = self._source.lane(
+            self.lane, self.lanes, seed=self._seed, epoch=epoch, start=start
+        )
+        for index, document in enumerate(documents, start):
+            yield Encoded(index, document.id, self._tokens(document))
+
+    def trainable(self, epoch: int, start: int) -> Iterator[tuple[int, Encoded]]:
+        """Yield (epoch, document) of the documents with training pairs, forever.
+
+        Raises:
+            UserError: there is none in :data:`EPOCHS` epochs.
+        """
+        fruitless = 0
+        while fruitless < EPOCHS:
+            fruitless += 1
+            for document in self.documents(epoch, start):
+                if document.pairs:
+                    fruitless = 0
+                    yield epoch, document
+            epoch, start = epoch + 1, 0
+        raise self.without_text()
+
+    def without_text(self) -> UserError:
+        """Return the error of a lane without anything to train on."""
+        return UserError(
+            f"two passes over the documents of sequence {self.lane} of the global batch gave "
+            "nothing to train on",
+            valid=f"a dataset with text for all {self.lanes} sequences",
+            key=self.name,
+        )
+
+    def changed(self, index: int) -> UserError:
+        """Return the error of a document that is not what it was when the state was saved."""
+        return UserError(
+            "the dataset or the tokenizer is not what it was when the checkpoint was saved: "
+            f"document {index} of sequence {self.lane} has become shorter",
+            key=self.name,
+        )
+
+    def _tokens(self, document: Document) -> Tokens:
+        if document.tokens is not None:
+            tokens = self._stored(document)
+        elif document.text:
+            ids = self._encoder.encode(
+                document.text, add_bos=document.starts, add_eos=document.ends
+            )
+            tokens = np.asarray(ids, dtype=np.int32)
+        else:  # BOS and EOS alone would train the model to end texts at once
+            tokens = _NOTHING
+        if document.problem is not None:
+            self.left_out.bad.append(document)
+        elif len(tokens) == 0:
+            self.left_out.empty += 1
+        elif len(tokens) == 1:
+            self.left_out.short += 1
+        return tokens
+
+    def _stored(self, document: Document) -> Tokens:
+        tokens: Tokens = document.tokens
+        size = self._encoder.get_vocab_size()
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
+            worst = int(tokens.min()) if tokens.min() < 0 else int(tokens.max())
+            raise UserError(
+                f"{document.id} has the id {worst}, and the tokenizer has the ids 0 to {size - 1}",
+                valid="the tokenizer that it was made with",
+                key=self.name,
+            )
+        return tokens

@@ -1,0 +1,298 @@
+"""Pack the documents of a lane into sequences of training pairs.
+
+A training pair is a token and its successor in the same document, so a document of N tokens has
+N - 1 pairs and the last token is only a target. A part of a long document is packed like a
+document: it has BOS only if it is the first part and EOS only if it is the last. The pair across
+two parts is left out, as the next part may belong to another lane.
+
+Shape suffix: L = training pairs of a sequence.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from atom.data.documents import EPOCHS, Encoded, Stream
+
+IGNORED = -100
+"""The label of padding, as in torch's cross-entropy: it is not trained on."""
+
+Packing = Literal["concat", "best_fit", "none"]
+
+BUFFER = 512
+"""Documents of a lane that ``best_fit`` packs together."""
+
+Position = tuple[int, int, int]
+"""The state of a packer between two sequences; each says what the integers are."""
+
+Span = tuple[int, str, int, int]
+"""A part of a document: epoch, document id, first training pair, number of pairs."""
+
+_Array = npt.NDArray[Any]
+
+
+class Row(NamedTuple):
+    """The three arrays [L] of a sequence, int64, to be written."""
+
+    inputs: _Array
+    labels: _Array
+    positions: _Array
+
+    def write(self, at: int, document: Encoded, begin: int, count: int) -> None:
+        """Write ``count`` training pairs of a document, from ``begin``, at ``at``.
+
+        Positions count from 0 at the beginning of the part.
+        """
+        here = slice(at, at + count)
+        self.inputs[here] = document.tokens[begin : begin + count]
+        self.labels[here] = document.tokens[begin + 1 : begin + count + 1]
+        self.positions[here] = np.arange(count)
+
+    def pad(self, at: int) -> None:
+        """Fill the sequence from ``at``: the padding is a document of its own, not trained on."""
+        self.inputs[at:] = 0
+        self.labels[at:] = IGNORED
+        self.positions[at:] = np.arange(len(self.positions) - at)
+
+
+@dataclass
+class Packed:
+    """What was packed: sequences, documents in them, those cut, and pairs of padding.
+
+    Attributes:
+        sequences: number of sequences.
+        documents: number of parts of documents in them.
+        cut: number of documents, or rests of them, that continue in another sequence.
+        padding: training pairs that are padding.
+    """
+
+    sequences: int = 0
+    documents: int = 0
+    cut: int = 0
+    padding: int = 0
+
+    def add(self, other: Packed) -> None:
+        """Add the counts of ``other``."""
+        self.sequences += other.sequences
+        self.documents += other.documents
+        self.cut += other.cut
+        self.padding += other.padding
+
+
+class Packer:
+    """A packer of the documents of one stream; :meth:`read` writes sequence after sequence.
+
+    Attributes:
+        position: the state between two sequences.
+        packed: counts of what was packed.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.packed = Packed()
+        self.go_to((0, 0, 0))
+
+    @property
+    def position(self) -> Position:
+        raise NotImplementedError
+
+    def go_to(self, position: Position) -> None:
+        """Go to a :attr:`position`; documents are opened at the next :meth:`read`."""
+        raise NotImplementedError
+
+    def read(self, row: Row) -> list[Span]:
+        """Write the next sequence, and return the parts of documents in it.
+
+        Raises:
+            UserError: the source is empty, or is not the one of the position.
+        """
+        raise NotImplementedError
+
+    def _count(self, documents: int, cut: int, padding: int) -> None:
+        self.packed.add(Packed(1, documents, cut, padding))
+
+
+class _OneByOne(Packer):
+    """A packer that reads one document after another.
+
+    The position is the epoch, the index of the current document, and how many of its pairs are
+    read.
+    """
+
+    @property
+    def position(self) -> Position:
+        return self._epoch, self._index, self._pairs
+
+    def go_to(self, position: Position) -> None:
+        self._epoch, self._index, self._pairs = position
+        self._documents: Iterator[tuple[int, Encoded]] | None = None
+        self._document: Encoded | None = None
+
+    def _current(self) -> Encoded:
+        """Return a document with pairs left: the current one, or the next."""
+        if self._documents is None:
+            self._documents = self._opened()
+        if self._document is None or self._pairs >= self._document.pairs:
+            self._epoch, self._document = next(self._documents)
+            self._index, self._pairs = self._document.index, 0
+        return self._document
+
+    def _opened(self) -> Iterator[tuple[int, Encoded]]:
+        if self._pairs == 0:  # the lane has read nothing so far
+            return self.stream.trainable(self._epoch, self._index)
+        self._document = next(self.stream.documents(self._epoch, self._index), None)
+        if self._document is None or self._pairs > self._document.pairs:
+            raise self.stream.changed(self._index)
+        return self.stream.trainable(self._epoch, self._index + 1)
+
+    def _take(self, row: Row, at: int) -> Span:
+        """Write pairs of the current document, as many as fit from ``at``."""
+        document = self._current()
+        begin = self._pairs
+        count = min(document.pairs - begin, len(row.inputs) - at)
+        row.write(at, document, begin, count)
+        self._pairs += count
+        return self._epoch, document.id, begin, count
+
+    @property
+    def _cut(self) -> int:
+        return int(self._document is not None and self._pairs < self._document.pairs)
+
+
+class Concatenating(_OneByOne):
+    """A packer that cuts documents where a sequence ends, and wastes nothing."""
+
+    def read(self, row: Row) -> list[Span]:
+        spans: list[Span] = []
+        filled = 0
+        while filled < len(row.inputs):
+            spans.append(self._take(row, filled))
+            filled += spans[-1][3]
+        self._count(len(spans), self._cut, 0)
+        return spans
+
+
+class Padding(_OneByOne):
+    """A packer that gives each document its own sequence, or several if it is longer."""
+
+    def read(self, row: Row) -> list[Span]:
+        span = self._take(row, 0)
+        row.pad(span[3])
+        self._count(1, self._cut, len(row.inputs) - span[3])
+        return [span]
+
+
+class BestFit(Packer):
+    """A packer that cuts only documents longer than a sequence.
+
+    It takes :data:`BUFFER` documents of the lane at a time, longest first, and puts each where it
+    leaves the least room (best-fit decreasing; Ding et al., 2024, "Fewer Truncations Improve
+    Language Modeling"). The sequences come in the order of their first documents.
+
+    The position is the epoch, the index of the first document of the buffer, and the number of
+    sequences read from it.
+    """
+
+    @property
+    def position(self) -> Position:
+        return self._epoch, self._first, self._read
+
+    def go_to(self, position: Position) -> None:
+        self._epoch, self._first, self._read = position
+        self._bins: list[list[_Part]] | None = None
+        self._next = self._first
+
+    def read(self, row: Row) -> list[Span]:
+        length = len(row.inputs)
+        if self._bins is None:
+            self._bins = self._pack(length)
+            if self._read > len(self._bins):
+                raise self.stream.changed(self._first)
+        if self._read == len(self._bins):
+            self._bins = self._following(length)
+        parts = self._bins[self._read]
+        self._read += 1
+        filled = 0
+        for part in parts:
+            row.write(filled, part.document, part.begin, part.count)
+            filled += part.count
+        row.pad(filled)
+        self._count(len(parts), sum(part.cut for part in parts), length - filled)
+        return [(self._epoch, part.document.id, part.begin, part.count) for part in parts]
+
+    def _following(self, length: int) -> list[list[_Part]]:
+        """Go to the next buffer with training pairs, and return its sequences."""
+        begun = self._epoch
+        while self._epoch < begun + EPOCHS:
+            if self._next == self._first:  # the buffer is empty: the epoch has ended
+                self._epoch, self._next = self._epoch + 1, 0
+            self._first, self._read = self._next, 0
+            if bins := self._pack(length):
+                return bins
+        raise self.stream.without_text()
+
+    def _pack(self, length: int) -> list[list[_Part]]:
+        """Read the buffer that begins at the position, and return its sequences."""
+        documents = []
+        self._next = self._first
+        for document in self.stream.documents(self._epoch, self._first):
+            documents.append(document)
+            self._next = document.index + 1
+            if len(documents) == BUFFER:
+                break
+        return best_fit([document for document in documents if document.pairs], length)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """``count`` training pairs of a document from ``begin``; ``cut`` if others follow them."""
+
+    document: Encoded
+    begin: int
+    count: int
+
+    @property
+    def cut(self) -> bool:
+        return self.begin + self.count < self.document.pairs
+
+
+def best_fit(documents: list[Encoded], length: int) -> list[list[_Part]]:
+    """Return sequences of at most ``length`` pairs that hold the documents.
+
+    A document with more pairs fills whole sequences, and its rest is packed like a document.
+    """
+    parts = [
+        _Part(document, begin, min(length, document.pairs - begin))
+        for document in documents
+        for begin in range(0, document.pairs, length)
+    ]
+    bins: list[list[_Part]] = []
+    room: list[tuple[int, int]] = []  # (pairs left, number of the bin), sorted
+    # sorted() is stable, so that the result does not depend on the machine.
+    for part in sorted(parts, key=lambda part: -part.count):
+        at = bisect_left(room, (part.count, -1))
+        if at == len(room):
+            bins.append([part])
+            left, number = length, len(bins) - 1
+        else:
+            left, number = room.pop(at)
+            bins[number].append(part)
+        if left > part.count:
+            insort(room, (left - part.count, number))
+    for each in bins:
+        each.sort(key=lambda part: (part.document.index, part.begin))
+    bins.sort(key=lambda each: (each[0].document.index, each[0].begin))
+    return bins
+
+
+PACKERS: dict[Packing, type[Packer]] = {
+    "concat": Concatenating,
+    "best_fit": BestFit,
+    "none": Padding,
+}

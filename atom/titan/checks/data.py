@@ -1,0 +1,38 @@
+"""Check settings of the data loader against a dataset that brings its own loader."""
+
+from __future__ import annotations
+
+from atom.errors import UserError
+from atom.plugin import Dataset
+from atom.titan.checks.plan import Plan
+
+
+def check_trace(plan: Plan) -> None:
+    """Refuse to record samples that the dataset's own loader does not tell.
+
+    Raises:
+        UserError: the dataset has its own loader.
+    """
+    if plan.run.data.trace and plan.selection[Dataset].declaration.build is not None:
+        raise UserError(
+            "the data loader of this dataset does not report which samples it reads",
+            valid="false",
+            key="data.trace",
+            value=True,
+        )
+
+
+def check_packing(plan: Plan) -> None:
+    """Refuse another packing where the dataset's own loader packs.
+
+    Raises:
+        UserError: the dataset has its own loader.
+    """
+    packing = plan.run.data.packing
+    if packing != "concat" and plan.selection[Dataset].declaration.build is not None:
+        raise UserError(
+            "the data loader of this dataset packs its data itself",
+            valid="concat",
+            key="data.packing",
+            value=packing,
+        )
