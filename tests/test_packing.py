@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from atom.data.dealing import dealt
 from atom.data.documents import Encoded
-from atom.data.packing import IGNORED, best_fit
+from atom.data.lanes import IGNORED
+from atom.data.packing import best_fit
 from atom.errors import UserError
 from atom.plugin import Document, Mixture, Stage
 from atom.titan.train.data import DocumentLoader
@@ -33,9 +34,6 @@ class Numbers:
 
     def encode(self, *_: Any, **__: Any) -> list[int]:
         raise AssertionError
-
-    def get_vocab_size(self) -> int:
-        return 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,11 @@ class Stored:
 def loader(source: Any, *, ranks: int = 1, rank: int = 0, **config: Any) -> DocumentLoader:
     length = config.pop("seq_len", 16)
     made = DocumentLoader.Config(
-        source=dealt(source), seed=config.pop("seed", 0), global_batch_size=LANES, **config
+        source=dealt(source),
+        seed=config.pop("seed", 0),
+        global_batch_size=LANES,
+        vocab_size=1 << 20,
+        **config,
     )
     return made.build(
         dp_world_size=ranks,
@@ -96,7 +98,7 @@ LENGTHS = st.lists(st.integers(0, 45), min_size=8, max_size=40).filter(
 @given(LENGTHS, st.integers(1, 40))
 def test_best_fit_cuts_only_what_is_longer_than_a_sequence(lengths: list[int], length: int) -> None:
     documents = [Encoded(n, str(n), np.arange(size)) for n, size in enumerate(lengths)]
-    packed = best_fit([document for document in documents if document.pairs], length)
+    packed = best_fit(documents, length)
     parts = [part for each in packed for part in each]
     assert all(0 < sum(part.count for part in each) <= length for each in packed)
     for document in documents:

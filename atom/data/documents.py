@@ -26,8 +26,6 @@ class Encoder(Protocol):
 
     def encode(self, text: str, *, add_bos: bool, add_eos: bool) -> list[int]: ...
 
-    def get_vocab_size(self) -> int: ...
-
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -144,31 +142,19 @@ class Stream:
         )
 
     def _tokens(self, document: Document) -> Tokens:
+        # BOS and EOS alone would train the model to end texts at once.
+        tokens = _NOTHING
         if document.tokens is not None:
-            tokens = self._stored(document)
+            tokens = document.tokens
         elif document.text:
             ids = self._encoder.encode(
                 document.text, add_bos=document.starts, add_eos=document.ends
             )
             tokens = np.asarray(ids, dtype=np.int32)
-        else:  # BOS and EOS alone would train the model to end texts at once
-            tokens = _NOTHING
         if document.problem is not None:
             self.left_out.bad.append(document)
         elif len(tokens) == 0:
             self.left_out.empty += 1
         elif len(tokens) == 1:
             self.left_out.short += 1
-        return tokens
-
-    def _stored(self, document: Document) -> Tokens:
-        tokens: Tokens = document.tokens
-        size = self._encoder.get_vocab_size()
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
-            worst = int(tokens.min()) if tokens.min() < 0 else int(tokens.max())
-            raise UserError(
-                f"{document.id} has the id {worst}, and the tokenizer has the ids 0 to {size - 1}",
-                valid="the tokenizer that it was made with",
-                key=self.name,
-            )
         return tokens

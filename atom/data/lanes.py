@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,12 @@ import numpy.typing as npt
 from atom.data.dealing import dealt
 from atom.data.documents import Encoder, LeftOut, Stream
 from atom.data.mixing import Schedule, leaves
-from atom.data.packing import PACKERS, Packed, Packer, Packing, Row, Span
+from atom.data.packing import PACKERS, Packed, Packer, Packing, Part, Span
 from atom.errors import UserError
 from atom.plugin import LaneSource
+
+IGNORED = -100
+"""The label of padding, as in torch's cross-entropy: it is not trained on."""
 
 State = npt.NDArray[np.int64]
 """The state of a lane between two steps.
@@ -33,16 +37,18 @@ class Reading:
         seed: seed of the order.
         lanes: sequences of the global batch.
         packing: how documents become sequences.
-        steps: steps of the run, and
-        seq_len: tokens of a sequence, for the stages of a mixture.
+        seq_len: tokens of a sequence.
+        steps: steps of the run, for the stages of a mixture.
+        vocab_size: an id beyond it is refused; None: ids are not checked.
     """
 
     source: LaneSource
     seed: int
     lanes: int
+    seq_len: int
     packing: Packing = "concat"
     steps: int = 1
-    seq_len: int = 1
+    vocab_size: int | None = None
 
 
 class Sources:
@@ -67,6 +73,32 @@ class Sources:
             )
 
 
+class Row(NamedTuple):
+    """The three arrays [L] of a sequence, int64, to be written."""
+
+    inputs: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+
+    def write(self, parts: list[Part]) -> None:
+        """Write parts of documents one after another, and fill the rest with padding.
+
+        Positions count from 0 at the beginning of each part. Padding is a part of its own, and is
+        not trained on.
+        """
+        at = 0
+        for part in parts:
+            begin, count, tokens = part.begin, part.count, part.document.tokens
+            here = slice(at, at + count)
+            self.inputs[here] = tokens[begin : begin + count]
+            self.labels[here] = tokens[begin + 1 : begin + count + 1]
+            self.positions[here] = np.arange(count)
+            at += count
+        self.inputs[at:] = 0
+        self.labels[at:] = IGNORED
+        self.positions[at:] = np.arange(len(self.positions) - at)
+
+
 class Lane:
     """A lane: one sequence of every step.
 
@@ -83,6 +115,7 @@ class Lane:
     def __init__(self, number: int, reading: Reading, sources: Sources, encoder: Encoder) -> None:
         self.number = number
         self.spans: list[Span] = []
+        self._reading = reading
         self._sources = sources
         self._step = 0
         self._packers = [
@@ -103,19 +136,33 @@ class Lane:
         """Write the sequence of the next step.
 
         Raises:
-            UserError: a source is empty, is not the one of the state, or would be read too often.
+            UserError: a source is empty, is not the one of the state, would be read too often, or
+                has ids that the tokenizer has not.
+        """
+        parts = self.parts()
+        row.write(parts)
+        self.spans = [part.span for part in parts]
+        if (size := self._reading.vocab_size) is not None:
+            smallest, largest = row.inputs.min(), max(row.inputs.max(), row.labels.max())
+            if smallest < 0 or largest >= size:
+                raise _beyond(parts, size)
+
+    def parts(self) -> list[Part]:
+        """Return the parts of documents in the sequence of the next step, without reading stored
+        tokens.
         """
         schedule = self._sources.schedule
         chosen = 0 if schedule is None else int(schedule.choices(self._step)[self.number])
         packer = self._packers[chosen]
-        self.spans = packer.read(row)
+        parts = packer.read(self._reading.seq_len)
         if schedule is not None:
-            self._check_epochs(schedule.names[chosen], packer)
+            self._check_epochs(schedule.names[chosen], packer, parts[-1].epoch)
         self._step += 1
+        return parts
 
-    def _check_epochs(self, name: str, packer: Packer) -> None:
+    def _check_epochs(self, name: str, packer: Packer, epoch: int) -> None:
         most = self._sources.most.get(name)
-        if most is not None and self.spans[-1][0] >= most:
+        if most is not None and epoch >= most:
             raise UserError(
                 f"at step {self._step + 1} it would be read more often",
                 valid="more, a smaller weight, or fewer steps",
@@ -156,3 +203,16 @@ class Lane:
             counts.add(packer.packed)
             packer.packed = Packed()
         return counts
+
+
+def _beyond(parts: list[Part], size: int) -> UserError:
+    """Return the error of a sequence with ids that the tokenizer does not have."""
+    found = ((part.document.id, part.document.tokens) for part in parts)
+    ends = ((name, int(tokens.min()), int(tokens.max())) for name, tokens in found)
+    name, low, high = next(each for each in ends if each[1] < 0 or each[2] >= size)
+    return UserError(
+        f"{name} has the id {low if low < 0 else high}, and the tokenizer has the ids 0 to "
+        f"{size - 1}",
+        valid="the tokenizer that the ids were made with",
+        key="dataset",
+    )

@@ -4,8 +4,6 @@ A training pair is a token and its successor in the same document, so a document
 N - 1 pairs and the last token is only a target. A part of a long document is packed like a
 document: it has BOS only if it is the first part and EOS only if it is the last. The pair across
 two parts is left out, as the next part may belong to another lane.
-
-Shape suffix: L = training pairs of a sequence.
 """
 
 from __future__ import annotations
@@ -13,15 +11,9 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import Literal
 
 from atom.data.documents import EPOCHS, Encoded, Stream
-
-IGNORED = -100
-"""The label of padding, as in torch's cross-entropy: it is not trained on."""
 
 Packing = Literal["concat", "best_fit", "none"]
 
@@ -34,31 +26,24 @@ Position = tuple[int, int, int]
 Span = tuple[int, str, int, int]
 """A part of a document: epoch, document id, first training pair, number of pairs."""
 
-_Array = npt.NDArray[Any]
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """``count`` training pairs of a document from ``begin``."""
 
-class Row(NamedTuple):
-    """The three arrays [L] of a sequence, int64, to be written."""
+    epoch: int
+    document: Encoded
+    begin: int
+    count: int
 
-    inputs: _Array
-    labels: _Array
-    positions: _Array
+    @property
+    def cut(self) -> bool:
+        """Whether the document continues in another sequence."""
+        return self.begin + self.count < self.document.pairs
 
-    def write(self, at: int, document: Encoded, begin: int, count: int) -> None:
-        """Write ``count`` training pairs of a document, from ``begin``, at ``at``.
-
-        Positions count from 0 at the beginning of the part.
-        """
-        here = slice(at, at + count)
-        self.inputs[here] = document.tokens[begin : begin + count]
-        self.labels[here] = document.tokens[begin + 1 : begin + count + 1]
-        self.positions[here] = np.arange(count)
-
-    def pad(self, at: int) -> None:
-        """Fill the sequence from ``at``: the padding is a document of its own, not trained on."""
-        self.inputs[at:] = 0
-        self.labels[at:] = IGNORED
-        self.positions[at:] = np.arange(len(self.positions) - at)
+    @property
+    def span(self) -> Span:
+        return self.epoch, self.document.id, self.begin, self.count
 
 
 @dataclass
@@ -86,7 +71,7 @@ class Packed:
 
 
 class Packer:
-    """A packer of the documents of one stream; :meth:`read` writes sequence after sequence.
+    """A packer of the documents of one stream; :meth:`read` returns sequence after sequence.
 
     Attributes:
         position: the state between two sequences.
@@ -106,16 +91,18 @@ class Packer:
         """Go to a :attr:`position`; documents are opened at the next :meth:`read`."""
         raise NotImplementedError
 
-    def read(self, row: Row) -> list[Span]:
-        """Write the next sequence, and return the parts of documents in it.
+    def read(self, length: int) -> list[Part]:
+        """Return the parts of documents in the next sequence, of at most ``length`` pairs.
 
         Raises:
             UserError: the source is empty, or is not the one of the position.
         """
         raise NotImplementedError
 
-    def _count(self, documents: int, cut: int, padding: int) -> None:
-        self.packed.add(Packed(1, documents, cut, padding))
+    def _counted(self, parts: list[Part], length: int) -> list[Part]:
+        filled = sum(part.count for part in parts)
+        self.packed.add(Packed(1, len(parts), sum(part.cut for part in parts), length - filled))
+        return parts
 
 
 class _OneByOne(Packer):
@@ -151,41 +138,31 @@ class _OneByOne(Packer):
             raise self.stream.changed(self._index)
         return self.stream.trainable(self._epoch, self._index + 1)
 
-    def _take(self, row: Row, at: int) -> Span:
-        """Write pairs of the current document, as many as fit from ``at``."""
+    def _take(self, room: int) -> Part:
+        """Return pairs of the current document, at most ``room``."""
         document = self._current()
         begin = self._pairs
-        count = min(document.pairs - begin, len(row.inputs) - at)
-        row.write(at, document, begin, count)
-        self._pairs += count
-        return self._epoch, document.id, begin, count
-
-    @property
-    def _cut(self) -> int:
-        return int(self._document is not None and self._pairs < self._document.pairs)
+        self._pairs += (count := min(document.pairs - begin, room))
+        return Part(self._epoch, document, begin, count)
 
 
 class Concatenating(_OneByOne):
     """A packer that cuts documents where a sequence ends, and wastes nothing."""
 
-    def read(self, row: Row) -> list[Span]:
-        spans: list[Span] = []
-        filled = 0
-        while filled < len(row.inputs):
-            spans.append(self._take(row, filled))
-            filled += spans[-1][3]
-        self._count(len(spans), self._cut, 0)
-        return spans
+    def read(self, length: int) -> list[Part]:
+        parts: list[Part] = []
+        room = length
+        while room:
+            parts.append(self._take(room))
+            room -= parts[-1].count
+        return self._counted(parts, length)
 
 
 class Padding(_OneByOne):
     """A packer that gives each document its own sequence, or several if it is longer."""
 
-    def read(self, row: Row) -> list[Span]:
-        span = self._take(row, 0)
-        row.pad(span[3])
-        self._count(1, self._cut, len(row.inputs) - span[3])
-        return [span]
+    def read(self, length: int) -> list[Part]:
+        return self._counted([self._take(length)], length)
 
 
 class BestFit(Packer):
@@ -205,28 +182,20 @@ class BestFit(Packer):
 
     def go_to(self, position: Position) -> None:
         self._epoch, self._first, self._read = position
-        self._bins: list[list[_Part]] | None = None
+        self._bins: list[list[Part]] | None = None
         self._next = self._first
 
-    def read(self, row: Row) -> list[Span]:
-        length = len(row.inputs)
+    def read(self, length: int) -> list[Part]:
         if self._bins is None:
             self._bins = self._pack(length)
             if self._read > len(self._bins):
                 raise self.stream.changed(self._first)
         if self._read == len(self._bins):
             self._bins = self._following(length)
-        parts = self._bins[self._read]
         self._read += 1
-        filled = 0
-        for part in parts:
-            row.write(filled, part.document, part.begin, part.count)
-            filled += part.count
-        row.pad(filled)
-        self._count(len(parts), sum(part.cut for part in parts), length - filled)
-        return [(self._epoch, part.document.id, part.begin, part.count) for part in parts]
+        return self._counted(self._bins[self._read - 1], length)
 
-    def _following(self, length: int) -> list[list[_Part]]:
+    def _following(self, length: int) -> list[list[Part]]:
         """Go to the next buffer with training pairs, and return its sequences."""
         begun = self._epoch
         while self._epoch < begun + EPOCHS:
@@ -237,7 +206,7 @@ class BestFit(Packer):
                 return bins
         raise self.stream.without_text()
 
-    def _pack(self, length: int) -> list[list[_Part]]:
+    def _pack(self, length: int) -> list[list[Part]]:
         """Read the buffer that begins at the position, and return its sequences."""
         documents = []
         self._next = self._first
@@ -246,33 +215,20 @@ class BestFit(Packer):
             self._next = document.index + 1
             if len(documents) == BUFFER:
                 break
-        return best_fit([document for document in documents if document.pairs], length)
+        return best_fit(documents, length, self._epoch)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """``count`` training pairs of a document from ``begin``; ``cut`` if others follow them."""
-
-    document: Encoded
-    begin: int
-    count: int
-
-    @property
-    def cut(self) -> bool:
-        return self.begin + self.count < self.document.pairs
-
-
-def best_fit(documents: list[Encoded], length: int) -> list[list[_Part]]:
-    """Return sequences of at most ``length`` pairs that hold the documents.
+def best_fit(documents: list[Encoded], length: int, epoch: int = 0) -> list[list[Part]]:
+    """Return sequences of at most ``length`` pairs that hold the documents of an epoch.
 
     A document with more pairs fills whole sequences, and its rest is packed like a document.
     """
     parts = [
-        _Part(document, begin, min(length, document.pairs - begin))
+        Part(epoch, document, begin, min(length, document.pairs - begin))
         for document in documents
         for begin in range(0, document.pairs, length)
     ]
-    bins: list[list[_Part]] = []
+    bins: list[list[Part]] = []
     room: list[tuple[int, int]] = []  # (pairs left, number of the bin), sorted
     # sorted() is stable, so that the result does not depend on the machine.
     for part in sorted(parts, key=lambda part: -part.count):

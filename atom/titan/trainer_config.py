@@ -167,6 +167,7 @@ def _dataloader(chosen: Chosen[Dataset], run: Run, seed: int, resolved: Resolved
         packing=run.data.packing,
         ahead=run.data.ahead,
         steps=run.training.steps,
+        vocab_size=resolved.vocab_size,
     )
 
 

@@ -17,8 +17,8 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.tokenizer import BaseTokenizer
 
 from atom.data.documents import LeftOut
-from atom.data.lanes import Lane, Reading, Sources, State
-from atom.data.packing import Packed, Packing, Row, Span
+from atom.data.lanes import Lane, Reading, Row, Sources, State
+from atom.data.packing import Packed, Packing, Span
 from atom.errors import UserError
 from atom.plugin import LaneSource
 from atom.titan.train.read_ahead import ReadAhead
@@ -53,6 +53,8 @@ class DocumentLoader(BaseDataLoader):
         """Steps to read ahead, in a thread."""
         steps: int = 1
         """Of the run, for the stages of a mixture."""
+        vocab_size: int | None = None
+        """An id beyond it is refused."""
 
     def __init__(
         self,
@@ -88,7 +90,15 @@ class DocumentLoader(BaseDataLoader):
                 value=lanes,
             )
         share = lanes // dp_world_size
-        reading = Reading(config.source, config.seed, lanes, config.packing, config.steps, seq_len)
+        reading = Reading(
+            config.source,
+            config.seed,
+            lanes,
+            seq_len,
+            config.packing,
+            config.steps,
+            config.vocab_size,
+        )
         sources = Sources(reading)
         self.left_out = LeftOut()
         self.packed = Packed()
