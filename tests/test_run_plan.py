@@ -153,7 +153,9 @@ REFUSED = {
         "data.trace", "does not report which", {DATASET: "faults:own_loader", "data.trace": True}
     ),
     "data.check_packing": Refused(
-        "data.packing", "packs its data itself", {DATASET: "faults:own_loader", "data.packing": "none"}
+        "data.packing",
+        "packs its data itself",
+        {DATASET: "faults:own_loader", "data.packing": "none"},
     ),
     "faults.check_rollback": Refused(
         "faults.spike", "to roll back to", {"faults.spike": "rollback", "checkpoint.enable": False}
