@@ -25,7 +25,7 @@ ELSEWHERE = {
     "compile.enable_async_tensor_parallel": "atom.titan.checks.compilation",
     "debug.batch_invariant": "refused: atom.recipe.effects",
     "debug.moe_force_load_balance": "atom.titan.checks.experts",
-    "data.trace": "atom.titan.checks.faults",
+    "data.trace": "atom.titan.checks.data",
     "launch.hang_seconds": "atom.cli.train, under torchrun",
     "launch.max_restarts": "atom.cli.train, under torchrun",
     "launch.start_seconds": "atom.cli.train, under torchrun",

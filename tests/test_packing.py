@@ -21,6 +21,7 @@ from atom.data.dealing import dealt
 from atom.data.documents import Encoded
 from atom.data.lanes import IGNORED
 from atom.data.packing import best_fit
+from atom.data.position import data_step
 from atom.errors import UserError
 from atom.plugin import Document, Mixture, Stage
 from atom.titan.train.data import DocumentLoader
@@ -302,3 +303,34 @@ def test_a_source_is_not_read_more_often_than_allowed() -> None:
         steps(made, 100)
     assert refused.value.key == "dataset.sources.b.max_repetitions"
     assert refused.value.value == 2
+
+
+# ---------------------------------------------------------------------------- positions
+
+
+def resumed(step: int) -> dict[str, Any]:
+    return {"event": "resumed", "step": step}
+
+
+def gone_back(to: int, done: int, **more: int) -> dict[str, Any]:
+    return {"event": "numerical_fault", "to_step": to, "done": done, **more}
+
+
+@pytest.mark.parametrize(
+    ("events", "steps"),
+    [
+        ([], {1: 0, 7: 6}),
+        ([{"event": "numerical_fault", "decision": "skip"}], {7: 6}),
+        # Step 7 failed, and its data is left out with that of 5 and 6.
+        ([resumed(4), gone_back(4, 6)], {4: 3, 5: 7, 12: 14}),
+        ([resumed(4), gone_back(4, 7, left_out=3)], {4: 3, 5: 7, 12: 14}),
+        ([resumed(4), gone_back(4, 6), resumed(4), gone_back(4, 5)], {4: 3, 5: 9}),
+        # A process that begins again at the checkpoint has the position saved with it.
+        ([resumed(4), gone_back(4, 6), resumed(4)], {5: 4}),
+        ([resumed(4), gone_back(4, 6), resumed(8)], {5: 7, 9: 11}),
+    ],
+)
+def test_the_batch_of_a_step_counts_what_was_left_out(
+    events: list[dict[str, Any]], steps: dict[int, int]
+) -> None:
+    assert {step: data_step(step, events) for step in steps} == steps

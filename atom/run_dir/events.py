@@ -66,8 +66,9 @@ NODE_FAILED = "node_failed"
 NUMERICAL_FAULT = "numerical_fault"
 """The loss or the gradient norm of a step failed validation. ``step``, ``fault`` (non_finite or
 spike), ``reason``, ``loss``, ``grad_norm`` (null if not finite), ``decision`` (skip, rollback or
-stop), ``to_step`` and ``done`` (for a rollback: the checkpoint's step and the last step done),
-``documents`` (of that step, on the lanes of rank 0)."""
+stop); for a rollback ``to_step`` (of the checkpoint), ``done`` (the last step done) and
+``left_out`` (global batches read since the checkpoint, which are not read again); ``documents`` (of
+that step, on the lanes of rank 0)."""
 BAD_DOCUMENT = "bad_document"
 """An unreadable document was left out, within the number that the dataset tolerates. ``rank``,
 ``step``, ``document``, ``reason``. Each process of a rank records at most

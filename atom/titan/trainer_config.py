@@ -28,7 +28,6 @@ from atom.plugin import (
     Tokenizer,
 )
 from atom.recipe.run import Run
-from atom.recipe.sections import Resolved
 from atom.registry.host import Host
 from atom.registry.opening import Chosen
 from atom.registry.select import Selection
@@ -91,7 +90,7 @@ def trainer_config(
         hf_assets_path=str(folder / TOKENIZER),
         dump_folder=str(folder),
         tokenizer=selection[Tokenizer].call("build"),
-        dataloader=_dataloader(selection[Dataset], run, seed, resolved),
+        dataloader=data_loader(selection[Dataset], run),
         loss=_loss(run, resolved.vocab_size, parts, fused=fused),
         optimizer=optimizer.config(run.optimizer),
         parallelism=strategy.parallelism,
@@ -154,7 +153,11 @@ def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callab
     return parallelize_and_finish
 
 
-def _dataloader(chosen: Chosen[Dataset], run: Run, seed: int, resolved: Resolved) -> Any:
+def data_loader(chosen: Chosen[Dataset], run: Run) -> Any:
+    """Return the config of a run's data loader: the dataset's own, or ATOM's."""
+    resolved = run.resolved
+    assert resolved is not None
+    seed = run.debug.seed or 0
     if chosen.declaration.build is not None:
         context = DatasetContext(
             seed=seed, global_batch_size=resolved.global_batch_size, opening=chosen.context()

@@ -12,6 +12,7 @@ import pytest
 
 from atom.launch.failure import RANK_FAILED
 from atom.run_dir import events
+from atom.titan.data_at import data_at
 
 pytestmark = pytest.mark.slow
 
@@ -67,6 +68,10 @@ def test_samples_across_kills_are_those_of_an_undisturbed_run(
     samples = trace(job.place)
     assert samples == trace(tmp_path / "undisturbed")
     assert {step for step, _ in samples} == set(range(1, STEPS + 1))
+    for step, from_start in ((1, False), (5, False), (STEPS, False), (14, True)):
+        for sequence in data_at(job.place, step, from_start=from_start):
+            told = [part.span for part in sequence.parts]
+            assert told == samples[step, str(sequence.number)]
     # None twice, and none left out: the parts of a document that a lane read follow each other.
     pairs = [
         (epoch, name, pair)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from atom.run_dir import events
+from atom.titan.data_at import data_at
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +89,13 @@ def test_spike_rolls_back_and_leaves_the_data_out(damaged: Callable, rows: Calla
         for epoch, name, first, _ in parts
     ]
     assert len(read) == len(set(read))
+    assert fault["left_out"] == 3
+    last = {each["step"]: each["lanes"] for each in spans}
+    for step in (4, 5, 6, 12):
+        for from_start in (False, True):
+            sequences = data_at(job.place, step, [0, 1], from_start=from_start)
+            told = {str(s.number): [list(part.span) for part in s.parts] for s in sequences}
+            assert told == {lane: last[step][lane] for lane in told}
 
 
 def test_rollback_needs_a_checkpoint(damaged: Callable) -> None:

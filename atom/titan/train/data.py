@@ -56,6 +56,18 @@ class DocumentLoader(BaseDataLoader):
         vocab_size: int | None = None
         """An id beyond it is refused."""
 
+        def reading(self, seq_len: int) -> Reading:
+            """Return how all lanes are read."""
+            return Reading(
+                source=self.source,
+                seed=self.seed,
+                lanes=self.global_batch_size,
+                seq_len=seq_len,
+                packing=self.packing,
+                steps=self.steps,
+                vocab_size=self.vocab_size,
+            )
+
     def __init__(
         self,
         config: Config,
@@ -90,15 +102,7 @@ class DocumentLoader(BaseDataLoader):
                 value=lanes,
             )
         share = lanes // dp_world_size
-        reading = Reading(
-            config.source,
-            config.seed,
-            lanes,
-            seq_len,
-            config.packing,
-            config.steps,
-            config.vocab_size,
-        )
+        reading = config.reading(seq_len)
         sources = Sources(reading)
         self.left_out = LeftOut()
         self.packed = Packed()

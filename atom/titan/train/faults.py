@@ -132,11 +132,14 @@ class Faults(Callback):
                 f"; that exceeds faults.budget={self._settings.budget} in {self._settings.window} "
                 "steps"
             )
+        read = self.trainer.step  # loading sets it back
         if decision == "rollback":
             back = self._go_back()
             if back is None:
                 decision, why_stop = "stop", "; there is no checkpoint to roll back to"
-        going_back = {} if back is None else {"to_step": back, "done": done}
+        going_back = {}
+        if back is not None:
+            going_back = {"to_step": back, "done": done, "left_out": read - back}
         self._record(fault, documents, decision, going_back)
         if decision == "stop":
             raise RunError(f"{fault.reason}{why_stop}")

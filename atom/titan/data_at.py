@@ -1,0 +1,121 @@
+"""Find the documents that a run trains on in a step, from its declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from atom.data.lanes import Lane, Sources
+from atom.data.packing import Part
+from atom.data.position import data_step
+from atom.errors import UserError
+from atom.plugin import Dataset
+from atom.run_dir import checkpoint, events, inputs
+from atom.titan.saved_model import Checkpoint, Trained, trained
+from atom.titan.trainer_config import data_loader
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A sequence of the global batch of a step.
+
+    Attributes:
+        number: its number in the global batch, from 0.
+        parts: the parts of documents in it.
+        length: its tokens, padding included.
+    """
+
+    number: int
+    parts: tuple[Part, ...]
+    length: int
+
+
+def data_at(
+    folder: Path, step: int, sequences: Iterable[int] | None = None, *, from_start: bool = False
+) -> list[Sequence]:
+    """Return the sequences of a step.
+
+    Each lane is packed again from the nearest checkpoint before the step, or from the start; of
+    prepared data only the lengths of documents are read.
+
+    Args:
+        folder: the run folder.
+        step: the step, from 1; it may be in the future.
+        sequences: the numbers of the sequences in the global batch; None: all.
+        from_start: leave checkpoints alone.
+
+    Raises:
+        UserError: there are no such step or sequences, or the data is not what the run has read.
+    """
+    run = trained(folder)
+    resolved = run.run.resolved
+    assert resolved is not None  # trained() refuses the run otherwise
+    if not 1 <= step <= run.run.training.steps:
+        raise UserError(
+            f"the run has no step {step}", valid=f"1 to {run.run.training.steps}", key="--step"
+        )
+    size = resolved.global_batch_size
+    chosen = sorted(set(range(size) if sequences is None else sequences))
+    for number in chosen:
+        if not 0 <= number < size:
+            raise UserError(
+                f"a step has no sequence {number}", valid=f"0 to {size - 1}", key="--sequence"
+            )
+    dataset = run.selection[Dataset]
+    if dataset.declaration.build is not None:
+        raise UserError(
+            "the data loader of this dataset does not tell which samples it reads",
+            key="dataset.name",
+            value=dataset.component.name,
+        )
+    config = data_loader(dataset, run.run)
+    _check_content(folder, config.source.check())
+    reading = config.reading(run.run.training.seq_len)
+    sources = Sources(reading)
+    wanted = data_step(step, events.read(folder))
+    place = None if from_start else _before(run, wanted, step)
+    found = []
+    for number in chosen:
+        lane = Lane(number, reading, sources, run.tokenizer())
+        begin = 0
+        if place is not None:
+            begin, saved = place
+            lane.go_to(saved.read(_key(saved, number)).numpy())
+        for _ in range(begin, wanted):
+            lane.parts()
+        found.append(Sequence(number, tuple(lane.parts()), reading.seq_len))
+    return found
+
+
+def _check_content(folder: Path, digest: str) -> None:
+    """Refuse data that is not what the run has read."""
+    recorded = inputs.read(folder / inputs.FILE_NAME)
+    if recorded is not None and recorded.dataset.digest != digest:
+        raise UserError(
+            f"the dataset does not hold what it held when {folder} was trained",
+            valid="that content",
+            key="dataset",
+        )
+
+
+def _before(run: Trained, wanted: int, step: int) -> tuple[int, Checkpoint] | None:
+    """Return the newest checkpoint with a position before the batch ``wanted``, and the number of
+    the batch that it continues with; None if there is none.
+    """
+    place = run.folder / checkpoint.FOLDER
+    told = events.read(run.folder)
+    for saved in reversed(checkpoint.resumable(place)):
+        if saved < step and (begin := data_step(saved + 1, told)) <= wanted:
+            found = Checkpoint(checkpoint.step_folder(place, saved))
+            if any(".lane." in f".{name}" for name in found.tensors):
+                return begin, found
+    return None
+
+
+def _key(saved: Checkpoint, number: int) -> str:
+    ending = f"lane.{number}"
+    for name in saved.tensors:
+        if name == ending or name.endswith(f".{ending}"):
+            return name
+    raise UserError(f"the checkpoint {saved.place} has no position of sequence {number}")
