@@ -54,7 +54,8 @@ def test_the_place_in_every_source_is_the_sum_of_the_steps_before(
     expected = np.zeros(len(weights), dtype=int)
     for before in range(step):
         expected += mixed.counts(before)
-    assert mixed.before(step) == expected.tolist()
+    found = [mixed.before(step, source) for source in range(len(weights))]
+    assert found == expected.tolist()
 
 
 def test_a_rare_source_comes_at_even_intervals() -> None:
@@ -63,7 +64,7 @@ def test_a_rare_source_comes_at_even_intervals() -> None:
     assert len(steps) == 160
     assert set(np.diff(steps)) <= set(range(50, 150))
     for step in range(0, 20_000, 97):
-        assert abs(mixed.before(step)[1] - Fraction(8 * step, 1000)) < 4
+        assert abs(mixed.before(step, 1) - Fraction(8 * step, 1000)) < 4
 
 
 def test_lanes_get_every_source() -> None:
@@ -78,7 +79,7 @@ def test_a_place_far_away_is_computed_without_memory() -> None:
     mixed = schedule([weights], [0], 4096)
     step = 10**8
     tracemalloc.start()
-    before = mixed.before(step)
+    before = [mixed.before(step, source) for source in range(1000)]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 20

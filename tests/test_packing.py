@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from atom.data.dealing import dealt
 from atom.data.documents import Encoded
-from atom.data.lanes import IGNORED
+from atom.data.lanes import IGNORED, Lane, Reading, Sources
 from atom.data.packing import best_fit
 from atom.data.position import data_step
 from atom.errors import UserError
@@ -59,6 +59,21 @@ class Stored:
         begin = 1000 * (self.first + index)
         tokens = np.arange(begin, begin + self.lengths[index], dtype=np.uint32)
         return Document("", f"{self.first + index}", tokens=tokens)
+
+    def shard_sizes(self) -> list[int]:
+        """Two shards: the first third of the documents, and the others."""
+        third = len(self.lengths) // 3
+        return [sum(self.lengths[:third]), sum(self.lengths[third:])]
+
+    def between(self, shard: int, begin: int, end: int) -> list[tuple[int, int, Document]]:
+        third = len(self.lengths) // 3
+        found, first = [], 0
+        for index in range(third) if shard == 0 else range(third, len(self.lengths)):
+            last = first + self.lengths[index]
+            if last > begin and first < end:
+                found.append((index, first, self[index]))
+            first = last
+        return found
 
 
 def loader(source: Any, *, ranks: int = 1, rank: int = 0, **config: Any) -> DocumentLoader:
@@ -111,7 +126,7 @@ def test_best_fit_cuts_only_what_is_longer_than_a_sequence(lengths: list[int], l
     assert len(packed) <= 11 / 9 * max(fewest, sum(part.count * 2 > length for part in parts)) + 4
 
 
-@pytest.mark.parametrize("packing", ["concat", "best_fit", "none"])
+@pytest.mark.parametrize("packing", ["concat", "best_fit", "none", "windows"])
 @settings(deadline=None, max_examples=40)
 @given(lengths=LENGTHS, seed=st.integers(0, 3))
 def test_every_pair_of_an_epoch_is_trained_on_once(
@@ -125,8 +140,8 @@ def test_every_pair_of_an_epoch_is_trained_on_once(
         inputs, labels, positions = steps(made, 1)[0].unbind(1)
         assert torch.all((positions == 0) | (positions.diff(dim=1, prepend=positions[:, :1]) == 1))
         for lane, spans in made.samples().items():
-            epochs[lane] = spans[-1][0]
-            if spans[0][0] == 0:
+            epochs[lane] = spans[-1][0] if spans else epochs[lane]
+            if spans and spans[0][0] == 0:
                 valid = labels[lane] != IGNORED
                 trained = zip(
                     inputs[lane][valid].tolist(), labels[lane][valid].tolist(), strict=True
@@ -157,7 +172,7 @@ def test_what_was_packed_is_counted() -> None:
     assert loader(source).packed.sequences == 0
 
 
-@pytest.mark.parametrize("packing", ["concat", "best_fit", "none"])
+@pytest.mark.parametrize("packing", ["concat", "best_fit", "none", "windows"])
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2), (2, 1)])
 def test_any_packing_resumes_on_any_layout(packing: str, before: int, after: int) -> None:
     source = Stored(tuple((37 * n * n + 11 * n) % 61 for n in range(50)))
@@ -274,7 +289,7 @@ def test_a_mixture_has_the_shares_of_its_stage() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 1), (2, 4)])
-@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+@pytest.mark.parametrize("packing", ["concat", "best_fit", "windows"])
 def test_a_mixture_resumes_on_any_layout(packing: str, before: int, after: int) -> None:
     whole = steps(loader(NESTED, packing=packing), 30)
     for stop in (3, 10, 14):
@@ -306,6 +321,27 @@ def test_a_source_is_not_read_more_often_than_allowed() -> None:
 
 
 # ---------------------------------------------------------------------------- positions
+
+
+@pytest.mark.parametrize("source", [A, NESTED], ids=["one source", "mixture"])
+@pytest.mark.parametrize("packing", ["concat", "windows"])
+def test_a_position_far_away_is_that_of_reading_up_to_it(packing: str, source: Any) -> None:
+    reading = Reading(dealt(source), 0, LANES, 16, packing)
+    sources = Sources(reading)
+    for number in range(LANES):
+        near, far = (Lane(number, reading, sources, Numbers()) for _ in range(2))
+        read = [[part.span for part in near.parts()] for _ in range(60)]
+        far.skip(57)
+        assert [[part.span for part in far.parts()] for _ in range(3)] == read[57:]
+
+
+def test_windows_of_text_are_refused() -> None:
+    class Text(Stored):
+        between = None
+
+    with pytest.raises(UserError, match="atom data prepare") as refused:
+        steps(loader(Text((30,) * 8), packing="windows"), 1)
+    assert refused.value.key == "data.packing"
 
 
 def resumed(step: int) -> dict[str, Any]:

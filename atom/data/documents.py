@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from atom.data.dealing import DealtSource
+from atom.data.order import Order
 from atom.errors import UserError
-from atom.plugin import Document, LaneSource
+from atom.plugin import Document, LaneSource, StoredTokens
 
 Tokens = npt.NDArray[Any]
 """Token ids: a one-dimensional array of integers."""
@@ -108,6 +110,21 @@ class Stream:
         for index, document in enumerate(documents, start):
             yield Encoded(index, document.id, self._tokens(document))
 
+    def stored(self) -> StoredTokens:
+        """Return the documents as stored tokens.
+
+        Raises:
+            UserError: they are text.
+        """
+        documents = stored(self._source)
+        if documents is None:
+            raise not_stored(self.name)
+        return documents
+
+    def order(self, count: int, epoch: int) -> Order:
+        """Return the order of ``count`` windows in an epoch."""
+        return Order(count, self._seed, epoch)
+
     def trainable(self, epoch: int, start: int) -> Iterator[tuple[int, Encoded]]:
         """Yield (epoch, document) of the documents with training pairs, forever.
 
@@ -158,3 +175,21 @@ class Stream:
         elif len(tokens) == 1:
             self.left_out.short += 1
         return tokens
+
+
+def stored(source: LaneSource) -> StoredTokens | None:
+    """Return the documents of a source if they are stored as tokens, otherwise None."""
+    if not isinstance(source, DealtSource):
+        return None
+    documents: Any = source.documents()
+    return documents if callable(getattr(documents, "between", None)) else None
+
+
+def not_stored(name: str) -> UserError:
+    """Return the error of text where stored tokens are needed; ``name`` is the source's key."""
+    return UserError(
+        f"windows are cut from stored tokens, and {name} has text",
+        valid="concat, best_fit, none, or the output of `atom data prepare` (dataset=prepared)",
+        key="data.packing",
+        value="windows",
+    )

@@ -154,15 +154,32 @@ class Lane:
         schedule = self._sources.schedule
         chosen = 0 if schedule is None else int(schedule.choices(self._step)[self.number])
         packer = self._packers[chosen]
-        parts = packer.read(self._reading.seq_len)
+        number = self._number(chosen) if packer.numbered else 0
+        parts = packer.read(self._reading.seq_len, number)
         if schedule is not None:
-            self._check_epochs(schedule.names[chosen], packer, parts[-1].epoch)
+            self._check_epochs(schedule.names[chosen], packer)
         self._step += 1
         return parts
 
-    def _check_epochs(self, name: str, packer: Packer, epoch: int) -> None:
+    def skip(self, steps: int) -> None:
+        """Leave out ``steps`` steps: at once if sequences are numbered, otherwise by packing."""
+        if all(packer.numbered for packer in self._packers):
+            self._step += steps
+            return
+        for _ in range(steps):
+            self.parts()
+
+    def _number(self, chosen: int) -> int:
+        """Return the number of the next sequence among all of its source."""
+        schedule = self._sources.schedule
+        if schedule is None:
+            return self._step * self._reading.lanes + self.number
+        others = schedule.choices(self._step)[: self.number]
+        return schedule.before(self._step, chosen) + int((others == chosen).sum())
+
+    def _check_epochs(self, name: str, packer: Packer) -> None:
         most = self._sources.most.get(name)
-        if most is not None and epoch >= most:
+        if most is not None and packer.position[0] >= most:
             raise UserError(
                 f"at step {self._step + 1} it would be read more often",
                 valid="more, a smaller weight, or fewer steps",
@@ -174,15 +191,19 @@ class Lane:
     def state(self) -> State:
         """The :data:`State` of the lane."""
         positions = [packer.position for packer in self._packers]
-        if self._sources.schedule is None:
-            return np.array(positions[0], dtype=np.int64)
-        return np.array([self._step, *chain.from_iterable(positions)], dtype=np.int64)
+        if self._sources.schedule is not None:
+            return np.array([self._step, *chain.from_iterable(positions)], dtype=np.int64)
+        if self._packers[0].numbered:
+            return np.array([positions[0][0], self._step, 0], dtype=np.int64)
+        return np.array(positions[0], dtype=np.int64)
 
     def go_to(self, state: State) -> None:
         """Go to a :attr:`state`; sources beyond those of the state begin."""
         numbers = state.tolist()
         if self._sources.schedule is not None:
             self._step, *numbers = numbers
+        elif self._packers[0].numbered:
+            self._step = numbers[1]
         numbers += [0] * (3 * len(self._packers) - len(numbers))
         triples = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
         for packer, position in zip(self._packers, triples, strict=True):

@@ -62,24 +62,25 @@ class Schedule:
 
     def choices(self, step: int) -> Choices:
         """Return the source of each lane in ``step``, counted from 0: array [G] of indices."""
-        return _choices(tuple(self._bounds[self.stage(step)]), self._lanes, self._seed, step)
+        return _choices(self._bounds[self.stage(step)], self._lanes, self._seed, step)
 
     def counts(self, step: int) -> list[int]:
         """Return how many sequences each source has in ``step``."""
         edges = [_points_below(bound, step) for bound in self._bounds[self.stage(step)]]
         return [after - before for before, after in zip([0, *edges], edges, strict=False)]
 
-    def before(self, step: int) -> list[int]:
-        """Return how many sequences each source has in all steps before ``step``."""
-        totals = [0] * len(self.names)
-        for number, (first, bounds) in enumerate(zip(self._firsts, self._bounds, strict=True)):
-            end = min(step, self._firsts[number + 1]) if number + 1 < len(self._firsts) else step
-            if end <= first:
-                break
-            edges = [_sum_below(bound, end) - _sum_below(bound, first) for bound in bounds]
-            for index, (low, high) in enumerate(zip([0, *edges], edges, strict=False)):
-                totals[index] += high - low
-        return totals
+    def before(self, step: int, source: int) -> int:
+        """Return how many sequences a source has in all steps before ``step``."""
+        return _before(self._stretches(step), source)
+
+    def _stretches(self, step: int) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
+        """Return the begin, end and bounds of each stage before ``step``."""
+        ends = [*self._firsts[1:], step]
+        return tuple(
+            (first, min(end, step), bounds)
+            for first, end, bounds in zip(self._firsts, ends, self._bounds, strict=True)
+            if first < step
+        )
 
 
 def shares(names: Sequence[str], weights: Mapping[str, float | Fraction]) -> list[Fraction]:
@@ -89,13 +90,28 @@ def shares(names: Sequence[str], weights: Mapping[str, float | Fraction]) -> lis
     return [weight / total for weight in exact]
 
 
-def _bounds(names: Sequence[str], weights: Mapping[str, float | Fraction], lanes: int) -> list[int]:
+def _bounds(
+    names: Sequence[str], weights: Mapping[str, float | Fraction], lanes: int
+) -> tuple[int, ...]:
     """Return the upper ends of the sources' intervals, in units."""
     ends, total = [], Fraction(0)
     for share in shares(names, weights):
         total += share
         ends.append(int(total * lanes * _UNIT))
-    return ends
+    return tuple(ends)
+
+
+@lru_cache(maxsize=1024)
+def _before(stretches: tuple[tuple[int, int, tuple[int, ...]], ...], source: int) -> int:
+    def below(bounds: tuple[int, ...], index: int, begin: int, end: int) -> int:
+        if index < 0:
+            return 0
+        return _sum_below(bounds[index], end) - _sum_below(bounds[index], begin)
+
+    return sum(
+        below(bounds, source, begin, end) - below(bounds, source - 1, begin, end)
+        for begin, end, bounds in stretches
+    )
 
 
 def _shift(step: int) -> int:

@@ -11,11 +11,15 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+import numpy as np
 
 from atom.data.documents import EPOCHS, Encoded, Stream
+from atom.data.order import Order
+from atom.plugin import StoredTokens
 
-Packing = Literal["concat", "best_fit", "none"]
+Packing = Literal["concat", "best_fit", "none", "windows"]
 
 BUFFER = 512
 """Documents of a lane that ``best_fit`` packs together."""
@@ -76,7 +80,10 @@ class Packer:
     Attributes:
         position: the state between two sequences.
         packed: counts of what was packed.
+        numbered: whether a sequence is known by its number, without those before it.
     """
+
+    numbered: ClassVar[bool] = False
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -91,8 +98,13 @@ class Packer:
         """Go to a :attr:`position`; documents are opened at the next :meth:`read`."""
         raise NotImplementedError
 
-    def read(self, length: int) -> list[Part]:
+    def read(self, length: int, number: int = 0) -> list[Part]:
         """Return the parts of documents in the next sequence, of at most ``length`` pairs.
+
+        Args:
+            length: pairs of a sequence.
+            number: its number among all sequences of the source, over all lanes, if sequences are
+                :attr:`numbered`.
 
         Raises:
             UserError: the source is empty, or is not the one of the position.
@@ -149,7 +161,7 @@ class _OneByOne(Packer):
 class Concatenating(_OneByOne):
     """A packer that cuts documents where a sequence ends, and wastes nothing."""
 
-    def read(self, length: int) -> list[Part]:
+    def read(self, length: int, number: int = 0) -> list[Part]:  # noqa: ARG002
         parts: list[Part] = []
         room = length
         while room:
@@ -161,7 +173,7 @@ class Concatenating(_OneByOne):
 class Padding(_OneByOne):
     """A packer that gives each document its own sequence, or several if it is longer."""
 
-    def read(self, length: int) -> list[Part]:
+    def read(self, length: int, number: int = 0) -> list[Part]:  # noqa: ARG002
         return self._counted([self._take(length)], length)
 
 
@@ -185,7 +197,7 @@ class BestFit(Packer):
         self._bins: list[list[Part]] | None = None
         self._next = self._first
 
-    def read(self, length: int) -> list[Part]:
+    def read(self, length: int, number: int = 0) -> list[Part]:  # noqa: ARG002
         if self._bins is None:
             self._bins = self._pack(length)
             if self._read > len(self._bins):
@@ -247,8 +259,66 @@ def best_fit(documents: list[Encoded], length: int, epoch: int = 0) -> list[list
     return bins
 
 
+class Windows(Packer):
+    """A packer of stored tokens that shuffles windows instead of documents.
+
+    Each shard is cut into windows of ``length`` + 1 tokens, of which neighbours share one. A window
+    has the pairs of its documents, and padding for pairs across two documents.
+    Sequence i of an epoch is a window that is computed, so that any step is found at once.
+
+    The position is the epoch of the last sequence; what comes next is known by its number.
+    """
+
+    numbered = True
+
+    @property
+    def position(self) -> Position:
+        return self._epoch, 0, 0
+
+    def go_to(self, position: Position) -> None:
+        self._epoch = position[0]
+        self._cut: _Cut | None = None
+        self._order: Order | None = None
+
+    def read(self, length: int, number: int = 0) -> list[Part]:
+        if self._cut is None:
+            self._cut = _Cut(self.stream.stored(), length)
+        if self._cut.windows == 0:
+            raise self.stream.without_text()
+        epoch, position = divmod(number, self._cut.windows)
+        if self._order is None or epoch != self._epoch:
+            self._order = self.stream.order(self._cut.windows, epoch)
+        self._epoch = epoch
+        return self._counted(self._cut.parts(int(self._order.at(position)), epoch), length)
+
+
+class _Cut:
+    """Stored tokens, cut into windows of ``length`` training pairs."""
+
+    def __init__(self, stored: StoredTokens, length: int) -> None:
+        self._stored = stored
+        self._length = length
+        self._sizes = np.asarray(stored.shard_sizes(), dtype=np.int64)
+        self._ends = np.cumsum(-(-np.maximum(self._sizes - 1, 0) // length))
+        self.windows = int(self._ends[-1]) if len(self._ends) else 0
+
+    def parts(self, window: int, epoch: int) -> list[Part]:
+        shard = int(np.searchsorted(self._ends, window, side="right"))
+        before = int(self._ends[shard - 1]) if shard else 0
+        begin = (window - before) * self._length
+        end = min(begin + self._length + 1, int(self._sizes[shard]))
+        parts = []
+        for index, first, document in self._stored.between(shard, begin, end):
+            low, high = max(begin, first), min(end, first + len(document.tokens))
+            if high - low > 1:
+                encoded = Encoded(index, document.id, document.tokens)
+                parts.append(Part(epoch, encoded, low - first, high - low - 1))
+        return parts
+
+
 PACKERS: dict[Packing, type[Packer]] = {
     "concat": Concatenating,
     "best_fit": BestFit,
     "none": Padding,
+    "windows": Windows,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -37,6 +37,7 @@ __all__ = [
     "Source",
     "SourceContext",
     "Stage",
+    "StoredTokens",
     "Strategy",
     "Submission",
     "TokenizerContext",
@@ -154,6 +155,23 @@ class Documents(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Document: ...
+
+
+class StoredTokens(Documents, Protocol):
+    """Documents stored as tokens, one after another, in shards."""
+
+    def shard_sizes(self) -> Sequence[int]:
+        """Return the number of tokens of each shard."""
+        ...
+
+    def between(self, shard: int, begin: int, end: int) -> Sequence[tuple[int, int, Document]]:
+        """Return the documents with tokens in ``begin`` to ``end`` - 1 of a shard.
+
+        Returns:
+            For each document its index in all, the position of its first token in the shard, and
+            the document, whole.
+        """
+        ...
 
 
 class Source(Protocol):

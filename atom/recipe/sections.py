@@ -169,10 +169,12 @@ class Data(Model):
         description="version of the order of documents; 1: that of ATOM 0.1, sorted in memory; "
         "null: the newest, or that of the resumed run",
     )
-    packing: Literal["concat", "best_fit", "none"] = Field(
+    packing: Literal["concat", "best_fit", "none", "windows"] = Field(
         default="concat",
         description="how documents become sequences: concat cuts them where a sequence ends; "
-        "best_fit cuts only those longer than a sequence, and pads; none gives each its own",
+        "best_fit cuts only those longer than a sequence, and pads; none gives each its own; "
+        "windows shuffles pieces of stored tokens (dataset=prepared), so that any step is found at "
+        "once",
     )
     ahead: int = Field(
         default=2,
