@@ -152,6 +152,9 @@ REFUSED = {
     "data.check_trace": Refused(
         "data.trace", "does not report which", {DATASET: "faults:own_loader", "data.trace": True}
     ),
+    "data.check_unused": Refused(
+        "data.ahead", "has no effect", {DATASET: "faults:own_loader", "data.ahead": 3}
+    ),
     "data.check_packing": Refused(
         "data.packing",
         "packs its data itself",

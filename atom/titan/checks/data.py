@@ -22,6 +22,21 @@ def check_trace(plan: Plan) -> None:
         )
 
 
+def check_unused(plan: Plan) -> None:
+    """Refuse settings of ATOM's loader that the user has set for a dataset with its own.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if plan.selection[Dataset].declaration.build is None:
+        return
+    for key, value in (("data.order", plan.run.data.order), ("data.ahead", plan.run.data.ahead)):
+        if plan.run.given(key):
+            raise UserError(
+                "has no effect: this dataset has its own data loader", key=key, value=value
+            )
+
+
 def check_packing(plan: Plan) -> None:
     """Refuse another packing where the dataset's own loader packs.
 

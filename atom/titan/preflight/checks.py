@@ -85,6 +85,7 @@ CHECKS: tuple[Callable[[RunPlan], None], ...] = (
     faults.check_replay,
     data.check_trace,
     data.check_packing,
+    data.check_unused,
     faults.check_rollback,
     check_assembly,
     pipeline.check_compiled,
