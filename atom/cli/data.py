@@ -1,4 +1,4 @@
-"""``atom data``: prepare, inspect, verify and sample token shards."""
+"""``atom data``: prepare, inspect, verify and sample token shards, and locate a run's data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from atom.cli import Parser
+from atom.cli import Parser, data_at
 from atom.errors import UserError, nearest, one_line
 from atom.io.numbers import human
 from atom.io.terminal import Encodable, Styled
@@ -37,7 +37,8 @@ def parser() -> Parser:
     return Parser(
         "atom data",
         "Tokenize a dataset into token shards (`atom data prepare`), and look at them "
-        "(`atom data inspect`, `verify` and `sample`).",
+        "(`atom data inspect`, `verify` and `sample`). Show which documents a step of a run trains "
+        "on (`atom data at`).",
     )
 
 
@@ -103,6 +104,7 @@ SUBCOMMANDS: dict[str, Callable[[], Parser]] = {
     "inspect": inspect_parser,
     "verify": verify_parser,
     "sample": sample_parser,
+    "at": data_at.parser,
 }
 """Name -> the parser of its arguments, for completion."""
 
@@ -118,7 +120,8 @@ def main(arguments: list[str]) -> int:
 
         return run(prepare_parser().parse_intermixed_args(arguments[1:]), arguments)
     options = SUBCOMMANDS[name]().parse_args(arguments[1:])
-    return {"inspect": _inspect, "verify": _verify, "sample": _sample}[name](options)
+    commands = {"inspect": _inspect, "verify": _verify, "sample": _sample, "at": data_at.run}
+    return commands[name](options)
 
 
 # ---------------------------------------------------------------------------- inspect

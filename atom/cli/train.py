@@ -122,7 +122,7 @@ def _dry_run(run: Run, host: Host) -> None:
         UserError: the run is invalid, or does not fit in memory; raised after the plan is printed.
     """
     selection = select(run, host)
-    vocab_size = call(partial(prepare, selection)).tokenizer.vocab_size
+    vocab_size = call(partial(prepare, selection, run)).tokenizer.vocab_size
     from atom.titan.preflight.dry_run import dry_run
     from atom.titan.preflight.dry_run_report import report
 

@@ -148,7 +148,7 @@ def check(
     run = resume.with_order(place, run)
     selection = select(run, host)
     resume.check(place, run)
-    prepared = call(partial(prepare, selection))
+    prepared = call(partial(prepare, selection, run))
     resume.check(place, run, prepared.inputs)
     run = run.using(prepared.opened)
     # torch is imported only here: every earlier error was reported within a second.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atom.data.dealing import DealtSource
+from atom.data.documents import not_stored, stored
 from atom.errors import UserError
 from atom.io import caches
 from atom.plugin import (
@@ -14,11 +15,12 @@ from atom.plugin import (
     Dataset,
     Document,
     DocumentSource,
+    LaneSource,
     PreparedTokenizer,
     Tokenizer,
     TokenizerContext,
 )
-from atom.recipe.run import read
+from atom.recipe.run import Run, read
 from atom.registry.host import Host
 from atom.registry.select import Selection, select
 from atom.registry.trust import Trust
@@ -80,11 +82,16 @@ def _parts(source: DocumentSource) -> Mapping[str, str]:
     return parts() if callable(parts) else {}
 
 
-def prepare(selection: Selection) -> Prepared:
+def prepare(selection: Selection, run: Run | None = None) -> Prepared:
     """Check the dataset and prepare the tokenizer on it.
 
+    Args:
+        selection: the components.
+        run: the run that reads the dataset; None if there is none.
+
     Raises:
-        UserError: the dataset is empty or unreadable, or the tokenizer is unavailable.
+        UserError: the dataset is empty or unreadable, or does not support a setting of ``data``; or
+            the tokenizer is unavailable.
     """
     source = selection[Dataset].call("source")
 
@@ -101,6 +108,8 @@ def prepare(selection: Selection) -> Prepared:
 
     name = selection[Tokenizer].component.name
     digest = source.check()
+    if run is not None:
+        _check_settings(source, run)
     contents = getattr(source, "contents", None)
     # A tokenizer is trained on the first documents.
     ordered = source.ordered(digest) if isinstance(source, DealtSource) else digest
@@ -114,6 +123,20 @@ def prepare(selection: Selection) -> Prepared:
         frozenset(selection.opener.packages),
         contents() if callable(contents) else None,
     )
+
+
+def _check_settings(source: LaneSource, run: Run) -> None:
+    """Refuse settings that a dataset does not support, or that have no effect on it."""
+    if callable(getattr(source, "mixture", None)):
+        return  # its sources are looked at one by one
+    if run.data.packing == "windows" and stored(source) is None:
+        raise not_stored("dataset")
+    if run.given("data.order") and not isinstance(source, DealtSource):
+        raise UserError(
+            "has no effect: this dataset cannot be read in any order",
+            key="data.order",
+            value=run.data.order,
+        )
 
 
 def _check_tokens(source: DocumentSource, digest: str, name: str) -> None:

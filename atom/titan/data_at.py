@@ -105,7 +105,7 @@ def _before(run: Trained, wanted: int, step: int) -> tuple[int, Checkpoint] | No
     place = run.folder / checkpoint.FOLDER
     told = events.read(run.folder)
     for saved in reversed(checkpoint.resumable(place)):
-        if saved < step and (begin := data_step(saved + 1, told)) <= wanted:
+        if saved < step and (begin := data_step(saved, told) + 1) <= wanted:
             found = Checkpoint(checkpoint.step_folder(place, saved))
             if any(".lane." in f".{name}" for name in found.tensors):
                 return begin, found

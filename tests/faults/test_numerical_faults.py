@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from atom.run_dir import events
-from atom.titan.data_at import data_at
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,9 @@ def test_gradient_that_is_not_finite_is_skipped(
         assert [row[name] for row in after] == [row[name] for row in whole]
 
 
-def test_spike_rolls_back_and_leaves_the_data_out(damaged: Callable, rows: Callable) -> None:
+def test_spike_rolls_back_and_leaves_the_data_out(
+    damaged: Callable, rows: Callable, atom: Callable, tmp_path: Path
+) -> None:
     job = damaged(*SHORT, *QUICK, "faults.spike=rollback", forwards=(7,), factor=1e5)
     code, shown, said = job.end()
     assert code == 0, said
@@ -91,11 +93,12 @@ def test_spike_rolls_back_and_leaves_the_data_out(damaged: Callable, rows: Calla
     assert len(read) == len(set(read))
     assert fault["left_out"] == 3
     last = {each["step"]: each["lanes"] for each in spans}
-    for step in (4, 5, 6, 12):
-        for from_start in (False, True):
-            sequences = data_at(job.place, step, [0, 1], from_start=from_start)
-            told = {str(s.number): [list(part.span) for part in s.parts] for s in sequences}
-            assert told == {lane: last[step][lane] for lane in told}
+    for step, options in ((5, ()), (5, ("--from-start",)), (12, ())):
+        command = ("data", "at", str(job.place), "--step", str(step), "--json", *options)
+        done = atom(*command, PYTHONPATH=str(tmp_path / "site"))
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)["lanes"]
+        assert {lane: told[lane] for lane in last[step]} == last[step]
 
 
 def test_rollback_needs_a_checkpoint(damaged: Callable) -> None:
