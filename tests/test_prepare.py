@@ -528,7 +528,7 @@ def test_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ((), "atom data: valid: inspect, prepare, sample, verify"),
+        ((), "atom data: valid: at, inspect, prepare, sample, verify"),
         (("prepar",), "atom data prepar: did you mean prepare?"),
         (("verify",), "atom data verify: the following arguments are required: folder"),
         (("verify", "nowhere"), "nowhere has no manifest.json"),
