@@ -126,30 +126,6 @@ class TokenShards:
             raise self.refusal(number, "ids", f"the id of document {row} is not UTF-8") from None
         return Document("", id, tokens=tokens[begin:end])
 
-    def shard_sizes(self) -> list[int]:
-        """Return the number of tokens of each shard."""
-        return [shard.tokens for shard in self.manifest.shards]
-
-    def between(self, shard: int, begin: int, end: int) -> list[tuple[int, int, Document]]:
-        """Return the documents with tokens in ``begin`` to ``end`` - 1 of a shard: index, position
-        of the first token in the shard, and document.
-
-        Raises:
-            UserError: the shard is not as the manifest says.
-        """
-        _, records, _ = self._opened(shard)
-        ends = records["tokens"]
-        row = int(np.searchsorted(ends, begin, side="right"))
-        before = int(self._ends[shard]) - self.manifest.shards[shard].documents
-        found = []
-        first = int(ends[row - 1]) if row else 0
-        while row < len(ends) and first < end:
-            document = self[before + row]
-            if len(document.tokens):
-                found.append((before + row, first, document))
-            first, row = int(ends[row]), row + 1
-        return found
-
     def _open(self, number: int) -> tuple[Array, Array, Array]:
         sizes = self.manifest.shards[number].sizes(self.manifest.token_bytes)
         maps = [
