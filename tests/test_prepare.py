@@ -30,6 +30,7 @@ from atom.data.manifest import (
 )
 from atom.data.shards import DOCUMENT, TokenShards
 from atom.data.splitting import Recipe
+from atom.data.verifying import check, verify
 from atom.data.writing import Encoder, write_shard
 from atom.errors import UserError
 from atom.io.files import sha256
@@ -245,8 +246,8 @@ def test_documents_are_as_they_were(parts: list[list[Document]], vocab_size: int
         manifest = write(folder, parts, vocab_size)
         shards = TokenShards(folder)
         assert manifests.read(folder) == manifest
-        shards.check()
-        list(shards.verify())
+        check(shards)
+        list(verify(shards))
         oracle, every = Letters(vocab_size), [each for part in parts for each in part]
         assert len(shards) == len(every)
         for index, document in enumerate(every):
@@ -263,7 +264,7 @@ def test_a_long_id_is_cut_at_a_character(tmp_path: Path) -> None:
     write(tmp_path, [[Document("text", "語" * 3000), Document("text", "\ud800")]])
     shards = TokenShards(tmp_path)
     assert [shards[0].id, shards[1].id] == ["語" * 1365, "\\ud800"]
-    list(shards.verify())
+    list(verify(shards))
 
 
 @given(st.integers(0, 10**10))
@@ -455,7 +456,7 @@ def test_shards_that_another_program_wrote_wrongly(
     second = shards[1].model_copy(update={"sha256": [sha256(path) for path in paths]})
     describe(tmp_path, [shards[0], second], 300)
     with pytest.raises(UserError) as error:
-        list(TokenShards(tmp_path).verify())
+        list(verify(TokenShards(tmp_path)))
     assert problem in error.value.sentence()
     with suppress(UserError):  # a sentence, or what stands there: never another exception
         for index in range(8):

@@ -191,11 +191,12 @@ def _or_none(id: int | None) -> str:
 
 def _verify(options: argparse.Namespace) -> int:
     from atom.data.shards import TokenShards
+    from atom.data.verifying import verify
 
     shards = TokenShards(options.folder)
     found = shards.manifest
     size, told = 0, time.monotonic()
-    for number, checked in enumerate(shards.verify(), 1):
+    for number, checked in enumerate(verify(shards), 1):
         size += checked
         if time.monotonic() - told >= _LINE_SECONDS:
             told = time.monotonic()
@@ -213,13 +214,14 @@ def _sample(options: argparse.Namespace) -> int:
     from atom.data.manifest import TOKENIZER
     from atom.data.order import Order
     from atom.data.shards import TokenShards
+    from atom.data.verifying import check_tokenizer
     from atom.plugin import Tokenizer
     from atom.registry.host import Host
     from atom.registry.opening import Opener
 
     shards = TokenShards(options.folder)
     made = shards.manifest.tokenizer
-    shards.check_tokenizer()
+    check_tokenizer(shards)
     chosen = Opener(Host.load()).choose(Tokenizer, made.name, made.parameters, "tokenizer")
     from atom.titan.boot import boot
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from atom.data.manifest import name_of
 from atom.data.shards import TokenShards, open_shards
+from atom.data.verifying import check
 from atom.errors import UserError
 from atom.plugin import Contents
 from atom_datasets.config import Prepared
@@ -35,7 +36,7 @@ class PreparedSource:
         """
         # Not the open one: the folder may have changed since.
         shards = TokenShards(self._folder, _KEY, self.path)
-        shards.check()
+        check(shards)
         if not shards.manifest.tokens:
             raise UserError("has no tokens", key=_KEY, value=self.path)
         return shards.manifest.digest
