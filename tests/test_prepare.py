@@ -581,3 +581,31 @@ def test_training_refuses(
     assert ("tokenizer.name=" if "tokenizer" in arguments else "dataset.path=") in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (copied.parent / "run").exists()
+
+
+@pytest.mark.slow
+def test_losses_are_those_of_on_the_fly_training(
+    atom: Callable, rows: Callable, tmp_path: Path
+) -> None:
+    """Bit by bit, with empty documents and documents of one letter."""
+    texts = tmp_path / "texts.jsonl"
+    records = ["", "x", "größer 語 " * 40, "a text\n" * 3, "long " * 400, " "]
+    lines = [
+        json.dumps({"text": f"{text}{n}" if text else ""}) for n in range(40) for text in records
+    ]
+    texts.write_text("\n".join(lines))
+    dataset = ("dataset=local", f"dataset.path={texts}")
+    bpe = ("tokenizer=bpe", "tokenizer.vocab_size=300")
+    shards = str(tmp_path / "shards")
+    made = atom("data", "prepare", *dataset, *bpe, "--out", shards, "--workers", "2")
+    assert made.returncode == 0, made.stderr
+    kept = ("tokenizer=hf", f"tokenizer.path={shards}/tokenizer")
+    prepared = ("dataset=prepared", f"dataset.path={shards}")
+    losses = []
+    for number, components in enumerate(((*dataset, *bpe), (*prepared, *kept))):
+        place = tmp_path / str(number)
+        result = atom("train", *components, *TRAIN, f"run.dir={place}")
+        assert result.returncode == 0, result.stdout + result.stderr
+        losses.append([row["loss"] for row in rows(place)])
+    assert len(losses[0]) == 3
+    assert losses[0] == losses[1]

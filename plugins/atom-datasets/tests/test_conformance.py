@@ -11,7 +11,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
-from atom.testing import conformance
+from atom.plugin import Document
+from atom.testing import conformance, token_shards
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +67,19 @@ def parquet(folder: Path) -> dict[str, object]:
     return {"path": str(folder), "text_field": "content"}
 
 
+def shards(folder: Path) -> dict[str, object]:
+    documents = [
+        Document(f"text {number} " * (1 + number % 7), f"row {number}") for number in range(50)
+    ]
+    token_shards.write(folder, [documents[:20], documents[20:21], [], documents[21:]])
+    return {"path": str(folder)}
+
+
+def another_shard(folder: Path) -> dict[str, object]:
+    token_shards.write(folder / "other", [[Document("text 0 ", f"row {n}") for n in range(50)]])
+    return {"path": str(folder / "other")}
+
+
 TestStdlib = conformance("dataset:stdlib").having(change=lambda _: {"max_chars": 2000})
 TestLocalText = conformance("dataset:local").having(sample=texts, change=more_text)
 TestLocalRecords = conformance("dataset:local").having(
@@ -74,3 +88,4 @@ TestLocalRecords = conformance("dataset:local").having(
 TestHuggingFace = conformance("dataset:huggingface").having(
     sample=parquet, change=lambda folder: {"path": str(folder), "split": "test"}
 )
+TestPrepared = conformance("dataset:prepared").having(sample=shards, change=another_shard)
