@@ -24,7 +24,7 @@ TINY = (
 )
 WEB = "dataset.sources.web={name: local, path: web}"
 BOOKS = "dataset.sources.books={name: 'atom_datasets:local', path: books, repeat: 2}"
-MIXED = ("dataset=mixture", WEB, BOOKS)
+MIXED = ("dataset=repeated", WEB, BOOKS)
 
 # Opens itself: with the same parameters, or with others each time.
 LOOP = {
@@ -176,7 +176,7 @@ def plan(config, context):
 def run(tmp_path: Path, install: Callable[..., Path], forked: Command) -> Command:
     """The command, with the page's plugin installed and two folders of texts to read."""
     files = {block.file: block.text for block in blocks(PAGE) if block.file is not None}
-    install("mixture", {name.removeprefix("mixture/"): text for name, text in files.items()})
+    install("repeated", {name.removeprefix("repeated/"): text for name, text in files.items()})
     install("loop", LOOP)
     install("shapes", SHAPES)
     install("wrapper", WRAPPER)
@@ -235,12 +235,12 @@ MISTAKES = {
         ["dataset.sources.web.path=[web,rows.jsonl]"],
         "choose one with dataset.sources.web.format",
     ),
-    "a mixture in a mixture": (
-        ["dataset.sources.more={name: mixture, sources: {a: {name: local, pth: web}}}"],
+    "one in another of its kind": (
+        ["dataset.sources.more={name: repeated, sources: {a: {name: local, pth: web}}}"],
         "dataset.sources.more.sources.a.pth=web (command line): pth is no key here; did you mean",
     ),
-    "a mixture in a mixture: nothing to read": (
-        ["dataset.sources.more={name: mixture, sources: {a: {name: local, path: no}}}"],
+    "one in another of its kind: nothing to read": (
+        ["dataset.sources.more={name: repeated, sources: {a: {name: local, path: no}}}"],
         "dataset.sources.more.sources.a.path=no (command line): there is no such file or folder",
     ),
     "one that opens itself": (
@@ -250,7 +250,7 @@ MISTAKES = {
     "one that opens itself, in a mixture": (
         ["dataset.sources.more=loop"],
         "dataset.sources.more.again (command line): components open each other in a circle: "
-        "mixture → loop → loop",
+        "repeated → loop → loop",
     ),
     "in a dataclass": (
         ["dataset=shapes", "dataset.held.data={name: local, pth: web}"],
@@ -344,7 +344,7 @@ def test_a_file_is_named_as_the_origin(run: Command, tmp_path: Path) -> None:
     place.mkdir(parents=True)
     (place / "mixed.yaml").write_text(
         "# @package _global_\n"
-        "defaults: [{override /dataset: mixture}]\n"
+        "defaults: [{override /dataset: repeated}]\n"
         "dataset: {sources: {web: {name: local, pth: web}}}\n"
     )
     result = run("train", *TINY, "+experiment=mixed", "--config-dir=conf")
@@ -363,7 +363,7 @@ def test_the_trust_lists_apply(run: Command) -> None:
 def test_an_option_chooses_a_nested_component(run: Command) -> None:
     """With Hydra's package of a group, on the command line and in an option's defaults list."""
     typed = run(
-        "train", *TINY, "dataset=mixture", "+dataset@dataset.sources.web=stdlib", "--cfg", "job"
+        "train", *TINY, "dataset=repeated", "+dataset@dataset.sources.web=stdlib", "--cfg", "job"
     )
     assert typed.returncode == 0, typed.stderr
     assert yaml.safe_load(typed.stdout)["dataset"]["sources"]["web"]["name"] == "stdlib"
@@ -411,8 +411,8 @@ def test_ranks_train_on_it(run: Command, atom: Command, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     written = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert written["dataset"]["sources"]["web"] == {"name": "local", "path": "web"}
-    assert {"mixture", "atom-datasets"} <= set(written["plugins"]["used"])
+    assert {"repeated", "atom-datasets"} <= set(written["plugins"]["used"])
     lock = json.loads((tmp_path / "run" / "lock.json").read_text())
     found = {row["key"]: (row["kind"], row["name"], row["package"]) for row in lock["components"]}
-    assert found["dataset"] == ("dataset", "mixture", "mixture")
+    assert found["dataset"] == ("dataset", "repeated", "repeated")
     assert found["dataset.sources.web"] == ("dataset", "local", "atom-datasets")

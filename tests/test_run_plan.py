@@ -119,6 +119,11 @@ MODEL, STRATEGY, DATASET = "architecture.name", "parallelism.name", "dataset.nam
 COMPILED, SAVES = {"compile.enable": True}, {"checkpoint.enable": True}
 PLAIN = {"training.disable_cuda_graphs": True}
 ZBV = {PP: 2, SCHEDULE: "ZBVZeroBubble", "architecture.n_layers": 6} | COMPILED | PLAIN
+MIXED = {
+    DATASET: "mixture",
+    "dataset.sources": {"a": {"name": "stdlib", "weight": 1}},
+    "dataset.stages": {"late": {"from_step": 10**9, "weights": {"a": 1}}},
+}
 UNEVEN = {"architecture.multiple_of": 1, "architecture.ffn_dim_multiplier": 1.01}
 
 REFUSED = {
@@ -126,6 +131,7 @@ REFUSED = {
     "lengths": Refused(CHUNKS, "must divide training.seq_len", {CHUNKS: 3}),
     "gpus": Refused("launch.ranks", "this machine has 1 GPUs", {TP: 2}, kind="cuda"),
     "initial_weights": Refused(WEIGHTS, "holds no checkpoint", SAVES | {WEIGHTS: "nowhere"}),
+    "mixture": Refused("dataset.stages.late.from_step", "the stage never begins", MIXED),
     "batch": Refused("training.global_batch_size", "a multiple of 3", {REPLICATE: 3}, ranks=3),
     "tensor_parallel": Refused(TP, "divide the model's 4 query heads", {TP: 3}, ranks=3),
     "experts.check_division": Refused(EP, "has no experts", {SHARD: 2, EP: 2}, ranks=2),

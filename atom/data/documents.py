@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,6 +80,7 @@ class Stream:
         seed: the seed of the order.
         encoder: the tokenizer.
         name: the key of the source, for errors.
+        prefix: put before the ids of documents.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Stream:
         seed: int,
         encoder: Encoder,
         name: str = "dataset",
+        prefix: str = "",
     ) -> None:
         self._source = source
         self.lane = lane
@@ -98,6 +100,7 @@ class Stream:
         self._seed = seed
         self._encoder = encoder
         self.name = name
+        self._prefix = prefix
         self.left_out = LeftOut()
 
     def documents(self, epoch: int, start: int = 0) -> Iterator[Encoded]:
@@ -108,6 +111,8 @@ class Stream:
             self.lane, self.lanes, seed=self._seed, epoch=epoch, start=start
         )
         for index, document in enumerate(documents, start):
+            if self._prefix:
+                document = replace(document, id=self._prefix + document.id)
             yield Encoded(index, document.id, self._tokens(document))
 
     def stored(self) -> StoredTokens:

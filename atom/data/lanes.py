@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from atom.data.dealing import dealt
 from atom.data.documents import Encoder, LeftOut, Stream
-from atom.data.mixing import Schedule, leaves
+from atom.data.mixing import Schedule, key_of, leaves
 from atom.data.packing import PACKERS, Packed, Packer, Packing, Part, Span
 from atom.errors import UserError
 from atom.plugin import LaneSource
@@ -27,6 +27,9 @@ From one source it is the packer's position, three integers. In a mixture of S s
 1 + 3·S: the number of steps read, and the positions in the sources, in their order.
 """
 
+ALONE = ("",)
+"""The names of the sources of a run that mixes none."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -40,6 +43,9 @@ class Reading:
         seq_len: tokens of a sequence.
         steps: steps of the run, for the stages of a mixture.
         vocab_size: an id beyond it is refused; None: ids are not checked.
+        names: the sources of a mixture in the order of the run; empty: in that of the mixture.
+        measured: sources that preflight has compared with the run's length, so that they may be
+            read as often as the steps require.
     """
 
     source: LaneSource
@@ -49,6 +55,8 @@ class Reading:
     packing: Packing = "concat"
     steps: int = 1
     vocab_size: int | None = None
+    names: tuple[str, ...] = ()
+    measured: frozenset[str] = frozenset()
 
 
 class Sources:
@@ -66,11 +74,19 @@ class Sources:
         self.schedule: Schedule | None = None
         self.most: Mapping[str, float] = {}
         if mixed is not None:
-            self.sources = {name: dealt(source) for name, source in mixed.sources.items()}
-            self.most = mixed.max_epochs
-            self.schedule = Schedule(
-                list(mixed.sources), mixed.stages, reading.lanes, seed=reading.seed
-            )
+            names = reading.names or tuple(mixed.sources)
+            self.sources = {name: dealt(mixed.sources[name]) for name in names}
+            self.most = {
+                name: most
+                for name, most in mixed.max_epochs.items()
+                if name not in reading.measured
+            }
+            self.schedule = Schedule(names, mixed.stages, reading.lanes, seed=reading.seed)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources in the order of a lane's state."""
+        return tuple(self.sources)
 
 
 class Row(NamedTuple):
@@ -126,7 +142,8 @@ class Lane:
                     reading.lanes,
                     seed=reading.seed,
                     encoder=encoder,
-                    name=f"dataset.sources.{name}" if name else "dataset",
+                    name=key_of(name) if name else "dataset",
+                    prefix=f"{name}: " if name else "",
                 )
             )
             for name, source in sources.sources.items()
@@ -152,7 +169,9 @@ class Lane:
         tokens.
         """
         schedule = self._sources.schedule
-        chosen = 0 if schedule is None else int(schedule.choices(self._step)[self.number])
+        chosen = 0
+        if schedule is not None:
+            chosen = int(schedule.choice(self._step, slice(self.number, self.number + 1))[0])
         packer = self._packers[chosen]
         number = self._number(chosen) if packer.numbered else 0
         parts = packer.read(self._reading.seq_len, number)
@@ -181,7 +200,8 @@ class Lane:
         most = self._sources.most.get(name)
         if most is not None and packer.position[0] >= most:
             raise UserError(
-                f"at step {self._step + 1} it would be read more often",
+                f"in step {self._step + 1}, sequence {self.number} of the global batch would read "
+                "it more often",
                 valid="more, a smaller weight, or fewer steps",
                 key=f"{packer.stream.name}.max_repetitions",
                 value=most,
@@ -197,17 +217,25 @@ class Lane:
             return np.array([positions[0][0], self._step, 0], dtype=np.int64)
         return np.array(positions[0], dtype=np.int64)
 
-    def go_to(self, state: State) -> None:
-        """Go to a :attr:`state`; sources beyond those of the state begin."""
+    def go_to(self, state: State, names: Sequence[str] | None = None, step: int = 0) -> None:
+        """Go to a :attr:`state`; sources that have no position in it begin.
+
+        Args:
+            state: the state.
+            names: its sources; None: those of the run.
+            step: its step, if it is of a run that mixed none.
+        """
+        names = self._sources.names if names is None else names
         numbers = state.tolist()
-        if self._sources.schedule is not None:
+        self._step = step
+        if tuple(names) != ALONE:
             self._step, *numbers = numbers
         elif self._packers[0].numbered:
             self._step = numbers[1]
-        numbers += [0] * (3 * len(self._packers) - len(numbers))
         triples = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
-        for packer, position in zip(self._packers, triples, strict=True):
-            packer.go_to(position)
+        positions = dict(zip(names, triples, strict=True))
+        for name, packer in zip(self._sources.names, self._packers, strict=True):
+            packer.go_to(positions.get(name, (0, 0, 0)))
 
     def left_out(self) -> LeftOut:
         """Return the counts of skipped documents since the last call."""

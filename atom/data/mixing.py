@@ -3,8 +3,9 @@
 A step has G sequences. Source k with weight w has floor(G·w) or ceil(G·w) of them in every step,
 and G·w on average: the G points (m + θ)/G, evenly spaced and shifted by θ, fall into intervals as
 wide as the weights (systematic sampling). θ changes from step to step by the golden ratio, so that
-a source with few sequences comes at even intervals, too. Which lanes get which source is shuffled
-for each step. All of this depends on the seed, the step and the weights alone.
+a source with few sequences comes at even intervals, too. Each lane has one of the points; in a
+step, all lanes move on by the same number of points, so that each lane reads every source as often
+as the others, to a few sequences. All of this depends on the seed, the step and the weights alone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ MOST_SEQUENCES = 1 << 22
 _GOLDEN = 679_561_669_891
 """About 2⁴⁰ divided by the golden ratio, and odd."""
 
-Choices = npt.NDArray[np.int32]
+_SILVER = 455_432_628_211
+"""About 2⁴⁰·(√2 - 1), and odd: lanes move on independently of θ."""
+
+Choices = npt.NDArray[np.int64]
 
 
 class Schedule:
@@ -41,7 +45,7 @@ class Schedule:
         names: the sources, in their order.
         stages: at least one; the first begins at step 0.
         lanes: G, sequences of a step.
-        seed: seed of the lanes' shuffle.
+        seed: seed of the shuffle that gives each lane its first point.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Schedule:
         self._lanes = lanes
         self._seed = seed
         self._bounds = [_bounds(self.names, stage.weights, lanes) for stage in stages]
+        self._ends = [np.array(bounds, dtype=np.int64) for bounds in self._bounds]
         self._firsts = [stage.step for stage in stages]
 
     def stage(self, step: int) -> int:
@@ -62,7 +67,16 @@ class Schedule:
 
     def choices(self, step: int) -> Choices:
         """Return the source of each lane in ``step``, counted from 0: array [G] of indices."""
-        return _choices(self._bounds[self.stage(step)], self._lanes, self._seed, step)
+        return self.choice(step, slice(None))
+
+    def choice(self, step: int, lanes: slice) -> Choices:
+        """Return the source of some lanes in ``step``."""
+        first = _first_points(self._lanes, self._seed)[lanes]
+        moved = (first + self._lanes * (step * _SILVER % _UNIT) // _UNIT) % self._lanes
+        # The last end is exactly G·UNIT, above every point.
+        ends = self._ends[self.stage(step)]
+        chosen: Choices = np.searchsorted(ends, moved * _UNIT + _shift(step), side="right")
+        return chosen
 
     def counts(self, step: int) -> list[int]:
         """Return how many sequences each source has in ``step``."""
@@ -147,14 +161,18 @@ def _floor_sum(count: int, factor: int, offset: int) -> int:
         divisor, factor = factor, divisor
 
 
-@lru_cache(maxsize=8)
-def _choices(bounds: tuple[int, ...], lanes: int, seed: int, step: int) -> Choices:
-    points = np.arange(lanes, dtype=np.int64) * _UNIT + _shift(step)
-    # The last bound is exactly G·UNIT, above every point.
-    sources = np.searchsorted(np.array(bounds, dtype=np.int64), points, side="right")
-    chosen = sources.astype(np.int32)[Order(lanes, seed, step, 1).at(np.arange(lanes))]
-    chosen.setflags(write=False)
-    return chosen
+@lru_cache(maxsize=2)
+def _first_points(lanes: int, seed: int) -> Choices:
+    points = Order(lanes, seed, 0, 1).at(np.arange(lanes))
+    points.setflags(write=False)
+    return points
+
+
+def key_of(source: str) -> str:
+    """Return the key that a user sets a source of a mixture by: ``a.b`` is source ``b`` of the
+    mixture ``a`` in the run's mixture.
+    """
+    return f"dataset.sources.{'.sources.'.join(source.split('.'))}"
 
 
 def leaves(source: LaneSource, tokens_per_step: int, steps: int) -> Mixture | None:

@@ -16,6 +16,7 @@ from atom.io.terminal import say
 from atom.launch import local
 from atom.launch.announcements import News
 from atom.launch.stopper import Stopper
+from atom.plugin import Dataset
 from atom.recipe.run import Run
 from atom.recipe.sections import Read
 from atom.recipe.settings import FOLLOW
@@ -24,6 +25,7 @@ from atom.registry.select import select
 from atom.run_dir import events, folder, logs, metrics, progress, resume
 from atom.run_dir.inputs import Inputs
 from atom.run_dir.prepare import prepare
+from atom.watch import mixture_rows
 from atom.watch.screen import Header, Screen
 
 if TYPE_CHECKING:
@@ -147,9 +149,10 @@ def check(
     folder.check_usable(place)
     run = resume.with_order(place, run)
     selection = select(run, host)
-    resume.check(place, run)
+    dataset = selection[Dataset]
+    resume.check(place, run, dataset=dataset)
     prepared = call(partial(prepare, selection, run))
-    resume.check(place, run, prepared.inputs)
+    resume.check(place, run, prepared.inputs, dataset=dataset)
     run = run.using(prepared.opened)
     # torch is imported only here: every earlier error was reported within a second.
     from atom.titan.preflight.preflight import preflight
@@ -168,7 +171,7 @@ def check(
         ready,
         prepared.tokenizer.files,
         prepared.inputs,
-        resume.check(place, ready.run, prepared.inputs),
+        resume.check(place, ready.run, prepared.inputs, dataset=dataset),
         resume.done(place, ready.run, ready.steps, prepared.inputs),
     )
 
@@ -264,6 +267,8 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         dataset=chosen("dataset"),
         read=_read(resolved.data),
         left_out=resolved.data.left_out if resolved.data else (),
+        sources=mixture_rows.sources(resolved.mixture) if resolved.mixture else (),
+        stages=mixture_rows.stages(resolved.mixture) if resolved.mixture else (),
         device=_device(ready),
         ranks=resolved.world_size,
         layout=[

@@ -41,6 +41,7 @@ __all__ = [
     "Strategy",
     "Submission",
     "TokenizerContext",
+    "Trained",
 ]
 
 K = TypeVar("K", bound=Declaration)
@@ -140,13 +141,16 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """The content of a source, for people: numbers of files and of documents per epoch, None if
-    unknown without reading everything. ``left_out`` has a phrase for each kind of content that is
-    not read, or not read as it stands: ``"hidden files: 2 (.a, .b)"``."""
+    """The content of a source, for people: numbers of files, documents and tokens per epoch, None
+    if unknown without reading everything. ``left_out`` has a phrase for each kind of content that
+    is not read, or not read as it stands: ``"hidden files: 2 (.a, .b)"``. ``sources`` are the
+    contents of a mixture's sources by name; source ``b`` of a mixture ``a`` is ``a.b``."""
 
     files: int | None = None
     documents: int | None = None
     left_out: tuple[str, ...] = ()
+    tokens: int | None = None
+    sources: Mapping[str, Contents] = field(default_factory=dict)
 
 
 class Documents(Protocol):
@@ -251,7 +255,9 @@ class Mixture:
     Attributes:
         sources: name -> source; a source can be a mixture, too, of one stage.
         stages: by their first step; the first begins at step 0.
-        max_epochs: source -> how often it may be read at most.
+        max_epochs: source -> how often it may be read at most. If the source reports its tokens, a
+            run that would read it more often is refused; otherwise the run stops at the step at
+            which one of its sequences would begin a further epoch.
     """
 
     sources: Mapping[str, DocumentSource]
@@ -262,10 +268,21 @@ class Mixture:
 class MixedSource(LaneSource, Protocol):
     """A source that is a mixture. ATOM chooses the source of each sequence by the weights, exactly
     in every step; ``lane``, which trains tokenizers, may mix documents.
+
+    Its :meth:`check` returns a digest of its sources' digests, without weights and stages, which
+    are compared as settings (see ``Dataset.changed``). Errors name a source
+    ``dataset.sources.NAME``. It may have a method ``ordered(digest) -> str``: a digest of what
+    ``lane`` yields, so that a tokenizer that was trained with other weights is not reused.
     """
 
+    def digests(self) -> Mapping[str, str]:
+        """Return the digest of each source by name, those of nested mixtures as ``a.b``. Called
+        after :meth:`check`.
+        """
+        ...
+
     def mixture(self, *, tokens_per_step: int, steps: int) -> Mixture:
-        """Return the mixture of a run. Called after :meth:`check`.
+        """Return the mixture of a run.
 
         Args:
             tokens_per_step: tokens of the global batch.
@@ -410,6 +427,14 @@ class DatasetContext(Context):
     seed: int
     global_batch_size: int
     opening: SourceContext | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """How far a run has come: ``steps`` of ``tokens_per_step`` tokens."""
+
+    steps: int
+    tokens_per_step: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -243,14 +243,20 @@ class Dataset(Declaration):
 
     ``build(config, context: DatasetContext) -> torchtitan BaseDataLoader.Config`` replaces that
     loader, for data that is not text; it must then ensure the same order itself.
+
+    ``changed(key, before, after, trained: Trained) -> str`` returns the effect of a changed
+    parameter on a run that resumes: ``"harmless"``, ``"matters"`` or ``"refused"``. ``key`` is the
+    parameter's, such as ``stages.anneal.from_step``; ``before`` and ``after`` are both sections as
+    plain data. Without it, every change is refused.
     """
 
     kind = "dataset"
-    references = ("config", "source", "build")
+    references = ("config", "source", "build", "changed")
     change = "refused"
 
     source: str
     build: str | None = None
+    changed: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -290,6 +290,47 @@ class Read(Model):
     files: int | None = None
     documents: int | None = None
     left_out: list[str] = Field(default=[], description="content that is present but not read")
+    tokens: int | None = None
+
+
+class MixedSource(Model):
+    """A source of the run's mixture."""
+
+    name: str = Field(description="its name; source b of a mixture a is a.b")
+    tokens: NonNegativeInt = Field(description="tokens that the run reads from it")
+    documents: int | None = Field(default=None, description="documents of an epoch")
+    epoch_tokens: int | None = Field(default=None, description="tokens of an epoch")
+    max_repetitions: float | None = None
+
+    @property
+    def repetitions(self) -> float | None:
+        """How often the run reads the source, if it has reported its tokens."""
+        return self.tokens / self.epoch_tokens if self.epoch_tokens else None
+
+
+class MixedStage(Model):
+    """A stage of the run's mixture."""
+
+    name: str
+    first_step: PositiveInt
+    shares: dict[str, float] = Field(description="source -> share of the tokens, without zeros")
+
+
+class Mixed(Model):
+    """The mixture that a run reads."""
+
+    sources: list[MixedSource] = Field(description="in the order of a checkpoint's positions")
+    stages: list[MixedStage]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the sources, in their order."""
+        return [source.name for source in self.sources]
+
+    def read_until(self, step: int) -> frozenset[str]:
+        """Return the sources that steps 1 to ``step`` read."""
+        begun = (stage for stage in self.stages if stage.first_step <= step)
+        return frozenset(name for stage in begun for name in stage.shares)
 
 
 class Resolved(Model):
@@ -299,6 +340,9 @@ class Resolved(Model):
     world_size: PositiveInt
     vocab_size: PositiveInt
     data: Read | None = Field(default=None, description="size of the dataset; null: unknown")
+    mixture: Mixed | None = Field(
+        default=None, description="the sources that are mixed; null: no mixture"
+    )
     global_batch_size: PositiveInt = Field(description="in sequences")
     degrees: dict[str, int] = Field(description="the parallel degrees, with -1 resolved")
     kernels: dict[str, str] = Field(description="the kernel chosen for each operation")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from atom.data.dealing import is_indexed
@@ -112,7 +113,16 @@ class _RenamedSource:
         # empty then.
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self._source, name)
+        found = getattr(self._source, name)
+        if not callable(found):
+            return found
+
+        @wraps(found)
+        def called(*arguments: Any, **named: Any) -> Any:
+            with renamed(*self._names):
+                return found(*arguments, **named)
+
+        return called
 
 
 class _RenamedIndexed(_RenamedSource):

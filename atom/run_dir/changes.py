@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,8 +119,16 @@ class Change:
         return f"{self.key}: {shown(self.before)} → {shown(self.after)}"
 
 
+Judge = Callable[[str], Kind | None]
+"""Returns the effect of changing a setting, or None for the one in :data:`KINDS`."""
+
+
 def changes(
-    before: dict[str, Any], after: dict[str, Any], *, same: frozenset[str] = frozenset()
+    before: dict[str, Any],
+    after: dict[str, Any],
+    *,
+    same: frozenset[str] = frozenset(),
+    judge: Judge = lambda _: None,
 ) -> list[Change]:
     """Return how two runs differ.
 
@@ -128,11 +136,12 @@ def changes(
         before: the sections of a ``run.yaml``.
         after: the sections of the other ``run.yaml``.
         same: sections known to have the same content, wherever it is stored.
+        judge: the judgement of the components.
     """
     before, after = _decided(before), _decided(after)
     found = []
     for key, a, b in _differences("", before, after):
-        what = kind(key)
+        what = judge(key) or kind(key)
         if key == "training.steps" and _schedule_end(before) == _schedule_end(after):
             what = "harmless"
         elif what == "unused" and (b is None or str(a).startswith(str(b))):

@@ -3,7 +3,8 @@ resume."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from atom.data.manifest import tokenizer_digest
 from atom.errors import UserError
 from atom.io import json_data
 from atom.io.files import sha256, write_json
-from atom.plugin import PreparedTokenizer
+from atom.plugin import DocumentSource, PreparedTokenizer
 
 FILE_NAME = "inputs.json"
 
@@ -25,11 +26,21 @@ _MOST_NAMED = 3
 @dataclass(frozen=True)
 class Content:
     """Digests of one component: ``digest`` covers everything; ``parts`` are digests by name, empty
-    if there are too many.
+    if there are too many. ``sources`` are those of a mixture's sources; a part of source NAME is
+    ``NAME/PART``.
     """
 
     digest: str
     parts: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, sources: Collection[str]) -> Content:
+        """Return the content of some sources of a mixture."""
+        chosen = {name: self.sources[name] for name in sorted(sources) if name in self.sources}
+        parts = {
+            name: digest for name, digest in self.parts.items() if name.partition("/")[0] in chosen
+        }
+        return Content(json.dumps(chosen), parts, chosen)
 
     def difference(self, before: Content) -> str:
         """Return in words what has changed since ``before``."""
@@ -58,18 +69,24 @@ class Inputs:
         write_json(path, asdict(self))
 
 
-def of(digest: str, parts: Mapping[str, str], tokenizer: PreparedTokenizer) -> Inputs:
+def of(dataset: Content, tokenizer: PreparedTokenizer) -> Inputs:
     """Return the inputs of a run.
 
     Args:
-        digest: digest of the dataset.
-        parts: digests of the dataset's parts, as far as it reports them.
+        dataset: the content of the dataset.
         tokenizer: the prepared tokenizer.
     """
     # A plugin is trusted for its files, which can lie in a cache of symbolic links.
     files = {name: sha256(path.resolve()) for name, path in sorted(tokenizer.files.items())}
     identity = tokenizer_digest(tokenizer.vocab_size, files)
-    return Inputs(_content(digest, parts), _content(identity, files))
+    return Inputs(dataset, _content(identity, files))
+
+
+def content(source: DocumentSource) -> Content:
+    """Check a source, and return its content."""
+    digest = source.check()
+    parts, sources = (getattr(source, name, dict) for name in ("parts", "digests"))
+    return _content(digest, parts(), sources())
 
 
 def read(path: Path) -> Inputs | None:
@@ -91,16 +108,22 @@ def read(path: Path) -> Inputs | None:
 
 
 def _read(told: Any) -> Content:
-    parts = told.get("parts", {}) if isinstance(told, dict) else None
-    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-        raise ValueError("it holds no digests by name")
-    if not isinstance(told["digest"], str):
+    if not isinstance(told, dict) or not isinstance(told["digest"], str):
         raise ValueError("it holds no digest")
-    return _content(told["digest"], parts)
+    parts, sources = (_named(told.get(name, {})) for name in ("parts", "sources"))
+    return _content(told["digest"], parts, sources)
 
 
-def _content(digest: str, parts: Mapping[str, str]) -> Content:
-    return Content(digest, dict(parts) if len(parts) <= _MOST_PARTS else {})
+def _named(digests: Any) -> dict[str, str]:
+    if not isinstance(digests, dict) or not all(isinstance(d, str) for d in digests.values()):
+        raise ValueError("it holds no digests by name")
+    return digests
+
+
+def _content(
+    digest: str, parts: Mapping[str, str], sources: Mapping[str, str] | None = None
+) -> Content:
+    return Content(digest, dict(parts) if len(parts) <= _MOST_PARTS else {}, dict(sources or {}))
 
 
 def _listed(names: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def data_changed(folder: Path, *, adopt: bool = False) -> str | None:
     chosen = select(run, host)[Dataset]
     source = chosen.call("source")
     try:
-        now = inputs.Content(source.check(), _parts(source))
+        now = inputs.content(source)
     except UserError:
         return None  # the ranks report unreadable data
     if now.digest == before.dataset.digest:
@@ -75,11 +75,6 @@ def data_changed(folder: Path, *, adopt: bool = False) -> str | None:
     if adopt:
         replace(before, dataset=now).write(folder / inputs.FILE_NAME)
     return f"the dataset has changed under the run ({now.difference(before.dataset)})"
-
-
-def _parts(source: DocumentSource) -> Mapping[str, str]:
-    parts = getattr(source, "parts", None)
-    return parts() if callable(parts) else {}
 
 
 def prepare(selection: Selection, run: Run | None = None) -> Prepared:
@@ -107,15 +102,16 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
             yield document
 
     name = selection[Tokenizer].component.name
-    digest = source.check()
+    read = inputs.content(source)
     if run is not None:
         _check_settings(source, run)
     contents = getattr(source, "contents", None)
     # A tokenizer is trained on the first documents.
-    ordered = source.ordered(digest) if isinstance(source, DealtSource) else digest
-    context = TokenizerContext(documents=documents, digest=ordered, cache=caches.folder())
+    ordered = getattr(source, "ordered", None)
+    digest = ordered(read.digest) if callable(ordered) else read.digest
+    context = TokenizerContext(documents=documents, digest=digest, cache=caches.folder())
     prepared: PreparedTokenizer = selection[Tokenizer].call("prepare", context)
-    found = inputs.of(digest, _parts(source), prepared)
+    found = inputs.of(read, prepared)
     _check_tokens(source, found.tokenizer.digest, name)
     return Prepared(
         prepared,

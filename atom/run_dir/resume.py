@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atom.data.order import NEWEST
+from atom.data.position import data_step
 from atom.errors import UserError, shown
+from atom.plugin import Dataset, Trained
 from atom.recipe import settings
 from atom.recipe.run import Run
 from atom.recipe.run import read as run_of
+from atom.registry.opening import Chosen
 from atom.run_dir import checkpoint, events, inputs
-from atom.run_dir.changes import Change, changes, is_place
+from atom.run_dir.changes import Change, Judge, Kind, changes, is_place
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.inputs import Inputs
 
@@ -39,7 +42,9 @@ class Resumption:
     unknown: bool = False
 
 
-def check(folder: Path, run: Run, read: Inputs | None = None) -> Resumption | None:
+def check(
+    folder: Path, run: Run, read: Inputs | None = None, *, dataset: Chosen[Dataset] | None = None
+) -> Resumption | None:
     """Return where the run in ``folder`` resumes, or None if it starts anew.
 
     Args:
@@ -47,6 +52,7 @@ def check(folder: Path, run: Run, read: Inputs | None = None) -> Resumption | No
         run: the run to resume. Before it is resolved, only settings that cannot change are
             compared.
         read: the content of its input data, once known.
+        dataset: its dataset, which judges changes of its own parameters.
 
     Raises:
         UserError: the checkpoints in the folder belong to a run that this one cannot resume.
@@ -55,10 +61,17 @@ def check(folder: Path, run: Run, read: Inputs | None = None) -> Resumption | No
     if not steps:
         return None
     _check_loaded(folder, run)
-    differing, unknown = _differing(_beside(folder, steps[0], inputs.FILE_NAME), read)
-    same = frozenset() if read is None or unknown else frozenset(_READ) - differing.keys()
     before = run_of(_beside(folder, steps[0], RUN_FILE))
-    found = changes(before.model_dump(mode="json"), run.model_dump(mode="json"), same=same)
+    position = data_step(steps[0] + 1, events.read(folder))
+    sources = _sources_read(before, position)
+    differing, unknown = _differing(_beside(folder, steps[0], inputs.FILE_NAME), read, sources)
+    same = frozenset() if read is None or unknown else frozenset(_READ) - differing.keys()
+    found = changes(
+        before.model_dump(mode="json"),
+        run.model_dump(mode="json"),
+        same=same,
+        judge=_judge(dataset, before, run, position),
+    )
     if run.resolved is None:
         # Settings that are resolved later, and the content of locations, can still agree.
         found = [c for c in found if c.kind == "refused" and not c.key.startswith(_OPEN)]
@@ -153,12 +166,51 @@ def _ended(folder: Path) -> int:
     return int(last.get("step") or run_of(folder / RUN_FILE).training.steps)
 
 
-def _differing(beside: Path, now: Inputs | None) -> tuple[dict[str, str], bool]:
-    """Return the components with changed content, in words, and whether that is unknown."""
+def _sources_read(run: Run, step: int) -> frozenset[str] | None:
+    """Return the sources of a mixture that a run has read by ``step``; None without a mixture."""
+    if run.resolved is None or run.resolved.mixture is None:
+        return None
+    return run.resolved.mixture.read_until(step)
+
+
+def _judge(dataset: Chosen[Dataset] | None, before: Run, after: Run, step: int) -> Judge:
+    """Return the dataset's judgement of changes of its own parameters."""
+    resolved = before.resolved
+    if (
+        dataset is None
+        or dataset.declaration.changed is None
+        or before.dataset.name != after.dataset.name
+        or resolved is None
+    ):
+        return lambda _: None
+    changed = dataset.code("changed")
+    sections = [run.dataset.model_dump(mode="json") for run in (before, after)]
+    tokens = resolved.global_batch_size * before.training.seq_len
+    trained = Trained(steps=step, tokens_per_step=tokens)
+
+    def judge(key: str) -> Kind | None:
+        section, _, parameter = key.partition(".")
+        if section != Dataset.section or parameter == "name":
+            return None
+        kind: Kind = changed(parameter, *sections, trained)
+        return kind
+
+    return judge
+
+
+def _differing(
+    beside: Path, now: Inputs | None, sources: frozenset[str] | None = None
+) -> tuple[dict[str, str], bool]:
+    """Return the components with changed content, in words, and whether that is unknown.
+
+    Of a mixture, only ``sources`` are compared.
+    """
     before = inputs.read(beside)
     if now is None or before is None:
         return {}, before is None
     pairs = {name: (getattr(before, name), getattr(now, name)) for name in _READ}
+    if sources is not None and before.dataset.sources and now.dataset.sources:
+        pairs["dataset"] = before.dataset.of(sources), now.dataset.of(sources)
     return {
         name: new.difference(old) for name, (old, new) in pairs.items() if new.digest != old.digest
     }, False

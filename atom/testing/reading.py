@@ -28,6 +28,9 @@ LANES = 8
 SEQ_LEN = 50
 """In tokens; a document has 18, so that sequences begin and end within documents."""
 
+STEPS = 100
+"""Steps of the run, for the stages of a mixture."""
+
 
 def source(component: Component, config: BaseModel | None) -> LaneSource:
     """Return a new source, as each rank creates its own."""
@@ -115,7 +118,9 @@ def _loader_config(component: Component, config: BaseModel | None, seed: int) ->
         return chosen.call("build", context)
     from atom.titan.train.data import DocumentLoader
 
-    return DocumentLoader.Config(source=chosen.call("source"), seed=seed, global_batch_size=LANES)
+    return DocumentLoader.Config(
+        source=chosen.call("source"), seed=seed, global_batch_size=LANES, steps=STEPS
+    )
 
 
 # ---------------------------------------------------------------------------- other processes

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from atom.data.lanes import Lane, Sources
+from atom.data.lanes import ALONE, Lane, Sources
 from atom.data.packing import Part
 from atom.data.position import data_step
 from atom.errors import UserError
 from atom.plugin import Dataset
-from atom.run_dir import checkpoint, events, inputs
+from atom.run_dir import checkpoint, events, inputs, mixture
+from atom.run_dir.folder import RUN_FILE
 from atom.titan.saved_model import Checkpoint, Trained, trained
 from atom.titan.trainer_config import data_loader
 
@@ -81,7 +82,8 @@ def data_at(
         begin = 0
         if place is not None:
             begin, saved = place
-            lane.go_to(saved.read(_key(saved, number)).numpy())
+            names = mixture.saved_sources(saved.place / RUN_FILE) or ALONE
+            lane.go_to(saved.read(_key(saved, number)).numpy(), names, begin)
         lane.skip(wanted - begin)
         found.append(Sequence(number, tuple(lane.parts()), reading.seq_len))
     return found

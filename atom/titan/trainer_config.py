@@ -163,8 +163,11 @@ def data_loader(chosen: Chosen[Dataset], run: Run) -> Any:
             seed=seed, global_batch_size=resolved.global_batch_size, opening=chosen.context()
         )
         return chosen.call("build", context)
+    mixed = resolved.mixture.sources if resolved.mixture is not None else []
     return DocumentLoader.Config(
         source=chosen.call("source"),
+        sources=tuple(source.name for source in mixed),
+        measured=frozenset(source.name for source in mixed if source.epoch_tokens),
         seed=seed,
         global_batch_size=resolved.global_batch_size,
         packing=run.data.packing,

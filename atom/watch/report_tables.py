@@ -12,6 +12,7 @@ from atom.errors import shown
 from atom.recipe import settings as run_settings
 from atom.recipe.sections import Resolved
 from atom.run_dir import events, profile
+from atom.watch import mixture_rows
 from atom.watch.markup import Child, element
 from atom.watch.mesh_picture import DIMENSIONS
 from atom.watch.record import Record
@@ -105,6 +106,10 @@ def data(record: Record) -> list[Element]:
         component = getattr(run, kind)
         told = ", ".join(f"{name}={shown(value)}" for name, value in component.parameters.items())
         rows.append((kind, component.name, told))
+    if run.resolved is not None and (mixed := run.resolved.mixture) is not None:
+        most = len(mixed.sources)
+        rows += [("source", name, words) for name, words in mixture_rows.sources(mixed, most)]
+        rows += [("stage", begin, words) for begin, words in mixture_rows.stages(mixed, most)]
     read = run.resolved.data if run.resolved is not None else None
     if read is not None:
         for what, count in (("files", read.files), ("documents", read.documents)):

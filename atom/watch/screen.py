@@ -54,6 +54,7 @@ class Header:
 
     ``layout`` is (mesh dimension, degree), outermost first; ``schedule`` is the pipeline schedule;
     ``read`` is the size of the dataset, and ``left_out`` the part that is not read as it stands;
+    ``sources`` and ``stages`` are the rows of a mixture (:mod:`atom.watch.mixture_rows`);
     ``batch`` is shown unchanged; ``kernels`` is (operation, chosen kernel); ``rejected`` is
     (operation, preferred kernel, why it does not fit); ``resumed_from`` is the checkpoint's step.
     """
@@ -75,6 +76,8 @@ class Header:
     rejected: Sequence[tuple[str, str, str]] = ()
     read: str = ""
     left_out: Sequence[str] = ()
+    sources: Sequence[tuple[str, str]] = ()
+    stages: Sequence[tuple[str, str]] = ()
 
 
 class Screen:
@@ -110,6 +113,7 @@ class Screen:
         ids = f"tokenizer {header.tokenizer}, {header.vocab_size:,} ids"
         words = filter(None, (header.dataset, header.read, ids))
         self._row("data", clean(", ".join(words)))
+        self._table("", header.sources)
         for phrase in header.left_out:
             self._row("", Text(clean(f"left out: {phrase}"), "dim"))
         self._row("batch", clean(header.batch))
@@ -117,6 +121,7 @@ class Screen:
         if header.resumed_from is not None:
             steps.append(f", resumed after step {header.resumed_from:,}", "bold")
         self._row("steps", steps)
+        self._table("stages", header.stages)
         ranks = "1 rank" if header.ranks == 1 else f"{header.ranks:,} ranks"
         self._row("layout", f"{ranks} on {header.device}")
         self._layout(header)
@@ -233,6 +238,12 @@ class Screen:
             self._row("", Text.assemble(*cells))
         if whole:
             self._row("", Text(f"not split: {', '.join(whole)}", "dim"))
+
+    def _table(self, label: str, rows: Sequence[tuple[str, str]]) -> None:
+        names = max((len(name) for name, _ in rows), default=0)
+        for name, words in rows:
+            self._row(label, clean(words), Text(f"{clean(name):<{names}}  ", "cyan"))
+            label = ""
 
     def _kernels(self, kernels: Sequence[tuple[str, str]]) -> None:
         operations: dict[str, list[str]] = {}

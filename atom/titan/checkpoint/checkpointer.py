@@ -6,10 +6,11 @@ import re
 import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import structlog
 import torch
@@ -19,6 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.stateful import Stateful
 from torchtitan.components.checkpointer.base import (
+    DATALOADER,
     LR_SCHEDULER,
     MODEL,
     OPTIMIZER,
@@ -26,9 +28,10 @@ from torchtitan.components.checkpointer.base import (
 from torchtitan.components.checkpointer.dcp import AsyncMode, CheckpointManager
 from torchtitan.tools.utils import GarbageCollection
 
+from atom.data.lanes import ALONE
 from atom.errors import RunError, UserError
 from atom.recipe.run import read
-from atom.run_dir import checkpoint, events, inputs, metrics
+from atom.run_dir import checkpoint, events, inputs, metrics, mixture
 from atom.run_dir.folder import RUN_FILE
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
 from atom.titan.checkpoint.dcp import AtomicWriter, SafePlanner, SafeReader
@@ -322,6 +325,8 @@ class VerifiedCheckpointManager(CheckpointManager):
             state_dict.pop(FAULTS)  # saved by an earlier version
         if self.exclude_from_loading and self._excluded_before(Path(checkpoint_id)):
             state_dict |= {name: self.states[name] for name in self.exclude_from_loading}
+        if isinstance(loader := self.states.get(DATALOADER), _HasSources):
+            self._set_sources(loader, Path(checkpoint_id), loaded=DATALOADER in state_dict)
         if OPTIMIZER in state_dict:
             state_dict[OPTIMIZER] = StateOnly(state_dict[OPTIMIZER])
         dcp.load(state_dict, storage_reader=reader, planner=SafePlanner())
@@ -335,12 +340,34 @@ class VerifiedCheckpointManager(CheckpointManager):
         if MODEL in self.states:
             self.states[MODEL].load_state_dict(state_dict)
 
+    def _set_sources(self, loader: _HasSources, place: Path, *, loaded: bool) -> None:
+        """Prepare the loader for the checkpoint of a mixture with other sources."""
+        if place.parent != self._place or not (place / RUN_FILE).is_file():
+            return
+        sources = tuple(mixture.saved_sources(place / RUN_FILE)) or ALONE
+        step = int(place.name.rpartition("-")[2])
+        if not loaded:
+            loader.begin(step)
+        elif sources != loader.sources:
+            loader.expect(sources, step)
+
     def _excluded_before(self, place: Path) -> bool:
         """Return whether this run saved the checkpoint with the same keys excluded on load."""
         if place.parent != self._place or not (place / RUN_FILE).is_file():
             return False
         before = read(place / RUN_FILE).checkpoint.engine.get("exclude_from_loading", ())
         return set(before) == set(self.exclude_from_loading)
+
+
+@runtime_checkable
+class _HasSources(Protocol):
+    """The data loader of documents: see :class:`atom.titan.train.data.DocumentLoader`."""
+
+    sources: tuple[str, ...]
+
+    def expect(self, sources: Sequence[str], step: int) -> None: ...
+
+    def begin(self, step: int) -> None: ...
 
 
 class RandomState(Stateful):

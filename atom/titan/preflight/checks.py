@@ -46,6 +46,11 @@ def check_initial_weights(plan: RunPlan) -> None:
     _ = plan.run  # computing a part refuses what it cannot be computed from
 
 
+def check_mixture(plan: RunPlan) -> None:
+    """Refuse a mixture that does not fit the run's steps."""
+    _ = plan.mixture
+
+
 def check_kernels(plan: RunPlan) -> None:
     """Refuse a run with an operation that no kernel fits."""
     _ = plan.first_choices
@@ -73,6 +78,7 @@ CHECKS: tuple[Callable[[RunPlan], None], ...] = (
     layout.check_gpus,
     check_initial_weights,
     *LAYOUT_CHECKS,
+    check_mixture,
     division.check,
     check_kernels,
     recomputation.check_budget,

@@ -20,11 +20,12 @@ from atom.kernels.choose import Choice
 from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.model import ModelDescription
-from atom.plugin import Architecture, Contents, ModelParts
+from atom.plugin import Architecture, Contents, Dataset, ModelParts
 from atom.recipe.run import DEGREES, Run
-from atom.recipe.sections import Read, Resolved
+from atom.recipe.sections import Mixed, Read, Resolved
 from atom.registry.host import Host
 from atom.registry.select import Selection
+from atom.run_dir import mixture
 from atom.titan import kernels, saved_model, translate
 from atom.titan.checkpoint import disk_space
 from atom.titan.checks import batch, layout
@@ -118,6 +119,21 @@ class RunPlan:
         """The sequences of one step."""
         return batch.global_batch_size(self.training, self.parallelism)
 
+    @cached_property
+    def mixture(self) -> Mixed | None:
+        """The mixture that the run reads, if its dataset is one that ATOM loads."""
+        dataset = self.selection[Dataset]
+        if dataset.declaration.build is not None:
+            return None
+        return mixture.resolve(
+            dataset.call("source"),
+            lanes=self.global_batch_size,
+            seq_len=self.training.seq_len,
+            steps=self.laid_out.training.steps,
+            contents=self.contents,
+            earlier=mixture.before(self.folder),
+        )
+
     # ------------------------------------------------------------------ the model
 
     @cached_property
@@ -198,6 +214,7 @@ class RunPlan:
             world_size=self.world_size,
             vocab_size=self.vocab_size,
             data=Read.model_validate(contents, from_attributes=True) if contents else None,
+            mixture=self.mixture,
             global_batch_size=self.global_batch_size,
             degrees=self.degrees,
             kernels={},

@@ -9,15 +9,16 @@ Shape suffixes: B = sequences per call, L = tokens per sequence, S = sequences o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.tokenizer import BaseTokenizer
 
 from atom.data.documents import LeftOut
-from atom.data.lanes import Lane, Reading, Row, Sources, State
+from atom.data.lanes import ALONE, Lane, Reading, Row, Sources, State
 from atom.data.packing import Packed, Packing, Span
 from atom.errors import UserError
 from atom.plugin import LaneSource
@@ -40,6 +41,7 @@ class DocumentLoader(BaseDataLoader):
         left_out: documents without anything to train on, up to the last step.
         packed: what was packed, up to the last step.
         waited: seconds for which the training thread has waited for data.
+        sources: the sources in the order of the state; see :data:`atom.data.lanes.ALONE`.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -55,6 +57,10 @@ class DocumentLoader(BaseDataLoader):
         """Of the run, for the stages of a mixture."""
         vocab_size: int | None = None
         """An id beyond it is refused."""
+        sources: tuple[str, ...] = ()
+        """The sources of a mixture, in the order of the run."""
+        measured: frozenset[str] = frozenset()
+        """Sources of a mixture that are known to suffice."""
 
         def reading(self, seq_len: int) -> Reading:
             """Return how all lanes are read."""
@@ -66,6 +72,8 @@ class DocumentLoader(BaseDataLoader):
                 packing=self.packing,
                 steps=self.steps,
                 vocab_size=self.vocab_size,
+                names=self.sources,
+                measured=self.measured,
             )
 
     def __init__(
@@ -104,6 +112,8 @@ class DocumentLoader(BaseDataLoader):
         share = lanes // dp_world_size
         reading = config.reading(seq_len)
         sources = Sources(reading)
+        self.sources = sources.names
+        self._expected: tuple[tuple[str, ...], int] | None = None
         self.left_out = LeftOut()
         self.packed = Packed()
         self._lanes = [
@@ -163,8 +173,36 @@ class DocumentLoader(BaseDataLoader):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state of each lane of this rank, in separate tensors."""
+        if self._expected is not None:
+            size = self._state_size(self._expected[0])
+            return {name: torch.zeros(size, dtype=torch.int64) for name in self._states}
         assert self._handed_out == 0, "the state is taken between two steps"
         return {name: torch.from_numpy(state.copy()) for name, state in self._states.items()}
+
+    def expect(self, sources: Sequence[str], step: int) -> None:
+        """Prepare for the state of a loader with other sources.
+
+        Until it is loaded, :meth:`state_dict` has the shapes of that state.
+
+        Args:
+            sources: its sources, in their order.
+            step: the number of steps that it has read, if it mixed none.
+        """
+        self._expected = tuple(sources), step
+
+    def begin(self, step: int) -> None:
+        """Begin all sources, in a run that has trained ``step`` steps: a mixture's stages count
+        them.
+        """
+        self._ahead.restart()
+        for lane in self._lanes:
+            lane.go_to(np.zeros(3, dtype=np.int64), ALONE, step)
+        self._states = self._current()
+        self._handed_out = 0
+
+    @staticmethod
+    def _state_size(sources: Sequence[str]) -> int:
+        return 3 if tuple(sources) == ALONE else 1 + 3 * len(sources)
 
     def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
         """Resume from the states of a loader with as many lanes.
@@ -180,9 +218,11 @@ class DocumentLoader(BaseDataLoader):
                 key="training.global_batch_size",
                 value=self._global_batch_size,
             )
+        names, step = self._expected or (self.sources, 0)
+        self._expected = None
         self._ahead.restart()
         for lane in self._lanes:
-            lane.go_to(state_dict[f"lane.{lane.number}"].numpy())
+            lane.go_to(state_dict[f"lane.{lane.number}"].numpy(), names, step)
         self._states = self._current()
         self._handed_out = 0
 

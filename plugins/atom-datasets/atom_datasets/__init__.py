@@ -30,6 +30,13 @@ def atom_datasets() -> Iterator[Dataset]:
         source="atom_datasets.prepared:source",
     )
     yield Dataset(
+        name="mixture",
+        summary="other datasets, mixed by weights that can change from stage to stage",
+        config="atom_datasets.mixing.config:MixtureConfig",
+        source="atom_datasets.mixing.source:source",
+        changed="atom_datasets.mixing.stages:changed",
+    )
+    yield Dataset(
         name="huggingface",
         summary="a dataset of the Hugging Face Hub, streamed",
         config="atom_datasets.config:HuggingFace",

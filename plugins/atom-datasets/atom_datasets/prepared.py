@@ -49,7 +49,7 @@ class PreparedSource:
         }
 
     def contents(self) -> Contents:
-        """Return the number of files and documents, and what training leaves out."""
+        """Return the number of files, documents and tokens, and what training leaves out."""
         found = self._shards().manifest
         left_out = found.left_out
         counts = (
@@ -60,6 +60,7 @@ class PreparedSource:
         return Contents(
             files=len(found.shards),
             documents=found.documents,
+            tokens=found.tokens,
             left_out=tuple(f"{what}: {count:,}" for what, count in counts if count),
         )
 

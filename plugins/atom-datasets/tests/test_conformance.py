@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +90,43 @@ TestHuggingFace = conformance("dataset:huggingface").having(
     sample=parquet, change=lambda folder: {"path": str(folder), "split": "test"}
 )
 TestPrepared = conformance("dataset:prepared").having(sample=shards, change=another_shard)
+
+
+def two_sources(folder: Path) -> dict[str, object]:
+    """Return a mixture of texts, and of a nested mixture of records with another stage."""
+    for name in ("web", "books", "code"):
+        (folder / name).mkdir()
+    for name, weight in (("web", 3), ("code", 1)):
+        for number in range(20):
+            (folder / name / f"{number}.txt").write_text(f"{name} {number} " * weight * 3)
+    parameters = records(folder / "books")
+    nested = {
+        "books": {"name": "local", **parameters, "weight": 2},
+        "code": {"name": "local", "path": str(folder / "code"), "weight": 1},
+    }
+    return {
+        "sources": {
+            "web": {"name": "local", "path": str(folder / "web"), "weight": 0.6},
+            "rest": {"name": "mixture", "sources": nested, "weight": 0.4},
+        },
+        "stages": {"anneal": {"from_step": 4, "weights": {"web": 1, "rest": 3}}},
+    }
+
+
+def another_page(folder: Path) -> dict[str, object]:
+    for part in list(folder.iterdir()):
+        shutil.rmtree(part)
+    parameters = two_sources(folder)
+    (folder / "code" / "3.txt").write_text("another page")
+    return parameters
+
+
+def bad_in_mixture(folder: Path) -> tuple[dict[str, object], str, int]:
+    parameters, file, line = bad_record(folder)
+    source = {"name": "local", **parameters, "weight": 1}
+    return {"sources": {"only": source}, "stages": {}}, file, line
+
+
+TestMixture = conformance("dataset:mixture").having(
+    sample=two_sources, change=another_page, bad_sample=bad_in_mixture, weighted=True
+)

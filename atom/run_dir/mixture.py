@@ -1,0 +1,107 @@
+"""Resolve the mixture of a run: its sources in their order, and its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from atom.data.mixing import MOST_SEQUENCES, Schedule, key_of, leaves, shares
+from atom.errors import UserError
+from atom.plugin import Contents, LaneSource
+from atom.recipe.run import read
+from atom.recipe.sections import Mixed, MixedSource, MixedStage
+from atom.run_dir import checkpoint
+from atom.run_dir.folder import RUN_FILE
+
+
+def before(folder: Path) -> list[str]:
+    """Return the sources of the run to resume in ``folder``, in their order; none if it mixes
+    none, or begins.
+    """
+    place = folder / checkpoint.FOLDER
+    steps = checkpoint.resumable(place)
+    beside = checkpoint.step_folder(place, steps[0]) / RUN_FILE if steps else None
+    return saved_sources(beside) if beside is not None and beside.is_file() else []
+
+
+def saved_sources(run_file: Path) -> list[str]:
+    """Return the sources of the run of a ``run.yaml``, in their order; none if it mixes none."""
+    resolved = read(run_file).resolved
+    return resolved.mixture.names if resolved is not None and resolved.mixture is not None else []
+
+
+def resolve(
+    source: LaneSource,
+    *,
+    lanes: int,
+    seq_len: int,
+    steps: int,
+    contents: Contents | None = None,
+    earlier: Sequence[str] = (),
+) -> Mixed | None:
+    """Return the mixture that a run reads; None if its source is none.
+
+    Args:
+        source: the source.
+        lanes: sequences of the global batch.
+        seq_len: tokens of a sequence.
+        steps: steps of the run.
+        contents: the contents of the source.
+        earlier: the sources of the resumed run, in the order of the checkpoint's positions.
+
+    Raises:
+        UserError: the stages do not fit the run, or a source would be read too often.
+    """
+    mixture = leaves(source, lanes * seq_len, steps)
+    if mixture is None:
+        return None
+    if lanes > MOST_SEQUENCES:
+        raise UserError(
+            "is more than a mixture can divide",
+            valid=f"at most {MOST_SEQUENCES:,}",
+            key="training.global_batch_size",
+            value=lanes,
+        )
+    names = [name for name in earlier if name in mixture.sources]
+    names += [name for name in mixture.sources if name not in names]
+    # The seed changes the lanes of the sources, and not their numbers.
+    schedule = Schedule(names, mixture.stages, lanes, seed=0)
+    told = contents.sources if contents is not None else {}
+    sources = [
+        _checked(
+            MixedSource(
+                name=name,
+                tokens=schedule.before(steps, number) * seq_len,
+                documents=told[name].documents if name in told else None,
+                epoch_tokens=told[name].tokens if name in told else None,
+                max_repetitions=mixture.max_epochs.get(name),
+            ),
+            steps,
+        )
+        for number, name in enumerate(names)
+    ]
+    stages = [
+        MixedStage(name=stage.name, first_step=stage.step + 1, shares=_shares(names, stage.weights))
+        for stage in mixture.stages
+    ]
+    return Mixed(sources=sources, stages=stages)
+
+
+def _shares(names: Sequence[str], weights: Mapping[str, float | Fraction]) -> dict[str, float]:
+    pairs = zip(names, shares(names, weights), strict=True)
+    return {name: float(share) for name, share in pairs if share}
+
+
+def _checked(source: MixedSource, steps: int) -> MixedSource:
+    """Refuse a source that the run would read too often."""
+    times, most = source.repetitions, source.max_repetitions
+    if times is not None and most is not None and times > most:
+        raise UserError(
+            f"{steps:,} steps read {source.tokens:,} tokens of it, which has "
+            f"{source.epoch_tokens:,}: {times:.2f} times",
+            valid=f"at least {times:.2f}, a smaller weight, or fewer steps",
+            key=f"{key_of(source.name)}.max_repetitions",
+            value=most,
+        )
+    return source

@@ -1,0 +1,1 @@
+"""``mixture``: other datasets, mixed by weights that can change from stage to stage."""
