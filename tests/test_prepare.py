@@ -20,7 +20,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from atom.data import folder as folders
 from atom.data import manifest as manifests
+from atom.data import workers
 from atom.data.manifest import (
     SUFFIXES,
     MadeBy,
@@ -32,7 +34,7 @@ from atom.data.shards import DOCUMENT, TokenShards
 from atom.data.splitting import Recipe
 from atom.data.verifying import check, verify
 from atom.data.writing import Encoder, write_shard
-from atom.errors import UserError
+from atom.errors import RunError, UserError
 from atom.io.files import sha256
 from atom.plugin import Document
 from atom.testing.token_shards import Letters, describe, write
@@ -150,6 +152,35 @@ def test_a_full_disk_leaves_a_state_that_resumes(
     assert contents(out) == contents(whole)
 
 
+def test_a_killed_worker_is_a_sentence() -> None:
+    def work() -> Callable:
+        return lambda number, told: os.kill(os.getpid(), signal.SIGKILL) if number else told(0)
+
+    with pytest.raises(RunError, match="a worker ended by signal 9, perhaps because memory ran"):
+        workers.run(work, range(4), 2, lambda _: None)
+
+
+def test_workers_do_each_piece_once_and_raise_what_a_piece_raises() -> None:
+    def work() -> Callable:
+        return lambda number, told: told(number) if number != 7 else told(1 // 0)
+
+    found: list[int | None] = []
+    workers.run(work, range(7), 3, found.append)
+    assert sorted(number for number in found if number is not None) == list(range(7))
+    with pytest.raises(ZeroDivisionError):
+        workers.run(work, range(9), 3, lambda _: None)
+    workers.run(work, [], 3, found.append)
+
+
+def test_one_preparation_at_a_time(tmp_path: Path) -> None:
+    with folders.claimed(tmp_path / "out"):
+        refused = pytest.raises(UserError, match="another process prepares shards in it")
+        with refused, folders.claimed(tmp_path / "out"):
+            pass
+    with folders.claimed(tmp_path / "out"):
+        pass
+
+
 @pytest.mark.slow
 def test_the_same_command_again(copied: Path, prepare: Callable) -> None:
     before = contents(copied)
@@ -190,9 +221,9 @@ def test_a_stream_is_prepared_by_lanes(atom: Callable, tmp_path: Path) -> None:
         rows = [json.dumps({"text": f"text {n} of {number}"}) + "\n" for n in range(20)]
         (tmp_path / "data" / f"{number}.jsonl").write_text("".join(rows))
     line = f"data prepare dataset=huggingface dataset.path={tmp_path / 'data'} tokenizer=bytes"
-    for workers in ("1", "3"):
-        out = str(tmp_path / workers)
-        result = atom(*line.split(), "--lanes", "5", "--workers", workers, "--out", out)
+    for count in ("1", "3"):
+        out = str(tmp_path / count)
+        result = atom(*line.split(), "--lanes", "5", "--workers", count, "--out", out)
         assert result.returncode == 0, result.stderr
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
     shards = TokenShards(tmp_path / "1")

@@ -81,7 +81,10 @@ class _Worker(Generic[T]):
             self._process.join()
             code = self._process.exitcode or 0
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            raise RunError(f"a worker ended {how}, as if memory had run out") from None
+            raise RunError(
+                f"a worker ended {how}, perhaps because memory ran out; what is done is kept, and "
+                "the same command resumes"
+            ) from None
         return found
 
     def end(self) -> None:
