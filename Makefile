@@ -20,6 +20,9 @@ train: install ## train a small Llama on real text: 16 ranks, FSDP 2 x TP 2 x PP
 
 test: lint test-fast test-slow test-slurm test-skypilot ## lint, types, and all tests
 
+# As many tests run at once as there are cores; more threads only wait for each other.
+test-fast test-slow: export OMP_NUM_THREADS := 1
+
 test-fast: install ## the tests that take seconds
 	$(PYTEST) -n auto -m "not slow and not gpu" $(ARGS)
 

@@ -171,19 +171,21 @@ def test_auto_trains_on_a_cpu(atom: Callable, small: tuple[str, ...], tmp_path: 
     assert run["resolved"]["world_size"] == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "degrees",
-    [
-        {"data_parallel_shard_degree": 3},
-        {"data_parallel_shard_degree": 2, "tensor_parallel_degree": 2},
-        {"data_parallel_shard_degree": 3, "pipeline_parallel_degree": 2},
-        {"data_parallel_replicate_degree": 2, "context_parallel_degree": 2},
-    ],
-    ids=str,
+LAID_OUT: tuple[dict[str, int], ...] = (
+    {"data_parallel_shard_degree": 3},
+    {"data_parallel_shard_degree": 2, "tensor_parallel_degree": 2},
+    {"data_parallel_shard_degree": 3, "pipeline_parallel_degree": 2},
+    {"data_parallel_replicate_degree": 2, "context_parallel_degree": 2},
 )
-def test_counted_shards_are_the_estimated_ones(degrees: dict[str, int]) -> None:
-    """What torch's sharding leaves on the first rank of a stage is what the arithmetic says."""
+
+
+@pytest.fixture(scope="module")
+def shards() -> list[list[tuple[int, int]]]:
+    """The counted and the estimated elements of each rank, for each of ``LAID_OUT``.
+
+    They are counted in a process of its own, as a dry run is: other tests leave CUDA looking as if
+    it were in use.
+    """
     architecture = {
         "name": "llama3",
         "dim": 120,
@@ -194,26 +196,24 @@ def test_counted_shards_are_the_estimated_ones(degrees: dict[str, int]) -> None:
         "vocab_size": 332,
         "rope_scaling": "none",
     }
-    sections = {
-        "dry_run": True,
-        "device": "h100",
-        "world_size": math.prod(degrees.values()),
-        "architecture": architecture,
-        "tokenizer": {"name": "bytes"},
-        "dataset": {"name": "stdlib"},
-        "parallelism": {"name": "mesh", "data_parallel_shard_degree": 1} | degrees,
-        "training": {
-            "seq_len": 256,
-            "global_batch_size": 12,
-            "disable_cuda_graphs": True,
-        },
-    }
-    # In a process of its own, as a dry run is: other tests leave CUDA looking as if it were in use.
+    sections = [
+        {
+            "dry_run": True,
+            "device": "h100",
+            "world_size": math.prod(degrees.values()),
+            "architecture": architecture,
+            "tokenizer": {"name": "bytes"},
+            "dataset": {"name": "stdlib"},
+            "parallelism": {"name": "mesh", "data_parallel_shard_degree": 1} | degrees,
+            "training": {"seq_len": 256, "global_batch_size": 12, "disable_cuda_graphs": True},
+        }
+        for degrees in LAID_OUT
+    ]
     code = (
         "import json, runpy, sys\n"
         "from atom.recipe.run import parse\n"
-        "module = runpy.run_path(sys.argv[1])\n"
-        "print(json.dumps(module['counted_and_estimated'](parse(json.loads(sys.argv[2])))))\n"
+        "counted = runpy.run_path(sys.argv[1])['counted_and_estimated']\n"
+        "print(json.dumps([counted(parse(each)) for each in json.loads(sys.argv[2])]))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, __file__, json.dumps(sections)],
@@ -222,9 +222,18 @@ def test_counted_shards_are_the_estimated_ones(degrees: dict[str, int]) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    pairs = json.loads(result.stdout.splitlines()[-1])
-    assert pairs
-    for counted, estimated in pairs:
+    found: list[list[tuple[int, int]]] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(LAID_OUT)), ids=map(str, LAID_OUT))
+def test_counted_shards_are_the_estimated_ones(
+    number: int, shards: list[list[tuple[int, int]]]
+) -> None:
+    """What torch's sharding leaves on the first rank of a stage is what the arithmetic says."""
+    assert len(shards[number]) == LAID_OUT[number].get("pipeline_parallel_degree", 1)
+    for counted, estimated in shards[number]:
         assert counted == estimated
 
 
