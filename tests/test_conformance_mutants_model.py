@@ -177,7 +177,7 @@ TWINS: dict[str, tuple[str, ...]] = {
     "kernel:newton_schulz/mutant_twin": ("test_functions_agree",),
 }
 LEFT_OUT = (
-    # Sixteen ranks, for what finds no mutant; the architectures of the plugins pass it.
+    # Eight ranks, for what finds no mutant; the architectures of the plugins pass it.
     "Test_architecture_twin::test_layouts_train_alike[4d]",
     # It has no Triton kernel, and stands in a package that has; another twin passes them.
     "Test_kernel_rms_norm_mutant_twin::test_agrees_in_tritons_interpreter",

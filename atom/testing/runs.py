@@ -34,7 +34,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pp": SINGLE | _PP,
     "cp": SINGLE | _CP,
     "ep": {"data_parallel_shard_degree": 2, "expert_parallel_degree": 2},
-    "4d": {"data_parallel_shard_degree": 2} | _TP | _PP | _CP,
+    # On 8 ranks: FSDP shards the weights over the ranks of context parallelism.
+    "4d": SINGLE | _TP | _PP | _CP,
 }
 
 

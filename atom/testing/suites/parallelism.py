@@ -17,6 +17,7 @@ from atom.plugin import ArchitectureContext, ParallelismContext, Strategy
 from atom.recipe.run import DEGREES, Run, parse
 from atom.registry.host import Component, Host
 from atom.testing import partners, ranks, runs
+from atom.testing.applicable import where
 from atom.testing.opened import opened
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
@@ -97,25 +98,21 @@ class ParallelismSuite(Options, ComponentSuite):
 
     # ------------------------------------------------------------------------ training
 
+    @where(lambda suite, _, number: number < len(suite.architectures))
     @pytest.mark.slow
     @pytest.mark.parametrize("number", [0, 1], ids=["first", "second"])
     def test_trains_like_one_rank(self, number: int) -> None:
         """Losses and gradient norms on real ranks equal those of one rank, on two architectures."""
-        architecture = self._architecture(number)
+        architecture = self.architectures[number]
         rows = runs.train(self._run(architecture))
         runs.assert_same(rows, runs.train(runs.sections(architecture)))
 
     @pytest.mark.slow
     def test_checkpoints_load_on_one_rank(self) -> None:
         """A checkpoint saved under the strategy resumes under ``single``."""
-        architecture, steps = self._architecture(0), runs.STEPS + 2
+        architecture, steps = self.architectures[0], runs.STEPS + 2
         rows = runs.train(runs.sections(architecture, steps=steps), after=self._run(architecture))
         runs.assert_same(rows, runs.train(runs.sections(architecture, steps=steps)))
-
-    def _architecture(self, number: int) -> dict[str, Any]:
-        if number >= len(self.architectures):
-            pytest.skip(f"only {len(self.architectures)} architectures are given")
-        return self.architectures[number]
 
     def _run(self, architecture: dict[str, Any]) -> dict[str, Any]:
         """Return the run under the strategy, on two ranks if the degrees are open."""

@@ -1,6 +1,6 @@
 """Each strategy keeps the promises of its kind, the mesh in each layout that the package names."""
 
-from atom.testing import conformance
+from atom.testing import conformance, partners
 
 PIPELINE = {"pipeline_parallel_degree": 2, "pipeline_parallel_schedule": "1F1B"}
 
@@ -19,5 +19,6 @@ Test4d = conformance(
     tensor_parallel_degree=2,
     context_parallel_degree=2,
     **PIPELINE,
-)
+).having(architectures=({"name": f"{partners.PACKAGE}:llama"},))
+"""On 16 ranks, and so on one architecture: each is laid out in 4D on 8 ranks by its own suite."""
 TestAuto = conformance("parallelism:auto")

@@ -72,10 +72,10 @@ def test_gradients_of_several_batches_add_up() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experts", [2, 8])
-def test_five_dimensions_train_alike(experts: int) -> None:
-    """4D and experts shared out, on 16 ranks; by 8 over all ranks of a pipeline stage."""
-    runs.assert_trains_alike(MIXTURE, FIVE | {"expert_parallel_degree": experts})
+def test_experts_over_all_ranks_of_a_stage_train_alike() -> None:
+    """4D on 8 ranks, the experts shared out by 4. On 16 ranks, by 2, the five dimensions begin and
+    go on in ``test_a_checkpoint_of_one_layout_goes_on_under_another``."""
+    runs.assert_trains_alike(MIXTURE, runs.LAYOUTS["4d"] | {"expert_parallel_degree": 4})
 
 
 RESHARDED: dict[str, dict[str, Any]] = {
