@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -299,6 +300,21 @@ def test_a_run_that_has_taken_no_step_can_be_compared(
 ) -> None:
     first, second = write("a", []), write("b", [math.nan, math.inf])
     assert "lowest loss" in said(capsys, "compare", first, second, "--out", tmp_path / "c.svg")
+
+
+def test_compare_says_whether_runs_saw_the_same_data() -> None:
+    def compared(*digests: str | None) -> compare.Compared:
+        rows = [replace(row(step, 2.0), data=data) for step, data in enumerate(digests, 1)]
+        return compare.Compared("", Path(), None, {}, rows)  # type: ignore[arg-type]
+
+    a, b, c = "0" * 16, "1" * 16, "2" * 16
+    runs = [compared(a, b, c), compared(a, b), compared(a, c, c), compared(None)]
+    assert compare.data(runs) == [
+        "of 3 steps",
+        "the same in 2 steps",
+        "other from step 2 on",
+        None,
+    ]
 
 
 def test_names_tell_runs_apart() -> None:

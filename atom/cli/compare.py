@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> int:
     found = [run.numbers() for run in runs]
     for name in found[0]:
         numbers.add_row(name, *(_number(name, one[name]) for one in found))
+    numbers.add_row("data", *(words or "–" for words in compare.data(runs)))
     ascii_only = not target.encoding.lower().startswith("utf")
     columns = max(12, min(40, (console.width - 14) // len(runs) - 2))
     numbers.add_row(
@@ -107,6 +108,9 @@ def _number(name: str, value: Any) -> str:
 
 def _json(runs: Sequence[Compared]) -> dict[str, Any]:
     return {
-        "runs": [{"run": str(run.folder), **run.numbers()} for run in runs],
+        "runs": [
+            {"run": str(run.folder), **run.numbers(), "data": data}
+            for run, data in zip(runs, compare.data(runs), strict=True)
+        ],
         "settings": compare.differing(runs),
     }

@@ -10,10 +10,12 @@ import dataclasses
 import json
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from atom.errors import UserError
 from atom.io import json_data
@@ -35,6 +37,8 @@ FILE_NAME = "metrics.jsonl"
 """Name of the file in a run folder."""
 
 POLL_SECONDS = 0.15
+
+_DIGEST = re.compile("[0-9a-f]{16}")
 
 ALWAYS = 9
 """``stays`` of a column that never leaves."""
@@ -73,6 +77,10 @@ class StepMetrics:
     """Model FLOPS utilization, as a fraction of the devices' peak: 0 to 1. None, and absent from
     the JSON, if the peak is unknown."""
 
+    data: str | None = None
+    """Digest of the tokens of this step's global batch, 16 hexadecimal digits; the same on every
+    layout. None, and absent from the JSON, if the data loader is the dataset's own."""
+
     def to_json(self) -> str:
         """Return the row as one line of JSON, without the newline."""
         values = dataclasses.asdict(self)
@@ -88,13 +96,13 @@ class StepMetrics:
         values = json_data.loads(line.encode() if isinstance(line, str) else line)
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
-        row: dict[str, float] = {}
+        row: dict[str, float | str] = {}
         for field in dataclasses.fields(cls):
             if field.name in values:
-                row[field.name] = _number(field, values[field.name])
+                row[field.name] = _value(field, values[field.name])
             elif field.default is dataclasses.MISSING:
                 raise ValueError(f"{field.name} is missing")
-        return cls(**row)  # type: ignore[arg-type]  # _number has seen to the types
+        return cls(**row)  # type: ignore[arg-type]  # _value has seen to the types
 
 
 @dataclass(frozen=True)
@@ -297,9 +305,12 @@ def _is_before(line: bytes, step: int) -> bool:
         return False
 
 
-def _number(field: dataclasses.Field[float], value: object) -> float:
-    """Return ``value`` as the number type of ``field``."""
-    if field.type == "int":
+def _value(field: dataclasses.Field[Any], value: object) -> float | str:
+    """Return ``value`` as the type of ``field``."""
+    if field.type == "str | None":
+        if isinstance(value, str) and _DIGEST.fullmatch(value):
+            return value
+    elif field.type == "int":
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
     elif value is None:

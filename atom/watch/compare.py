@@ -99,6 +99,22 @@ def names(folders: Sequence[Path]) -> list[str]:
     return [str(folder) for folder in folders]
 
 
+def data(runs: Sequence[Compared]) -> list[str | None]:
+    """Return, for each run, whether it was trained on the data of the first one, in words; None if
+    no step tells.
+    """
+    first, *others = ({row.step: row.data for row in run.rows if row.data} for run in runs)
+    found: list[str | None] = [f"of {len(first):,} steps" if first else None]
+    for other in others:
+        both = sorted(first.keys() & other.keys())
+        differing = next((step for step in both if first[step] != other[step]), None)
+        if differing is not None:
+            found.append(f"other from step {differing:,} on")
+        else:
+            found.append(f"the same in {len(both):,} steps" if both else None)
+    return found
+
+
 def differing(runs: Sequence[Compared]) -> dict[str, list[Any]]:
     """Return the settings that differ between runs: key -> one value per run, or None."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)

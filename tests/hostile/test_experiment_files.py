@@ -64,28 +64,30 @@ FILES = {
     ),
     "local tag": Hostile("debug: !run {seed: 1}", ("the tag", "!run")),
     "binary": Hostile("debug: {seed: !!binary aGk=}", ("the tag", "binary")),
-    "Hydra's callbacks": Hostile(f"hydra: {{callbacks: {{x: {TOUCH}}}}}", ("hydra", "itself")),
+    "Hydra's callbacks": Hostile(
+        f"hydra: {{callbacks: {{x: {TOUCH}}}}}", ("hydra", "can execute code")
+    ),
     "Hydra's logging": Hostile(
         "hydra: {job_logging: {version: 1, formatters: {x: {(): os.system, "
         "command: touch {mark}}}}}",
-        ("hydra", "itself"),
+        ("hydra", "can execute code"),
     ),
     "Hydra's section by a header": Hostile(
-        f"# @package hydra.callbacks\nx: {TOUCH}", ("hydra", "itself")
+        f"# @package hydra.callbacks\nx: {TOUCH}", ("hydra", "can execute code")
     ),
     "Hydra's section by a defaults list": Hostile(
         "defaults:\n  - /evil@hydra.callbacks: x",
-        ("hydra", "itself"),
+        ("hydra", "can execute code"),
         files={"evil/x.yaml": f"x: {TOUCH}"},
         named="evil/x.yaml",
     ),
     "Hydra's groups": Hostile(
         "defaults:\n  - override /hydra/launcher: evil",
-        ("hydra", "itself"),
+        ("hydra", "can execute code"),
         files={"hydra/launcher/evil.yaml": "_target_: os.system\ncommand: touch {mark}"},
     ),
     "import by a search path": Hostile(
-        "hydra: {searchpath: ['pkg://antigravity']}", ("hydra", "itself")
+        "hydra: {searchpath: ['pkg://antigravity']}", ("hydra", "can execute code")
     ),
     # ------------------------------------------------------------ resolvers
     "environment": Hostile(
@@ -170,7 +172,7 @@ FILES = {
     "interpolations in a circle": Hostile(
         "debug: {a: '${debug.b}', b: '${debug.a}'}", ("debug.a", "refers to itself")
     ),
-    "defaults in a circle": Hostile("defaults:\n  - /experiment/x", ("circle",), named=""),
+    "defaults in a circle": Hostile("defaults:\n  - /experiment/x", ("cycle",), named=""),
     "brackets in brackets": Hostile(f"debug: {'[' * 5000}{']' * 5000}", ("nesting",)),
     "number of many digits": Hostile(f"training: {{steps: {'1' * 5000}}}", ("too many digits",)),
     "number beyond 64 bits": Hostile(

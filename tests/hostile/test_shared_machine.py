@@ -107,7 +107,7 @@ def test_a_cache_that_others_can_write_to_is_refused(
     done = forked("train", *arguments, cwd=tmp_path, ATOM_CACHE=str(place))
     assert done.returncode == 2, done.stdout
     assert f"atom: the cache {place} " in done.stderr
-    assert "by ATOM_CACHE" in done.stderr
+    assert "in ATOM_CACHE" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -121,7 +121,7 @@ def test_so_is_a_folder_for_compiled_code(
     place = make(tmp_path / "place")
     monkeypatch.setenv("ATOM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(variable, str(place))
-    with pytest.raises(UserError, match=f"by {variable}"):
+    with pytest.raises(UserError, match=f"in {variable}"):
         caches.keep_compiled_code()
 
 
@@ -131,7 +131,7 @@ def test_a_run_tells_before_it_writes(tmp_path: Path, atom: Command) -> None:
     arguments = ("device=cpu", "tokenizer=bytes", f"run.dir={tmp_path / 'run'}")
     done = atom("train", *arguments, cwd=tmp_path, TORCHINDUCTOR_CACHE_DIR=str(place))
     assert done.returncode == 2, done.stdout
-    assert "by TORCHINDUCTOR_CACHE_DIR" in done.stderr
+    assert "in TORCHINDUCTOR_CACHE_DIR" in done.stderr
     assert not (tmp_path / "run").exists()
     assert not list(place.iterdir())
 

@@ -124,7 +124,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
     "metrics.save_tb_folder=board": ("without metrics.enable_tensorboard",),
     "profiler.profiler_active=2": ("profiler.enable_profiling=false",),
     "profile.steps=3 profiler.profile_freq=20": ("profile.steps=3, which sets it",),
-    "profiler.enable_memory_snapshot=true": ("a GPU's memory",),
+    "profiler.enable_memory_snapshot=true": ("GPU memory",),
     "profiler.memory_snapshot_freq=5": ("profiler.enable_memory_snapshot=false",),
     "debug.deterministic_warn_only=true": ("debug.deterministic=false",),
     "debug.enable_structured_logging=false": ("its own log",),

@@ -9,10 +9,12 @@ Shape suffixes: B = sequences per call, L = tokens per sequence, S = sequences o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.tokenizer import BaseTokenizer
@@ -131,6 +133,12 @@ class DocumentLoader(BaseDataLoader):
         self._ahead = ReadAhead(self._read, config.ahead)
 
     @property
+    def digest(self) -> int:
+        """Digest of the tokens of this rank's sequences in the last step; those of all ranks,
+        summed modulo 2**64, are the digest of the global batch."""
+        return self._step.digest if self._step is not None else 0
+
+    @property
     def waited(self) -> float:
         return self._ahead.waited
 
@@ -156,13 +164,14 @@ class DocumentLoader(BaseDataLoader):
         shape = (3, len(self._lanes), self._seq_len)
         tensors = torch.empty(shape, dtype=torch.int64)
         inputs, labels, positions = tensors.numpy()
-        left_out, packed = LeftOut(), Packed()
+        left_out, packed, digest = LeftOut(), Packed(), 0
         for number, lane in enumerate(self._lanes):
             lane.read(Row(inputs[number], labels[number], positions[number]))
             left_out.add(lane.left_out())
             packed.add(lane.packed())
+            digest += _digest(lane.number, inputs[number], labels[number])
         samples = {lane.number: lane.spans for lane in self._lanes}
-        return _Step(tensors, self._current(), samples, left_out, packed)
+        return _Step(tensors, self._current(), samples, left_out, packed, _signed(digest))
 
     def _current(self) -> dict[str, State]:
         return {f"lane.{lane.number}": lane.state for lane in self._lanes}
@@ -241,6 +250,7 @@ class _Step:
         samples: the parts of documents in each lane.
         left_out: documents that were skipped.
         packed: what was packed.
+        digest: sum of the digests of the sequences, modulo 2**64.
     """
 
     tensors: torch.Tensor
@@ -248,3 +258,17 @@ class _Step:
     samples: dict[int, list[Span]]
     left_out: LeftOut
     packed: Packed
+    digest: int
+
+
+def _digest(lane: int, inputs: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> int:
+    """Return a digest of 64 bits of a lane's sequence."""
+    found = hashlib.blake2b(lane.to_bytes(8, "little"), digest_size=8)
+    for ids in (inputs, labels):
+        found.update(ids.astype("<i4").tobytes())
+    return int.from_bytes(found.digest(), "little")
+
+
+def _signed(number: int) -> int:
+    """Return ``number`` modulo 2**64 as a signed integer of 64 bits, as torch sums them."""
+    return (number + 2**63) % 2**64 - 2**63

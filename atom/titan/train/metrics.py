@@ -49,6 +49,8 @@ class StepMetricsProcessor(MetricsProcessor):
         settings = runtime.get("config_dict")
         if writes and config.enable_trackio:
             self._trackers.add_trackio(place, settings)
+        self.data: str | None = None
+        """Digest of the tokens of the step that is logged next."""
         self.last_step: int | None = None
         """The run's last step, which is always logged."""
         self._writer = MetricsWriter(place / FILE_NAME) if writes else None
@@ -130,6 +132,7 @@ class StepMetricsProcessor(MetricsProcessor):
             step_seconds=seconds / (step - last_step),
             memory_gib=self.device_memory_monitor.get_peak_stats().max_reserved_gib,
             mfu=mfu,
+            data=self.data,
         )
         # torchtitan's value is wrong if rows are not log_freq steps apart.
         flops = self.num_flops_per_token * tokens_per_second / ranks

@@ -246,6 +246,8 @@ class AtomTrainer(Trainer):
             else:
                 mean = largest = float(loss.item())
                 seen = self.ntokens_seen
+        if isinstance(self.metrics_processor, StepMetricsProcessor):
+            self.metrics_processor.data = self._data_digest()
         self.metrics_processor.log(
             self.step,
             mean,
@@ -253,6 +255,17 @@ class AtomTrainer(Trainer):
             float(grad_norm.item()),
             extra_metrics={"n_tokens_seen": seen, **self.rates},
         )
+
+    def _data_digest(self) -> str | None:
+        """Return the digest of the tokens of this step's global batch."""
+        if not isinstance(self.dataloader, DocumentLoader):
+            return None
+        digest = self.dataloader.digest
+        if self.parallel_dims.dp_enabled:
+            part = torch.tensor(digest, dtype=torch.int64, device=self.device)
+            mesh = self.parallel_dims.get_mesh("batch")
+            digest = int(dist_utils.dist_sum_tensor(part, mesh))
+        return f"{digest % 2**64:016x}"
 
     # ------------------------------------------------------------------------ for callbacks
 
