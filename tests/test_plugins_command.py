@@ -58,7 +58,7 @@ def test_one_kind(capsys: pytest.CaptureFixture[str]) -> None:
         assert found
     assert main(["plugins", "--kind", "dataset"]) == 0
     names = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert names == ["huggingface", "local", "prepared", "stdlib"]
+    assert names == ["huggingface", "local", "mixture", "prepared", "stdlib", "tokens"]
 
 
 def test_table(capsys: pytest.CaptureFixture[str], host: Host) -> None:

@@ -1,5 +1,5 @@
-"""Text to train on: the Python standard library, local files, token shards, or the Hugging Face
-Hub."""
+"""Data to train on: the Python standard library, local files, token shards, token files, or the
+Hugging Face Hub."""
 
 from collections.abc import Iterator
 
@@ -28,6 +28,12 @@ def atom_datasets() -> Iterator[Dataset]:
         summary="token shards that `atom data prepare` has written",
         config="atom_datasets.config:Prepared",
         source="atom_datasets.prepared:source",
+    )
+    yield Dataset(
+        name="tokens",
+        summary="files of token ids: Megatron's .bin and .idx, flat .npy, Parquet of lists",
+        config="atom_datasets.config:Tokens",
+        source="atom_datasets.tokens:source",
     )
     yield Dataset(
         name="mixture",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -62,6 +62,35 @@ class Prepared(_Parameters):
     """Token shards of a dataset, and the tokenizer that made them."""
 
     path: Name = Field(description="a folder that `atom data prepare` has finished")
+
+
+class Tokens(_Folder):
+    """Files of token ids that others have written, on this machine or a disk that all see."""
+
+    path: Name | Annotated[list[Name], Field(min_length=1)] = Field(
+        description="a file, a folder, a glob pattern, or a list of them; for Megatron also the "
+        "common prefix of its two files"
+    )
+    format: Literal["auto", "megatron", "npy", "parquet"] = Field(
+        default="auto",
+        description="format of the files; auto: by their suffix (.idx, .bin, .npy, .parquet)",
+    )
+    dtype: Literal["uint8", "uint16", "uint32", "uint64", "int32", "int64"] | None = Field(
+        default=None, description="type of an id in flat files (npy), which do not say it"
+    )
+    eos_id: NonNegativeInt | None = Field(
+        default=None,
+        description="the last id of each document, for flat files (npy) without a .csv.gz file "
+        "that says where documents end",
+    )
+    column: Name = Field(
+        default="input_ids", description="the column of Parquet files that holds lists of ids"
+    )
+    max_bytes: PositiveInt | None = Field(
+        default=None,
+        description="maximum decompressed bytes of each Parquet or .csv.gz file; null: 200 times "
+        "its compressed size, and at least 64 MiB",
+    )
 
 
 class HuggingFace(_Folder):

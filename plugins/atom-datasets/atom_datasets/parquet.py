@@ -34,7 +34,7 @@ def check(path: Path, name: Path, text_field: str) -> None:
     """
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    with _told(name, "no Parquet file"):
+    with told(name, "no Parquet file"):
         schema = pq.read_schema(path)
     if text_field not in schema.names:
         raise UserError(
@@ -58,7 +58,7 @@ def read(path: Path, name: Path, text_field: str, left: Budget) -> Iterator[Row]
     import pyarrow.parquet as pq
 
     number = 0
-    with _told(name, "damaged"), pq.ParquetFile(path) as file:
+    with told(name, "damaged"), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_rows(file, text_field), columns=[text_field]):
             for text in texts(batch.column(0)):
                 number += 1
@@ -121,7 +121,8 @@ def _decoded(data: bytes | None) -> str | bytes | None:
 
 
 @contextmanager
-def _told(name: Path, what: str) -> Iterator[None]:
+def told(name: Path, what: str) -> Iterator[None]:
+    """Report an error of pyarrow as a :class:`UserError`: ``name`` is ``what``."""
     import pyarrow as pa
 
     try:

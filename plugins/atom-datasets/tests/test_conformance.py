@@ -11,6 +11,7 @@ import datasets
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
+from token_data import write_megatron
 
 from atom.plugin import Document
 from atom.testing import conformance, token_shards
@@ -81,11 +82,24 @@ def another_shard(folder: Path) -> dict[str, object]:
     return {"path": str(folder / "other")}
 
 
+def token_files(folder: Path) -> dict[str, object]:
+    for shard in range(2):
+        documents = [[shard, number, *range(number % 23)] for number in range(20 + shard)]
+        write_megatron(folder, documents, name=str(shard))
+    return {"path": str(folder)}
+
+
+def another_document(folder: Path) -> dict[str, object]:
+    write_megatron(folder, [[1, number] for number in range(9)], name="1")
+    return {"path": str(folder)}
+
+
 TestStdlib = conformance("dataset:stdlib").having(change=lambda _: {"max_chars": 2000})
 TestLocalText = conformance("dataset:local").having(sample=texts, change=more_text)
 TestLocalRecords = conformance("dataset:local").having(
     sample=records, change=another_record, bad_sample=bad_record
 )
+TestTokens = conformance("dataset:tokens").having(sample=token_files, change=another_document)
 TestHuggingFace = conformance("dataset:huggingface").having(
     sample=parquet, change=lambda folder: {"path": str(folder), "split": "test"}
 )
