@@ -77,6 +77,10 @@ MOST_BAD_DOCUMENTS = 100
 WITHOUT_TEXT = "without_text"
 """Documents with nothing to train on were left out. ``rank``; the counts of its process over all
 epochs: ``documents`` without text, and ``short``, with a single token."""
+PACKED = "packed"
+"""What rank 0 has packed into its sequences when its process ends: ``sequences``, ``parts`` of
+documents in them, ``cut`` (those that continue in another sequence), and ``padding``, as a
+fraction of the training pairs."""
 REPLICAS_DIFFER = "replicas_differ"
 """Parameters that must be equal across replicas differ; the run ends. ``step``, ``reason``."""
 REPLAY_DIFFERS = "replay_differs"
@@ -139,7 +143,10 @@ _NEEDED = {
 }
 """Fields that readers of an event require."""
 
-_STEPS = ("step", "from_step", "to_step", "reached", "done", "short")
+_STEPS = (
+    *("step", "from_step", "to_step", "reached", "done", "left_out"),
+    *("short", "sequences", "parts", "cut"),
+)
 _WORDS = ("reason", "place", "signal", "kept", "decision", "cause", "fault")
 
 
@@ -171,6 +178,8 @@ def _problems(event: dict[str, Any]) -> Iterator[str]:
     yield from (name for name in _WORDS if not isinstance(event.get(name), str | None))
     if kind in (RECOVERED, CHECKPOINT_SAVED) and not _is_length(event.get("seconds")):
         yield "seconds"
+    if kind == PACKED and not _is_length(event.get("padding")):
+        yield "padding"
     if kind == FAILED and not isinstance(event.get("restart"), bool):
         yield "restart"
     if kind == CHANGED and not _KEPT.fullmatch(event["kept"]):

@@ -126,7 +126,18 @@ def data(record: Record) -> list[Element]:
     found = record.status
     if found.tokens_seen is not None:
         rows.append(("seen", f"{found.tokens_seen:,} tokens", f"{found.step:,} steps"))
-    return [table(("", "", ""), [*rows, *_left_out(record)])]
+    return [table(("", "", ""), [*rows, *_packed(record), *_left_out(record)])]
+
+
+def _packed(record: Record) -> Iterator[tuple[str, str, str]]:
+    """Yield a row on how documents became sequences."""
+    told = [event for event in record.happened if event.get("event") == events.PACKED]
+    parts, cut = (sum(event.get(key) or 0 for event in told) for key in ("parts", "cut"))
+    sequences = sum(event.get("sequences") or 0 for event in told)
+    if sequences:
+        padding = sum((event.get("sequences") or 0) * event["padding"] for event in told)
+        words = f"{padding / sequences:.2%} padding, {cut:,} of {parts:,} documents cut"
+        yield "packing", words, f"{record.run.data.packing}; the {sequences:,} sequences of rank 0"
 
 
 def _left_out(record: Record) -> Iterator[tuple[str, str, str]]:

@@ -279,3 +279,6 @@ def test_a_folder_is_streamed_whatever_its_name(tmp_path: Path, atom: Callable) 
     assert "huggingface, 3 files, tokenizer bytes" in result.stdout
     assert atom("report", "run", cwd=tmp_path).returncode == 0
     assert re.search(r">\d+ documents without text<", (tmp_path / "run/report.html").read_text())
+    assert re.search(
+        r">0.00% padding, \d+ of \d+ documents cut<", (tmp_path / "run/report.html").read_text()
+    )

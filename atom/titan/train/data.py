@@ -42,6 +42,7 @@ class DocumentLoader(BaseDataLoader):
     Attributes:
         left_out: documents without anything to train on, up to the last step.
         packed: what was packed, up to the last step.
+        seq_len: tokens of a sequence.
         waited: seconds for which the training thread has waited for data.
         sources: the sources in the order of the state; see :data:`atom.data.lanes.ALONE`.
     """
@@ -124,7 +125,7 @@ class DocumentLoader(BaseDataLoader):
         ]
         self._global_batch_size = lanes
         self._local_batch_size = local_batch_size
-        self._seq_len = seq_len
+        self.seq_len = seq_len
         self._handed_out = 0
         """Lanes of the current step already returned."""
         self._step: _Step | None = None
@@ -161,7 +162,7 @@ class DocumentLoader(BaseDataLoader):
 
     def _read(self) -> _Step:
         """Read the next step of all lanes; called in the thread that reads ahead."""
-        shape = (3, len(self._lanes), self._seq_len)
+        shape = (3, len(self._lanes), self.seq_len)
         tensors = torch.empty(shape, dtype=torch.int64)
         inputs, labels, positions = tensors.numpy()
         left_out, packed, digest = LeftOut(), Packed(), 0

@@ -93,7 +93,17 @@ class DataNotes:
             os.write(self._trace, f"{json.dumps({'step': step, 'lanes': lanes})}\n".encode())
 
     def close(self, loader: DocumentLoader) -> None:
-        """Record the number of documents without anything to train on."""
+        """Record what was packed, and the number of documents without anything to train on."""
+        packed = loader.packed
+        if self._rank == 0 and packed.sequences:
+            events.record(
+                self._run,
+                events.PACKED,
+                sequences=packed.sequences,
+                parts=packed.documents,
+                cut=packed.cut,
+                padding=round(packed.padding / (packed.sequences * loader.seq_len), 6),
+            )
         left_out = loader.left_out
         if left_out.empty or left_out.short:
             numbers = {"documents": left_out.empty, "short": left_out.short}
