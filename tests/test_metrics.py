@@ -52,6 +52,7 @@ rows = st.builds(
     memory_gib=st.floats(),
     mfu=st.none() | st.floats(),
     data=st.none() | st.from_regex("[0-9a-f]{16}", fullmatch=True),
+    data_seconds=st.none() | st.floats(),
 )
 
 

@@ -135,6 +135,7 @@ def test_steps_of_a_run_are_profiled(train: Callable[..., list[dict]], tmp_path:
             assert one.bubble == 0
             # The step as the run itself has timed it, on the same clock.
             assert one.seconds == pytest.approx(rows[one.step - 1]["step_seconds"], rel=0.25)
+            assert 0 < rows[one.step - 1]["data_seconds"] < one.seconds
     traces = sorted(place.glob("profile/*/rank*_trace.json.gz"))
     assert len(traces) == 2
     with gzip.open(traces[0]) as file:

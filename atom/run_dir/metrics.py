@@ -81,6 +81,10 @@ class StepMetrics:
     """Digest of the tokens of this step's global batch, 16 hexadecimal digits; the same on every
     layout. None, and absent from the JSON, if the data loader is the dataset's own."""
 
+    data_seconds: float | None = None
+    """Mean seconds per step, since the previous row, in which the rank that writes has waited for
+    data. None, and absent from the JSON, in rows of earlier versions."""
+
     def to_json(self) -> str:
         """Return the row as one line of JSON, without the newline."""
         values = dataclasses.asdict(self)

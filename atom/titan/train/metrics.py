@@ -133,6 +133,7 @@ class StepMetricsProcessor(MetricsProcessor):
             memory_gib=self.device_memory_monitor.get_peak_stats().max_reserved_gib,
             mfu=mfu,
             data=self.data,
+            data_seconds=sum(self.data_loading_times) / (step - last_step),
         )
         # torchtitan's value is wrong if rows are not log_freq steps apart.
         flops = self.num_flops_per_token * tokens_per_second / ranks
