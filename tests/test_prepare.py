@@ -238,7 +238,7 @@ def check_between(
     shards: TokenShards, parts: list[list[Document]], tokens: list[np.ndarray]
 ) -> None:
     """The documents of any range of a shard's tokens are those that a plain search finds."""
-    assert shards.shard_sizes() == [shard.tokens for shard in shards.manifest.shards]
+    assert shards.shard_sizes().tolist() == [shard.tokens for shard in shards.manifest.shards]
     index = 0
     for number, part in enumerate(parts):
         places, first = [], 0

@@ -23,7 +23,13 @@ DOCUMENT = np.dtype([("tokens", "<u8"), ("ids", "<u8")])
 """A record of a document: where its tokens and its id end, within the shard."""
 
 _OPEN = 4096
-"""Shards kept open; Linux allows a process 65,530 maps by default."""
+"""Shards that a process keeps open, of all folders; Linux allows it 65,530 maps by default."""
+
+_RELEASED = 32
+"""Documents after which the maps read since are released.
+
+The kernel maps up to 2 MiB around each byte that is read, and counts them as the process's memory.
+"""
 
 _LONG = 1 << 14
 """Bytes from which on the tokens of a document are read ahead."""
@@ -35,19 +41,26 @@ Array = npt.NDArray[Any]
 
 
 class OpenShard(NamedTuple):
-    """The mapped files of a shard: ``data`` is that of ``tokens``."""
+    """The mapped files of a shard: ``maps`` are those of the arrays."""
 
-    data: mmap.mmap | bytes
+    maps: tuple[mmap.mmap | bytes, ...]
     tokens: Array
     records: Array
     ids: Array
 
     def read_ahead(self, begin: int, end: int) -> None:
         """Ask the system to read tokens ``begin`` to ``end`` - 1 at once, not page by page."""
-        assert isinstance(self.data, mmap.mmap)
+        data = self.maps[0]
+        assert isinstance(data, mmap.mmap)
         first = begin * self.tokens.itemsize
         first -= first % mmap.PAGESIZE
-        self.data.madvise(mmap.MADV_WILLNEED, first, end * self.tokens.itemsize - first)
+        data.madvise(mmap.MADV_WILLNEED, first, end * self.tokens.itemsize - first)
+
+    def release(self) -> None:
+        """Leave what has been read to the system's cache; arrays stay valid."""
+        for data in self.maps:
+            if isinstance(data, mmap.mmap):
+                data.madvise(mmap.MADV_DONTNEED)
 
 
 class TokenShards:
@@ -74,7 +87,12 @@ class TokenShards:
             raise
         ends = accumulate(shard.documents for shard in self.manifest.shards)
         self._ends = np.fromiter(ends, dtype=np.int64, count=len(self.manifest.shards))
-        self.opened = lru_cache(maxsize=_OPEN)(self._open)
+        self._sizes = np.array([shard.tokens for shard in self.manifest.shards], dtype=np.int64)
+        self._sizes.setflags(write=False)
+        self._read: dict[int, OpenShard] = {}
+        """The shards read since the last release."""
+        self._documents = 0
+        """Documents read since then."""
 
     def __len__(self) -> int:
         return self.manifest.documents
@@ -92,9 +110,13 @@ class TokenShards:
         row = index - int(self._ends[number]) + documents
         return self._document(number, row, ahead=True)
 
-    def shard_sizes(self) -> list[int]:
+    def shard_sizes(self) -> npt.NDArray[np.int64]:
         """Return the number of tokens of each shard."""
-        return [shard.tokens for shard in self.manifest.shards]
+        return self._sizes
+
+    def opened(self, number: int) -> OpenShard:
+        """Return a shard, from those kept open or opened now."""
+        return _opened(self, number)
 
     def between(self, number: int, begin: int, end: int) -> list[tuple[int, int, Document]]:
         """Return the documents with tokens in ``begin`` to ``end`` - 1 of a shard.
@@ -120,7 +142,7 @@ class TokenShards:
 
     def _document(self, number: int, row: int, *, ahead: bool = False) -> Document:
         shard = self.manifest.shards[number]
-        found = self.opened(number)
+        found = self._to_be_read(number)
         records = found.records
         first, last = (records[row - 1] if row else (0, 0)), records[row]
         begin, end = int(first[0]), int(last[0])
@@ -139,14 +161,29 @@ class TokenShards:
             found.read_ahead(begin, end)
         return Document("", id, tokens=tokens)
 
-    def _open(self, number: int) -> OpenShard:
+    def _to_be_read(self, number: int) -> OpenShard:
+        if self._documents == _RELEASED:
+            for each in self._read.values():
+                each.release()
+            self._read, self._documents = {}, 0
+        self._documents += 1
+        found = self._read[number] = self.opened(number)
+        return found
+
+    def open(self, number: int) -> OpenShard:
+        """Open a shard.
+
+        Raises:
+            UserError: a file is not as the manifest says.
+        """
         sizes = self.manifest.shards[number].sizes(self.manifest.token_bytes)
-        data, records, ids = (
+        maps = tuple(
             self._mapped(number, kind, size) for kind, size in zip(SUFFIXES, sizes, strict=True)
         )
+        data, records, ids = maps
         dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
         return OpenShard(
-            data,
+            maps,
             np.frombuffer(data, dtype=dtype),
             np.frombuffer(records, dtype=DOCUMENT),
             np.frombuffer(ids, dtype=np.uint8),
@@ -191,7 +228,12 @@ class TokenShards:
         return UserError(problem, key=self._key, value=self._value)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=_OPEN)
+def _opened(shards: TokenShards, number: int) -> OpenShard:
+    return shards.open(number)
+
+
+@lru_cache(maxsize=None)  # a mixture may have a thousand
 def open_shards(folder: Path, key: str, value: str) -> TokenShards:
     """Return the shards of a folder; a process reads a manifest once."""
     return TokenShards(folder, key, value)

@@ -117,6 +117,7 @@ def _check_content(shards: TokenShards, number: int, shard: Shard) -> None:
             raise shards.refusal(
                 number, "tokens", f"it has the id {highest:,} of a vocabulary of {size:,}"
             )
+    found.release()
 
 
 def _check_ends(shards: TokenShards, number: int, shard: Shard, block: Array, first: int) -> None:

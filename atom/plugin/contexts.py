@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from atom.plugin.declarations import Declaration
 
-if TYPE_CHECKING:  # it imports pydantic, which listing plugins must not do
+if TYPE_CHECKING:  # listing plugins imports neither pydantic nor numpy
+    import numpy as np
+    import numpy.typing as npt
+
     from atom.plugin.parameters import Component
 
 __all__ = [
@@ -164,7 +167,7 @@ class Documents(Protocol):
 class StoredTokens(Documents, Protocol):
     """Documents stored as tokens, one after another, in shards."""
 
-    def shard_sizes(self) -> Sequence[int]:
+    def shard_sizes(self) -> Sequence[int] | npt.NDArray[np.int64]:
         """Return the number of tokens of each shard."""
         ...
 
