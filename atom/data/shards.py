@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from bisect import bisect_right
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -233,7 +233,7 @@ def _opened(shards: TokenShards, number: int) -> OpenShard:
     return shards.open(number)
 
 
-@lru_cache(maxsize=None)  # a mixture may have a thousand
+@cache  # a mixture may have a thousand
 def open_shards(folder: Path, key: str, value: str) -> TokenShards:
     """Return the shards of a folder; a process reads a manifest once."""
     return TokenShards(folder, key, value)
