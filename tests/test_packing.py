@@ -24,6 +24,7 @@ from atom.data.packing import best_fit
 from atom.data.position import data_step
 from atom.errors import UserError
 from atom.plugin import Document, Mixture, Stage
+from atom.run_dir import mixture
 from atom.titan.train.data import DocumentLoader
 from atom.titan.train.read_ahead import ReadAhead
 
@@ -342,6 +343,9 @@ def test_windows_of_text_are_refused() -> None:
     with pytest.raises(UserError, match="atom data prepare") as refused:
         steps(loader(Text((30,) * 8), packing="windows"), 1)
     assert refused.value.key == "data.packing"
+    mixed = Mixed({"a": A, "b": Text((30,) * 8)}, (stage(a=1, b=1),))
+    with pytest.raises(UserError, match=r"dataset\.sources\.b has text"):
+        mixture.resolve(mixed, lanes=LANES, seq_len=16, steps=10, packing="windows")
 
 
 def resumed(step: int) -> dict[str, Any]:

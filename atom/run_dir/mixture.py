@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from atom.data.dealing import dealt
+from atom.data.documents import not_stored, stored
 from atom.data.mixing import MOST_SEQUENCES, Schedule, key_of, leaves, shares
+from atom.data.packing import Packing
 from atom.errors import UserError
 from atom.plugin import Contents, LaneSource
 from atom.recipe.run import read
@@ -39,6 +42,7 @@ def resolve(
     steps: int,
     contents: Contents | None = None,
     earlier: Sequence[str] = (),
+    packing: Packing = "concat",
 ) -> Mixed | None:
     """Return the mixture that a run reads; None if its source is none.
 
@@ -49,9 +53,11 @@ def resolve(
         steps: steps of the run.
         contents: the contents of the source.
         earlier: the sources of the resumed run, in the order of the checkpoint's positions.
+        packing: how documents become sequences.
 
     Raises:
-        UserError: the stages do not fit the run, or a source would be read too often.
+        UserError: the stages do not fit the run, a source would be read too often, or one has text
+            where stored tokens are needed.
     """
     mixture = leaves(source, lanes * seq_len, steps)
     if mixture is None:
@@ -63,6 +69,9 @@ def resolve(
             key="training.global_batch_size",
             value=lanes,
         )
+    for name, each in mixture.sources.items():
+        if packing == "windows" and stored(dealt(each)) is None:
+            raise not_stored(key_of(name))
     names = [name for name in earlier if name in mixture.sources]
     names += [name for name in mixture.sources if name not in names]
     # The seed changes the lanes of the sources, and not their numbers.

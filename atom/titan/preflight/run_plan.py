@@ -132,6 +132,7 @@ class RunPlan:
             steps=self.laid_out.training.steps,
             contents=self.contents,
             earlier=mixture.before(self.folder),
+            packing=self.laid_out.data.packing,
         )
 
     # ------------------------------------------------------------------ the model
