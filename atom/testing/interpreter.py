@@ -1,12 +1,17 @@
 """Run a Triton kernel on the CPU, in Triton's interpreter.
 
-Triton decides on interpretation at import, so this needs its own process.
+Triton decides on interpretation at import, so this needs its own process. Its start takes longer
+than most kernels, so one process imports everything once and forks for each kernel.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
+import gc
 import json
 import os
+import select
 import subprocess
 import sys
 from typing import Any
@@ -46,26 +51,80 @@ def disagreements(component: Component) -> list[str] | None:
     """
     if not is_triton(component):
         return None
-    result = subprocess.run(
-        [sys.executable, "-P", "-m", __name__, component.address],
-        env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        return [f"the interpreter's process failed: {last}"]
-    found: list[str] = json.loads(result.stdout.splitlines()[-1])
-    return found
+    return _shared().disagreements(component.address)
 
 
-def _main(address: str) -> list[str]:
+class _Server:
+    """The process that has Triton's interpreter imported."""
+
+    def __init__(self) -> None:
+        # One thread: the tensors are so small that more only add contention.
+        environment = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__],
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def disagreements(self, address: str) -> list[str]:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{address}\n")
+        process.stdin.flush()
+        if not select.select([process.stdout], [], [], SECONDS)[0]:
+            self._end()
+            return [f"the interpreter's process gave no answer in {SECONDS} s"]
+        answer = process.stdout.readline()
+        if not answer:
+            self._end()
+            return ["the interpreter's process has ended"]
+        found: list[str] = json.loads(answer)
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _end(self) -> None:
+        """Kill the process; another one starts for the next kernel."""
+        self._process.kill()
+        _shared.cache_clear()
+
+
+@functools.cache
+def _shared() -> _Server:
+    """Return the server of this process, which lives as long as it does."""
+    server = _Server()
+    atexit.register(server.close)
+    return server
+
+
+def _serve() -> None:
+    """Answer each line of stdin, the address of a kernel, with a line of disagreements."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # other output must not be read as an answer
+
+    from atom.io.process import call
     from atom.titan.boot import boot
 
     boot("cpu")
     host = Host.load()
+    gc.collect()
+    gc.freeze()  # a GC pass in a child would break copy-on-write sharing with this process
+    for line in sys.stdin:
+        try:
+            answer = call(functools.partial(_disagreements, line.strip(), host))
+        except Exception as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            answer = [f"the interpreter's process failed: {words}"]
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _disagreements(address: str, host: Host) -> list[str]:
     component = host.find("kernel", address)
     kernel = component.declaration
     assert isinstance(kernel, Kernel)
@@ -113,4 +172,4 @@ def is_triton(component: Component) -> bool:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_main(sys.argv[1])))
+    _serve()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from torchtitan.models.common import Linear
 
 from atom.plugin import Kernel
 from atom.registry.host import Host
-from atom.run_dir import metrics
+from atom.testing import ranks, runs
 from atom.testing.installing import describe
 from atom.titan import kernels
 from atom.titan.contracts.contract import tree
@@ -64,6 +63,11 @@ def gathered(node):
     return emulated(float8.float8_tensorwise_gathered(node))
 """
 """The two tensorwise kernels for a CPU, where torchao emulates them."""
+
+LLAMA = {"name": "llama3", "dim": 64, "n_layers": 2, "n_heads": 4, "multiple_of": 64}
+"""Of the package atom-llama."""
+
+LAYOUTS = {"fsdp": runs.LAYOUTS["fsdp"], "single": runs.SINGLE}
 
 
 def replaced(kernel: Kernel, sizes: Sizes) -> tuple[Any, dict[str, Any]]:
@@ -123,38 +127,33 @@ def test_the_emulated_product_is_within_the_tolerance(name: str) -> None:
 
 
 @pytest.fixture
-def losses(tmp_path: Path) -> Any:
-    """Train as a user would, with the emulated kernels installed."""
+def emulating(tmp_path: Path) -> Iterator[ranks.Ranks]:
+    """Ranks that have the emulated kernels installed."""
     (tmp_path / "emulated.py").write_text(PLUGIN)
     (tmp_path / "emulated_overrides.py").write_text(OVERRIDES)
     describe(tmp_path, "emulated")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    started = ranks.Ranks({"PYTHONPATH": path})
+    yield started
+    started.close()
 
-    def train(folder: str, steps: int, *overrides: str) -> list[float]:
-        run = tmp_path / folder
-        command = [
-            *(sys.executable, "-m", "atom", "train", "device=cpu", "architecture=llama3_tiny"),
-            *("architecture.dim=64", "architecture.n_layers=2", "tokenizer=bytes"),
-            *("training.seq_len=64", "lr_scheduler.total_steps=10", "checkpoint.interval=3"),
-            *("metrics.enable_tensorboard=false", f"training.steps={steps}", f"run.dir={run}"),
-        ]
-        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-        done = subprocess.run(
-            [*command, *overrides], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return [row.loss for row in metrics.read(run / metrics.FILE_NAME)]
 
-    return train
+def sections(linear: str, steps: int, layout: str = "fsdp") -> runs.Sections:
+    """Return a run with a kernel of the linear layers."""
+    return runs.sections(LLAMA, LAYOUTS[layout], steps=steps, kernels={"linear": linear})
 
 
 @pytest.mark.slow
-def test_weights_gathered_in_float8_train_alike(losses: Any) -> None:
+def test_weights_gathered_in_float8_train_alike(emulating: ranks.Ranks) -> None:
     """The scale is that of the whole weight either way; and checkpoints hold weights, no more."""
-    layout = ("parallelism=fsdp", "launch.ranks=2")
-    plain = losses("plain", 8, *layout, "kernels.linear=plain")
-    losses("gathered", 5, *layout, "kernels.linear=gathered")
-    gathered = losses("gathered", 8, *layout, "kernels.linear=gathered")
+
+    def losses(run: runs.Sections, after: runs.Sections | None = None) -> list[float]:
+        return [row.loss for row in emulating.train(run, after=after)]
+
+    plain = losses(sections("plain", 8))
+    gathered = losses(sections("gathered", 8), after=sections("gathered", 5))
     assert gathered == pytest.approx(plain, abs=1e-5)
-    reference = losses("reference", 8, *layout)
+    reference = losses(sections("auto", 8))
     assert plain != pytest.approx(reference, abs=1e-5), "float8 makes no difference"
-    assert len(losses("gathered", 9, "parallelism=single")) == 9
+    moved = losses(sections("gathered", 9, "single"), after=sections("gathered", 8))
+    assert len(moved) == 9

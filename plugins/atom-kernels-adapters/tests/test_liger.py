@@ -11,26 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from atom.testing import ranks, runs
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("liger_kernel") is None, reason="liger-kernel is not installed"),
 ]
 
-SMALL = (
-    "architecture=qwen3_tiny",
-    "architecture.dim=32",
-    "architecture.n_layers=1",
-    "tokenizer=bytes",
-    "training.seq_len=16",
-    "training.global_batch_size=2",
-    "training.steps=2",
-    "optimizer.lr=1e-2",
-    "lr_scheduler.warmup_steps=1",
-    "lr_scheduler.total_steps=20",
-    "metrics.enable_tensorboard=false",
-    "checkpoint.enable=false",
-    "device=cpu",
-)
+QWEN = {
+    "name": "qwen3",
+    "dim": 32,
+    "n_layers": 1,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "head_dim": 16,
+    "hidden_dim": 64,
+}
+"""Of the package atom-qwen3."""
 
 
 def test_ligers_kernels_agree_in_tritons_interpreter() -> None:
@@ -44,23 +41,16 @@ def test_ligers_kernels_agree_in_tritons_interpreter() -> None:
     assert result.returncode == 0, result.stdout[-4000:]
 
 
-def test_a_run_with_them_is_one_with_the_references(tmp_path: Path) -> None:
-    runs = {
-        "liger": ("kernels.rope_halves=liger", "kernels.linear_cross_entropy=liger"),
-        "reference": ("kernels=reference",),
-    }
-    losses = {}
-    for name, chosen in runs.items():
-        folder = tmp_path / name
-        result = subprocess.run(
-            [sys.executable, "-m", "atom", "train", *SMALL, f"run.dir={folder}", *chosen],
-            env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-        rows = (folder / "metrics.jsonl").read_text().splitlines()
-        losses[name] = [json.loads(row)["loss"] for row in rows]
-    assert len(losses["liger"]) == 2
-    assert losses["liger"] == pytest.approx(losses["reference"], abs=1e-4)
+def test_a_run_with_them_is_one_with_the_references() -> None:
+    liger = {"default": "auto", "rope_halves": "liger", "linear_cross_entropy": "liger"}
+    few = {"steps": 2, "seq_len": 16, "global_batch_size": 2}
+    training = runs.sections(QWEN)["training"] | few
+    losses = []
+    for chosen in liger, {"default": "reference"}:
+        run = runs.sections(QWEN, training=training, optimizer={"lr": 1e-2}, kernels=chosen)
+        losses.append([row.loss for row in runs.train(run, interpreted=True)])
+        lock = json.loads((ranks.shared(interpreted=True).place(run) / "lock.json").read_text())
+        kernels = {row["operation"]: row["kernel"] for row in lock["kernels"]}
+        assert kernels["rope_halves"] == chosen.get("rope_halves", "reference")
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)

@@ -3,98 +3,94 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from importlib import resources
 from typing import Any
 
 import pytest
+import yaml
+
+from atom.errors import UserError
+from atom.testing import ranks, runs
 
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-4
 """|difference in loss| in float32, beside losses of about 6."""
 
-SMALL = (
-    "architecture=llama3_tiny",
-    "architecture.dim=32",
-    "architecture.n_layers=1",
-    "tokenizer=bytes",
-    "training.seq_len=16",
-    "training.global_batch_size=2",
-    "optimizer.lr=1e-2",
-    "lr_scheduler.warmup_steps=1",
-    "lr_scheduler.total_steps=20",
-    "metrics.enable_tensorboard=false",
-    "device=cpu",
+REFERENCE = {"default": "reference"}
+HOPPER: dict[str, Any] = yaml.safe_load(
+    (resources.files("atom_kernels_triton") / "conf/kernels/hopper.yaml").read_text()
 )
+LLAMA = {
+    "name": "llama3",
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "multiple_of": 32,
+}
+"""Of the package atom-llama."""
 
 
-def train(
-    folder: Path, *overrides: str, interpret: bool = True
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "atom", "train", *SMALL, f"run.dir={folder}", *overrides],
-        env=os.environ | {"TRITON_INTERPRET": str(int(interpret)), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def sections(
+    kernels: dict[str, Any],
+    layout: dict[str, Any] | None = None,
+    *,
+    steps: int = 3,
+    **changed: Any,
+) -> runs.Sections:
+    """Return a run of few tokens, because the interpreter is slow."""
+    few = {"steps": steps, "seq_len": 32, "global_batch_size": 2}
+    training = runs.sections(LLAMA)["training"] | few
+    given = {"optimizer": {"lr": 1e-2}, "kernels": kernels}
+    return runs.sections(LLAMA, layout, training=training, **given, **changed)
 
 
-def losses(folder: Path) -> list[float]:
-    rows = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(row)["loss"] for row in rows]
+def losses(run: runs.Sections, after: runs.Sections | None = None) -> list[float]:
+    return [row.loss for row in runs.train(run, after=after, interpreted=True)]
 
 
-def test_kernels_can_be_swapped_in_the_middle_of_a_run(tmp_path: Path) -> None:
+def chosen(run: runs.Sections, after: runs.Sections | None = None) -> dict[str, str]:
+    """Return the kernel of each operation that the lock of a run names."""
+    place = ranks.shared(interpreted=True).place(run, after)
+    resolved = json.loads((place / "lock.json").read_text())
+    return {row["operation"]: row["kernel"] for row in resolved["kernels"]}
+
+
+def test_kernels_can_be_swapped_in_the_middle_of_a_run() -> None:
     """Two steps with the references and one with the kernels: the losses of three of the first."""
-    reference, swapped = tmp_path / "reference", tmp_path / "swapped"
-    for folder, steps, kernels in (
-        (reference, 3, "reference"),
-        (swapped, 2, "reference"),
-        (swapped, 3, "hopper"),
-    ):
-        result = train(
-            folder, f"training.steps={steps}", f"kernels={kernels}", "checkpoint.interval=2"
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-    assert "resumed after step 2" in result.stdout
-    resolved: dict[str, Any] = json.loads((swapped / "lock.json").read_text())
-    chosen = {row["operation"]: row["kernel"] for row in resolved["kernels"]}
-    assert chosen["rms_norm"] == chosen["rope"] == chosen["feed_forward"] == "triton"
-    assert chosen["linear_cross_entropy"] == "triton"
-    assert "cross_entropy" not in chosen
-    assert losses(swapped) == pytest.approx(losses(reference), abs=TOLERANCE)
-    assert len(losses(swapped)) == 3
+    before, swapped = sections(REFERENCE, steps=2), sections(HOPPER)
+    found = losses(swapped, after=before)
+    kernels = chosen(swapped, after=before)
+    assert kernels["rms_norm"] == kernels["rope"] == kernels["feed_forward"] == "triton"
+    assert kernels["linear_cross_entropy"] == "triton"
+    assert "cross_entropy" not in kernels
+    assert "triton" not in chosen(before).values()
+    assert found[:2] == losses(before), "the run was not resumed"
+    assert found == pytest.approx(losses(sections(REFERENCE)), abs=TOLERANCE)
+    assert len(found) == 3
 
 
-def test_without_the_interpreter_a_cpu_refuses_them(tmp_path: Path) -> None:
-    given = ("training.steps=1", "kernels.rms_norm=triton")
-    result = train(tmp_path / "run", *given, interpret=False)
-    assert result.returncode == 2
-    assert "TRITON_INTERPRET=1" in result.stderr
-    assert not (tmp_path / "run").exists()
+def test_without_the_interpreter_a_cpu_refuses_them() -> None:
+    run = sections({"default": "auto", "rms_norm": "triton"})
+    with pytest.raises(UserError, match="TRITON_INTERPRET=1"):
+        ranks.shared().train(run)
+    assert not ranks.shared().place(run).exists()
 
 
 @pytest.mark.parametrize(
-    "layout",
+    "given",
     [
-        ("parallelism=pp", "launch.ranks=2", "architecture.n_layers=2"),
-        ("parallelism=cp", "launch.ranks=2", "training.seq_len=32"),
-        ("compile.enable=true",),
+        {"layout": runs.LAYOUTS["pp"]},
+        {"layout": runs.LAYOUTS["cp"]},
+        {"compile": {"enable": True}},
     ],
     ids=["pp", "cp", "compiled"],
 )
-def test_all_of_them_under_a_layout(layout: tuple[str, ...], tmp_path: Path) -> None:
-    """Together, where the suite of a kernel has each by itself. Blocks are compiled as one graph:
-    the compiler takes each kernel as it is."""
-    for kernels in "reference", "hopper":
-        folder, given = tmp_path / kernels, ("training.steps=2", "checkpoint.enable=false")
-        result = train(folder, f"kernels={kernels}", *given, *layout)
-        assert result.returncode == 0, result.stdout + result.stderr
-    assert "triton" in result.stdout
-    assert losses(tmp_path / "hopper") == pytest.approx(
-        losses(tmp_path / "reference"), abs=TOLERANCE
-    )
+def test_all_of_them_under_a_layout(given: dict[str, Any]) -> None:
+    """Together, where the suite of a kernel has each by itself: the losses of one rank with the
+    references. Blocks are compiled as one graph: the compiler takes each kernel as it is."""
+    run = sections(HOPPER, **given)
+    found = losses(run)
+    assert "triton" in chosen(run).values()
+    assert found == pytest.approx(losses(sections(REFERENCE)), abs=TOLERANCE)
