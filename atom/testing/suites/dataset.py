@@ -99,7 +99,7 @@ class DatasetSuite(Options, ComponentSuite):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def lanes(cls, source: LaneSource, elsewhere: object) -> Pass:  # noqa: ARG003
+    def lanes(cls, source: LaneSource) -> Pass:
         """Return the documents of each lane of an epoch, read once for the whole suite."""
         read: dict[tuple[int, int, int], list[list[Key]]] = {}
 
