@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,24 +18,25 @@ from atom.titan.train.startup import PHASES
 
 pytestmark = pytest.mark.slow
 
-STEPS = 40
-RUN = ("parallelism=fsdp", "launch.ranks=2", f"training.steps={STEPS}", "checkpoint.interval=4")
+LAYOUT = ("parallelism=fsdp", "launch.ranks=2", "checkpoint.interval=4")
+LONG = (*LAYOUT, "training.steps=40")
+RUN = (*LAYOUT, "training.steps=24")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(train: Callable, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    return train(tmp_path_factory.mktemp("undisturbed") / "run", *RUN)
+    return train(tmp_path_factory.mktemp("undisturbed") / "run", *LONG)
 
 
 @pytest.fixture
 def same(rows: Callable, undisturbed: list[dict]) -> Callable[[Path], None]:
     """Each step is there once, with the very losses of the run that nothing happened to."""
 
-    def check(place: Path) -> None:
-        found = rows(place)
-        assert [row["step"] for row in found] == [row["step"] for row in undisturbed]
+    def check(place: Path, steps: int = 24) -> None:
+        found, expected = rows(place), undisturbed[:steps]
+        assert [row["step"] for row in found] == list(range(1, steps + 1))
         for name in ("loss", "grad_norm", "tokens_seen"):
-            assert [row[name] for row in found] == [row[name] for row in undisturbed], name
+            assert [row[name] for row in found] == [row[name] for row in expected], name
 
     return check
 
@@ -45,7 +47,7 @@ def happened(place: Path, event: str) -> list[dict]:
 
 def test_five_kills_in_one_run(start: Callable, same: Callable) -> None:
     chance = random.Random(20261124)
-    job = start("run", *RUN)
+    job = start("run", *LONG)
     for kill in range(5):
         job.wait_for_step(5 + 6 * kill + chance.randrange(4))
         victim = chance.choice(job.ranks())
@@ -55,7 +57,7 @@ def test_five_kills_in_one_run(start: Callable, same: Callable) -> None:
     assert code == 0, said
     assert shown.count("killed by SIGKILL (out of memory?); restarting the ranks") == 5
     assert all(each["restart"] for each in happened(job.place, events.FAILED))
-    same(job.place)
+    same(job.place, 40)
 
 
 def test_launcher_is_killed(start: Callable, same: Callable) -> None:
@@ -104,11 +106,20 @@ def test_term_and_kill_at_once(start: Callable, same: Callable) -> None:
     same(job.place)
 
 
+@pytest.fixture(scope="module")
+def twelve_steps(train: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ended after its third checkpoint; each test damages a copy."""
+    place: Path = tmp_path_factory.mktemp("twelve") / "run"
+    train(place, *LAYOUT, "training.steps=12")
+    return place
+
+
 @pytest.mark.parametrize("damage", ["truncated", "bit flip", "missing", "no manifest"])
-def test_newest_checkpoint_is_damaged(damage: str, start: Callable, same: Callable) -> None:
-    job = start("run", *RUN[:-2], "training.steps=12", RUN[-1])
-    assert job.end()[0] == 0
-    newest = job.place / "checkpoint/step-12"
+def test_newest_checkpoint_is_damaged(
+    damage: str, twelve_steps: Path, start: Callable, same: Callable, tmp_path: Path
+) -> None:
+    shutil.copytree(twelve_steps, tmp_path / "run")
+    newest = tmp_path / "run/checkpoint/step-12"
     data = newest / "__1_0.distcp"
     if damage == "truncated":
         os.truncate(data, 1000)
@@ -120,14 +131,15 @@ def test_newest_checkpoint_is_damaged(damage: str, start: Callable, same: Callab
         data.unlink()
     else:
         (newest / checkpoint.MANIFEST).unlink()
-    code, shown, said = start("run", *RUN).end()
+    job = start("run", *LAYOUT, "training.steps=16")
+    code, shown, said = job.end()
     assert code == 0, said
     (event,) = happened(job.place, events.CHECKPOINT_DAMAGED)
     assert event["step"] == 12
     assert (job.place / "checkpoint" / event["place"]).is_dir()
     assert f"checkpoint of step 12 is damaged ({event['reason']})" in shown
     assert happened(job.place, events.RESUMED)[-1]["step"] == 8
-    same(job.place)
+    same(job.place, 16)
 
 
 def test_files_cannot_grow(start: Callable, same: Callable) -> None:
@@ -145,7 +157,7 @@ def test_files_cannot_grow(start: Callable, same: Callable) -> None:
 
 
 def test_two_jobs_on_one_folder(start: Callable, atom: Callable, tmp_path: Path) -> None:
-    job = start("run", *RUN[:-2], "training.steps=5000", RUN[-1])
+    job = start("run", *LAYOUT, "training.steps=5000")
     job.wait_for_step(2)
     result = atom("train", "run.dir=run", "device=cpu", cwd=tmp_path)
     assert result.returncode == 2

@@ -1,4 +1,4 @@
-"""Ranks killed while a checkpoint is written or read, several at once, and among eight."""
+"""Ranks killed while a checkpoint is written or read, several at once, and among four."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def test_kills_during_saves_and_loads(start: Callable, train: Callable, tmp_path
     assert found.goodput == pytest.approx(found.productive / found.wall)
 
 
-def test_two_of_eight_ranks_are_killed_and_one_is_stopped(start: Callable, rows: Callable) -> None:
+def test_two_of_four_ranks_are_killed_and_one_is_stopped(start: Callable, rows: Callable) -> None:
     chance = random.Random(8)
-    layout = ("parallelism=fsdp", "launch.ranks=8", "launch.hang_seconds=60")
+    layout = ("parallelism=fsdp", "launch.ranks=4", "launch.hang_seconds=60")
     job = start("run", *layout, "training.steps=8", "checkpoint.interval=3")
     job.wait_for_step(5)
     first, second, third = chance.sample(job.ranks(), 3)
