@@ -22,7 +22,8 @@ from atom.recipe.sections import Read
 from atom.recipe.settings import FOLLOW
 from atom.registry.host import Host
 from atom.registry.select import select
-from atom.run_dir import events, folder, logs, metrics, progress, resume
+from atom.run_dir import branch, events, folder, logs, metrics, progress, resume
+from atom.run_dir.changes import Change
 from atom.run_dir.inputs import Inputs
 from atom.run_dir.prepare import prepare
 from atom.watch import mixture_rows
@@ -147,12 +148,12 @@ def check(
         UserError: the run is invalid.
     """
     folder.check_usable(place)
-    run = resume.with_order(place, run)
+    run = resume.with_order(place, branch.with_origin(place, run))
     selection = select(run, host)
     dataset = selection[Dataset]
     resume.check(place, run, dataset=dataset)
     prepared = call(partial(prepare, selection, run))
-    resume.check(place, run, prepared.inputs, dataset=dataset)
+    resumption = resume.check(place, run, prepared.inputs, dataset=dataset)
     run = run.using(prepared.opened)
     # torch is imported only here: every earlier error was reported within a second.
     from atom.titan.preflight.preflight import preflight
@@ -164,6 +165,7 @@ def check(
         place,
         vocab_size=prepared.tokenizer.vocab_size,
         contents=prepared.contents,
+        resumption=resumption,
         joined=ranks,
         planned=planned,
     )
@@ -188,6 +190,9 @@ def write(prepared: Prepared, host: Host, choices: dict[str, str]) -> None:
         resumed=resumption.step if resumption else 0,
         contents=resumption.contents if resumption else {},
     )
+    if resumption is not None and resumption.start.branch:
+        settings = {c.key: [c.before, c.after] for c in _shown(resumption)}
+        branch.adopt(resumption.start, ready.place, settings=settings, data=resumption.anew)
     if ready.explanation:
         say(f"{ready.explanation}\n")
     screen = Screen()
@@ -229,7 +234,10 @@ def _tell_changes(resumption: resume.Resumption, screen: Screen) -> None:
         screen.note(
             f"{name}: differs from that of the checkpoint ({words}), allowed by resume.force\n"
         )
-    shown = [c for c in resumption.changes if not c.key.startswith(_OF_NO_INTEREST)]
+    if resumption.start.branch:
+        why = f"begins anew ({'; '.join(resumption.anew)})" if resumption.anew else "continues"
+        screen.note(f"begun from step {resumption.step} of {resumption.start.folder}: data {why}\n")
+    shown = _shown(resumption)
     for title, kinds in (
         ("changed, with an effect on the losses:", ("matters", "refused")),
         ("changed:", ("harmless",)),
@@ -237,6 +245,10 @@ def _tell_changes(resumption: resume.Resumption, screen: Screen) -> None:
     ):
         if of_kind := [change for change in shown if change.kind in kinds]:
             screen.note("\n".join([title, *(f"  {change}" for change in of_kind), ""]))
+
+
+def _shown(resumption: resume.Resumption) -> list[Change]:
+    return [c for c in resumption.changes if not c.key.startswith(_OF_NO_INTEREST)]
 
 
 def _start(place: Path, ready: Preflight, *, verbose: bool) -> None:

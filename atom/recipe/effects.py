@@ -48,6 +48,10 @@ _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
         "ignores the layout, and is not needed: initial weights are equal under every layout; "
         "valid: false",
     ),
+    "checkpoint.initial_load_model_only": (
+        (False,),
+        "would load the position in the data of another run; valid: true, or resume.from=RUN@STEP",
+    ),
     "debug.batch_invariant": ((True,), "does not support training; valid: false"),
 }
 """Key -> refused values, and the reason."""

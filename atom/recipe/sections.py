@@ -15,6 +15,7 @@ from pydantic import (
     PositiveInt,
     SerializerFunctionWrapHandler,
     ValidationInfo,
+    create_model,
     field_validator,
     model_serializer,
 )
@@ -82,12 +83,35 @@ class Launch(Model):
     )
 
 
-class Resume(Model):
-    """How a run resumes from the checkpoints in its folder."""
+# `from` is no name of an attribute in a class.
+_From: Any = create_model(  # type: ignore[call-overload]
+    "_From",
+    __base__=Model,
+    **{
+        "from": (
+            str | None,
+            Field(
+                default=None,
+                description="RUN@STEP: begin with everything in a checkpoint of another run, "
+                "optimizer and data position included; null: with nothing",
+            ),
+        )
+    },
+)
+
+
+class Resume(_From):
+    """How a run resumes from the checkpoints in its folder, or begins from one of another run."""
 
     force: bool = Field(
         default=False, description="resume even if settings differ that the checkpoint depends on"
     )
+
+    @property
+    def origin(self) -> str | None:
+        """The value of ``from``."""
+        origin: str | None = getattr(self, "from")
+        return origin
 
 
 class Faults(Model):
@@ -342,6 +366,10 @@ class Resolved(Model):
     data: Read | None = Field(default=None, description="size of the dataset; null: unknown")
     mixture: Mixed | None = Field(
         default=None, description="the sources that are mixed; null: no mixture"
+    )
+    data_begins: int | None = Field(
+        default=None,
+        description="step of the checkpoint of another run after which the data begins anew",
     )
     global_batch_size: PositiveInt = Field(description="in sequences")
     degrees: dict[str, int] = Field(description="the parallel degrees, with -1 resolved")

@@ -86,6 +86,7 @@ KINDS: dict[str, Kind] = {
     "plugins": "harmless",
     "run": "harmless",
     "resume": "harmless",
+    "resume.from": "unused",
     "dry_run": "harmless",
     "world_size": "harmless",
     "batch": "harmless",  # derived from training.global_batch_size

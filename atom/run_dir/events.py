@@ -36,6 +36,9 @@ CHECKPOINT_DAMAGED = "checkpoint_damaged"
 """A checkpoint failed verification and was set aside. ``step``, ``reason``, ``place``."""
 RESUMED = "resumed"
 """Training resumes from a checkpoint. ``step``."""
+BRANCHED = "branched"
+"""The run begins from a checkpoint of another run. ``origin`` (its folder), ``step``, ``settings``
+(key -> before, after), ``data`` (the reasons why its data begins anew, empty if it continues)."""
 CHANGED = "changed"
 """A start differs from the start before. ``step`` (of the checkpoint to resume from, 0 for none),
 ``kept`` (the folder with the files of the start before), ``settings`` and ``versions`` (key ->

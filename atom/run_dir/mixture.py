@@ -14,18 +14,6 @@ from atom.errors import UserError
 from atom.plugin import Contents, LaneSource
 from atom.recipe.run import read
 from atom.recipe.sections import Mixed, MixedSource, MixedStage
-from atom.run_dir import checkpoint
-from atom.run_dir.folder import RUN_FILE
-
-
-def before(folder: Path) -> list[str]:
-    """Return the sources of the run to resume in ``folder``, in their order; none if it mixes
-    none, or begins.
-    """
-    place = folder / checkpoint.FOLDER
-    steps = checkpoint.resumable(place)
-    beside = checkpoint.step_folder(place, steps[0]) / RUN_FILE if steps else None
-    return saved_sources(beside) if beside is not None and beside.is_file() else []
 
 
 def saved_sources(run_file: Path) -> list[str]:
@@ -43,6 +31,7 @@ def resolve(
     contents: Contents | None = None,
     earlier: Sequence[str] = (),
     packing: Packing = "concat",
+    begin: int = 0,
 ) -> Mixed | None:
     """Return the mixture that a run reads; None if its source is none.
 
@@ -54,6 +43,7 @@ def resolve(
         contents: the contents of the source.
         earlier: the sources of the resumed run, in the order of the checkpoint's positions.
         packing: how documents become sequences.
+        begin: the number of steps before the first that reads the mixture.
 
     Raises:
         UserError: the stages do not fit the run, a source would be read too often, or one has text
@@ -81,12 +71,12 @@ def resolve(
         _checked(
             MixedSource(
                 name=name,
-                tokens=schedule.before(steps, number) * seq_len,
+                tokens=(schedule.before(steps, number) - schedule.before(begin, number)) * seq_len,
                 documents=told[name].documents if name in told else None,
                 epoch_tokens=told[name].tokens if name in told else None,
                 max_repetitions=mixture.max_epochs.get(name),
             ),
-            steps,
+            steps - begin,
         )
         for number, name in enumerate(names)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from atom.data.order import NEWEST
@@ -14,7 +14,8 @@ from atom.recipe import settings
 from atom.recipe.run import Run
 from atom.recipe.run import read as run_of
 from atom.registry.opening import Chosen
-from atom.run_dir import checkpoint, events, inputs
+from atom.run_dir import branch, checkpoint, events, inputs
+from atom.run_dir.branch import Origin
 from atom.run_dir.changes import Change, Judge, Kind, changes, is_place
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.inputs import Inputs
@@ -30,16 +31,27 @@ class Resumption:
     """The checkpoint to resume from, and what has changed since.
 
     Attributes:
-        step: the checkpoint's step.
+        start: the checkpoint.
         changes: settings that differ.
         contents: component -> how its content differs, in words, if the difference is tolerated.
         unknown: True if the checkpoint does not record its input data.
+        anew: why the data begins anew in a branch of another run; empty if it continues.
+        data_begins: the step after which the data of this run has begun anew, or None.
+        sources: the sources of the mixture whose positions the checkpoint has, in their order.
     """
 
-    step: int
+    start: Origin
     changes: tuple[Change, ...]
     contents: Mapping[str, str] = field(default_factory=dict)
     unknown: bool = False
+    anew: tuple[str, ...] = ()
+    data_begins: int | None = None
+    sources: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """The checkpoint's step."""
+        return self.start.step
 
 
 def check(
@@ -57,14 +69,14 @@ def check(
     Raises:
         UserError: the checkpoints in the folder belong to a run that this one cannot resume.
     """
-    steps = checkpoint.resumable(folder / checkpoint.FOLDER)
-    if not steps:
+    start = branch.origin(folder, run)
+    if start is None:
         return None
-    _check_loaded(folder, run)
-    before = run_of(_beside(folder, steps[0], RUN_FILE))
-    position = data_step(steps[0] + 1, events.read(folder))
+    _check_loaded(start.folder, run)
+    before = run_of(start.beside(RUN_FILE))
+    position = data_step(start.step + 1, events.read(start.folder))
     sources = _sources_read(before, position)
-    differing, unknown = _differing(_beside(folder, steps[0], inputs.FILE_NAME), read, sources)
+    differing, unknown = _differing(start.beside(inputs.FILE_NAME), read, sources)
     same = frozenset() if read is None or unknown else frozenset(_READ) - differing.keys()
     found = changes(
         before.model_dump(mode="json"),
@@ -76,12 +88,58 @@ def check(
         # Settings that are resolved later, and the content of locations, can still agree.
         found = [c for c in found if c.kind == "refused" and not c.key.startswith(_OPEN)]
         found = [c for c in found if not is_place(c.key)]
+    resolved = before.resolved
+    anew: tuple[str, ...] = ()
+    begins = resolved.data_begins if resolved is not None else None
+    if start.branch:
+        _check_steps(start, run)
+        anew, found, differing = _branched(found, differing)
+        begins = start.step if anew else None
     for change in found:
-        _check_change(change, folder, run)
+        _check_change(change, start, run)
     if not run.resume.force:
         for name, words in differing.items():
-            _check_content(name, words, folder, steps[0], run)
-    return Resumption(steps[0], tuple(found), differing, unknown)
+            _check_content(name, words, start.folder, start.step, run)
+    mixture = resolved.mixture if resolved is not None and not anew else None
+    names = tuple(mixture.names) if mixture is not None else ()
+    return Resumption(start, tuple(found), differing, unknown, anew, begins, names)
+
+
+def _branched(
+    found: list[Change], differing: dict[str, str]
+) -> tuple[tuple[str, ...], list[Change], dict[str, str]]:
+    """Return why the data of a branch begins anew, and the changes and contents as they affect it.
+
+    A branch may read other data than the run that it comes from.
+    """
+    data = [c for c in found if c.kind == "refused" and _is_data(c.key)]
+    if any(c.key == "dataset.name" for c in data):  # which brings parameters of its own
+        data = [c for c in data if c.key == "dataset.name" or not c.key.startswith("dataset.")]
+    anew = [str(c) for c in data]
+    anew += [f"dataset: {differing['dataset']}"] if "dataset" in differing and not anew else []
+    judged = [
+        replace(c, kind="matters")
+        if c.kind == "refused" and _is_data(c.key)
+        else replace(c, kind="harmless")
+        if c.kind == "unused"
+        else c
+        for c in found
+    ]
+    return tuple(anew), judged, {k: v for k, v in differing.items() if k != "dataset"}
+
+
+def _is_data(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{each}.") for each in branch.DATA)
+
+
+def _check_steps(start: Origin, run: Run) -> None:
+    if run.training.steps <= start.step:
+        raise UserError(
+            f"a run from step {start.step} of another has nothing left to train",
+            valid=f"more than {start.step}",
+            key="training.steps",
+            value=run.training.steps,
+        )
 
 
 def with_order(folder: Path, run: Run) -> Run:
@@ -89,8 +147,8 @@ def with_order(folder: Path, run: Run) -> Run:
     resume in ``folder``, or the newest."""
     if run.data.order is not None:
         return run
-    steps = checkpoint.resumable(folder / checkpoint.FOLDER)
-    before = run_of(_beside(folder, steps[0], RUN_FILE)).data.order if steps else None
+    start = branch.origin(folder, run)
+    before = run_of(start.beside(RUN_FILE)).data.order if start is not None else None
     data = run.data.model_copy(update={"order": before or NEWEST})
     return run.model_copy(update={"data": data})
 
@@ -125,7 +183,7 @@ def done(folder: Path, run: Run, steps: int, read: Inputs) -> Done | None:
     """
     places = folder / checkpoint.FOLDER
     last = checkpoint.last_whole(places)
-    file = _beside(folder, last, RUN_FILE)
+    file = Origin(folder, last).beside(RUN_FILE)
     if not last:
         last = _ended(folder)
     if last == 0:
@@ -226,15 +284,6 @@ def _check_content(name: str, words: str, folder: Path, step: int, run: Run) -> 
     )
 
 
-def _beside(folder: Path, step: int, name: str) -> Path:
-    """Return the path of a file of the start that saved a checkpoint.
-
-    The file in the run folder can belong to a start that ended before its first step.
-    """
-    beside = checkpoint.step_folder(folder / checkpoint.FOLDER, step) / name
-    return beside if beside.is_file() or name != RUN_FILE else folder / name
-
-
 def _check_loaded(folder: Path, run: Run) -> None:
     """Refuse to start anew without notice when checkpoints exist."""
     if not run.checkpoint.enable:
@@ -246,7 +295,8 @@ def _check_loaded(folder: Path, run: Run) -> None:
         )
 
 
-def _check_change(change: Change, folder: Path, run: Run) -> None:
+def _check_change(change: Change, start: Origin, run: Run) -> None:
+    folder = start.folder
     if change.key == "optimizer.name" and _MUON in (change.before, change.after):
         if _OPTIMIZER in run.checkpoint.engine.get("exclude_from_loading", ()):
             return
@@ -269,7 +319,7 @@ def _check_change(change: Change, folder: Path, run: Run) -> None:
         )
     raise UserError(
         f"{folder} holds checkpoints of a run with {change.key}={shown(change.before)}",
-        valid="that value, another run.dir, or resume.force=true",
+        valid=f"that value, {'' if start.branch else 'another run.dir, '}or resume.force=true",
         key=change.key,
         value=change.after,
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from atom.data.lanes import ALONE, Lane, Sources
 from atom.data.packing import Part
 from atom.data.position import data_step
@@ -56,6 +58,12 @@ def data_at(
         raise UserError(
             f"the run has no step {step}", valid=f"1 to {run.run.training.steps}", key="--step"
         )
+    if step <= (resolved.data_begins or 0):
+        raise UserError(
+            f"another run has trained step {step}, on other data",
+            valid=f"{(resolved.data_begins or 0) + 1} to {run.run.training.steps}",
+            key="--step",
+        )
     size = resolved.global_batch_size
     chosen = sorted(set(range(size) if sequences is None else sequences))
     for number in chosen:
@@ -79,7 +87,9 @@ def data_at(
     found = []
     for number in chosen:
         lane = Lane(number, reading, sources, run.tokenizer())
-        begin = 0
+        begin = resolved.data_begins or 0
+        if begin:
+            lane.go_to(np.zeros(3, dtype=np.int64), ALONE, begin)
         if place is not None:
             begin, saved = place
             names = mixture.saved_sources(saved.place / RUN_FILE) or ALONE
@@ -106,7 +116,10 @@ def _before(run: Trained, wanted: int, step: int) -> tuple[int, Checkpoint] | No
     """
     place = run.folder / checkpoint.FOLDER
     told = events.read(run.folder)
+    begun = run.run.resolved.data_begins if run.run.resolved is not None else None
     for saved in reversed(checkpoint.resumable(place)):
+        if saved == begun:
+            continue  # its position is that in the data of another run
         if saved < step and (begin := data_step(saved, told) + 1) <= wanted:
             found = Checkpoint(checkpoint.step_folder(place, saved))
             if any(".lane." in f".{name}" for name in found.tensors):

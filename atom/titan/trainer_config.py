@@ -107,6 +107,8 @@ def trainer_config(
         debug=translate.debug(run.debug),
         faults=run.faults,
         trace_samples=run.data.trace,
+        branch=run.resume.origin,
+        data_begins=resolved.data_begins,
         # Its default loader imports Hugging Face's datasets, and there is no validation.
         validator=Validator.Config(dataloader=BaseDataLoader.Config()),
     )

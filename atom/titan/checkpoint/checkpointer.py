@@ -106,6 +106,10 @@ class VerifiedCheckpointManager(CheckpointManager):
         self._saving: tuple[int, float] | None = None
         """The step of the background save and its start time."""
         self.states[RANDOM] = RandomState()
+        self.data_begins: int | None = None
+        """The step of a checkpoint of another run, without its position in the data."""
+        self.branch: str | None = None
+        """The checkpoint that the run has begun from: ``resume.from``."""
 
     # ------------------------------------------------------------------------ saving
 
@@ -274,6 +278,13 @@ class VerifiedCheckpointManager(CheckpointManager):
                     reason=reason,
                     place=aside.name,
                 )
+        if self.branch is not None:
+            raise UserError(
+                "the checkpoint is damaged, and its copy in the run folder was set aside",
+                valid="another step, and a new run.dir",
+                key="resume.from",
+                value=self.branch,
+            )
         return -1
 
     def _verified(self, step: int) -> tuple[str | None, bool]:
@@ -325,6 +336,8 @@ class VerifiedCheckpointManager(CheckpointManager):
             state_dict.pop(FAULTS)  # saved by an earlier version
         if self.exclude_from_loading and self._excluded_before(Path(checkpoint_id)):
             state_dict |= {name: self.states[name] for name in self.exclude_from_loading}
+        if self._step_of(checkpoint_id) == self.data_begins:
+            state_dict.pop(DATALOADER, None)
         if isinstance(loader := self.states.get(DATALOADER), _HasSources):
             self._set_sources(loader, Path(checkpoint_id), loaded=DATALOADER in state_dict)
         if OPTIMIZER in state_dict:
@@ -345,11 +358,15 @@ class VerifiedCheckpointManager(CheckpointManager):
         if place.parent != self._place or not (place / RUN_FILE).is_file():
             return
         sources = tuple(mixture.saved_sources(place / RUN_FILE)) or ALONE
-        step = int(place.name.rpartition("-")[2])
+        step = self._step_of(str(place))
         if not loaded:
             loader.begin(step)
         elif sources != loader.sources:
             loader.expect(sources, step)
+
+    @staticmethod
+    def _step_of(checkpoint_id: str) -> int:
+        return int(checkpoint_id.rpartition("-")[2])
 
     def _excluded_before(self, place: Path) -> bool:
         """Return whether this run saved the checkpoint with the same keys excluded on load."""

@@ -13,6 +13,7 @@ from atom.recipe.run import DEGREES, Run
 from atom.recipe.sections import Resolved
 from atom.registry.host import Host
 from atom.registry.select import Selection
+from atom.run_dir.resume import Resumption
 from atom.titan.boot import boot
 from atom.titan.compat import device
 
@@ -53,6 +54,7 @@ def preflight(
     joined: int | None,
     planned: DeviceDescription | None = None,
     contents: Contents | None = None,
+    resumption: Resumption | None = None,
 ) -> Preflight:
     """Resolve ``run``; refuse it if it cannot train.
 
@@ -65,6 +67,7 @@ def preflight(
         joined: number of ranks that an outer launcher has started; None without one.
         planned: the device of another machine, for a run that will not be started here.
         contents: the dataset's description of its contents.
+        resumption: the checkpoint to resume from.
 
     Raises:
         UserError: torchtitan or a plugin would refuse the run.
@@ -79,6 +82,7 @@ def preflight(
             joined=joined,
             planned=planned,
             contents=contents,
+            resumption=resumption,
         )
     )
 
@@ -93,6 +97,7 @@ def plan(
     joined: int | None,
     planned: DeviceDescription | None = None,
     contents: Contents | None = None,
+    resumption: Resumption | None = None,
 ) -> RunPlan:
     """Return the plan of ``run``; the arguments are those of :func:`preflight`."""
     kind = planned.kind if planned else _device(run, joined)
@@ -113,6 +118,7 @@ def plan(
         vocab_size=vocab_size,
         joined=joined,
         contents=contents,
+        resumption=resumption,
     )
 
 

@@ -26,6 +26,7 @@ from atom.recipe.sections import Mixed, Read, Resolved
 from atom.registry.host import Host
 from atom.registry.select import Selection
 from atom.run_dir import mixture
+from atom.run_dir.resume import Resumption
 from atom.titan import kernels, saved_model, translate
 from atom.titan.checkpoint import disk_space
 from atom.titan.checks import batch, layout
@@ -52,6 +53,7 @@ class RunPlan:
         vocab_size: of the prepared tokenizer.
         joined: number of ranks that an outer launcher has started; None without one.
         contents: the dataset's description of its contents.
+        resumption: the checkpoint to resume from; None without one.
     """
 
     composed: Run
@@ -64,6 +66,7 @@ class RunPlan:
     vocab_size: int
     joined: int | None = None
     contents: Contents | None = None
+    resumption: Resumption | None = None
 
     # ------------------------------------------------------------------ the layout
 
@@ -119,6 +122,10 @@ class RunPlan:
         """The sequences of one step."""
         return batch.global_batch_size(self.training, self.parallelism)
 
+    @property
+    def _data_begins(self) -> int | None:
+        return self.resumption.data_begins if self.resumption is not None else None
+
     @cached_property
     def mixture(self) -> Mixed | None:
         """The mixture that the run reads, if its dataset is one that ATOM loads."""
@@ -131,7 +138,8 @@ class RunPlan:
             seq_len=self.training.seq_len,
             steps=self.laid_out.training.steps,
             contents=self.contents,
-            earlier=mixture.before(self.folder),
+            earlier=self.resumption.sources if self.resumption is not None else (),
+            begin=self._data_begins or 0,
             packing=self.laid_out.data.packing,
         )
 
@@ -216,6 +224,7 @@ class RunPlan:
             vocab_size=self.vocab_size,
             data=Read.model_validate(contents, from_attributes=True) if contents else None,
             mixture=self.mixture,
+            data_begins=self._data_begins,
             global_batch_size=self.global_batch_size,
             degrees=self.degrees,
             kernels={},

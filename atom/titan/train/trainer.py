@@ -44,6 +44,8 @@ class AtomTrainer(Trainer):
     class Config(Trainer.Config):
         faults: Faults = field(default_factory=Faults)
         trace_samples: bool = False
+        branch: str | None = None
+        data_begins: int | None = None
         functions: dict[str, str] = field(default_factory=dict)
         overrides: dict[str, str] = field(default_factory=dict)
         replaced: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -70,6 +72,9 @@ class AtomTrainer(Trainer):
             callback.on_built()
             if callback.state_name is not None and self.checkpointer.enable:
                 self.checkpointer.states[callback.state_name] = callback.state
+        if isinstance(self.checkpointer, VerifiedCheckpointManager):
+            self.checkpointer.branch = config.branch
+            self.checkpointer.data_begins = config.data_begins
         self.stop_request = StopRequest()
 
     def init_distributed(self) -> ParallelDims:

@@ -1,0 +1,174 @@
+"""A run begins from a checkpoint of another one, with its optimizer and its place in the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from atom.recipe.run import read
+from atom.run_dir import events, metrics
+
+pytestmark = pytest.mark.slow
+
+Command = Callable[..., CompletedProcess[str]]
+
+TINY = (
+    "tokenizer=bytes",
+    "training.seq_len=64",
+    "training.global_batch_size=4",
+    "device=cpu",
+    "architecture=llama3_tiny",
+    "architecture.n_layers=1",
+    "architecture.dim=64",
+    "optimizer.lr=1e-3",
+    "lr_scheduler.warmup_steps=1",
+    "lr_scheduler.total_steps=20",
+    "metrics=none",
+    "data.trace=true",
+    "checkpoint.interval=2",
+    "training.steps=6",
+)
+LOCAL = ("dataset=local", "dataset.path=texts")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("branch")
+    for name in ("texts", "code"):
+        (folder / name).mkdir()
+        for number in range(12):
+            (folder / name / f"{number}.txt").write_text(f"{name} {number} has words " * 30)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def main(atom: Command, place: Path) -> Path:
+    done = atom("train", *TINY, *LOCAL, "run.dir=main", cwd=place, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    return place / "main"
+
+
+def content(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {row.step: row.loss for row in metrics.read(run / metrics.FILE_NAME)}
+
+
+def samples(run: Path) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for file in (run / "logs").glob("samples_rank_*.jsonl"):
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            found[row["step"]] = found.get(row["step"], {}) | row["lanes"]
+    return found
+
+
+def test_a_branch_of_the_same_settings_is_the_run(atom: Command, main: Path, place: Path) -> None:
+    """Without its moments, the optimizer would go on differently; the layout is another one."""
+    before = content(main)
+    words = ("run.dir=same", "resume.from=main@4", "launch.ranks=2", "parallelism=fsdp")
+    done = atom("train", *TINY, *LOCAL, *words, cwd=place, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert f"begun from step 4 of {main}: data continues" in done.stdout
+    same = place / "same"
+    expected = losses(main)
+    assert losses(same) == pytest.approx({step: expected[step] for step in (5, 6)}, rel=1e-5)
+    assert samples(same) == {step: samples(main)[step] for step in (5, 6)}
+    assert content(main) == before
+    assert [row.tokens_seen for row in metrics.read(same / metrics.FILE_NAME)] == [1280, 1536]
+    (event,) = [each for each in events.read(same) if each["event"] == events.BRANCHED]
+    assert (event["step"], event["origin"], event["data"]) == (4, str(main), [])
+
+
+def test_a_branch_anneals_on_other_data(atom: Command, main: Path, place: Path) -> None:
+    words = (
+        "dataset=mixture",
+        "dataset.sources.code={name: local, path: code, weight: 1}",
+        "dataset.sources.texts={name: local, path: texts, weight: 0}",
+        "dataset.stages.late={from_step: 7, weights: {texts: 1}}",
+        "training.seq_len=128",
+        "optimizer.lr=5e-4",
+        "training.steps=7",
+        "run.dir=anneal",
+        "resume.from=main@4",
+    )
+    # The other run may delete its checkpoint while the branch lives.
+    kept = main / "checkpoint" / "step-4"
+    done = atom("train", *TINY, *words, cwd=place, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    anneal = place / "anneal"
+    assert "data begins anew (dataset.name: local → mixture; training.seq_len" in done.stdout
+    assert "optimizer.lr: 0.001 → 0.0005" in done.stdout
+    read_by = samples(anneal)
+    assert set(read_by) == {5, 6, 7}
+    for lane in read_by[5].values():
+        assert lane[0][1].startswith("code: ")
+        assert (lane[0][0], lane[0][2]) == (0, 0)
+    assert all(lane[0][1].startswith("texts: ") for lane in read_by[7].values())
+    resolved = read(anneal / "run.yaml").resolved
+    assert resolved is not None
+    assert resolved.mixture is not None
+    assert {each.name: each.tokens for each in resolved.mixture.sources} == {
+        "code": 2 * 4 * 128,
+        "texts": 4 * 128,
+    }
+    # From its own checkpoints it resumes like any run, and needs the other no more.
+    aside = kept.rename(main / "moved")
+    shutil.rmtree(anneal / "checkpoint" / "step-7")
+    again = atom("train", *TINY, *words, cwd=place, OMP_NUM_THREADS="1")
+    aside.rename(kept)
+    assert again.returncode == 0, again.stderr
+    assert "resumed after step 6" in again.stdout
+    assert "begun from" not in again.stdout
+    assert losses(anneal).keys() == {5, 6, 7}
+
+
+def test_a_damaged_checkpoint_begins_no_run(atom: Command, main: Path, place: Path) -> None:
+    other = place / "other"
+    shutil.copytree(main, other)
+    (file,) = (other / "checkpoint" / "step-4").glob("__0_0.distcp")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    words = ("run.dir=none", "resume.from=other@4")
+    done = atom("train", *TINY, *LOCAL, *words, cwd=place, OMP_NUM_THREADS="1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the checkpoint is damaged, and its copy in the run folder was set aside" in done.stderr
+    assert not (place / "none" / metrics.FILE_NAME).exists()
+
+
+REFUSED = {
+    "no such step": (("resume.from=main@3",), "has no whole checkpoint of step 3; valid: @STEP"),
+    "no such run": (("resume.from=nope@3",), "holds no checkpoint to resume from"),
+    "nothing left": (("resume.from=main@6",), "training.steps=6 (command line): a run from step 6"),
+    "another model": (("resume.from=main@4", "architecture.dim=128"), "architecture.dim=128"),
+    "itself": (("resume.from=main@4", "run.dir=main"), "is the run itself"),
+    "weights, too": (("resume.from=main@4", "checkpoint.initial_load=main"), "one of the two"),
+    "by torchtitan's key": (
+        ("checkpoint.initial_load=main", "checkpoint.initial_load_model_only=false"),
+        "valid: true, or resume.from=RUN@STEP",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_mistakes_are_told_without_torch(
+    case: str, forked: Command, main: Path, place: Path
+) -> None:
+    words, told = REFUSED[case]
+    before = content(main)
+    done = forked("train", *TINY, *LOCAL, "run.dir=bad", *words, cwd=place)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert told in done.stderr, done.stderr
+    assert not (place / "bad").exists()
+    assert content(main) == before
