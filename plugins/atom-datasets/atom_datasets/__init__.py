@@ -19,7 +19,7 @@ def atom_datasets() -> Iterator[Dataset]:
     )
     yield Dataset(
         name="local",
-        summary="files of your own: plain text, JSON lines or Parquet",
+        summary="files of your own: plain text, JSON lines, WebDataset or Parquet",
         config="atom_datasets.config:Local",
         source="atom_datasets.local:source",
     )

@@ -38,7 +38,7 @@ class Local(_TextFiles, _Folder):
     path: Name | Annotated[list[Name], Field(min_length=1)] = Field(
         description="a file, a folder, a glob pattern, or a list of them"
     )
-    format: Literal["auto", "text", "jsonl", "parquet"] = Field(
+    format: Literal["auto", "text", "jsonl", "webdataset", "parquet"] = Field(
         default="auto", description="format of the files; auto: by their suffix"
     )
     text_field: Name = Field(

@@ -43,7 +43,7 @@ def check(path: Path, format: str, *, tolerant: bool) -> None:
 
     Args:
         path: the file, compressed or not.
-        format: ``text``, ``jsonl`` or ``parquet``.
+        format: ``text``, ``jsonl``, ``webdataset`` or ``parquet``.
         tolerant: accept a bad text file; its reader counts it.
 
     Raises:

@@ -31,7 +31,8 @@ class Row(NamedTuple):
 
     ``text`` is None if there is none to train on. ``problem`` says why a bad row cannot be read
     (with ``key``, the parameter at fault); ``note`` names what else to report. ``fields`` are those
-    of a record without the text field.
+    of a record without the text field. ``other`` is the name of a member of an archive that is no
+    record.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Row(NamedTuple):
     key: str = "dataset.path"
     note: str | None = None
     fields: Iterable[str] = ()
+    other: str | None = None
 
     def mistake(self, text_field: str) -> UserError:
         """Return the error of a bad row."""
@@ -64,7 +66,7 @@ def read(stream: BinaryIO, name: object, text_field: str, *, arrays: bool = Fals
     first = True
     for number, data in enumerate(lines, 1):
         if data is None:
-            yield _bad(number, name, f"it has more than {RECORD >> 20} MiB")
+            yield bad(number, name, f"it has more than {RECORD >> 20} MiB")
             continue
         line = data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
         if line.isspace() or not line:
@@ -80,7 +82,7 @@ def read(stream: BinaryIO, name: object, text_field: str, *, arrays: bool = Fals
                 key="dataset.path",
             )
         first = False
-        yield _row(number, line, name, text_field)
+        yield row(number, line, name, text_field)
 
 
 class _Lines:
@@ -144,18 +146,20 @@ def _array(data: bytes | None, name: object, text_field: str) -> Iterator[Row]:
         if isinstance(record, dict):
             yield text_row(number, record, name, text_field)
         else:
-            yield _bad(number, name, f"it is a {type(record).__name__}")
+            yield bad(number, name, f"it is a {type(record).__name__}")
 
 
-def text_row(number: int, record: dict[str, Any], name: object, text_field: str) -> Row:
-    """Return the row of a parsed record."""
+def text_row(
+    number: int, record: dict[str, Any], name: object, text_field: str, unit: str = "line"
+) -> Row:
+    """Return the row of a parsed record; ``unit`` is what its number counts."""
     if text_field not in record:
         return Row(number, note=WITHOUT_FIELD, fields=record)
     text = record[text_field]
     if text is None or text == "":
         return Row(number, note=WITHOUT_TEXT)
     if not isinstance(text, str):
-        problem = f"holds {_shown(text)} and no text in line {number} of {name}"
+        problem = f"holds {_shown(text)} and no text in {unit} {number} of {name}"
         return Row(number, problem=problem, key="dataset.text_field")
     # JSON can encode half of a surrogate pair; UTF-8 and Arrow cannot.
     if not text.isascii() and _SURROGATES.search(text):
@@ -163,22 +167,23 @@ def text_row(number: int, record: dict[str, Any], name: object, text_field: str)
     return Row(number, text)
 
 
-def _row(number: int, line: bytes, name: object, text_field: str) -> Row:
+def row(number: int, line: bytes, name: object, text_field: str, unit: str = "line") -> Row:
+    """Return the row of a record; ``unit`` is what its number counts."""
     try:
         decoded = line.rstrip().decode()
         record = _parsed(decoded)
     except UnicodeDecodeError as error:
-        return _bad(number, name, f"byte {error.start + 1} is not UTF-8")
+        return bad(number, name, f"byte {error.start + 1} is not UTF-8", unit)
     except ValueError as error:
         reason = re.sub(r": line 1 column (\d+) \(char \d+\)", r" at column \1", str(error))
-        return _bad(number, name, reason)
+        return bad(number, name, reason, unit)
     except RecursionError:
-        return _bad(number, name, "it is nested too deep")
+        return bad(number, name, "it is nested too deep", unit)
     if not isinstance(record, dict):
-        return _bad(number, name, f"it is a {type(record).__name__}")
+        return bad(number, name, f"it is a {type(record).__name__}", unit)
     if _has_twice(decoded, text_field):
-        return _bad(number, name, f"it has {text_field} twice")
-    return text_row(number, record, name, text_field)
+        return bad(number, name, f"it has {text_field} twice", unit)
+    return text_row(number, record, name, text_field, unit)
 
 
 def _parsed(line: str) -> object:
@@ -198,11 +203,12 @@ def _has_twice(line: str, field: str) -> bool:
     return sum(key == field for key, _ in json.loads(line, object_pairs_hook=list)) > 1
 
 
-def _bad(number: int, name: object, reason: str) -> Row:
+def bad(number: int, name: object, reason: str, unit: str = "line") -> Row:
+    """Return the row of a record that cannot be read."""
     return Row(
         number,
-        problem=f"line {number} of {name} is no JSON record ({reason}); valid: one JSON object "
-        "per line",
+        problem=f"{unit} {number} of {name} is no JSON record ({reason}); valid: one JSON object "
+        f"per {unit}",
     )
 
 

@@ -19,13 +19,14 @@ from atom_datasets.leading_out import Links
 from atom_datasets.records import File, NoTextError, Records
 from atom_datasets.text_files import TextFile, TextFiles
 
-Format = Literal["text", "jsonl", "parquet"]
+Format = Literal["text", "jsonl", "webdataset", "parquet"]
 
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".tar": "webdataset",
 }
 
 _TABLES = frozenset({".csv", ".tsv", ".arrow", ".feather", ".xlsx"})
@@ -50,7 +51,7 @@ class LocalSource:
     """The documents of local files: text files, parts of long ones, records or rows."""
 
     paths: tuple[str, ...]
-    format: Literal["auto", "text", "jsonl", "parquet"]
+    format: Literal["auto", "text", "jsonl", "webdataset", "parquet"]
     text_field: str
     max_chars: int
     max_bad_fraction: float = 0.0
@@ -113,7 +114,7 @@ def _documents(source: LocalSource) -> TextFiles | Records:
 
 def _opened(source: LocalSource, files: tuple[Path, ...]) -> TextFiles | Records:
     format = _format(files, source)
-    copies = files if format == "jsonl" else _plain(files, source.max_bytes)
+    copies = files if format in ("jsonl", "webdataset") else _plain(files, source.max_bytes)
     if format == "text":
         return TextFiles(
             (_text_file(path, copy) for path, copy in zip(files, copies, strict=True)),

@@ -1,4 +1,4 @@
-"""Keep records of JSON lines or Parquet as a memory-mapped table in the cache of ``datasets``."""
+"""Keep records of files as a memory-mapped table in the cache of ``datasets``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 from atom.errors import UserError, nearest
 from atom.io.files import make_folder, read_text, write_text
 from atom.plugin import Document
-from atom_datasets import json_lines, parquet
+from atom_datasets import json_lines, parquet, tar_members
 from atom_datasets.compression import Budget, budget, explained, opened
 from atom_datasets.finding import Tally
 from atom_datasets.json_lines import Row
 from atom_datasets.quiet import quiet
 from atom_datasets.tolerance import refuse
+
+_MARKS = {"jsonl": ":", "webdataset": "#", "parquet": " row "}
+"""Between the file and the number in an id, by format."""
 
 BAD = "records that cannot be read"
 
@@ -51,7 +54,7 @@ class Records:
 
         Args:
             files: the files to read.
-            format: ``jsonl`` or ``parquet``.
+            format: ``jsonl``, ``webdataset`` or ``parquet``.
             text_field: the field or column with the text.
             fingerprint: identifies the files and the other arguments.
             max_bad_fraction: maximum fraction of bad records.
@@ -105,9 +108,7 @@ class Records:
 
     def _id(self, row: dict[str, Any]) -> str:
         name = self._files[row["file"]].name
-        return (
-            f"{name}:{row['number']}" if self._format == "jsonl" else f"{name} row {row['number']}"
-        )
+        return f"{name}{_MARKS[self._format]}{row['number']}"
 
 
 def _rows(
@@ -129,6 +130,9 @@ def _rows(
     bad, total, with_text, problem = 0, 0, 0, None
     for index, file in enumerate(files):
         for row in _read(file, format, text_field, left):
+            if row.other is not None:
+                left_out.add(tar_members.NO_RECORDS, row.other)
+                continue
             total += 1
             if row.note is not None:
                 left_out.add(row.note, f"{file.name.name}:{row.number}")
@@ -166,7 +170,8 @@ def _read(file: File, format: str, text_field: str, left: Budget) -> Iterator[Ro
         yield from parquet.read(file.path, file.name, text_field, left)
         return
     with explained(file.name), opened(file.path, left) as stream:
-        yield from json_lines.read(stream, file.name, text_field)
+        read = tar_members.read if format == "webdataset" else json_lines.read
+        yield from read(stream, file.name, text_field)
 
 
 def _write(path: Path, left_out: Tally) -> None:

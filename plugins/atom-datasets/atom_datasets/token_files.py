@@ -137,6 +137,10 @@ class TokenFiles:
     def _open(self, number: int) -> tuple[Array, Sequence[int]]:
         file = self.files[number]
         data = mapped(file.stat, file.name)
+        if isinstance(data, mmap.mmap):
+            # Documents are read in random order: without this the system reads up to megabytes
+            # around each one.
+            data.madvise(mmap.MADV_RANDOM)
         tokens = np.frombuffer(data, dtype=file.dtype, count=file.tokens, offset=file.offset)
         return tokens, file.ends()
 
