@@ -25,8 +25,8 @@ DOCUMENT = np.dtype([("tokens", "<u8"), ("ids", "<u8")])
 _OPEN = 4096
 """Shards that a process keeps open, of all folders; Linux allows it 65,530 maps by default."""
 
-_RELEASED = 32
-"""Documents after which the maps read since are released.
+_AROUND, _RESIDENT = 4 << 20, 128 << 20
+"""Bytes of a shard that reading a document maps at most, and bytes that may be mapped in all.
 
 The kernel maps up to 2 MiB around each byte that is read, and counts them as the process's memory.
 """
@@ -47,6 +47,7 @@ class OpenShard(NamedTuple):
     tokens: Array
     records: Array
     ids: Array
+    size: int
 
     def read_ahead(self, begin: int, end: int) -> None:
         """Ask the system to read tokens ``begin`` to ``end`` - 1 at once, not page by page."""
@@ -89,10 +90,10 @@ class TokenShards:
         self._ends = np.fromiter(ends, dtype=np.int64, count=len(self.manifest.shards))
         self._sizes = np.array([shard.tokens for shard in self.manifest.shards], dtype=np.int64)
         self._sizes.setflags(write=False)
-        self._read: dict[int, OpenShard] = {}
-        """The shards read since the last release."""
-        self._documents = 0
-        """Documents read since then."""
+        self._read: dict[int, int] = {}
+        """Shards read since the last release -> bytes of them that may be mapped."""
+        self._resident = 0
+        """The sum of those bytes."""
 
     def __len__(self) -> int:
         return self.manifest.documents
@@ -162,12 +163,13 @@ class TokenShards:
         return Document("", id, tokens=tokens)
 
     def _to_be_read(self, number: int) -> OpenShard:
-        if self._documents == _RELEASED:
-            for each in self._read.values():
-                each.release()
-            self._read, self._documents = {}, 0
-        self._documents += 1
-        found = self._read[number] = self.opened(number)
+        found, before = self.opened(number), self._read.get(number, 0)
+        self._read[number] = now = min(before + _AROUND, found.size)
+        self._resident += now - before
+        if self._resident > _RESIDENT:
+            for each in self._read:
+                self.opened(each).release()
+            self._read, self._resident = {}, 0
         return found
 
     def open(self, number: int) -> OpenShard:
@@ -187,6 +189,7 @@ class TokenShards:
             np.frombuffer(data, dtype=dtype),
             np.frombuffer(records, dtype=DOCUMENT),
             np.frombuffer(ids, dtype=np.uint8),
+            sum(sizes),
         )
 
     def _mapped(self, number: int, kind: str, size: int) -> mmap.mmap | bytes:
