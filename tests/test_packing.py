@@ -340,7 +340,7 @@ def test_windows_of_text_are_refused() -> None:
     class Text(Stored):
         between = None
 
-    with pytest.raises(UserError, match="atom data prepare") as refused:
+    with pytest.raises(UserError, match="stored tokens") as refused:
         steps(loader(Text((30,) * 8), packing="windows"), 1)
     assert refused.value.key == "data.packing"
     mixed = Mixed({"a": A, "b": Text((30,) * 8)}, (stage(a=1, b=1),))

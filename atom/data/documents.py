@@ -194,7 +194,7 @@ def not_stored(name: str) -> UserError:
     """Return the error of text where stored tokens are needed; ``name`` is the source's key."""
     return UserError(
         f"windows are cut from stored tokens, and {name} has text",
-        valid="concat, best_fit, none, or the output of `atom data prepare` (dataset=prepared)",
+        valid="concat, best_fit, none, or stored tokens (dataset=prepared, dataset=tokens)",
         key="data.packing",
         value="windows",
     )

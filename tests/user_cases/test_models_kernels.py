@@ -138,9 +138,12 @@ REFUSED = {
     # Each of these trained, by a loss without the cap: 6.1988 for 5.9242.
     ("capped", "kernels.linear_cross_entropy=triton"): ("triton", "CappedLinear, is no plain"),
     ("capped", "kernels.linear_cross_entropy=liger"): ("liger", "CappedLinear, is no plain"),
-    ("capped_after", "kernels.linear_cross_entropy=triton"): ("triton", "CappedModel has a forwar"),
+    ("capped_after", "kernels.linear_cross_entropy=triton"): (
+        "triton",
+        "CappedModel has its own forward",
+    ),
     # The cap was put on the hidden states.
-    ("capped_after", "loss.num_chunks=4"): ("loss.num_chunks=4", "CappedModel has a forward"),
+    ("capped_after", "loss.num_chunks=4"): ("loss.num_chunks=4", "CappedModel has its own forward"),
 }
 
 

@@ -36,8 +36,17 @@ def check(plan: Plan) -> None:
         UserError: names the tensor that would differ from the model's.
     """
     if plan.world_size > 1 and not plan.run.dry_run:
-        # torch keeps meshes until the process ends.
-        Child(partial(_build, plan.config, _kinds(plan.model), plan.world_size)).result()
+        check_built(plan.config, plan.model, plan.world_size)
+
+
+def check_built(config: Any, model: nn.Module, world_size: int) -> None:
+    """Build one layer of each kind of ``model`` as one of ``world_size`` ranks, in a child process.
+
+    Raises:
+        UserError: as :func:`check`.
+    """
+    # torch keeps meshes until the process ends.
+    Child(partial(_build, config, _kinds(model), world_size)).result()
 
 
 def _build(config: Any, layers: list[int], world_size: int) -> None:
