@@ -82,7 +82,7 @@ class Benchmark:
             name: Path(sys.executable) if name.startswith(("atom", "torchtitan")) else others
             for name in readers.SUBJECTS
         }
-        seconds = 0.3 if self.quick else 4
+        seconds = 0.3 if self.quick else 3
         found = self._by_turns(
             [name for name, python in pythons.items() if python is not None],
             lambda name: self._json(
