@@ -33,9 +33,10 @@ from typing import Any
 
 import pluggy
 
-from atom.plugin import contexts, declarations
+from atom.plugin import contexts, declarations, sources
 from atom.plugin.contexts import *
 from atom.plugin.declarations import *
+from atom.plugin.sources import *
 
 __all__ = [
     "DEPRECATED",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 __all__ += contexts.__all__
 __all__ += declarations.__all__
+__all__ += sources.__all__
 
 INTERFACE = 1
 """Version of this interface. A plugin module may set ``ATOM_INTERFACE`` to the version it was

@@ -6,19 +6,16 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import structlog
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.stateful import Stateful
 from torchtitan.components.checkpointer.base import (
     DATALOADER,
     LR_SCHEDULER,
@@ -28,13 +25,14 @@ from torchtitan.components.checkpointer.base import (
 from torchtitan.components.checkpointer.dcp import AsyncMode, CheckpointManager
 from torchtitan.tools.utils import GarbageCollection
 
-from atom.data.lanes import ALONE
 from atom.errors import RunError, UserError
 from atom.recipe.run import read
-from atom.run_dir import checkpoint, events, inputs, metrics, mixture
+from atom.run_dir import checkpoint, events, inputs, metrics
 from atom.run_dir.folder import RUN_FILE
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
+from atom.titan.checkpoint import mixed_sources
 from atom.titan.checkpoint.dcp import AtomicWriter, SafePlanner, SafeReader
+from atom.titan.checkpoint.random_state import RandomState
 from atom.titan.compat.staging import without_offsets
 from atom.titan.optim.kept_optimizers import StateOnly, follow_schedule
 
@@ -338,8 +336,11 @@ class VerifiedCheckpointManager(CheckpointManager):
             state_dict |= {name: self.states[name] for name in self.exclude_from_loading}
         if self._step_of(checkpoint_id) == self.data_begins:
             state_dict.pop(DATALOADER, None)
-        if isinstance(loader := self.states.get(DATALOADER), _HasSources):
-            self._set_sources(loader, Path(checkpoint_id), loaded=DATALOADER in state_dict)
+        loader, place = self.states.get(DATALOADER), Path(checkpoint_id)
+        own = place.parent == self._place and (place / RUN_FILE).is_file()
+        if own and isinstance(loader, mixed_sources.HasSources):
+            step = self._step_of(checkpoint_id)
+            mixed_sources.prepare(loader, place, step, loaded=DATALOADER in state_dict)
         if OPTIMIZER in state_dict:
             state_dict[OPTIMIZER] = StateOnly(state_dict[OPTIMIZER])
         dcp.load(state_dict, storage_reader=reader, planner=SafePlanner())
@@ -353,17 +354,6 @@ class VerifiedCheckpointManager(CheckpointManager):
         if MODEL in self.states:
             self.states[MODEL].load_state_dict(state_dict)
 
-    def _set_sources(self, loader: _HasSources, place: Path, *, loaded: bool) -> None:
-        """Prepare the loader for the checkpoint of a mixture with other sources."""
-        if place.parent != self._place or not (place / RUN_FILE).is_file():
-            return
-        sources = tuple(mixture.saved_sources(place / RUN_FILE)) or ALONE
-        step = self._step_of(str(place))
-        if not loaded:
-            loader.begin(step)
-        elif sources != loader.sources:
-            loader.expect(sources, step)
-
     @staticmethod
     def _step_of(checkpoint_id: str) -> int:
         return int(checkpoint_id.rpartition("-")[2])
@@ -374,37 +364,6 @@ class VerifiedCheckpointManager(CheckpointManager):
             return False
         before = read(place / RUN_FILE).checkpoint.engine.get("exclude_from_loading", ())
         return set(before) == set(self.exclude_from_loading)
-
-
-@runtime_checkable
-class _HasSources(Protocol):
-    """The data loader of documents: see :class:`atom.titan.train.data.DocumentLoader`."""
-
-    sources: tuple[str, ...]
-
-    def expect(self, sources: Sequence[str], step: int) -> None: ...
-
-    def begin(self, step: int) -> None: ...
-
-
-class RandomState(Stateful):
-    """The states of this rank's random number generators, under a key with the rank's number."""
-
-    @staticmethod
-    def key() -> str:
-        return f"rank_{dist.get_rank()}"
-
-    def state_dict(self) -> dict[str, Any]:
-        state = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_initialized():
-            state["cuda"] = torch.cuda.get_rng_state()
-        return {self.key(): state}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        state = state_dict[self.key()]
-        torch.set_rng_state(state["cpu"])
-        if "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"])
 
 
 def _no_numbers(place: str, error: Exception) -> UserError:
