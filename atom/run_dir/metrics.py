@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import statistics
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -307,6 +308,22 @@ def _is_before(line: bytes, step: int) -> bool:
         return StepMetrics.from_json(line).step < step
     except ValueError:
         return False
+
+
+def mean_losses(run: Path, steps: list[int]) -> dict[int, float]:
+    """Return for each step the mean loss since the step before it in ``steps``.
+
+    Args:
+        run: the run folder.
+        steps: steps in ascending order; those without a logged loss are left out of the result.
+    """
+    rows = read(run / FILE_NAME)
+    found = {}
+    for before, step in zip([0, *steps], steps, strict=False):
+        losses = [row.loss for row in rows if before < row.step <= step]
+        if losses:
+            found[step] = statistics.fmean(losses)
+    return found
 
 
 def _value(field: dataclasses.Field[Any], value: object) -> float | str:

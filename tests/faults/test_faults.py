@@ -114,6 +114,21 @@ def twelve_steps(train: Callable, tmp_path_factory: pytest.TempPathFactory) -> P
     return place
 
 
+def test_all_checkpoints_are_damaged(twelve_steps: Path, start: Callable, tmp_path: Path) -> None:
+    """The run does not train from the first step in silence."""
+    place = tmp_path / "run"
+    shutil.copytree(twelve_steps, place)
+    for data in place.glob("checkpoint/step-*/__1_0.distcp"):
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    before = (place / "metrics.jsonl").read_bytes()
+    code, _, said = start("run", *LAYOUT, "training.steps=16").end()
+    assert code == 1
+    assert "all checkpoints of the run are damaged and were set aside" in said
+    assert (place / "metrics.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("damage", ["truncated", "bit flip", "missing", "no manifest"])
 def test_newest_checkpoint_is_damaged(
     damage: str, twelve_steps: Path, start: Callable, same: Callable, tmp_path: Path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import statistics
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -237,7 +236,7 @@ class VerifiedCheckpointManager(CheckpointManager):
         if self._keep_every:
             kept |= {step for step in steps if step % self._keep_every == 0}
         if self._keep_best:
-            losses = _losses(self._run, steps)
+            losses = metrics.mean_losses(self._run, steps)
             kept |= set(sorted(losses, key=lambda step: losses[step])[: self._keep_best])
         for step in steps:
             if step in kept:
@@ -253,6 +252,9 @@ class VerifiedCheckpointManager(CheckpointManager):
         """Return the newest step with valid files, the same on every rank; -1 if there is none.
 
         Damaged checkpoints found on the way are set aside.
+
+        Raises:
+            UserError: all are damaged.
         """
         if folder and Path(folder) != self._place:
             return super()._find_load_step(folder)
@@ -260,12 +262,14 @@ class VerifiedCheckpointManager(CheckpointManager):
         if first:
             for leftover in self._place.glob(".step-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+        damaged = 0
         for step in reversed(_agreed(checkpoint.in_own_format(self._place) if first else None)):
             reason, usable = self._verified(step)
             if reason is None and usable:
                 if first:
                     events.record(self._run, events.RESUMED, step=step)
                 return step
+            damaged += reason is not None
             if reason is not None and first:
                 aside = checkpoint.set_aside(self._place, step)
                 log.error("checkpoint damaged", step=step, reason=reason, place=str(aside))
@@ -282,6 +286,14 @@ class VerifiedCheckpointManager(CheckpointManager):
                 valid="another step, and a new run.dir",
                 key="resume.from",
                 value=self.branch,
+            )
+        if damaged:
+            raise UserError(
+                f"all checkpoints of the run are damaged and were set aside ({damaged} in "
+                f"{self._place}); the same command would train from the first step",
+                valid="that, or another run.dir",
+                key="run.dir",
+                value=self._run,
             )
         return -1
 
@@ -376,17 +388,6 @@ def _agreed(steps: list[int] | None) -> list[int]:
     dist.broadcast_object_list(seen, src=0)
     assert seen[0] is not None
     return seen[0]
-
-
-def _losses(run: Path, steps: list[int]) -> dict[int, float]:
-    """Return for each step the mean loss since the step before it in ``steps``."""
-    rows = metrics.read(run / metrics.FILE_NAME)
-    found = {}
-    for before, step in zip([0, *steps], steps, strict=False):
-        losses = [row.loss for row in rows if before < row.step <= step]
-        if losses:
-            found[step] = statistics.fmean(losses)
-    return found
 
 
 def _reason(error: BaseException) -> str:
