@@ -170,6 +170,7 @@ def test_what_was_packed_is_counted() -> None:
     assert loader(source).packed.sequences == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["concat", "best_fit", "none", "windows"])
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2), (2, 1)])
 def test_any_packing_resumes_on_any_layout(packing: str, before: int, after: int) -> None:
@@ -294,6 +295,7 @@ def test_a_mixture_has_the_shares_of_its_stage() -> None:
     assert abs(first["b"] - 15) < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 1), (2, 4)])
 @pytest.mark.parametrize("packing", ["concat", "best_fit", "windows"])
 def test_a_mixture_resumes_on_any_layout(packing: str, before: int, after: int) -> None:

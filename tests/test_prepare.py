@@ -426,7 +426,7 @@ def test_an_altered_tokenizer_is_a_sentence(tmp_path: Path) -> None:
     write(tmp_path / "folder", [[Document("text", "a")]])
     manifest = json.loads((tmp_path / "folder" / "manifest.json").read_text())
     for change, problem in (
-        ({"vocab_size": 299}, "tokenizer.digest is not that of its files"),
+        ({"vocab_size": 299}, "the digest of the tokenizer is not that of its files"),
         ({"files": {"../x": "0" * 64}}, "a file of the tokenizer lies outside of the folder"),
     ):
         tokenizer = manifest["tokenizer"] | change

@@ -115,6 +115,7 @@ def test_two_ranks_train_on_megatrons_files(atom: Callable, folder: Path, tmp_pa
     assert losses["tokens"] == losses["local"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "arguments", "says"),
     [

@@ -245,7 +245,7 @@ def _problem(manifest: Manifest) -> str | None:
     if any(Path(name).name != name or name in (".", "..") for name in tokenizer.files):
         return "a file of the tokenizer lies outside of the folder"
     if tokenizer.digest != tokenizer_digest(tokenizer.vocab_size, tokenizer.files):
-        return "tokenizer.digest is not that of its files"
+        return "the digest of the tokenizer is not that of its files"
     if manifest.digest != content_digest(manifest.dtype, tokenizer.digest, manifest.shards):
         return "digest is not that of its shards"
     return None

@@ -35,8 +35,7 @@ class Encoder:
 
     Attributes:
         tokenizer: its ``encode(text, add_bos=, add_eos=)`` returns the ids of a document;
-            ``encode_batch(texts, add_bos, add_eos)``, if it has one, those of several, with a list
-            of flags each.
+            ``encode_batch(texts, add_bos=, add_eos=)``, if it has one, those of several.
         vocab_size: all ids are below it.
     """
 
@@ -59,13 +58,14 @@ class Encoder:
         texts = [(place, each) for place, each in enumerate(documents) if each.text]
         batch = getattr(self.tokenizer, "encode_batch", None)
         if callable(batch):
-            ids = batch(
-                [each.text for _, each in texts],
-                [each.starts for _, each in texts],
-                [each.ends for _, each in texts],
-            )
-            for (place, _), these in zip(texts, ids, strict=True):
-                found[place] = these
+            # Most documents come whole: one group.
+            for starts, ends in {(each.starts, each.ends) for _, each in texts}:
+                alike = [
+                    (p, each) for p, each in texts if (each.starts, each.ends) == (starts, ends)
+                ]
+                ids = batch([each.text for _, each in alike], add_bos=starts, add_eos=ends)
+                for (place, _), these in zip(alike, ids, strict=True):
+                    found[place] = these
             return found
         for place, each in texts:
             found[place] = self.tokenizer.encode(each.text, add_bos=each.starts, add_eos=each.ends)

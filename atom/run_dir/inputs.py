@@ -85,8 +85,13 @@ def of(dataset: Content, tokenizer: PreparedTokenizer) -> Inputs:
 def content(source: DocumentSource) -> Content:
     """Check a source, and return its content."""
     digest = source.check()
-    parts, sources = (getattr(source, name, dict) for name in ("parts", "digests"))
-    return _content(digest, parts(), sources())
+    parts, sources = (getattr(source, name, None) for name in ("parts", "digests"))
+    # A source may have attributes of its own with these names.
+    return _content(
+        digest,
+        parts() if callable(parts) else {},
+        sources() if callable(sources) else {},
+    )
 
 
 def read(path: Path) -> Inputs | None:

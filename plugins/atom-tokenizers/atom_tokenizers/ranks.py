@@ -87,7 +87,7 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
         return self._finished(ids, add_bos, add_eos)
 
     def encode_batch(
-        self, texts: Sequence[str], add_bos: Sequence[bool], add_eos: Sequence[bool]
+        self, texts: Sequence[str], *, add_bos: bool, add_eos: bool
     ) -> list[list[int]]:
         """Return the ids of several texts, faster than one by one.
 
@@ -96,10 +96,7 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
         encoded = self.tokenizer.encode_batch_fast(
             [well_formed(text) for text in texts], add_special_tokens=False
         )
-        return [
-            self._finished(one.ids, *flags)
-            for one, *flags in zip(encoded, add_bos, add_eos, strict=True)
-        ]
+        return [self._finished(one.ids, add_bos, add_eos) for one in encoded]
 
     def _finished(self, ids: list[int], add_bos: bool, add_eos: bool) -> list[int]:
         """Return the ids without special tokens that were found in text, and with BOS and EOS."""

@@ -353,8 +353,7 @@ def test_several_texts_are_encoded_as_one_by_one(
 ) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     more = [*texts, "", " ", "</s> <s>", "\ud800", "日本語 🙂", "a" * 5000]
-    begins, ends = ([flag] * len(more) for flag in parts)
-    found = llama.encode_batch(more, begins, ends)
+    found = llama.encode_batch(more, add_bos=parts[0], add_eos=parts[1])
     one_by_one = [llama.encode(text, add_bos=parts[0], add_eos=parts[1]) for text in more]
     assert found == one_by_one
 
@@ -365,6 +364,6 @@ def test_special_tokens_found_in_text_are_spelled_in_a_batch_too(
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     tokenizer = load(unigram())
     text = "a </s> b"
-    assert tokenizer.encode_batch([text], [True], [True]) == [
+    assert tokenizer.encode_batch([text], add_bos=True, add_eos=True) == [
         tokenizer.encode(text, add_bos=True, add_eos=True)
     ]

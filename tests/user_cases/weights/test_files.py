@@ -147,9 +147,12 @@ BAD_FOLDERS |= {
     "no output layer": (_weight("lm_head.weight", None), ("lm_head.weight", "missing")),
     "a bias that the architecture has not": (
         _weight("model.layers.0.self_attn.q_proj.bias", torch.ones(64)),
-        ("q_proj.bias", "no place"),
+        ("q_proj.bias", "unknown to this architecture"),
     ),
-    "a layer more": (_weight("model.layers.2.mlp.up_proj.weight", torch.ones(1)), ("no place",)),
+    "a layer more": (
+        _weight("model.layers.2.mlp.up_proj.weight", torch.ones(1)),
+        ("unknown to this architecture",),
+    ),
     "other rows": (
         _weight("model.embed_tokens.weight", torch.ones(321, 64)),
         ("embed_tokens", "321", "320"),
