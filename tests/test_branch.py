@@ -11,6 +11,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from traced_runs import TRACED
 
 from atom.recipe.run import read
 from atom.run_dir import events, metrics
@@ -19,22 +20,7 @@ pytestmark = pytest.mark.slow
 
 Command = Callable[..., CompletedProcess[str]]
 
-TINY = (
-    "tokenizer=bytes",
-    "training.seq_len=64",
-    "training.global_batch_size=4",
-    "device=cpu",
-    "architecture=llama3_tiny",
-    "architecture.n_layers=1",
-    "architecture.dim=64",
-    "optimizer.lr=1e-3",
-    "lr_scheduler.warmup_steps=1",
-    "lr_scheduler.total_steps=20",
-    "metrics=none",
-    "data.trace=true",
-    "checkpoint.interval=2",
-    "training.steps=6",
-)
+TINY = (*TRACED, "training.steps=6")
 LOCAL = ("dataset=local", "dataset.path=texts")
 
 

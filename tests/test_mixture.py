@@ -10,28 +10,14 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from traced_runs import TRACED
 
 from atom.recipe.run import read
 from atom.run_dir import events, metrics
 
 Command = Callable[..., CompletedProcess[str]]
 
-TINY = (
-    "dataset=mixture",
-    "tokenizer=bytes",
-    "training.seq_len=64",
-    "training.global_batch_size=4",
-    "device=cpu",
-    "architecture=llama3_tiny",
-    "architecture.n_layers=1",
-    "architecture.dim=64",
-    "optimizer.lr=1e-3",
-    "lr_scheduler.warmup_steps=1",
-    "lr_scheduler.total_steps=20",
-    "metrics=none",
-    "data.trace=true",
-    "checkpoint.interval=2",
-)
+TINY = ("dataset=mixture", *TRACED)
 WEB = "dataset.sources.web={name: local, path: web, weight: 0.7}"
 CODE = "dataset.sources.code={name: local, path: code, weight: 0.3}"
 MATH = "dataset.sources.math={name: local, path: math, weight: 0}"

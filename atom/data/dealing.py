@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 import numpy as np
 
 from atom.data.order import NEWEST, SORTED, Order
 from atom.plugin import Document, Documents, DocumentSource, IndexedSource, LaneSource
+
+V = TypeVar("V")
 
 _FIRST, _MOST = 32, 4096
 """Positions computed at once: few at first, as a lane of a short run needs few."""
@@ -31,6 +33,15 @@ def dealt(source: DocumentSource, order: int = NEWEST) -> LaneSource:
 def is_indexed(source: DocumentSource) -> TypeGuard[IndexedSource]:
     """Return whether ATOM deals the documents of the source: it has no ``lane`` of its own."""
     return not callable(getattr(source, "lane", None))
+
+
+def told(source: DocumentSource, method: str, otherwise: V, *arguments: Any) -> V:
+    """Return what an optional method of a source returns, or ``otherwise``.
+
+    A source may have an attribute of its own with the name of the method.
+    """
+    found = getattr(source, method, None)
+    return found(*arguments) if callable(found) else otherwise
 
 
 class DealtSource:

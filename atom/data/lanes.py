@@ -31,6 +31,11 @@ ALONE = ("",)
 """The names of the sources of a run that mixes none."""
 
 
+def state_size(names: Sequence[str]) -> int:
+    """Return the number of integers of the :data:`State` of a lane with these sources."""
+    return 3 if tuple(names) == ALONE else 1 + 3 * len(names)
+
+
 @dataclass(frozen=True)
 class Reading:
     """How all lanes of a run are read.
@@ -236,6 +241,10 @@ class Lane:
         positions = dict(zip(names, triples, strict=True))
         for name, packer in zip(self._sources.names, self._packers, strict=True):
             packer.go_to(positions.get(name, (0, 0, 0)))
+
+    def begin(self, step: int) -> None:
+        """Begin all sources, in a run that has trained ``step`` steps."""
+        self.go_to(np.zeros(state_size(ALONE), dtype=np.int64), ALONE, step)
 
     def left_out(self) -> LeftOut:
         """Return the counts of skipped documents since the last call."""

@@ -8,6 +8,7 @@ two parts is left out, as the next part may belong to another lane.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Packed:
         self.padding += other.padding
 
 
-class Packer:
+class Packer(ABC):
     """A packer of the documents of one stream; :meth:`read` returns sequence after sequence.
 
     Attributes:
@@ -91,13 +92,14 @@ class Packer:
         self.go_to((0, 0, 0))
 
     @property
-    def position(self) -> Position:
-        raise NotImplementedError
+    @abstractmethod
+    def position(self) -> Position: ...
 
+    @abstractmethod
     def go_to(self, position: Position) -> None:
         """Go to a :attr:`position`; documents are opened at the next :meth:`read`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, length: int, number: int = 0) -> list[Part]:
         """Return the parts of documents in the next sequence, of at most ``length`` pairs.
 
@@ -109,7 +111,6 @@ class Packer:
         Raises:
             UserError: the source is empty, or is not the one of the position.
         """
-        raise NotImplementedError
 
     def _counted(self, parts: list[Part], length: int) -> list[Part]:
         filled = sum(part.count for part in parts)

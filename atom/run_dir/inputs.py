@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from atom.data.dealing import told
 from atom.data.manifest import tokenizer_digest
 from atom.errors import UserError
 from atom.io import json_data
@@ -85,13 +86,8 @@ def of(dataset: Content, tokenizer: PreparedTokenizer) -> Inputs:
 def content(source: DocumentSource) -> Content:
     """Check a source, and return its content."""
     digest = source.check()
-    parts, sources = (getattr(source, name, None) for name in ("parts", "digests"))
-    # A source may have attributes of its own with these names.
-    return _content(
-        digest,
-        parts() if callable(parts) else {},
-        sources() if callable(sources) else {},
-    )
+    nothing: Mapping[str, str] = {}
+    return _content(digest, told(source, "parts", nothing), told(source, "digests", nothing))
 
 
 def read(path: Path) -> Inputs | None:

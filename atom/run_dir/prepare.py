@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from atom.data.dealing import DealtSource
+from atom.data.dealing import DealtSource, told
 from atom.data.documents import not_stored, stored
 from atom.errors import UserError
 from atom.io import caches
@@ -105,19 +105,18 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
     read = inputs.content(source)
     if run is not None:
         _check_settings(source, run)
-    contents = getattr(source, "contents", None)
     # A tokenizer is trained on the first documents.
-    ordered = getattr(source, "ordered", None)
-    digest = ordered(read.digest) if callable(ordered) else read.digest
+    digest = told(source, "ordered", read.digest, read.digest)
     context = TokenizerContext(documents=documents, digest=digest, cache=caches.folder())
     prepared: PreparedTokenizer = selection[Tokenizer].call("prepare", context)
     found = inputs.of(read, prepared)
     _check_tokens(source, found.tokenizer.digest, name)
+    contents: Contents | None = told(source, "contents", None)
     return Prepared(
         prepared,
         found,
         frozenset(selection.opener.packages),
-        contents() if callable(contents) else None,
+        contents,
     )
 
 
@@ -137,9 +136,8 @@ def _check_settings(source: LaneSource, run: Run) -> None:
 
 def _check_tokens(source: DocumentSource, digest: str, name: str) -> None:
     """Refuse a tokenizer other than that of the tokens that a dataset is stored as."""
-    made = getattr(source, "tokenizer", None)
-    theirs = made() if callable(made) else None
-    if theirs not in (None, digest):
+    theirs: str | None = told(source, "tokenizer", None)
+    if theirs is not None and theirs != digest:
         raise UserError(
             f"is another tokenizer (digest {digest[:12]}) than that of the dataset's tokens "
             f"({theirs[:12]})",

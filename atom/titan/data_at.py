@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from atom.data.lanes import ALONE, Lane, Sources
 from atom.data.packing import Part
@@ -82,14 +81,15 @@ def data_at(
     _check_content(folder, config.source.check())
     reading = config.reading(run.run.training.seq_len)
     sources = Sources(reading)
-    wanted = data_step(step, events.read(folder))
-    place = None if from_start else _before(run, wanted, step)
+    happened = events.read(folder)
+    wanted = data_step(step, happened)
+    place = None if from_start else _before(run, wanted, step, happened)
+    tokenizer = run.tokenizer()
     found = []
     for number in chosen:
-        lane = Lane(number, reading, sources, run.tokenizer())
+        lane = Lane(number, reading, sources, tokenizer)
         begin = resolved.data_begins or 0
-        if begin:
-            lane.go_to(np.zeros(3, dtype=np.int64), ALONE, begin)
+        lane.begin(begin)
         if place is not None:
             begin, saved = place
             names = mixture.saved_sources(saved.place / RUN_FILE) or ALONE
@@ -110,17 +110,18 @@ def _check_content(folder: Path, digest: str) -> None:
         )
 
 
-def _before(run: Trained, wanted: int, step: int) -> tuple[int, Checkpoint] | None:
+def _before(
+    run: Trained, wanted: int, step: int, happened: list[dict[str, Any]]
+) -> tuple[int, Checkpoint] | None:
     """Return the newest checkpoint with a position before the batch ``wanted``, and the number of
     the batch that it continues with; None if there is none.
     """
     place = run.folder / checkpoint.FOLDER
-    told = events.read(run.folder)
     begun = run.run.resolved.data_begins if run.run.resolved is not None else None
     for saved in reversed(checkpoint.resumable(place)):
         if saved == begun:
             continue  # its position is that in the data of another run
-        if saved < step and (begin := data_step(saved, told) + 1) <= wanted:
+        if saved < step and (begin := data_step(saved, happened) + 1) <= wanted:
             found = Checkpoint(checkpoint.step_folder(place, saved))
             if any(".lane." in f".{name}" for name in found.tensors):
                 return begin, found

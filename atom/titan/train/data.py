@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.tokenizer import BaseTokenizer
 
 from atom.data.documents import LeftOut
-from atom.data.lanes import ALONE, Lane, Reading, Row, Sources, State
+from atom.data.lanes import Lane, Reading, Row, Sources, State, state_size
 from atom.data.packing import Packed, Packing, Span
 from atom.errors import UserError
 from atom.plugin import LaneSource
@@ -184,7 +185,7 @@ class DocumentLoader(BaseDataLoader):
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state of each lane of this rank, in separate tensors."""
         if self._expected is not None:
-            size = self._state_size(self._expected[0])
+            size = state_size(self._expected[0])
             return {name: torch.zeros(size, dtype=torch.int64) for name in self._states}
         assert self._handed_out == 0, "the state is taken between two steps"
         return {name: torch.from_numpy(state.copy()) for name, state in self._states.items()}
@@ -204,15 +205,9 @@ class DocumentLoader(BaseDataLoader):
         """Begin all sources, in a run that has trained ``step`` steps: a mixture's stages count
         them.
         """
-        self._ahead.restart()
-        for lane in self._lanes:
-            lane.go_to(np.zeros(3, dtype=np.int64), ALONE, step)
-        self._states = self._current()
-        self._handed_out = 0
-
-    @staticmethod
-    def _state_size(sources: Sequence[str]) -> int:
-        return 3 if tuple(sources) == ALONE else 1 + 3 * len(sources)
+        with self._moved():
+            for lane in self._lanes:
+                lane.begin(step)
 
     def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
         """Resume from the states of a loader with as many lanes.
@@ -230,9 +225,15 @@ class DocumentLoader(BaseDataLoader):
             )
         names, step = self._expected or (self.sources, 0)
         self._expected = None
+        with self._moved():
+            for lane in self._lanes:
+                lane.go_to(state_dict[f"lane.{lane.number}"].numpy(), names, step)
+
+    @contextmanager
+    def _moved(self) -> Iterator[None]:
+        """Let the lanes be moved to another position, from which the next step is read."""
         self._ahead.restart()
-        for lane in self._lanes:
-            lane.go_to(state_dict[f"lane.{lane.number}"].numpy(), names, step)
+        yield
         self._states = self._current()
         self._handed_out = 0
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
-from typing import Any, TypeVar
 
+from atom.data.dealing import told
 from atom.errors import UserError
 from atom.plugin import (
     Contents,
@@ -22,8 +22,6 @@ from atom.plugin import (
 )
 from atom_datasets.mixing.config import MixtureConfig
 from atom_datasets.mixing.stages import fitting, stages
-
-V = TypeVar("V")
 
 
 def source(config: MixtureConfig, context: SourceContext) -> MixtureSource:
@@ -74,7 +72,7 @@ class MixtureSource:
         """Return the digest of each source."""
         found: dict[str, str] = {}
         for name, source in self.sources.items():
-            inner: Mapping[str, str] = _told(source, "digests", {})
+            inner: Mapping[str, str] = told(source, "digests", {})
             found |= {f"{name}.{each}": digest for each, digest in inner.items()} or {
                 name: self._digests[name]
             }
@@ -82,19 +80,17 @@ class MixtureSource:
 
     def contents(self) -> Contents:
         """Return the sum of the sources' contents, and the contents of each."""
-        each = {
-            name: _told(source, "contents", Contents()) for name, source in self.sources.items()
-        }
+        each = {name: told(source, "contents", Contents()) for name, source in self.sources.items()}
         flat: dict[str, Contents] = {}
-        for name, told in each.items():
-            inner = {f"{name}.{source}": of for source, of in told.sources.items()}
-            flat |= inner or {name: told}
+        for name, one in each.items():
+            inner = {f"{name}.{source}": of for source, of in one.sources.items()}
+            flat |= inner or {name: one}
         return Contents(
-            files=_sum([told.files for told in each.values()]),
-            documents=_sum([told.documents for told in each.values()]),
-            tokens=_sum([told.tokens for told in each.values()]),
+            files=_sum([one.files for one in each.values()]),
+            documents=_sum([one.documents for one in each.values()]),
+            tokens=_sum([one.tokens for one in each.values()]),
             left_out=tuple(
-                f"{name}: {phrase}" for name, told in each.items() for phrase in told.left_out
+                f"{name}: {phrase}" for name, one in each.items() for phrase in one.left_out
             ),
             sources=flat,
         )
@@ -104,7 +100,7 @@ class MixtureSource:
         found: dict[str, str] = {}
         for name, source in self.sources.items():
             between = "." if hasattr(source, "digests") else "/"
-            parts: Mapping[str, str] = _told(source, "parts", {})
+            parts: Mapping[str, str] = told(source, "parts", {})
             found |= {f"{name}{between}{part}": digest for part, digest in parts.items()}
         return found
 
@@ -116,7 +112,7 @@ class MixtureSource:
         """
         made: dict[str, str] = {}
         for name, source in self.sources.items():
-            digest: str | None = _told(source, "tokenizer", None)
+            digest: str | None = told(source, "tokenizer", None)
             if digest is not None:
                 made[name] = digest
         if len(set(made.values())) > 1:
@@ -144,7 +140,7 @@ class MixtureSource:
     def ordered(self, digest: str) -> str:  # noqa: ARG002 (of all sources)
         """Return a digest of the documents that :meth:`lane` yields, and of their weights."""
         digests = {
-            name: _told(self.sources[name], "ordered", self._digests[name], self._digests[name])
+            name: told(self.sources[name], "ordered", self._digests[name], self._digests[name])
             for name in self._first
         }
         return _digest(digests | {"weights": {n: str(w) for n, w in self._first.items()}})
@@ -180,12 +176,6 @@ class MixtureSource:
         """The weights of the first stage."""
         weights = stages(self.config, 1)[0].weights
         return {name: Fraction(weights[name]) for name in self.sources if weights[name]}
-
-
-def _told(source: LaneSource, method: str, otherwise: V, *arguments: Any) -> V:
-    """Return what an optional method of a source returns."""
-    told = getattr(source, method, None)
-    return told(*arguments) if callable(told) else otherwise
 
 
 def _sum(counts: list[int | None]) -> int | None:
