@@ -118,10 +118,12 @@ class Ranks:
     def _start(self) -> subprocess.Popen[str]:
         packages = self._folder / "packages"
         partners.write_entry_point(packages)
+        # A test that happens to start the server must not decide for those that come after it.
+        of_the_test = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TRITON_INTERPRET")
         kept = {
             name: value
             for name, value in os.environ.items()
-            if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK") and not name.startswith("SLURM_")
+            if name not in of_the_test and not name.startswith("SLURM_")
         }
         # Not PYTHONPATH: the folder must come after the installed packages.
         command = [sys.executable, "-P", "-m", __name__, str(packages)]
