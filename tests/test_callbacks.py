@@ -123,7 +123,7 @@ def recording(said: list[str], *decisions: Decision) -> type[Callback]:
 
     for point in ("before_step", "before_forward", "after_forward", "after_backward"):
         setattr(Recorder, point, noting(point))
-    for point in ("on_skipped", "after_step"):
+    for point in ("after_optimizer", "on_skipped", "after_step"):
         setattr(Recorder, point, noting(point))
     return Recorder
 
@@ -134,9 +134,13 @@ UNTIL = ["before_step", "before_forward", "after_forward", "after_backward", "be
 @pytest.mark.parametrize(
     ("decisions", "points", "steps"),
     [
-        ([Decision.TAKE], [*UNTIL, "after_step"], (1, 1)),
+        ([Decision.TAKE], [*UNTIL, "after_optimizer", "after_step"], (1, 1)),
         ([Decision.SKIP], [*UNTIL, "on_skipped", "after_step"], (0, 1)),
-        ([Decision.AGAIN, Decision.TAKE], [*UNTIL, *UNTIL, "after_step"], (1, 1)),
+        (
+            [Decision.AGAIN, Decision.TAKE],
+            [*UNTIL, *UNTIL, "after_optimizer", "after_step"],
+            (1, 1),
+        ),
     ],
     ids=["taken", "skipped", "again"],
 )

@@ -110,6 +110,17 @@ def test_unknown_mfu_is_left_out_and_not_finite_is_null() -> None:
     assert values["loss"] is None
 
 
+def test_values_of_callbacks_survive_json() -> None:
+    values = {"norms": {"grad/0": 0.5, "grad/1": math.inf}, "none": {}}
+    line = dataclasses.replace(row(1), callbacks=values).to_json()
+    assert json.loads(line)["callbacks"]["norms"] == {"grad/0": 0.5, "grad/1": None}
+    back = StepMetrics.from_json(line).callbacks
+    assert back is not None
+    assert math.isnan(back["norms"].pop("grad/1"))
+    assert back == {"norms": {"grad/0": 0.5}, "none": {}}
+    assert "callbacks" not in json.loads(row(1).to_json())
+
+
 def test_keys_of_a_later_version_are_passed_over() -> None:
     values = json.loads(row(1).to_json())
     assert StepMetrics.from_json(json.dumps(values | {"added_later": [1]})) == row(1)
@@ -117,7 +128,11 @@ def test_keys_of_a_later_version_are_passed_over() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"step": 1.5}, {"step": None}, {"step": True}, {"loss": "low"}, {"loss": False}, {"lr": []}],
+    [
+        *({"step": 1.5}, {"step": None}, {"step": True}),
+        *({"loss": "low"}, {"loss": False}, {"lr": []}),
+        *({"callbacks": 1}, {"callbacks": {"norms": 1}}, {"callbacks": {"norms": {"a": True}}}),
+    ],
 )
 def test_a_wrong_type_is_refused_by_name(change: dict[str, object]) -> None:
     values = json.loads(row(1).to_json())

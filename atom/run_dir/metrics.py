@@ -41,6 +41,9 @@ POLL_SECONDS = 0.15
 
 _DIGEST = re.compile("[0-9a-f]{16}")
 
+CallbackValues = dict[str, dict[str, float]]
+"""The name of a callback in the run -> the name of a value -> the value."""
+
 ALWAYS = 9
 """``stays`` of a column that never leaves."""
 
@@ -86,6 +89,10 @@ class StepMetrics:
     """Mean seconds per step, since the previous row, in which the rank that writes has waited for
     data. None, and absent from the JSON, in rows of earlier versions."""
 
+    callbacks: CallbackValues | None = dataclasses.field(default=None, hash=False)
+    """The values that callbacks of plugins have logged for this step: the name of the callback in
+    the run -> the name of the value -> the value. None, and absent from the JSON, without any."""
+
     def to_json(self) -> str:
         """Return the row as one line of JSON, without the newline."""
         values = dataclasses.asdict(self)
@@ -101,13 +108,13 @@ class StepMetrics:
         values = json_data.loads(line.encode() if isinstance(line, str) else line)
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
-        row: dict[str, float | str] = {}
+        row: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             if field.name in values:
                 row[field.name] = _value(field, values[field.name])
             elif field.default is dataclasses.MISSING:
                 raise ValueError(f"{field.name} is missing")
-        return cls(**row)  # type: ignore[arg-type]  # _value has seen to the types
+        return cls(**row)
 
 
 @dataclass(frozen=True)
@@ -326,8 +333,10 @@ def mean_losses(run: Path, steps: list[int]) -> dict[int, float]:
     return found
 
 
-def _value(field: dataclasses.Field[Any], value: object) -> float | str:
+def _value(field: dataclasses.Field[Any], value: object) -> float | str | CallbackValues:
     """Return ``value`` as the type of ``field``."""
+    if field.name == "callbacks":
+        return _callback_values(value)
     if field.type == "str | None":
         if isinstance(value, str) and _DIGEST.fullmatch(value):
             return value
@@ -339,3 +348,16 @@ def _value(field: dataclasses.Field[Any], value: object) -> float | str:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     raise ValueError(f"{field.name} is {json.dumps(value)}")
+
+
+def _callback_values(value: object) -> CallbackValues:
+    found: CallbackValues = {}
+    for name, values in value.items() if isinstance(value, dict) else [("", None)]:
+        if not isinstance(values, dict):
+            raise ValueError(f"callbacks is {json.dumps(value)[:80]}")
+        found[name] = {}
+        for key, number in values.items():
+            if isinstance(number, bool) or not isinstance(number, int | float | None):
+                raise ValueError(f"{key} of callbacks.{name} is {json.dumps(number)[:80]}")
+            found[name][key] = math.nan if number is None else float(number)
+    return found

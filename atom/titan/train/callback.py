@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.distributed.checkpoint.stateful import Stateful
@@ -25,17 +25,17 @@ class Callback:
 
     A callback overrides the points that it needs. They are listed in the order in which a run
     reaches them. At each point the trainer calls its callbacks in the order of
-    :data:`atom.titan.train.callbacks.CALLBACKS`.
+    :data:`atom.titan.train.callbacks.CALLBACKS`, followed by those of plugins.
 
     Args:
         trainer: the trainer that calls it. It is not built yet: it has a model from
             :meth:`on_built` on.
     """
 
-    name: ClassVar[str]
+    name: str
     """The callback's name, in the list and in errors."""
 
-    state_name: ClassVar[str | None] = None
+    state_name: str | None = None
     """The key of its state in a checkpoint; None for a callback without state."""
 
     def __init__(self, trainer: AtomTrainer) -> None:
@@ -76,6 +76,9 @@ class Callback:
         The first decision other than ``TAKE`` is final; later callbacks are not called.
         """
         return Decision.TAKE
+
+    def after_optimizer(self) -> None:
+        """Called after the optimizer has taken the step, before the step is logged."""
 
     def on_skipped(self) -> None:
         """Called after a step with discarded gradients; the step counts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.distributed.pipelining.schedules import (
 from torchtitan.components.metrics import BaseLogger, MetricsProcessor, _get_metrics_rank
 from torchtitan.distributed import ParallelDims
 
-from atom.run_dir.metrics import FILE_NAME, MetricsWriter, StepMetrics
+from atom.run_dir.metrics import FILE_NAME, CallbackValues, MetricsWriter, StepMetrics
 from atom.titan.compat import log_filters
 from atom.titan.train import trackers
 
@@ -53,6 +54,13 @@ class StepMetricsProcessor(MetricsProcessor):
         """Digest of the tokens of the step that is logged next."""
         self.last_step: int | None = None
         """The run's last step, which is always logged."""
+        self.also_logs: list[Callable[[int], bool]] = []
+        """Functions that return whether a step is logged, beside every ``log_freq``-th."""
+        self.callbacks: CallbackValues = {}
+        """The values of callbacks for the step that is logged next; empty on ranks that do not
+        write."""
+        self.writes = writes
+        """Whether this rank writes rows."""
         self._writer = MetricsWriter(place / FILE_NAME) if writes else None
         self._last: tuple[int, int, float] | None = None
         """Step, tokens and time of the last row, from which the next row's rates count."""
@@ -82,7 +90,9 @@ class StepMetricsProcessor(MetricsProcessor):
         return self._trackers
 
     def should_log(self, step: int) -> bool:
-        return step == self.last_step or super().should_log(step)
+        if step == self.last_step or super().should_log(step):
+            return True
+        return any(logs(step) for logs in self.also_logs)
 
     def close(self) -> None:
         super().close()
@@ -134,6 +144,8 @@ class StepMetricsProcessor(MetricsProcessor):
             mfu=mfu,
             data=self.data,
             data_seconds=sum(self.data_loading_times) / (step - last_step),
+            callbacks={name: dict(values) for name, values in self.callbacks.items() if values}
+            or None,
         )
         # torchtitan's value is wrong if rows are not log_freq steps apart.
         flops = self.num_flops_per_token * tokens_per_second / ranks
@@ -142,6 +154,11 @@ class StepMetricsProcessor(MetricsProcessor):
             "tflops": flops / 1e12,
             "time_metrics/end_to_end(s)": row.step_seconds,
             **({} if mfu is None else {"mfu(%)": 100 * mfu}),
+        }
+        extra_metrics = extra_metrics | {
+            f"callbacks/{name}/{key}": value
+            for name, values in self.callbacks.items()
+            for key, value in values.items()
         }
         super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
         if self._writer is not None:

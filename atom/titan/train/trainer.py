@@ -149,6 +149,8 @@ class AtomTrainer(Trainer):
                 if decision is Decision.TAKE:
                     self.checkpointer.maybe_wait_for_staging()
                     self.optimizers.step()
+                    for callback in self.callbacks:
+                        callback.after_optimizer()
             if decision is not Decision.AGAIN:
                 break
             self.step += 1
