@@ -20,14 +20,17 @@ train: install ## train a small Llama on real text: 16 ranks, FSDP 2 x TP 2 x PP
 
 test: lint test-fast test-slow test-slurm test-skypilot ## lint, types, and all tests
 
-# As many tests run at once as there are cores; more threads only wait for each other.
+# More threads only wait for each other. Hundreds of processes read what bytecode keeps compiled.
 test-fast test-slow: export OMP_NUM_THREADS := 1
+test-fast test-slow: unexport PYTHONDONTWRITEBYTECODE
 
+# As many tests run at once as there are cores; those of a file in one process, but at the end.
 test-fast: install ## the tests that take seconds
-	$(PYTEST) -n auto -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -n auto --dist worksteal -m "not slow and not gpu" $(ARGS)
 
+# One process more than the cores of CI: a quarter of the time is waiting for ranks.
 test-slow: install ## the tests that start many ranks, or install packages
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not gpu and not slurm" $(ARGS)
+	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m "slow and not gpu and not slurm" $(ARGS)
 
 test-slurm: install ## the tests on a real Slurm, skipped where there is none
 	$(BIN)/pytest -m "slurm" -rs $(ARGS) tests/slurm

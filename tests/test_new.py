@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import re
 import subprocess
 import sys
@@ -29,6 +31,9 @@ CODE = {
 }
 """Kind -> the files of its import package, beside those that every kind has."""
 
+SHORT = {kind: kind[:5] for kind in CODE}
+"""Kind -> what the name of a made package has of it; the lines of longer ones may be too long."""
+
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -52,70 +57,88 @@ def group(kind: str) -> str:
 # ---------------------------------------------------------------------------- what is made
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """A package of each kind as the command makes it, and what the command says."""
+    found = {}
+    place = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("GIT_CONFIG_GLOBAL", str(place / "gitconfig"))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        for kind in CODE:
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                assert main(["new", kind, f"my-{SHORT[kind]}"]) == 0
+            found[kind] = place / f"my-{SHORT[kind]}", said.getvalue()
+    return found
+
+
 @pytest.mark.parametrize("kind", CODE)
-def test_makes_the_package(kind: str, workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["new", kind, "my-thing"]) == 0
-    assert files(workplace / "my-thing") == {
+def test_makes_the_package(kind: str, made: dict[str, tuple[Path, str]]) -> None:
+    folder, said = made[kind]
+    name, package = f"my-{SHORT[kind]}", f"my_{SHORT[kind]}"
+    assert files(folder) == {
         ".github/workflows/test.yml",
         ".gitignore",
         "LICENSE",
         "README.md",
         "pyproject.toml",
-        "my_thing/__init__.py",
-        "my_thing/py.typed",
-        f"my_thing/conf/{group(kind)}/my_thing.yaml",
+        f"{package}/__init__.py",
+        f"{package}/py.typed",
+        f"{package}/conf/{group(kind)}/{package}.yaml",
         "tests/test_conformance.py",
-    } | {f"my_thing/{name}" for name in CODE[kind]}
-    assert capsys.readouterr().out == (
-        f"made my-thing, a package with the {kind} my_thing; next:\n"
-        "  pip install -e 'my-thing[test]'\n"
-        "  pytest my-thing\n"
-        f"  atom train {group(kind)}=my_thing{' launch.ranks=2' if kind == 'parallelism' else ''}\n"
+    } | {f"{package}/{name}" for name in CODE[kind]}
+    ranks = " launch.ranks=2" if kind == "parallelism" else ""
+    assert said == (
+        f"made {name}, a package with the {kind} {package}; next:\n"
+        f"  pip install -e '{name}[test]'\n"
+        f"  pytest {name}\n"
+        f"  atom train {group(kind)}={package}{ranks}\n"
     )
 
 
-@pytest.mark.parametrize("kind", CODE)
-def test_what_is_made_is_tidy(kind: str, workplace: Path) -> None:
+def test_what_is_made_is_tidy(made: dict[str, tuple[Path, str]]) -> None:
     """Everything is filled in, and ATOM's own linters have nothing to say."""
-    main(["new", kind, "my-thing"])
-    made = workplace / "my-thing"
-    for name in files(made):
-        text = (made / name).read_text()
-        assert not any(mark in text for mark in ("[[", "]]", "[%", "%]", "[#")), name
-        assert text.endswith("\n") or not text, name
-        assert not text.endswith("\n\n"), name
+    folders = [folder for folder, _ in made.values()]
+    for folder in folders:
+        for name in files(folder):
+            text = (folder / name).read_text()
+            assert not any(mark in text for mark in ("[[", "]]", "[%", "%]", "[#")), name
+            assert text.endswith("\n") or not text, name
+            assert not text.endswith("\n\n"), name
     ruff = [sys.executable, "-m", "ruff"]
-    config = ["--no-cache", "--config", str(ROOT / "pyproject.toml"), str(made)]
+    config = ["--no-cache", "--config", str(ROOT / "pyproject.toml"), *map(str, folders)]
     for command in (["check"], ["format", "--check", "--diff"]):
         done = subprocess.run([*ruff, *command, *config], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("kind", CODE)
-def test_pyproject_says_what_it_is(kind: str, workplace: Path) -> None:
-    main(["new", kind, "my-thing"])
-    pyproject = tomllib.loads((workplace / "my-thing" / "pyproject.toml").read_text())
+def test_pyproject_says_what_it_is(kind: str, made: dict[str, tuple[Path, str]]) -> None:
+    folder, _ = made[kind]
+    package = f"my_{SHORT[kind]}"
+    pyproject = tomllib.loads((folder / "pyproject.toml").read_text())
     project = pyproject["project"]
-    assert project["name"] == "my-thing"
-    assert project["entry-points"] == {"atom": {"my_thing": "my_thing"}}
+    assert project["name"] == f"my-{SHORT[kind]}"
+    assert project["entry-points"] == {"atom": {package: package}}
     assert project["dependencies"] == ["atom-train>=0.1,<1"]
     assert atom.__version__.startswith("0.1."), "the range above follows the version"
     assert project["license"] == "Apache-2.0"
     assert "authors" not in project
-    workflow = (workplace / "my-thing" / ".github/workflows/test.yml").read_text()
+    workflow = (folder / ".github/workflows/test.yml").read_text()
     assert yaml.safe_load(workflow)["jobs"]["test"]["steps"][-1] == {"run": "pytest"}
     assert "${{ matrix.python-version }}" in workflow
 
 
 @pytest.mark.parametrize("kind", CODE)
 def test_declaration_and_group_agree(
-    kind: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, made: dict[str, tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The declaration imports and points to what is there; the group has every default."""
-    name = f"made-{kind}"
-    package = f"made_{kind}"
-    main(["new", kind, name])
-    monkeypatch.syspath_prepend(workplace / name)
+    package = f"my_{SHORT[kind]}"
+    folder, _ = made[kind]
+    monkeypatch.syspath_prepend(folder)
     module = importlib.import_module(package)
     assert module.ATOM_INTERFACE == INTERFACE
     hook = next(hook for hook, declaration in HOOKS.items() if declaration.kind == kind)
@@ -124,9 +147,9 @@ def test_declaration_and_group_agree(
     for attribute in declaration.references:
         if reference := getattr(declaration, attribute):
             where, _, what = reference.partition(":")
-            code = (workplace / name / where.replace(".", "/")).with_suffix(".py").read_text()
+            code = (folder / where.replace(".", "/")).with_suffix(".py").read_text()
             assert f"\ndef {what}(" in code or f"\nclass {what}(" in code, attribute
-    file = workplace / name / package / "conf" / group(kind) / f"{package}.yaml"
+    file = folder / package / "conf" / group(kind) / f"{package}.yaml"
     section = yaml.safe_load(file.read_text())
     if declaration.config is not None:
         where, _, what = declaration.config.partition(":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -62,8 +63,9 @@ answer([{name: place for name, place in places.items() if name in imported}, sec
 """
 
 
+@functools.cache
 def declaring(module: str) -> tuple[dict[str, str], float]:
-    """Import a plugin's module and call its hooks.
+    """Import a plugin's module and call its hooks, once for all components of the module.
 
     Returns:
         The heavy packages that it imports, each with the importing file and line, and CPU seconds.

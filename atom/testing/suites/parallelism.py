@@ -22,7 +22,10 @@ from atom.testing.opened import opened
 from atom.testing.options import Options
 from atom.testing.suites.component import ComponentSuite
 
-WORLD_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 64, 100, 1024, 10240)
+WORLD_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 64, 100, 1024)
+
+MOST_WORLD_SIZE = 10240
+"""Simulating that many ranks takes a second for each strategy."""
 
 
 class ParallelismSuite(Options, ComponentSuite):
@@ -66,12 +69,25 @@ class ParallelismSuite(Options, ComponentSuite):
 
     def test_lays_out_every_number_of_ranks_that_fits(self, component: Component) -> None:
         """If the degrees divide the number of ranks, the mesh has exactly these degrees and a
-        position for every rank; torch's fake process group simulates up to 10,240 ranks.
+        position for every rank; torch's fake process group simulates the ranks.
 
         A strategy can refuse some numbers in a sentence, but not all.
         """
+        accepted, refusals = self._check_meshes(component, self._world_sizes())
+        assert accepted, f"every number of ranks is refused: {refusals[:3]}"
+
+    @where(lambda suite, _: suite()._fits(MOST_WORLD_SIZE))
+    @pytest.mark.slow
+    def test_lays_out_ten_thousand_ranks(self, component: Component) -> None:
+        """10,240 simulated ranks have a mesh with these degrees too, if the strategy accepts
+        them."""
+        self._check_meshes(component, [MOST_WORLD_SIZE])
+
+    def _check_meshes(self, component: Component, sizes: list[int]) -> tuple[int, list[str]]:
+        """Check the mesh of each of ``sizes`` that fits; return the number of those that the
+        strategy accepts, and its refusals."""
         refusals, accepted = [], 0
-        for size in filter(self._fits, self._world_sizes()):
+        for size in filter(self._fits, sizes):
             try:
                 degrees, strategy = self._lay_out(component, size)
             except UserError as error:
@@ -83,7 +99,7 @@ class ParallelismSuite(Options, ComponentSuite):
             for rank in {0, size - 1} if size < 1000 else {size - 1}:
                 shape = _mesh(strategy.parallelism, size, rank)
                 assert math.prod(shape.values()) == size, f"{size} ranks: a mesh of {shape}"
-        assert accepted, f"every number of ranks is refused: {refusals[:3]}"
+        return accepted, refusals
 
     def test_refuses_what_does_not_fit(self, component: Component) -> None:
         """A number of ranks that the degrees do not divide is refused in one sentence."""
@@ -180,7 +196,7 @@ def _mesh(parallelism: Any, world_size: int, rank: int) -> dict[str, int]:
 
 
 _meshes: dict[tuple[str, int], dict[str, int]] = {}
-"""Meshes by degrees and rank, for strategies that choose the same: 10,240 ranks take seconds."""
+"""Meshes by degrees and rank, for strategies that choose the same."""
 
 
 def _built(dims: Any, world_size: int, rank: int) -> dict[str, int]:
