@@ -22,7 +22,7 @@ test: lint test-fast test-slow test-slurm test-skypilot ## lint, types, and all 
 
 # More threads only wait for each other. Hundreds of processes read what bytecode keeps compiled.
 test-fast test-slow: export OMP_NUM_THREADS := 1
-test-fast test-slow: unexport PYTHONDONTWRITEBYTECODE
+test-fast test-slow: export PYTHONDONTWRITEBYTECODE :=
 
 # As many tests run at once as there are cores; those of a file in one process, but at the end.
 test-fast: install ## the tests that take seconds
