@@ -28,7 +28,7 @@ EXACTLY = {
     "atom nosuch ": set(),
     "atom plugins ": {"lock", "--help", "--json", "--kind"},
     "atom plugins --kind ": {
-        *("tokenizer", "architecture", "parallelism", "kernel", "dataset", "launcher"),
+        *("tokenizer", "architecture", "parallelism", "kernel", "dataset", "launcher", "callback"),
     },
     "atom plugins --kind=t": {"--kind=tokenizer"},
     "atom plugins --kind dataset --j": {"--json"},

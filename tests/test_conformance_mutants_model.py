@@ -97,6 +97,12 @@ CAUGHT = {
         "test_lays_out_every_number_of_ranks_that_fits",
         "other degrees than the run's",
     ),
+    "callback:scales_gradients": ("test_changes_no_loss", "the callback changes the training"),
+    "callback:forgets_its_state": (
+        "test_resumes_as_if_uninterrupted",
+        "state that the checkpoint does not have",
+    ),
+    "callback:logs_its_shard": ("test_values_agree_over_layouts[fsdp]", "other values than on one"),
     "parallelism:too_few_ranks": (
         "test_lays_out_every_number_of_ranks_that_fits",
         "other degrees than the run's",
@@ -164,6 +170,11 @@ CAUGHT = {
 TWINS: dict[str, tuple[str, ...]] = {
     # component -> the tests that it passes, all of its kind's where none is named
     "architecture:twin": (),
+    "callback:twin": (
+        "test_changes_no_loss",
+        "test_resumes_as_if_uninterrupted",
+        "test_values_agree_over_layouts[fsdp]",
+    ),
     "architecture:windowed_twin": ("test_windows_are_kept",),
     "parallelism:twin": (),
     "kernel:rms_norm/mutant_twin": (),

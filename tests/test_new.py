@@ -28,6 +28,7 @@ CODE = {
     "kernel": {"rms_norm.py"},
     "dataset": {"config.py", "source.py", "fables.jsonl"},
     "launcher": {"config.py", "plan.py"},
+    "callback": {"config.py", "callback.py"},
 }
 """Kind -> the files of its import package, beside those that every kind has."""
 
@@ -51,7 +52,7 @@ def files(folder: Path) -> set[str]:
 
 
 def group(kind: str) -> str:
-    return "kernels" if kind == "kernel" else kind
+    return {"kernel": "kernels", "callback": "callbacks"}.get(kind, kind)
 
 
 # ---------------------------------------------------------------------------- what is made
@@ -151,6 +152,8 @@ def test_declaration_and_group_agree(
             assert f"\ndef {what}(" in code or f"\nclass {what}(" in code, attribute
     file = folder / package / "conf" / group(kind) / f"{package}.yaml"
     section = yaml.safe_load(file.read_text())
+    if declaration.chosen == "many":
+        section = section[package]
     if declaration.config is not None:
         where, _, what = declaration.config.partition(":")
         fields = getattr(importlib.import_module(where), what).model_fields

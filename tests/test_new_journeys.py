@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
@@ -96,15 +97,19 @@ def test_what_is_made_conforms(kind: str, conforming: dict[str, list[str]]) -> N
 
 def test_what_is_made_trains_together(workplace: Path, run: Run) -> None:
     """One run of a new package of each kind, chosen as ``atom new`` prints."""
-    groups = {kind: "kernels" if kind == "kernel" else kind for kind in KIND_NAMES}
+    groups = {declaration.kind: declaration.section for declaration in KINDS}
     chosen = [f"{group}=my_{kind}" for kind, group in groups.items()]
     listed = run("atom", "plugins", cwd=workplace)
     assert not [kind for kind in KIND_NAMES if f"my_{kind}" not in listed]
+    chosen.append("callbacks.my_callback.interval=1")
     run("atom", "train", *chosen, "launch.ranks=2", *SMALL, cwd=workplace)
     assert len((workplace / "run/metrics.jsonl").read_text().splitlines()) == 2
     recorded = yaml.safe_load((workplace / "run/run.yaml").read_text())
+    row = json.loads((workplace / "run/metrics.jsonl").read_text().splitlines()[0])
+    assert row["callbacks"]["my_callback"]["largest_gradient"] > 0
     for kind, group in groups.items():
         section = recorded[group]
+        section = section["my_callback"] if kind == "callback" else section
         named = section["rms_norm"] if kind == "kernel" else section["name"]
         assert named.rpartition(":")[2] == f"my_{kind}", group
 

@@ -55,7 +55,7 @@ def test_one_kind(capsys: pytest.CaptureFixture[str]) -> None:
     for declaration in KINDS:
         found = listed(capsys, "--kind", declaration.kind)
         assert found == [row for row in every if row["kind"] == declaration.kind]
-        assert found
+        assert found or declaration.kind == "callback"
     assert main(["plugins", "--kind", "dataset"]) == 0
     names = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]]
     assert names == ["huggingface", "local", "mixture", "prepared", "stdlib", "tokens"]
@@ -164,7 +164,7 @@ def test_no_plugins_at_all(
         (
             ["--kind", "kernels"],
             "argument --kind: invalid choice: 'kernels' (choose from 'tokenizer', "
-            "'architecture', 'parallelism', 'kernel', 'dataset', 'launcher')",
+            "'architecture', 'parallelism', 'kernel', 'dataset', 'launcher', 'callback')",
         ),
         (["--js"], "unrecognized arguments: --js; did you mean --json?"),
         (["lock"], "the following arguments are required: FILE"),

@@ -46,6 +46,8 @@ def _words(event: dict) -> str | None:
             return f"checkpoint of step {event['step']} could not be written ({event['reason']})"
         case events.WARNED:
             return str(event["text"])
+        case events.ALERT:
+            return f"{event['callback']}: {event['reason']}"
         case events.BAD_DOCUMENT:
             return f"skipped a document: {event['reason']}"
         case events.NUMERICAL_FAULT if event["decision"] == "skip":

@@ -16,7 +16,7 @@ from atom.io.terminal import say
 from atom.launch import local
 from atom.launch.announcements import News
 from atom.launch.stopper import Stopper
-from atom.plugin import Dataset
+from atom.plugin import Callback, Dataset
 from atom.recipe.run import Run
 from atom.recipe.sections import Read
 from atom.recipe.settings import FOLLOW
@@ -150,10 +150,12 @@ def check(
     folder.check_usable(place)
     run = resume.with_order(place, branch.with_origin(place, run))
     selection = select(run, host)
-    dataset = selection[Dataset]
-    resume.check(place, run, dataset=dataset)
+    checked = partial(
+        resume.check, place, dataset=selection[Dataset], callbacks=selection.many(Callback)
+    )
+    checked(run)
     prepared = call(partial(prepare, selection, run))
-    resumption = resume.check(place, run, prepared.inputs, dataset=dataset)
+    resumption = checked(run, prepared.inputs)
     run = run.using(prepared.opened)
     # torch is imported only here: every earlier error was reported within a second.
     from atom.titan.preflight.preflight import preflight
@@ -173,7 +175,7 @@ def check(
         ready,
         prepared.tokenizer.files,
         prepared.inputs,
-        resume.check(place, ready.run, prepared.inputs, dataset=dataset),
+        checked(ready.run, prepared.inputs),
         resume.done(place, ready.run, ready.steps, prepared.inputs),
     )
 

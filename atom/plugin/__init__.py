@@ -33,7 +33,8 @@ from typing import Any
 
 import pluggy
 
-from atom.plugin import contexts, declarations, sources
+from atom.plugin import callbacks, contexts, declarations, sources
+from atom.plugin.callbacks import *
 from atom.plugin.contexts import *
 from atom.plugin.declarations import *
 from atom.plugin.sources import *
@@ -49,6 +50,7 @@ __all__ = [
     "hookimpl",
     "hookspec",
 ]
+__all__ += callbacks.__all__
 __all__ += contexts.__all__
 __all__ += declarations.__all__
 __all__ += sources.__all__

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # listing plugins imports neither pydantic nor numpy
 
 __all__ = [
     "ArchitectureContext",
+    "CallbackContext",
     "Context",
     "DatasetContext",
     "LaunchContext",
@@ -241,6 +242,15 @@ class DatasetContext(Context):
     seed: int
     global_batch_size: int
     opening: SourceContext | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallbackContext(Context):
+    """``name`` is the callback's name in the run; ``steps`` is the last step of the run."""
+
+    name: str
+    seed: int
+    steps: int
 
 
 @dataclass(frozen=True, kw_only=True)

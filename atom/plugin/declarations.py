@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 __all__ = [
     "KINDS",
     "Architecture",
+    "Callback",
     "Dataset",
     "Declaration",
     "Kernel",
@@ -276,6 +277,26 @@ class Launcher(Declaration):
     change = "harmless"
 
     plan: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callback(Declaration):
+    """Code that training calls at named points, such as a measurement.
+
+    ``callback(config, context: CallbackContext) -> TrainerCallback``. It runs once before ranks
+    start, as a check, and then on every rank; it must be cheap, and have no side effects.
+
+    ``observes=False`` is for a callback that changes the training: gradients, weights or random
+    numbers. A resumed run then reports its parameters as changes with an effect on the losses.
+    """
+
+    kind = "callback"
+    section = "callbacks"
+    chosen = "many"
+    references = ("config", "callback")
+
+    callback: str
+    observes: bool = True
 
 
 KINDS: tuple[type[Declaration], ...] = tuple(Declaration.__subclasses__())

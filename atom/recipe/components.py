@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ ONE = tuple(kind.section for kind in KINDS if kind.chosen == "one")
 
 NAMED = (*ONE, *(kind.section for kind in KINDS if kind.chosen == "optional"))
 """The same sections, and the optional ones."""
+
+_Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 KIND: dict[str, type[Declaration]] = {kind.section: kind for kind in KINDS}
 """The kind of each section."""
@@ -33,7 +35,7 @@ def _field(kind: type[Declaration]) -> tuple[Any, Any]:
     # mypy reads the expression in brackets as a type.
     section: Any = Component[kind]  # type: ignore[valid-type]
     if kind.chosen == "many":
-        return dict[str, section], Field(default={}, description=f"name -> a {kind.kind}")
+        return dict[_Name, section], Field(default={}, description=f"name -> a {kind.kind}")
     if kind.chosen == "optional":
         return section | None, Field(default=None, description=f"a {kind.kind}; null: none")
     return section, Field(description=f"the {kind.kind}: its name and its parameters")

@@ -388,3 +388,6 @@ class Resolved(Model):
     callbacks: list[str] = Field(
         default=[], description="the callbacks of training, in the order of their calls"
     )
+    observers: list[str] = Field(
+        default=[], description="the names in `callbacks` of those that change no training"
+    )

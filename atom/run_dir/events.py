@@ -46,6 +46,9 @@ before, after), ``contents`` (component -> how its input data differs, as tolera
 ``resume.force``)."""
 WARNED = "warned"
 """A plugin issued a warning on rank 0. ``text``, which begins with the plugin's name."""
+ALERT = "alert"
+"""A callback found a value that needs attention; the run continues. ``callback`` (its name in the
+run), ``step``, ``reason``."""
 STOP_ASKED = "stop_asked"
 """A signal asked the launcher to stop the ranks. ``signal``, its name."""
 STOPPED = "stopped"
@@ -143,6 +146,7 @@ _NEEDED = {
     INTERRUPTED: ("step", "from_step"),
     RECOVERED: ("seconds",),
     NUMERICAL_FAULT: ("step", "decision"),
+    ALERT: ("step", "reason", "callback"),
 }
 """Fields that readers of an event require."""
 
@@ -150,7 +154,7 @@ _STEPS = (
     *("step", "from_step", "to_step", "reached", "done", "left_out"),
     *("short", "sequences", "parts", "cut"),
 )
-_WORDS = ("reason", "place", "signal", "kept", "decision", "cause", "fault")
+_WORDS = ("reason", "place", "signal", "kept", "decision", "cause", "fault", "callback")
 
 
 def parsed(line: bytes) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from atom.data.order import NEWEST
 from atom.data.position import data_step
 from atom.errors import UserError, shown
-from atom.plugin import Dataset, Trained
+from atom.plugin import Callback, Dataset, Trained
 from atom.recipe import settings
 from atom.recipe.run import Run
 from atom.recipe.run import read as run_of
@@ -55,7 +56,12 @@ class Resumption:
 
 
 def check(
-    folder: Path, run: Run, read: Inputs | None = None, *, dataset: Chosen[Dataset] | None = None
+    folder: Path,
+    run: Run,
+    read: Inputs | None = None,
+    *,
+    dataset: Chosen[Dataset] | None = None,
+    callbacks: Mapping[str, Chosen[Callback]] | None = None,
 ) -> Resumption | None:
     """Return where the run in ``folder`` resumes, or None if it starts anew.
 
@@ -65,6 +71,7 @@ def check(
             compared.
         read: the content of its input data, once known.
         dataset: its dataset, which judges changes of its own parameters.
+        callbacks: its callbacks, by name.
 
     Raises:
         UserError: the checkpoints in the folder belong to a run that this one cannot resume.
@@ -82,7 +89,9 @@ def check(
         before.model_dump(mode="json"),
         run.model_dump(mode="json"),
         same=same,
-        judge=_judge(dataset, before, run, position),
+        judge=_first(
+            _judge(dataset, before, run, position), _judge_callbacks(callbacks or {}, before)
+        ),
     )
     if run.resolved is None:
         # Settings that are resolved later, and the content of locations, can still agree.
@@ -252,6 +261,25 @@ def _judge(dataset: Chosen[Dataset] | None, before: Run, after: Run, step: int) 
             return None
         kind: Kind = changed(parameter, *sections, trained)
         return kind
+
+    return judge
+
+
+def _first(*judges: Judge) -> Judge:
+    return lambda key: next(filter(None, (judge(key) for judge in judges)), None)
+
+
+def _judge_callbacks(after: Mapping[str, Chosen[Callback]], before: Run) -> Judge:
+    """Return a judgement of changed callbacks: harmless, if those before and after observe."""
+    observers = before.resolved.observers if before.resolved is not None else []
+    names: Any = before.callbacks
+
+    def judge(key: str) -> Kind | None:
+        section, _, rest = key.partition(".")
+        name = rest.partition(".")[0]
+        if section != Callback.section or (name in names and name not in observers):
+            return None
+        return "harmless" if name not in after or after[name].declaration.observes else None
 
     return judge
 

@@ -20,12 +20,15 @@ from atom.errors import UserError
 from atom.plugin import (
     Architecture,
     ArchitectureContext,
+    Callback,
+    CallbackContext,
     Dataset,
     DatasetContext,
     ModelParts,
     Parallelism,
     ParallelismContext,
     Tokenizer,
+    TrainerCallback,
 )
 from atom.recipe.run import Run
 from atom.registry.host import Host
@@ -40,6 +43,7 @@ from atom.titan.shards import changed, parameters_of
 from atom.titan.train import profiling
 from atom.titan.train.data import DocumentLoader
 from atom.titan.train.initial_weights import seed_parameters
+from atom.titan.train.plugin_callbacks import Opened
 from atom.titan.train.trainer import AtomTrainer
 
 
@@ -106,6 +110,7 @@ def trainer_config(
         profiler=profiler,
         debug=translate.debug(run.debug),
         faults=run.faults,
+        callbacks=_callbacks(selection, run),
         trace_samples=run.data.trace,
         branch=run.resume.origin,
         data_begins=resolved.data_begins,
@@ -153,6 +158,22 @@ def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callab
         return model
 
     return parallelize_and_finish
+
+
+def _callbacks(selection: Selection, run: Run) -> tuple[Opened, ...]:
+    """Open the callbacks of plugins, in the order of the run."""
+    opened = []
+    for name, chosen in selection.many(Callback).items():
+        context = CallbackContext(name=name, seed=run.debug.seed or 0, steps=run.training.steps)
+        made = chosen.call("callback", context)
+        if not isinstance(made, TrainerCallback):
+            raise UserError(
+                f"{chosen.declaration.callback} of {chosen.component.plugin.package} returns a "
+                f"{type(made).__name__}, and must return an atom.plugin.TrainerCallback",
+                key=chosen.key,
+            )
+        opened.append(Opened(name, made))
+    return tuple(opened)
 
 
 def data_loader(chosen: Chosen[Dataset], run: Run) -> Any:

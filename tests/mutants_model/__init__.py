@@ -6,7 +6,7 @@ conformance kit on it.
 
 from collections.abc import Iterator
 
-from atom.plugin import Architecture, Kernel, Needs, Parallelism, hookimpl
+from atom.plugin import Architecture, Callback, Kernel, Needs, Parallelism, hookimpl
 
 ARCHITECTURES = (
     "twin",
@@ -30,6 +30,7 @@ ARCHITECTURES = (
 )
 WINDOWED = ("windowed_twin", "loses_the_window", "takes_the_wrong_mask", "removes_the_window")
 PARALLELISMS = ("twin", "other_degrees", "too_few_ranks", "crashes", "forgets_gradients")
+CALLBACKS = ("twin", "scales_gradients", "forgets_its_state", "logs_its_shard")
 KERNELS = (
     "twin",
     "wrong_gradient",
@@ -66,6 +67,14 @@ def atom_parallelisms() -> Iterator[Parallelism]:
     for name in PARALLELISMS:
         yield Parallelism(
             name=name, summary=f"a strategy: {name}", build=f"mutants_model.strategies:{name}"
+        )
+
+
+@hookimpl
+def atom_callbacks() -> Iterator[Callback]:
+    for name in CALLBACKS:
+        yield Callback(
+            name=name, summary=f"a callback: {name}", callback=f"mutants_model.callbacks:{name}"
         )
 
 

@@ -28,8 +28,8 @@ from atom.errors import RunError, UserError
 from atom.recipe.run import read
 from atom.run_dir import checkpoint, events, inputs, metrics
 from atom.run_dir.folder import RUN_FILE
+from atom.titan.checkpoint import callback_state, mixed_sources
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
-from atom.titan.checkpoint import mixed_sources
 from atom.titan.checkpoint.dcp import AtomicWriter, SafePlanner, SafeReader
 from atom.titan.checkpoint.random_state import RandomState
 from atom.titan.compat.staging import without_offsets
@@ -344,6 +344,7 @@ class VerifiedCheckpointManager(CheckpointManager):
             state_dict.pop(RANDOM)
         if FAULTS in state_dict and f"{FAULTS}.good" not in saved:
             state_dict.pop(FAULTS)  # saved by an earlier version
+        callback_state.leave_out_new(state_dict, saved)
         if self.exclude_from_loading and self._excluded_before(Path(checkpoint_id)):
             state_dict |= {name: self.states[name] for name in self.exclude_from_loading}
         if self._step_of(checkpoint_id) == self.data_begins:

@@ -20,7 +20,7 @@ from atom.kernels.choose import Choice
 from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.model import ModelDescription
-from atom.plugin import Architecture, Contents, Dataset, ModelParts
+from atom.plugin import Architecture, Callback, Contents, Dataset, ModelParts
 from atom.recipe.run import DEGREES, Run
 from atom.recipe.sections import Mixed, Read, Resolved
 from atom.registry.host import Host
@@ -218,6 +218,7 @@ class RunPlan:
 
     def _assemble(self, chosen: tuple[Choice, ...]) -> Assembly:
         contents = self.contents
+        added = self.selection.many(Callback)
         resolved = Resolved(
             device=self.kind,
             world_size=self.world_size,
@@ -228,7 +229,11 @@ class RunPlan:
             global_batch_size=self.global_batch_size,
             degrees=self.degrees,
             kernels={},
-            callbacks=[callback.name for callback in CALLBACKS],
+            callbacks=[
+                *(callback.name for callback in CALLBACKS),
+                *(f"{Callback.section}.{name}" for name in added),
+            ],
+            observers=[name for name, each in added.items() if each.declaration.observes],
         )
         run = self.run.model_copy(update={"resolved": resolved})
         parts = copied(self.parts)

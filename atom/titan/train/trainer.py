@@ -27,6 +27,7 @@ from atom.titan.train.callback import Callback, Decision
 from atom.titan.train.callbacks import CALLBACKS
 from atom.titan.train.data import DocumentLoader
 from atom.titan.train.metrics import StepMetricsProcessor
+from atom.titan.train.plugin_callbacks import Opened, PluginCallback
 from atom.titan.train.stop import StopRequest
 
 Microbatch = tuple[dict[str, Any], torch.Tensor]
@@ -43,6 +44,7 @@ class AtomTrainer(Trainer):
     @dataclass(kw_only=True, slots=True)
     class Config(Trainer.Config):
         faults: Faults = field(default_factory=Faults)
+        callbacks: tuple[Opened, ...] = ()
         trace_samples: bool = False
         branch: str | None = None
         data_begins: int | None = None
@@ -55,7 +57,10 @@ class AtomTrainer(Trainer):
             return Trainer.Config.to_dict(self) | {"faults": self.faults.model_dump(mode="json")}
 
     def __init__(self, config: Config) -> None:
-        self.callbacks: list[Callback] = [callback(self) for callback in CALLBACKS]
+        self.callbacks: list[Callback] = [
+            *(callback(self) for callback in CALLBACKS),
+            *(PluginCallback(self, opened) for opened in config.callbacks),
+        ]
         self.run = Path(config.dump_folder)
         self.discarded = 0
         """Number of steps discarded since the run began."""
