@@ -14,7 +14,7 @@ import pytest
 from traced_runs import TRACED
 
 from atom.recipe.run import read
-from atom.run_dir import events, metrics
+from atom.run_dir import branch, events, metrics
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +119,9 @@ def test_a_branch_anneals_on_other_data(atom: Command, main: Path, place: Path) 
     assert losses(anneal).keys() == {5, 6, 7}
 
 
-def test_a_damaged_checkpoint_begins_no_run(atom: Command, main: Path, place: Path) -> None:
+def test_a_damaged_checkpoint_begins_no_run(
+    forked: Command, main: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = place / "other"
     shutil.copytree(main, other)
     (file,) = (other / "checkpoint" / "step-4").glob("__0_0.distcp")
@@ -127,10 +129,49 @@ def test_a_damaged_checkpoint_begins_no_run(atom: Command, main: Path, place: Pa
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     words = ("run.dir=none", "resume.from=other@4")
-    done = atom("train", *TINY, *LOCAL, *words, cwd=place, OMP_NUM_THREADS="1")
+    done = forked("train", *TINY, *LOCAL, *words, cwd=place)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stdout + done.stderr
+    assert "other/checkpoint/step-4 is damaged: __0_0.distcp has other content" in done.stderr
+    assert not (place / "none").exists()
+    # Ranks check what is too large to be checked before, and the copy of a start that was killed.
+    monkeypatch.setattr(branch, "_HASHED", 0)
+    done = forked("train", *TINY, *LOCAL, *words, cwd=place, OMP_NUM_THREADS="1")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the checkpoint is damaged, and its copy in the run folder was set aside" in done.stderr
     assert not (place / "none" / metrics.FILE_NAME).exists()
+
+
+def at(atom: Command, run: Path, step: int, *options: str) -> Any:
+    """Return what ``atom data at`` tells of a step: its lanes, or the error."""
+    words = ("data", "at", str(run), "--step", str(step), "--json", *options)
+    done = atom(*words, cwd=run.parent)
+    return json.loads(done.stdout)["lanes"] if done.returncode == 0 else done.stderr
+
+
+def test_what_a_step_read_is_told_after_changes_of_the_data(atom: Command, place: Path) -> None:
+    """By the declaration of the start that trained it: the others read something else."""
+    run = place / "changed"
+    other = ("dataset=local", "dataset.path=code")
+    for steps, *words in (
+        (2, *LOCAL),
+        (4, *other, "resume.force=true"),
+        (6, *other, "checkpoint.exclude_from_loading=[dataloader]"),
+        (7, *other, "checkpoint.exclude_from_loading=[dataloader]"),
+    ):
+        line = (*TRACED, f"training.steps={steps}", *words, "run.dir=changed")
+        done = atom("train", *line, cwd=place, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+    trace = samples(run)
+    assert trace[5] != trace[1]  # of the other data
+    assert [lane[0][2] for lane in trace[5].values()] == [0] * 4  # begun anew
+    for step in (1, 3, 4, 5, 7):
+        assert at(atom, run, step) == trace[step], step
+    for step in (2, 6):
+        assert at(atom, run, step, "--from-start") == trace[step]
+    assert "changed by force after step 2" in at(atom, run, 4, "--from-start")
+    # From the newest checkpoint, that is: from others, the positions of the old data would be used.
+    shutil.rmtree(run / "checkpoint" / "step-2")
+    assert "changed by force after step 2" in at(atom, run, 4)
 
 
 REFUSED = {

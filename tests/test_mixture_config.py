@@ -136,17 +136,22 @@ def test_a_stage_from_tokens_begins_after_them(tokens: int, per_step: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("budgets", "later", "steps", "told"),
+    ("budgets", "later", "steps", "begin", "told"),
     [
-        ((300, 700), {}, 10, None),
-        ((300, 799), {}, 10, None),
-        ((300, 701), {}, 12, "training.steps=10"),
-        ((300, 400), {7: {"a": 1}}, 12, None),
-        ((300, 400), {6: {"a": 1}}, 12, "dataset.stages.s6.from_step=8"),
+        ((300, 700), {}, 10, 0, None),
+        ((300, 799), {}, 10, 0, None),
+        ((300, 701), {}, 12, 0, "training.steps=10"),
+        ((300, 400), {7: {"a": 1}}, 12, 0, None),
+        ((300, 400), {6: {"a": 1}}, 12, 0, "dataset.stages.s6.from_step=8"),
+        # A branch reads its budgets after the steps of the other run.
+        ((300, 700), {}, 30, 20, None),
+        ((300, 2700), {}, 30, 20, "10 steps of the run after step 20 .* training.steps=50"),
+        ((300, 400), {27: {"a": 1}}, 30, 20, None),
+        ((300, 400), {9: {"a": 1}}, 30, 20, "0 steps after step 20 before .*from_step=28"),
     ],
 )
 def test_budgets_are_those_of_the_steps(
-    budgets: tuple[int, int], later: Any, steps: int, told: str | None
+    budgets: tuple[int, int], later: Any, steps: int, begin: int, told: str | None
 ) -> None:
     section = config({}, later)
     del section["name"]
@@ -156,11 +161,21 @@ def test_budgets_are_those_of_the_steps(
     }
     mixed = MixtureConfig.model_validate(section)
     if told is None:
-        weights = fitting(mixed, 100, steps)[0].weights
+        weights = fitting(mixed, 100, steps, begin)[0].weights
         assert weights == dict(zip("ab", budgets, strict=True))
         return
     with pytest.raises(UserError, match=told):
-        fitting(mixed, 100, steps)
+        fitting(mixed, 100, steps, begin)
+
+
+def test_a_branch_lists_the_stages_that_it_reads() -> None:
+    section = config({"a": 1}, {3: {"a": 2}, 7: {"a": 1}, 9: {"a": 1}})
+    del section["name"]
+    source: Any = MixtureSource(MixtureConfig.model_validate(section), {"a": Stored(None)})
+    mixed = resolve(source, lanes=10, seq_len=10, steps=12, begin=8)
+    assert mixed is not None
+    assert [(stage.name, stage.first_step) for stage in mixed.stages] == [("s7", 9), ("s9", 10)]
+    assert [each.tokens for each in mixed.sources] == [4 * 100]
 
 
 @dataclass(frozen=True)

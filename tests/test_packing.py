@@ -262,7 +262,7 @@ class Mixed:
     def check(self) -> str:
         return ""
 
-    def mixture(self, *, tokens_per_step: int, steps: int) -> Mixture:  # noqa: ARG002
+    def mixture(self, **_: int) -> Mixture:
         return Mixture(sources=self.sources, stages=self.stages, max_epochs=self.most)
 
     def lane(self, *_: int, **__: int) -> Iterator[Document]:
@@ -343,6 +343,29 @@ def test_a_position_far_away_is_that_of_reading_up_to_it(packing: str, source: A
         assert [[part.span for part in far.parts()] for _ in range(3)] == read[57:]
 
 
+def test_a_mixture_that_begins_late_reads_all_windows_of_a_source_once() -> None:
+    """A run from a checkpoint of another begins each source, and not where it would stand by then.
+
+    Its sequences are those of a run that begins with it, but for the lanes that read a source.
+    """
+    begun: list[list[Any]] = []
+    reading = Reading(dealt(Mixed({"a": A, "b": B}, (stage(a=1, b=1),))), 0, LANES, 16, "windows")
+    sources = Sources(reading)
+    for step in (0, 1001):
+        lanes = [Lane(number, reading, sources, Numbers()) for number in range(LANES)]
+        for lane in lanes:
+            lane.begin(step)
+        spans = [part.span for _ in range(20) for lane in lanes for part in lane.parts()]
+        begun.append([span for span in spans if not span[0]])
+        for lane in lanes:
+            state = lane.state
+            read = [part.span for part in lane.parts()]
+            lane.go_to(state)
+            assert [part.span for part in lane.parts()] == read
+    assert len(set(begun[1])) == len(begun[1]) > 60
+    assert sorted(begun[1]) == sorted(begun[0])
+
+
 def test_windows_of_text_are_refused() -> None:
     class Text(Stored):
         between = None
@@ -363,6 +386,10 @@ def gone_back(to: int, done: int, **more: int) -> dict[str, Any]:
     return {"event": "numerical_fault", "to_step": to, "done": done, **more}
 
 
+def branched(step: int, *pairs: list[int]) -> dict[str, Any]:
+    return {"event": "branched", "step": step, "gone_back": list(pairs)}
+
+
 @pytest.mark.parametrize(
     ("events", "steps"),
     [
@@ -375,6 +402,10 @@ def gone_back(to: int, done: int, **more: int) -> dict[str, Any]:
         # A process that begins again at the checkpoint has the position saved with it.
         ([resumed(4), gone_back(4, 6), resumed(4)], {5: 4}),
         ([resumed(4), gone_back(4, 6), resumed(8)], {5: 7, 9: 11}),
+        # A branch of a run that has gone back, at 8, and its own way.
+        ([branched(8, [4, 2]), resumed(8), gone_back(8, 9)], {4: 3, 5: 6, 8: 9, 9: 12}),
+        ([branched(8, [4, 2], [6, 1]), resumed(8)], {5: 6, 7: 9, 9: 11}),
+        ([{"event": "branched", "step": 8}, resumed(8)], {9: 8}),
     ],
 )
 def test_the_batch_of_a_step_counts_what_was_left_out(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from atom.data.dealing import dealt
 from atom.data.documents import Encoder, LeftOut, Stream
 from atom.data.mixing import Schedule, key_of, leaves
-from atom.data.packing import PACKERS, Packed, Packer, Packing, Part, Span
+from atom.data.packing import PACKERS, Packed, Packer, Packing, Part, Position, Span
 from atom.errors import UserError
 from atom.plugin import LaneSource
 
@@ -47,6 +47,7 @@ class Reading:
         packing: how documents become sequences.
         seq_len: tokens of a sequence.
         steps: steps of the run, for the stages of a mixture.
+        begin: steps that the run has trained before it begins to read the source.
         vocab_size: an id beyond it is refused; None: ids are not checked.
         names: the sources of a mixture in the order of the run; empty: in that of the mixture.
         measured: sources that preflight has compared with the run's length, so that they may be
@@ -59,6 +60,7 @@ class Reading:
     seq_len: int
     packing: Packing = "concat"
     steps: int = 1
+    begin: int = 0
     vocab_size: int | None = None
     names: tuple[str, ...] = ()
     measured: frozenset[str] = frozenset()
@@ -74,7 +76,9 @@ class Sources:
     """
 
     def __init__(self, reading: Reading) -> None:
-        mixed = leaves(reading.source, reading.lanes * reading.seq_len, reading.steps)
+        mixed = leaves(
+            reading.source, reading.lanes * reading.seq_len, reading.steps, reading.begin
+        )
         self.sources: Mapping[str, LaneSource] = {"": reading.source}
         self.schedule: Schedule | None = None
         self.most: Mapping[str, float] = {}
@@ -194,12 +198,13 @@ class Lane:
             self.parts()
 
     def _number(self, chosen: int) -> int:
-        """Return the number of the next sequence among all of its source."""
+        """Return the number of the next sequence among all that the run reads from its source."""
         schedule = self._sources.schedule
         if schedule is None:
             return self._step * self._reading.lanes + self.number
+        _, first, _ = self._packers[chosen].position
         others = schedule.choices(self._step)[: self.number]
-        return schedule.before(self._step, chosen) + int((others == chosen).sum())
+        return schedule.before(self._step, chosen) - first + int((others == chosen).sum())
 
     def _check_epochs(self, name: str, packer: Packer) -> None:
         most = self._sources.most.get(name)
@@ -239,12 +244,21 @@ class Lane:
             self._step = numbers[1]
         triples = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
         positions = dict(zip(names, triples, strict=True))
-        for name, packer in zip(self._sources.names, self._packers, strict=True):
-            packer.go_to(positions.get(name, (0, 0, 0)))
+        for place, name in enumerate(self._sources.names):
+            self._packers[place].go_to(positions.get(name) or self._first(place))
 
     def begin(self, step: int) -> None:
         """Begin all sources, in a run that has trained ``step`` steps."""
-        self.go_to(np.zeros(state_size(ALONE), dtype=np.int64), ALONE, step)
+        self._step = step if self._sources.schedule is not None else 0
+        for place, packer in enumerate(self._packers):
+            packer.go_to(self._first(place))
+
+    def _first(self, place: int) -> Position:
+        """Return the position of a packer that has read nothing before this step."""
+        schedule = self._sources.schedule
+        if schedule is None or not self._packers[place].numbered:
+            return 0, 0, 0
+        return 0, schedule.before(self._step, place), 0
 
     def left_out(self) -> LeftOut:
         """Return the counts of skipped documents since the last call."""

@@ -175,7 +175,7 @@ def key_of(source: str) -> str:
     return f"dataset.sources.{'.sources.'.join(source.split('.'))}"
 
 
-def leaves(source: LaneSource, tokens_per_step: int, steps: int) -> Mixture | None:
+def leaves(source: LaneSource, tokens_per_step: int, steps: int, begin: int = 0) -> Mixture | None:
     """Return the mixture of a source with nested mixtures resolved, or None if it is not one.
 
     The sources of a mixture ``b`` in a mixture are named ``b.NAME``; their weights are multiplied.
@@ -184,18 +184,19 @@ def leaves(source: LaneSource, tokens_per_step: int, steps: int) -> Mixture | No
         source: any source.
         tokens_per_step: tokens of the global batch.
         steps: steps of the run.
+        begin: steps before the first one that reads the mixture.
 
     Raises:
         UserError: a mixture does not fit the run.
     """
     if not callable(mixture := getattr(source, "mixture", None)):
         return None
-    outer: Mixture = mixture(tokens_per_step=tokens_per_step, steps=steps)
+    outer: Mixture = mixture(tokens_per_step=tokens_per_step, steps=steps, begin=begin)
     sources: dict[str, LaneSource] = {}
     max_epochs: dict[str, float] = {}
     parts: dict[str, dict[str, Fraction]] = {}
     for name, inner in outer.sources.items():
-        mixed = leaves(dealt(inner), tokens_per_step, steps)
+        mixed = leaves(dealt(inner), tokens_per_step, steps, begin)
         if mixed is None:
             sources[name], parts[name] = dealt(inner), {name: Fraction(1)}
             if name in outer.max_epochs:

@@ -267,17 +267,19 @@ class Windows(Packer):
     has the pairs of its documents, and padding for pairs across two documents.
     Sequence i of an epoch is a window that is computed, so that any step is found at once.
 
-    The position is the epoch of the last sequence; what comes next is known by its number.
+    The position is the epoch of the last sequence and, in a mixture, the number of sequences that
+    its stages give the source before the run begins to read it. What comes next is known by its
+    number.
     """
 
     numbered = True
 
     @property
     def position(self) -> Position:
-        return self._epoch, 0, 0
+        return self._epoch, self._before, 0
 
     def go_to(self, position: Position) -> None:
-        self._epoch = position[0]
+        self._epoch, self._before, _ = position
         self._cut: _Cut | None = None
         self._order: Order | None = None
 

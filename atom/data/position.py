@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_RESUMED, _FAULT = "resumed", "numerical_fault"
+_RESUMED, _FAULT, _BRANCHED = "resumed", "numerical_fault", "branched"
+
+LeftOut = tuple[int, int]
+"""The checkpoint that a run has gone back to, and the global batches that it left out."""
 
 
 def data_step(step: int, events: Iterable[Mapping[str, Any]]) -> int:
@@ -17,15 +20,27 @@ def data_step(step: int, events: Iterable[Mapping[str, Any]]) -> int:
         step: a step of the run, from 1.
         events: the run's events, in order.
     """
-    left_out: list[tuple[int, int]] = []  # (checkpoint gone back to, batches left out)
-    before = left_out
+    return step - 1 + sum(count for checkpoint, count in left_out(events) if checkpoint < step)
+
+
+def left_out(events: Iterable[Mapping[str, Any]]) -> list[LeftOut]:
+    """Return what a run has left out of its data, in order.
+
+    Args:
+        events: the run's events, in order.
+    """
+    found: list[LeftOut] = []
+    before = found
     for event in events:
         if event["event"] == _RESUMED:
             # The checkpoint's own position is loaded: what was left out after it is not.
-            before = left_out
-            left_out = [each for each in before if each[0] < event["step"]]
+            before = found
+            found = [each for each in before if each[0] < event["step"]]
+        elif event["event"] == _BRANCHED:
+            # An earlier version did not write what the other run has left out.
+            found = [(checkpoint, count) for checkpoint, count in event.get("gone_back", ())]
         elif event["event"] == _FAULT and event.get("to_step") is not None:
             # Going back loads a checkpoint, too, and then keeps the position of before.
             batches = event.get("left_out", event["done"] + 1 - event["to_step"])
-            left_out = [*before, (event["to_step"], batches)]
-    return step - 1 + sum(batches for checkpoint, batches in left_out if checkpoint < step)
+            found = [*before, (event["to_step"], batches)]
+    return found

@@ -191,6 +191,7 @@ def write(prepared: Prepared, host: Host, choices: dict[str, str]) -> None:
         read_by_it=prepared.inputs,
         resumed=resumption.step if resumption else 0,
         contents=resumption.contents if resumption else {},
+        forced=resumption.forced if resumption else (),
     )
     if resumption is not None and resumption.start.branch:
         settings = {c.key: [c.before, c.after] for c in _shown(resumption)}

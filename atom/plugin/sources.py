@@ -184,12 +184,14 @@ class MixedSource(LaneSource, Protocol):
         """
         ...
 
-    def mixture(self, *, tokens_per_step: int, steps: int) -> Mixture:
+    def mixture(self, *, tokens_per_step: int, steps: int, begin: int) -> Mixture:
         """Return the mixture of a run.
 
         Args:
             tokens_per_step: tokens of the global batch.
             steps: steps of the run.
+            begin: steps before the first that reads the mixture: 0, except in a run that begins
+                from a checkpoint of another one with other data.
 
         Raises:
             atom.errors.UserError: the stages do not fit the run.

@@ -369,7 +369,8 @@ class Resolved(Model):
     )
     data_begins: int | None = Field(
         default=None,
-        description="step of the checkpoint of another run after which the data begins anew",
+        description="step of the checkpoint after which the data begins anew, because another run "
+        "saved it or the position in the data was excluded from loading",
     )
     global_batch_size: PositiveInt = Field(description="in sequences")
     degrees: dict[str, int] = Field(description="the parallel degrees, with -1 resolved")

@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atom.errors import UserError
+from atom.data import position
+from atom.errors import RunError, UserError
 from atom.io import files
 from atom.recipe.run import Run, read
 from atom.run_dir import checkpoint, events
 from atom.run_dir.folder import RUN_FILE
 
 KEY = "resume.from"
+
+_HASHED = 1 << 30
+"""Bytes of a checkpoint with digests that are checked before ranks start."""
 
 DATA = (
     "dataset",
@@ -119,9 +123,15 @@ def adopt(start: Origin, folder: Path, *, settings: Mapping[str, Any], data: Seq
     partial = checkpoint.partial_folder(place, start.step)
     shutil.rmtree(partial, ignore_errors=True)
     files.make_folder(partial)
-    for file in start.place.iterdir():
-        _link(file, partial / file.name)
-    partial.rename(checkpoint.step_folder(place, start.step))
+    try:
+        for file in start.place.iterdir():
+            _link(file, partial / file.name)
+    except FileNotFoundError:
+        pass
+    if checkpoint.broken(partial) is not None:
+        raise RunError(f"{start.place} was deleted before the new run could link to its files")
+    left_out = position.left_out(events.read(start.folder)) if not data else ()
+    # First, as nothing is adopted again once the checkpoint has its name.
     events.record(
         folder,
         events.BRANCHED,
@@ -129,7 +139,9 @@ def adopt(start: Origin, folder: Path, *, settings: Mapping[str, Any], data: Seq
         origin=str(start.folder),
         settings=dict(settings),
         data=list(data),
+        gone_back=[[back, count] for back, count in left_out if back < start.step],
     )
+    partial.rename(checkpoint.step_folder(place, start.step))
 
 
 def _link(file: Path, target: Path) -> None:
@@ -143,9 +155,19 @@ def _link(file: Path, target: Path) -> None:
 
 
 def _existing(other: Path, step: int | None, wanted: str) -> int:
-    """Return ``step``, or the newest, of the checkpoints in a run folder."""
-    steps = checkpoint.resumable(other / checkpoint.FOLDER)
+    """Return ``step``, or the newest, of the checkpoints in a run folder.
+
+    The ranks check the rest of a large one.
+    """
+    place = other / checkpoint.FOLDER
+    steps = checkpoint.resumable(place)
     if steps and step in (None, *steps):
+        chosen = checkpoint.step_folder(place, steps[0] if step is None else step)
+        if reason := checkpoint.broken(chosen, _HASHED):
+            raise UserError(
+                f"the checkpoint {chosen} is damaged: {reason}", valid="@STEP of another one",
+                key=KEY, value=wanted,
+            )  # fmt: skip
         return steps[0] if step is None else step
     if steps:
         listed = ", ".join(str(each) for each in sorted(steps)[-8:])

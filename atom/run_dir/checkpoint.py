@@ -149,6 +149,26 @@ def missing(place: Path, manifest: Manifest) -> str | None:
     return None
 
 
+def broken(place: Path, hashed: int = 0) -> str | None:
+    """Return why a checkpoint is damaged, or None.
+
+    Args:
+        place: its folder.
+        hashed: digests of at most so many bytes are checked, those of small files first.
+    """
+    try:
+        manifest = read_manifest(place)
+    except ValueError as error:
+        return str(error)
+    names = []
+    for name, file in sorted(manifest.files.items(), key=lambda each: each[1].size):
+        hashed -= file.size
+        if hashed < 0:
+            break
+        names.append(name)
+    return missing(place, manifest) or altered(place, manifest, names)
+
+
 def set_aside(folder: Path, step: int) -> Path:
     """Rename a damaged checkpoint so that no run resumes from it; return its new path."""
     place = step_folder(folder, step)

@@ -38,12 +38,15 @@ RESUMED = "resumed"
 """Training resumes from a checkpoint. ``step``."""
 BRANCHED = "branched"
 """The run begins from a checkpoint of another run. ``origin`` (its folder), ``step``, ``settings``
-(key -> before, after), ``data`` (the reasons why its data begins anew, empty if it continues)."""
+(key -> before, after), ``data`` (the reasons why its data begins anew, empty if it continues),
+``gone_back`` (if it continues: pairs of a checkpoint that the other run has gone back to, and the
+global batches that it left out)."""
 CHANGED = "changed"
 """A start differs from the start before. ``step`` (of the checkpoint to resume from, 0 for none),
 ``kept`` (the folder with the files of the start before), ``settings`` and ``versions`` (key ->
 before, after), ``contents`` (component -> how its input data differs, as tolerated by
-``resume.force``)."""
+``resume.force``), ``forced`` (changes of the data that ``resume.force`` has allowed, in words: what
+the run has read before the step is not what it declares now)."""
 WARNED = "warned"
 """A plugin issued a warning on rank 0. ``text``, which begins with the plugin's name."""
 ALERT = "alert"
@@ -189,10 +192,14 @@ def _problems(event: dict[str, Any]) -> Iterator[str]:
         yield "padding"
     if kind == FAILED and not isinstance(event.get("restart"), bool):
         yield "restart"
+    if kind == CHANGED and not isinstance(event.get("forced", []), list):
+        yield "forced"
     if kind == CHANGED and not _KEPT.fullmatch(event["kept"]):
         yield "kept"
     if kind == NUMERICAL_FAULT and event["decision"] == "rollback" and event.get("to_step") is None:
         yield "to_step"
+    if kind == BRANCHED and not _are_pairs(event.get("gone_back", [])):
+        yield "gone_back"
     if kind == WITHOUT_TEXT and not isinstance(event.get("documents", 0), int):
         yield "documents"
     if kind == BAD_DOCUMENT:
@@ -210,6 +217,12 @@ def _is_time(value: object) -> bool:
 
 def _is_length(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _are_pairs(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and [type(number) for number in pair] == [int, int] for pair in value
+    )
 
 
 def asked_by(happened: list[dict[str, Any]]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -78,6 +78,7 @@ def create(
     read_by_it: Inputs,
     resumed: int = 0,
     contents: Mapping[str, str] | None = None,
+    forced: Sequence[str] = (),
 ) -> None:
     """Lock the folder for this job, and write the files that the ranks read and their provenance.
 
@@ -91,6 +92,7 @@ def create(
         read_by_it: the content of dataset and tokenizer.
         resumed: the step to resume from.
         contents: component -> how its input data has changed since.
+        forced: changes of the data that are not refused, in words.
 
     Raises:
         UserError: another job has locked the folder meanwhile.
@@ -108,7 +110,7 @@ def create(
     kept: tuple[str, ...] = (RUN_FILE, ORIGINS, LOCK, inputs.FILE_NAME)
     if "tokenizer" in (contents or {}):
         kept += tuple(_names(folder / TOKENIZER))
-    history.keep(folder, run, locked, kept, step=resumed, contents=contents or {})
+    history.keep(folder, run, locked, kept, step=resumed, contents=contents or {}, forced=forced)
     if tokenizer:
         files.make_folder(folder / TOKENIZER)
     for name in _names(folder / TOKENIZER):

@@ -8,7 +8,7 @@ before is an event (:data:`atom.run_dir.events.CHANGED`), and the earlier files 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def keep(
     *,
     step: int,
     contents: Mapping[str, str],
+    forced: Sequence[str] = (),
 ) -> None:
     """Keep the files of the previous start if this one differs, and record the differences.
 
@@ -48,6 +49,7 @@ def keep(
         names: names of the files to keep; the first is the run file.
         step: step of the checkpoint to resume from, 0 for a new start.
         contents: component -> how its input data has changed, in words.
+        forced: changes of the data that are not refused, in words.
     """
     if not files.is_regular(folder / names[0]):
         return
@@ -77,6 +79,7 @@ def keep(
         settings=told,
         versions=versions,
         contents=dict(contents),
+        forced=list(forced),
     )
 
 

@@ -49,7 +49,7 @@ def resolve(
         UserError: the stages do not fit the run, a source would be read too often, or one has text
             where stored tokens are needed.
     """
-    mixture = leaves(source, lanes * seq_len, steps)
+    mixture = leaves(source, lanes * seq_len, steps, begin)
     if mixture is None:
         return None
     if lanes > MOST_SEQUENCES:
@@ -81,8 +81,12 @@ def resolve(
         for number, name in enumerate(names)
     ]
     stages = [
-        MixedStage(name=stage.name, first_step=stage.step + 1, shares=_shares(names, stage.weights))
-        for stage in mixture.stages
+        MixedStage(
+            name=stage.name,
+            first_step=max(stage.step, begin) + 1,
+            shares=_shares(names, stage.weights),
+        )
+        for stage in mixture.stages[schedule.stage(begin) :]
     ]
     return Mixed(sources=sources, stages=stages)
 

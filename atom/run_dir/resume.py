@@ -22,7 +22,8 @@ from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.inputs import Inputs
 
 _MUON = "Muon"
-_OPTIMIZER = "optimizer"
+_OPTIMIZER, _POSITION = "optimizer", "dataloader"
+_EXCLUDED = "checkpoint.exclude_from_loading"
 _READ = ("dataset", "tokenizer")
 _OPEN = ("resolved.", "training.global_batch_size")
 
@@ -37,6 +38,8 @@ class Resumption:
         contents: component -> how its content differs, in words, if the difference is tolerated.
         unknown: True if the checkpoint does not record its input data.
         anew: why the data begins anew in a branch of another run; empty if it continues.
+        forced: changes of the data that ``resume.force`` overrides the refusal of: what was read
+            before is not what the run now declares.
         data_begins: the step after which the data of this run has begun anew, or None.
         sources: the sources of the mixture whose positions the checkpoint has, in their order.
     """
@@ -46,6 +49,7 @@ class Resumption:
     contents: Mapping[str, str] = field(default_factory=dict)
     unknown: bool = False
     anew: tuple[str, ...] = ()
+    forced: tuple[str, ...] = ()
     data_begins: int | None = None
     sources: tuple[str, ...] = ()
 
@@ -103,7 +107,10 @@ def check(
     if start.branch:
         _check_steps(start, run)
         anew, found, differing = _branched(found, differing)
-        begins = start.step if anew else None
+    if not anew and _is_data_excluded(before, run):
+        anew = (f"{_EXCLUDED}=[{_POSITION}]",)
+    if anew:
+        begins = start.step
     for change in found:
         _check_change(change, start, run)
     if not run.resume.force:
@@ -111,7 +118,18 @@ def check(
             _check_content(name, words, start.folder, start.step, run)
     mixture = resolved.mixture if resolved is not None and not anew else None
     names = tuple(mixture.names) if mixture is not None else ()
-    return Resumption(start, tuple(found), differing, unknown, anew, begins, names)
+    forced = [str(c) for c in found if c.kind == "refused" and _is_data(c.key)]
+    forced += [f"dataset: {differing['dataset']}"] if "dataset" in differing else []
+    return Resumption(start, tuple(found), differing, unknown, anew, tuple(forced), begins, names)
+
+
+def _is_data_excluded(before: Run, run: Run) -> bool:
+    """Return whether the position in the data is not loaded, although it was saved."""
+    excluded, others = (
+        set(each.checkpoint.engine.get("exclude_from_loading", ())) for each in (run, before)
+    )
+    # What a run has saved with the same setting is loaded: see the checkpoint manager.
+    return _POSITION in excluded and excluded != others
 
 
 def _branched(
@@ -331,8 +349,7 @@ def _check_change(change: Change, start: Origin, run: Run) -> None:
         raise UserError(
             f"{folder} holds checkpoints with the state of {change.before}, which {change.after} "
             "cannot load",
-            valid=f"{change.before}, or checkpoint.exclude_from_loading=[optimizer] to begin "
-            "without that state",
+            valid=f"{change.before}, or {_EXCLUDED}=[{_OPTIMIZER}] to begin without that state",
             key=change.key,
             value=change.after,
         )

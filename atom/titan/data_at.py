@@ -12,7 +12,8 @@ from atom.data.packing import Part
 from atom.data.position import data_step
 from atom.errors import UserError
 from atom.plugin import Dataset
-from atom.run_dir import checkpoint, events, inputs, mixture
+from atom.recipe.run import read
+from atom.run_dir import checkpoint, events, history, inputs, metrics, mixture
 from atom.run_dir.folder import RUN_FILE
 from atom.titan.saved_model import Checkpoint, Trained, trained
 from atom.titan.trainer_config import data_loader
@@ -50,17 +51,16 @@ def data_at(
     Raises:
         UserError: there are no such step or sequences, or the data is not what the run has read.
     """
-    run = trained(folder)
+    file, last = _declaration(folder, step)
+    run = trained(folder, file)
     resolved = run.run.resolved
     assert resolved is not None  # trained() refuses the run otherwise
-    if not 1 <= step <= run.run.training.steps:
-        raise UserError(
-            f"the run has no step {step}", valid=f"1 to {run.run.training.steps}", key="--step"
-        )
-    if step <= (resolved.data_begins or 0):
+    if not 1 <= step <= last:
+        raise UserError(f"the run has no step {step}", valid=f"1 to {last}", key="--step")
+    if step <= (begun := resolved.data_begins or 0):
         raise UserError(
             f"another run has trained step {step}, on other data",
-            valid=f"{(resolved.data_begins or 0) + 1} to {run.run.training.steps}",
+            valid=f"{begun + 1} to {last}",
             key="--step",
         )
     size = resolved.global_batch_size
@@ -78,18 +78,28 @@ def data_at(
             value=dataset.component.name,
         )
     config = data_loader(dataset, run.run)
-    _check_content(folder, config.source.check())
+    _check_content(folder, file, config.source.check())
     reading = config.reading(run.run.training.seq_len)
     sources = Sources(reading)
     happened = events.read(folder)
     wanted = data_step(step, happened)
-    place = None if from_start else _before(run, wanted, step, happened)
+    forced = _forced(happened, step)
+    place = None if from_start else _before(run, wanted, step, happened, max(forced, begun))
+    if place is None and forced > begun:
+        raise UserError(
+            f"the data was changed by force after step {forced}, and no position in it is known",
+            valid="--from-start left out"
+            if from_start
+            else "a step after a checkpoint that is kept",
+            key="--step",
+            value=step,
+        )
     tokenizer = run.tokenizer()
     found = []
     for number in chosen:
         lane = Lane(number, reading, sources, tokenizer)
-        begin = resolved.data_begins or 0
-        lane.begin(begin)
+        lane.begin(begun)
+        begin = data_step(begun, happened) + 1
         if place is not None:
             begin, saved = place
             names = mixture.saved_sources(saved.place / RUN_FILE) or ALONE
@@ -99,9 +109,24 @@ def data_at(
     return found
 
 
-def _check_content(folder: Path, digest: str) -> None:
+def _declaration(folder: Path, step: int) -> tuple[Path, int]:
+    """Return the ``run.yaml`` of the start that has trained a step, or will train it; and the last
+    step of the run.
+    """
+    now = folder / RUN_FILE
+    if not now.is_file():
+        return now, 0
+    file = now
+    if step <= metrics.last_step(folder / metrics.FILE_NAME):
+        for period in history.periods(folder, RUN_FILE):
+            if period.first <= step:
+                file = period.file
+    return file, read(now).training.steps
+
+
+def _check_content(folder: Path, file: Path, digest: str) -> None:
     """Refuse data that is not what the run has read."""
-    recorded = inputs.read(folder / inputs.FILE_NAME)
+    recorded = inputs.read(file.with_name(inputs.FILE_NAME))
     if recorded is not None and recorded.dataset.digest != digest:
         raise UserError(
             f"the dataset does not hold what it held when {folder} was trained",
@@ -110,17 +135,31 @@ def _check_content(folder: Path, digest: str) -> None:
         )
 
 
+def _forced(happened: list[dict[str, Any]], step: int) -> int:
+    """Return the last checkpoint before a step after which the data was changed by force; 0 if
+    there is none.
+    """
+    found: list[int] = []
+    for event in happened:
+        if event["event"] == events.RESUMED:
+            found = [each for each in found if each <= event["step"]]
+        if event["event"] == events.CHANGED:
+            found = [each for each in found if each < event["step"]]
+            found += [event["step"]] if event.get("forced") else []
+    return max((each for each in found if each < step), default=0)
+
+
 def _before(
-    run: Trained, wanted: int, step: int, happened: list[dict[str, Any]]
+    run: Trained, wanted: int, step: int, happened: list[dict[str, Any]], first: int
 ) -> tuple[int, Checkpoint] | None:
     """Return the newest checkpoint with a position before the batch ``wanted``, and the number of
-    the batch that it continues with; None if there is none.
+    the batch that it continues with; None if there is none from step ``first`` on.
     """
     place = run.folder / checkpoint.FOLDER
     begun = run.run.resolved.data_begins if run.run.resolved is not None else None
-    for saved in reversed(checkpoint.resumable(place)):
-        if saved == begun:
-            continue  # its position is that in the data of another run
+    for saved in checkpoint.resumable(place):
+        if saved < first or saved == begun:
+            continue  # of the data of before
         if saved < step and (begin := data_step(saved, happened) + 1) <= wanted:
             found = Checkpoint(checkpoint.step_folder(place, saved))
             if any(".lane." in f".{name}" for name in found.tensors):

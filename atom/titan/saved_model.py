@@ -63,8 +63,12 @@ class Trained:
         return adapter(self.parts, self.run.architecture.name)
 
 
-def trained(folder: Path) -> Trained:
+def trained(folder: Path, run_file: Path | None = None) -> Trained:
     """Load the ``run.yaml`` of a run folder, or of an export.
+
+    Args:
+        folder: the folder.
+        run_file: the ``run.yaml`` of an earlier start of the run; None: that of the last one.
 
     Raises:
         UserError: there is none, or it needs a package that is not installed.
@@ -74,9 +78,10 @@ def trained(folder: Path) -> Trained:
     strangers.check(folder)
     if not is_regular(folder / RUN_FILE):
         raise UserError(f"{folder} holds no {RUN_FILE}", valid="the folder of a run, or its export")
-    run = read(folder / RUN_FILE)
+    file = folder / RUN_FILE if run_file is None else run_file
+    run = read(file)
     if run.resolved is None:
-        raise UserError(f"{folder / RUN_FILE} belongs to a run that has not started")
+        raise UserError(f"{file} belongs to a run that has not started")
     host = Host.load(Trust.of_run(run.plugins))
     selection = select(run, host)
     training = translate.training(run.training, run.resolved.device)

@@ -196,6 +196,7 @@ def data_loader(chosen: Chosen[Dataset], run: Run) -> Any:
         packing=run.data.packing,
         ahead=run.data.ahead,
         steps=run.training.steps,
+        begin=resolved.data_begins or 0,
         vocab_size=resolved.vocab_size,
     )
 

@@ -169,7 +169,7 @@ class Mixed:
 
     folders: tuple[str, ...]
 
-    def mixture(self, *, tokens_per_step: int, steps: int) -> Any:  # noqa: ARG002
+    def mixture(self, **_: int) -> Any:
         from atom.plugin import Mixture, Stage
 
         names = [f"source{number}" for number in range(len(self.folders))]

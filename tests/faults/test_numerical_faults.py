@@ -67,7 +67,7 @@ def test_gradient_that_is_not_finite_is_skipped(
 
 
 def test_spike_rolls_back_and_leaves_the_data_out(
-    damaged: Callable, rows: Callable, atom: Callable, tmp_path: Path
+    damaged: Callable, rows: Callable, atom: Callable, small: tuple[str, ...], tmp_path: Path
 ) -> None:
     job = damaged(*SHORT, *QUICK, "faults.spike=rollback", forwards=(7,), factor=1e5)
     code, shown, said = job.end()
@@ -99,6 +99,16 @@ def test_spike_rolls_back_and_leaves_the_data_out(
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)["lanes"]
         assert {lane: told[lane] for lane in last[step]} == last[step]
+    # A branch goes on in the data where the run stood, and tells so without the run.
+    site = str(tmp_path / "site")
+    branch = tmp_path / "branch"
+    words = ("training.steps=10", "data.trace=true", f"run.dir={branch}")
+    done = atom("train", *small, *words, f"resume.from={job.place}@8", PYTHONPATH=site)
+    assert done.returncode == 0, done.stderr
+    done = atom("data", "at", str(branch), "--step", "9", "--json", "--from-start")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["lanes"]
+    assert {lane: told[lane] for lane in last[9]} == last[9]
 
 
 def test_rollback_needs_a_checkpoint(damaged: Callable) -> None:

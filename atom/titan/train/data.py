@@ -59,6 +59,8 @@ class DocumentLoader(BaseDataLoader):
         """Steps to read ahead, in a thread."""
         steps: int = 1
         """Of the run, for the stages of a mixture."""
+        begin: int = 0
+        """Steps before the first one that reads the source."""
         vocab_size: int | None = None
         """An id beyond it is refused."""
         sources: tuple[str, ...] = ()
@@ -75,6 +77,7 @@ class DocumentLoader(BaseDataLoader):
                 seq_len=seq_len,
                 packing=self.packing,
                 steps=self.steps,
+                begin=self.begin,
                 vocab_size=self.vocab_size,
                 names=self.sources,
                 measured=self.measured,

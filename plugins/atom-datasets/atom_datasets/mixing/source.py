@@ -124,8 +124,8 @@ class MixtureSource:
             )
         return next(iter(made.values()), None)
 
-    def mixture(self, *, tokens_per_step: int, steps: int) -> Mixture:
-        """Return the mixture of a run of ``steps``.
+    def mixture(self, *, tokens_per_step: int, steps: int, begin: int) -> Mixture:
+        """Return the mixture of a run of ``steps``, of which ``begin`` have read other data.
 
         Raises:
             UserError: its stages or budgets do not fit the run.
@@ -133,7 +133,7 @@ class MixtureSource:
         most = {name: of.max_repetitions for name, of in self.config.sources.items()}
         return Mixture(
             sources=self.sources,
-            stages=tuple(fitting(self.config, tokens_per_step, steps)),
+            stages=tuple(fitting(self.config, tokens_per_step, steps, begin)),
             max_epochs={name: times for name, times in most.items() if times is not None},
         )
 

@@ -28,8 +28,8 @@ def stages(config: MixtureConfig, tokens_per_step: int) -> list[Stage]:
     return found
 
 
-def fitting(config: MixtureConfig, tokens_per_step: int, steps: int) -> list[Stage]:
-    """Return the stages of a run.
+def fitting(config: MixtureConfig, tokens_per_step: int, steps: int, begin: int = 0) -> list[Stage]:
+    """Return the stages of a run of ``steps``, of which ``begin`` have read other data.
 
     Raises:
         UserError: a stage begins with another one, or after the run; or the sources' budgets are
@@ -49,25 +49,27 @@ def fitting(config: MixtureConfig, tokens_per_step: int, steps: int) -> list[Sta
                 key=f"dataset.stages.{stage.name}.{key}",
                 value=value,
             )
-    _check_budgets(config, found, tokens_per_step, steps)
+    _check_budgets(config, found, tokens_per_step, steps, begin)
     return found
 
 
 def _check_budgets(
-    config: MixtureConfig, found: list[Stage], tokens_per_step: int, steps: int
+    config: MixtureConfig, found: list[Stage], tokens_per_step: int, steps: int, begin: int
 ) -> None:
     wanted = sum(source.tokens or 0 for source in config.sources.values())
     end = found[1].step if len(found) > 1 else steps
-    if not wanted or abs(wanted - end * tokens_per_step) < tokens_per_step:
+    count = max(end - begin, 0)
+    if not wanted or abs(wanted - count * tokens_per_step) < tokens_per_step:
         return
-    fit = max(round(wanted / tokens_per_step), 1)
+    fit = begin + max(round(wanted / tokens_per_step), 1)
+    after = f" after step {begin:,}" if begin else ""
     if len(found) > 1:
-        whose = f"the {end:,} steps before stage {found[1].name}"
+        whose = f"the {count:,} steps{after} before stage {found[1].name}"
         valid = f"dataset.stages.{found[1].name}.from_step={fit + 1}"
     else:
-        whose, valid = f"the {steps:,} steps of the run", f"training.steps={fit}"
+        whose, valid = f"the {count:,} steps of the run{after}", f"training.steps={fit}"
     raise UserError(
-        f"{whose} have {end * tokens_per_step:,} tokens, and the budgets are {wanted:,} together",
+        f"{whose} have {count * tokens_per_step:,} tokens, and the budgets are {wanted:,} together",
         valid=f"{valid}, or other budgets",
         key="dataset.sources",
     )
