@@ -122,6 +122,19 @@ def atom(warm: Warm, environment: dict[str, str]) -> Command:
 
 
 @pytest.fixture(scope="session")
+def conforms(atom: Command) -> Command:
+    """Run ``pytest …`` as the author of a plugin would, but for the imports, which take longest; of
+    pytest's plugins only the conformance kit is loaded."""
+
+    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        plugins = ("-p", "atom.testing.plugin", "-p", "no:cacheprovider")
+        return atom("pytest", "-q", *plugins, *arguments, **options | alone)
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def forked(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Command:
     """As ``atom``, in a fork of this process: without the imports, which take longest.
 

@@ -8,10 +8,9 @@ there fails, and says why.
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +111,10 @@ MUTANTS = [
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+def outcomes(
+    conforms: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Outcomes:
     """Run pytest once, on the twins' whole suites and the one test of each mutant."""
     folder = tmp_path_factory.mktemp("author")
     installed = folder / "installed"
@@ -121,16 +123,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     (folder / "test_all.py").write_text(MODULE + "".join(lines))
     chosen = [f"test_all.py::Test_whole_{twin}" for twin in TWINS]
     chosen += [f"test_all.py::Test_{m.package}::{m.caught_by}" for m in MUTANTS]
-    options = ("-q", "-p", "no:cacheprovider", "--strict-markers", "--junitxml=report.xml")
-    path = os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *chosen],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = ("--strict-markers", "--junitxml=report.xml")
+    done = conforms(*options, *chosen, cwd=folder, timeout=1500, PYTHONPATH=str(installed))
     assert (folder / "report.xml").is_file(), done.stdout + done.stderr
     found: Outcomes = {}
     for case in ElementTree.parse(folder / "report.xml").iter("testcase"):

@@ -10,8 +10,8 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -214,7 +214,10 @@ def class_name(component: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
+def results(
+    conforms: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[tuple[str, str], str]:
     """What became of each test: ``passed``, ``skipped``, or the words of its failure."""
     folder = tmp_path_factory.mktemp("mutants")
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -238,17 +241,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], s
         chosen += [f"{suite}::{test}" for test in tests] or [suite]
     chosen += [f"{module}::{class_name(mutant)}::{test}" for mutant, (test, _) in CAUGHT.items()]
     report = folder / "report.xml"
-    process = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", f"--rootdir={folder}", "-c", os.devnull),
-            *(f"--junitxml={report}", "-p", "no:cacheprovider", *chosen),
-        ],
+    process = conforms(
+        *(f"--rootdir={folder}", "-c", os.devnull, f"--junitxml={report}", *chosen),
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder), "TMPDIR": str(folder)},
-        capture_output=True,
-        text=True,
         timeout=1500,
-        check=False,
+        PYTHONPATH=str(folder),
+        TMPDIR=str(folder),
     )
     assert process.returncode == 1, process.stdout + process.stderr
     return {

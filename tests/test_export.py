@@ -186,19 +186,23 @@ BAD_STARTS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
 }
 
 
-@pytest.mark.parametrize("case", BAD_STARTS)
-def test_bad_place_to_start_from(
-    case: str, run: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    changes, section, says = BAD_STARTS[case]
-    folder = run(LLAMA)
-    export(folder, tmp_path / "hf")
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, its export, and damaged copies of the export."""
+    folder = tmp_path_factory.mktemp("starts")
+    export(saver(folder)(LLAMA), folder / "hf")
     for name, damage in (("broken", _break), ("lacking", _lack)):
-        shutil.copytree(tmp_path / "hf", tmp_path / name)
-        damage(tmp_path / name / "model.safetensors")
-    monkeypatch.chdir(tmp_path)
+        shutil.copytree(folder / "hf", folder / name)
+        damage(folder / name / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("case", BAD_STARTS)
+def test_bad_place_to_start_from(case: str, starts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes, section, says = BAD_STARTS[case]
+    monkeypatch.chdir(starts)
     with pytest.raises(UserError) as error:
-        resolved(LLAMA | changes, folder, **section)
+        resolved(LLAMA | changes, starts / "run", **section)
     sentence = str(error.value)
     assert sentence.startswith("checkpoint")
     assert "\n" not in sentence

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from atom import plugin
+from atom.plugin import Deprecation
 
 NET = """
 from atom.plugin import Architecture, Kernel, Needs, hookimpl
@@ -59,46 +59,37 @@ def test_the_version_of_this_atom(forked: Callable, install: Callable) -> None:
     assert not said
 
 
-def with_interface(site: Path, change: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command with a change to the interface that some later ATOM would have."""
-    code = f"import sys\nfrom atom import cli, plugin\n{change}\nsys.exit(cli.main(sys.argv[1:]))"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env=os.environ | {"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
         (
-            "plugin.DEPRECATED['atom_kernels'] = plugin.Deprecation("
-            "since='0.9', until=2, instead='atom_operations')",
+            {"atom_kernels": Deprecation(since="0.9", until=2, instead="atom_operations")},
             "uses atom_kernels, which is deprecated since ATOM 0.9 and goes with interface version "
             "2: use atom_operations",
         ),
         (
-            "plugin.DEPRECATED['Kernel.priority'] = plugin.Deprecation("
-            "since='0.9', until=2, instead='the order in kernels=')",
+            {"Kernel.priority": Deprecation(since="0.9", until=2, instead="the order in kernels=")},
             "uses Kernel.priority, which is deprecated since ATOM 0.9 and goes with interface "
             "version 2: use the order in kernels=",
         ),
-        (
-            "plugin.INTERFACE = 2",
-            "speaks interface version 1, which is deprecated: this ATOM speaks 2",
-        ),
+        (2, "speaks interface version 1, which is deprecated: this ATOM speaks 2"),
     ],
     ids=["hook", "field", "version"],
 )
 @pytest.mark.parametrize("command", [("plugins",), ("train", "--cfg", "job")], ids=" ".join)
 def test_what_goes_is_said_once_and_works(
-    install: Callable, change: str, warning: str, command: tuple[str, ...]
+    forked: Callable,
+    install: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Deprecation] | int,
+    warning: str,
+    command: tuple[str, ...],
 ) -> None:
+    """Run the command with a change to the interface that some later ATOM would have."""
     site = install("dated-plugin", {"__init__.py": NET.format(version="ATOM_INTERFACE = 1")})
-    result = with_interface(site, change, *command)
+    name = "INTERFACE" if change == 2 else "DEPRECATED"
+    monkeypatch.setattr(plugin, name, change)
+    result = forked(*command, PYTHONPATH=str(site))
     assert result.returncode == 0, result.stderr
     said = [line for line in result.stderr.splitlines() if "dated-plugin" in line]
     assert said == [f"atom: dated-plugin 1.0 {warning}"]
@@ -106,12 +97,13 @@ def test_what_goes_is_said_once_and_works(
         assert "dated_net" in result.stdout
 
 
-def test_a_field_left_alone_is_not_warned_of(install: Callable) -> None:
+def test_a_field_left_alone_is_not_warned_of(
+    forked: Callable, install: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = install("dated-plugin", {"__init__.py": NET.format(version="")})
-    change = (
-        "plugin.DEPRECATED['Kernel.needs'] = plugin.Deprecation(since='1', until=2, instead='')"
-    )
-    assert "dated-plugin" not in with_interface(site, change, "plugins").stderr
+    change = {"Kernel.needs": Deprecation(since="1", until=2, instead="")}
+    monkeypatch.setattr(plugin, "DEPRECATED", change)
+    assert "dated-plugin" not in forked("plugins", PYTHONPATH=str(site)).stderr
 
 
 def test_a_missing_optional_package(forked: Callable, install: Callable) -> None:

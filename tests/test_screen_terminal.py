@@ -15,6 +15,9 @@ import pytest
 from rich.cells import cell_len
 from screens import WHOLE_RUN, Piped, script
 
+QUICK_RUN = WHOLE_RUN.replace("0.3 if", "0 if")
+"""A run whose bar nobody sees move."""
+
 
 def on_terminal(
     body: str, *arguments: str, columns: int = 80, **environment: str
@@ -149,20 +152,20 @@ def test_nothing_is_wider_than_the_terminal(columns: int) -> None:
 def test_no_color_is_respected(whole_run: str) -> None:
     colour = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
     assert colour.search(whole_run)
-    assert not colour.search(on_terminal(WHOLE_RUN, NO_COLOR="1")[1])
+    assert not colour.search(on_terminal(QUICK_RUN, NO_COLOR="1")[1])
 
 
 @pytest.mark.parametrize("how", [("-v", "xterm"), ("", "dumb")])
 def test_verbose_and_dumb_terminals_get_a_line_a_step(how: tuple[str, str]) -> None:
     argument, terminal = how
-    code, written = on_terminal(WHOLE_RUN, argument, columns=120, TERM=terminal)
+    code, written = on_terminal(QUICK_RUN, argument, columns=120, TERM=terminal)
     assert code == 0
     assert not re.search(r"\x1b\[[?\d]*[^m\d?;]", written), "the cursor is moved"
     assert len(re.findall(r"^step +\d+/50  loss", written, flags=re.MULTILINE)) == 50
 
 
 def test_a_terminal_that_is_not_utf8_can_show_a_run() -> None:
-    code, written = on_terminal(WHOLE_RUN, PYTHONIOENCODING="ascii")
+    code, written = on_terminal(QUICK_RUN, PYTHONIOENCODING="ascii")
     assert code == 0, written
     assert written.isascii()
     assert "loss     9.9000 -> 5.0000" in "\n".join(displayed(written))

@@ -1,4 +1,5 @@
-"""``atom …`` from a process that has imported torchtitan, which takes longer than a small run.
+"""``atom …`` and ``pytest …`` from a process that has imported torchtitan, which takes longer than
+a small run.
 
 The process listens on a socket and forks for each command: a process that waits, and the command
 itself, in a session of its own, with the environment, folder and pipes of whoever asks. From there
@@ -19,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -146,9 +148,9 @@ def _serve(path: str) -> NoReturn:
     # What a run needs; nothing here may start a thread.
     from atom.cli import train  # noqa: F401
     from atom.compose import compose  # noqa: F401
-    from atom.launch import rank  # noqa: F401
+    from atom.launch import agent, rank  # noqa: F401
     from atom.titan import trainer_config  # noqa: F401
-    from atom.titan.preflight import preflight  # noqa: F401
+    from atom.titan.preflight import preflight, run_plan  # noqa: F401
 
     compose_once()
     # A collection in a child would write to all that it shares with this process.
@@ -198,9 +200,14 @@ def _run(
         os.dup2(pipe, number)
         os.close(pipe)
         setattr(sys, name, os.fdopen(number, "w", closefd=False))
-    sys.argv = ["atom", *arguments]
+    sys.argv = arguments if arguments[0] == "pytest" else ["atom", *arguments]
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     importlib.invalidate_caches()
+    tempfile.tempdir = None  # that of the environment
+    if arguments[0] == "pytest":
+        import pytest
+
+        _end(pytest.main(arguments[1:]))
     import audit
 
     import atom.cli

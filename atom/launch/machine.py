@@ -58,7 +58,7 @@ class Machine:
                     f"--endpoint {self.endpoint}: port {port} of this machine is in use",
                     valid="a free one (launcher.port)",
                 )
-            time.sleep(0.5)
+            time.sleep(0.1)
 
     def rendezvous(self) -> RendezvousHandler:
         """Return the rendezvous of all machines' agents.

@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,17 +56,14 @@ def listening(processes: list[int]) -> list[tuple[str, int]]:
 
 @pytest.mark.slow
 def test_a_run_on_one_machine_cannot_be_reached(
-    environment: dict[str, str], tmp_path: Path
+    warm: Any, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """Nothing of it listens where another host gets to, and its store is a file of the user's."""
     (tmp_path / "tmp").mkdir()
-    # A process of its own: one that is warm has looked for its temporary folder already.
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "atom", "train", *SMALL, "run.dir=run"],
+    process = warm.start(
+        ["train", *SMALL, "run.dir=run"],
         cwd=tmp_path,
-        env=environment | {"TMPDIR": str(tmp_path / "tmp")},
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
+        environment=environment | {"TMPDIR": str(tmp_path / "tmp")},
     )
     try:
         _look_at(process, tmp_path)
@@ -74,7 +72,7 @@ def test_a_run_on_one_machine_cannot_be_reached(
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _look_at(process: subprocess.Popen, tmp_path: Path) -> None:
+def _look_at(process: Any, tmp_path: Path) -> None:
     deadline = time.monotonic() + 300
     while metrics.last_step(tmp_path / "run" / metrics.FILE_NAME) < 2:
         assert process.poll() is None
@@ -91,7 +89,7 @@ def _look_at(process: subprocess.Popen, tmp_path: Path) -> None:
     if os.getuid() == 0:
         assert as_nobody(f"import pathlib; print(pathlib.Path({str(store)!r}).read_bytes())") != 0
         assert as_nobody("print('works')") == 0
-    process.terminate()
+    os.kill(process.pid, signal.SIGTERM)
     assert process.wait(300) == 75
     assert not list((tmp_path / "tmp").glob("atom-*")), "left behind"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,7 +69,9 @@ def test_a_resource_that_a_launcher_does_not_look_at_is_refused(
 
 
 @pytest.mark.slow
-def test_the_kit_finds_a_resource_that_a_launcher_does_not_look_at(site: Path) -> None:
+def test_the_kit_finds_a_resource_that_a_launcher_does_not_look_at(
+    site: Path, conforms: Command
+) -> None:
     test = site / "test_it.py"
     test.write_text(
         "from atom.testing import conformance\n"
@@ -78,17 +79,9 @@ def test_the_kit_finds_a_resource_that_a_launcher_does_not_look_at(site: Path) -
         "TestLess = conformance('launcher:my_launcher').having(unsupported=dict.fromkeys("
         "('nodes', 'time', 'image', 'mounts', 'environment'), 'a script'))\n"
     )
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", f"--rootdir={site}", "-c", os.devnull),
-            *("-p", "no:cacheprovider", "-rf", str(test), "-k", "handed_on or lacks"),
-        ],
-        cwd=site,
-        env=os.environ | {"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    alone = (f"--rootdir={site}", "-c", os.devnull)
+    chosen = ("-rf", str(test), "-k", "handed_on or lacks")
+    result = conforms(*alone, *chosen, cwd=site, PYTHONPATH=str(site))
     failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
     assert len(failed) == 1, result.stdout
     assert "TestAll::test_resources_are_handed_on" in failed[0]
@@ -128,7 +121,9 @@ def test_a_text_that_is_too_short_has_characters(tmp_path: Path, atom: Command) 
 
 
 @pytest.mark.slow
-def test_an_export_has_the_ids_of_its_run(tmp_path: Path, forked: Command, atom: Command) -> None:
+def test_an_export_has_the_ids_of_its_run(
+    tmp_path: Path, forked: Command, atom: Command, conforms: Command
+) -> None:
     """A plugin's ``tokenizer.json`` was copied whatever it makes; the kit did not look at it."""
     made = forked("new", "tokenizer", "my-tokenizer", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
@@ -156,17 +151,9 @@ def test_an_export_has_the_ids_of_its_run(tmp_path: Path, forked: Command, atom:
     assert "run/tokenizer/tokenizer.json encodes 'The' to other ids than the run's" in result.stderr
     assert not (tmp_path / "out").exists()
 
-    kit = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", f"--rootdir={site}", "-c", os.devnull),
-            *("-p", "no:cacheprovider", "-rf", "tests/test_conformance.py", "-k", "tokenizer_json"),
-        ],
-        cwd=site,
-        env=os.environ | {"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    alone = (f"--rootdir={site}", "-c", os.devnull)
+    chosen = ("-rf", "tests/test_conformance.py", "-k", "tokenizer_json")
+    kit = conforms(*alone, *chosen, cwd=site, PYTHONPATH=str(site))
     assert kit.returncode == 1
     assert "tokenizer.json makes other ids of 'The'" in kit.stdout
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,10 +218,12 @@ TestNotWeighted = conformance("dataset:pair").having(sample=sample)
 
 
 @pytest.mark.slow
-def test_a_weighted_dataset_conforms(place: Path) -> None:
+def test_a_weighted_dataset_conforms(
+    place: Path, conforms: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     """The whole suite passes for one that gives documents twice, if it says so; else not."""
     (place / "test_pair.py").write_text(CONFORMS)
-    result = conform(place, place / "site", "test_pair.py")
+    result = conforms("test_pair.py", cwd=place, PYTHONPATH=str(place / "site"))
     failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
     assert failed, result.stdout
     assert all("TestNotWeighted::test_lanes_share_the_documents_out" in f for f in failed), failed
@@ -274,28 +274,18 @@ TestLax = conformance("launcher:lax").having(unsupported=LACKS)
 
 @pytest.mark.slow
 def test_a_launcher_refuses_what_its_system_lacks(
-    tmp_path: Path, install: Callable[..., Path]
+    tmp_path: Path,
+    install: Callable[..., Path],
+    conforms: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     """It conforms if the conformance line says so, and only if it does refuse."""
     site = install("sparse", SPARSE)
     (tmp_path / "test_sparse.py").write_text(LAUNCHERS)
     chosen = ("-k", "submitted or lacks or handed")
-    result = conform(tmp_path, site, "test_sparse.py", *chosen)
+    result = conforms("test_sparse.py", *chosen, cwd=tmp_path, PYTHONPATH=str(site))
     failed = re.findall(r"^FAILED \S+::(\w+)::(\w+)", result.stdout, re.MULTILINE)
     assert {name for name, _ in failed} == {"TestNotTold", "TestLax"}, result.stdout
     assert ("TestLax", "test_refuses_what_its_system_lacks") in failed
-
-
-def conform(place: Path, site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest as an author does, with a package that is installed in ``site``."""
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=place,
-        env=os.environ | {"PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 # ---------------------------------------------------------------------------- attention windows

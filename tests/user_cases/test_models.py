@@ -20,7 +20,7 @@ from atom.plan.device import named
 from atom.recipe.run import DEGREES, Run, parse
 from atom.registry.host import Host
 from atom.registry.select import select
-from atom.testing import matrix
+from atom.testing import matrix, models
 from atom.testing.installing import describe
 from atom.titan import trainer_config
 from atom.titan.checks import pretend
@@ -264,6 +264,7 @@ def test_no_layout_trains_a_larger_model(name: str, layout: str) -> None:
     if name.startswith("qwen3_5"):
         shorter["full_attention_interval"] = 2
     model, degrees = TINIES[name] | shorter, LAYOUTS[layout]
+    models.subject(HOST, TINIES[name])  # imports its code for the processes below
     stages = [
         # torch keeps meshes for the life of a process.
         call(partial(outcomes, model, degrees, stage))

@@ -158,6 +158,7 @@ def test_no_rows(tmp_path: Path) -> None:
     assert (error.key, error.value) == ("dataset.path", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_hub_out_of_reach(tmp_path: Path) -> None:
     script = """
 from atom.errors import UserError

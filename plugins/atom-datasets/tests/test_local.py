@@ -166,14 +166,14 @@ def test_the_digest_is_of_what_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", list(COMPRESSIONS)[1:])
 def test_compressed_files_in_pieces_and_cut_off(suffix: str, tmp_path: Path, cache: Path) -> None:
-    text, record = os.urandom(10_000).hex(), b'{"text": "record"}\n' * 5000
+    text, record = os.urandom(10_000).hex(), b'{"text": "%s"}\n' % (b"record" * 15) * 1000
     compress = COMPRESSIONS[suffix]
     path, rows = tmp_path / f"a.txt{suffix}", tmp_path / f"a.jsonl{suffix}"
 
     path.write_bytes(compress(text.encode()) + compress(b"more"))
     assert texts(made(path)) == [text + "more"]
     rows.write_bytes(compress(record) + compress(record))
-    assert len(documents(made(rows))) == 10_000
+    assert len(documents(made(rows))) == 2_000
 
     path.write_bytes(compress(text.encode())[:-2000])
     rows.write_bytes(compress(record)[:-8])

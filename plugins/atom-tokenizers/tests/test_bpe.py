@@ -171,6 +171,7 @@ def test_bad_parameters_are_refused(parameters: dict[str, int]) -> None:
 # -- the cache
 
 
+@pytest.mark.slow
 def test_the_same_file_from_any_process(tmp_path: Path) -> None:
     processes = [
         started(
@@ -187,6 +188,7 @@ def test_the_same_file_from_any_process(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "trained\n" * 3
 
 
+@pytest.mark.slow
 def test_runs_that_start_at_once_train_once(tmp_path: Path) -> None:
     processes = [started(tmp_path / "cache", tmp_path / "log") for _ in range(4)]
     (file,) = {finished(process) for process in processes}
