@@ -42,6 +42,7 @@ ELSEWHERE = {
 """Keys that are looked at by other code, and by which."""
 
 ALWAYS = {
+    "validation.sets",
     "activation_checkpoint.mode",
     "checkpoint.enable",
     "comm.init_timeout_seconds",
@@ -97,7 +98,7 @@ def every_key() -> set[str]:
     }
     # Those of components and launchers are their plugins' own; the rest is the command's.
     keys |= {f"optimizer.{field}" for model in OPTIMIZERS.values() for field in model.model_fields}
-    for name in ("data", "faults", "launch", "loss", "profile"):
+    for name in ("data", "faults", "launch", "loss", "profile", "validation"):
         model = Run.model_fields[name].annotation
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)

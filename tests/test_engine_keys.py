@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "lr_scheduler.decay_type": "cosine",
     "checkpoint.enable": True,
     "checkpoint.initial_load": "run",
+    "checkpoint.keep_best_of": "web",
     "compile.enable": True,
     "compile.components": ["loss"],
     "debug.deterministic": True,

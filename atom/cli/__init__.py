@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "export": ("atom.cli.export", "export a run's weights in Hugging Face's format"),
     "generate": ("atom.cli.generate", "generate text with a run's model"),
+    "validate": ("atom.cli.validate", "compute the loss of a run's model on sets of text"),
     "kernels": ("atom.cli.kernels", "list the kernels, or explain which ones a run uses"),
     "bench": ("atom.cli.bench", "time the installed kernels on this device"),
     "plugins": ("atom.cli.plugins", "list the installed plugins, and why one is broken"),

@@ -23,7 +23,6 @@ from atom.watch.markup import svg_file
 
 _SHOW: dict[str, Callable[[Any], str]] = {
     "loss": lambda value: decimal(value, 4),
-    "lowest loss": lambda value: decimal(value, 4),
     "s/step": lambda value: decimal(value, 2),
     "memory GiB": lambda value: f"{value:.1f}",
     "goodput": lambda value: f"{value:.0%}",
@@ -74,8 +73,8 @@ def main(arguments: list[str]) -> int:
     console.print()
     numbers = _table("", runs)
     found = [run.numbers() for run in runs]
-    for name in found[0]:
-        numbers.add_row(name, *(_number(name, one[name]) for one in found))
+    for name in dict.fromkeys(name for one in found for name in one):
+        numbers.add_row(clean(name), *(_number(name, one.get(name)) for one in found))
     numbers.add_row("data", *(words or "–" for words in compare.data(runs)))
     ascii_only = not target.encoding.lower().startswith("utf")
     columns = max(12, min(40, (console.width - 14) // len(runs) - 2))
@@ -103,6 +102,8 @@ def _table(head: str, runs: Sequence[Compared]) -> Table:
 def _number(name: str, value: Any) -> str:
     if value is None:
         return "–"
+    if name.endswith((" loss", " bits/byte")):
+        return decimal(value, 4)
     return clean(_SHOW.get(name, lambda number: f"{number:,.0f}")(value))
 
 

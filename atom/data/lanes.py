@@ -165,7 +165,14 @@ class Lane:
             UserError: a source is empty, is not the one of the state, would be read too often, or
                 has ids that the tokenizer has not.
         """
-        parts = self.parts()
+        self.write(row, self.parts())
+
+    def write(self, row: Row, parts: list[Part]) -> None:
+        """Write parts of documents as a sequence.
+
+        Raises:
+            UserError: they have ids that the tokenizer has not.
+        """
         row.write(parts)
         self.spans = [part.span for part in parts]
         if (size := self._reading.vocab_size) is not None:

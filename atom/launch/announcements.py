@@ -50,6 +50,13 @@ def _words(event: dict) -> str | None:
             return f"{event['callback']}: {event['reason']}"
         case events.BAD_DOCUMENT:
             return f"skipped a document: {event['reason']}"
+        case events.VALIDATION_SET:
+            size = event.get("bytes")
+            told = "its bytes are unknown: no bits per byte" if size is None else f"{size:,} bytes"
+            return (
+                f"validation set {event['set']}: {event['sequences']:,} sequences, "
+                f"{event['tokens']:,} tokens of text, {told}"
+            )
         case events.NUMERICAL_FAULT if event["decision"] == "skip":
             return f"{event['reason']}; the step is skipped"
         case events.NUMERICAL_FAULT if event["decision"] == "rollback":

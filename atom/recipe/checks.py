@@ -109,7 +109,7 @@ def best(run: Run) -> None:
     """Refuse to keep checkpoints by loss if none of their steps logs a loss."""
     kept, interval = run.checkpoint.keep_best, run.checkpoint.interval
     logged = run.metrics.log_freq
-    if kept and logged > interval:
+    if kept and run.checkpoint.keep_best_of is None and logged > interval:
         raise UserError(
             f"leaves checkpoints (checkpoint.interval={interval}) without a loss that "
             f"checkpoint.keep_best={kept} could compare",

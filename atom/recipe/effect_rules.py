@@ -144,6 +144,7 @@ _SAVING = (
     "checkpoint.keep_latest_k",
     "checkpoint.keep_every",
     "checkpoint.keep_best",
+    "checkpoint.keep_best_of",
     "checkpoint.async_mode",
     "checkpoint.enable_first_step_checkpoint",
     "checkpoint.last_save_model_only",
@@ -211,6 +212,11 @@ RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
     ),
     (_SAVING, _with("checkpoint.load_only", True)),
     (("checkpoint.keep_every", "checkpoint.keep_best"), _with("checkpoint.keep_latest_k", 0)),
+    (("checkpoint.keep_best_of",), _with("checkpoint.keep_best", 0)),
+    (
+        ("validation.interval", "validation.tokens"),
+        lambda seen: None if seen["validation.sets"] else "without validation.sets",
+    ),
     (("checkpoint.export_dtype",), _with("checkpoint.last_save_model_only", False)),
     (_LOADING, _no_initial_weights),
     (

@@ -52,6 +52,7 @@ from atom.recipe.training_sections import (
     Training,
 )
 from atom.recipe.validation import validated
+from atom.recipe.validation_sets import Validation, check_best
 
 DEGREES = (
     "data_parallel_replicate_degree",
@@ -95,6 +96,7 @@ class Run(_Components):
     resume: Resume = Resume()
     faults: Faults = Faults()
     data: Data = Data()
+    validation: Validation = Validation()
     sweep: Sweep = Sweep()
     profile: Profile = Profile()
     dry_run: bool = Field(
@@ -194,6 +196,7 @@ def parse(sections: Section) -> Run:
     checks.dry_run(run)
     checks.launcher(run.launcher)
     checks.best(run)
+    check_best(run)
     if run.batch.tokens is None:
         return run
     return run.model_copy(update={"training": checks.in_sequences(run.batch.tokens, run.training)})

@@ -139,6 +139,11 @@ class Checkpoint(TrainingSection):
     keep_best: _Natural = Field(
         default=0, description="also keep this number of checkpoints with the lowest loss"
     )
+    keep_best_of: str | None = Field(
+        default=None,
+        description="the validation set with this loss; null: the training loss, its mean since "
+        "the checkpoint before",
+    )
     initial_load: str = Field(
         default="",
         description="initial weights: a checkpoint or a run folder, or hf:FOLDER",

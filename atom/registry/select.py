@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from atom.plugin import Declaration
+from atom.plugin import Dataset, Declaration
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.opening import Chosen, Opener
@@ -31,6 +31,15 @@ class Selection:
     def many(self, kind: type[K]) -> dict[str, Chosen[K]]:
         """Return the components of a kind by name, in the order of the run."""
         above = f"{kind.section}."
+        return {
+            key.removeprefix(above): chosen
+            for key, chosen in self.chosen.items()
+            if key.startswith(above)
+        }
+
+    def validation(self) -> dict[str, Chosen[Dataset]]:
+        """Return the datasets of the validation sets by name."""
+        above = "validation.sets."
         return {
             key.removeprefix(above): chosen
             for key, chosen in self.chosen.items()

@@ -69,6 +69,7 @@ KINDS: dict[str, Kind] = {
     "checkpoint.keep_latest_k": "harmless",
     "checkpoint.keep_every": "harmless",
     "checkpoint.keep_best": "harmless",
+    "checkpoint.keep_best_of": "harmless",
     "checkpoint.load_step": "harmless",  # refused: restarted ranks would load that step again
     "checkpoint.enable_first_step_checkpoint": "harmless",
     "checkpoint.create_seed_checkpoint": "harmless",
@@ -78,6 +79,7 @@ KINDS: dict[str, Kind] = {
     "metrics": "harmless",
     "profiler": "harmless",
     "profile": "harmless",
+    "validation": "harmless",
     "data": "harmless",
     "data.order": "refused",
     "data.packing": "refused",

@@ -90,6 +90,9 @@ PACKED = "packed"
 """What rank 0 has packed into its sequences when its process ends: ``sequences``, ``parts`` of
 documents in them, ``cut`` (those that continue in another sequence), and ``padding``, as a
 fraction of the training pairs."""
+VALIDATION_SET = "validation_set"
+"""A validation set was read. ``set`` (its name), ``sequences``, ``tokens`` (that are predicted),
+``bytes`` (of these; null if the tokenizer does not tell), ``data`` (a digest of the sequences)."""
 REPLICAS_DIFFER = "replicas_differ"
 """Parameters that must be equal across replicas differ; the run ends. ``step``, ``reason``."""
 REPLAY_DIFFERS = "replay_differs"

@@ -13,7 +13,7 @@ import os
 import re
 import statistics
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from atom.io.files import (
 from atom.io.json_data import dumps
 from atom.io.numbers import decimal
 from atom.io.tail import Tail
+from atom.run_dir import validated
+from atom.run_dir.validated import SetResult
 
 FILE_NAME = "metrics.jsonl"
 """Name of the file in a run folder."""
@@ -93,9 +95,15 @@ class StepMetrics:
     """The values that callbacks of plugins have logged for this step: the name of the callback in
     the run -> the name of the value -> the value. None, and absent from the JSON, without any."""
 
+    validation: dict[str, SetResult] | None = dataclasses.field(default=None, hash=False)
+    """The results of the validation sets, by name, with the weights after this step. None, and
+    absent from the JSON, if the step is not validated."""
+
     def to_json(self) -> str:
         """Return the row as one line of JSON, without the newline."""
-        values = dataclasses.asdict(self)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.validation is not None:
+            values["validation"] = {n: each.to_json() for n, each in self.validation.items()}
         return dumps({name: value for name, value in values.items() if value is not None})
 
     @classmethod
@@ -333,10 +341,27 @@ def mean_losses(run: Path, steps: list[int]) -> dict[int, float]:
     return found
 
 
-def _value(field: dataclasses.Field[Any], value: object) -> float | str | CallbackValues:
+def by_set(rows: Iterable[StepMetrics]) -> dict[str, list[tuple[int, SetResult]]]:
+    """Return (step, result) of each validation set, by name."""
+    found: dict[str, list[tuple[int, SetResult]]] = {}
+    for row in rows:
+        for name, result in (row.validation or {}).items():
+            found.setdefault(name, []).append((row.step, result))
+    return found
+
+
+def set_losses(run: Path, name: str) -> dict[int, float]:
+    """Return the finite losses of a validation set by step; ``run`` is the run folder."""
+    points = by_set(read(run / FILE_NAME)).get(name, ())
+    return {step: found.loss for step, found in points if math.isfinite(found.loss)}
+
+
+def _value(field: dataclasses.Field[Any], value: object) -> Any:
     """Return ``value`` as the type of ``field``."""
     if field.name == "callbacks":
         return _callback_values(value)
+    if field.name == "validation":
+        return validated.read(value)
     if field.type == "str | None":
         if isinstance(value, str) and _DIGEST.fullmatch(value):
             return value

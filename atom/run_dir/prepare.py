@@ -14,7 +14,6 @@ from atom.plugin import (
     Contents,
     Dataset,
     Document,
-    DocumentSource,
     LaneSource,
     PreparedTokenizer,
     Tokenizer,
@@ -24,7 +23,7 @@ from atom.recipe.run import Run, read
 from atom.registry.host import Host
 from atom.registry.select import Selection, select
 from atom.registry.trust import Trust
-from atom.run_dir import inputs
+from atom.run_dir import inputs, sets
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.inputs import Inputs
 
@@ -42,12 +41,6 @@ class Prepared:
     inputs: Inputs
     opened: frozenset[str]
     contents: Contents | None
-
-
-_OF_THE_TOKENS = (
-    "the tokenizer that the tokens were made with, or tokenizer=hf tokenizer.path=FOLDER/tokenizer "
-    "with the folder of the dataset"
-)
 
 
 def data_changed(folder: Path, *, adopt: bool = False) -> str | None:
@@ -95,7 +88,7 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
             if document.tokens is not None:
                 raise UserError(
                     "is trained on text, and the dataset is stored as tokens",
-                    valid=_OF_THE_TOKENS,
+                    valid=sets.OF_THE_TOKENS,
                     key="tokenizer.name",
                     value=name,
                 )
@@ -110,7 +103,9 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
     context = TokenizerContext(documents=documents, digest=digest, cache=caches.folder())
     prepared: PreparedTokenizer = selection[Tokenizer].call("prepare", context)
     found = inputs.of(read, prepared)
-    _check_tokens(source, found.tokenizer.digest, name)
+    sets.check_tokens(source, found.tokenizer.digest, name)
+    for chosen in selection.validation().values():
+        sets.check(chosen, found.tokenizer.digest, name)
     contents: Contents | None = told(source, "contents", None)
     return Prepared(
         prepared,
@@ -131,17 +126,4 @@ def _check_settings(source: LaneSource, run: Run) -> None:
             "has no effect: this dataset cannot be read in any order",
             key="data.order",
             value=run.data.order,
-        )
-
-
-def _check_tokens(source: DocumentSource, digest: str, name: str) -> None:
-    """Refuse a tokenizer other than that of the tokens that a dataset is stored as."""
-    theirs: str | None = told(source, "tokenizer", None)
-    if theirs is not None and theirs != digest:
-        raise UserError(
-            f"is another tokenizer (digest {digest[:12]}) than that of the dataset's tokens "
-            f"({theirs[:12]})",
-            valid=_OF_THE_TOKENS,
-            key="tokenizer.name",
-            value=name,
         )

@@ -73,6 +73,8 @@ def sections(
         "checkpoint": {"enable": True, "interval": 500, "last_save_model_only": False},
         "metrics": {"log_freq": 1, "enable_tensorboard": False},
         "debug": {"seed": 0},
+        # Three sequences at the last step: a pass of four has padding.
+        "validation": {"sets": {"more": partners.DATASET}, "interval": STEPS, "tokens": 180},
     } | changed
 
 
@@ -111,6 +113,15 @@ def assert_same(
     assert [row.tokens_seen for row in rows] == [row.tokens_seen for row in reference]
     losses, expected = [row.loss for row in rows], [row.loss for row in reference]
     assert losses == pytest.approx(expected, abs=tolerance), "another loss than on one rank"
+    validated, on_one = (
+        {
+            (row.step, name): found.loss
+            for row in each
+            for name, found in (row.validation or {}).items()
+        }
+        for each in (rows, reference)
+    )
+    assert validated == pytest.approx(on_one, abs=tolerance), "another validation than on one rank"
     norms, expected = [row.grad_norm for row in rows], [row.grad_norm for row in reference]
     assert norms == pytest.approx(expected, rel=1e-3), "another gradient than on one rank"
     assert rows[-1].loss != rows[0].loss, "the weights do not change"

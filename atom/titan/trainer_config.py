@@ -45,6 +45,7 @@ from atom.titan.train.data import DocumentLoader
 from atom.titan.train.initial_weights import seed_parameters
 from atom.titan.train.plugin_callbacks import Opened
 from atom.titan.train.trainer import AtomTrainer
+from atom.titan.train.validation import ValidationConfig
 
 
 def trainer_config(
@@ -111,10 +112,11 @@ def trainer_config(
         debug=translate.debug(run.debug),
         faults=run.faults,
         callbacks=_callbacks(selection, run),
+        validation=validation_config(run, selection),
         trace_samples=run.data.trace,
         branch=run.resume.origin,
         data_begins=resolved.data_begins,
-        # Its default loader imports Hugging Face's datasets, and there is no validation.
+        # Its default loader imports Hugging Face's datasets, and it is not used.
         validator=Validator.Config(dataloader=BaseDataLoader.Config()),
     )
     kernels.put(config, chosen)
@@ -198,6 +200,17 @@ def data_loader(chosen: Chosen[Dataset], run: Run) -> Any:
         steps=run.training.steps,
         begin=resolved.data_begins or 0,
         vocab_size=resolved.vocab_size,
+    )
+
+
+def validation_config(run: Run, selection: Selection) -> ValidationConfig:
+    """Return what the run validates, and when."""
+    assert run.resolved is not None
+    return ValidationConfig(
+        sets={name: chosen.call("source") for name, chosen in selection.validation().items()},
+        interval=run.validation.interval,
+        tokens=run.validation.tokens,
+        vocab_size=run.resolved.vocab_size,
     )
 
 

@@ -93,7 +93,7 @@ NOT_IN_A_RUN = {
     "optimizer": "made from the section optimizer: atom.titan.optim.optimizer",
     "loss": "made from the section loss, and of the kernel that is chosen for it",
     "override": "the kernels that are chosen",
-    "validator": "left out: ATOM does not validate during training yet",
+    "validator": "left out: ATOM validates by a callback of its own (validation.sets)",
     "profiler.trace_post_processor": "left out: a function, which is no data",
 }
 """Field of torchtitan's ``Trainer.Config`` without a key in a run -> why."""
@@ -159,6 +159,7 @@ def checkpoint(section: Checkpoint) -> VerifiedCheckpointManager.Config:
         "keep_latest_k": section.keep_latest_k,
         "keep_every": section.keep_every,
         "keep_best": section.keep_best,
+        "keep_best_of": section.keep_best_of,
         "initial_load": section.initial_load,
     }
     return _config("checkpoint", own | section.engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Compared:
             "loss of step": self.status.loss_step,
             "lowest loss": best.loss if best else None,
             "at step": best.step if best else None,
+            **self._validated(),
             "tokens seen": self.status.tokens_seen,
             "tokens/s": _median([row.tokens_per_second for row in self.rows]),
             "s/step": _median([row.step_seconds for row in self.rows]),
@@ -59,6 +60,16 @@ class Compared:
             "restarts": self.status.restarts,
             "goodput": self.status.goodput,
         }
+
+    def _validated(self) -> dict[str, float | None]:
+        """Return the last loss and bits per byte of each validation set."""
+        found: dict[str, float | None] = {}
+        for name, points in metrics.by_set(self.rows).items():
+            last = points[-1][1]
+            found[f"{name} loss"] = _finite(last.loss)
+            if last.bits_per_byte is not None:
+                found[f"{name} bits/byte"] = _finite(last.bits_per_byte)
+        return found
 
 
 def load(folders: Sequence[Path]) -> list[Compared]:
@@ -127,7 +138,8 @@ def picture(runs: Sequence[Compared]) -> Element:
     row_height, head, gap = 18, 20, 26
     legend_height = row_height * len(runs) + 10
     panel_height = chart.HEIGHT + gap
-    height = legend_height + panel_height * len(CURVES)
+    drawn = [*CURVES, *_set_curves(runs)]
+    height = legend_height + panel_height * len(drawn)
     found = element(
         "svg",
         element("title", f"{len(runs)} runs compared"),
@@ -148,15 +160,38 @@ def picture(runs: Sequence[Compared]) -> Element:
         style = f"line s{number % chart.COLORS}"
         found.append(element("path", class_=style, d=f"M12 {y - 4}h30"))
         found.append(element("text", run.name, x=50, y=y))
-    for number, (_, title, value) in enumerate(CURVES):
+    for number, (_, title, value) in enumerate(drawn):
         y = legend_height + number * panel_height
-        curves = [Series(run.name, [(row.step, value(row)) for row in run.rows]) for run in runs]
+        curves = [Series(run.name, _points(run, value)) for run in runs]
         found.append(element("text", title, class_="strong", x=12, y=y + head - 6))
         panel = chart.chart(title, curves)
         for name, place in (("y", y + head), ("width", chart.WIDTH), ("height", chart.HEIGHT)):
             panel.set(name, str(place))
         found.append(panel)
     return found
+
+
+def _points(
+    run: Compared, value: Callable[[StepMetrics], float | None]
+) -> list[tuple[float, float]]:
+    found = ((row.step, value(row)) for row in run.rows)
+    return [(step, number) for step, number in found if number is not None]
+
+
+def _set_curves(
+    runs: Sequence[Compared],
+) -> Iterator[tuple[str, str, Callable[[StepMetrics], float | None]]]:
+    """Yield a curve for each validation set of any run; None where a step is not validated."""
+
+    def loss_of(name: str) -> Callable[[StepMetrics], float | None]:
+        def value(row: StepMetrics) -> float | None:
+            found = (row.validation or {}).get(name)
+            return None if found is None else found.loss
+
+        return value
+
+    for name in dict.fromkeys(name for run in runs for name in metrics.by_set(run.rows)):
+        yield name, f"validation loss of {name}, nats per token", loss_of(name)
 
 
 def _median(values: Sequence[float]) -> float | None:

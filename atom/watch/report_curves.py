@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 
 from atom.io.numbers import decimal
 from atom.run_dir import events
-from atom.run_dir.metrics import StepMetrics
+from atom.run_dir.metrics import StepMetrics, by_set
 from atom.watch.chart import Mark, Series, chart
 from atom.watch.compare import CURVES
 from atom.watch.markup import element
@@ -42,10 +42,31 @@ def curves(record: Record) -> list[Element]:
             steps=(record.rows[0].step, last),
         )
         figures.append(element("figure", element("figcaption", title), picture))
+    figures += _validation(record, marks, last)
     rows = [*record.rows, *record.done_again]
     gaps = any(not math.isfinite(value(row)) for _, _, value in CURVES for row in rows)
     words = _legend(marks, again=bool(record.done_again), gaps=gaps)
     return [element("div", *figures, class_="curves"), element("p", words, class_="faint")]
+
+
+def _validation(record: Record, marks: list[Mark], last: float) -> Iterator[Element]:
+    """Yield one figure per validation set: its loss."""
+    again = by_set(record.done_again)
+    for name, points in by_set(record.rows).items():
+        title = f"validation loss of {name}, nats per token"
+        series = [Series("these steps", [(step, found.loss) for step, found in points])]
+        if name in again:
+            old = [(step, found.loss) for step, found in again[name]]
+            series.append(Series("repeated steps", old, old=True))
+        picture = chart(
+            title,
+            series,
+            marks=marks,
+            show=lambda number: decimal(number, 4),
+            steps=(record.rows[0].step, last),
+        )
+        result = f"{title}; the last: {points[-1][1]}"
+        yield element("figure", element("figcaption", result), picture)
 
 
 def _legend(marks: list[Mark], *, again: bool, gaps: bool) -> str:

@@ -26,7 +26,7 @@ from atom.io.numbers import clock, decimal, human, sparkline
 from atom.io.printing import clean
 from atom.io.terminal import Animation, Encodable, Styled
 from atom.run_dir import checkpoint
-from atom.run_dir.metrics import ALWAYS, FILE_NAME, SHOWN, StepMetrics
+from atom.run_dir.metrics import ALWAYS, FILE_NAME, SHOWN, StepMetrics, by_set
 from atom.watch.pace import Pace
 
 SPLITS = {
@@ -163,6 +163,8 @@ class Screen:
         if not self._draws_bar:
             self._print(Text(self._line(metrics)))
             return
+        for name, found in (metrics.validation or {}).items():
+            self.note(f"validation after step {metrics.step:,}: {name} {found}")
         self._animate(self._progress)
         if previous is None or self._stays(metrics, previous.step):
             self._keep(metrics)
@@ -215,6 +217,7 @@ class Screen:
             columns = min(CURVE_COLUMNS, self._width() - _LABEL)
             curve = sparkline([row.loss for row in metrics], columns, ascii_only=self._ascii)
             self._row("", Text(curve, "cyan"))
+            self._validated(metrics, columns)
             speed = [row.tokens_per_second for row in taken]
             pace = f", {statistics.median(speed):,.0f} tokens/s" if speed else ""
             self._row("tokens", f"{last.tokens_seen:,} seen{pace}")
@@ -222,6 +225,14 @@ class Screen:
         checkpoints = place / checkpoint.FOLDER
         if steps := checkpoint.steps(checkpoints):
             self._row("weights", clean(str(checkpoint.step_folder(checkpoints, steps[-1]))))
+
+    def _validated(self, metrics: Sequence[StepMetrics], columns: int) -> None:
+        """Show the course of each validation set, and its last result."""
+        for name, points in by_set(metrics).items():
+            first, (_, last) = points[0][1], points[-1]
+            self._row(clean(name), f"{decimal(first.loss, 4)} → {last}")
+            losses = [found.loss for _, found in points]
+            self._row("", Text(sparkline(losses, columns, ascii_only=self._ascii), "cyan"))
 
     # ------------------------------------------------------------------------ header
 
@@ -264,6 +275,8 @@ class Screen:
         for name, shown in SHOWN.items():
             if (value := getattr(metrics, name)) is not None:
                 words.append(shown.words.format(shown.text(value)))
+        for name, found in (metrics.validation or {}).items():
+            words.append(f"{clean(name)} {found}")
         if self._steps is not None:
             words.append(f"left {clock(self._pace.left(self._steps))}")
         return "  ".join(words)

@@ -213,6 +213,26 @@ def strided_tensors_are_not_sent() -> bool:
     return _refused(send)
 
 
+def v_schedules_do_not_evaluate() -> bool:
+    from torch.distributed.pipelining import PipelineStage, ScheduleZBVZeroBubble
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        stages: list[Any] = [
+            PipelineStage(torch.nn.Linear(2, 2), number, 2, torch.device("cpu"))
+            for number in range(2)
+        ]
+        schedule = ScheduleZBVZeroBubble(stages, 2, loss_fn=torch.nn.functional.mse_loss)
+        x = torch.ones(2, 2)
+        with torch.no_grad():
+            schedule.eval(x, target=x, losses=[])
+    except AssertionError as error:
+        return "have backward" in str(error)
+    finally:
+        dist.destroy_process_group()
+    return False
+
+
 def gloo_lacks_scaled_sums() -> bool:
     def reduce(group: Any, _rank: int) -> None:
         options = dist.AllreduceOptions()

@@ -251,6 +251,32 @@ class TokenizerSuite(Options, ComponentSuite):
         together = tokenizer.encode_batch(sample, add_bos=False, add_eos=False)
         _compare(sample, [list(ids) for ids in together], tokenizer)
 
+    def test_bytes_of_ids_add_up(self, tokenizer: Any, specials: Specials) -> None:
+        """The bytes that ids stand for are those of the text, apart from a space that the tokenizer
+        puts before each text; special ids stand for none.
+        """
+        tell = getattr(tokenizer, "byte_lengths", None)
+        lengths = tell() if callable(tell) else None
+        if lengths is None:
+            pytest.skip(f"{self.name} does not tell the bytes of its ids")
+        assert len(lengths) <= tokenizer.get_vocab_size()
+        assert all(size is None or (type(size) is int and size >= 0) for size in lengths)
+        assert not any(lengths[number] for number in specials.ids)
+        self.lossless()
+
+        def excess(text: str) -> int:
+            return sum(lengths[number] for number in encode(tokenizer, text)) - len(text.encode())
+
+        before = {0, excess("a")}
+        assert before <= {0, 1}
+
+        def add_up(text: str) -> None:
+            assert excess(text) in before
+
+        examples(given(texts.any_text(texts.SPELLINGS))(add_up))()
+        for text in texts.every_character():
+            add_up(text)
+
     # ------------------------------------------------------------------------ state
 
     def test_state_survives_save_and_load(

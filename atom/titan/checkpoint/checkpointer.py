@@ -26,8 +26,9 @@ from torchtitan.tools.utils import GarbageCollection
 
 from atom.errors import RunError, UserError
 from atom.recipe.run import read
-from atom.run_dir import checkpoint, events, inputs, metrics
+from atom.run_dir import checkpoint, events, inputs
 from atom.run_dir.folder import RUN_FILE
+from atom.run_dir.kept import Kept
 from atom.titan.checkpoint import callback_state, mixed_sources
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
 from atom.titan.checkpoint.dcp import AtomicWriter, SafePlanner, SafeReader
@@ -72,6 +73,9 @@ class VerifiedCheckpointManager(CheckpointManager):
         keep_best: int = 0
         """Keep so many checkpoints of the lowest loss (its mean since the one before)."""
 
+        keep_best_of: str | None = None
+        """The validation set with the loss that keep_best compares; None: the training loss."""
+
         initial_load: str = ""
         """Weights to start from: hf:FOLDER (Hugging Face's format), a run's folder, or step-N."""
 
@@ -94,8 +98,9 @@ class VerifiedCheckpointManager(CheckpointManager):
             return
         self._run = Path(base_folder)
         self._place = Path(self.folder)
-        self._keep_every = config.keep_every
-        self._keep_best = config.keep_best
+        self._kept = Kept(
+            config.keep_latest_k, config.keep_every, config.keep_best, config.keep_best_of
+        )
         if self.async_mode is AsyncMode.ASYNC:
             # It keeps its staging memory for the next copy: allocating it again, page by page,
             # takes longer than the copy.
@@ -232,12 +237,7 @@ class VerifiedCheckpointManager(CheckpointManager):
         if not self._should_purge():
             return
         steps = checkpoint.steps(self._place)
-        kept = set(steps[-self.keep_latest_k :])
-        if self._keep_every:
-            kept |= {step for step in steps if step % self._keep_every == 0}
-        if self._keep_best:
-            losses = metrics.mean_losses(self._run, steps)
-            kept |= set(sorted(losses, key=lambda step: losses[step])[: self._keep_best])
+        kept = self._kept.among(steps, self._run)
         for step in steps:
             if step in kept:
                 continue

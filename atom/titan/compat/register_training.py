@@ -6,6 +6,7 @@ from atom.io.repair import Repair
 
 _PROBES = "atom.testing.probes.engine"
 _STAGER = "torch.distributed.checkpoint._state_dict_stager:StateDictStager"
+_RUNTIME = "torch.distributed.pipelining.schedules:_PipelineScheduleRuntime"
 _STAGE = "torch.distributed.pipelining.stage:_PipelineStageBase"
 _FSDP = "torch.distributed.fsdp._fully_shard._fsdp_collectives"
 
@@ -50,6 +51,18 @@ CONTIGUOUS_STAGES = Repair(
     where="atom/titan/compat/pipeline.py",
     sources={f"{_STAGE}.get_fwd_send_ops": "afa6b83a.c5e51291"},
     probe=f"{_PROBES}:strided_tensors_are_not_sent",
+)
+FORWARD_SCHEDULES = Repair(
+    target=f"{_RUNTIME}.eval",
+    reason="A schedule that evaluates hands gradients to stages on the same rank (ZBVZeroBubble, "
+    "DualPipeV), which have none.",
+    version="torch 2.15.0",
+    upstream="docs/upstream/forward-schedules.md",
+    remove_when="Schedules of several stages on a rank evaluate a model.",
+    applied="to a pipeline schedule, while a set is validated",
+    where="atom/titan/compat/pipeline.py",
+    sources={f"{_RUNTIME}._step_microbatches": "68ae0e52.8577e4af"},
+    probe=f"{_PROBES}:v_schedules_do_not_evaluate",
 )
 SUM_REDUCTION = Repair(
     target="torch.distributed.fsdp:FSDPModule.set_force_sum_reduction_for_comms",
@@ -162,6 +175,7 @@ TRAINING = (
     MESH_DEVICE,
     INITIAL_WEIGHTS,
     CONTIGUOUS_STAGES,
+    FORWARD_SCHEDULES,
     SUM_REDUCTION,
     LEARNING_RATES,
     STEP,

@@ -9,6 +9,7 @@ from atom.titan.train.replay import ReplayCheck
 from atom.titan.train.replicas import ReplicaCheck
 from atom.titan.train.samples import Samples
 from atom.titan.train.startup import StartUp
+from atom.titan.train.validation import Validation
 
 CALLBACKS: tuple[type[Callback], ...] = (
     StartUp,  # first, so that a phase does not include other callbacks' work
@@ -16,6 +17,7 @@ CALLBACKS: tuple[type[Callback], ...] = (
     ReplayCheck,  # before faults are judged: flipped bits are not a numerical fault
     Faults,
     ReplicaCheck,
+    Validation,
     Samples,
 )
 """Called in this order at every point."""

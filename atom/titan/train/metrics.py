@@ -19,6 +19,7 @@ from torchtitan.components.metrics import BaseLogger, MetricsProcessor, _get_met
 from torchtitan.distributed import ParallelDims
 
 from atom.run_dir.metrics import FILE_NAME, CallbackValues, MetricsWriter, StepMetrics
+from atom.run_dir.validated import SetResult, scalars
 from atom.titan.compat import log_filters
 from atom.titan.train import trackers
 
@@ -61,6 +62,7 @@ class StepMetricsProcessor(MetricsProcessor):
         write."""
         self.writes = writes
         """Whether this rank writes rows."""
+        self._validation: dict[str, SetResult] | None = None
         self._writer = MetricsWriter(place / FILE_NAME) if writes else None
         self._last: tuple[int, int, float] | None = None
         """Step, tokens and time of the last row, from which the next row's rates count."""
@@ -93,6 +95,18 @@ class StepMetricsProcessor(MetricsProcessor):
         if step == self.last_step or super().should_log(step):
             return True
         return any(logs(step) for logs in self.also_logs)
+
+    def validated(self, results: dict[str, SetResult], *, seconds: float) -> None:
+        """Add results to the row that is logged next.
+
+        Args:
+            results: of the validation sets, by name.
+            seconds: the time that they took, which is not training.
+        """
+        self._validation = results
+        if self._last is not None:
+            step, tokens, begun = self._last
+            self._last = (step, tokens, begun + seconds)
 
     def close(self) -> None:
         super().close()
@@ -132,6 +146,7 @@ class StepMetricsProcessor(MetricsProcessor):
         if math.isfinite(self.gpu_peak_flops) and not self.has_quantization:
             peak = self.gpu_peak_flops * ranks
             mfu = self.num_flops_per_token * tokens_per_second / peak
+        results, self._validation = self._validation, None
         row = StepMetrics(
             step=step,
             loss=global_avg_loss,
@@ -146,6 +161,7 @@ class StepMetricsProcessor(MetricsProcessor):
             data_seconds=sum(self.data_loading_times) / (step - last_step),
             callbacks={name: dict(values) for name, values in self.callbacks.items() if values}
             or None,
+            validation=results,
         )
         # torchtitan's value is wrong if rows are not log_freq steps apart.
         flops = self.num_flops_per_token * tokens_per_second / ranks
@@ -155,11 +171,15 @@ class StepMetricsProcessor(MetricsProcessor):
             "time_metrics/end_to_end(s)": row.step_seconds,
             **({} if mfu is None else {"mfu(%)": 100 * mfu}),
         }
-        extra_metrics = extra_metrics | {
-            f"callbacks/{name}/{key}": value
-            for name, values in self.callbacks.items()
-            for key, value in values.items()
-        }
+        extra_metrics = (
+            extra_metrics
+            | dict(scalars(results or {}))
+            | {
+                f"callbacks/{name}/{key}": value
+                for name, values in self.callbacks.items()
+                for key, value in values.items()
+            }
+        )
         super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
         if self._writer is not None:
             self._writer.append(row)

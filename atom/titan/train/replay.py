@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from atom.run_dir import events
 from atom.titan.train.callback import Callback, is_due
 from atom.titan.train.replicas import checksum
+from atom.titan.train.untouched import ModelState
 
 
 class ReplayCheck(Callback):
@@ -63,23 +64,20 @@ class ReplayCheck(Callback):
 class Replay:
     """The inputs needed to compute a step again.
 
-    They are its batch, which is small, the model's buffers (a mixture counts its experts' tokens
-    there) and the state of the random number generators. Gradients are compared by a 64-bit sum of
-    their bits, so they need no second copy.
+    They are its batch, which is small, and the model's state beside its parameters. Gradients are
+    compared by a 64-bit sum of their bits, so they need no second copy.
     """
 
     def __init__(self, parts: list[nn.Module]) -> None:
         self._parts = parts
         self._inputs: list[dict[str, Any]] = []
         self._losses: list[torch.Tensor] = []
-        self._state: tuple[list[torch.Tensor], torch.Tensor, torch.Tensor | None] | None = None
+        self._state: ModelState | None = None
 
     def before(self, inputs: dict[str, Any]) -> None:
         """Record the inputs of a forward and backward pass before it runs."""
         if self._state is None:
-            cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-            buffers = [buffer.detach().clone() for buffer in self._buffers()]
-            self._state = (buffers, torch.get_rng_state(), cuda)
+            self._state = ModelState(self._parts)
         self._inputs.append(_copied(inputs))
 
     def after(self, loss: torch.Tensor) -> None:
@@ -111,13 +109,7 @@ class Replay:
 
     def _rewind(self) -> None:
         assert self._state is not None
-        buffers, cpu, cuda = self._state
-        with torch.no_grad():
-            for buffer, before in zip(self._buffers(), buffers, strict=True):
-                buffer.copy_(before)
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state(cuda)
+        self._state.restore()
         for _, parameter in self._parameters():
             parameter.grad = None
 
@@ -133,9 +125,6 @@ class Replay:
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [pair for part in self._parts for pair in part.named_parameters()]
-
-    def _buffers(self) -> list[torch.Tensor]:
-        return [buffer for part in self._parts for buffer in part.buffers()]
 
 
 def _bits(loss: torch.Tensor) -> torch.Tensor:

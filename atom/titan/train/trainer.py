@@ -29,6 +29,7 @@ from atom.titan.train.data import DocumentLoader
 from atom.titan.train.metrics import StepMetricsProcessor
 from atom.titan.train.plugin_callbacks import Opened, PluginCallback
 from atom.titan.train.stop import StopRequest
+from atom.titan.train.validation import ValidationConfig
 
 Microbatch = tuple[dict[str, Any], torch.Tensor]
 """Inputs and labels of a micro-batch, as a loader yields them."""
@@ -45,6 +46,7 @@ class AtomTrainer(Trainer):
     class Config(Trainer.Config):
         faults: Faults = field(default_factory=Faults)
         callbacks: tuple[Opened, ...] = ()
+        validation: ValidationConfig = field(default_factory=ValidationConfig)
         trace_samples: bool = False
         branch: str | None = None
         data_begins: int | None = None

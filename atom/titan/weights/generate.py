@@ -8,25 +8,14 @@ Shape suffixes: B = sequences (one), L = tokens so far, V = vocabulary.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from copy import deepcopy
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torchtitan.components.checkpointer.base import ModelWrapper
 
 from atom.errors import UserError
-from atom.kernels.choose import Choice
-from atom.titan import kernels, saved_model
-from atom.titan.checkpoint import hugging_face_folder as hf_folder
-from atom.titan.checkpoint import hugging_face_reader as hf_reader
-from atom.titan.compat import device
-from atom.titan.hugging_face import weights as hf_weights
-from atom.titan.saved_model import Checkpoint, Trained
 from atom.titan.weights.forward import logits
+from atom.titan.weights.loaded import load
 
 
 class Generator:
@@ -42,25 +31,11 @@ class Generator:
     """
 
     def __init__(self, folder: Path, *, step: int | None, kind: str) -> None:
-        run = saved_model.trained(folder)
-        exported = (folder / hf_folder.CONFIG).is_file()
-        if exported and step is not None:
-            raise UserError(f"--step {step} is for the folder of a run; {folder} is an export")
+        loaded = load(folder, step=step, kind=kind)
         self._device = kind
-        self._tokenizer = run.tokenizer()
-        self._reach = getattr(run.parts.model, "max_seq_len", None)
-        _use_kernels(run, kind)
-        self._model = _empty(run, kind)
-        wrapper = ModelWrapper(self._model)
-        state = wrapper.state_dict()
-        if exported:
-            state = _exported(run, state)
-        else:
-            _, place = saved_model.newest(folder, run.run, step)
-            source = Checkpoint(place)
-            source.check(state)
-            source.fill(state)
-        wrapper.load_state_dict(state)
+        self._tokenizer = loaded.trained.tokenizer()
+        self._reach = getattr(loaded.trained.parts.model, "max_seq_len", None)
+        self._model = loaded.model
 
     def encode(self, prompt: str) -> list[int]:
         """Return the ids of ``prompt`` as the beginning of a document.
@@ -141,40 +116,3 @@ def _drawn(
     # In float64: a temperature near zero must not overflow.
     probabilities_V = (logits_V.double() / temperature).softmax(dim=-1)
     return int(torch.multinomial(probabilities_V, 1, generator=draws))
-
-
-def _use_kernels(run: Trained, kind: str) -> None:
-    """Apply the kernels for this machine's device, not the run's, to the model's config."""
-    where = kernels.situation(run.parts.model, run.host, device.describe(kind))
-
-    def choose(unfit: Mapping[tuple[str, str], str]) -> tuple[Choice, ...]:
-        return kernels.choose({}, run.host, replace(where, unfit=unfit))
-
-    def place(chosen: tuple[Choice, ...], model: Any = None) -> None:
-        declared = [choice.declaration for choice in chosen]
-        kernels.replace(model or deepcopy(run.parts.model), declared)
-
-    place(kernels.settle(choose, place)[0], run.parts.model)
-
-
-def _empty(run: Trained, kind: str) -> Any:
-    """Return the model with its buffers set and its weights uninitialized."""
-    model: Any = saved_model.on_meta(run.parts.model)
-    model.to_empty(device=kind)
-    with torch.no_grad():
-        model.init_weights(buffer_device=None)
-    return model.eval()
-
-
-def _exported(run: Trained, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return ``state`` with the values of an export."""
-    adapter = run.adapter()
-    try:
-        problem, notes = hf_weights.check(run.parts, adapter, run.folder)
-        if not problem:
-            for note in notes:
-                print(f"atom: {run.folder}: {note}", file=sys.stderr)
-            return hf_reader.load(state, adapter, run.folder, alone=True)
-    except (ValueError, hf_reader.NotFiniteError) as error:
-        raise UserError(f"{run.folder}: {error}") from None
-    raise UserError(f"{run.folder} is of another model: {problem}")

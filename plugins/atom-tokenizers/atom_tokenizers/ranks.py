@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer
 from torchtitan.components.tokenizer import BaseTokenizer, HuggingFaceTokenizer
 
+from atom_tokenizers.byte_lengths import byte_lengths
 from atom_tokenizers.config import Bytes
 from atom_tokenizers.text import well_formed
 from atom_tokenizers.tokenizer_config import TokenizerConfig
@@ -126,6 +127,10 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
     def vocab_size(self) -> int:
         return self.get_vocab_size()
 
+    def byte_lengths(self) -> list[int | None] | None:
+        """Return the bytes of text of each id, or None if its tokens do not tell."""
+        return byte_lengths(self.tokenizer, self._special, self._unknown_id())
+
     def set_chat_template(self, template: str) -> None:
         self._template = template
         self._chat_template = None
@@ -169,6 +174,10 @@ class ByteTokenizer(BaseTokenizer):
             return data.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             return data.decode("utf-8", "replace")
+
+    def byte_lengths(self) -> list[int]:
+        """Return the bytes of text of each id: 1 for a byte, 0 for BOS, EOS and padding."""
+        return [1] * 256 + [0] * (self._vocab_size - 256)
 
     def get_vocab_size(self) -> int:
         """Return the number of embedding rows, padding included."""

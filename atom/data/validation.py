@@ -1,0 +1,164 @@
+"""Read the sequences of a validation set: the same at every time, for every run and layout.
+
+The documents are read once, in an order of their own that depends on no seed of the run, and cut
+where a sequence ends, whatever ``data.packing`` is. Special tokens are read and not predicted, so
+that losses and bytes are those of text.
+
+Shape suffixes: S = sequences of this rank, L = tokens per sequence, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from atom.data.documents import Encoder
+from atom.data.lanes import IGNORED, Lane, Reading, Row, Sources
+from atom.data.packing import Part
+from atom.errors import UserError
+from atom.plugin import LaneSource
+
+SEED = 0
+"""Seed of the order of the documents."""
+
+Ids = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """The sequences of a set that one rank evaluates, and what is known of all of them.
+
+    Attributes:
+        inputs: [S, L].
+        labels: [S, L]; :data:`atom.data.lanes.IGNORED` where nothing is predicted.
+        positions: [S, L].
+        sequences: number of sequences on all ranks.
+        tokens: tokens that are predicted in all of them.
+        bytes: their bytes; None if unknown.
+        digest: of all sequences, 16 hexadecimal digits.
+    """
+
+    inputs: Ids
+    labels: Ids
+    positions: Ids
+    sequences: int
+    tokens: int
+    bytes: int | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class TokenBytes:
+    """The bytes of text that ids stand for.
+
+    Attributes:
+        special: ids that are no text.
+        lengths: [V]: bytes of each id, -1 if unknown; None if the tokenizer does not tell.
+    """
+
+    special: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> TokenBytes:
+        """Return those of a tokenizer: its ``byte_lengths()``, if it has that, BOS and EOS."""
+        ids = (getattr(tokenizer, name, None) for name in ("bos_id", "eos_id"))
+        special = {number for number in ids if number is not None}
+        tell = getattr(tokenizer, "byte_lengths", None)
+        told: Sequence[int | None] | None = tell() if callable(tell) else None
+        if told is None:
+            return cls(np.array(sorted(special), dtype=np.int64), None)
+        lengths = np.array([-1 if size is None else size for size in told], dtype=np.int64)
+        lengths[sorted(special)] = 0
+        return cls(np.flatnonzero(lengths == 0), lengths)
+
+    def count(self, ids: Ids) -> int | None:
+        """Return the bytes of some ids; None if unknown for one of them."""
+        if self.lengths is None or (len(ids) and ids.max() >= len(self.lengths)):
+            return None
+        sizes = self.lengths[ids]
+        return None if (sizes < 0).any() else int(sizes.sum())
+
+
+def read(
+    source: LaneSource,
+    encoder: Encoder,
+    *,
+    tokens: int,
+    seq_len: int,
+    vocab_size: int | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> ValidationSet:
+    """Read a validation set; keep sequences ``rank``, ``rank + ranks``, …
+
+    Args:
+        source: the documents.
+        encoder: the tokenizer.
+        tokens: tokens to read, rounded up to whole sequences; fewer if the source ends.
+        seq_len: L.
+        vocab_size: an id beyond it is refused.
+
+    Raises:
+        UserError: there is nothing to predict, or an id is out of range.
+    """
+    text = TokenBytes.of(encoder)
+    found = hashlib.blake2b(digest_size=8)
+    kept: list[npt.NDArray[np.int32]] = []
+    count = size = sequences = 0
+    known = True
+    for row in _rows(source, encoder, -(-tokens // seq_len), seq_len, vocab_size):
+        row.labels[np.isin(row.labels, text.special)] = IGNORED
+        arrays = np.stack(row).astype(np.int32)
+        found.update(arrays.astype("<i4").tobytes())
+        predicted = arrays[1][arrays[1] != IGNORED]
+        count += len(predicted)
+        bytes_here = text.count(predicted)
+        known &= bytes_here is not None
+        size += bytes_here or 0
+        if sequences % ranks == rank:
+            kept.append(arrays)
+        sequences += 1
+    if count == 0:
+        raise UserError("has no text to validate on", valid="a dataset with text", key="dataset")
+    shares = np.stack(kept) if kept else np.empty((0, 3, seq_len), dtype=np.int32)
+    return ValidationSet(
+        inputs=shares[:, 0],
+        labels=shares[:, 1],
+        positions=shares[:, 2],
+        sequences=sequences,
+        tokens=count,
+        bytes=size if known else None,
+        digest=found.hexdigest(),
+    )
+
+
+def _rows(
+    source: LaneSource, encoder: Encoder, most: int, seq_len: int, vocab_size: int | None
+) -> Iterator[Row]:
+    """Yield at most ``most`` sequences, until a document would be read again."""
+    reading = Reading(
+        source, seed=SEED, lanes=1, seq_len=seq_len, steps=most, vocab_size=vocab_size
+    )
+    # A mixture's max_repetitions are those of a run.
+    reading = replace(reading, measured=frozenset(Sources(reading).names))
+    lane = Lane(0, reading, Sources(reading), encoder)
+    for _ in range(most):
+        parts = lane.parts()
+        first = [part for part in parts if part.epoch == 0]
+        if first:
+            row = Row(*np.empty((3, seq_len), dtype=np.int64))
+            lane.write(row, first)
+            yield row
+        if _ended(parts):
+            return
+
+
+def _ended(parts: list[Part]) -> bool:
+    """Return whether parts of documents come from a second reading of a source."""
+    return any(part.epoch for part in parts)

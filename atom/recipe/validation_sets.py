@@ -1,0 +1,81 @@
+"""Define the section ``validation`` of a run: the sets, how much of them is read, and when."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pydantic import Field, PositiveInt, field_validator
+
+from atom.errors import UserError, nearest
+from atom.plugin import Dataset
+from atom.plugin.parameters import Component
+from atom.recipe.sections import Model
+
+if TYPE_CHECKING:
+    from atom.recipe.run import Run
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it can name a validation set.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, ``_`` and ``-``.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a set; valid: letters, digits, _ and -")
+    return name
+
+
+class Validation(Model):
+    """Text that the model is validated on during training: see docs/validation.md."""
+
+    sets: dict[str, Component[Dataset]] = Field(
+        default={}, description="name -> a dataset; none: no validation"
+    )
+    interval: PositiveInt = Field(
+        default=500,
+        le=10**9,
+        description="steps from one validation to the next; the last step is validated, too",
+    )
+    tokens: PositiveInt = Field(
+        default=262_144,
+        le=10**12,
+        description="tokens of a set to read, rounded up to whole sequences; a shorter set is read "
+        "once",
+    )
+
+    @field_validator("sets")
+    @classmethod
+    def _have_names(cls, sets: dict[str, Component[Dataset]]) -> dict[str, Component[Dataset]]:
+        for name in sets:
+            check_name(name)
+        return sets
+
+
+def check_best(run: Run) -> None:
+    """Refuse to keep the best checkpoints by values that checkpoints do not have."""
+    name, kept = run.checkpoint.keep_best_of, run.checkpoint.keep_best
+    if name is None or not kept:
+        return
+    if name not in run.validation.sets:
+        known = run.validation.sets
+        raise UserError(
+            f"there is no such validation set; {nearest(name, known)}"
+            if known
+            else "the run has no validation sets",
+            valid=None if known else "one of validation.sets, or null for the training loss",
+            key="checkpoint.keep_best_of",
+            value=name,
+        )
+    interval = run.checkpoint.interval
+    if interval % run.validation.interval:
+        raise UserError(
+            f"leaves checkpoints (checkpoint.interval={interval}) without a loss of {name} that "
+            f"checkpoint.keep_best={kept} could compare",
+            valid=f"a divisor of {interval}",
+            key="validation.interval",
+            value=run.validation.interval,
+        )

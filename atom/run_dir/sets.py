@@ -1,0 +1,114 @@
+"""Find the validation sets of a trained run, and check that they can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from atom.data import validation
+from atom.data.dealing import told
+from atom.errors import UserError
+from atom.io import strangers
+from atom.io.files import is_regular
+from atom.plugin import Dataset, DocumentSource
+from atom.recipe.run import Run, read
+from atom.recipe.validation_sets import check_name
+from atom.registry.host import Host
+from atom.registry.opening import Chosen
+from atom.registry.renaming import renamed
+from atom.registry.select import select
+from atom.registry.trust import Trust
+from atom.run_dir import inputs
+from atom.run_dir.folder import RUN_FILE
+
+OF_THE_TOKENS = (
+    "the tokenizer that the tokens were made with, or tokenizer=hf tokenizer.path=FOLDER/tokenizer "
+    "with the folder of the dataset"
+)
+
+
+def of_run(folder: Path, given: Mapping[str, Any]) -> tuple[Run, dict[str, Chosen[Dataset]]]:
+    """Return a run, and the sets to validate it on: ``given``, or those of its ``run.yaml``.
+
+    Args:
+        folder: the folder of the run, or of its export.
+        given: name -> a dataset's name, or a mapping of it and its parameters.
+
+    Raises:
+        UserError: there is no run, or a set cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder", valid="one of a run")
+    strangers.check(folder)
+    if not is_regular(folder / RUN_FILE):
+        raise UserError(f"{folder} holds no {RUN_FILE}", valid="the folder of a run, or its export")
+    run = read(folder / RUN_FILE)
+    selection = select(run, Host.load(Trust.of_run(run.plugins)))
+    sets = selection.validation()
+    if given:
+        sets = {name: _opened(selection.opener, name, value) for name, value in given.items()}
+    if not sets:
+        raise UserError(f"{folder} has no validation sets", valid="--set NAME=DATASET")
+    recorded = inputs.read(folder / inputs.FILE_NAME)
+    digest = recorded.tokenizer.digest if recorded is not None else None
+    for chosen in sets.values():
+        check(chosen, digest, run.tokenizer.name)
+    return run, sets
+
+
+def _opened(opener: Any, name: str, value: Any) -> Chosen[Dataset]:
+    try:
+        key = f"validation.sets.{check_name(name)}"
+    except ValueError as error:
+        raise UserError(str(error), key="--set") from None
+    section = {"name": value} if isinstance(value, str) else value
+    if not isinstance(section, dict):
+        raise UserError(
+            "is no dataset", valid="a name, or {name: NAME, parameters}", key=key, value=value
+        )
+    rest = {str(k): v for k, v in section.items() if k != "name"}
+    chosen: Chosen[Dataset] = opener.choose(Dataset, section.get("name"), rest, key)
+    return chosen
+
+
+def check(chosen: Chosen[Dataset], digest: str | None, tokenizer: str) -> None:
+    """Refuse a validation set that cannot be read, or has nothing to predict.
+
+    Args:
+        chosen: its dataset.
+        digest: the digest of the run's tokenizer; None if it is not known.
+        tokenizer: the name of that.
+
+    Raises:
+        UserError: with the key of the set.
+    """
+    with renamed(Dataset.kind, chosen.key):
+        if chosen.declaration.build is not None:
+            raise UserError(
+                "has a data loader of its own, and validation reads documents",
+                valid="a dataset of documents",
+                key="dataset.name",
+                value=chosen.component.name,
+            )
+        source = chosen.call("source")
+        source.check()
+        if digest is not None:
+            check_tokens(source, digest, tokenizer)
+        for document in source.lane(0, 1, seed=validation.SEED, epoch=0):
+            if document.text or (document.tokens is not None and len(document.tokens) > 1):
+                return
+        raise UserError("has no text to validate on", valid="a dataset with text", key="dataset")
+
+
+def check_tokens(source: DocumentSource, digest: str, name: str) -> None:
+    """Refuse a tokenizer other than that of the tokens that a dataset is stored as."""
+    theirs: str | None = told(source, "tokenizer", None)
+    if theirs is not None and theirs != digest:
+        raise UserError(
+            f"is another tokenizer (digest {digest[:12]}) than that of the dataset's tokens "
+            f"({theirs[:12]})",
+            valid=OF_THE_TOKENS,
+            key="tokenizer.name",
+            value=name,
+        )

@@ -1,0 +1,231 @@
+"""Validate the model during training, without an effect on training.
+
+The loss of a set is computed by the forward pass and the loss of training, so that it works under
+every layout and kernel. Data-parallel rank r of D evaluates sequences r, r + D, …; the ranks' sums
+are added in float64.
+
+Shape suffixes: B = sequences of one pass, L = tokens per sequence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torchtitan.distributed import utils as dist_utils
+
+from atom.data import validation
+from atom.data.lanes import IGNORED
+from atom.data.validation import ValidationSet
+from atom.plugin import LaneSource
+from atom.registry.renaming import renamed
+from atom.run_dir import events
+from atom.run_dir.validated import SetResult
+from atom.titan.compat.pipeline import forward_only
+from atom.titan.train.callback import Callback, is_due
+from atom.titan.train.metrics import StepMetricsProcessor
+from atom.titan.train.untouched import Untouched
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """What is validated, and when.
+
+    Attributes:
+        sets: name -> the documents.
+        interval: steps from one validation to the next.
+        tokens: tokens of a set to read.
+        vocab_size: an id beyond it is refused.
+    """
+
+    sets: Mapping[str, LaneSource] = field(default_factory=dict)
+    interval: int = 1
+    tokens: int = 1
+    vocab_size: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain data."""
+        return {"sets": list(self.sets), "interval": self.interval, "tokens": self.tokens}
+
+    def is_due(self, step: int, last: int) -> bool:
+        """Return whether a step is validated; ``last`` is the run's last."""
+        return bool(self.sets) and (step == last or is_due(self.interval, step))
+
+
+def read(
+    name: str,
+    source: LaneSource,
+    config: ValidationConfig,
+    encoder: Any,
+    seq_len: int,
+    **share: int,
+) -> ValidationSet:
+    """Read the set ``name``; errors name its key. ``share`` is as for
+    :func:`atom.data.validation.read`.
+    """
+    with renamed("dataset", f"validation.sets.{name}"):
+        return validation.read(
+            source,
+            encoder,
+            tokens=config.tokens,
+            seq_len=seq_len,
+            vocab_size=config.vocab_size,
+            **share,
+        )
+
+
+class Validation(Callback):
+    """A callback that validates each ``validation.interval``-th step, and the last one.
+
+    A skipped step is not validated: its weights are those of the step before.
+    """
+
+    name = "validation"
+
+    def on_built(self) -> None:
+        self._sets: dict[str, ValidationSet] | None = None
+        processor = self.trainer.metrics_processor
+        if isinstance(processor, StepMetricsProcessor):
+            processor.also_logs.append(self._is_due)
+
+    def after_optimizer(self) -> None:
+        trainer = self.trainer
+        if not self._is_due(trainer.step):
+            return
+        began = time.perf_counter()
+        if self._sets is None:
+            self._sets = self._read()
+        with Untouched(trainer):
+            results = {name: self._result(found) for name, found in self._sets.items()}
+        processor = trainer.metrics_processor
+        if isinstance(processor, StepMetricsProcessor):
+            processor.validated(results, seconds=time.perf_counter() - began)
+
+    def _is_due(self, step: int) -> bool:
+        config = self.trainer.config
+        return config.validation.is_due(step, config.training.steps)
+
+    def _read(self) -> dict[str, ValidationSet]:
+        trainer = self.trainer
+        config, dims = trainer.config, trainer.parallel_dims
+        rank, ranks = 0, 1
+        if dims.dp_enabled:
+            mesh = dims.get_mesh("batch")
+            rank, ranks = mesh.get_local_rank(), mesh.size()
+        self._ranks = ranks
+        sets = {
+            name: read(
+                name,
+                source,
+                config.validation,
+                trainer.tokenizer,
+                config.training.seq_len,
+                rank=rank,
+                ranks=ranks,
+            )
+            for name, source in config.validation.sets.items()
+        }
+        if dist.get_rank() == 0:
+            for name, found in sets.items():
+                events.record(
+                    trainer.run,
+                    events.VALIDATION_SET,
+                    set=name,
+                    sequences=found.sequences,
+                    tokens=found.tokens,
+                    bytes=found.bytes,
+                    data=found.digest,
+                )
+        return sets
+
+    def _result(self, found: ValidationSet) -> SetResult:
+        trainer = self.trainer
+        total = torch.zeros((), dtype=torch.float64, device=trainer.device)
+        for microbatches in self._passes(found):
+            total += _plain(self._loss(microbatches)).to(trainer.device, torch.float64)
+        dims = trainer.parallel_dims
+        mesh = dims.get_optional_mesh("loss") if dims.dp_cp_enabled else None
+        return SetResult(
+            loss=dist_utils.dist_sum(total, mesh) / found.tokens,
+            tokens=found.tokens,
+            bytes=found.bytes,
+            data=found.digest,
+        )
+
+    def _passes(self, found: ValidationSet) -> Iterator[list[tuple[dict[str, Any], torch.Tensor]]]:
+        """Yield the micro-batches of each forward pass, as many on every rank: where sequences are
+        lacking, there is padding.
+        """
+        trainer = self.trainer
+        config = trainer.config
+        count, size = 1, config.training.local_batch_size
+        if trainer.parallel_dims.pp_enabled:
+            count = trainer.num_pipeline_parallel_microbatches
+            size = config.parallelism.pipeline_parallel_microbatch_size
+        passes = -(-found.sequences // (self._ranks * count * size))
+        for number in range(passes * count):
+            if number % count == 0:
+                group = []
+            here = slice(number * size, (number + 1) * size)
+            group.append(self._microbatch(found, here, size))
+            if len(group) == count:
+                yield group
+
+    def _microbatch(
+        self, found: ValidationSet, here: slice, size: int
+    ) -> tuple[dict[str, Any], torch.Tensor]:
+        length = self.trainer.config.training.seq_len
+        arrays = []
+        padding = (0, IGNORED, np.arange(length))
+        for kept, filler in zip(
+            (found.inputs, found.labels, found.positions), padding, strict=True
+        ):
+            array_BL = np.empty((size, length), dtype=np.int64)
+            array_BL[:] = filler
+            rows = kept[here]
+            array_BL[: len(rows)] = rows
+            arrays.append(torch.from_numpy(array_BL).to(self.trainer.device))
+        inputs_BL, labels_BL, positions_BL = arrays
+        return {"input": inputs_BL, "positions": positions_BL}, labels_BL
+
+    def _loss(self, microbatches: list[tuple[dict[str, Any], torch.Tensor]]) -> torch.Tensor:
+        """Return this rank's share of the sum of the losses of one pass."""
+        trainer = self.trainer
+        prepared = [trainer.post_dataloading_process(*each) for each in microbatches]
+        if trainer.parallel_dims.pp_enabled:
+            return self._pipelined(prepared)
+        ((inputs, labels, arguments),) = prepared
+        with trainer.train_context():
+            output = trainer.model_parts[0](inputs, **arguments)
+            positions = {k: v for k, v in arguments.items() if k == "positions"}
+            loss, _ = trainer.loss_fn(output, labels, **positions)
+        found: torch.Tensor = loss
+        return found
+
+    def _pipelined(self, prepared: list[tuple[Any, Any, dict[str, Any]]]) -> torch.Tensor:
+        """Return the sum on the ranks of the last stage; 0 on the others."""
+        trainer = self.trainer
+        last = trainer.pp_has_last_stage
+        losses: list[torch.Tensor] | None = [] if last else None
+        with trainer.train_context(), forward_only(trainer.pp_schedule):
+            trainer.pp_schedule.eval(
+                arg_mbs=[(each[0],) for each in prepared] if trainer.pp_has_first_stage else None,
+                kwarg_mbs=[each[2] for each in prepared],
+                target_mbs=[each[1] for each in prepared] if last else None,
+                losses=losses,
+                return_outputs=False,
+            )
+        if losses is None:
+            return torch.zeros(())
+        return torch.stack([_plain(loss) for loss in losses]).sum()
+
+
+def _plain(loss: torch.Tensor) -> torch.Tensor:
+    """Return this rank's share of a loss as a plain tensor."""
+    return loss.to_local() if isinstance(loss, DTensor) else loss
