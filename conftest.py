@@ -25,12 +25,24 @@ LONGEST = (
     "plugins/atom-kernels-triton/tests/test_conformance.py",
     "tests/test_new_journeys.py",
     "tests/faults/test_faults.py",
-    "tests/user_cases/resume/test_changed_settings.py",
+    "tests/test_golden.py",
+    "tests/user_cases/test_models.py",
+    "tests/test_conformance_mutants_data.py",
+    "plugins/atom-parallelism/tests/test_conformance.py",
+    "plugins/atom-parallelism/tests/test_schedules.py",
+    "tests/faults/test_kills.py",
     "tests/test_nodes.py",
+    "plugins/atom-tokenizers/tests/test_conformance.py",
+    "plugins/atom-qwen3/tests/test_conformance.py",
+    "plugins/atom-qwen3-5/tests/test_conformance.py",
+    "plugins/atom-datasets/tests/test_conformance.py",
+    "tests/hostile/test_dataset.py",
+    "tests/user_cases/resume/test_data.py",
+    "tests/user_cases/resume/test_changed_settings.py",
     "tests/test_clouds.py",
     "plugins/atom-kernels-triton/tests/test_training.py",
 )
-"""These files take minutes; they go first, so that no worker waits long for the last of another."""
+"""These files take longest; they go first, so that no worker waits long for the last of another."""
 
 KIND = pytest.StashKey[str]()
 """The device of this process."""
@@ -38,6 +50,9 @@ KIND = pytest.StashKey[str]()
 
 SLOW_FOLDERS = {"hostile", "slurm", "user_cases"}
 """Folders of `tests` in which every test is slow; the fast part does not import them."""
+
+SLOW_FILE = "\npytestmark = pytest.mark.slow"
+"""A file with this line has no other tests."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,9 +79,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    if "not slow" in config.getoption("markexpr") and collection_path.is_dir():
-        return True if collection_path.name in SLOW_FOLDERS else None
-    return None
+    """Leave out files and folders of slow tests alone, which need not be imported then."""
+    if "not slow" not in config.getoption("markexpr"):
+        return None
+    if collection_path.is_dir():
+        slow = collection_path.name in SLOW_FOLDERS
+    else:
+        slow = collection_path.match("test_*.py") and SLOW_FILE in collection_path.read_text()
+    return True if slow else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -82,8 +102,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     # What has been imported stays: a collection need not look at it, in this process and in those
-    # that are forked from it, where it would make copies of it.
-    gc.collect()
+    # that are forked from it, where it would make copies of it. To look for garbage before takes
+    # half a second.
     gc.freeze()
     gc.enable()
 

@@ -281,6 +281,12 @@ def process(path: Path, first: int, last: int, pause: float = 0.0) -> subprocess
     return subprocess.Popen([sys.executable, "-c", WRITER, *arguments])
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``follow`` look often, so that tests need not wait for it."""
+    monkeypatch.setattr("atom.run_dir.metrics.POLL_SECONDS", 0.02)
+
+
 class Follower:
     """``follow`` at work in a thread."""
 
@@ -355,7 +361,7 @@ def test_follow_starts_again_in_a_truncated_file(path: Path) -> None:
     follower = Follower(path)
     follower.wait_for(3)
     os.truncate(path, 0)
-    time.sleep(0.4)
+    time.sleep(0.1)
     with path.open("a") as file:
         file.write(row(1).to_json() + "\n")
     assert follower.stop() == [1, 2, 3, 1]
@@ -365,7 +371,7 @@ def test_follow_waits_for_the_end_of_a_line(path: Path) -> None:
     whole = row(1).to_json() + "\n"
     path.write_text(whole[:20])
     follower = Follower(path)
-    time.sleep(0.4)
+    time.sleep(0.1)
     assert follower.steps == []
     with path.open("a") as file:
         file.write(whole[20:])

@@ -29,6 +29,7 @@ SIZES = {
     "qwen3_5_122b_a10b": "122B-A10B",
     "qwen3_5_397b_a17b": "397B-A17B",
 }
+LARGE = ("qwen3_5_27b", "qwen3_5_35b_a3b", "qwen3_5_122b_a10b", "qwen3_5_397b_a17b")
 KINDS = {"qwen3_5": (Qwen35, qwen3_5), "qwen3_5_moe": (Qwen35MoE, qwen3_5_moe)}
 
 
@@ -44,7 +45,11 @@ def shapes(config: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("option", SIZES)
+@pytest.mark.parametrize(
+    "option",
+    # Models of 40 layers and more take half a second.
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in SIZES],
+)
 def test_size_is_torchtitans(option: str) -> None:
     from torchtitan.models.qwen3_5 import qwen3_5_configs
 
