@@ -60,6 +60,13 @@ class Training(Protocol):
         """The run folder. A callback may create files in its folder ``callbacks/NAME``."""
 
     @property
+    def probing(self) -> bool:
+        """Whether a forward pass is one over made-up tensors, by which a pipeline finds shapes.
+
+        Forward hooks of modules ignore such a pass, which comes before the first step.
+        """
+
+    @property
     def trainer(self) -> Any:
         """The trainer itself: an escape hatch without promises."""
 

@@ -166,6 +166,14 @@ class View:
         return self._trainer.run
 
     @property
+    def probing(self) -> bool:
+        if not self.parallel_dims.pp_enabled:
+            return False
+        schedule = self._trainer.pp_schedule
+        stages = schedule._stages if hasattr(schedule, "_stages") else [schedule._stage]
+        return any(stage._metadata_inference_buffer_backup is not None for stage in stages)
+
+    @property
     def trainer(self) -> AtomTrainer:
         return self._trainer
 
