@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -93,6 +94,33 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words += data
+
+
+def measured(step: int) -> StepMetrics:
+    """Return a row with values of callbacks: of 60 layers, of which one explodes, and of a name
+    that a stranger chose."""
+    layers = {f"gradient/layers.{n}": 10.0 ** (-n / 30) for n in range(60)}
+    layers["gradient/layers.7"] = math.nan if step == 3 else 50.0 * step
+    values = {"norms": layers, HOSTILE: {"loss": 0.25 * step}}
+    return dataclasses.replace(row(step, 2.0), callbacks=values)
+
+
+def test_values_of_callbacks_are_curves_and_heat_maps(run: Path) -> None:
+    lines = [measured(step).to_json() for step in range(1, 5)]
+    (run / FILE_NAME).write_text("".join(f"{line}\n" for line in lines))
+    page = Page(report(run))
+    (told,) = [
+        str(attributes["aria-label"])
+        for tag, attributes in page.tags
+        if tag == "svg" and attributes["class"] == "heat"
+    ]
+    assert "norms: gradient: 0.0108 (light) to 200.0000 (dark), logarithmic; 48 of 60 rows" in told
+    assert "highest: 200.0000 in layers.7 at step 4; first not finite: layers.7 at step 3" in told
+    cells = [str(a["d"]).count("z") for _, a in page.tags if "fill-opacity" in a]
+    assert sum(cells) == 48 * 4 - 1, "all rows that are drawn, but for one value"
+    assert "onerror" not in [name for _, attributes in page.tags for name in attributes]
+    assert f"{HOSTILE[:8]}" in page.words
+    assert "Callbacks" in page.words
 
 
 def report(run: Path) -> str:

@@ -8,7 +8,8 @@ from xml.etree.ElementTree import Element
 
 import atom
 from atom.io.numbers import clock, decimal, human
-from atom.watch import chart, mesh_picture
+from atom.watch import chart, heat_map, mesh_picture
+from atom.watch import report_callbacks as measured
 from atom.watch import report_curves as curves
 from atom.watch import report_tables as tables
 from atom.watch.markup import element, html
@@ -28,7 +29,7 @@ def page(record: Record) -> str:
         element("meta", http_equiv="Content-Security-Policy", content=_NO_NETWORK),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", f"{record.name}: a run of ATOM"),
-        element("style", _STYLE.read_text() + chart.STYLE + mesh_picture.STYLE),
+        element("style", _STYLE.read_text() + chart.STYLE + heat_map.STYLE + mesh_picture.STYLE),
     )
     links = (element("a", title, href=f"#{anchor}") for title, anchor, _ in parts)
     body = element(
@@ -48,6 +49,7 @@ def page(record: Record) -> str:
 
 def _sections(record: Record) -> Iterator[tuple[str, str, list[Element]]]:
     yield "Curves", "curves", curves.curves(record)
+    yield "Callbacks", "callbacks", measured.callbacks(record)
     yield "What happened", "events", tables.happened(record)
     yield "Step time", "profile", tables.profiled(record)
     yield "Layout", "layout", _layout(record)
