@@ -42,6 +42,7 @@ ELSEWHERE = {
 """Keys that are looked at by other code, and by which."""
 
 ALWAYS = {
+    "validation.fraction",
     "validation.sets",
     "activation_checkpoint.mode",
     "checkpoint.enable",

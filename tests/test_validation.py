@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from hypothesis import strategies as st
 
 from atom.data import validation
 from atom.data.dealing import dealt
-from atom.data.lanes import IGNORED
+from atom.data.held_out import Side
+from atom.data.lanes import IGNORED, Lane, Reading, Sources
 from atom.errors import UserError
 from atom.plugin import Document, Mixture, Stage
 from atom.run_dir import metrics, validated
@@ -84,7 +87,7 @@ class Mixed:
     def digests(self) -> dict[str, str]:
         return {}
 
-    def mixture(self, *, tokens_per_step: int, steps: int) -> Mixture:  # noqa: ARG002
+    def mixture(self, **_: int) -> Mixture:
         sources = {"a": Texts(("a" * 64,)), "b": Texts(("b" * 64,))}
         stage = Stage(name="", step=0, weights={"a": 0.5, "b": 0.5})
         return Mixture(sources=sources, stages=(stage,), max_epochs={"a": 1})
@@ -150,6 +153,57 @@ def test_a_mixture_is_read_by_sequence_until_a_source_ends() -> None:
     letters = found.labels[found.labels != IGNORED]
     assert {ord("a"), ord("b")} == set(letters.tolist())
     assert abs(int((letters == ord("a")).sum()) - int((letters == ord("b")).sum())) <= LENGTH
+
+
+# ---------------------------------------------------------------------------- held out
+
+
+def ids(words: list[str], side: Side, *, seed: int = 0, lanes: int = 1) -> set[int]:
+    """Return the documents that lanes read on one side, in about three epochs."""
+    source = dealt(Texts(tuple(words)))
+    reading = Reading(source, seed=seed, lanes=lanes, seq_len=4, side=side)
+    found = set()
+    for number in range(lanes):
+        lane = Lane(number, reading, Sources(reading), Bytes())
+        with suppress(UserError):  # a lane without a document on this side
+            parts = lane.parts()
+            while parts[-1].epoch < 3:
+                found |= {int(part.document.id) for part in parts}
+                parts = lane.parts()
+    return found
+
+
+@settings(deadline=None, max_examples=50)
+@given(texts, st.floats(0, 1), st.integers(0, 99), st.integers(1, 4))
+def test_no_text_is_on_both_sides(words: list[str], fraction: float, seed: int, lanes: int) -> None:
+    """Whatever the seed and the lanes; the same text twice is on one side."""
+    held_out = {n for n, text in enumerate(words) if text and share(text) < fraction}
+    others = {n for n, text in enumerate(words) if text} - held_out
+    assert ids(words, Side(fraction, held_out=True)) == held_out
+    assert ids(words, Side(fraction), seed=seed) == others
+    assert ids(words, Side(fraction), seed=seed, lanes=lanes) <= others
+
+
+def share(text: str) -> float:
+    digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"held out").digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+def test_the_fraction_is_that_of_the_documents() -> None:
+    side = Side(0.1, held_out=True)
+    found = sum(side.has(Document(f"text {number}", "")) for number in range(10_000))
+    assert abs(found - 1000) < 4 * math.sqrt(10_000 * 0.1 * 0.9)
+
+
+def test_stored_documents_are_split_by_their_tokens_and_parts_are_trained_on() -> None:
+    held_out = Side(0.5, held_out=True)
+    for number in range(20):
+        stored = [
+            Document("", str(id_), tokens=np.array([number], dtype))
+            for id_, dtype in enumerate(("uint16", "int32"))
+        ]
+        assert len({held_out.has(each) for each in stored}) == 1
+        assert not held_out.has(Document(f"{number}", "", ends=False))
 
 
 # ---------------------------------------------------------------------------- results
@@ -234,6 +288,20 @@ BAD = {
         "atom: validation.interval=10: has no effect without validation.sets; valid: 500, or "
         "leave it out",
     ),
+    "the name of what is held out": (
+        ["validation.sets.held_out=stdlib", "validation.fraction=0.1"],
+        "atom: validation.sets.held_out: is the set of validation.fraction=0.1; valid: another",
+    ),
+    "windows, of which none is held out": (
+        ["validation.fraction=0.1", "data.packing=windows"],
+        "atom: validation.fraction=0.1: holds documents out, and data.packing=windows reads",
+    ),
+    "a fraction that holds nothing out": (
+        ["dataset=local", "dataset.path=texts", "validation.fraction=1e-9"],
+        "atom: validation.fraction=1e-09: holds out no document of this dataset with text; valid: "
+        "another fraction, or 0",
+    ),
+    "all": (["validation.fraction=1"], "atom: validation.fraction=1: "),
     "the best of no set": (
         ["checkpoint.keep_best=1", "checkpoint.keep_best_of=web"],
         "atom: checkpoint.keep_best_of=web: the run has no validation sets; valid: one of "
@@ -435,3 +503,33 @@ def test_training_is_the_same_without_validation(
     found, reference = results(runs["with"])[1], results(rows)[1]
     assert found.loss == pytest.approx(reference.loss, abs=2e-4)
     assert found.data == reference.data
+
+
+@pytest.mark.slow
+def test_what_is_held_out_is_never_trained_on(
+    place: Path, atom: Callable, forked: Callable
+) -> None:
+    """On two ranks, over several epochs; and another fraction cannot resume."""
+    texts = {f"{number}.txt": f"text {number} " * 8 for number in range(24)}
+    (place / "many").mkdir()
+    for name, text in texts.items():
+        (place / "many" / name).write_text(text)
+    held_out = {name for name, text in texts.items() if share(text) < 0.3}
+    command = ("train", *SMALL, "dataset=local", "dataset.path=many", "run.dir=split")
+    layout = ("parallelism=fsdp", "launch.ranks=2", "data.trace=true", "training.steps=12")
+    result = atom(*command, *layout, "validation.fraction=0.3", cwd=place)
+    assert result.returncode == 0, result.stderr
+    trained = {
+        (epoch, Path(name).name)
+        for rank in range(2)
+        for line in (place / f"split/logs/samples_rank_{rank}.jsonl").read_text().splitlines()
+        for spans in json.loads(line)["lanes"].values()
+        for epoch, name, *_ in spans
+    }
+    assert {name for _, name in trained} == texts.keys() - held_out
+    assert {epoch for epoch, _ in trained} >= {0, 1}
+    ((_, found),) = metrics.by_set(metrics.read(place / "split/metrics.jsonl"))["held_out"]
+    assert found.tokens == sum(len(texts[name]) for name in held_out)
+    other = forked(*command, "training.steps=13", "validation.fraction=0.2", cwd=place)
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "holds checkpoints of a run with validation.fraction=0.3" in other.stderr

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atom.data.dealing import DealtSource
+from atom.data.held_out import Side
 from atom.data.order import Order
 from atom.errors import UserError
 from atom.plugin import Document, LaneSource, StoredTokens
@@ -81,6 +82,7 @@ class Stream:
         encoder: the tokenizer.
         name: the key of the source, for errors.
         prefix: put before the ids of documents.
+        side: the documents to read; the others count as read, and have no tokens. None: all.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Stream:
         encoder: Encoder,
         name: str = "dataset",
         prefix: str = "",
+        side: Side | None = None,
     ) -> None:
         self._source = source
         self.lane = lane
@@ -101,6 +104,7 @@ class Stream:
         self._encoder = encoder
         self.name = name
         self._prefix = prefix
+        self._side = side
         self.left_out = LeftOut()
 
     def documents(self, epoch: int, start: int = 0) -> Iterator[Encoded]:
@@ -166,6 +170,8 @@ class Stream:
     def _tokens(self, document: Document) -> Tokens:
         # BOS and EOS alone would train the model to end texts at once.
         tokens = _NOTHING
+        if self._side is not None and document.problem is None and not self._side.has(document):
+            return tokens
         if document.tokens is not None:
             tokens = document.tokens
         elif document.text:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from atom.data.dealing import dealt
 from atom.data.documents import Encoder, LeftOut, Stream
+from atom.data.held_out import Side
 from atom.data.mixing import Schedule, key_of, leaves
 from atom.data.packing import PACKERS, Packed, Packer, Packing, Part, Position, Span
 from atom.errors import UserError
@@ -52,6 +53,7 @@ class Reading:
         names: the sources of a mixture in the order of the run; empty: in that of the mixture.
         measured: sources that preflight has compared with the run's length, so that they may be
             read as often as the steps require.
+        side: the documents that are read, of those that a split holds out or leaves; None: all.
     """
 
     source: LaneSource
@@ -64,6 +66,7 @@ class Reading:
     vocab_size: int | None = None
     names: tuple[str, ...] = ()
     measured: frozenset[str] = frozenset()
+    side: Side | None = None
 
 
 class Sources:
@@ -153,6 +156,7 @@ class Lane:
                     encoder=encoder,
                     name=key_of(name) if name else "dataset",
                     prefix=f"{name}: " if name else "",
+                    side=reading.side,
                 )
             )
             for name, source in sources.sources.items()

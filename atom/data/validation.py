@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atom.data.documents import Encoder
+from atom.data.held_out import Side
 from atom.data.lanes import IGNORED, Lane, Reading, Row, Sources
 from atom.data.packing import Part
 from atom.errors import UserError
@@ -27,6 +28,21 @@ SEED = 0
 """Seed of the order of the documents."""
 
 Ids = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The documents of a set.
+
+    Attributes:
+        source: a dataset.
+        key: its key.
+        side: its documents that are in the set; None: all.
+    """
+
+    source: LaneSource
+    key: str
+    side: Side | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,7 @@ def read(
     tokens: int,
     seq_len: int,
     vocab_size: int | None = None,
+    side: Side | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> ValidationSet:
@@ -103,6 +120,7 @@ def read(
         tokens: tokens to read, rounded up to whole sequences; fewer if the source ends.
         seq_len: L.
         vocab_size: an id beyond it is refused.
+        side: the documents to read; None: all.
 
     Raises:
         UserError: there is nothing to predict, or an id is out of range.
@@ -112,7 +130,7 @@ def read(
     kept: list[npt.NDArray[np.int32]] = []
     count = size = sequences = 0
     known = True
-    for row in _rows(source, encoder, -(-tokens // seq_len), seq_len, vocab_size):
+    for row in _rows(_reading(source, tokens, seq_len, vocab_size, side), encoder):
         row.labels[np.isin(row.labels, text.special)] = IGNORED
         arrays = np.stack(row).astype(np.int32)
         found.update(arrays.astype("<i4").tobytes())
@@ -138,21 +156,31 @@ def read(
     )
 
 
-def _rows(
-    source: LaneSource, encoder: Encoder, most: int, seq_len: int, vocab_size: int | None
-) -> Iterator[Row]:
-    """Yield at most ``most`` sequences, until a document would be read again."""
+def _reading(
+    source: LaneSource, tokens: int, seq_len: int, vocab_size: int | None, side: Side | None
+) -> Reading:
+    """Return how the sequences of a set are read: one lane, of as many steps as sequences."""
     reading = Reading(
-        source, seed=SEED, lanes=1, seq_len=seq_len, steps=most, vocab_size=vocab_size
+        source,
+        seed=SEED,
+        lanes=1,
+        seq_len=seq_len,
+        steps=-(-tokens // seq_len),
+        vocab_size=vocab_size,
+        side=side,
     )
     # A mixture's max_repetitions are those of a run.
-    reading = replace(reading, measured=frozenset(Sources(reading).names))
+    return replace(reading, measured=frozenset(Sources(reading).names))
+
+
+def _rows(reading: Reading, encoder: Encoder) -> Iterator[Row]:
+    """Yield the sequences, until a document would be read again."""
     lane = Lane(0, reading, Sources(reading), encoder)
-    for _ in range(most):
+    for _ in range(reading.steps):
         parts = lane.parts()
         first = [part for part in parts if part.epoch == 0]
         if first:
-            row = Row(*np.empty((3, seq_len), dtype=np.int64))
+            row = Row(*np.empty((3, reading.seq_len), dtype=np.int64))
             lane.write(row, first)
             yield row
         if _ended(parts):

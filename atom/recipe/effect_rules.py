@@ -215,7 +215,11 @@ RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
     (("checkpoint.keep_best_of",), _with("checkpoint.keep_best", 0)),
     (
         ("validation.interval", "validation.tokens"),
-        lambda seen: None if seen["validation.sets"] else "without validation.sets",
+        lambda seen: (
+            None
+            if seen["validation.sets"] or seen["validation.fraction"]
+            else "without validation.sets"
+        ),
     ),
     (("checkpoint.export_dtype",), _with("checkpoint.last_save_model_only", False)),
     (_LOADING, _no_initial_weights),

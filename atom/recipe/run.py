@@ -52,7 +52,7 @@ from atom.recipe.training_sections import (
     Training,
 )
 from atom.recipe.validation import validated
-from atom.recipe.validation_sets import Validation, check_best
+from atom.recipe.validation_sets import Validation, check_best, check_fraction
 
 DEGREES = (
     "data_parallel_replicate_degree",
@@ -197,6 +197,7 @@ def parse(sections: Section) -> Run:
     checks.launcher(run.launcher)
     checks.best(run)
     check_best(run)
+    check_fraction(run)
     if run.batch.tokens is None:
         return run
     return run.model_copy(update={"training": checks.in_sequences(run.batch.tokens, run.training)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PositiveInt, field_validator
 
@@ -14,6 +14,9 @@ from atom.recipe.sections import Model
 
 if TYPE_CHECKING:
     from atom.recipe.run import Run
+
+HELD_OUT = "held_out"
+"""The name of the set of documents that are held out."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -32,6 +35,11 @@ def check_name(name: str) -> str:
 class Validation(Model):
     """Text that the model is validated on during training: see docs/validation.md."""
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all sets."""
+        return [*self.sets, *([HELD_OUT] if self.fraction else [])]
+
     sets: dict[str, Component[Dataset]] = Field(
         default={}, description="name -> a dataset; none: no validation"
     )
@@ -47,6 +55,12 @@ class Validation(Model):
         "once",
     )
 
+    fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="fraction of the dataset's documents, by a digest of their content, that are "
+        "not trained on and form the validation set held_out; 0: none",
+    )
+
     @field_validator("sets")
     @classmethod
     def _have_names(cls, sets: dict[str, Component[Dataset]]) -> dict[str, Component[Dataset]]:
@@ -55,13 +69,34 @@ class Validation(Model):
         return sets
 
 
+def check_fraction(run: Run) -> None:
+    """Refuse to hold documents out where that cannot be done."""
+    fraction = run.validation.fraction
+    if not fraction:
+        return
+    if HELD_OUT in run.validation.sets:
+        raise UserError(
+            f"is the set of validation.fraction={fraction}",
+            valid="another name",
+            key=f"validation.sets.{HELD_OUT}",
+        )
+    if run.data.packing == "windows":
+        raise UserError(
+            "holds documents out, and data.packing=windows reads pieces of stored tokens, whatever "
+            "document they belong to",
+            valid="0, or another packing",
+            key="validation.fraction",
+            value=fraction,
+        )
+
+
 def check_best(run: Run) -> None:
     """Refuse to keep the best checkpoints by values that checkpoints do not have."""
     name, kept = run.checkpoint.keep_best_of, run.checkpoint.keep_best
     if name is None or not kept:
         return
-    if name not in run.validation.sets:
-        known = run.validation.sets
+    if name not in run.validation.names:
+        known = run.validation.names
         raise UserError(
             f"there is no such validation set; {nearest(name, known)}"
             if known

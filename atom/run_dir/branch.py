@@ -33,6 +33,7 @@ DATA = (
     "debug.seed",
     "training.seq_len",
     "training.global_batch_size",
+    "validation.fraction",
 )
 """Settings that the position in the data depends on, and nothing else in a checkpoint."""
 

@@ -80,6 +80,7 @@ KINDS: dict[str, Kind] = {
     "profiler": "harmless",
     "profile": "harmless",
     "validation": "harmless",
+    "validation.fraction": "refused",  # which documents are trained on
     "data": "harmless",
     "data.order": "refused",
     "data.packing": "refused",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atom.data.dealing import DealtSource, told
 from atom.data.documents import not_stored, stored
+from atom.data.held_out import Side
 from atom.errors import UserError
 from atom.io import caches
 from atom.plugin import (
@@ -83,8 +85,14 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
     """
     source = selection[Dataset].call("source")
 
+    fraction = run.validation.fraction if run is not None else 0.0
+
     def documents() -> Iterator[Document]:
+        # What is held out is not learnt by a tokenizer either.
+        trained = Side(fraction)
         for document in source.lane(0, 1, seed=0, epoch=0):
+            if not trained.has(document):
+                continue
             if document.tokens is not None:
                 raise UserError(
                     "is trained on text, and the dataset is stored as tokens",
@@ -100,6 +108,9 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
         _check_settings(source, run)
     # A tokenizer is trained on the first documents.
     digest = told(source, "ordered", read.digest, read.digest)
+    if fraction:
+        digest = hashlib.sha256(f"{digest} without {fraction}".encode()).hexdigest()
+        sets.check_held_out(selection[Dataset], source, fraction)
     context = TokenizerContext(documents=documents, digest=digest, cache=caches.folder())
     prepared: PreparedTokenizer = selection[Tokenizer].call("prepare", context)
     found = inputs.of(read, prepared)

@@ -8,16 +8,18 @@ from typing import Any
 
 from atom.data import validation
 from atom.data.dealing import told
+from atom.data.held_out import Side
+from atom.data.validation import Texts
 from atom.errors import UserError
 from atom.io import strangers
 from atom.io.files import is_regular
-from atom.plugin import Dataset, DocumentSource
+from atom.plugin import Dataset, DocumentSource, LaneSource
 from atom.recipe.run import Run, read
-from atom.recipe.validation_sets import check_name
+from atom.recipe.validation_sets import HELD_OUT, check_name
 from atom.registry.host import Host
 from atom.registry.opening import Chosen
 from atom.registry.renaming import renamed
-from atom.registry.select import select
+from atom.registry.select import Selection, select
 from atom.registry.trust import Trust
 from atom.run_dir import inputs
 from atom.run_dir.folder import RUN_FILE
@@ -28,7 +30,21 @@ OF_THE_TOKENS = (
 )
 
 
-def of_run(folder: Path, given: Mapping[str, Any]) -> tuple[Run, dict[str, Chosen[Dataset]]]:
+def of(run: Run, selection: Selection) -> dict[str, Texts]:
+    """Return the validation sets of a run by name."""
+    found = {name: _texts(chosen) for name, chosen in selection.validation().items()}
+    if run.validation.fraction:
+        dataset = selection[Dataset]
+        side = Side(run.validation.fraction, held_out=True)
+        found[HELD_OUT] = Texts(dataset.call("source"), dataset.key, side)
+    return found
+
+
+def _texts(chosen: Chosen[Dataset]) -> Texts:
+    return Texts(chosen.call("source"), chosen.key)
+
+
+def of_run(folder: Path, given: Mapping[str, Any]) -> tuple[Run, dict[str, Texts]]:
     """Return a run, and the sets to validate it on: ``given``, or those of its ``run.yaml``.
 
     Args:
@@ -48,13 +64,17 @@ def of_run(folder: Path, given: Mapping[str, Any]) -> tuple[Run, dict[str, Chose
     sets = selection.validation()
     if given:
         sets = {name: _opened(selection.opener, name, value) for name, value in given.items()}
-    if not sets:
-        raise UserError(f"{folder} has no validation sets", valid="--set NAME=DATASET")
     recorded = inputs.read(folder / inputs.FILE_NAME)
     digest = recorded.tokenizer.digest if recorded is not None else None
     for chosen in sets.values():
         check(chosen, digest, run.tokenizer.name)
-    return run, sets
+    if given:
+        return run, {name: _texts(chosen) for name, chosen in sets.items()}
+    if not (found := of(run, selection)):
+        raise UserError(f"{folder} has no validation sets", valid="--set NAME=DATASET")
+    for texts in found.values():
+        texts.source.check()
+    return run, found
 
 
 def _opened(opener: Any, name: str, value: Any) -> Chosen[Dataset]:
@@ -95,10 +115,40 @@ def check(chosen: Chosen[Dataset], digest: str | None, tokenizer: str) -> None:
         source.check()
         if digest is not None:
             check_tokens(source, digest, tokenizer)
-        for document in source.lane(0, 1, seed=validation.SEED, epoch=0):
-            if document.text or (document.tokens is not None and len(document.tokens) > 1):
-                return
-        raise UserError("has no text to validate on", valid="a dataset with text", key="dataset")
+        if not _has_text(source):
+            raise UserError(
+                "has no text to validate on", valid="a dataset with text", key="dataset"
+            )
+
+
+def check_held_out(chosen: Chosen[Dataset], source: LaneSource, fraction: float) -> None:
+    """Refuse to hold out documents of a dataset if there are none, or if it has its own loader.
+
+    Args:
+        chosen: the dataset.
+        source: its documents.
+        fraction: the fraction to hold out.
+    """
+    if chosen.declaration.build is not None:
+        problem = "the data loader of this dataset reads no documents that could be held out"
+    elif not _has_text(source, Side(fraction, held_out=True)):
+        problem = "holds out no document of this dataset with text"
+    elif not _has_text(source, Side(fraction)):
+        problem = "leaves no document of this dataset with text to train on"
+    else:
+        return
+    raise UserError(
+        problem, valid="another fraction, or 0", key="validation.fraction", value=fraction
+    )
+
+
+def _has_text(source: LaneSource, side: Side | None = None) -> bool:
+    """Return whether a document has something to predict."""
+    for document in source.lane(0, 1, seed=validation.SEED, epoch=0):
+        text = document.text or (document.tokens is not None and len(document.tokens) > 1)
+        if text and (side is None or side.has(document)):
+            return True
+    return False
 
 
 def check_tokens(source: DocumentSource, digest: str, name: str) -> None:

@@ -16,6 +16,7 @@ from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
 
+from atom.data.held_out import Side
 from atom.errors import UserError
 from atom.plugin import (
     Architecture,
@@ -34,6 +35,7 @@ from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.opening import Chosen
 from atom.registry.select import Selection
+from atom.run_dir import sets
 from atom.run_dir.folder import TOKENIZER
 from atom.titan import kernels, translate
 from atom.titan.compat.device import mend_fsdp
@@ -200,6 +202,7 @@ def data_loader(chosen: Chosen[Dataset], run: Run) -> Any:
         steps=run.training.steps,
         begin=resolved.data_begins or 0,
         vocab_size=resolved.vocab_size,
+        side=Side(run.validation.fraction) if run.validation.fraction else None,
     )
 
 
@@ -207,7 +210,7 @@ def validation_config(run: Run, selection: Selection) -> ValidationConfig:
     """Return what the run validates, and when."""
     assert run.resolved is not None
     return ValidationConfig(
-        sets={name: chosen.call("source") for name, chosen in selection.validation().items()},
+        sets=sets.of(run, selection),
         interval=run.validation.interval,
         tokens=run.validation.tokens,
         vocab_size=run.resolved.vocab_size,

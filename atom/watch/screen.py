@@ -230,7 +230,8 @@ class Screen:
         """Show the course of each validation set, and its last result."""
         for name, points in by_set(metrics).items():
             first, (_, last) = points[0][1], points[-1]
-            self._row(clean(name), f"{decimal(first.loss, 4)} → {last}")
+            head = Text(f"{clean(name)}  ", "cyan")
+            self._row("set", f"{decimal(first.loss, 4)} → {last}", head)
             losses = [found.loss for _, found in points]
             self._row("", Text(sparkline(losses, columns, ascii_only=self._ascii), "cyan"))
 

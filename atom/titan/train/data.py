@@ -21,6 +21,7 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.tokenizer import BaseTokenizer
 
 from atom.data.documents import LeftOut
+from atom.data.held_out import Side
 from atom.data.lanes import Lane, Reading, Row, Sources, State, state_size
 from atom.data.packing import Packed, Packing, Span
 from atom.errors import UserError
@@ -67,6 +68,8 @@ class DocumentLoader(BaseDataLoader):
         """The sources of a mixture, in the order of the run."""
         measured: frozenset[str] = frozenset()
         """Sources of a mixture that are known to suffice."""
+        side: Side | None = None
+        """The documents to train on; None: all."""
 
         def reading(self, seq_len: int) -> Reading:
             """Return how all lanes are read."""
@@ -81,6 +84,7 @@ class DocumentLoader(BaseDataLoader):
                 vocab_size=self.vocab_size,
                 names=self.sources,
                 measured=self.measured,
+                side=self.side,
             )
 
     def __init__(

@@ -22,8 +22,7 @@ from torchtitan.distributed import utils as dist_utils
 
 from atom.data import validation
 from atom.data.lanes import IGNORED
-from atom.data.validation import ValidationSet
-from atom.plugin import LaneSource
+from atom.data.validation import Texts, ValidationSet
 from atom.registry.renaming import renamed
 from atom.run_dir import events
 from atom.run_dir.validated import SetResult
@@ -44,7 +43,7 @@ class ValidationConfig:
         vocab_size: an id beyond it is refused.
     """
 
-    sets: Mapping[str, LaneSource] = field(default_factory=dict)
+    sets: Mapping[str, Texts] = field(default_factory=dict)
     interval: int = 1
     tokens: int = 1
     vocab_size: int | None = None
@@ -59,23 +58,17 @@ class ValidationConfig:
 
 
 def read(
-    name: str,
-    source: LaneSource,
-    config: ValidationConfig,
-    encoder: Any,
-    seq_len: int,
-    **share: int,
+    texts: Texts, config: ValidationConfig, encoder: Any, seq_len: int, **share: int
 ) -> ValidationSet:
-    """Read the set ``name``; errors name its key. ``share`` is as for
-    :func:`atom.data.validation.read`.
-    """
-    with renamed("dataset", f"validation.sets.{name}"):
+    """Read a set; errors name its key. ``share`` is as for :func:`atom.data.validation.read`."""
+    with renamed("dataset", texts.key):
         return validation.read(
-            source,
+            texts.source,
             encoder,
             tokens=config.tokens,
             seq_len=seq_len,
             vocab_size=config.vocab_size,
+            side=texts.side,
             **share,
         )
 
@@ -121,15 +114,14 @@ class Validation(Callback):
         self._ranks = ranks
         sets = {
             name: read(
-                name,
-                source,
+                texts,
                 config.validation,
                 trainer.tokenizer,
                 config.training.seq_len,
                 rank=rank,
                 ranks=ranks,
             )
-            for name, source in config.validation.sets.items()
+            for name, texts in config.validation.sets.items()
         }
         if dist.get_rank() == 0:
             for name, found in sets.items():

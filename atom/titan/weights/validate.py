@@ -14,9 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from atom.data.lanes import IGNORED
-from atom.data.validation import ValidationSet
-from atom.plugin import Dataset
-from atom.registry.opening import Chosen
+from atom.data.validation import Texts, ValidationSet
 from atom.run_dir.validated import SetResult
 from atom.titan.train.validation import ValidationConfig, read
 from atom.titan.weights.forward import logits
@@ -27,7 +25,7 @@ TOKENS = 4096
 
 
 def validate(
-    folder: Path, sets: Mapping[str, Chosen[Dataset]], *, step: int | None, tokens: int, kind: str
+    folder: Path, sets: Mapping[str, Texts], *, step: int | None, tokens: int, kind: str
 ) -> tuple[int | None, dict[str, SetResult]]:
     """Return the step of the weights, and the result of each set.
 
@@ -47,8 +45,8 @@ def validate(
     config = ValidationConfig(tokens=tokens, vocab_size=run.resolved.vocab_size)
     encoder, length = loaded.trained.tokenizer(), run.training.seq_len
     results = {}
-    for name, chosen in sets.items():
-        found = read(name, chosen.call("source"), config, encoder, length)
+    for name, texts in sets.items():
+        found = read(texts, config, encoder, length)
         results[name] = SetResult(
             loss=_nats(loaded.model, found, kind) / found.tokens,
             tokens=found.tokens,
