@@ -145,6 +145,7 @@ def test_a_large_order_needs_no_memory() -> None:
     assert peak < 4 << 20
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.integers(SORTED + 1, 90_000), st.integers(1, 9), st.integers(0, 200))
 def test_lanes_share_out_a_computed_order(count: int, lanes: int, start: int) -> None:

@@ -37,7 +37,7 @@ TOLERANCE = 1e-4
 """|difference in a logit|, in float32."""
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def transformers_without_fla() -> None:
     """Where ``transformers`` finds ``fla``, it takes kernels that need a GPU, on any device."""
     with pytest.MonkeyPatch.context() as patch:
@@ -56,6 +56,7 @@ def run(tmp_path: Path) -> Save:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("transformers_without_fla")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_computes_what_the_run_does(family: str, run: Save, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")

@@ -41,6 +41,7 @@ TAKEN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", REFUSED)
 def test_a_parameter_without_effect_is_refused(
     forked: Callable, tmp_path: Path, typed: str

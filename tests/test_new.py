@@ -289,6 +289,7 @@ def test_licence_is_atoms() -> None:
 # ---------------------------------------------------------------------------- our own packages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
 def test_our_packages_are_what_the_template_makes(plugin: Path, tmp_path: Path) -> None:
     """A reader of any of them sees the template, filled in."""

@@ -228,6 +228,7 @@ class ArchitectureSuite(Options, ComponentSuite):
         for name, parameter in first.named_parameters():
             assert torch.equal(parameter.grad, theirs[name].grad), f"gradient of {name}"
 
+    @pytest.mark.slow
     def test_overfits_one_batch(self, subject: Subject) -> None:
         """AdamW memorizes 32 random tokens in at most 100 steps."""
         import torch

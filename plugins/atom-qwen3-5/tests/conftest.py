@@ -9,7 +9,7 @@ import sys
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def transformers_without_fla() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "fla", None)

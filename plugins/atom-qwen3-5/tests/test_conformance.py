@@ -51,6 +51,7 @@ def test_sharing_experts_out_changes_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("transformers_without_fla")
 @pytest.mark.parametrize("tied", [False, True])
 def test_dense_logits_are_those_of_transformers(tied: bool, tmp_path: Path) -> None:
     assert_same_logits(
@@ -62,6 +63,7 @@ def test_dense_logits_are_those_of_transformers(tied: bool, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("transformers_without_fla")
 def test_mixture_logits_are_those_of_transformers(tmp_path: Path) -> None:
     assert_same_logits(
         {"name": "qwen3_5_moe"} | MOE,
