@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atom.errors import UserError
-from atom.run_dir.metrics import FILE_NAME, MetricsWriter, StepMetrics, follow, read
+from atom.run_dir.metrics import FILE_NAME, MetricsWriter, StepMetrics, follow, last_step, read
 
 DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -158,6 +158,21 @@ def test_a_half_line_is_not_read(path: Path) -> None:
     with path.open("a") as file:
         file.write(row(3).to_json())
     assert steps(path) == [1, 2]
+
+
+@pytest.mark.parametrize("size", [0, 100, 400, 5000])
+def test_the_last_step_is_found_whatever_the_length_of_rows(size: int, path: Path) -> None:
+    """Callbacks of large models log thousands of values."""
+    assert last_step(path) == 0
+    values = {"norms": {f"gradient/layers.{n}": 0.5 for n in range(size)}}
+    for step in (1, 2, 3):
+        writer = MetricsWriter(path)
+        writer.append(dataclasses.replace(row(step), callbacks=values))
+        writer.close()
+        assert last_step(path) == step
+    with path.open("a") as file:
+        file.write(row(4).to_json())
+    assert last_step(path) == 3
 
 
 def test_a_foreign_line_is_an_error_that_says_where(path: Path) -> None:

@@ -145,6 +145,7 @@ def test_values_are_in_the_row_of_their_step(tmp_path: Path) -> None:
     [
         ("after_step", {"a": 1}, "log is called outside of a step; valid: from before_step"),
         ("before_step", {"a b": 1}, "'a b' is no name of a value"),
+        ("before_step", {str(n): 1 for n in range(10_001)}, "log is given 10,001 values; valid"),
         ("before_step", {"a": "high"}, "failed in before_step of step 1: ValueError: could not"),
     ],
 )

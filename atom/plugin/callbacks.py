@@ -78,8 +78,8 @@ class Training(Protocol):
         row are discarded, like its loss; :meth:`TrainerCallback.wants_row` asks for a row.
 
         Args:
-            values: name -> a number, or a tensor with one element. Names consist of letters,
-                digits, ``_``, ``-``, ``.`` and ``/``.
+            values: name -> a number, or a tensor with one element; at most 10,000. Names consist
+                of letters, digits, ``_``, ``-``, ``.`` and ``/``.
         """
 
     def alert(self, reason: str) -> None:

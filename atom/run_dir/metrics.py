@@ -249,8 +249,13 @@ def last_step(path: Path) -> int:
     try:
         with open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - 8192, 0))
-            lines = whole_lines(file.read())
+            lines: list[bytes] = []
+            length = 0
+            # The first line that is read may be the end of a longer one.
+            while len(lines) < 2 and length < min(size, 2 * json_data.LINE):
+                length = 4 * length or 8192
+                file.seek(max(size - length, 0))
+                lines = whole_lines(file.read())
         return StepMetrics.from_json(lines[-1]).step
     except (FileNotFoundError, IndexError, ValueError):
         return 0

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _VALUE = re.compile(r"[A-Za-z0-9_][\w./-]*", re.ASCII)
 
+_MOST_VALUES = 10_000
+"""Values of one call: readers of ``metrics.jsonl`` refuse a line of 4 MiB."""
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -182,6 +185,8 @@ class View:
             raise ValueError(
                 "log is called outside of a step; valid: from before_step to after_optimizer"
             )
+        if len(values) > _MOST_VALUES:
+            raise ValueError(f"log is given {len(values):,} values; valid: {_MOST_VALUES:,}")
         for key in values:
             if not isinstance(key, str) or not _VALUE.fullmatch(key):
                 raise ValueError(f"{key!r} is no name of a value; valid: {_VALUE.pattern}")
