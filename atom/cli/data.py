@@ -56,8 +56,13 @@ def prepare_parser() -> Parser:
     parser.add_argument(
         "--workers", type=_positive, help="number of processes; default: one for each core"
     )
-    parser.add_argument("--licence", help="licence of the data, a label in the manifest")
-    parser.add_argument("--origin", help="origin of the data, a label in the manifest")
+    parser.add_argument(
+        "--licence",
+        help="licence of the data, a label in the manifest; default: that of the dataset",
+    )
+    parser.add_argument(
+        "--origin", help="origin of the data, a label in the manifest; default: that of the dataset"
+    )
     parser.add_argument("--lanes", type=_positive, help="number of shards of a stream; default: 16")
     parser.add_argument(
         "--config-dir", metavar="DIR", help="folder of configuration files, as for `atom train`"

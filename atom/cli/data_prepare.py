@@ -25,7 +25,7 @@ from atom.errors import UserError
 from atom.io.numbers import human
 from atom.io.process import call
 from atom.io.terminal import say
-from atom.plugin import Dataset, Tokenizer
+from atom.plugin import Contents, Dataset, Tokenizer
 from atom.plugin.parameters import Component
 from atom.recipe.run import Run
 from atom.redaction import concealed
@@ -94,9 +94,10 @@ class _Preparation:
         folders.check_usable(folder)
         prepared, documents, lanes = call(partial(_look, selection, self._options.lanes))
         recipe = self._recipe(prepared, documents, lanes)
+        labels = self._labels(prepared.contents)
         with folders.claimed(folder):
             if (manifest := folders.finished(folder, recipe)) is not None:
-                say(f"{folder} is finished: {_told(self._labelled(manifest))}")
+                say(f"{folder} is finished: {_told(self._labelled(manifest, labels))}")
                 return
             place = folders.begin(folder, recipe, prepared.tokenizer.files)
             # A worker has one thread. A tokenizer that is trained may have had more.
@@ -116,14 +117,27 @@ class _Preparation:
             finally:
                 screen.close()
             recipe = with_special_ids(recipe, tokenizer)
-            manifest = preparing.finish(folder, recipe, open_source, self._provenance())
+            manifest = preparing.finish(folder, recipe, open_source, self._provenance(labels))
             say(f"{folder}: {_told(manifest)}")
 
-    def _labelled(self, manifest: Manifest) -> Manifest:
-        """Write the labels of this command into a finished manifest."""
-        named = {"licence": self._options.licence, "origin": self._options.origin}
-        given = {name: value for name, value in named.items() if value is not None}
-        provenance = manifest.provenance.model_copy(update=given)
+    def _labels(self, contents: Contents | None) -> dict[str, str]:
+        """Return the labels of this command, or else those of the dataset."""
+        contents = contents or Contents()
+        of_dataset = {"licence": contents.licence, "origin": contents.origin}
+        return {
+            name: getattr(self._options, name) or label or UNKNOWN
+            for name, label in of_dataset.items()
+        }
+
+    def _labelled(self, manifest: Manifest, labels: dict[str, str]) -> Manifest:
+        """Write labels into a finished manifest; those of a dataset replace no others."""
+        known = manifest.provenance.model_dump()
+        changed = {
+            name: label
+            for name, label in labels.items()
+            if getattr(self._options, name) or known[name] == UNKNOWN
+        }
+        provenance = manifest.provenance.model_copy(update=changed)
         if provenance != manifest.provenance:
             manifest = manifest.model_copy(update={"provenance": provenance})
             folders.finish(self._options.out, manifest)
@@ -146,7 +160,7 @@ class _Preparation:
             lanes=lanes,
         )
 
-    def _provenance(self) -> Provenance:
+    def _provenance(self, labels: dict[str, str]) -> Provenance:
         selection = self._selection
         plugins = [
             chosen.component.plugin
@@ -155,8 +169,8 @@ class _Preparation:
         ]
         packages = {plugin.package: plugin.version for plugin in plugins}
         return Provenance(
-            licence=self._options.licence or UNKNOWN,
-            origin=self._options.origin or UNKNOWN,
+            licence=labels["licence"],
+            origin=labels["origin"],
             command=concealed(f"atom data {shlex.join(self._arguments)}"),
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={"atom": atom.__version__} | packages | _versions("tokenizers", "numpy"),

@@ -281,6 +281,7 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         vocab_size=resolved.vocab_size,
         dataset=chosen("dataset"),
         read=_read(resolved.data),
+        licence=(resolved.data.licence or "") if resolved.data else "",
         left_out=resolved.data.left_out if resolved.data else (),
         sources=mixture_rows.sources(resolved.mixture) if resolved.mixture else (),
         stages=mixture_rows.stages(resolved.mixture) if resolved.mixture else (),

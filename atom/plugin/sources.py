@@ -47,13 +47,16 @@ class Contents:
     """The content of a source, for people: numbers of files, documents and tokens per epoch, None
     if unknown without reading everything. ``left_out`` has a phrase for each kind of content that
     is not read, or not read as it stands: ``"hidden files: 2 (.a, .b)"``. ``sources`` are the
-    contents of a mixture's sources by name; source ``b`` of a mixture ``a`` is ``a.b``."""
+    contents of a mixture's sources by name; source ``b`` of a mixture ``a`` is ``a.b``.
+    ``licence`` and ``origin`` are labels; None if unknown."""
 
     files: int | None = None
     documents: int | None = None
     left_out: tuple[str, ...] = ()
     tokens: int | None = None
     sources: Mapping[str, Contents] = field(default_factory=dict)
+    licence: str | None = None
+    origin: str | None = None
 
 
 class Documents(Protocol):

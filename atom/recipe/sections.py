@@ -309,12 +309,14 @@ class Plugins(Model):
 
 
 class Read(Model):
-    """The size that a dataset has reported: see ``atom.plugin.Contents``."""
+    """The size and the labels that a dataset has reported: see ``atom.plugin.Contents``."""
 
     files: int | None = None
     documents: int | None = None
     left_out: list[str] = Field(default=[], description="content that is present but not read")
     tokens: int | None = None
+    licence: str | None = None
+    origin: str | None = Field(default=None, description="where it comes from, with its commit")
 
 
 class MixedSource(Model):

@@ -115,6 +115,9 @@ def data(record: Record) -> list[Element]:
         for what, count in (("files", read.files), ("documents", read.documents)):
             if count is not None:
                 rows.append((what, f"{count:,}", ""))
+        for what, label in (("licence", read.licence), ("origin", read.origin)):
+            if label is not None:
+                rows.append((what, label, ""))
         rows += [("left out", phrase, "") for phrase in read.left_out]
     length = run.training.seq_len
     if run.resolved is not None:

@@ -53,7 +53,8 @@ class Header:
     """What is known of a run before its first step.
 
     ``layout`` is (mesh dimension, degree), outermost first; ``schedule`` is the pipeline schedule;
-    ``read`` is the size of the dataset, and ``left_out`` the part that is not read as it stands;
+    ``read`` is the size of the dataset, ``licence`` its licence, and ``left_out`` the part that is
+    not read as it stands;
     ``sources`` and ``stages`` are the rows of a mixture (:mod:`atom.watch.mixture_rows`);
     ``batch`` is shown unchanged; ``kernels`` is (operation, chosen kernel); ``rejected`` is
     (operation, preferred kernel, why it does not fit); ``resumed_from`` is the checkpoint's step.
@@ -75,6 +76,7 @@ class Header:
     resumed_from: int | None
     rejected: Sequence[tuple[str, str, str]] = ()
     read: str = ""
+    licence: str = ""
     left_out: Sequence[str] = ()
     sources: Sequence[tuple[str, str]] = ()
     stages: Sequence[tuple[str, str]] = ()
@@ -114,6 +116,8 @@ class Screen:
         words = filter(None, (header.dataset, header.read, ids))
         self._row("data", clean(", ".join(words)))
         self._table("", header.sources)
+        if header.licence:
+            self._row("", clean(f"licence: {header.licence}"))
         for phrase in header.left_out:
             self._row("", Text(clean(f"left out: {phrase}"), "dim"))
         self._row("batch", clean(header.batch))

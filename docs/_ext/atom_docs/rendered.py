@@ -21,6 +21,7 @@ from sphinx.application import Sphinx
 from atom_docs.command_reference import CommandReference
 from atom_docs.config_reference import ConfigReference
 from atom_docs.conformance_reference import ConformanceChecks, Kinds
+from atom_docs.corpora_reference import Corpora
 from atom_docs.kernel_reference import KernelExplanation, KernelFunctions, KernelOperations
 from atom_docs.pages import DOCS
 from atom_docs.repair_reference import Repairs
@@ -37,6 +38,7 @@ DIRECTIVES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "command-reference": (CommandReference, ()),
     "config-reference": (ConfigReference, ("key", "type and default", "meaning")),
     "conformance-checks": (ConformanceChecks, ("check", "", "what it holds")),
+    "corpora": (Corpora, ()),
     "kernel-explanation": (KernelExplanation, ()),
     "kernel-functions": (KernelFunctions, ("function", "operation", "called with")),
     "kernel-operations": (KernelOperations, ("operation", "takes the place of", "computes")),

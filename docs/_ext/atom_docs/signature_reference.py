@@ -26,7 +26,7 @@ class Signatures(SphinxDirective):
             module, _, name = path.rpartition(".")
             owner = getattr(importlib.import_module(module), name)
             rows.append((name, forward(owner)))
-        return [_table(("module", "forward"), rows)]
+        return [table(("module", "forward"), rows)]
 
 
 class Operations(SphinxDirective):
@@ -46,7 +46,7 @@ class Operations(SphinxDirective):
             path = f"{owner.__module__}.{owner.__qualname__}.Config"
             called = "__call__" if not hasattr(owner, "forward") else "forward"
             rows.append((name, path, forward(owner, called)))
-        return [_table(("operation", "target", "called with"), rows)]
+        return [table(("operation", "target", "called with"), rows)]
 
 
 def forward(owner: type, method: str = "forward") -> str:
@@ -66,13 +66,20 @@ def _use_cpu() -> None:
     boot("cpu")
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> nodes.table:
+def table(
+    header: tuple[str, ...], rows: list[tuple[str, ...]], *, literal: int | None = None
+) -> nodes.table:
+    """Return a table; the first ``literal`` columns are code, by default all."""
+
+    def entry(place: int, text: str) -> nodes.entry:
+        code = literal is None or place < literal
+        return nodes.entry(
+            "", nodes.paragraph("", "", nodes.literal(text, text) if code else nodes.Text(text))
+        )
+
     columns: list[Any] = [nodes.colspec(colwidth=1) for _ in header]
     head = nodes.row("", *[nodes.entry("", nodes.paragraph("", name)) for name in header])
-    body = [
-        nodes.row("", *[nodes.entry("", nodes.paragraph("", "", nodes.literal(c, c))) for c in row])
-        for row in rows
-    ]
+    body = [nodes.row("", *[entry(place, c) for place, c in enumerate(row)]) for row in rows]
     group = nodes.tgroup(
         "", *columns, nodes.thead("", head), nodes.tbody("", *body), cols=len(header)
     )

@@ -47,4 +47,5 @@ def atom_datasets() -> Iterator[Dataset]:
         summary="a dataset of the Hugging Face Hub, streamed",
         config="atom_datasets.config:HuggingFace",
         source="atom_datasets.huggingface:source",
+        changed="atom_datasets.labels:changed",
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -15,6 +15,7 @@ import yaml
 from atom.errors import UserError
 from atom_datasets.bounding import entries
 from atom_datasets.finding import open_regular
+from atom_datasets.patterns import leads_out, parts
 
 if TYPE_CHECKING:
     import datasets
@@ -71,7 +72,7 @@ def check_card(folder: Path) -> None:
         if not isinstance(config, dict):
             continue
         for pattern in _texts([config.get("data_files"), config.get("data_dir")], depth=5):
-            if "://" in pattern or pattern.startswith(("/", "~")) or ".." in _parts(pattern):
+            if leads_out(pattern):
                 raise _outside(pattern, str(path))
 
 
@@ -100,7 +101,7 @@ def check(builder: datasets.DatasetBuilder, source: str, known: Iterable[str] | 
     inside = None if known is None else set(known)
     for names in (builder.config.data_files or {}).values():
         for name in names:
-            of_hub = name.startswith(places) and ".." not in _parts(name)
+            of_hub = name.startswith(places) and ".." not in parts(name)
             if not (of_hub if inside is None else name in inside):
                 raise _outside(name, source)
     if format == "webdataset":
@@ -122,10 +123,6 @@ def _outside(name: str, where: str) -> UserError:
         valid="files of its own",
         key="dataset.path",
     )
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    return PurePosixPath(name.replace("\\", "/")).parts
 
 
 def _texts(value: Any, depth: int) -> Iterator[str]:

@@ -67,22 +67,24 @@ def _register() -> None:
 class _Bounding:
     """A filesystem of one compressed file, or of an archive, with a size limit."""
 
-    fo: Any
+    _open_with_fsspec: Any
+    of: Any
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> BinaryIO:
         stream = cast(Any, super())._open(path, mode, **options)
-        address = getattr(self.fo, "path", self.fo)
-        if mode != "rb" or not isinstance(address, str):
+        of_archive = hasattr(self, "of")
+        file = self.of if of_archive else self._open_with_fsspec()
+        if mode != "rb" or not hasattr(file, "fs"):
             return cast(BinaryIO, stream)
+        address = _address(file)
         most = next((most for start, most in _most.items() if address.startswith(start)), None)
-        return bounded(stream, original(address), Budget(_size(self.fo), most))
+        size = int(file.fs.info(file.path).get("size") or 0)
+        return bounded(stream, original(address), Budget(size, most))
 
 
-def _size(file: Any) -> int:
-    """Return the compressed size of a file in bytes."""
-    import fsspec
-
-    if not isinstance(file, str):
-        return int(getattr(file, "size", 0) or 0)
-    system, path = fsspec.core.url_to_fs(file)
-    return int(system.info(path).get("size") or 0)
+def _address(file: Any) -> str:
+    """Return the path of a local file, or the address of another: ``hf://datasets/…``."""
+    local = "file" in (
+        [file.fs.protocol] if isinstance(file.fs.protocol, str) else file.fs.protocol
+    )
+    return str(file.path if local else file.fs.unstrip_protocol(file.path))

@@ -24,7 +24,7 @@ _RATIO = 200
 _ALWAYS = 64 * 2**20
 """Decompressed bytes that are always allowed: a small, very repetitive dataset does no harm."""
 
-SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst"})
+SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst", ".zstd"})
 
 
 def bare_suffix(path: Path) -> str:
@@ -142,7 +142,7 @@ def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
             return cast(BinaryIO, bz2.open(file))
         case ".xz":
             return cast(BinaryIO, lzma.open(file))
-        case ".zst":
+        case ".zst" | ".zstd":
             # Unlike the package zstandard, pyarrow detects a truncated file.
             import pyarrow as pa  # type: ignore[import-untyped]
 

@@ -100,6 +100,11 @@ class HuggingFace(_Folder):
     subset: Name | None = Field(
         default=None, description="the subset (configuration); null: the dataset's default"
     )
+    data_files: Name | Annotated[list[Name], Field(min_length=1)] | None = Field(
+        default=None,
+        description="patterns of the files to read, such as data/python/*, in place of a subset; "
+        "null: the files of the subset",
+    )
     split: Name = Field(default="train", description="the split")
     text_field: Name = Field(default="text", description="the column that holds the text")
     revision: Name | None = Field(
@@ -109,4 +114,13 @@ class HuggingFace(_Folder):
         default=None,
         description="maximum decompressed bytes of each compressed file; null: 200 times its "
         "compressed size, and at least 64 MiB",
+    )
+    licence: Name | None = Field(
+        default=None,
+        description="licence of the data: a label for the header, the report and token shards",
+    )
+    origin: Name | None = Field(
+        default=None,
+        description="where the data comes from: a label, as `licence`; null: the dataset on the "
+        "Hub and its commit",
     )

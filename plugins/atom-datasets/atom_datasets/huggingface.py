@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from atom.data.order import permutation
 from atom.errors import UserError
 from atom.plugin import Contents, Document
-from atom_datasets import admitted, content, identity, saved
+from atom_datasets import admitted, content, identity, labels, patterns, saved
 from atom_datasets.bounding import bound
 from atom_datasets.compression import let_streams_decompress
 from atom_datasets.config import HuggingFace
@@ -49,6 +49,9 @@ def source(config: HuggingFace) -> HuggingFaceSource:
         config.revision,
         config.max_bytes,
         config.links,
+        patterns.listed(config.data_files),
+        config.licence,
+        config.origin,
     )
 
 
@@ -68,6 +71,9 @@ class HuggingFaceSource:
     revision: str | None
     max_bytes: int | None = None
     links: Links = "data"
+    data_files: tuple[str, ...] = ()
+    licence: str | None = None
+    origin: str | None = None
 
     def check(self) -> str:
         """Return a digest of the dataset: of its commit, or of its files' content.
@@ -92,9 +98,14 @@ class HuggingFaceSource:
         return identity.addressed(read) or {self.path: f"{self.subset} {self.revision}"}
 
     def contents(self) -> Contents:
-        """Return the number of files, and the files of a folder that no split reads."""
+        """Return the number of files, the files of a folder that no split reads, and the labels."""
         opened = _opened(self)
-        return Contents(files=opened.files, left_out=opened.left_out.phrases())
+        return Contents(
+            files=opened.files,
+            left_out=opened.left_out.phrases(),
+            licence=self.licence,
+            origin=self.origin or labels.commit(opened.read),
+        )
 
     def lane(
         self, lane: int, lanes: int, *, seed: int, epoch: int, start: int = 0
@@ -176,6 +187,7 @@ def _opened(source: HuggingFaceSource) -> _Opened:
         files = builder.config.data_files
         if files is None:
             return _Opened(stream, (), None, left_out)
+        patterns.check_used(source.data_files, files[source.split], source.path)
         read = tuple(links.get(name, name) for name in files[source.split])
         for split, names in files.items():
             for name in names:
@@ -196,6 +208,7 @@ def _builder(
 
     path = source.path
     admitted.check_name(path)
+    patterns.check_inside(source.data_files)
     links: dict[str, Path] = {}
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -211,7 +224,12 @@ def _builder(
         place, links = linked(folder, files, cache)
         path = str(place)
     bound(path if links else f"hf://datasets/{path}@", source.max_bytes)
-    builder = datasets.load_dataset_builder(path, source.subset, revision=source.revision)
+    builder = datasets.load_dataset_builder(
+        path,
+        source.subset,
+        data_files={source.split: list(source.data_files)} if source.data_files else None,
+        revision=source.revision,
+    )
     return builder, links
 
 
@@ -236,6 +254,8 @@ def _explained(source: HuggingFaceSource) -> Iterator[None]:
             names = _columns(source)
         if names and source.text_field not in names:
             raise no_column(source.text_field, names) from None
+        if type(error).__name__ == "DataFilesNotFoundError":
+            patterns.check_used(source.data_files, (), source.path)
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         reason = _LINKS.sub(lambda _: source.path, reason)
         if isinstance(error, io.UnsupportedOperation):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from atom.data.manifest import name_of
+from atom.data.manifest import UNKNOWN, name_of
 from atom.data.shards import TokenShards, open_shards
 from atom.data.verifying import check
 from atom.errors import UserError
@@ -62,6 +62,8 @@ class PreparedSource:
             documents=found.documents,
             tokens=found.tokens,
             left_out=tuple(f"{what}: {count:,}" for what, count in counts if count),
+            licence=_known(found.provenance.licence),
+            origin=_known(found.provenance.origin),
         )
 
     def tokenizer(self) -> str:
@@ -78,3 +80,7 @@ class PreparedSource:
 
     def _shards(self) -> TokenShards:
         return open_shards(self._folder, _KEY, self.path)
+
+
+def _known(label: str) -> str | None:
+    return None if label == UNKNOWN else label

@@ -26,7 +26,10 @@ def pointed_to(reference: str | None) -> object:
 
 
 def test_every_dataset_has_a_group_file() -> None:
-    assert sorted(DECLARED) == sorted(NAMES) == sorted(path.stem for path in CONF.glob("*.yaml"))
+    assert sorted(DECLARED) == sorted(NAMES)
+    files = {path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("*.yaml")}
+    assert set(files) >= set(NAMES)
+    assert {parameters["name"] for parameters in files.values()} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

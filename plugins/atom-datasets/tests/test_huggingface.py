@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atom.errors import UserError
-from atom_datasets import huggingface
+from atom_datasets import huggingface, labels
 from atom_datasets.config import HuggingFace
 
 SHARDS, ROWS = 5, 600  # more rows than are read at a time
@@ -125,6 +125,49 @@ def test_the_source_can_be_sent_to_another_process() -> None:
     assert pickle.loads(pickle.dumps(made("a/b"))) == made("a/b")
 
 
+@pytest.mark.parametrize(
+    ("patterns", "shards"),
+    [("train-1.jsonl", [1]), ("**/*-[23].jsonl", [2, 3]), (["train-4*", "train-0*"], [0, 4])],
+)
+def test_files_are_read_by_patterns(patterns: object, shards: list[int], folder: Path) -> None:
+    source = made(folder, data_files=patterns)
+    source.check()
+    assert {text.partition(":")[0] for text in texts(source, 0, 1) if text} == set(map(str, shards))
+    others = f"files that are in no split: {SHARDS - len(shards)}"
+    assert source.contents().left_out[0].startswith(others)
+
+
+def test_names_of_splits_do_not_choose_where_patterns_do(tmp_path: Path) -> None:
+    """Of files with and without ``train`` in their names, ``datasets`` reads the former alone."""
+    for name in ("math-train-0.jsonl", "web-0.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"text": name}) + "\n")
+    assert texts(made(tmp_path), 0, 1) == ["math-train-0.jsonl"]
+    assert len(texts(made(tmp_path, data_files="**/*.jsonl"), 0, 1)) == 2
+
+
+def test_labels_are_told_and_change_nothing(folder: Path) -> None:
+    labelled = made(folder, licence="CC0", origin="a test")
+    assert labelled.check() == made(folder).check()
+    told = labelled.contents()
+    assert (told.licence, told.origin) == ("CC0", "a test")
+    assert (made(folder).contents().licence, made(folder).contents().origin) == (None, None)
+    assert [labels.changed(key, {}, {}, None) for key in ("licence", "origin", "path")] == [
+        "harmless", "harmless", "refused"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("each", "together"),
+    [
+        ({"a": None, "b": None}, None),
+        ({"a": "MIT", "b": "MIT"}, "MIT"),
+        ({"a": "MIT", "b": None, "c": "MIT"}, "MIT (a, c); unknown (b)"),
+    ],
+)
+def test_labels_of_several(each: dict[str, str | None], together: str | None) -> None:
+    assert labels.joined(each) == together
+
+
 # ---------------------------------------------------------------------------- mistakes
 
 
@@ -150,6 +193,20 @@ def test_a_column_that_is_no_text(folder: Path) -> None:
 def test_a_split_or_subset_that_is_not_there(folder: Path) -> None:
     assert "Available splits: ['train']" in str(mistake(made(folder, split="trian")))
     assert "Available: ['default']" in str(mistake(made(folder, subset="english")))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "problem"),
+    [
+        ("*.csv", "*.csv: no file of "),
+        (["train-*", "valid-*"], "valid-*: no file of "),  # datasets leaves it out
+        ("../*.jsonl", "../*.jsonl: leads out of the dataset"),
+        ("hf://datasets/a/b/*", "hf://datasets/a/b/*: leads out of the dataset"),
+    ],
+)
+def test_patterns_that_match_nothing(patterns: object, problem: str, folder: Path) -> None:
+    error = mistake(made(folder, data_files=patterns))
+    assert str(error).startswith(f"dataset.data_files={problem}")
 
 
 def test_no_rows(tmp_path: Path) -> None:

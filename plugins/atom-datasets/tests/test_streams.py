@@ -176,11 +176,12 @@ def test_the_text_is_read_whatever_is_beside_it(case: str, tmp_path: Path) -> No
     assert texts(made(folder), lanes=3) == expected
 
 
-def test_zstd_is_streamed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".zst", ".zstd"])
+def test_zstd_is_streamed(suffix: str, tmp_path: Path) -> None:
     for number in range(2):
         lines = "".join(json.dumps({"text": f"{number} {row}"}) + "\n" for row in range(300))
         compressed = pa.compress(lines.encode(), codec="zstd", asbytes=True)
-        (tmp_path / f"{number}.jsonl.zst").write_bytes(compressed)
+        (tmp_path / f"{number}.jsonl{suffix}").write_bytes(compressed)
     expected = sorted(f"{number} {row}" for number in range(2) for row in range(300))
     assert texts(made(tmp_path)) == expected
     assert texts(made(tmp_path), lanes=3) == expected

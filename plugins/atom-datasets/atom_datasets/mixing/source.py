@@ -20,6 +20,7 @@ from atom.plugin import (
     Mixture,
     SourceContext,
 )
+from atom_datasets.labels import joined
 from atom_datasets.mixing.config import MixtureConfig
 from atom_datasets.mixing.stages import fitting, stages
 
@@ -93,6 +94,8 @@ class MixtureSource:
                 f"{name}: {phrase}" for name, one in each.items() for phrase in one.left_out
             ),
             sources=flat,
+            licence=joined({name: of.licence for name, of in flat.items()}),
+            origin=joined({name: of.origin for name, of in flat.items()}),
         )
 
     def parts(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from atom.errors import UserError
 from atom.plugin import Stage, Trained
+from atom_datasets.labels import LABELS
 from atom_datasets.mixing.config import MixtureConfig, same_begin
 
 FIRST = "first"
@@ -84,6 +85,8 @@ def changed(key: str, before: Mapping[str, Any], after: Mapping[str, Any], train
     old, new = (_past(section, trained) for section in (before, after))
     if key.startswith("sources."):
         _, name, *parameter = key.split(".")
+        if len(parameter) == 1 and parameter[0] in LABELS:
+            return "harmless"
         if any(weights.get(name) for _, weights in old):
             if parameter == ["max_repetitions"]:
                 return "harmless"
