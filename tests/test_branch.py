@@ -88,6 +88,15 @@ def test_a_branch_anneals_on_other_data(atom: Command, main: Path, place: Path) 
         "run.dir=anneal",
         "resume.from=main@4",
     )
+    planned = atom("train", *TINY, *words, "--dry-run", cwd=place, OMP_NUM_THREADS="1")
+    assert planned.returncode == 0, planned.stderr
+    for line in (
+        "data     mixture, 24 documents in 24 files",
+        "         code   66.7 %, 1,024 tokens, 12 documents",
+        "stages   from step 5  first: code 100 %",
+        "         from step 7  late: texts 100 %",
+    ):
+        assert line in planned.stdout.splitlines()
     # The other run may delete its checkpoint while the branch lives.
     kept = main / "checkpoint" / "step-4"
     done = atom("train", *TINY, *words, cwd=place, OMP_NUM_THREADS="1")

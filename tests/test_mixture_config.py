@@ -215,7 +215,7 @@ def test_a_source_that_would_be_read_too_often_is_refused(
     contents = Contents(sources={"a": Contents(tokens=1000, documents=9), "b": Contents()})
 
     def mixed() -> Any:
-        source: Any = Two({"a": most, "b": 1})
+        source: Any = Two({"a": most, "b": 2})
         return resolve(source, lanes=10, seq_len=10, steps=steps, contents=contents)
 
     if refused:
@@ -227,6 +227,28 @@ def test_a_source_that_would_be_read_too_often_is_refused(
     assert told["a"].repetitions == steps * 50 / 1000
     assert told["b"].repetitions is None
     assert told["a"].tokens == steps * 50
+
+
+@pytest.mark.parametrize(
+    ("lanes", "most", "told"),
+    [
+        (9, 1, None),
+        (9, 0.5, "whole readings are counted"),
+        (10, 1.5, "2 sequences of a step read the same document"),
+        (10, 2, None),
+    ],
+)
+def test_a_source_without_tokens_is_counted_in_readings(
+    lanes: int, most: float, told: str | None
+) -> None:
+    """Of 9 documents, 10 sequences read one twice at once."""
+    source: Any = Two({"b": most})
+    if told is None:
+        assert resolve(source, lanes=lanes, seq_len=10, steps=9) is not None
+        return
+    with pytest.raises(UserError, match=told) as error:
+        resolve(source, lanes=lanes, seq_len=10, steps=9)
+    assert error.value.key == "dataset.sources.b.max_repetitions"
 
 
 def test_tokenizers_are_trained_on_the_first_stage_by_weight() -> None:

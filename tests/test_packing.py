@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain, islice
@@ -328,6 +328,34 @@ def test_a_source_is_not_read_more_often_than_allowed() -> None:
     assert refused.value.value == 2
 
 
+@pytest.mark.parametrize(
+    ("packing", "times", "expected"), [("concat", 3, 2), ("best_fit", 2.5, 2), ("windows", 3, 3)]
+)
+def test_no_document_is_read_more_often_than_allowed(
+    packing: Any, times: float, expected: int
+) -> None:
+    """Of three documents, two sequences of a step read the same one."""
+    mixed = Mixed({"a": A, "b": Stored((40, 50, 60), 100)}, (stage(a=1, b=1),), {"b": times})
+    reading = Reading(dealt(mixed), 0, LANES, 16, packing)
+    sources = Sources(reading)
+    lanes = [Lane(number, reading, sources, Numbers()) for number in range(LANES)]
+    read: Counter[tuple[str, int]] = Counter()
+
+    def step() -> None:
+        for lane in lanes:
+            for _, name, begin, count in (part.span for part in lane.parts()):
+                read.update((name, pair) for pair in range(begin, begin + count))
+
+    with pytest.raises(UserError, match="more often"):
+        repeat(step)
+    assert max(count for (name, _), count in read.items() if name.startswith("b")) == expected
+
+
+def repeat(step: Callable[[], None]) -> None:
+    for _ in range(100):
+        step()
+
+
 # ---------------------------------------------------------------------------- positions
 
 
@@ -376,6 +404,15 @@ def test_windows_of_text_are_refused() -> None:
     mixed = Mixed({"a": A, "b": Text((30,) * 8)}, (stage(a=1, b=1),))
     with pytest.raises(UserError, match=r"dataset\.sources\.b has text"):
         mixture.resolve(mixed, lanes=LANES, seq_len=16, steps=10, packing="windows")
+
+
+def test_ids_beyond_the_tokenizer_are_refused_before_a_run() -> None:
+    """By the source that has them: document 29 of the first one ends with the id 29,0xx."""
+    mixed = Mixed({"a": A}, (stage(a=1),))
+    mixture.resolve(mixed, lanes=LANES, seq_len=16, steps=10, vocab_size=30_000)
+    with pytest.raises(UserError, match=r"29 has the id 290\d\d, and the tokenizer") as refused:
+        mixture.resolve(mixed, lanes=LANES, seq_len=16, steps=10, vocab_size=29_000)
+    assert refused.value.key == "dataset.sources.a"
 
 
 def resumed(step: int) -> dict[str, Any]:

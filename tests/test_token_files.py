@@ -48,6 +48,7 @@ def folder(atom: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = zip(ends - sizes, ends, strict=True)
     described = "".join(f"{begin},{end},x,y,0\n" for begin, end in pairs)
     (folder / "a.csv.gz").write_bytes(gzip.compress(described.encode()))
+    np.array([1, 2, 3, 4, 999, 3], "<u2").tofile(folder / "a.beyond.npy")
     column = pa.array([each.tolist() for each in documents], pa.list_(pa.int64()))
     pq.write_table(pa.table({"input_ids": column}), folder / "a.parquet")
     return folder
@@ -123,6 +124,12 @@ def test_two_ranks_train_on_megatrons_files(atom: Callable, folder: Path, tmp_pa
         (None, "dataset.path={}/a.npy", "a.npy does not say the type of its ids"),
         (None, "dataset.path={}/a.npy dataset.dtype=uint16", "dataset.dtype=uint16"),
         (None, "dataset.path={}/a.idx tokenizer=bpe", "tokenizer.name=bpe"),
+        # The last document; a run of one step would not have met it.
+        (
+            None,
+            "dataset.path={}/a.beyond.npy dataset.dtype=uint16 dataset.eos_id=3 training.steps=1",
+            "a.beyond.npy#1 has the id 999, and the tokenizer has the ids 0 to 319",
+        ),
         (None, "dataset.path={}/nowhere", "there is no such file or folder"),
     ],
 )

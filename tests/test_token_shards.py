@@ -188,7 +188,10 @@ def test_an_altered_tokenizer_is_a_sentence(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "folder" / "manifest.json").read_text())
     for change, problem in (
         ({"vocab_size": 299}, "the digest of the tokenizer is not that of its files"),
-        ({"files": {"../x": "0" * 64}}, "a file of the tokenizer lies outside of the folder"),
+        *(
+            ({"files": {name: "0" * 64}}, "a file of the tokenizer lies outside of the folder")
+            for name in ("../x", "/x", "", "a\0b", "\ud800")
+        ),
     ):
         tokenizer = manifest["tokenizer"] | change
         text = json.dumps(manifest | {"tokenizer": tokenizer})
@@ -249,6 +252,9 @@ def test_shards_that_another_program_wrote_wrongly(
     describe(tmp_path, [shards[0], second], 300)
     with pytest.raises(UserError) as error:
         list(verify(TokenShards(tmp_path)))
+    assert problem in error.value.sentence()
+    with pytest.raises(UserError) as error:  # as before a run
+        check(TokenShards(tmp_path))
     assert problem in error.value.sentence()
     with suppress(UserError):  # a sentence, or what stands there: never another exception
         for index in range(8):

@@ -15,12 +15,13 @@ from atom.errors import UserError
 from atom.io.process import call
 from atom.io.terminal import say
 from atom.launch import joined, start, submit
-from atom.plugin import LaunchJob
+from atom.plugin import Dataset, LaunchJob
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import select
-from atom.run_dir import folder, metrics
+from atom.run_dir import branch, folder, metrics, resume
 from atom.run_dir.prepare import prepare
+from atom.watch import mixture_rows
 
 if TYPE_CHECKING:
     from atom.titan.preflight.preflight import Preflight
@@ -122,12 +123,27 @@ def _dry_run(run: Run, host: Host) -> None:
         UserError: the run is invalid, or does not fit in memory; raised after the plan is printed.
     """
     selection = select(run, host)
-    vocab_size = call(partial(prepare, selection, run)).tokenizer.vocab_size
+    place = run.run.dir or folder.default()
+    # Only a branch: a plan of another layout may have the folder of a run that exists.
+    run = branch.with_origin(place, run)
+    prepared = call(partial(prepare, selection, run))
+    resumption = None
+    if run.resume.origin is not None:
+        run = resume.with_order(place, run)
+        resumption = resume.check(place, run, prepared.inputs, dataset=selection[Dataset])
     from atom.titan.preflight.dry_run import dry_run
     from atom.titan.preflight.dry_run_report import report
 
-    found = dry_run(run, selection, host, vocab_size=vocab_size)
-    print(report(found), end="", flush=True)
+    found = dry_run(
+        run,
+        selection,
+        host,
+        vocab_size=prepared.tokenizer.vocab_size,
+        contents=prepared.contents,
+        resumption=resumption,
+    )
+    data = mixture_rows.data(run.dataset.name, found.ready.resolved)
+    print(report(found, data), end="", flush=True)
     found.check()
 
 

@@ -44,6 +44,15 @@ def told(source: DocumentSource, method: str, otherwise: V, *arguments: Any) -> 
     return found(*arguments) if callable(found) else otherwise
 
 
+def readings(source: LaneSource, lanes: int) -> int:
+    """Return how often an epoch of all lanes reads a document; the most often read one, if lanes
+    share documents because there are more lanes. A stream is not counted.
+    """
+    if not isinstance(source, DealtSource):
+        return 1
+    return max(-(-lanes // max(len(source.documents()), 1)), 1)
+
+
 class DealtSource:
     """A :class:`LaneSource` that shuffles the documents of an indexed source and deals them.
 

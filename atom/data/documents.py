@@ -115,9 +115,12 @@ class Stream:
             self.lane, self.lanes, seed=self._seed, epoch=epoch, start=start
         )
         for index, document in enumerate(documents, start):
-            if self._prefix:
-                document = replace(document, id=self._prefix + document.id)
+            document = self.named(document)
             yield Encoded(index, document.id, self._tokens(document))
+
+    def named(self, document: Document) -> Document:
+        """Return a document of the source with the id by which people know it."""
+        return replace(document, id=self._prefix + document.id) if self._prefix else document
 
     def stored(self) -> StoredTokens:
         """Return the documents as stored tokens.

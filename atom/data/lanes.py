@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from atom.data.dealing import dealt
+from atom.data.dealing import dealt, readings
 from atom.data.documents import Encoder, LeftOut, Stream
 from atom.data.held_out import Side
+from atom.data.ids import beyond
 from atom.data.mixing import Schedule, key_of, leaves
 from atom.data.packing import PACKERS, Packed, Packer, Packing, Part, Position, Span
 from atom.errors import UserError
@@ -75,7 +76,7 @@ class Sources:
     Attributes:
         sources: name -> source; one named ``""`` if nothing is mixed.
         schedule: None if nothing is mixed.
-        most: source -> number of epochs that may begin.
+        most: source -> how often its documents may be read.
     """
 
     def __init__(self, reading: Reading) -> None:
@@ -182,7 +183,8 @@ class Lane:
         if (size := self._reading.vocab_size) is not None:
             smallest, largest = row.inputs.min(), max(row.inputs.max(), row.labels.max())
             if smallest < 0 or largest >= size:
-                raise _beyond(parts, size)
+                documents = (part.document for part in parts)
+                raise next(filter(None, (beyond(d.id, d.tokens, size) for d in documents)))
 
     def parts(self) -> list[Part]:
         """Return the parts of documents in the sequence of the next step, without reading stored
@@ -219,7 +221,11 @@ class Lane:
 
     def _check_epochs(self, name: str, packer: Packer) -> None:
         most = self._sources.most.get(name)
-        if most is not None and packer.position[0] >= most:
+        if most is None:
+            return
+        source, lanes = self._sources.sources[name], self._reading.lanes
+        each = 1 if packer.numbered else readings(source, lanes)
+        if (packer.position[0] + 1) * each > most:
             raise UserError(
                 f"in step {self._step + 1}, sequence {self.number} of the global batch would read "
                 "it more often",
@@ -286,16 +292,3 @@ class Lane:
             counts.add(packer.packed)
             packer.packed = Packed()
         return counts
-
-
-def _beyond(parts: list[Part], size: int) -> UserError:
-    """Return the error of a sequence with ids that the tokenizer does not have."""
-    found = ((part.document.id, part.document.tokens) for part in parts)
-    ends = ((name, int(tokens.min()), int(tokens.max())) for name, tokens in found)
-    name, low, high = next(each for each in ends if each[1] < 0 or each[2] >= size)
-    return UserError(
-        f"{name} has the id {low if low < 0 else high}, and the tokenizer has the ids 0 to "
-        f"{size - 1}",
-        valid="the tokenizer that the ids were made with",
-        key="dataset",
-    )

@@ -242,13 +242,18 @@ def _problem(manifest: Manifest) -> str | None:
         return f"there is no schema {manifest.schema_}"
     if manifest.dtype != dtype_of(tokenizer.vocab_size):
         return f"dtype is {manifest.dtype}, and the vocabulary {tokenizer.vocab_size}"
-    if any(Path(name).name != name or name in (".", "..") for name in tokenizer.files):
-        return "a file of the tokenizer lies outside of the folder"
+    if not all(map(_is_name, tokenizer.files)):
+        return "a file of the tokenizer lies outside of the folder, or has no valid name"
     if tokenizer.digest != tokenizer_digest(tokenizer.vocab_size, tokenizer.files):
         return "the digest of the tokenizer is not that of its files"
     if manifest.digest != content_digest(manifest.dtype, tokenizer.digest, manifest.shards):
         return "digest is not that of its shards"
     return None
+
+
+def _is_name(name: str) -> bool:
+    plain = Path(name).name == name and name not in ("", ".", "..") and "\0" not in name
+    return plain and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _invalid(path: Path, problem: str) -> UserError:

@@ -18,7 +18,6 @@ import numpy as np
 
 from atom.data.documents import EPOCHS, Encoded, Stream
 from atom.data.order import Order
-from atom.plugin import StoredTokens
 
 Packing = Literal["concat", "best_fit", "none", "windows"]
 
@@ -285,7 +284,7 @@ class Windows(Packer):
 
     def read(self, length: int, number: int = 0) -> list[Part]:
         if self._cut is None:
-            self._cut = _Cut(self.stream.stored(), length)
+            self._cut = _Cut(self.stream, length)
         if self._cut.windows == 0:
             raise self.stream.without_text()
         epoch, position = divmod(number, self._cut.windows)
@@ -298,10 +297,10 @@ class Windows(Packer):
 class _Cut:
     """Stored tokens, cut into windows of ``length`` training pairs."""
 
-    def __init__(self, stored: StoredTokens, length: int) -> None:
-        self._stored = stored
+    def __init__(self, stream: Stream, length: int) -> None:
+        self._stream, self._stored = stream, stream.stored()
         self._length = length
-        self._sizes = np.asarray(stored.shard_sizes(), dtype=np.int64)
+        self._sizes = np.asarray(self._stored.shard_sizes(), dtype=np.int64)
         self._ends = np.cumsum(-(-np.maximum(self._sizes - 1, 0) // length))
         self.windows = int(self._ends[-1]) if len(self._ends) else 0
 
@@ -314,7 +313,7 @@ class _Cut:
         for index, first, document in self._stored.between(shard, begin, end):
             low, high = max(begin, first), min(end, first + len(document.tokens))
             if high - low > 1:
-                encoded = Encoded(index, document.id, document.tokens)
+                encoded = Encoded(index, self._stream.named(document).id, document.tokens)
                 parts.append(Part(epoch, encoded, low - first, high - low - 1))
         return parts
 

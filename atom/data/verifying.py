@@ -18,14 +18,14 @@ _SIZED = 4096
 """Shards with sizes that are checked before a run; each one is checked as it is opened."""
 
 _HASHED = 64 << 20
-"""Bytes with digests that are checked before a run."""
+"""Bytes with content that is checked before a run."""
 
 _BLOCK, _ROWS = 1 << 20, 1 << 16
 """Tokens and documents that are checked at once."""
 
 
 def check(shards: TokenShards) -> None:
-    """Check what is quick to check: the sizes of the files, and some of the digests.
+    """Check what is quick to check: the sizes of the files, and some of their content.
 
     Raises:
         UserError: names the file that is missing, short or changed.
@@ -43,6 +43,7 @@ def check(shards: TokenShards) -> None:
         size = sum(shards.manifest.shards[number].sizes(shards.manifest.token_bytes))
         if size <= left:
             _check_digests(shards, number)
+            _check_content(shards, number, shards.manifest.shards[number])
             left -= size
 
 

@@ -18,7 +18,6 @@ from atom.launch.announcements import News
 from atom.launch.stopper import Stopper
 from atom.plugin import Callback, Dataset
 from atom.recipe.run import Run
-from atom.recipe.sections import Read
 from atom.recipe.settings import FOLLOW
 from atom.registry.host import Host
 from atom.registry.select import select
@@ -280,7 +279,7 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         tokenizer=chosen("tokenizer"),
         vocab_size=resolved.vocab_size,
         dataset=chosen("dataset"),
-        read=_read(resolved.data),
+        read=mixture_rows.contents(resolved.data),
         licence=(resolved.data.licence or "") if resolved.data else "",
         left_out=resolved.data.left_out if resolved.data else (),
         sources=mixture_rows.sources(resolved.mixture) if resolved.mixture else (),
@@ -311,12 +310,6 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         ],
         resumed_from=resumed_from,
     )
-
-
-def _read(data: Read | None) -> str:
-    """Return the size of a dataset in words, as far as the dataset reports it."""
-    counts = ((data.documents, "document"), (data.files, "file")) if data else ()
-    return " in ".join(f"{n:,} {what}{'s' * (n != 1)}" for n, what in counts if n is not None)
 
 
 def _device(ready: Preflight) -> str:

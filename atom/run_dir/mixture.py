@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from atom.data.dealing import dealt
+from atom.data.dealing import dealt, readings
 from atom.data.documents import not_stored, stored
+from atom.data.ids import check_some
 from atom.data.mixing import MOST_SEQUENCES, Schedule, key_of, leaves, shares
 from atom.data.packing import Packing
 from atom.errors import UserError
@@ -32,6 +33,7 @@ def resolve(
     earlier: Sequence[str] = (),
     packing: Packing = "concat",
     begin: int = 0,
+    vocab_size: int | None = None,
 ) -> Mixed | None:
     """Return the mixture that a run reads; None if its source is none.
 
@@ -44,6 +46,7 @@ def resolve(
         earlier: the sources of the resumed run, in the order of the checkpoint's positions.
         packing: how documents become sequences.
         begin: the number of steps before the first that reads the mixture.
+        vocab_size: of the tokenizer, to check stored tokens; None: they are not checked.
 
     Raises:
         UserError: the stages do not fit the run, a source would be read too often, or one has text
@@ -60,8 +63,11 @@ def resolve(
             value=lanes,
         )
     for name, each in mixture.sources.items():
-        if packing == "windows" and stored(dealt(each)) is None:
+        tokens = stored(dealt(each))
+        if packing == "windows" and tokens is None:
             raise not_stored(key_of(name))
+        if tokens is not None and vocab_size is not None:
+            check_some(tokens, vocab_size, key_of(name))
     names = [name for name in earlier if name in mixture.sources]
     names += [name for name in mixture.sources if name not in names]
     # The seed changes the lanes of the sources, and not their numbers.
@@ -77,6 +83,7 @@ def resolve(
                 max_repetitions=mixture.max_epochs.get(name),
             ),
             steps - begin,
+            1 if packing == "windows" else readings(dealt(mixture.sources[name]), lanes),
         )
         for number, name in enumerate(names)
     ]
@@ -96,9 +103,23 @@ def _shares(names: Sequence[str], weights: Mapping[str, float | Fraction]) -> di
     return {name: float(share) for name, share in pairs if share}
 
 
-def _checked(source: MixedSource, steps: int) -> MixedSource:
-    """Refuse a source that the run would read too often."""
+def _checked(source: MixedSource, steps: int, readings: int) -> MixedSource:
+    """Refuse a source that the run would read too often.
+
+    Args:
+        source: the source.
+        steps: the steps that read the mixture.
+        readings: how often a document is read by the time all sequences have read their documents.
+    """
     times, most = source.repetitions, source.max_repetitions
+    if times is None and most is not None and source.tokens and readings > most:
+        shared = f"{readings} sequences of a step read the same document, and " * (readings > 1)
+        raise UserError(
+            f"{shared}the source does not report its tokens, so that whole readings are counted",
+            valid=f"at least {readings}, or a dataset that reports its tokens (dataset=prepared)",
+            key=f"{key_of(source.name)}.max_repetitions",
+            value=most,
+        )
     if times is not None and most is not None and times > most:
         raise UserError(
             f"{steps:,} steps read {source.tokens:,} tokens of it, which has "

@@ -10,6 +10,7 @@ from pathlib import Path
 from atom.data.dealing import DealtSource, told
 from atom.data.documents import not_stored, stored
 from atom.data.held_out import Side
+from atom.data.ids import check_some
 from atom.errors import UserError
 from atom.io import caches
 from atom.plugin import (
@@ -115,8 +116,10 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
     prepared: PreparedTokenizer = selection[Tokenizer].call("prepare", context)
     found = inputs.of(read, prepared)
     sets.check_tokens(source, found.tokenizer.digest, name)
+    if (tokens := stored(source)) is not None:
+        check_some(tokens, prepared.vocab_size)
     for chosen in selection.validation().values():
-        sets.check(chosen, found.tokenizer.digest, name)
+        sets.check(chosen, found.tokenizer.digest, name, prepared.vocab_size)
     contents: Contents | None = told(source, "contents", None)
     return Prepared(
         prepared,

@@ -66,8 +66,9 @@ def of_run(folder: Path, given: Mapping[str, Any]) -> tuple[Run, dict[str, Texts
         sets = {name: _opened(selection.opener, name, value) for name, value in given.items()}
     recorded = inputs.read(folder / inputs.FILE_NAME)
     digest = recorded.tokenizer.digest if recorded is not None else None
+    size = run.resolved.vocab_size if run.resolved is not None else None
     for chosen in sets.values():
-        check(chosen, digest, run.tokenizer.name)
+        check(chosen, digest, run.tokenizer.name, size)
     if given:
         return run, {name: _texts(chosen) for name, chosen in sets.items()}
     if not (found := of(run, selection)):
@@ -92,13 +93,16 @@ def _opened(opener: Any, name: str, value: Any) -> Chosen[Dataset]:
     return chosen
 
 
-def check(chosen: Chosen[Dataset], digest: str | None, tokenizer: str) -> None:
+def check(
+    chosen: Chosen[Dataset], digest: str | None, tokenizer: str, vocab_size: int | None = None
+) -> None:
     """Refuse a validation set that cannot be read, or has nothing to predict.
 
     Args:
         chosen: its dataset.
         digest: the digest of the run's tokenizer; None if it is not known.
         tokenizer: the name of that.
+        vocab_size: number of its ids; None if it is not known.
 
     Raises:
         UserError: with the key of the set.

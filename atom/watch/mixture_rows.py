@@ -1,11 +1,30 @@
-"""Describe the mixture of a run in rows of text, for the header and the report."""
+"""Describe the data of a run in rows of text, for the header, the report and a dry run."""
 
 from __future__ import annotations
 
-from atom.recipe.sections import Mixed, MixedSource
+from atom.recipe.sections import Mixed, MixedSource, Read, Resolved
 
 _MOST = 12
 """Sources, and shares of a stage, that the header lists."""
+
+
+def data(dataset: str, resolved: Resolved) -> list[tuple[str, str]]:
+    """Return rows of a label and a text: the dataset, and the sources and stages of a mixture."""
+    found = [("data", ", ".join(filter(None, (dataset, contents(resolved.data)))))]
+    if (mixed := resolved.mixture) is None:
+        return found
+    read, later = sources(mixed), stages(mixed)
+    for label, rows in (("", read), ("stages", later)):
+        width = max((len(name) for name, _ in rows), default=0)
+        texts = [f"{name:{width}}  {words}" for name, words in rows]
+        found += zip([label, *[""] * len(texts)], texts, strict=False)
+    return found
+
+
+def contents(data: Read | None) -> str:
+    """Return the size of a dataset in words, as far as the dataset reports it."""
+    counts = ((data.documents, "document"), (data.files, "file")) if data else ()
+    return " in ".join(f"{n:,} {what}{'s' * (n != 1)}" for n, what in counts if n is not None)
 
 
 def sources(mixed: Mixed, most: int = _MOST) -> list[tuple[str, str]]:

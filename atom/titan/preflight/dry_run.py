@@ -19,10 +19,12 @@ from atom.plan.estimate import Estimate
 from atom.plan.layout import BYTES
 from atom.plan.memory import Memory, memory
 from atom.plan.model import Count, ModelDescription
+from atom.plugin import Contents
 from atom.recipe.run import DEGREES, Run
 from atom.registry.host import Host
 from atom.registry.opening import Chosen
 from atom.registry.select import Selection
+from atom.run_dir.resume import Resumption
 from atom.titan.boot import boot
 from atom.titan.preflight import preflight
 from atom.titan.preflight.preflight import Preflight
@@ -108,7 +110,15 @@ LABELS = {
 }
 
 
-def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> DryRun:
+def dry_run(
+    run: Run,
+    selection: Selection,
+    host: Host,
+    *,
+    vocab_size: int,
+    contents: Contents | None = None,
+    resumption: Resumption | None = None,
+) -> DryRun:
     """Build ``run`` for a few of its ranks.
 
     Args:
@@ -116,6 +126,8 @@ def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> D
         selection: its components.
         host: the plugins.
         vocab_size: of the tokenizer.
+        contents: the dataset's description of its contents.
+        resumption: the checkpoint of another run to begin from.
 
     Raises:
         UserError: the run would be refused. :meth:`DryRun.check` checks the memory.
@@ -131,6 +143,8 @@ def dry_run(run: Run, selection: Selection, host: Host, *, vocab_size: int) -> D
         vocab_size=vocab_size,
         joined=run.world_size or run.launch.ranks,
         planned=planning.described(run),
+        contents=contents,
+        resumption=resumption,
     )
     ready = preflight.checked(plan)
     model, estimate = plan.description, plan.estimate

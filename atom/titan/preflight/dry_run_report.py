@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from atom.plan.device import GIB
 from atom.recipe.run import DEGREES
 from atom.titan.preflight.dry_run import LABELS, DryRun, Rank
 
 
-def report(found: DryRun) -> str:
-    """Return ``found`` as text, with a line break at the end."""
+def report(found: DryRun, data: Sequence[tuple[str, str]] = ()) -> str:
+    """Return ``found`` as text, with a line break at the end.
+
+    Args:
+        found: the dry run.
+        data: rows about the data: label and text.
+    """
     ready, estimate = found.ready, found.estimate
     resolved, layout, step = ready.resolved, estimate.layout, estimate.step
     degrees = [
@@ -26,6 +33,7 @@ def report(found: DryRun) -> str:
         f"layout   {' x '.join(degrees) or 'one rank'}",
         f"batch    {resolved.global_batch_size:,} sequences x {ready.seq_len:,} tokens; "
         f"{layout.local_batch_size} a rank at once, gradient accumulation {layout.accumulation}",
+        *(f"{label:8} {text}" for label, text in data),
         f"memory   activation checkpointing {layout.checkpointing}; parameters in "
         f"{layout.parameter_dtype}, gathered in {layout.compute_dtype}",
     ]

@@ -140,6 +140,7 @@ class RunPlan:
             contents=self.contents,
             earlier=self.resumption.sources if self.resumption is not None else (),
             begin=self._data_begins or 0,
+            vocab_size=self.vocab_size,
             packing=self.laid_out.data.packing,
         )
 
