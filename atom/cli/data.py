@@ -228,9 +228,6 @@ def _sample(options: argparse.Namespace) -> int:
     made = shards.manifest.tokenizer
     check_tokenizer(shards)
     chosen = Opener(Host.load()).choose(Tokenizer, made.name, made.parameters, "tokenizer")
-    from atom.titan.boot import boot
-
-    boot("cpu")
     tokenizer = chosen.call("build").build(tokenizer_path=str(options.folder / TOKENIZER))
     count = min(options.documents, len(shards))
     for index in Order(len(shards), options.seed, 0).at(np.arange(count)).tolist():

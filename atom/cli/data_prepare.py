@@ -103,10 +103,8 @@ class _Preparation:
             # A worker has one thread. A tokenizer that is trained may have had more.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
             os.environ["OMP_NUM_THREADS"] = "1"
-            # torch is imported only here: every earlier error was reported within a second.
-            from atom.titan.boot import boot
-
-            boot("cpu")
+            # torch is imported only here: every earlier error was reported within a second. Its
+            # repairs at boot are for models, and take as long as torch itself.
             tokenizer = selection[Tokenizer].call("build").build(tokenizer_path=str(place))
             encoder = Encoder(tokenizer, recipe.tokenizer.vocab_size)
             open_source = partial(selection[Dataset].call, "source")

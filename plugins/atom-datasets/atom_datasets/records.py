@@ -94,7 +94,11 @@ class Records:
         except DatasetGenerationError as error:
             if isinstance(error.__cause__, UserError | NoTextError):
                 raise error.__cause__ from None
+            if isinstance(error.__cause__, OSError):
+                raise _not_kept(error.__cause__, config.HF_DATASETS_CACHE) from None
             raise
+        except OSError as error:
+            raise _not_kept(error, config.HF_DATASETS_CACHE) from None
         self.left_out = Tally()
         """Records left out when the table was made."""
         self.left_out.kinds.update(json.loads(read_text(notes)))
@@ -109,6 +113,14 @@ class Records:
     def _id(self, row: dict[str, Any]) -> str:
         name = self._files[row["file"]].name
         return f"{name}{_MARKS[self._format]}{row['number']}"
+
+
+def _not_kept(error: OSError, cache: object) -> UserError:
+    return UserError(
+        f"its records cannot be copied to the cache {cache}: {error.strerror or error}",
+        valid="space there and the right to write, or another folder in HF_DATASETS_CACHE",
+        key="dataset.path",
+    )
 
 
 def _rows(

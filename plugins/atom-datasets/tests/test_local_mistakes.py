@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import resource
+import signal
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from local_files import (
 )
 
 from atom.errors import UserError
+from atom.io.process import call
 from atom_datasets import json_lines
 from atom_datasets.config import Local
 
@@ -239,6 +242,24 @@ def test_bytes_that_are_no_text_are_named_by_line(tmp_path: Path, max_chars: int
         f"line 401 of {path}: byte 0xe9 is not UTF-8"
     ]
     assert all(not d.text for d in documents if d.problem)
+
+
+@pytest.mark.parametrize("room", [0, 4096])
+def test_a_cache_without_room(room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder can be made, or the table does not fit; a child has the limit."""
+    path = write_jsonl(tmp_path / "a.jsonl", *({"text": f"{n}" * 99} for n in range(999)))
+    cache = tmp_path / "cache"
+    if not room:
+        cache.write_text("a file")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(cache / "datasets"))
+
+    def limited() -> str:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        if room:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        return str(mistake(made(path)))
+
+    assert f"its records cannot be copied to the cache {cache}/datasets: " in call(limited)
 
 
 def test_a_file_that_changes_or_goes_while_it_is_read(tmp_path: Path) -> None:
