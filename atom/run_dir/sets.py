@@ -8,7 +8,9 @@ from typing import Any
 
 from atom.data import validation
 from atom.data.dealing import told
+from atom.data.documents import stored
 from atom.data.held_out import Side
+from atom.data.ids import check_some
 from atom.data.validation import Texts
 from atom.errors import UserError
 from atom.io import strangers
@@ -119,6 +121,8 @@ def check(
         source.check()
         if digest is not None:
             check_tokens(source, digest, tokenizer)
+        if vocab_size is not None and (tokens := stored(source)) is not None:
+            check_some(tokens, vocab_size)
         if not _has_text(source):
             raise UserError(
                 "has no text to validate on", valid="a dataset with text", key="dataset"
