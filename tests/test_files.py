@@ -239,6 +239,7 @@ OTHERS = {
     "atom/data/folder.py": "a folder, to lock it and to have it on the disk",
     "atom/data/shards.py": "a shard, through files.py",
     "atom/data/writing.py": _DESCRIPTOR,
+    "atom/io/object_cache.py": "files of its own, in a folder that no other account can write to",
     "atom/io/yaml_data.py": "a configuration, which it measures itself, by links too",
     "plugins/atom-datasets/atom_datasets/compression.py": "a new file of a random name",
     "plugins/atom-datasets/atom_datasets/finding.py": _DATA,

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atom.data import folder as folders
 from atom.data import manifest as manifests
 from atom.data import workers
+from atom.data.folder import Folder
 from atom.data.manifest import SUFFIXES
 from atom.data.shards import TokenShards
 from atom.errors import RunError, UserError
@@ -152,11 +152,11 @@ def test_workers_do_each_piece_once_and_raise_what_a_piece_raises() -> None:
 
 
 def test_one_preparation_at_a_time(tmp_path: Path) -> None:
-    with folders.claimed(tmp_path / "out"):
+    with Folder(tmp_path / "out").claimed():
         refused = pytest.raises(UserError, match="another process prepares shards in it")
-        with refused, folders.claimed(tmp_path / "out"):
+        with refused, Folder(tmp_path / "out").claimed():
             pass
-    with folders.claimed(tmp_path / "out"):
+    with Folder(tmp_path / "out").claimed():
         pass
 
 

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -15,6 +14,7 @@ from atom.cli import Parser, data_at
 from atom.errors import UserError, nearest, one_line
 from atom.io.numbers import human
 from atom.io.terminal import Encodable, Styled
+from atom.io.urls import place
 
 if TYPE_CHECKING:
     from atom.data.manifest import MadeBy, Manifest
@@ -51,7 +51,10 @@ def prepare_parser() -> Parser:
         "tokenizer=bytes. The same command resumes a preparation that was interrupted.",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the shards, new or to resume"
+        "--out",
+        type=place,
+        required=True,
+        help="folder for the shards, new or to resume: a path, or a URL such as s3://BUCKET/FOLDER",
     )
     parser.add_argument(
         "--workers", type=_positive, help="number of processes; default: one for each core"
@@ -78,7 +81,7 @@ def prepare_parser() -> Parser:
 def inspect_parser() -> Parser:
     """Return the parser of the arguments of ``atom data inspect``."""
     parser = Parser("atom data inspect", "Show what a folder of token shards contains.")
-    parser.add_argument("folder", type=Path, help="folder of token shards")
+    parser.add_argument("folder", type=place, help="folder of token shards, or its URL")
     return parser
 
 
@@ -89,14 +92,14 @@ def verify_parser() -> Parser:
         "Check that every file of a folder of token shards is as its manifest says: sizes, "
         "digests, boundaries of documents, ids within the vocabulary.",
     )
-    parser.add_argument("folder", type=Path, help="folder of token shards")
+    parser.add_argument("folder", type=place, help="folder of token shards, or its URL")
     return parser
 
 
 def sample_parser() -> Parser:
     """Return the parser of the arguments of ``atom data sample``."""
     parser = Parser("atom data sample", "Print random documents of a folder of token shards.")
-    parser.add_argument("folder", type=Path, help="folder of token shards")
+    parser.add_argument("folder", type=place, help="folder of token shards, or its URL")
     parser.add_argument(
         "--documents", type=_positive, default=3, help="number of documents; default: 3"
     )
@@ -216,9 +219,8 @@ def _verify(options: argparse.Namespace) -> int:
 def _sample(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from atom.data.manifest import TOKENIZER
     from atom.data.order import Order
-    from atom.data.shards import TokenShards
+    from atom.data.shards import TokenShards, tokenizer_folder
     from atom.data.verifying import check_tokenizer
     from atom.plugin import Tokenizer
     from atom.registry.host import Host
@@ -228,7 +230,8 @@ def _sample(options: argparse.Namespace) -> int:
     made = shards.manifest.tokenizer
     check_tokenizer(shards)
     chosen = Opener(Host.load()).choose(Tokenizer, made.name, made.parameters, "tokenizer")
-    tokenizer = chosen.call("build").build(tokenizer_path=str(options.folder / TOKENIZER))
+    path = tokenizer_folder(options.folder, made.files)
+    tokenizer = chosen.call("build").build(tokenizer_path=str(path))
     count = min(options.documents, len(shards))
     for index in Order(len(shards), options.seed, 0).at(np.arange(count)).tolist():
         document = shards[index]

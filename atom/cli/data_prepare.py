@@ -16,10 +16,10 @@ from hydra.types import RunMode
 
 import atom
 from atom.compose import compose, plugin_lists
-from atom.data import folder as folders
 from atom.data import preparing
 from atom.data.manifest import UNKNOWN, MadeBy, Manifest, Provenance, TokenizerOf
 from atom.data.splitting import LANES, Recipe, size_of
+from atom.data.store_folder import folder_at
 from atom.data.writing import Encoder
 from atom.errors import UserError
 from atom.io.numbers import human
@@ -81,9 +81,10 @@ class _Preparation:
         self._arguments = arguments
         self._run = run
         self._selection = select(run, host)
+        self._folder = folder_at(options.out)
 
     def run(self) -> None:
-        folder, selection = self._options.out, self._selection
+        folder, selection = self._folder, self._selection
         if selection[Dataset].declaration.build is not None:
             raise UserError(
                 "has a data loader of its own, and no text",
@@ -91,15 +92,15 @@ class _Preparation:
                 key="dataset.name",
                 value=self._run.dataset.name,
             )
-        folders.check_usable(folder)
+        folder.check_usable()
         prepared, documents, lanes = call(partial(_look, selection, self._options.lanes))
         recipe = self._recipe(prepared, documents, lanes)
         labels = self._labels(prepared.contents)
-        with folders.claimed(folder):
-            if (manifest := folders.finished(folder, recipe)) is not None:
-                say(f"{folder} is finished: {_told(self._labelled(manifest, labels))}")
+        with folder.claimed():
+            if (manifest := folder.finished(recipe)) is not None:
+                say(f"{folder.place} is finished: {_told(self._labelled(manifest, labels))}")
                 return
-            place = folders.begin(folder, recipe, prepared.tokenizer.files)
+            place = folder.begin(recipe, prepared.tokenizer.files)
             # A worker has one thread. A tokenizer that is trained may have had more.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
             os.environ["OMP_NUM_THREADS"] = "1"
@@ -116,7 +117,7 @@ class _Preparation:
                 screen.close()
             recipe = with_special_ids(recipe, tokenizer)
             manifest = preparing.finish(folder, recipe, open_source, self._provenance(labels))
-            say(f"{folder}: {_told(manifest)}")
+            say(f"{folder.place}: {_told(manifest)}")
 
     def _labels(self, contents: Contents | None) -> dict[str, str]:
         """Return the labels of this command, or else those of the dataset."""
@@ -138,7 +139,7 @@ class _Preparation:
         provenance = manifest.provenance.model_copy(update=changed)
         if provenance != manifest.provenance:
             manifest = manifest.model_copy(update={"provenance": provenance})
-            folders.finish(self._options.out, manifest)
+            self._folder.finish(manifest)
         return manifest
 
     def _recipe(

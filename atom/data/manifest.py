@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from atom.errors import UserError
-from atom.io import json_data
+from atom.io import json_data, objects
 from atom.io.files import NotAFileError, TooLargeError, write_bytes
+from atom.io.objects import ObjectError
+from atom.io.urls import Place, Url
 
 FILE_NAME = "manifest.json"
 TOKENIZER = "tokenizer"
@@ -190,12 +192,18 @@ def content_digest(dtype: str, tokenizer: str, shards: list[Shard]) -> str:
     return found.hexdigest()
 
 
-def exists(folder: Path) -> bool:
-    """Return whether a folder has a manifest, that is, all of its shards are written."""
+def exists(folder: Place) -> bool:
+    """Return whether a folder has a manifest, that is, all of its shards are written.
+
+    Raises:
+        ObjectError: the store of the folder does not answer.
+    """
+    if isinstance(folder, Url):
+        return objects.find(folder / FILE_NAME) is not None
     return (folder / FILE_NAME).is_file()
 
 
-def read(folder: Path) -> Manifest:
+def read(folder: Place) -> Manifest:
     """Read the manifest of a folder, and check that it agrees with itself.
 
     Raises:
@@ -203,13 +211,13 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / FILE_NAME
     try:
-        found = json_data.read(path, most=MOST, below=folder)
+        found = _content(folder)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder} has no {FILE_NAME}",
             valid="a folder that `atom data prepare` has finished",
         ) from None
-    except (NotAFileError, TooLargeError) as error:
+    except (NotAFileError, TooLargeError, ObjectError) as error:
         raise UserError(str(error)) from None
     except (OSError, ValueError) as error:
         raise _invalid(path, " ".join(str(error).split())) from None
@@ -227,6 +235,15 @@ def read(folder: Path) -> Manifest:
     if problem := _problem(manifest):
         raise _invalid(path, problem)
     return manifest
+
+
+def _content(folder: Place) -> dict[str, Any]:
+    if isinstance(folder, Path):
+        return json_data.read(folder / FILE_NAME, most=MOST, below=folder)
+    found = json_data.loads(objects.read_whole(folder / FILE_NAME, MOST))
+    if not isinstance(found, dict):
+        raise ValueError("it holds no JSON object")
+    return found
 
 
 def _problem(manifest: Manifest) -> str | None:
@@ -256,5 +273,5 @@ def _is_name(name: str) -> bool:
     return plain and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _invalid(path: Path, problem: str) -> UserError:
+def _invalid(path: Place, problem: str) -> UserError:
     return UserError(f"{path} is no manifest of token shards: {problem}")

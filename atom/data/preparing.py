@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from atom.data import folder as folders
 from atom.data import workers
-from atom.data.folder import UNFINISHED
+from atom.data.folder import UNFINISHED, Folder
 from atom.data.manifest import (
     LeftOut,
     Manifest,
@@ -21,7 +19,6 @@ from atom.data.manifest import (
     dtype_of,
     name_of,
 )
-from atom.data.shards import DOCUMENT
 from atom.data.splitting import Recipe, numbered
 from atom.data.writing import MOST_REASONS, Counts, Encoder, writable, write_shard
 from atom.errors import RunError
@@ -47,7 +44,7 @@ class Progress:
 
 
 def prepare(
-    folder: Path,
+    folder: Folder,
     recipe: Recipe,
     open_source: Open,
     encoder: Encoder,
@@ -68,7 +65,7 @@ def prepare(
         RunError: a file cannot be written, or a process was killed; finished shards are kept.
         UserError: a document cannot be read.
     """
-    done = {number: folders.recorded(folder, recipe, number) for number in range(recipe.shards)}
+    done = {number: folder.recorded(recipe, number) for number in range(recipe.shards)}
     before = sum(found[0].documents for found in done.values() if found is not None)
     now = Counts()
 
@@ -80,10 +77,10 @@ def prepare(
         source = open_source()
 
         def write(number: int, told: Callable[[Counts], None]) -> None:
-            documents, state = recipe.read(source, number), folder / UNFINISHED
-            shard, left_out = write_shard(folder, state, number, documents, encoder, told)
-            with writable(folder):
-                folders.record(folder, number, shard, left_out)
+            documents, path = recipe.read(source, number), folder.path
+            shard, left_out = write_shard(path, path / UNFINISHED, number, documents, encoder, told)
+            with writable(path):
+                folder.record(number, shard, left_out)
 
         return write
 
@@ -91,7 +88,7 @@ def prepare(
     workers.run(work, waiting, count, tell)
 
 
-def finish(folder: Path, recipe: Recipe, open_source: Open, provenance: Provenance) -> Manifest:
+def finish(folder: Folder, recipe: Recipe, open_source: Open, provenance: Provenance) -> Manifest:
     """Write the manifest, after all shards.
 
     Raises:
@@ -99,9 +96,10 @@ def finish(folder: Path, recipe: Recipe, open_source: Open, provenance: Provenan
     """
     shards: list[Shard] = []
     parts: list[LeftOut] = []
+    folder.refresh()
     for number in range(recipe.shards):
-        if (found := folders.recorded(folder, recipe, number)) is None:
-            raise RunError(f"{folder / name_of(number, 'tokens')} has been changed meanwhile")
+        if (found := folder.recorded(recipe, number)) is None:
+            raise RunError(f"{folder.place / name_of(number, 'tokens')} has been changed meanwhile")
         shards.append(found[0])
         parts.append(found[1])
     left_out = _together(parts)
@@ -122,7 +120,7 @@ def finish(folder: Path, recipe: Recipe, open_source: Open, provenance: Provenan
         provenance=provenance,
         shards=shards,
     )
-    folders.finish(folder, manifest)
+    folder.finish(manifest)
     return manifest
 
 
@@ -135,10 +133,10 @@ def _together(parts: Iterable[LeftOut]) -> LeftOut:
     return LeftOut(empty=empty, short=short, bad=bad, reasons=reasons)
 
 
-def _read_again(folder: Path, recipe: Recipe, open_source: Open) -> None:
+def _read_again(folder: Folder, recipe: Recipe, open_source: Open) -> None:
     """Read the documents without tokens in one process; the source refuses too many bad ones."""
     documents = numbered(open_source())
     for number in range(recipe.shards):
-        ends = np.fromfile(folder / name_of(number, "documents"), dtype=DOCUMENT)["tokens"]
+        ends = folder.records(number)["tokens"]
         for row in np.flatnonzero(np.diff(ends, prepend=np.uint64(0)) == 0).tolist():
             documents[number * recipe.shard_documents + row]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from bisect import bisect_right
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -14,9 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from atom.data import manifest as manifests
-from atom.data.manifest import FILE_NAME, SUFFIXES, name_of
+from atom.data.manifest import FILE_NAME, SUFFIXES, TOKENIZER, name_of
+from atom.data.object_array import ObjectArray
 from atom.errors import UserError
+from atom.io import object_cache, objects
 from atom.io.files import NotAFileError, opened
+from atom.io.objects import ObjectError
+from atom.io.urls import Place, Url
 from atom.plugin import Document
 
 DOCUMENT = np.dtype([("tokens", "<u8"), ("ids", "<u8")])
@@ -41,16 +46,18 @@ Array = npt.NDArray[Any]
 
 
 class OpenShard(NamedTuple):
-    """The mapped files of a shard: ``maps`` are those of the arrays."""
+    """The files of a shard: mapped ones, or objects of a store, which have no ``maps``."""
 
     maps: tuple[mmap.mmap | bytes, ...]
-    tokens: Array
-    records: Array
-    ids: Array
+    tokens: Array | ObjectArray
+    records: Array | ObjectArray
+    ids: Array | ObjectArray
     size: int
 
     def read_ahead(self, begin: int, end: int) -> None:
         """Ask the system to read tokens ``begin`` to ``end`` - 1 at once, not page by page."""
+        if not self.maps:
+            return
         data = self.maps[0]
         assert isinstance(data, mmap.mmap)
         first = begin * self.tokens.itemsize
@@ -70,7 +77,7 @@ class TokenShards:
     They are :class:`atom.plugin.Documents`.
 
     Args:
-        folder: the folder.
+        folder: the folder, on disk or in a store.
         key: the key of the folder in a run, for errors; None outside of a run.
         value: the value of the key.
 
@@ -78,7 +85,7 @@ class TokenShards:
         UserError: the folder has no valid manifest.
     """
 
-    def __init__(self, folder: Path, key: str | None = None, value: object = ...) -> None:
+    def __init__(self, folder: Place, key: str | None = None, value: object = ...) -> None:
         self.folder = folder
         self._key, self._value = key, value
         try:
@@ -179,20 +186,42 @@ class TokenShards:
             UserError: a file is not as the manifest says.
         """
         sizes = self.manifest.shards[number].sizes(self.manifest.token_bytes)
+        if isinstance(self.folder, Url):
+            dtypes = (self._dtype, DOCUMENT, np.dtype(np.uint8))
+            arrays = [
+                self._object(number, kind, size, dtype)
+                for kind, size, dtype in zip(SUFFIXES, sizes, dtypes, strict=True)
+            ]
+            return OpenShard((), arrays[0], arrays[1], arrays[2], sum(sizes))
         maps = tuple(
             self._mapped(number, kind, size) for kind, size in zip(SUFFIXES, sizes, strict=True)
         )
         data, records, ids = maps
-        dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
         return OpenShard(
             maps,
-            np.frombuffer(data, dtype=dtype),
+            np.frombuffer(data, dtype=self._dtype),
             np.frombuffer(records, dtype=DOCUMENT),
             np.frombuffer(ids, dtype=np.uint8),
             sum(sizes),
         )
 
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.manifest.dtype).newbyteorder("<")
+
+    def _object(self, number: int, kind: str, size: int, dtype: np.dtype[Any]) -> ObjectArray:
+        assert isinstance(self.folder, Url)
+        try:
+            found = objects.find(self.folder / name_of(number, kind))
+        except ObjectError as error:
+            raise self.refused(str(error)) from None
+        if found is None:
+            raise self.refusal(number, kind, "is missing")
+        self.check_size(number, kind, found.size, size)
+        return ObjectArray(found, dtype, self.refused)
+
     def _mapped(self, number: int, kind: str, size: int) -> mmap.mmap | bytes:
+        assert isinstance(self.folder, Path)
         path = self.folder / name_of(number, kind)
         try:
             descriptor = opened(path, os.O_RDONLY, below=self.folder)
@@ -237,9 +266,25 @@ def _opened(shards: TokenShards, number: int) -> OpenShard:
 
 
 @cache  # a mixture may have a thousand
-def open_shards(folder: Path, key: str, value: str) -> TokenShards:
+def open_shards(folder: Place, key: str, value: str) -> TokenShards:
     """Return the shards of a folder; a process reads a manifest once."""
     return TokenShards(folder, key, value)
+
+
+def tokenizer_folder(folder: Place, names: Iterable[str]) -> Path:
+    """Return the folder of the tokenizer's files; those of a store are copied.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    if isinstance(folder, Path):
+        return folder / TOKENIZER
+    try:
+        found = [each for name in names if (each := objects.find(folder / TOKENIZER / name))]
+        copies = [object_cache.shared().copy(each) for each in found]
+    except ObjectError as error:
+        raise UserError(str(error)) from None
+    return copies[0].parent if copies else Path(os.devnull)
 
 
 def reason(error: OSError) -> str:
@@ -248,4 +293,6 @@ def reason(error: OSError) -> str:
         return "is no regular file"
     if isinstance(error, FileNotFoundError):
         return "is missing"
+    if isinstance(error, ObjectError):
+        return str(error.strerror)
     return f"cannot be read: {error.strerror}"

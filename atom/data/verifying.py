@@ -12,7 +12,10 @@ import numpy as np
 
 from atom.data.manifest import FILE_NAME, SUFFIXES, TOKENIZER, Shard, name_of
 from atom.data.shards import DOCUMENT, MOST_ID, Array, TokenShards, reason
+from atom.io import objects
 from atom.io.files import open_regular
+from atom.io.objects import ObjectError
+from atom.io.urls import Place
 
 _SIZED = 4096
 """Shards with sizes that are checked before a run; each one is checked as it is opened."""
@@ -31,13 +34,10 @@ def check(shards: TokenShards) -> None:
         UserError: names the file that is missing, short or changed.
     """
     count = len(shards.manifest.shards)
-    names = set(os.listdir(shards.folder))  # noqa: PTH208 (a hundred thousand names)
-    for number in range(count):
-        for kind in SUFFIXES:
-            if name_of(number, kind) not in names:
-                raise shards.refusal(number, kind, "is missing")
-    for number in _spread(count, _SIZED):
-        _check_sizes(shards, number)
+    _check_listed(shards)
+    if isinstance(shards.folder, Path):
+        for number in _spread(count, _SIZED):
+            _check_sizes(shards, number)
     left = _HASHED
     for number in _spread(count, _SIZED):
         size = sum(shards.manifest.shards[number].sizes(shards.manifest.token_bytes))
@@ -73,8 +73,36 @@ def check_tokenizer(shards: TokenShards) -> None:
             raise shards.refused(f"{path}: is altered: its digest is not the one in {FILE_NAME}")
 
 
+def _check_listed(shards: TokenShards) -> None:
+    """Refuse a folder without one of the files; a store lists their sizes, too."""
+    folder = shards.folder
+    if isinstance(folder, Path):
+        names = set(os.listdir(folder))  # noqa: PTH208 (a hundred thousand names)
+        sizes = None
+    elif folder.is_web:  # it has no listing
+        return
+    else:
+        try:
+            found = objects.below(folder)
+        except ObjectError as error:
+            raise shards.refused(str(error)) from None
+        sizes = {each.url.name: each.size for each in found if each.url == folder / each.url.name}
+        names = set(sizes)
+    for number, shard in enumerate(shards.manifest.shards):
+        wanted = shard.sizes(shards.manifest.token_bytes)
+        for kind, size in zip(SUFFIXES, wanted, strict=True):
+            name = name_of(number, kind)
+            if name not in names:
+                raise shards.refusal(number, kind, "is missing")
+            if sizes is not None:
+                shards.check_size(number, kind, sizes[name], size)
+
+
 def _check_sizes(shards: TokenShards, number: int) -> None:
     sizes = shards.manifest.shards[number].sizes(shards.manifest.token_bytes)
+    if not isinstance(shards.folder, Path):
+        shards.opened(number)
+        return
     for kind, size in zip(SUFFIXES, sizes, strict=True):
         path = shards.folder / name_of(number, kind)
         try:
@@ -145,9 +173,22 @@ def _check_ids(shards: TokenShards, number: int, ends: Array, ids: Array) -> Non
         raise shards.refusal(number, "ids", "an id in it ends within a character")
 
 
-def _digest(shards: TokenShards, path: Path) -> str:
-    with open_regular(path, below=shards.folder) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(shards: TokenShards, path: Place) -> str:
+    """Return the digest of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(path, Path):
+        assert isinstance(shards.folder, Path)
+        with open_regular(path, below=shards.folder) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if (found := objects.find(path)) is None:
+        raise FileNotFoundError
+    digest = hashlib.sha256()
+    for part in objects.parts(found):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _spread(count: int, most: int) -> list[int]:

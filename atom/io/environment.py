@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ from atom.errors import UserError
 ALLOW, BLOCK = "ATOM_PLUGINS_ALLOW", "ATOM_PLUGINS_BLOCK"
 CACHE = "ATOM_CACHE"
 JOIN_SECONDS = "ATOM_JOIN_SECONDS"
+OBJECT_CACHE_GIB, OBJECT_SECONDS = "ATOM_OBJECT_CACHE_GIB", "ATOM_OBJECT_SECONDS"
 
-VARIABLES = (ALLOW, BLOCK, CACHE, JOIN_SECONDS)
+VARIABLES = (ALLOW, BLOCK, CACHE, JOIN_SECONDS, OBJECT_CACHE_GIB, OBJECT_SECONDS)
 THREADS = "OMP_NUM_THREADS"
 
 _LISTS = {"PLUGIN", "PLUGINS", "ALLOW", "ALLOWED", "BLOCK", "BLOCKED"}
@@ -40,6 +42,26 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
                 f"{name}={environment[name]} in the environment is not a variable of ATOM; did "
                 f"you mean {close[0]}? (env -u {name} atom … runs without it)"
             )
+
+
+def number(name: str, default: float, environment: Mapping[str, str] = os.environ) -> float:
+    """Return the positive number that a variable holds, or ``default`` if it is not set.
+
+    Raises:
+        UserError: it is no such number.
+    """
+    text = environment.get(name)
+    if text is None:
+        return default
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise UserError(
+            f"{name}={text} in the environment is not valid", valid="a number greater than 0"
+        )
+    return found
 
 
 def check_threads(environment: Mapping[str, str] = os.environ) -> None:

@@ -33,10 +33,11 @@ class Stdlib(_TextFiles):
 
 
 class Local(_TextFiles, _Folder):
-    """Files on this machine, or on a disk that all machines see."""
+    """Files on this machine, on a disk that all machines see, or in a store."""
 
     path: Name | Annotated[list[Name], Field(min_length=1)] = Field(
-        description="a file, a folder, a glob pattern, or a list of them"
+        description="a file, a folder, a glob pattern, or a list of them; paths, or URLs of s3://, "
+        "gs://, https://, hf://"
     )
     format: Literal["auto", "text", "jsonl", "webdataset", "parquet"] = Field(
         default="auto", description="format of the files; auto: by their suffix"
@@ -61,15 +62,15 @@ class Local(_TextFiles, _Folder):
 class Prepared(_Parameters):
     """Token shards of a dataset, and the tokenizer that made them."""
 
-    path: Name = Field(description="a folder that `atom data prepare` has finished")
+    path: Name = Field(description="a folder that `atom data prepare` has finished, or its URL")
 
 
 class Tokens(_Folder):
     """Files of token ids that others have written, on this machine or a disk that all see."""
 
     path: Name | Annotated[list[Name], Field(min_length=1)] = Field(
-        description="a file, a folder, a glob pattern, or a list of them; for Megatron also the "
-        "common prefix of its two files"
+        description="a file, a folder, a glob pattern, or a list of them, paths or URLs; for "
+        "Megatron also the common prefix of its two files on disk"
     )
     format: Literal["auto", "megatron", "npy", "parquet"] = Field(
         default="auto",

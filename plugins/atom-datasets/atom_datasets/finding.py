@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atom.errors import UserError
-from atom_datasets import leading_out
+from atom.io.urls import is_url
+from atom_datasets import in_store, leading_out
 
 _MOST_EXAMPLES = 3
 
@@ -55,7 +56,7 @@ def find(
     """Return the files of ``paths``: files, folders, glob patterns.
 
     Args:
-        paths: as the user gave them.
+        paths: as the user gave them. Objects of a store are copied.
         wanted: whether a file of a folder has the ``format``; None: take all files.
         format: its name.
         links: which links may lead out of a folder.
@@ -66,6 +67,9 @@ def find(
     left_out = Tally()
     found: dict[Path, None] = {}
     for given in paths:
+        if is_url(given):
+            found.update(dict.fromkeys(in_store.copies(given, wanted, format, left_out.add)))
+            continue
         files, nothing = _files(given, left_out)
         if wanted is not None and Path(given).expanduser().is_dir():
             for path in files:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from atom.errors import UserError
+from atom.io.object_cache import in_urls, shown
 from atom.plugin import Contents
 from atom_datasets import content, identity, parquet
 from atom_datasets.compression import bare_suffix, budget, is_compressed, plain
@@ -58,6 +59,7 @@ class LocalSource:
     max_bytes: int | None = None
     links: Links = "data"
 
+    @in_urls()
     def check(self) -> str:
         """Return a digest of the files' contents, in order.
 
@@ -75,16 +77,19 @@ class LocalSource:
         recipe = (self.format, self.text_field, self.max_chars, self.max_bad_fraction)
         return identity.digest(self.parts().values(), *recipe)
 
+    @in_urls()
     def parts(self) -> dict[str, str]:
         """Return the digest of each file's content by its name."""
         return identity.parts(_found(self).files, _cache)
 
+    @in_urls()
     def contents(self) -> Contents:
         """Return the number of files and documents, and what is left out."""
         found, documents = _found(self), _documents(self)
         left_out = (*found.left_out.phrases(), *documents.left_out.phrases())
         return Contents(files=len(found.files), documents=len(documents), left_out=left_out)
 
+    @in_urls()
     def documents(self) -> TextFiles | Records:
         """Return the documents."""
         return _documents(self)
@@ -142,7 +147,7 @@ def _plain(files: tuple[Path, ...], most: int | None) -> tuple[Path, ...]:
 
 def _text_file(path: Path, copy: Path) -> TextFile:
     stat = copy.stat()
-    return TextFile(name=str(path), path=copy, size=stat.st_size, mtime=stat.st_mtime_ns)
+    return TextFile(name=shown(path), path=copy, size=stat.st_size, mtime=stat.st_mtime_ns)
 
 
 def _format_of(path: Path) -> Format:

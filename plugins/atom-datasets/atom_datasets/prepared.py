@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from atom.data.manifest import UNKNOWN, name_of
 from atom.data.shards import TokenShards, open_shards
 from atom.data.verifying import check
 from atom.errors import UserError
+from atom.io.urls import Place, place
 from atom.plugin import Contents
 from atom_datasets.config import Prepared
 
@@ -75,8 +75,8 @@ class PreparedSource:
         return self._shards()
 
     @property
-    def _folder(self) -> Path:
-        return Path(self.path).absolute()
+    def _folder(self) -> Place:
+        return place(self.path, _KEY)
 
     def _shards(self) -> TokenShards:
         return open_shards(self._folder, _KEY, self.path)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from atom.errors import UserError, nearest
 from atom.io.files import make_folder, read_text, write_text
+from atom.io.object_cache import shown
 from atom.plugin import Document
 from atom_datasets import json_lines, parquet, tar_members
 from atom_datasets.compression import Budget, budget, explained, opened
@@ -75,7 +76,7 @@ class Records:
                 "problem": Value("string"),
             }
         )
-        self._files = files
+        self._names = [shown(file.name) for file in files]
         self._format = format
         notes = Path(config.HF_DATASETS_CACHE) / "atom_datasets" / f"{fingerprint}.json"
         arguments = {
@@ -111,8 +112,7 @@ class Records:
         return Document(row["text"], self._id(row), problem=row["problem"])
 
     def _id(self, row: dict[str, Any]) -> str:
-        name = self._files[row["file"]].name
-        return f"{name}{_MARKS[self._format]}{row['number']}"
+        return f"{self._names[row['file']]}{_MARKS[self._format]}{row['number']}"
 
 
 def _not_kept(error: OSError, cache: object) -> UserError:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atom.errors import UserError
+from atom.io.object_cache import shown
 from atom.plugin import Document
 from atom_datasets.finding import open_regular
 
@@ -132,7 +133,7 @@ class TokenFiles:
         begin, end = int(ends[row - 1]) if row else 0, int(ends[row])
         if not 0 <= begin <= end <= file.tokens:
             raise broken(file.name, f"document {row} ends where it cannot")
-        return Document("", f"{file.name}#{row}", tokens=tokens[begin:end])
+        return Document("", f"{shown(file.name)}#{row}", tokens=tokens[begin:end])
 
     def _open(self, number: int) -> tuple[Array, Sequence[int]]:
         file = self.files[number]
@@ -156,7 +157,7 @@ def mapped(stat: Stat, name: Path) -> mmap.mmap | bytes:
             now = os.fstat(file.fileno())
             if now.st_size != stat.size or stat.mtime not in (None, now.st_mtime_ns):
                 raise UserError(
-                    f"{name} has changed under the run",
+                    f"{shown(name)} has changed under the run",
                     valid="files that do not change during a run",
                     key="dataset.path",
                 )
@@ -170,4 +171,6 @@ def mapped(stat: Stat, name: Path) -> mmap.mmap | bytes:
 
 def broken(name: Path, problem: str) -> UserError:
     """Return the error of a file that is not as its format requires."""
-    return UserError(f"{name}: {problem}", valid="a complete copy of the file", key="dataset.path")
+    return UserError(
+        f"{shown(name)}: {problem}", valid="a complete copy of the file", key="dataset.path"
+    )

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atom.errors import UserError
+from atom.io.object_cache import in_urls
+from atom.io.urls import is_url
 from atom.plugin import Contents, SourceContext
 from atom_datasets import flat_ids, identity, leading_out, megatron, token_lists
 from atom_datasets.config import Tokens
 from atom_datasets.content import check_pointer
 from atom_datasets.finding import Found, Tally, find
+from atom_datasets.in_store import copy_beside
 from atom_datasets.leading_out import Links
 from atom_datasets.token_files import TokenFile, TokenFiles
 
@@ -60,6 +63,7 @@ class TokensSource:
     links: Links
     cache: Path
 
+    @in_urls()
     def check(self) -> str:
         """Return a digest of the files' contents, in order.
 
@@ -83,12 +87,14 @@ class TokensSource:
         recipe = (self.format, self.dtype, self.eos_id, self.column)
         return identity.digest(self.parts().values(), *recipe)
 
+    @in_urls()
     def parts(self) -> dict[str, str]:
         """Return the digest of each file's content by its name."""
         format, found = _found(self)
         files = [each for path in found.files for each in _with_beside(path, format)]
         return identity.parts(files, lambda: self.cache)
 
+    @in_urls()
     def contents(self) -> Contents:
         """Return the number of files and documents, and what is not known or not read."""
         format, found = _found(self)
@@ -111,6 +117,7 @@ class TokensSource:
     def tokenizer(self) -> None:
         """Return None: the files do not say which tokenizer made them."""
 
+    @in_urls()
     def documents(self) -> TokenFiles:
         """Return the documents."""
         return _documents(self)
@@ -160,6 +167,7 @@ def _found(source: TokensSource) -> tuple[Format, Found]:
     known = set(found.files)
     for path in found.files:
         main = _main(path) if _suffix(path) in _BESIDE and wanted(path) else path
+        copy_beside(path, [each.name for each in _beside(main, format)])
         if not main.is_file():
             raise UserError(
                 f"{main} is missing, which belongs to {path.name}",
@@ -212,8 +220,17 @@ def _check_parameters(source: TokensSource, format: Format) -> None:
 
 def _with_suffix(path: str) -> str:
     """Return the path of an index where the path is its prefix, as Megatron's users write it."""
+    if is_url(path):
+        return path
     given, index = (Path(name).expanduser() for name in (path, f"{path}.idx"))
     return str(index) if not given.exists() and index.is_file() else path
+
+
+def _beside(path: Path, format: Format) -> list[Path]:
+    """Return the files that can belong to a file of ids or its index, and itself."""
+    if format == "megatron":
+        return [path, path.with_suffix(".bin")]
+    return [path, flat_ids.metadata(path)] if format == "npy" else [path]
 
 
 def _with_beside(path: Path, format: Format) -> list[Path]:

@@ -1,6 +1,5 @@
 """Parameters of the tokenizers."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,9 +14,10 @@ class _Parameters(BaseModel):
 class HuggingFace(_Parameters):
     """An existing tokenizer."""
 
-    path: Path = Field(
+    path: Annotated[str, Field(min_length=1)] = Field(
         description="a folder with tokenizer.json, or with vocab.json and merges.txt; or the "
-        "tokenizer.json itself, with the other files beside it"
+        "tokenizer.json itself, with the other files beside it; a path, or a URL such as "
+        "s3://BUCKET/FOLDER"
     )
 
 

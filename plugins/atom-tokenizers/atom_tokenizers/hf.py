@@ -17,8 +17,11 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from atom.errors import UserError
+from atom.io import object_cache, objects
 from atom.io.files import read_bytes
+from atom.io.objects import ObjectError
 from atom.io.strangers import real
+from atom.io.urls import Place, Url, place
 from atom.plugin import PreparedTokenizer, TokenizerContext
 from atom_tokenizers.classes import CLASSES, PAIRS, as_class, from_files
 from atom_tokenizers.config import HuggingFace
@@ -33,11 +36,17 @@ VOCABULARY, MERGES = "vocab.json", "merges.txt"
 BESIDE = (TOKENIZER_CONFIG, SPECIAL_TOKENS, "chat_template.jinja")
 """Optional files to copy along."""
 
+_OTHERS = (*BESIDE, SPECIAL_TOKENS, ADDED_TOKENS, MODEL_CONFIG)
+"""Files that are read where they lie beside the tokenizer."""
+
+_KEY = "tokenizer.path"
+
 _UNSEEN = "\N{SNOWMAN}\U0010fffd\n"
 
 _log = logging.getLogger(__name__)
 
 
+@object_cache.in_urls()
 def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer:
     """Check that the tokenizer loads and encodes any text; return its size and its files.
 
@@ -48,7 +57,7 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
     Raises:
         UserError: there is no tokenizer at the path, or it cannot be used.
     """
-    path = config.path.expanduser()
+    path = _on_disk(place(config.path, _KEY))
     folder = path if path.is_dir() else path.parent
     _check_links(path, folder)
     beside = {name: folder / name for name in BESIDE if (folder / name).is_file()}
@@ -77,9 +86,30 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
     return PreparedTokenizer(vocab_size=max(vocabulary.values()) + 1, files=files)
 
 
+def _on_disk(given: Place) -> Path:
+    """Return the path of a tokenizer; the files of a URL are copied.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    if isinstance(given, Path):
+        return given
+    is_file = given.name.endswith(".json")
+    folder = Url(given.text[: -len(given.name) - 1]) if is_file else given
+    names = (TOKENIZER, given.name) if is_file else (TOKENIZER, VOCABULARY, MERGES)
+    shared = object_cache.shared()
+    try:
+        for name in {*names, *_OTHERS}:
+            if (found := objects.find(folder / name)) is not None and found.size <= MOST:
+                shared.copy(found, _KEY)
+    except ObjectError as error:
+        raise UserError(str(error), key=_KEY, value=str(given)) from None
+    return shared.path(given)
+
+
 def _check_links(path: Path, folder: Path) -> None:
     """Refuse a folder with links out of it; a file that the user names may be a link."""
-    names = (*BESIDE, SPECIAL_TOKENS, ADDED_TOKENS, MODEL_CONFIG, VOCABULARY, MERGES)
+    names = (*_OTHERS, VOCABULARY, MERGES)
     try:
         for name in names if path.is_file() else (TOKENIZER, *names):
             real(folder / name, folder)
@@ -87,7 +117,7 @@ def _check_links(path: Path, folder: Path) -> None:
         raise UserError(
             f"{error}",
             valid="a folder with the files themselves, or one of Hugging Face's cache",
-            key="tokenizer.path",
+            key=_KEY,
             value=path,
         ) from None
 
@@ -125,7 +155,7 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
             raise UserError(
                 f"its tokenizer_class is {named.tokenizer_class}, which builds a tokenizer that "
                 f"ATOM does not know; {valid}",
-                key="tokenizer.path",
+                key=_KEY,
                 value=path,
             )
         if named.kind not in CLASSES:
@@ -141,7 +171,7 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
             raise UserError(
                 f"its tokenizer_class is {named.tokenizer_class}, which splits text differently "
                 f"from its {source.name}; {valid}",
-                key="tokenizer.path",
+                key=_KEY,
                 value=path,
             )
         return source, tokenizer.to_str(), made
@@ -152,7 +182,7 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
             f"{problem}",
             valid="a folder with tokenizer.json (transformers' save_pretrained writes "
             "it), or with vocab.json and merges.txt; or a tokenizer.json",
-            key="tokenizer.path",
+            key=_KEY,
             value=path,
         )
     if named.kind not in PAIRS:
@@ -162,7 +192,7 @@ def _tokenizer(path: Path, named: TokenizerConfig, cache: Path) -> tuple[Path, s
             valid="a folder "
             "with tokenizer.json (transformers' save_pretrained writes it), or a tokenizer_class "
             f"in {TOKENIZER_CONFIG} of {', '.join(PAIRS)}",
-            key="tokenizer.path",
+            key=_KEY,
             value=path,
         )
     # torchtitan's reader of the two skips every merge that begins with "#".
@@ -196,7 +226,7 @@ def _check_ids(path: Path, tokenizer: Tokenizer, named: TokenizerConfig) -> None
             raise UserError(
                 f"its files give {token.content!r} the id {token_id}, and the tokenizer {found}",
                 valid="files that agree, as transformers' save_pretrained writes them",
-                key="tokenizer.path",
+                key=_KEY,
                 value=path,
             )
 
@@ -249,7 +279,7 @@ def _refused(path: Path, problem: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(str(error).split())
-        raise UserError(f"{problem}: {reason}", key="tokenizer.path", value=path) from None
+        raise UserError(f"{problem}: {reason}", key=_KEY, value=path) from None
 
 
 @contextmanager
