@@ -358,7 +358,7 @@ def in_urls() -> Iterator[None]:
         error.problem = _with_urls(error.problem)
         if error.valid is not None:
             error.valid = _with_urls(error.valid)
-        if isinstance(error.value, str | Path):
+        if isinstance(error.value, str | Path) and str(error.value).startswith(_copies()):
             error.value = _with_urls(str(error.value))
         raise
 

@@ -1,8 +1,9 @@
 """Parameters of the tokenizers."""
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from atom.recipe.idle import Idle
 
@@ -11,10 +12,14 @@ class _Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _text(path: object) -> object:
+    return str(path) if isinstance(path, Path) else path
+
+
 class HuggingFace(_Parameters):
     """An existing tokenizer."""
 
-    path: Annotated[str, Field(min_length=1)] = Field(
+    path: Annotated[str, BeforeValidator(_text), Field(min_length=1)] = Field(
         description="a folder with tokenizer.json, or with vocab.json and merges.txt; or the "
         "tokenizer.json itself, with the other files beside it; a path, or a URL such as "
         "s3://BUCKET/FOLDER"
