@@ -129,7 +129,7 @@ def conforms(atom: Command) -> Command:
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         plugins = ("-p", "atom.testing.plugin", "-p", "no:cacheprovider")
-        return atom("pytest", "-q", *plugins, *arguments, **options | alone)
+        return atom("-m", "pytest", "-q", *plugins, *arguments, **options | alone)
 
     return run
 

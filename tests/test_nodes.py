@@ -7,11 +7,11 @@ import re
 import shlex
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -151,6 +151,7 @@ def test_a_port_in_use_is_told(port: int) -> None:
 def test_two_nodes_train_as_one(
     port: int,
     atom: Callable,
+    warm: Any,
     environment: dict[str, str],
     small: tuple[str, ...],
     rows: Callable,
@@ -172,17 +173,17 @@ def test_two_nodes_train_as_one(
     assert (told.state, told.step) == ("finished", 5)
     result = atom("train", *overrides, "launcher.nodes=2", f"run.dir={other}")
     assert "# on each of 2 machines" in result.stdout
+    together = ("-m", "atom.launch.node", str(other), "--nodes", "2")
     nodes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "atom.launch.node", str(other), "--nodes", "2"),
-                *("--node", str(number), "--endpoint", f"127.0.0.1:{port}"),
-            ],
-            env=environment,
+        warm.start(
+            [*together, "--node", str(number), "--endpoint", f"127.0.0.1:{port}"],
+            cwd=tmp_path,
+            environment=environment,
         )
         for number in range(2)
     ]
-    assert [process.wait(timeout=300) for process in nodes] == [0, 0]
+    ended = [(process.communicate(300), process.wait()) for process in nodes]
+    assert [code for _, code in ended] == [0, 0], ended
     losses = [[row["loss"] for row in rows(place)] for place in (run, other)]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 5
@@ -277,40 +278,38 @@ def test_every_node_meets_others_that_agree_on_it(nodes: int) -> None:
 
 
 def look_at_links(
-    environment: dict[str, str], *options: str, count: int = 3, silent: str = ""
+    warm: Any, environment: dict[str, str], *options: str, count: int = 3, silent: str = ""
 ) -> dict[str, str]:
     """Run the check on nodes that are this machine; return what each says."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = min(free.getsockname()[1], 65535 - 1536)
     names = [f"n{number}" for number in range(count)]
-    command = [sys.executable, "-m", "atom.launch.links", "--port", str(port), *options]
+    command = ["-m", "atom.launch.links", "--port", str(port), *options]
     command += [f"{name}=127.0.0.1" for name in names]
     nodes = {
-        name: subprocess.Popen(
-            command, env=environment | {"SLURMD_NODENAME": name}, stdout=subprocess.PIPE, text=True
-        )
+        name: warm.start(command, cwd=Path(), environment=environment | {"SLURMD_NODENAME": name})
         for name in names
         if name != silent
     }
-    said = {name: process.communicate(timeout=300)[0] for name, process in nodes.items()}
+    said = {name: process.communicate(300)[0] for name, process in nodes.items()}
     assert all(line.startswith(f"atom-links {name} ") for name, line in said.items())
     return {name: line.removeprefix(f"atom-links {name} ") for name, line in said.items()}
 
 
 @pytest.mark.slow
-def test_a_node_that_reaches_no_neighbour_is_found(environment: dict[str, str]) -> None:
+def test_a_node_that_reaches_no_neighbour_is_found(warm: Any, environment: dict[str, str]) -> None:
     """The silent node costs its neighbours the whole time of a pair: as long as all three pairs of
     the first look took, for this machine may be slow."""
     begin = time.monotonic()
-    assert look_at_links(environment) == dict.fromkeys(("n0", "n1", "n2"), "ok\n")
+    assert look_at_links(warm, environment) == dict.fromkeys(("n0", "n1", "n2"), "ok\n")
     seconds = str(max(8, time.monotonic() - begin))
-    said = look_at_links(environment, "--seconds", seconds, count=4, silent="n3")
+    said = look_at_links(warm, environment, "--seconds", seconds, count=4, silent="n3")
     # Two of the others fail with n3, and agree with the third.
     assert said == dict.fromkeys(("n0", "n1", "n2"), "ok\n")
 
 
 @pytest.mark.slow
-def test_links_that_are_slow_are_told(environment: dict[str, str]) -> None:
-    said = look_at_links(environment, "--least", "1e6")
+def test_links_that_are_slow_are_told(warm: Any, environment: dict[str, str]) -> None:
+    said = look_at_links(warm, environment, "--least", "1e6")
     for line in said.values():
         assert re.match(r"bad: all-reduce with n\d runs at [\d.]+ GB/s, 1e\+06 wanted; all", line)

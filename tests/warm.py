@@ -1,5 +1,5 @@
-"""``atom …`` and ``pytest …`` from a process that has imported torchtitan, which takes longer than
-a small run.
+"""``atom …`` and ``python -m …`` from a process that has imported torchtitan, which takes longer
+than a small run.
 
 The process listens on a socket and forks for each command: a process that waits, and the command
 itself, in a session of its own, with the environment, folder and pipes of whoever asks. From there
@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import resource
+import runpy
 import select
 import signal
 import socket
@@ -200,14 +201,16 @@ def _run(
         os.dup2(pipe, number)
         os.close(pipe)
         setattr(sys, name, os.fdopen(number, "w", closefd=False))
-    sys.argv = arguments if arguments[0] == "pytest" else ["atom", *arguments]
+    sys.argv = arguments[1:] if arguments[0] == "-m" else ["atom", *arguments]
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     importlib.invalidate_caches()
     tempfile.tempdir = None  # that of the environment
-    if arguments[0] == "pytest":
-        import pytest
-
-        _end(pytest.main(arguments[1:]))
+    if arguments[0] == "-m":
+        try:
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            _end(int(end.code or 0))
+        _end(0)
     import audit
 
     import atom.cli

@@ -38,6 +38,10 @@ class Child(Generic[T]):
         """Return whether the result is still pending."""
         return not self._receiver.poll() and self._process.is_alive()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for the result, at most ``seconds``; return whether it is there."""
+        return self._receiver.poll(seconds)
+
     def result(self) -> T:
         """Wait for the result and return it.
 

@@ -1,14 +1,12 @@
 """Run one rank of an all-reduce over two nodes, for :mod:`atom.launch.links`.
 
-``python -m atom.launch.all_reduce HOST:PORT RANK RANKS DEVICE`` prints the median bus bandwidth of
-a few all-reduces in GB/s: 2 (n - 1) / n × bytes / seconds, as NCCL's own tests count it. It fails
-if a sum is wrong.
+It measures the median bus bandwidth of a few all-reduces in GB/s: 2 (n - 1) / n × bytes / seconds,
+as NCCL's own tests count it. It fails if a sum is wrong.
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 
 import torch
@@ -22,8 +20,8 @@ _BYTES = {"cpu": 2**22, "cuda": 2**28}
 """Message size in bytes; on a GPU, large enough to reach the full speed of its links."""
 
 
-def main(endpoint: str, rank: int, ranks: int, device: str) -> None:
-    """Join the other ranks and run the all-reduces."""
+def main(endpoint: str, rank: int, ranks: int, device: str) -> float:
+    """Join the other ranks and run the all-reduces; return the bandwidth."""
     backend = "nccl" if device == "cuda" else "gloo"
     where = torch.device(device, rank % (ranks // 2)) if device == "cuda" else torch.device("cpu")
     host, _, port = endpoint.rpartition(":")
@@ -41,9 +39,5 @@ def main(endpoint: str, rank: int, ranks: int, device: str) -> None:
         if (numbers != ranks * (ranks + 1) / 2).any():
             raise ArithmeticError("a sum over the ranks is wrong")
     moved = 2 * (ranks - 1) / ranks * _BYTES[device]
-    print(moved / statistics.median(seconds[1:]) / 1e9)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    return moved / statistics.median(seconds[1:]) / 1e9

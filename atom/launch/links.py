@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import subprocess
 import sys
 import time
-from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
+
+from atom.io.process import Child
 
 _PORTS = 512
 """Each pair of a round uses its own port, in case several nodes share a host."""
@@ -85,35 +86,28 @@ def _meet(endpoint: str, place: int, gpus: int, least: float, deadline: float) -
     """Run the all-reduce with the other node of a pair, one process per GPU; return the problem or
     None.
     """
+    # A process that is forked here has imported torch, which takes longer than the all-reduce.
+    from atom.launch import all_reduce
+
     local, device = max(gpus, 1), "cuda" if gpus else "cpu"
-    module = "atom.launch.all_reduce"
+    ranks = range(place * local, (place + 1) * local)
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", module, endpoint, str(rank), str(2 * local), device],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(place * local, (place + 1) * local)
+        Child(partial(all_reduce.main, endpoint, rank, 2 * local, device)) for rank in ranks
     ]
     found = [_outcome(process, least, deadline) for process in processes]
     return next(filter(None, found), None)
 
 
-def _outcome(process: subprocess.Popen[str], least: float, deadline: float) -> str | None:
-    try:
-        said, errors = process.communicate(timeout=max(deadline - time.monotonic(), 0))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+def _outcome(process: Child[float], least: float, deadline: float) -> str | None:
+    if not process.wait(max(deadline - time.monotonic(), 0)):
+        process.terminate()
         return "does not return"
-    if process.returncode:
-        last = (errors.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        return f"fails ({last})"
-    with suppress(IndexError, ValueError):
-        rate = float(said.split()[-1])
-        return f"runs at {rate:.2f} GB/s, {least:g} wanted" if rate < least else None
-    return f"says nothing of its speed ({said.strip()})"
+    try:
+        rate = process.result()
+    except Exception as error:
+        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        return f"fails ({last[0]})"
+    return f"runs at {rate:.2f} GB/s, {least:g} wanted" if rate < least else None
 
 
 if __name__ == "__main__":
