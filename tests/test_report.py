@@ -17,6 +17,7 @@ from atom.cli import main
 from atom.recipe.run import DEGREES, parse
 from atom.run_dir import events
 from atom.run_dir.metrics import FILE_NAME, StepMetrics
+from atom.run_dir.validated import SetResult
 
 HOSTILE = "</title><script>document.title='owned'</script><img src=x onerror=alert(1)>\x1b\u202e"
 CHROMIUM = next(
@@ -94,6 +95,23 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words += data
+
+
+def test_each_validation_set_has_a_curve(run: Path) -> None:
+    """And a stranger's name of one is text; a repeated step is drawn, too."""
+    results = [SetResult(loss=4.0 / step, tokens=10, bytes=30) for step in (1, 2, 3)]
+    rows = [
+        dataclasses.replace(row(step, 2.0), validation={"web": result, HOSTILE: result})
+        for step, result in enumerate(results, start=1)
+    ]
+    (run / FILE_NAME).write_text("".join(f"{each.to_json()}\n" for each in rows))
+    (run / "metrics.rolled_back.jsonl").write_text(rows[2].to_json() + "\n")
+    assert main(["report", str(run)]) == 0
+    page = Page((run / "report.html").read_text())
+    said = f"validation loss of web, nats per token; the last: {results[-1]}"
+    assert said in page.words
+    assert "bits/byte 0.6412" in said
+    assert not [tag for tag, _ in page.tags if tag in ("script", "img")]
 
 
 def measured(step: int) -> StepMetrics:

@@ -27,6 +27,7 @@ def tracked(train: Callable[..., list[dict]], tmp_path_factory: pytest.TempPathF
         *(["metrics.enable_trackio=true"] if importlib.util.find_spec("trackio") else []),
         f"training.steps={STEPS}",
         "checkpoint.enable=false",
+        *("validation.sets.more=stdlib", "validation.interval=2", "validation.tokens=64"),
     )
     (place / "rows.json").write_text(json.dumps(rows))
     return place
@@ -43,6 +44,11 @@ def test_tensorboard_has_every_step(tracked: Path) -> None:
     rows = json.loads((tracked / "rows.json").read_text())
     assert [step for step, _ in losses] == [1, 2, 3]
     assert [loss for _, loss in losses] == pytest.approx([row["loss"] for row in rows], rel=1e-6)
+    for name in ("loss", "bits_per_byte"):
+        points = [(event.step, event.value) for event in found.Scalars(f"validation/more/{name}")]
+        assert [step for step, _ in points] == [2, 3]
+        expected = [row["validation"]["more"][name] for row in rows[1:]]
+        assert [value for _, value in points] == pytest.approx(expected, rel=1e-6)
 
 
 def leveldb_records(log: bytes, block: int = 32768) -> Iterator[bytes]:

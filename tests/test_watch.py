@@ -21,6 +21,7 @@ from atom.cli import main
 from atom.recipe.run import parse
 from atom.run_dir import claim, events
 from atom.run_dir.metrics import FILE_NAME, StepMetrics
+from atom.run_dir.validated import SetResult
 from atom.watch import chart, compare
 from atom.watch.chart import Mark, Series
 
@@ -293,6 +294,31 @@ def test_compare_shows_what_differs(
     told = json.loads(said(capsys, "compare", first, second, "--json"))
     assert told["settings"]["optimizer.lr"] == [1e-3, 3e-3]
     assert [run["loss"] for run in told["runs"]] == [2.5, 1.5]
+
+
+def test_compare_shows_validation_sets(
+    write: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of any run, and whether their text is the same."""
+    places = [write(name, [3.0, 2.0]) for name in ("a", "b", "c")]
+    sets = [
+        {"web": SetResult(loss=2.0, tokens=4, bytes=8, data="0" * 16)},
+        {"web": SetResult(loss=1.5, tokens=4, bytes=8, data="1" * 16)},
+        {"wiki": SetResult(loss=1.0, tokens=4)},
+    ]
+    for place, validation in zip(places, sets, strict=True):
+        rows = [replace(row(step, 2.0), validation=validation) for step in (1, 2)]
+        text = "".join(f"{each.to_json()}\n" for each in rows)
+        (place / FILE_NAME).write_text(text)
+    out = said(capsys, "compare", *places, "--out", tmp_path / "curves.svg")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["web", "loss", "2.0000", "1.5000", "–"] in lines
+    assert ["web", "bits/byte", "1.4427", "1.0820", "–"] in lines
+    assert ["web", "data", "00000000", "11111111", "–"] in lines
+    assert ["wiki", "loss", "–", "–", "1.0000"] in lines
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert "validation loss of web, nats per token" in drawn
+    assert "validation loss of wiki, nats per token" in drawn
 
 
 def test_a_run_that_has_taken_no_step_can_be_compared(

@@ -104,6 +104,8 @@ def _number(name: str, value: Any) -> str:
         return "–"
     if name.endswith((" loss", " bits/byte")):
         return decimal(value, 4)
+    if name.endswith(" data"):
+        return clean(str(value)[:8])
     return clean(_SHOW.get(name, lambda number: f"{number:,.0f}")(value))
 
 

@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
 def _measured(run: Run, place: Path) -> float:
     """Return the value by which a sweep compares the run in ``place``; NaN if there is none."""
     rows = metrics.read(place / metrics.FILE_NAME)
-    value = getattr(rows[-1], run.sweep.objective) if rows else None
+    value = rows[-1].value(run.sweep.objective) if rows else None
     return math.nan if value is None else float(value)
 
 

@@ -15,6 +15,7 @@ from atom.compose.repairs import SWEEPER
 from atom.errors import UserError, nearest
 from atom.io.files import read_text, write_text
 from atom.recipe.run import Run
+from atom.run_dir import validated
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.metrics import StepMetrics
 
@@ -29,10 +30,13 @@ def check(run: Run) -> None:
         UserError: names the numbers in metrics.jsonl.
     """
     fields = dataclasses.fields(StepMetrics)
-    measured = [field.name for field in fields if field.name != "validation"]
+    measured = [field.name for field in fields if str(field.type).startswith(("int", "float"))]
+    measured += [
+        f"validation.{name}.{value}" for name in run.validation.names for value in validated.LOSSES
+    ]
     if run.sweep.objective not in measured:
         raise UserError(
-            f"is not a numeric field of metrics.jsonl; {nearest(run.sweep.objective, measured)}",
+            f"is no number that is measured; {nearest(run.sweep.objective, measured)}",
             key="sweep.objective",
             value=run.sweep.objective,
         )

@@ -178,7 +178,8 @@ class Sweep(Model):
 
     objective: str = Field(
         default="loss",
-        description="a field of metrics.jsonl; its value after the last step is the objective",
+        description="a number in metrics.jsonl, such as loss or validation.NAME.bits_per_byte; its "
+        "value after the last step is the objective",
     )
 
 

@@ -99,6 +99,15 @@ class StepMetrics:
     """The results of the validation sets, by name, with the weights after this step. None, and
     absent from the JSON, if the step is not validated."""
 
+    def value(self, name: str) -> float | None:
+        """Return a number of the row: a field, or ``validation.SET.VALUE``; None without one."""
+        if "." not in name:
+            found: float | None = getattr(self, name)
+            return found
+        _, of, value = name.split(".")
+        result = (self.validation or {}).get(of)
+        return None if result is None else result.numbers().get(value)
+
     def to_json(self) -> str:
         """Return the row as one line of JSON, without the newline."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

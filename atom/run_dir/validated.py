@@ -9,6 +9,9 @@ from typing import Any
 
 from atom.io.numbers import decimal
 
+LOSSES = ("loss", "perplexity", "bits_per_byte")
+"""The results that can be compared."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetResult:

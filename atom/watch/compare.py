@@ -61,14 +61,15 @@ class Compared:
             "goodput": self.status.goodput,
         }
 
-    def _validated(self) -> dict[str, float | None]:
-        """Return the last loss and bits per byte of each validation set."""
-        found: dict[str, float | None] = {}
+    def _validated(self) -> dict[str, Any]:
+        """Return the last loss and bits per byte of each validation set, and its data."""
+        found: dict[str, Any] = {}
         for name, points in metrics.by_set(self.rows).items():
             last = points[-1][1]
             found[f"{name} loss"] = _finite(last.loss)
             if last.bits_per_byte is not None:
                 found[f"{name} bits/byte"] = _finite(last.bits_per_byte)
+            found[f"{name} data"] = last.data
         return found
 
 

@@ -36,12 +36,14 @@ def test_optuna_gets_what_the_runs_measured(atom: Callable, tmp_path: Path) -> N
     search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=1")
     result = atom(
         *("train", "-m", *search, "optimizer.lr=interval(1e-4,1e-2)", *TINY),
-        *("sweep.objective=lr", "run.dir=sweep"),
+        *("sweep.objective=validation.more.bits_per_byte", "validation.sets.more=stdlib"),
+        *("validation.tokens=64", "run.dir=sweep"),
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
     found = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
-    measured = [_rows(tmp_path / "sweep" / number)[-1]["lr"] for number in "01"]
+    last = [_rows(tmp_path / "sweep" / number)[-1] for number in "01"]
+    measured = [row["validation"]["more"]["bits_per_byte"] for row in last]
     assert len(set(measured)) == 2
     assert found["best_value"] == pytest.approx(min(measured), rel=1e-12)
 
@@ -99,7 +101,12 @@ def test_a_worker_of_hydras_composes_under_the_same_guard(
     [
         (
             ["sweep.objective=los"],
-            "sweep.objective=los (command line): is not a numeric field of metrics.jsonl",
+            "sweep.objective=los (command line): is no number that is measured",
+        ),
+        (
+            ["sweep.objective=validation.web.loss", "validation.sets.wiki=stdlib"],
+            "sweep.objective=validation.web.loss (command line): is no number that is measured; "
+            "did you mean validation.wiki.loss",
         ),
         (
             ["-m", "hydra/sweeper=optuna", "optimizer.lr=choice(1e-3,2e-3)", "dry_run=true"],

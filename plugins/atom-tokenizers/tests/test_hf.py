@@ -83,6 +83,48 @@ def load(built: Any, tmp_path: Path) -> Any:
     return loaded
 
 
+# -- bytes
+
+
+def pieces() -> Tokenizer:
+    """As Llama 2's: a space before the text, and bytes for unknown letters."""
+    byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    letters = ["▁", "t", "h", "e", "é", "th", "the", "▁the"]
+    vocabulary = {piece: n for n, piece in enumerate(["<unk>", "<s>", *byte_pieces, *letters])}
+    merges = [("t", "h"), ("th", "e"), ("▁", "the")]
+    model = models.BPE(
+        vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )
+    tokenizer.add_special_tokens(["<s>"])
+    tokenizer.add_tokens(["<tool>"])
+    return tokenizer
+
+
+@pytest.mark.parametrize("text", ["the the", "thé日本 the\n", "a<tool>b", "<s>", "<0x0A>"])
+def test_bytes_of_pieces_are_those_of_the_text(load: Any, text: str) -> None:
+    """And one for the space before it; an id of text that is unknown has none."""
+    tokenizer = load(pieces(), {"bos_token": "<s>", "unk_token": "<unk>"})
+    lengths = tokenizer.byte_lengths()
+    assert lengths[0] is None
+    assert lengths[tokenizer.bos_id] == 0
+    ids = tokenizer.encode(text, add_bos=False, add_eos=False)
+    assert sum(lengths[number] for number in ids) == len(text.encode()) + 1
+
+
+def test_words_do_not_tell_their_bytes(load: Any) -> None:
+    assert load(words({"[UNK]": 0, "the": 1})).byte_lengths() is None
+
+
 # -- ids
 
 
