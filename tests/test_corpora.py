@@ -113,6 +113,13 @@ MIXTURES = {"olmo2_dolmino_50b": 6, "smollm3_without_code": 21}
 """Option -> number of sources."""
 
 
+TINY = (
+    "architecture=llama3_tiny", "architecture.dim=64", "architecture.n_layers=2",
+    "tokenizer=bytes", "training.seq_len=64", "training.global_batch_size=4", "training.steps=2",
+    "lr_scheduler.warmup_steps=1", "parallelism=single", "device=cpu", "metrics=none",
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def composed(forked: Callable) -> Callable[..., dict[str, Any]]:
     """Return the dataset section that an option and overrides compose."""
@@ -199,6 +206,16 @@ def test_a_corpus_is_a_source_of_a_mixture(composed: Callable) -> None:
     assert (web.weight, math.weight) == (0.7, 0.3)
 
 
+def test_options_are_the_sources_of_a_run(forked: Callable) -> None:
+    """A run is composed of several, although a group has one option: its data is looked for."""
+    words = [f"+dataset@dataset.sources.{name}=local" for name in "ab"]
+    words += [f"dataset.sources.{name}.weight=1" for name in "ab"]
+    words += [f"dataset.sources.{name}.path=nowhere" for name in "ab"]
+    result = forked("train", "dataset=mixture", *words, *TINY)
+    assert result.returncode == 2
+    assert "dataset.sources.a.path=nowhere" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("parameter", "effect"),
     [("licence", "harmless"), ("origin", "harmless"), ("subset", "refused")],
@@ -212,12 +229,6 @@ def test_a_label_of_a_source_that_was_read_can_change(parameter: str, effect: st
 
 
 # ---------------------------------------------------------------------------- against the copies
-
-TINY = (
-    "architecture=llama3_tiny", "architecture.dim=64", "architecture.n_layers=2",
-    "tokenizer=bytes", "training.seq_len=64", "training.global_batch_size=4", "training.steps=2",
-    "lr_scheduler.warmup_steps=1", "parallelism=single", "device=cpu", "metrics=none",
-)  # fmt: skip
 
 
 def run(place: Path, environment: dict[str, str], *line: str) -> subprocess.CompletedProcess[str]:

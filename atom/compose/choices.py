@@ -54,7 +54,12 @@ def check(host: Host, config: DictConfig, defaults: Iterable[ResultDefault]) -> 
 
 def _refuse_lists(defaults: Iterable[ResultDefault]) -> None:
     """Refuse a list of options for a group with one component; Hydra would merge them."""
-    places = [(str(default.config_path).partition("/")[0], default.parent) for default in defaults]
+    places = [
+        # An option elsewhere is a part of a component: dataset@dataset.sources.web.
+        (str(default.config_path).partition("/")[0], default.parent)
+        for default in defaults
+        if default.package == str(default.config_path).partition("/")[0]
+    ]
     for group in NAMED:
         # A file of the group itself may compose several files.
         parents = [p for g, p in places if g == group and not str(p).startswith(f"{group}/")]
