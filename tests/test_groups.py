@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from torchtitan.config import ParallelismConfig
@@ -86,6 +87,25 @@ def test_what_is_chosen_goes_before_what_a_layout_brings(
     overrides: tuple[str, ...], mode: str, composed: Callable[..., dict[str, Any]]
 ) -> None:
     assert composed(*overrides)["activation_checkpoint"]["mode"] == mode
+
+
+@pytest.mark.parametrize(
+    ("overrides", "intervals"),
+    [
+        (("callbacks=[norms,experts]", "callbacks.norms.interval=5"), {"norms": 5, "experts": 10}),
+        (("callbacks={norms:{name: norms, interval: 3}}",), {"norms": 3}),
+        (("callbacks=norms", "callbacks={b:{name: norms, interval: 3}}"), {"norms": 10, "b": 3}),
+        (("callbacks=norms", "~callbacks.norms", "callbacks.b={interval: 3}"), {"b": 3}),
+    ],
+)
+def test_a_run_has_any_number_of_callbacks(
+    overrides: tuple[str, ...],
+    intervals: dict[str, int],
+    forked: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    shown = forked("train", *overrides, "--cfg", "job")
+    found = yaml.safe_load(shown.stdout)["callbacks"]
+    assert {name: section["interval"] for name, section in found.items()} == intervals
 
 
 def test_help_lists_the_groups(forked: Callable[..., subprocess.CompletedProcess[str]]) -> None:

@@ -38,6 +38,7 @@ from atom.compose.repairs import COMMAND_LINE
 from atom.errors import UserError
 from atom.plugin import Kernel
 from atom.recipe import effects, lengths, schedules
+from atom.recipe.components import MANY
 from atom.recipe.run import Run, parse
 from atom.recipe.sections import Plugins
 from atom.recipe.settings import leaves
@@ -276,8 +277,11 @@ def _folders(arguments: list[str]) -> set[str]:
 def _addable(argument: str, groups: set[str]) -> str:
     """Let ``KEY=VALUE`` set a key that no file contains; the schemas check all keys."""
     match = _ASSIGNMENT.match(argument)
-    if match is None or match[0] in groups or match[0].startswith("hydra."):
+    if match is None or match[0].startswith("hydra."):
         return argument
+    sections = match[0] in MANY and argument.startswith("={", match.end())
+    if match[0] in groups and not sections:
+        return argument  # an option, or a list of them
     return f"++{argument}"
 
 

@@ -50,8 +50,7 @@ _OF_KEYS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"(?P<key>[\w/]+)\S* appears more than once|Multiple values for (?P<again>[\w/]+)",
-        "an option of this group is chosen already, and there can be only one; valid: "
-        "{key}={value}",
+        "an option of this group is chosen without +; valid: {key}={value}",
     ),
     (
         r"Override \W*(?P<key>[\w/]+)@\S* looks like a config group override",

@@ -18,6 +18,9 @@ NAMED = (*ONE, *(kind.section for kind in KINDS if kind.chosen == "optional"))
 
 _Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
+MANY = tuple(kind.section for kind in KINDS if kind.chosen == "many")
+"""Sections that each name any number of components."""
+
 KIND: dict[str, type[Declaration]] = {kind.section: kind for kind in KINDS}
 """The kind of each section."""
 

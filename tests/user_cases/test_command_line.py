@@ -188,13 +188,13 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
         ),
         (
             ["+architecture=llama3_tiny"],
-            "+architecture=llama3_tiny (command line): an option of this group is chosen already, "
-            "and there can be only one; valid: architecture=llama3_tiny",
+            "+architecture=llama3_tiny (command line): an option of this group is chosen without "
+            "+; valid: architecture=llama3_tiny",
         ),
         (
             ["+hydra/launcher=joblib"],
-            "+hydra/launcher=joblib (command line): an option of this group is chosen already, "
-            "and there can be only one; valid: hydra/launcher=joblib",
+            "+hydra/launcher=joblib (command line): an option of this group is chosen without +; "
+            "valid: hydra/launcher=joblib",
         ),
         (
             ["++architecture=llama3_tiny"],
