@@ -128,6 +128,34 @@ def test_a_branch_anneals_on_other_data(atom: Command, main: Path, place: Path) 
     assert losses(anneal).keys() == {5, 6, 7}
 
 
+@pytest.mark.parametrize("sequences", [2, 8])
+def test_a_branch_of_other_sequences_begins_its_data(
+    sequences: int, atom: Command, main: Path, place: Path
+) -> None:
+    """Each sequence has a position in the data, and the checkpoint those of four."""
+    words = (
+        f"training.global_batch_size={sequences}",
+        f"run.dir=of_{sequences}",
+        "data.trace=true",
+    )
+    line = (*TINY, *LOCAL, *words, "training.steps=5", f"resume.from={main}@4")
+    done = atom("train", *line, cwd=place, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert f"data begins anew (training.global_batch_size: 4 → {sequences})" in done.stdout
+    read_by = samples(place / f"of_{sequences}")[5]
+    assert [read_by[str(n)][0][:3:2] for n in range(sequences)] == [[0, 0]] * sequences
+    assert at(atom, place / f"of_{sequences}", 5) == read_by
+
+
+def test_a_forced_branch_of_another_model_is_a_sentence(
+    atom: Command, main: Path, place: Path
+) -> None:
+    words = ("architecture.dim=128", "resume.force=true", "run.dir=forced", f"resume.from={main}@4")
+    done = atom("train", *TINY, *LOCAL, *words, cwd=place, OMP_NUM_THREADS="1")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "forced/checkpoint/step-4 is of another model: Size mismatch between" in done.stderr
+
+
 def test_a_damaged_checkpoint_begins_no_run(
     forked: Command, main: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +217,10 @@ REFUSED = {
     "nothing left": (("resume.from=main@6",), "training.steps=6 (command line): a run from step 6"),
     "another model": (("resume.from=main@4", "architecture.dim=128"), "architecture.dim=128"),
     "itself": (("resume.from=main@4", "run.dir=main"), "is the run itself"),
+    "other sequences, by force": (
+        ("training.global_batch_size=2", "training.steps=8", "resume.force=true", "run.dir=main"),
+        "run with training.global_batch_size=4; valid: that value, or resume.from=main in another",
+    ),
     "weights, too": (("resume.from=main@4", "checkpoint.initial_load=main"), "one of the two"),
     "by torchtitan's key": (
         ("checkpoint.initial_load=main", "checkpoint.initial_load_model_only=false"),

@@ -25,7 +25,8 @@ _MUON = "Muon"
 _OPTIMIZER, _POSITION = "optimizer", "dataloader"
 _EXCLUDED = "checkpoint.exclude_from_loading"
 _READ = ("dataset", "tokenizer")
-_OPEN = ("resolved.", "training.global_batch_size")
+_SEQUENCES = "training.global_batch_size"
+_OPEN = ("resolved.", _SEQUENCES)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Resumption:
             before is not what the run now declares.
         data_begins: the step after which the data of this run has begun anew, or None.
         sources: the sources of the mixture whose positions the checkpoint has, in their order.
+        sequences: the sequences of a step of the run that saved it; None if that is not known.
     """
 
     start: Origin
@@ -52,6 +54,15 @@ class Resumption:
     forced: tuple[str, ...] = ()
     data_begins: int | None = None
     sources: tuple[str, ...] = ()
+    sequences: int | None = None
+
+    def begins(self, sequences: int) -> int | None:
+        """Return :attr:`data_begins` of a run with so many sequences a step, which are known late:
+        each has a position of its own, so a branch with another number begins its data anew.
+        """
+        if self.start.branch and self.sequences not in (None, sequences):
+            return self.step
+        return self.data_begins
 
     @property
     def step(self) -> int:
@@ -120,7 +131,17 @@ def check(
     names = tuple(mixture.names) if mixture is not None else ()
     forced = [str(c) for c in found if c.kind == "refused" and _is_data(c.key)]
     forced += [f"dataset: {differing['dataset']}"] if "dataset" in differing else []
-    return Resumption(start, tuple(found), differing, unknown, anew, tuple(forced), begins, names)
+    return Resumption(
+        start,
+        tuple(found),
+        differing,
+        unknown,
+        anew,
+        tuple(forced),
+        begins,
+        names,
+        resolved.global_batch_size if resolved is not None else None,
+    )
 
 
 def _is_data_excluded(before: Run, run: Run) -> bool:
@@ -353,7 +374,9 @@ def _check_change(change: Change, start: Origin, run: Run) -> None:
             key=change.key,
             value=change.after,
         )
-    if run.resume.force or change.kind not in ("refused", "unused"):
+    # Each sequence has a position in the data, which no other can continue from.
+    forced = run.resume.force and change.key != _SEQUENCES
+    if forced or change.kind not in ("refused", "unused"):
         return
     if change.kind == "unused":
         raise UserError(
@@ -364,7 +387,9 @@ def _check_change(change: Change, start: Origin, run: Run) -> None:
         )
     raise UserError(
         f"{folder} holds checkpoints of a run with {change.key}={shown(change.before)}",
-        valid=f"that value, {'' if start.branch else 'another run.dir, '}or resume.force=true",
+        valid=f"that value, or resume.from={folder} in another run.dir"
+        if change.key == _SEQUENCES
+        else f"that value, {'' if start.branch else 'another run.dir, '}or resume.force=true",
         key=change.key,
         value=change.after,
     )

@@ -31,7 +31,7 @@ from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.kept import Kept
 from atom.titan.checkpoint import callback_state, mixed_sources
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
-from atom.titan.checkpoint.dcp import AtomicWriter, SafePlanner, SafeReader
+from atom.titan.checkpoint.dcp import AtomicWriter, SafeReader, load_fitting
 from atom.titan.checkpoint.random_state import RandomState
 from atom.titan.compat.staging import without_offsets
 from atom.titan.optim.kept_optimizers import StateOnly, follow_schedule
@@ -356,7 +356,7 @@ class VerifiedCheckpointManager(CheckpointManager):
             mixed_sources.prepare(loader, place, step, loaded=DATALOADER in state_dict)
         if OPTIMIZER in state_dict:
             state_dict[OPTIMIZER] = StateOnly(state_dict[OPTIMIZER])
-        dcp.load(state_dict, storage_reader=reader, planner=SafePlanner())
+        load_fitting(state_dict, reader)
         if LR_SCHEDULER in state_dict:
             follow_schedule(state_dict[LR_SCHEDULER])
         if Path(checkpoint_id).parent != self._place:

@@ -22,6 +22,7 @@ from typing import IO, Any, cast
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
@@ -30,12 +31,16 @@ from torch.distributed.checkpoint.storage import StorageReader, WriteResult
 from torch.futures import Future
 from torch.utils.serialization import config as serialization
 
+from atom.errors import UserError
 from atom.io.files import NotAFileError, copy, is_regular, open_regular, sha256
 from atom.run_dir import checkpoint
 from atom.titan.checkpoint import dcp_index
 from atom.titan.checkpoint.dcp_index import HostileCheckpointError
 
 # ---------------------------------------------------------------------------- writing
+
+_OF_ANOTHER = ("Missing key in checkpoint", "Size mismatch between saved")
+"""How torch begins the reason why a checkpoint does not fit what it is loaded into."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,26 @@ class SafePlanner(DefaultLoadPlanner):
         torch.save(data, clean)
         clean.seek(0)
         super().load_bytes(read_item, clean)
+
+
+def load_fitting(state_dict: dict[str, Any], reader: SafeReader) -> None:
+    """Load a checkpoint on all ranks.
+
+    Raises:
+        UserError: it is of another model.
+        CheckpointException: it cannot be read.
+    """
+    try:
+        dcp.load(state_dict, storage_reader=reader, planner=SafePlanner())
+    except CheckpointException as error:
+        causes = [str(cause) for cause, _ in error.failures.values()]
+        reason = next((cause for cause in causes if cause.startswith(_OF_ANOTHER)), None)
+        if reason is None:
+            raise
+        raise UserError(
+            f"the checkpoint {reader.path} is of another model: {reason.rstrip('.')}",
+            valid="the settings of the run that saved it, without resume.force",
+        ) from error
 
 
 def load_alone(

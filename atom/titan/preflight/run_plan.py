@@ -124,7 +124,9 @@ class RunPlan:
 
     @property
     def _data_begins(self) -> int | None:
-        return self.resumption.data_begins if self.resumption is not None else None
+        if self.resumption is None:
+            return None
+        return self.resumption.begins(self.global_batch_size)
 
     @cached_property
     def mixture(self) -> Mixed | None:
