@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import re
-import subprocess
 import sys
+import tempfile
 
 from docutils import nodes
 
 
 def said(*arguments: str) -> str:
-    """Return the output of ``atom …``.
+    """Return the output of ``atom …``, which a fork of this process runs with its imports.
 
     Raises:
         RuntimeError: the command fails.
     """
-    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-m", "atom", *arguments],
-        env=kept | {"COLUMNS": "88"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        raise RuntimeError(f"atom {' '.join(arguments)}: {result.stderr}")
-    return result.stdout.strip()
+    from atom import cli
+    from atom.titan.boot import boot
+
+    boot("cpu")  # before anything imports torchtitan
+    importlib.import_module("atom.titan.trainer_config")
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        child = os.fork()
+        if child == 0:
+            code = 70
+            try:
+                os.environ["COLUMNS"] = "88"
+                os.environ.pop("TRITON_INTERPRET", None)
+                for number, name, file in ((1, "stdout", out), (2, "stderr", errors)):
+                    os.dup2(file.fileno(), number)
+                    setattr(sys, name, os.fdopen(number, "w", closefd=False))
+                code = cli.main(list(arguments))
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        for file in (out, errors):
+            file.seek(0)
+        if status:
+            raise RuntimeError(f"atom {' '.join(arguments)}: {errors.read()}")
+        return out.read().strip()
 
 
 def section(title: str, name: str) -> nodes.section:
