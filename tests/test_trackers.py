@@ -28,6 +28,7 @@ def tracked(train: Callable[..., list[dict]], tmp_path_factory: pytest.TempPathF
         f"training.steps={STEPS}",
         "checkpoint.enable=false",
         *("validation.sets.more=stdlib", "validation.interval=2", "validation.tokens=64"),
+        *("callbacks=norms", "callbacks.norms.interval=2"),
     )
     (place / "rows.json").write_text(json.dumps(rows))
     return place
@@ -49,6 +50,10 @@ def test_tensorboard_has_every_step(tracked: Path) -> None:
         assert [step for step, _ in points] == [2, 3]
         expected = [row["validation"]["more"][name] for row in rows[1:]]
         assert [value for _, value in points] == pytest.approx(expected, rel=1e-6)
+    points = found.Scalars("callbacks/norms/gradient/layers.0")
+    expected = [row["callbacks"]["norms"]["gradient/layers.0"] for row in rows[1:]]
+    assert [event.step for event in points] == [2, 3]
+    assert [event.value for event in points] == pytest.approx(expected, rel=1e-6)
 
 
 def leveldb_records(log: bytes, block: int = 32768) -> Iterator[bytes]:

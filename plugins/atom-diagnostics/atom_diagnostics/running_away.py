@@ -78,4 +78,4 @@ class RunningAway:
         if value <= self.rule.factor * median:
             return None
         times = value / median if median else math.inf
-        return times, f"{value:.3g}, {times:.0f} times its median {median:.3g}"
+        return times, f"{value:.3g}, {times:.3g} times its median {median:.3g}"
