@@ -98,6 +98,7 @@ CAUGHT = {
         "other degrees than the run's",
     ),
     "callback:scales_gradients": ("test_changes_no_loss", "the callback changes the training"),
+    "callback:draws_random_numbers": ("test_changes_no_loss", "draws random numbers of torch's"),
     "callback:forgets_its_state": (
         "test_resumes_as_if_uninterrupted",
         "state that the checkpoint does not have",

@@ -30,7 +30,13 @@ ARCHITECTURES = (
 )
 WINDOWED = ("windowed_twin", "loses_the_window", "takes_the_wrong_mask", "removes_the_window")
 PARALLELISMS = ("twin", "other_degrees", "too_few_ranks", "crashes", "forgets_gradients")
-CALLBACKS = ("twin", "scales_gradients", "forgets_its_state", "logs_its_shard")
+CALLBACKS = (
+    "twin",
+    "scales_gradients",
+    "draws_random_numbers",
+    "forgets_its_state",
+    "logs_its_shard",
+)
 KERNELS = (
     "twin",
     "wrong_gradient",

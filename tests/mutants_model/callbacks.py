@@ -9,7 +9,13 @@ from torch.distributed.tensor import DTensor
 
 from atom.plugin import CallbackContext, TrainerCallback, Training
 
-__all__ = ["forgets_its_state", "logs_its_shard", "scales_gradients", "twin"]
+__all__ = [
+    "draws_random_numbers",
+    "forgets_its_state",
+    "logs_its_shard",
+    "scales_gradients",
+    "twin",
+]
 
 
 def twin(_config: None, _context: CallbackContext) -> TrainerCallback:
@@ -45,6 +51,16 @@ class ScalesGradients(TrainerCallback):
             for parameter in part.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(1.01)
+
+
+def draws_random_numbers(_config: None, _context: CallbackContext) -> TrainerCallback:
+    """A model with dropout would drop others."""
+    return DrawsRandomNumbers()
+
+
+class DrawsRandomNumbers(TrainerCallback):
+    def after_step(self, training: Training) -> None:
+        torch.rand(1, device=training.device)
 
 
 def forgets_its_state(_config: None, _context: CallbackContext) -> TrainerCallback:

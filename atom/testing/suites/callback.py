@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from atom.plugin import CallbackContext, TrainerCallback
 from atom.registry.host import Component
 from atom.run_dir.metrics import StepMetrics
-from atom.testing import partners, runs
+from atom.testing import partners, ranks, runs
 from atom.testing.applicable import where
 from atom.testing.opened import opened
 from atom.testing.options import Options
@@ -52,10 +52,16 @@ class CallbackSuite(Options, ComponentSuite):
     @where(lambda _, component: component.declaration.observes)
     @pytest.mark.slow
     def test_changes_no_loss(self) -> None:
-        """Losses and gradient norms of a run with an observer have the bits of one without it."""
-        without = runs.train(runs.sections(dict(self.architecture), steps=STEPS))
+        """Losses, gradient norms and random states of a run with an observer have the bits of one
+        without it."""
+        alone = runs.sections(dict(self.architecture), steps=STEPS)
+        without = runs.train(alone)
         assert _training(self._rows()) == _training(without), (
             "the callback changes the training; valid: observes=False"
+        )
+        assert _random_state(self._run()) == _random_state(alone), (
+            "the callback draws random numbers of torch's default generator; valid: a generator of "
+            "its own, or observes=False"
         )
 
     @pytest.mark.slow
@@ -85,6 +91,24 @@ class CallbackSuite(Options, ComponentSuite):
     def _run(self, parallelism: dict[str, Any] | None = None, *, steps: int = STEPS) -> Any:
         callbacks = {NAME: {"name": self.name} | self.parameters}
         return runs.sections(dict(self.architecture), parallelism, steps=steps, callbacks=callbacks)
+
+
+def _random_state(run: runs.Sections) -> list[int]:
+    """Return the state of torch's generator after the last step, from the checkpoint of a run."""
+    import torch
+
+    from atom.run_dir import checkpoint
+    from atom.titan.checkpoint.dcp import SafePlanner, SafeReader, load_alone
+
+    name = "random.rank_0.cpu"
+    reader = SafeReader(
+        checkpoint.step_folder(ranks.shared().place(run) / checkpoint.FOLDER, STEPS)
+    )
+    saved: Any = reader.read_metadata().state_dict_metadata[name]
+    state = {name: torch.empty(saved.size, dtype=torch.uint8)}
+    load_alone(state, reader, SafePlanner())
+    numbers: list[int] = state[name].tolist()
+    return numbers
 
 
 def _training(rows: Sequence[StepMetrics]) -> list[tuple[int, float, float]]:
