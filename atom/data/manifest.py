@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from atom.errors import UserError
-from atom.io import json_data, objects
+from atom.io import json_data, object_cache, objects
 from atom.io.files import NotAFileError, TooLargeError, write_bytes
 from atom.io.objects import ObjectError
 from atom.io.urls import Place, Url
@@ -240,10 +240,13 @@ def read(folder: Place) -> Manifest:
 def _content(folder: Place) -> dict[str, Any]:
     if isinstance(folder, Path):
         return json_data.read(folder / FILE_NAME, most=MOST, below=folder)
-    found = json_data.loads(objects.read_whole(folder / FILE_NAME, MOST))
-    if not isinstance(found, dict):
-        raise ValueError("it holds no JSON object")
-    return found
+    url = folder / FILE_NAME
+    if (found := objects.find(url)) is None:
+        raise FileNotFoundError
+    if found.size > MOST:
+        raise ObjectError(url, f"has more than {MOST >> 20} MiB")
+    # One process of a machine fetches it for all.
+    return json_data.read(object_cache.shared().copy(found), most=MOST)
 
 
 def _problem(manifest: Manifest) -> str | None:

@@ -26,6 +26,7 @@ from atom.errors import UserError
 from atom.io import caches, environment, objects
 from atom.io.files import is_full, is_regular, read_bytes, write_text
 from atom.io.objects import Object, ObjectError
+from atom.io.terminal import say
 from atom.io.urls import Url
 
 BLOCK = 256 << 10
@@ -41,6 +42,12 @@ _REQUESTS = 4
 """Requests at once for a copy."""
 
 _CHECK_SECONDS = 60
+_ABANDONED_SECONDS = 3600
+"""Age of an unfinished copy that was not written to any more."""
+
+_TOLD = 256 << 20
+"""Bytes from which on a copy is announced."""
+
 _LOCKS = 256
 _KEPT = 0.9
 """Fraction of the limit that is kept when the cache is full."""
@@ -67,8 +74,14 @@ class ObjectCache:
         """Key of an object -> when it was seen unchanged."""
         self._used: int | None = None
         """Descriptor of the file that says which copies this process uses."""
-        for name in ("blocks", "copies", "locks", "used"):
-            (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            for name in ("blocks", "copies", "locks", "used"):
+                (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the cache of objects, {folder}, cannot be written: {error.strerror}",
+                valid=f"another folder in {environment.CACHE}",
+            ) from None
 
     @property
     def copies(self) -> Path:
@@ -179,7 +192,7 @@ class ObjectCache:
         """
         path = self.path(found.url)
         self._use(path)
-        told = path.with_name(f".{path.name}"[:_LONGEST_NAME])
+        told = told_beside(path)
         version = json.dumps([str(found.url), found.size, found.version])
         with self._locked(str(path)):
             if _is_copy(path, told, found.size, version):
@@ -203,11 +216,11 @@ class ObjectCache:
                 path.unlink(missing_ok=True)
                 raise
             except OSError as error:
-                if not is_full(error):
-                    raise
+                full = is_full(error)
+                reason = "its disk is full" if full else f"{error.filename}: {error.strerror}"
                 raise UserError(
-                    f"the disk of the cache {self._folder} is full",
-                    valid="free space there, or another folder in ATOM_CACHE",
+                    f"the cache of objects, {self._folder}, cannot keep a copy: {reason}",
+                    valid=f"free space there, or another folder in {environment.CACHE}",
                     key=key,
                     value=str(found.url),
                 ) from None
@@ -218,6 +231,8 @@ class ObjectCache:
         return self.copies.joinpath(url.scheme, *map(_file_name, url.parts()))
 
     def _download(self, found: Object, path: Path) -> None:
+        if found.size >= _TOLD:
+            say(f"copying {found.url} ({found.size / 2**30:.1f} GiB) into the cache …")
         new = path.with_name(f".{secrets.token_hex(8)}.part")
         begins = range(0, found.size, objects.PART)
         try:
@@ -290,12 +305,15 @@ class ObjectCache:
                 removable.append((found.st_mtime, found.st_size, path))
                 total += found.st_size
         for path in _files(self.copies):
-            if path.name.startswith(".") and not path.name.endswith(".part"):
+            unfinished = path.name.endswith(".part")
+            if path.name.startswith(".") and not unfinished:
                 continue
             with suppress(OSError):
-                found, told = path.stat(), path.with_name(f".{path.name}"[:_LONGEST_NAME])
+                found, told = path.stat(), told_beside(path)
                 total += found.st_size
-                if path not in in_use and is_regular(told):
+                if unfinished and time.time() - found.st_mtime > _ABANDONED_SECONDS:
+                    removable.append((0, found.st_size, path))
+                elif path not in in_use and is_regular(told):
                     removable.append((told.stat().st_mtime, found.st_size, path))
         for _, size, path in sorted(removable):
             if total <= most:
@@ -334,51 +352,9 @@ def _shared(folder: Path, most: int, process: int) -> ObjectCache:  # noqa: ARG0
     return ObjectCache(folder, most)
 
 
-def url_of(path: Path) -> Url | None:
-    """Return the URL that a path in the cache is a copy of, or None."""
-    if not str(path).startswith(_copies()):
-        return None
-    told = path.with_name(f".{path.name}"[:_LONGEST_NAME])
-    with suppress(OSError, ValueError):
-        return Url(str(json.loads(read_bytes(told))[0]))
-    return None
-
-
-def shown(path: Path) -> str:
-    """Return a path for messages: the URL if it is in the cache."""
-    return _with_urls(str(path))
-
-
-@contextmanager
-def in_urls() -> Iterator[None]:
-    """Name URLs in errors where they name copies in the cache; name the key of a store's error."""
-    try:
-        yield
-    except UserError as error:
-        error.problem = _with_urls(error.problem)
-        if error.valid is not None:
-            error.valid = _with_urls(error.valid)
-        if isinstance(error.value, str | Path) and str(error.value).startswith(_copies()):
-            error.value = _with_urls(str(error.value))
-        raise
-
-
-def _with_urls(text: str) -> str:
-    before, *rest = text.split(_copies())
-    for part in rest:
-        scheme, _, name = part.partition("/")
-        before += f"{scheme}://{name}"
-    return before
-
-
-def _copies() -> str:
-    """Return the folder of the copies, with a slash."""
-    return _copies_in(os.environ.get(environment.CACHE))
-
-
-@cache
-def _copies_in(named: str | None) -> str:  # noqa: ARG001 (the folder depends on it)
-    return f"{caches.folder() / 'objects' / 'copies'}/"
+def told_beside(path: Path) -> Path:
+    """Return the file that says what a copy is of."""
+    return path.with_name(f".{path.name}")
 
 
 def _key(found: Object) -> str:

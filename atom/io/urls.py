@@ -43,6 +43,11 @@ class Url:
         """Whether it is a glob pattern. The question mark of a web address is none."""
         return not self.is_web and _MAGIC.search(self._path) is not None
 
+    @property
+    def parent(self) -> Url:
+        """The folder that it lies in, without a query: that is of one object."""
+        return Url(self._split[0].rstrip("/").rpartition("/")[0])
+
     def parts(self) -> list[str]:
         """Return the parts of its path, beginning with the bucket or the server."""
         return self._path.strip("/").split("/")

@@ -100,9 +100,12 @@ class HuggingFaceSource:
     def contents(self) -> Contents:
         """Return the number of files, the files of a folder that no split reads, and the labels."""
         opened = _opened(self)
+        left_out = opened.left_out.phrases()
+        if self.revision is not None and Path(self.path).expanduser().is_dir():
+            left_out += (f"dataset.revision={self.revision} (a folder has no revisions)",)
         return Contents(
             files=opened.files,
-            left_out=opened.left_out.phrases(),
+            left_out=left_out,
             licence=self.licence,
             origin=self.origin or labels.commit(opened.read),
         )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from atom.errors import UserError
-from atom.io import object_cache, objects
+from atom.io import copied_urls, object_cache, objects
 from atom.io.objects import Object, ObjectError
 from atom.io.urls import Url, parse
 
@@ -41,11 +41,11 @@ def copies(
 
 def copy_beside(path: Path, names: Iterable[str]) -> None:
     """Copy the objects of some names that lie beside the object of a copy; pass over a file."""
-    if (url := object_cache.url_of(path)) is None:
+    if (url := copied_urls.url_of(path)) is None:
         return
     with _refused(str(url)):
         for name in names:
-            if (found := objects.find(_parent(url) / name)) is not None:
+            if (found := objects.find(url.parent / name)) is not None:
                 object_cache.shared().copy(found, _KEY)
 
 
@@ -73,10 +73,6 @@ def _found(
     found.sort(key=lambda each: each.url.parts())
     kind = "object" if wanted is None else f"object of {format}"
     return found, f"there is no such object, and no {kind} below it"
-
-
-def _parent(url: Url) -> Url:
-    return Url(url.text[: -len(url.name) - 1])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from atom.errors import UserError
-from atom.io.object_cache import in_urls, shown
+from atom.io.copied_urls import in_urls, shown
 from atom.plugin import Contents
 from atom_datasets import content, identity, parquet
 from atom_datasets.compression import bare_suffix, budget, is_compressed, plain

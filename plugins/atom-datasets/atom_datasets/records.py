@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atom.errors import UserError, nearest
+from atom.io.copied_urls import shown
 from atom.io.files import make_folder, read_text, write_text
-from atom.io.object_cache import shown
 from atom.plugin import Document
 from atom_datasets import json_lines, parquet, tar_members
 from atom_datasets.compression import Budget, budget, explained, opened

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atom.errors import UserError
-from atom.io.object_cache import shown
+from atom.io.copied_urls import shown
 from atom.plugin import Document
 from atom_datasets.finding import open_regular
 

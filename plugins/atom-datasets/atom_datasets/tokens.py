@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atom.errors import UserError
-from atom.io.object_cache import in_urls
+from atom.io.copied_urls import in_urls
 from atom.io.urls import is_url
 from atom.plugin import Contents, SourceContext
 from atom_datasets import flat_ids, identity, leading_out, megatron, token_lists

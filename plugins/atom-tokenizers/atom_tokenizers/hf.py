@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from atom.errors import UserError
-from atom.io import object_cache, objects
+from atom.io import copied_urls, object_cache, objects
 from atom.io.files import read_bytes
 from atom.io.objects import ObjectError
 from atom.io.strangers import real
-from atom.io.urls import Place, Url, place
+from atom.io.urls import Place, place
 from atom.plugin import PreparedTokenizer, TokenizerContext
 from atom_tokenizers.classes import CLASSES, PAIRS, as_class, from_files
 from atom_tokenizers.config import HuggingFace
@@ -46,7 +46,7 @@ _UNSEEN = "\N{SNOWMAN}\U0010fffd\n"
 _log = logging.getLogger(__name__)
 
 
-@object_cache.in_urls()
+@copied_urls.in_urls()
 def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer:
     """Check that the tokenizer loads and encodes any text; return its size and its files.
 
@@ -95,7 +95,7 @@ def _on_disk(given: Place) -> Path:
     if isinstance(given, Path):
         return given
     is_file = given.name.endswith(".json")
-    folder = Url(given.text[: -len(given.name) - 1]) if is_file else given
+    folder = given.parent if is_file else given
     names = (TOKENIZER, given.name) if is_file else (TOKENIZER, VOCABULARY, MERGES)
     shared = object_cache.shared()
     try:
