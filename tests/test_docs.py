@@ -88,7 +88,10 @@ def test_commands_in_prose_exist(page: Path) -> None:
             assert known, token.content
 
 
-EXAMPLES = {"components.md": ("dataset.data", "dataset.sources.")}
+EXAMPLES = {
+    "components.md": ("dataset.data", "dataset.sources."),
+    "callback.md": ("callbacks.my_callback.",),
+}
 """Page -> parameters of a plugin that the page itself writes."""
 
 
