@@ -40,15 +40,15 @@ def cell(architecture: str, strategy: str, **known: object) -> Cell:
 
 def test_the_page_shows_cells_as_they_are() -> None:
     cells = [
-        cell("a_tiny", "tp", error=1.5e-6, versions={"torch": "9.9"}),
+        cell("a_tiny", "tp", error=1.5e-6, validation=2.5e-7, versions={"torch": "9.9"}),
         cell("a_tiny", "ep", reason="this model has no experts", versions={"torch": "9.9"}),
         cell("b_tiny", "tp", error=3e-3, versions={"torch": "9.9"}),
         cell("b_tiny", "ep", reason="rank 1 failed", failed=True, versions={"torch": "9.9"}),
         cell("gone_tiny", "tp", error=1.0, versions={"torch": "1.0"}),
     ]
     page = matrix.page(cells, ["a_tiny", "b_tiny"], {"tp": 2, "ep": 2, "pp": 2})
-    assert "| `a_tiny` | 1.5e-06 | – (1) | not run |" in page
-    assert "| `b_tiny` | **3.0e-03** | **failed** (2) | not run |" in page
+    assert "| `a_tiny` | 1.5e-06 | – (1) | not run | 2.5e-07 (tp) |" in page
+    assert "| `b_tiny` | **3.0e-03** | **failed** (2) | not run | not run |" in page
     assert "1. this model has no experts\n2. rank 1 failed" in page
     assert "Run 2026-01-01 with torch 9.9." in page
     assert "gone_tiny" not in page
@@ -57,6 +57,7 @@ def test_the_page_shows_cells_as_they_are() -> None:
 
 def test_a_loss_that_is_no_number_is_wrong() -> None:
     assert cell("a_tiny", "tp", error=float("nan")).wrong
+    assert cell("a_tiny", "tp", error=0.0, validation=float("nan")).wrong
 
 
 def test_no_cells_have_been_kept_yet(tmp_path: Path) -> None:
@@ -80,6 +81,8 @@ def test_cells_come_out_as_numbers_or_reasons(tmp_path: Path) -> None:
     assert set(found) == {"tp", "ep"}
     assert found["tp"].error is not None
     assert 0 < found["tp"].error <= runs.TOLERANCE
+    assert found["tp"].validation is not None
+    assert found["tp"].validation <= runs.TOLERANCE
     assert found["ep"].error is None
     assert "no experts" in found["ep"].reason
     assert f"{found['tp'].error:.1e}" in (tmp_path / "matrix.md").read_text()

@@ -395,6 +395,7 @@ def test_every_validated_step_is_logged_and_shown(screen: str, rows: list[StepMe
         assert (result.tokens, result.bytes) == (TOKENS, TOKENS)
         assert result.bits_per_byte == result.loss / math.log(2)
         assert f"web {result}" in screen
+    assert f"validate web: every step, {TOKENS} tokens" in screen
     assert f"validation set web: 10 sequences, {TOKENS} tokens of text, {TOKENS} bytes" in screen
     assert len({result.loss for result in found.values()}) == 4
 

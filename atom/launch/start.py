@@ -297,6 +297,7 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         schedule=ready.schedule,
         batch=f"{sequences} sequences × {tokens} tokens = {sequences * tokens:,} tokens a step",
         steps=ready.steps,
+        validation=run.validation.described,
         kernels=[
             (f"{operation} ({part})" if (part := partial.get(operation)) else operation, kernel)
             for operation, (kernel, _) in ready.kernels.items()

@@ -40,6 +40,14 @@ class Validation(Model):
         """The names of all sets."""
         return [*self.sets, *([HELD_OUT] if self.fraction else [])]
 
+    @property
+    def described(self) -> str:
+        """What is validated and when, for people; empty if nothing is."""
+        if not self.names:
+            return ""
+        often = "every step" if self.interval == 1 else f"every {self.interval:,} steps"
+        return f"{', '.join(self.names)}: {often}, {self.tokens:,} tokens"
+
     sets: dict[str, Component[Dataset]] = Field(
         default={}, description="name -> a dataset; none: no validation"
     )

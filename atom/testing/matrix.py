@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -30,6 +30,8 @@ from atom.compose.groups import Groups, loaded
 from atom.errors import RunError, UserError
 from atom.recipe.run import DEGREES
 from atom.registry.host import Host
+from atom.run_dir import metrics
+from atom.run_dir.metrics import StepMetrics
 from atom.testing import ranks, runs
 
 CELLS = Path("benchmarks/results/matrix.jsonl")
@@ -49,6 +51,7 @@ class Cell:
 
     Attributes:
         error: maximum |difference in loss| to one rank, over all steps; None if there is none.
+        validation: maximum |difference in loss of a validation set| to one rank; None if unknown.
         reason: why there is no error value: the refusal of the run, or the failure of a rank.
         failed: whether ranks were started and failed.
     """
@@ -58,6 +61,7 @@ class Cell:
     ranks: int
     steps: int
     error: float | None = None
+    validation: float | None = None
     reason: str = ""
     failed: bool = False
     date: str = ""
@@ -66,7 +70,8 @@ class Cell:
     @property
     def wrong(self) -> bool:
         """Whether the strategy fails, or trains differently from one rank."""
-        return self.failed or (self.error is not None and not self.error <= runs.TOLERANCE)
+        errors = [error for error in (self.error, self.validation) if error is not None]
+        return self.failed or not all(error <= runs.TOLERANCE for error in errors)
 
 
 def architectures(host: Host) -> dict[str, Sections]:
@@ -108,8 +113,20 @@ def run_cell(architecture: str, strategy: str, sections: tuple[Sections, Section
     except (UserError, RunError) as error:
         failed = isinstance(error, RunError)
         return Cell(**known, reason=" ".join(str(error).split()), failed=failed)
-    pairs = zip(rows, reference, strict=True)
-    return Cell(**known, error=max(abs(row.loss - one.loss) for row, one in pairs))
+    return Cell(
+        **known,
+        error=max(abs(row.loss - one.loss) for row, one in zip(rows, reference, strict=True)),
+        validation=_validation_error(rows, reference),
+    )
+
+
+def _validation_error(rows: Sequence[StepMetrics], reference: Sequence[StepMetrics]) -> float:
+    there, here = metrics.by_set(rows), metrics.by_set(reference)
+    return max(
+        abs(one.loss - other.loss)
+        for name in here
+        for (_, one), (_, other) in zip(there[name], here[name], strict=True)
+    )
 
 
 def read(path: Path) -> list[Cell]:
@@ -130,12 +147,13 @@ def page(cells: Iterable[Cell], rows: Iterable[str], columns: Mapping[str, int])
     found = {(cell.architecture, cell.strategy): cell for cell in cells}
     reasons: dict[str, int] = {}
     lines = [
-        "| | " + " | ".join(f"{name} ({n})" for name, n in columns.items()) + " |",
-        "| --- |" + " --- |" * len(columns),
+        "| | " + " | ".join(f"{name} ({n})" for name, n in columns.items()) + " | validation |",
+        "| --- |" + " --- |" * (len(columns) + 1),
     ]
     for row in rows:
         shown = [_shown(found.get((row, column)), reasons) for column in columns]
-        lines.append(f"| `{row}` | " + " | ".join(shown) + " |")
+        of_row = [found[row, column] for column in columns if (row, column) in found]
+        lines.append(f"| `{row}` | " + " | ".join([*shown, _validated(of_row)]) + " |")
     run = [found[row, column] for row in rows for column in columns if (row, column) in found]
     dates = sorted({cell.date for cell in run})
     versions = sorted(
@@ -153,7 +171,9 @@ Each architecture that is installed, as its tiny option, under each strategy, wi
 ranks in brackets. A cell is the largest difference in loss to the same run on one rank, over
 {runs.STEPS} steps in float32 on CPU ranks over gloo. At most {runs.TOLERANCE:g} counts as the same
 training, for mixtures of experts too; more is **bold**. A dash with a number means that the run is
-refused before ranks start, for the reason below. Nothing is known of cells that were not run.
+refused before ranks start, for the reason below. Nothing is known of cells that were not run. The
+last column is the largest difference in the loss of a validation set, over the strategies in
+brackets.
 
 {table}
 
@@ -164,6 +184,14 @@ Run {when} with {"; ".join(versions) or "nothing"}.
 `make matrix` runs all cells and writes this page; `make matrix ARGS=--missing` runs those that have
 not been.
 """
+
+
+def _validated(cells: Iterable[Cell]) -> str:
+    known = [(cell.validation, cell.strategy) for cell in cells if cell.validation is not None]
+    if not known:
+        return "not run"
+    most, names = max(error for error, _ in known), ", ".join(name for _, name in known)
+    return f"{most:.1e} ({names})" if most <= runs.TOLERANCE else f"**{most:.1e}** ({names})"
 
 
 def _shown(cell: Cell | None, reasons: dict[str, int]) -> str:

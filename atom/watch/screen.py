@@ -26,7 +26,8 @@ from atom.io.numbers import clock, decimal, human, sparkline
 from atom.io.printing import clean
 from atom.io.terminal import Animation, Encodable, Styled
 from atom.run_dir import checkpoint
-from atom.run_dir.metrics import ALWAYS, FILE_NAME, SHOWN, StepMetrics, by_set
+from atom.run_dir.metrics import ALWAYS, FILE_NAME, SHOWN, StepMetrics
+from atom.watch import validation_rows
 from atom.watch.pace import Pace
 
 SPLITS = {
@@ -56,8 +57,9 @@ class Header:
     ``read`` is the size of the dataset, ``licence`` its licence, and ``left_out`` the part that is
     not read as it stands;
     ``sources`` and ``stages`` are the rows of a mixture (:mod:`atom.watch.mixture_rows`);
-    ``batch`` is shown unchanged; ``kernels`` is (operation, chosen kernel); ``rejected`` is
-    (operation, preferred kernel, why it does not fit); ``resumed_from`` is the checkpoint's step.
+    ``batch`` and ``validation`` are shown unchanged; ``kernels`` is (operation, chosen kernel);
+    ``rejected`` is (operation, preferred kernel, why it does not fit); ``resumed_from`` is the
+    checkpoint's step.
     """
 
     run_dir: str
@@ -80,6 +82,7 @@ class Header:
     left_out: Sequence[str] = ()
     sources: Sequence[tuple[str, str]] = ()
     stages: Sequence[tuple[str, str]] = ()
+    validation: str = ""
 
 
 class Screen:
@@ -125,6 +128,8 @@ class Screen:
         if header.resumed_from is not None:
             steps.append(f", resumed after step {header.resumed_from:,}", "bold")
         self._row("steps", steps)
+        if header.validation:
+            self._row("validate", clean(header.validation))
         self._table("stages", header.stages)
         ranks = "1 rank" if header.ranks == 1 else f"{header.ranks:,} ranks"
         self._row("layout", f"{ranks} on {header.device}")
@@ -221,7 +226,11 @@ class Screen:
             columns = min(CURVE_COLUMNS, self._width() - _LABEL)
             curve = sparkline([row.loss for row in metrics], columns, ascii_only=self._ascii)
             self._row("", Text(curve, "cyan"))
-            self._validated(metrics, columns)
+            for name, words, course in validation_rows.course(
+                metrics, columns, ascii_only=self._ascii
+            ):
+                self._row("set", words, Text(f"{clean(name)}  ", "cyan"))
+                self._row("", Text(course, "cyan"))
             speed = [row.tokens_per_second for row in taken]
             pace = f", {statistics.median(speed):,.0f} tokens/s" if speed else ""
             self._row("tokens", f"{last.tokens_seen:,} seen{pace}")
@@ -229,15 +238,6 @@ class Screen:
         checkpoints = place / checkpoint.FOLDER
         if steps := checkpoint.steps(checkpoints):
             self._row("weights", clean(str(checkpoint.step_folder(checkpoints, steps[-1]))))
-
-    def _validated(self, metrics: Sequence[StepMetrics], columns: int) -> None:
-        """Show the course of each validation set, and its last result."""
-        for name, points in by_set(metrics).items():
-            first, (_, last) = points[0][1], points[-1]
-            head = Text(f"{clean(name)}  ", "cyan")
-            self._row("set", f"{decimal(first.loss, 4)} → {last}", head)
-            losses = [found.loss for _, found in points]
-            self._row("", Text(sparkline(losses, columns, ascii_only=self._ascii), "cyan"))
 
     # ------------------------------------------------------------------------ header
 
