@@ -153,14 +153,16 @@ _NEEDED = {
     RECOVERED: ("seconds",),
     NUMERICAL_FAULT: ("step", "decision"),
     ALERT: ("step", "reason", "callback"),
+    VALIDATION_SET: ("set", "sequences", "tokens"),
 }
 """Fields that readers of an event require."""
 
 _STEPS = (
     *("step", "from_step", "to_step", "reached", "done", "left_out"),
     *("short", "sequences", "parts", "cut"),
+    *("tokens", "bytes"),
 )
-_WORDS = ("reason", "place", "signal", "kept", "decision", "cause", "fault", "callback")
+_WORDS = ("reason", "place", "signal", "kept", "decision", "cause", "fault", "callback", "set")
 
 
 def parsed(line: bytes) -> dict[str, Any]:

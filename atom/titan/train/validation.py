@@ -82,7 +82,7 @@ class Validation(Callback):
     name = "validation"
 
     def on_built(self) -> None:
-        self._sets: dict[str, ValidationSet] | None = None
+        self._sets = self._read()  # before training, which a set that is refused would end
         processor = self.trainer.metrics_processor
         if isinstance(processor, StepMetricsProcessor):
             processor.also_logs.append(self._is_due)
@@ -92,8 +92,6 @@ class Validation(Callback):
         if not self._is_due(trainer.step):
             return
         began = time.perf_counter()
-        if self._sets is None:
-            self._sets = self._read()
         with Untouched(trainer):
             results = {name: self._result(found) for name, found in self._sets.items()}
         processor = trainer.metrics_processor
