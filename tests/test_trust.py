@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,7 +258,13 @@ def test_a_lock_that_is_none(marked: Marked, tmp_path: Path, text: str | None) -
 
 @pytest.mark.slow
 def test_ranks_hold_to_it(
-    atom: Callable, marked: Marked, locked: Path, tmp_path: Path, port: int
+    atom: Callable,
+    warm: Any,
+    environment: dict[str, str],
+    marked: Marked,
+    locked: Path,
+    tmp_path: Path,
+    port: int,
 ) -> None:
     """They read it in run.yaml, load what the run uses and nothing else, and check that."""
     place = tmp_path / "run"
@@ -281,20 +285,18 @@ def test_ranks_hold_to_it(
     assert "atom-llama" in section["used"]
     assert "marked-plugin" not in section["used"]
 
-    def rank(**extra: str) -> tuple[int, str]:
+    def rank() -> tuple[int, str]:
         marked.mark.unlink(missing_ok=True)
-        result = subprocess.run(
-            [sys.executable, "-m", "atom.launch.rank", str(place)],
-            env=os.environ
+        process = warm.start(
+            ["-m", "atom.launch.rank", str(place)],
+            environment=environment
             | marked.environment()
             | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-            | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-            | extra,
+            | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)},
             cwd=tmp_path,
-            capture_output=True,
-            check=False,
         )
-        return result.returncode, (place / "logs/rank_0.jsonl").read_text()
+        process.communicate(300)
+        return process.wait(), (place / "logs/rank_0.jsonl").read_text()
 
     code, log = rank()
     assert code == 0, log
