@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from atom.errors import UserError
 from atom.plugin import Contents, Document, Mixture, Stage, Trained
 from atom.run_dir.mixture import resolve
-from atom_datasets.mixing.config import MixtureConfig
+from atom_datasets.mixing.config import FIRST, MixtureConfig
 from atom_datasets.mixing.source import MixtureSource
-from atom_datasets.mixing.stages import FIRST, changed, fitting, stages
+from atom_datasets.mixing.stages import changed, fitting, stages
 
 Command = Callable[..., CompletedProcess[str]]
 
@@ -50,12 +50,20 @@ def stage_of(**more: Any) -> dict[str, Any]:
     [
         (source_of(weight=1, tokens=9), "dataset.sources.a: a source has a share"),
         (source_of(tokens=9), "dataset.sources.b.weight=1.0: another source has tokens"),
+        (
+            source_of(wieght=1),
+            "dataset.sources.a: wieght is no key of a source; did you mean weight",
+        ),
         (source_of(weight=-1), "greater than or equal to 0"),
         (source_of(weight=float("inf")), "finite number"),
         (source_of(weight=1, max_repetitions=0), "greater than 0"),
         ({"sources": {}}, "a mixture needs sources"),
         ({"sources": {"a": {"name": "x", "weight": 0}}}, "all weights are 0"),
         ({"sources": {"a.b": {"name": "x", "weight": 1}}}, "'a.b' is no name"),
+        (
+            source_of(weight=1) | {"stages": {"first": {"from_step": 2, "weights": {"a": 1}}}},
+            "dataset.stages.first: is the name of the stage with the sources' own weights",
+        ),
         (stage_of(from_step=1), "greater than or equal to 2"),
         (stage_of(from_step=None), "either from_step or from_tokens"),
         (stage_of(from_tokens=9), "either from_step or from_tokens"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -9,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 from atom.errors import UserError, nearest
 from atom.plugin import Dataset
 from atom.plugin.parameters import Component
+
+FIRST = "first"
+"""The name of the stage with the sources' own weights."""
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -118,6 +122,9 @@ class MixtureConfig(BaseModel):
 
     def _check_stage(self, name: str, stage: MixtureStage) -> None:
         key = f"dataset.stages.{name}"
+        if name == FIRST:
+            raise UserError("is the name of the stage with the sources' own weights",
+                            valid="another name", key=key)  # fmt: skip
         if (stage.from_step is None) == (stage.from_tokens is None):
             raise UserError("a stage begins from a step or from a number of tokens",
                             valid="either from_step or from_tokens", key=key)  # fmt: skip
@@ -160,6 +167,13 @@ def _check_source(name: str, source: MixtureSource) -> None:
         raise UserError(
             f"{name!r} is no name of a source", valid="letters, digits, - and _", key=key
         )
+    if source.weight is None and source.tokens is None:
+        for given in source.parameters:
+            if get_close_matches(given, ("weight", "tokens")):
+                raise UserError(
+                    f"{given} is no key of a source; {nearest(given, ('weight', 'tokens'))}",
+                    key=key,
+                )
     if (source.weight is None) == (source.tokens is None):
         raise UserError("a source has a share of the tokens", valid="either weight or tokens",
                         key=key)  # fmt: skip

@@ -10,10 +10,7 @@ from typing import Any
 from atom.errors import UserError
 from atom.plugin import Stage, Trained
 from atom_datasets.labels import LABELS
-from atom_datasets.mixing.config import MixtureConfig, same_begin
-
-FIRST = "first"
-"""The name of the stage with the sources' own weights."""
+from atom_datasets.mixing.config import FIRST, MixtureConfig, same_begin
 
 _OWN = ("weight", "tokens")
 
