@@ -215,24 +215,29 @@ class Two:
 
 
 @pytest.mark.parametrize(
-    ("steps", "most", "refused"), [(40, 2, False), (41, 2, True), (80, 4.0, False)]
+    ("steps", "most", "refused"), [(39, 2, False), (40, 2, True), (79, 4.0, False)]
 )
 def test_a_source_that_would_be_read_too_often_is_refused(
     steps: int, most: float, refused: bool
 ) -> None:
     contents = Contents(sources={"a": Contents(tokens=1000, documents=9), "b": Contents()})
 
-    def mixed() -> Any:
+    def mixed(packing: Any = "concat") -> Any:
         source: Any = Two({"a": most, "b": 2})
-        return resolve(source, lanes=10, seq_len=10, steps=steps, contents=contents)
+        sizes = {"lanes": 10, "seq_len": 10, "steps": steps}
+        return resolve(source, **sizes, contents=contents, packing=packing)
 
+    # Without packing it is counted as it is read: a sequence has few tokens, or many.
+    assert mixed("none").sources[0].repetitions is None
     if refused:
-        with pytest.raises(UserError, match=r"2\.05 times") as error:
+        with pytest.raises(
+            UserError, match=r"2,000 tokens of it, which has 991 to predict: 2\.02 times"
+        ) as error:
             mixed()
         assert error.value.key == "dataset.sources.a.max_repetitions"
         return
     told = {source.name: source for source in mixed().sources}
-    assert told["a"].repetitions == steps * 50 / 1000
+    assert told["a"].repetitions == steps * 50 / (1000 - 9)
     assert told["b"].repetitions is None
     assert told["a"].tokens == steps * 50
 

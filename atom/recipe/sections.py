@@ -326,7 +326,10 @@ class MixedSource(Model):
     name: str = Field(description="its name; source b of a mixture a is a.b")
     tokens: NonNegativeInt = Field(description="tokens that the run reads from it")
     documents: int | None = Field(default=None, description="documents of an epoch")
-    epoch_tokens: int | None = Field(default=None, description="tokens of an epoch")
+    epoch_tokens: int | None = Field(
+        default=None,
+        description="tokens to predict in an epoch, all but the first of each document",
+    )
     max_repetitions: float | None = None
 
     @property

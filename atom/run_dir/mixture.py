@@ -79,7 +79,7 @@ def resolve(
                 name=name,
                 tokens=(schedule.before(steps, number) - schedule.before(begin, number)) * seq_len,
                 documents=told[name].documents if name in told else None,
-                epoch_tokens=told[name].tokens if name in told else None,
+                epoch_tokens=_predicted(told[name], packing) if name in told else None,
                 max_repetitions=mixture.max_epochs.get(name),
             ),
             steps - begin,
@@ -96,6 +96,16 @@ def resolve(
         for stage in mixture.stages[schedule.stage(begin) :]
     ]
     return Mixed(sources=sources, stages=stages)
+
+
+def _predicted(contents: Contents, packing: Packing) -> int | None:
+    """Return the number of tokens that an epoch of a source predicts; None if it is unknown.
+
+    Without packing, a sequence has the tokens of one document, however few.
+    """
+    if contents.tokens is None or packing == "none":
+        return None
+    return max(contents.tokens - (contents.documents or 0), 0) or None
 
 
 def _shares(names: Sequence[str], weights: Mapping[str, float | Fraction]) -> dict[str, float]:
@@ -115,15 +125,15 @@ def _checked(source: MixedSource, steps: int, readings: int) -> MixedSource:
     if times is None and most is not None and source.tokens and readings > most:
         shared = f"{readings} sequences of a step read the same document, and " * (readings > 1)
         raise UserError(
-            f"{shared}the source does not report its tokens, so that whole readings are counted",
-            valid=f"at least {readings}, or a dataset that reports its tokens (dataset=prepared)",
+            f"{shared}its tokens are not known in advance, so that whole readings are counted",
+            valid=f"at least {readings}; or dataset=prepared, which reports its tokens, packed",
             key=f"{key_of(source.name)}.max_repetitions",
             value=most,
         )
     if times is not None and most is not None and times > most:
         raise UserError(
             f"{steps:,} steps read {source.tokens:,} tokens of it, which has "
-            f"{source.epoch_tokens:,}: {times:.2f} times",
+            f"{source.epoch_tokens:,} to predict: {times:.2f} times",
             valid=f"at least {times:.2f}, a smaller weight, or fewer steps",
             key=f"{key_of(source.name)}.max_repetitions",
             value=most,
