@@ -66,7 +66,8 @@ def _explain(
     if kind in _MISSING:
         if place[-1].isdecimal() and isinstance(section, Mapping):  # an item of a list
             return UserError("has too few entries", key=name.rpartition(".")[0])
-        return UserError("is required and has no value", key=name)
+        valid = "a name that `atom plugins` lists" if place[-1] == "name" else None
+        return UserError("is required and has no value", valid=valid, key=name)
     if kind in ("value_error", "assertion_error"):
         # The validator's own message: it names the fields, so the section's dump adds nothing.
         reason = str(error["ctx"]["error"]).rstrip(".")
