@@ -142,9 +142,10 @@ def replacements(file: Path) -> list[str]:
             for each in target.elts if isinstance(target, ast.Tuple | ast.List) else [target]:
                 if isinstance(each, ast.Name) and not isinstance(node, ast.Call):
                     continue
-                text = ast.unparse(each)
-                replaces = text.startswith("sys.modules[") or text.endswith(".__code__")
-                if replaces or _root(each) in foreign:
+                root = _root(each)
+                text = ast.unparse(each) if root == "sys" else ""
+                code = isinstance(each, ast.Attribute) and each.attr == "__code__"
+                if root in foreign or code or text.startswith("sys.modules["):
                     found.append(ast.unparse(node))
     return found
 
