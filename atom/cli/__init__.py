@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "write a page about a run: curves, settings, layout, environment",
     ),
     "export": ("atom.cli.export", "export a run's weights in Hugging Face's format"),
+    "average": ("atom.cli.average", "average the weights of checkpoints"),
     "generate": ("atom.cli.generate", "generate text with a run's model"),
     "validate": ("atom.cli.validate", "compute the loss of a run's model on sets of text"),
     "kernels": ("atom.cli.kernels", "list the kernels, or explain which ones a run uses"),

@@ -72,7 +72,7 @@ def origin(folder: Path, run: Run) -> Origin | None:
     wanted = run.resume.origin
     if wanted is None:
         return Origin(folder, steps[0]) if steps else None
-    other, step = _parsed(wanted)
+    other, step = parsed(wanted)
     assert step is not None  # see with_origin()
     if not steps:
         return Origin(Path(other), step, branch=True)
@@ -97,12 +97,12 @@ def with_origin(folder: Path, run: Run) -> Run:
             key="checkpoint.initial_load",
             value=run.checkpoint.initial_load,
         )
-    name, step = _parsed(wanted)
+    name, step = parsed(wanted)
     other = Path(name).expanduser().resolve()
     if other == folder.resolve():
         raise UserError("is the run itself", valid="another run.dir", key=KEY, value=wanted)
     full = _recorded(folder)
-    begun, begun_at = _parsed(full or "")
+    begun, begun_at = parsed(full or "")
     if begun != str(other) or step not in (None, begun_at):
         full = f"{other}@{_existing(other, step, wanted)}"
     resume = run.resume.model_copy(update={"from": full})
@@ -190,6 +190,7 @@ def _recorded(folder: Path) -> str | None:
     return read(file).resume.origin if file.is_file() else None
 
 
-def _parsed(wanted: str) -> tuple[str, int | None]:
+def parsed(wanted: str) -> tuple[str, int | None]:
+    """Return the folder and the step of ``RUN@STEP``, or of ``RUN``."""
     match = re.fullmatch(r"(.+)@([0-9]{1,15})", wanted)
     return (match[1], int(match[2])) if match else (wanted, None)

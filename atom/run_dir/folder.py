@@ -21,6 +21,8 @@ TOKENIZER = "tokenizer"
 LOCK = "lock.json"
 ORIGINS = "origins.json"
 """Key -> origin of its value in ``run.yaml``."""
+AVERAGE = "average.json"
+"""The record of the checkpoints that ``atom average`` has averaged; no run can train there."""
 
 _BEGUN = {"logs", TOKENIZER, claim.FILE_NAME}
 """Names that exist before ``run.yaml`` is written."""
@@ -64,6 +66,13 @@ def _check_content(folder: Path) -> None:
         )
     strangers.check(folder)
     claim.check(folder)
+    if os.path.lexists(folder / AVERAGE):
+        raise UserError(
+            "holds an average of checkpoints, which no run can resume from",
+            valid=f"another run.dir, with checkpoint.initial_load={folder}",
+            key="run.dir",
+            value=folder,
+        )
     if os.path.lexists(folder / RUN_FILE):
         read(folder / RUN_FILE)
     check_writable(folder)

@@ -23,7 +23,6 @@ from atom.recipe.run import Run, read
 from atom.registry.host import Host
 from atom.registry.select import Selection, select
 from atom.registry.trust import Trust
-from atom.run_dir import checkpoint
 from atom.run_dir.folder import RUN_FILE, TOKENIZER
 from atom.titan import translate
 from atom.titan.checkpoint.dcp import HostileCheckpointError, SafePlanner, SafeReader, load_alone
@@ -115,35 +114,6 @@ def on_meta(config: Any) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = config.build()
     return model
-
-
-def newest(folder: Path, run: Run, step: int | None = None) -> tuple[int, Path]:
-    """Return a step and its checkpoint's folder: that of ``step``, or the newest.
-
-    Raises:
-        UserError: the run has no such checkpoint, or files are missing.
-    """
-    place = folder / str(run.checkpoint.engine.get("folder", checkpoint.FOLDER))
-    steps = checkpoint.steps(place)
-    if not steps:
-        raise UserError(f"{folder} holds no checkpoint")
-    if step is not None and step not in steps:
-        raise UserError(f"{folder} holds no checkpoint of step {step}", valid=f"{_listed(steps)}")
-    chosen = steps[-1] if step is None else step
-    found = checkpoint.step_folder(place, chosen)
-    try:
-        problem = checkpoint.missing(found, checkpoint.read_manifest(found))
-    except ValueError as error:
-        problem = str(error)
-    if problem is not None:
-        others = [other for other in steps if other != chosen]
-        valid = f"; others: {_listed(others)}" if others else ""
-        raise UserError(f"the checkpoint {found} is damaged: {problem}{valid}")
-    return chosen, found
-
-
-def _listed(steps: list[int]) -> str:
-    return ", ".join(map(str, steps[-8:]))
 
 
 class Checkpoint:

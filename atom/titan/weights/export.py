@@ -6,8 +6,6 @@ form one weight at Hugging Face. Memory holds at most these and one file of the 
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,8 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from atom.errors import UserError
-from atom.io import files
-from atom.run_dir import checkpoint
+from atom.io import files, new_folder
+from atom.run_dir import saved
 from atom.run_dir.folder import RUN_FILE, TOKENIZER
 from atom.titan import saved_model
 from atom.titan.checkpoint.hugging_face_folder import CONFIG, INDEX
@@ -71,7 +69,7 @@ def export(
     Raises:
         UserError: it cannot be exported, and nothing has been written.
     """
-    _check_new(out)
+    new_folder.check(out)
     run = saved_model.trained(folder)
     adapter = run.adapter()
     if run.parts.hf_config is None:
@@ -81,40 +79,18 @@ def export(
             value=run.run.architecture.name,
         )
     hf_tokenizer.check(folder / TOKENIZER, run.tokenizer())
-    number, place = saved_model.newest(folder, run.run, step)
-    _verify(place)
+    number, place = saved.newest(folder, run.run, step)
+    saved.verify(place)
     model = saved_model.on_meta(run.parts.model)
     source = Checkpoint(place)
     source.check(model.state_dict())
     writer = _Writer(source, adapter, model, DTYPES[dtype] if dtype else None, shard_size)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
+    with new_folder.filled(out) as partial:
         writer.write(partial)
         named = dtype or str(writer.dtype).removeprefix("torch.")
         found = _describe(run, partial, named)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return Exported(number, writer.files, writer.size, tuple(writer.lost), found)
-
-
-def _check_new(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        what = "is not empty" if out.is_dir() else "is a file"
-        raise UserError(f"--out {out} {what}", valid="a new or empty folder")
-    above = next(path for path in out.absolute().parents if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"--out {out} cannot be written", valid="a folder of yours")
-
-
-def _verify(place: Path) -> None:
-    manifest = checkpoint.read_manifest(place)
-    if problem := checkpoint.altered(place, manifest, manifest.files):
-        raise UserError(f"the checkpoint {place} is damaged: {problem}")
 
 
 def _describe(run: Trained, folder: Path, dtype: str) -> bool:

@@ -14,7 +14,7 @@ from atom.recipe.run import Run, read
 from atom.recipe.training_sections import Checkpoint
 from atom.registry.host import Host
 from atom.registry.select import select
-from atom.run_dir import checkpoint
+from atom.run_dir import checkpoint, saved
 from atom.run_dir.folder import RUN_FILE
 from atom.titan import saved_model, translate
 from atom.titan.checkpoint import hugging_face_folder as hf_folder
@@ -122,7 +122,7 @@ def _native(parts: ModelParts, folder: Path, wanted: str) -> Path:
         raise _refusal(wanted, f"is in Hugging Face's format; did you mean {HUGGING_FACE}{wanted}?")
     if (folder / RUN_FILE).is_file() and not (folder / ".metadata").is_file():
         try:
-            _, folder = saved_model.newest(folder, read(folder / RUN_FILE))
+            _, folder = saved.newest(folder, read(folder / RUN_FILE))
         except UserError as error:
             raise _refusal(wanted, str(error)) from None
     if not (folder / ".metadata").is_file():

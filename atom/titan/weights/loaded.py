@@ -14,6 +14,7 @@ from torchtitan.components.checkpointer.base import ModelWrapper
 
 from atom.errors import UserError
 from atom.kernels.choose import Choice
+from atom.run_dir import saved
 from atom.titan import kernels, saved_model
 from atom.titan.checkpoint import hugging_face_folder as hf_folder
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
@@ -60,7 +61,7 @@ def load(folder: Path, *, step: int | None, kind: str) -> Loaded:
     if exported:
         state = _exported(run, state)
     else:
-        found, place = saved_model.newest(folder, run.run, step)
+        found, place = saved.newest(folder, run.run, step)
         source = Checkpoint(place)
         source.check(state)
         source.fill(state)
