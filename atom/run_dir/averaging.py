@@ -71,8 +71,10 @@ def choose(runs: Sequence[str], steps: Sequence[int], weights: Sequence[float]) 
         source = _source(folder, step, weight)
         _check_new(source, found)
         found.append(source)
+    known = _check_tokenizers(found)
     for source in found[1:]:
-        _check_alike(found[0], source)
+        # The same files have the same digest, wherever they are.
+        _check_settings(found[0], source, tokenizer=not {found[0], source} <= known)
     return found
 
 
@@ -129,28 +131,40 @@ def _digests(place: Path) -> dict[str, str]:
     return {name: file.sha256 for name, file in stored if name not in _COMPANIONS}
 
 
-def _check_alike(first: Source, other: Source) -> None:
-    """Refuse a checkpoint of another architecture or tokenizer than the first one's."""
-    contents = [inputs.read(_beside(each, inputs.FILE_NAME)) for each in (first, other)]
-    digests = [None if each is None else each.tokenizer.digest for each in contents]
-    known = None not in digests
-    if known and digests[0] != digests[1]:
-        raise UserError(
-            f"{other.place} was trained with other files of the tokenizer than {first.place}",
-            valid="checkpoints with the same tokenizer",
-        )
+def _check_tokenizers(sources: Sequence[Source]) -> set[Source]:
+    """Refuse checkpoints with other files of the tokenizer; return those with known files."""
+    digests = {}
+    for source in sources:
+        content = inputs.read(_beside(source, inputs.FILE_NAME))
+        if content is None:
+            continue  # saved by an earlier version
+        digests[source] = content.tokenizer.digest
+        first = next(iter(digests))
+        if digests[source] != digests[first]:
+            raise UserError(
+                f"{source.place} was trained with other files of the tokenizer than {first.place}",
+                valid="checkpoints with the same tokenizer",
+            )
+    return set(digests)
+
+
+def _check_settings(first: Source, other: Source, *, tokenizer: bool) -> None:
+    """Refuse a checkpoint of another architecture or tokenizer than the first one's.
+
+    Args:
+        first: the first checkpoint.
+        other: another one.
+        tokenizer: whether to compare the settings of the tokenizer, too.
+    """
     before, after = (_run(each).model_dump(mode="json") for each in (first, other))
+    sections = _MODEL if tokenizer else tuple(key for key in _MODEL if key != "tokenizer")
     for change in changes(before, after):
-        section = change.key.partition(".")[0]
-        if not f"{change.key}.".startswith(tuple(f"{key}." for key in _MODEL)):
-            continue
-        if section == "tokenizer" and known:
-            continue  # its files are the same, wherever they are
-        raise UserError(
-            f"{other.place} is of another model than {first.place}: {change.key} is "
-            f"{shown(change.after)} there and {shown(change.before)} here",
-            valid="checkpoints of the same architecture and tokenizer",
-        )
+        if any(change.key == key or change.key.startswith(f"{key}.") for key in sections):
+            raise UserError(
+                f"{other.place} is of another model than {first.place}: {change.key} is "
+                f"{shown(change.after)} there and {shown(change.before)} here",
+                valid="checkpoints of the same architecture and tokenizer",
+            )
 
 
 def _run(source: Source) -> Run:
