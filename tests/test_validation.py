@@ -326,6 +326,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_validated_is_refused_at_once(
     name: str, forked: Callable, tmp_path: Path
