@@ -108,11 +108,13 @@ def assert_trains_alike(
 def assert_same(
     rows: Sequence[StepMetrics], reference: Sequence[StepMetrics], *, tolerance: float = TOLERANCE
 ) -> None:
-    """Assert that two runs have the same losses and gradient norms."""
+    """Assert that two runs have the same losses, gradient norms and validation losses."""
     assert [row.step for row in rows] == [row.step for row in reference]
     assert [row.tokens_seen for row in rows] == [row.tokens_seen for row in reference]
     losses, expected = [row.loss for row in rows], [row.loss for row in reference]
     assert losses == pytest.approx(expected, abs=tolerance), "another loss than on one rank"
+    norms, expected = [row.grad_norm for row in rows], [row.grad_norm for row in reference]
+    assert norms == pytest.approx(expected, rel=1e-3), "another gradient than on one rank"
     validated, on_one = (
         {
             (row.step, name): found.loss
@@ -122,6 +124,4 @@ def assert_same(
         for each in (rows, reference)
     )
     assert validated == pytest.approx(on_one, abs=tolerance), "another validation than on one rank"
-    norms, expected = [row.grad_norm for row in rows], [row.grad_norm for row in reference]
-    assert norms == pytest.approx(expected, rel=1e-3), "another gradient than on one rank"
     assert rows[-1].loss != rows[0].loss, "the weights do not change"

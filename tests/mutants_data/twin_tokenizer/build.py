@@ -40,5 +40,8 @@ class Characters(BaseTokenizer):
         data = b"".join(self.back.get(i, bytes([i] if i < 256 else [])) for i in ids)
         return data.decode("utf-8", "replace")
 
+    def byte_lengths(self):
+        return [1] * 256 + [0, 0] + [len(self.back[n]) for n in sorted(self.back)]
+
     def get_vocab_size(self):
         return self.size
