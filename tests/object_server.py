@@ -34,8 +34,9 @@ class Fault:
     """What goes wrong with some requests.
 
     Attributes:
-        what: ``503``, ``403``, ``slow``, ``cut`` (the connection ends within the content), or
-            ``short`` (fewer bytes, as if the object ended there).
+        what: ``503``, ``403``, ``slow``, ``cut`` (the connection ends within the content),
+            ``short`` (fewer bytes, as if the object ended there), or ``nameless`` (a web server
+            that says no version).
         path: part of the path of the requests.
         method: their method.
         times: how many of them fail; -1: all.
@@ -92,6 +93,9 @@ class ObjectServer:
         content: bytes = self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         return content
 
+    def remove(self, bucket: str, key: str) -> None:
+        self._s3.delete_object(Bucket=bucket, Key=key)
+
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return sorted(each["Key"] for page in pages for each in page.get("Contents", ()))
@@ -113,7 +117,8 @@ class ObjectServer:
         if path.startswith("/hub/"):
             return self._hub(environ, respond)
         if path.startswith("/web/"):
-            return self._file(path.removeprefix("/web/"), environ, respond)
+            name = path.removeprefix("/web/")
+            return self._file(name, environ, respond, named=what != "nameless")
         if what not in ("cut", "short"):
             return self._moto(environ, respond)
         told: list[Any] = []
@@ -126,14 +131,20 @@ class ObjectServer:
         return [half]
 
     def _file(
-        self, name: str, environ: dict[str, Any], respond: Callable[..., Any]
+        self,
+        name: str,
+        environ: dict[str, Any],
+        respond: Callable[..., Any],
+        *,
+        named: bool = True,
     ) -> Iterable[bytes]:
         bucket, _, key = name.partition("/")
         if key not in self.keys(bucket, key):
             respond("404 Not Found", [("Content-Length", "0")])
             return [b""]
         content = self.get(bucket, key)
-        headers = [("Accept-Ranges", "bytes"), ("ETag", f'"{sha1(content).hexdigest()}"')]
+        version = [("ETag", f'"{sha1(content).hexdigest()}"')] if named else []
+        headers = [("Accept-Ranges", "bytes"), *version]
         status, part = "200 OK", content
         if asked := environ.get("HTTP_RANGE"):
             begin, _, end = asked.removeprefix("bytes=").partition("-")

@@ -280,11 +280,11 @@ def tokenizer_folder(folder: Place, names: Iterable[str]) -> Path:
     if isinstance(folder, Path):
         return folder / TOKENIZER
     try:
-        found = [each for name in names if (each := objects.find(folder / TOKENIZER / name))]
-        copies = [object_cache.shared().copy(each) for each in found]
+        for name in names:
+            object_cache.shared().copy_at(folder / TOKENIZER / name)
     except ObjectError as error:
         raise UserError(str(error)) from None
-    return copies[0].parent if copies else Path(os.devnull)
+    return object_cache.shared().folder(folder / TOKENIZER)
 
 
 def reason(error: OSError) -> str:

@@ -89,7 +89,7 @@ class StoreFolder(Folder):
 
     def begin(self, recipe: Recipe, tokenizer: Mapping[str, Path]) -> Path:
         folder = super().begin(recipe, tokenizer)
-        with _kept(self._url):
+        with _refused():
             call(self._begun)
         return folder
 

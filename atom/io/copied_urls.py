@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from atom.errors import UserError
 from atom.io import caches, environment
+from atom.io.copy_names import readable, told_beside
 from atom.io.files import read_bytes
-from atom.io.object_cache import told_beside
 from atom.io.urls import Url
 
 
@@ -27,7 +27,7 @@ def url_of(path: Path) -> Url | None:
 
 def shown(path: Path) -> str:
     """Return a path for messages: the URL if it is in the cache."""
-    return _with_urls(str(path))
+    return _shown(path) if str(path).startswith(_copies()) else str(path)
 
 
 @contextmanager
@@ -44,12 +44,15 @@ def in_urls() -> Iterator[None]:
         raise
 
 
+@lru_cache(maxsize=4096)
+def _shown(path: Path) -> str:
+    url = url_of(path)
+    return _with_urls(str(path)) if url is None else str(url)
+
+
 def _with_urls(text: str) -> str:
     before, *rest = text.split(_copies())
-    for part in rest:
-        scheme, _, name = part.partition("/")
-        before += f"{scheme}://{name}"
-    return before
+    return "".join([before, *map(readable, rest)])
 
 
 def _copies() -> str:

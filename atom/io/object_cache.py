@@ -20,12 +20,13 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from urllib.parse import quote
 
 from atom.errors import UserError
 from atom.io import caches, environment, objects
+from atom.io.copy_names import folder_of, is_copy, path_of, told_beside
 from atom.io.files import is_full, is_regular, read_bytes, write_text
 from atom.io.objects import Object, ObjectError
+from atom.io.ranges import CHECKED
 from atom.io.terminal import say
 from atom.io.urls import Url
 
@@ -45,16 +46,15 @@ _CHECK_SECONDS = 60
 _ABANDONED_SECONDS = 3600
 """Age of an unfinished copy that was not written to any more."""
 
+_PART = "%part"
+"""End of the name of an unfinished copy; no copy has it."""
+
 _TOLD = 256 << 20
 """Bytes from which on a copy is announced."""
 
 _LOCKS = 256
 _KEPT = 0.9
 """Fraction of the limit that is kept when the cache is full."""
-
-_LONGEST_NAME = 255
-_SPARED = " !#$&'()+,-.=@[]^_`{}~"
-"""Characters of an object's name that stay as they are in the name of its copy."""
 
 
 class ObjectCache:
@@ -74,18 +74,13 @@ class ObjectCache:
         """Key of an object -> when it was seen unchanged."""
         self._used: int | None = None
         """Descriptor of the file that says which copies this process uses."""
-        try:
+        with self._writable():
             for name in ("blocks", "copies", "locks", "used"):
                 (folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"the cache of objects, {folder}, cannot be written: {error.strerror}",
-                valid=f"another folder in {environment.CACHE}",
-            ) from None
 
     @property
     def copies(self) -> Path:
-        """The folder of the copies: ``SCHEME/BUCKET/…``."""
+        """The folder of the copies: see :mod:`atom.io.copy_names`."""
         return self._folder / "copies"
 
     # ------------------------------------------------------------------------ blocks
@@ -131,9 +126,10 @@ class ObjectCache:
                 yield part
 
     def _check(self, found: Object, key: str) -> None:
-        """Refuse an object that has been replaced, at most once a minute for each."""
+        """Refuse a replaced object, at most once a minute, where answers do not say theirs."""
         now = time.monotonic()
-        if now - self._checked.get(key, -math.inf) >= _CHECK_SECONDS:
+        due = now - self._checked.get(key, -math.inf) >= _CHECK_SECONDS
+        if due and found.url.scheme not in CHECKED:
             objects.check_unchanged(found)
             self._checked[key] = now
 
@@ -195,15 +191,15 @@ class ObjectCache:
         told = told_beside(path)
         version = json.dumps([str(found.url), found.size, found.version])
         with self._locked(str(path)):
-            if _is_copy(path, told, found.size, version):
+            if is_copy(path, found.size, version):
                 os.utime(told)
                 return path
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if not self._make_room(found.size):
                     raise UserError(
-                        f"the cache of objects, {self._folder}, holds {_gib(self._most)}, and the "
-                        "copies in use do not fit",
+                        f"the cache of objects, {self._folder}, holds {self._most / 2**30:.3g} "
+                        "GiB, and the copies in use do not fit",
                         valid=f"more in {environment.OBJECT_CACHE_GIB}, or dataset=huggingface, "
                         "which streams",
                         key=key,
@@ -226,17 +222,44 @@ class ObjectCache:
                 ) from None
         return path
 
+    def copy_at(self, url: Url, key: str | None = None, most: int | None = None) -> Path | None:
+        """Return a copy of the object at a URL, or None; a copy of one that was there is removed.
+
+        Args:
+            url: the URL.
+            key: the key of the object in a run, for errors.
+            most: maximum size in bytes.
+
+        Raises:
+            UserError: as for :meth:`copy`.
+            ObjectError: as for :meth:`copy`, or it is too large.
+        """
+        if (found := objects.find(url)) is None:
+            path = self.path(url)
+            with self._locked(str(path)), self._writable():
+                told_beside(path).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+            return None
+        if most is not None and found.size > most:
+            raise ObjectError(url, f"has more than {most >> 20:,} MiB")
+        return self.copy(found, key)
+
     def path(self, url: Url) -> Path:
-        """Return the path of the copy of an object, or the folder of the copies of a folder."""
-        return self.copies.joinpath(url.scheme, *map(_file_name, url.parts()))
+        """Return the path of the copy of an object."""
+        return self.copies / path_of(url)
+
+    def folder(self, url: Url) -> Path:
+        """Return the folder of the copies of a folder's objects."""
+        return self.copies / folder_of(url)
 
     def _download(self, found: Object, path: Path) -> None:
         if found.size >= _TOLD:
             say(f"copying {found.url} ({found.size / 2**30:.1f} GiB) into the cache …")
-        new = path.with_name(f".{secrets.token_hex(8)}.part")
+        new = path.with_name(f".{secrets.token_hex(8)}{_PART}")
         begins = range(0, found.size, objects.PART)
         try:
             with new.open("wb") as file, ThreadPoolExecutor(_REQUESTS) as pool:
+                file.truncate(found.size)  # others count its bytes
 
                 def fetch(begin: int) -> None:
                     end = min(begin + objects.PART, found.size)
@@ -250,13 +273,14 @@ class ObjectCache:
 
     def _use(self, path: Path) -> None:
         """Keep a copy from being removed while this process runs."""
-        if self._used is None:
-            name = f"{os.getpid()}-{secrets.token_hex(4)}"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            self._used = os.open(self._folder / "used" / name, flags, 0o600)
-            # The lock ends with the process, however it ends.
-            fcntl.flock(self._used, fcntl.LOCK_EX)
-        os.write(self._used, f"{path}\n".encode())
+        with self._writable():
+            if self._used is None:
+                name = f"{os.getpid()}-{secrets.token_hex(4)}"
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+                self._used = os.open(self._folder / "used" / name, flags, 0o600)
+                # The lock ends with the process, however it ends.
+                fcntl.flock(self._used, fcntl.LOCK_EX)
+            os.write(self._used, f"{path}\n".encode())
 
     def _in_use(self) -> set[Path]:
         found: set[Path] = set()
@@ -305,16 +329,16 @@ class ObjectCache:
                 removable.append((found.st_mtime, found.st_size, path))
                 total += found.st_size
         for path in _files(self.copies):
-            unfinished = path.name.endswith(".part")
+            unfinished = path.name.endswith(_PART)
             if path.name.startswith(".") and not unfinished:
                 continue
             with suppress(OSError):
                 found, told = path.stat(), told_beside(path)
                 total += found.st_size
-                if unfinished and time.time() - found.st_mtime > _ABANDONED_SECONDS:
-                    removable.append((0, found.st_size, path))
-                elif path not in in_use and is_regular(told):
+                if not unfinished and path not in in_use and is_regular(told):
                     removable.append((told.stat().st_mtime, found.st_size, path))
+                elif path not in in_use and time.time() - found.st_mtime > _ABANDONED_SECONDS:
+                    removable.append((0, found.st_size, path))
         for _, size, path in sorted(removable):
             if total <= most:
                 break
@@ -326,12 +350,23 @@ class ObjectCache:
     def _locked(self, what: str) -> Iterator[None]:
         number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:4]) % _LOCKS
         path = self._folder / "locks" / ("bytes" if what == "bytes" else str(number))
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self._writable():
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"the cache of objects, {self._folder}, cannot be written: {error.strerror}",
+                valid=f"another folder in {environment.CACHE}",
+            ) from None
 
 
 # ---------------------------------------------------------------------------- this machine's
@@ -344,7 +379,7 @@ def shared() -> ObjectCache:
         UserError: its folder is not safe, or a variable in the environment is invalid.
     """
     most = environment.number(environment.OBJECT_CACHE_GIB, GIB)
-    return _shared(caches.folder() / "objects", int(most * 2**30), os.getpid())
+    return _shared(caches.folder() / "objects", int(min(most * 2**30, 2**62)), os.getpid())
 
 
 @cache
@@ -352,38 +387,11 @@ def _shared(folder: Path, most: int, process: int) -> ObjectCache:  # noqa: ARG0
     return ObjectCache(folder, most)
 
 
-def told_beside(path: Path) -> Path:
-    """Return the file that says what a copy is of."""
-    return path.with_name(f".{path.name}")
-
-
 def _key(found: Object) -> str:
     whole = json.dumps([str(found.url), found.size, found.version])
     return hashlib.sha256(whole.encode()).hexdigest()[:32]
 
 
-def _file_name(part: str) -> str:
-    """Return a part of an object's name as the name of a file; not longer than one can be."""
-    name = quote(part, safe=_SPARED)
-    if name.startswith("."):
-        name = f"%2E{name[1:]}"
-    if len(name) < _LONGEST_NAME:
-        return name
-    digest = hashlib.sha256(part.encode()).hexdigest()[:16]
-    return f"{digest}{name[-(_LONGEST_NAME - 60) :]}"
-
-
-def _is_copy(path: Path, told: Path, size: int, version: str) -> bool:
-    try:
-        return is_regular(path) and path.stat().st_size == size and told.read_text() == version
-    except (OSError, ValueError):
-        return False
-
-
 def _files(folder: Path) -> Iterable[Path]:
     for place, _, names in os.walk(folder):
         yield from (Path(place, name) for name in names)
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"

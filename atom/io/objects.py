@@ -6,9 +6,9 @@ fsspec, and the package that it has for each scheme, sends the requests.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,9 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from atom.errors import UserError, one_line
-from atom.io import environment
+from atom.errors import UserError
+from atom.io import environment, ranges
+from atom.io.store_errors import denial, is_denied, is_final, is_missing, is_no_range, reason
+from atom.io.terminal import say
 from atom.io.urls import Url
+from atom.redaction import concealed
 
 T = TypeVar("T")
 
@@ -34,14 +37,13 @@ _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 _PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 """Scheme -> the package that it needs, and the extra of ATOM that installs it."""
 
-_VERSIONS = ("ETag", "etag", "generation", "blob_id", "LastModified", "Last-Modified", "updated")
-"""Fields of fsspec's ``info`` that change when an object is replaced, the best first."""
-
 _INFO = {"hf": {"expand_info": True}}
 """Arguments of fsspec's ``info`` that make it say the version."""
 
-_DENIED = re.compile(r"NoCredentials|DefaultCredentials|CredentialRetrieval|Gated|Unauthorized")
-"""Names of exceptions of the stores' packages that say that access needs credentials."""
+_CHANGED = "has changed under the run"
+
+_TOLD_SECONDS = 10
+"""Time that requests fail for until it is told; others are told as rarely."""
 
 _OWN_MISTAKES = (AttributeError, NameError, TypeError, AssertionError, NotImplementedError)
 
@@ -51,6 +53,9 @@ class ObjectError(OSError):
 
     def __init__(self, url: Url, problem: str) -> None:
         super().__init__(errno.EIO, problem, str(url))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ObjectError, (Url(str(self.filename)), str(self.strerror))
 
     def __str__(self) -> str:
         return f"{self.filename}: {self.strerror}"
@@ -88,7 +93,7 @@ def find(url: Url) -> Object | None:
             found = system.info(_name(url), **_INFO.get(url.scheme, {}))
         except FileNotFoundError as error:
             # fsspec says so of a web server that does not answer, too.
-            if isinstance(error.__cause__, Exception) and not _is_missing(error.__cause__):
+            if isinstance(error.__cause__, Exception) and not is_missing(error.__cause__):
                 raise error.__cause__ from None
             return None
         return _object(url, found) if found["type"] == "file" else None
@@ -138,19 +143,29 @@ def read(found: Object, begin: int, end: int) -> bytes:
     """Return bytes ``begin`` to ``end`` - 1 of an object.
 
     Raises:
-        ObjectError: the store does not answer, or sends fewer bytes, again and again.
+        ObjectError: the store does not answer, or sends fewer bytes, again and again; or it sends
+            those of another version, where it says so: see :data:`atom.io.ranges.CHECKED`.
     """
     if begin == end:
         return b""
 
     def look() -> bytes:
-        system = _system(found.url.scheme)
+        system, name = _system(found.url.scheme), _name(found.url)
         try:
-            content: bytes = system.cat_file(_name(found.url), start=begin, end=end)
+            if found.url.scheme in ranges.CHECKED:
+                content = ranges.read(system, name, begin, end, found.size, found.version)
+            else:
+                content = system.cat_file(name, start=begin, end=end)
         except FileNotFoundError:
             raise ObjectError(found.url, "has been removed meanwhile") from None
-        if len(content) == found.size > end - begin:  # a server that reads no ranges
-            content = content[begin:end]
+        except ranges.ChangedError:
+            raise ObjectError(found.url, _CHANGED) from None
+        except ranges.NoRangesError:
+            raise ObjectError(found.url, "its server sends no ranges, and it is large") from None
+        except Exception as error:
+            if is_no_range(error):
+                check_unchanged(found)
+            raise
         if len(content) != end - begin:
             raise EOFError(
                 f"it sends {len(content):,} bytes of {begin:,} to {end:,}, and says that the "
@@ -189,7 +204,7 @@ def check_unchanged(found: Object) -> None:
         ObjectError: it has.
     """
     if find(found.url) != found:
-        raise ObjectError(found.url, "has changed under the run")
+        raise ObjectError(found.url, _CHANGED)
 
 
 # ---------------------------------------------------------------------------- writing
@@ -243,7 +258,7 @@ def remove(urls: Iterable[Url]) -> None:
 
 def _system(scheme: str) -> Any:
     """Return fsspec's filesystem of a scheme; each process has its own."""
-    return _made(scheme, os.getpid(), scheme in _anonymous)
+    return _made(scheme, os.getpid(), scheme in _anonymous, min(_READ_SECONDS, seconds()))
 
 
 _anonymous: set[str] = set()
@@ -251,21 +266,21 @@ _anonymous: set[str] = set()
 
 
 @cache
-def _made(scheme: str, process: int, anonymous: bool) -> Any:  # noqa: ARG001 (a child has its own)
+def _made(scheme: str, process: int, anonymous: bool, wait: float) -> Any:  # noqa: ARG001 (a child has its own)
     import fsspec  # type: ignore[import-untyped]
 
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme == "s3":
-        seconds = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _READ_SECONDS}
-        options["config_kwargs"] = seconds | {"retries": {"max_attempts": 0}}
+        limits = {"connect_timeout": min(_CONNECT_SECONDS, wait), "read_timeout": wait}
+        options["config_kwargs"] = limits | {"retries": {"max_attempts": 0}}
         options |= {"anon": True} if anonymous else {}
     if scheme in ("https", "http"):
         import aiohttp
 
-        limits = aiohttp.ClientTimeout(
-            total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=min(_CONNECT_SECONDS, wait), sock_read=wait
         )
-        options["client_kwargs"] = {"timeout": limits, "trust_env": True}
+        options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
     if scheme == "hf":
         options["endpoint"] = os.environ.get("HF_ENDPOINT")
     try:
@@ -286,16 +301,16 @@ def _name(url: Url) -> str:
     return url.text if url.is_web else url.text.partition("://")[2]
 
 
-def _is_missing(error: Exception) -> bool:
-    """Return whether a web server's answer says that there is no such object."""
-    return getattr(error, "status", None) in (404, 410) or "NotFound" in type(error).__name__
-
-
 def _object(url: Url, info: dict[str, Any]) -> Object:
     size = info.get("size")
     if size is None:
         raise ObjectError(url, "its server does not say how large it is")
-    version = next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
+    version = ranges.version_of(info)
+    if url.is_web and not version:
+        raise ObjectError(
+            url,
+            "its server says neither ETag nor Last-Modified, so nobody would notice a change of it",
+        )
     return Object(url, int(size), version)
 
 
@@ -319,18 +334,32 @@ def _tried(action: Callable[[], T], url: Url, problem: str) -> T:
             if type(error).__name__ == "NoCredentialsError" and url.scheme not in _anonymous:
                 _anonymous.add(url.scheme)
                 continue
-            status = getattr(error, "status", None)
-            denied = isinstance(error, PermissionError) or status in (401, 403)
-            if denied or _DENIED.search(type(error).__name__):
-                raise ObjectError(url, f"{problem}: {_denial(url, error)}") from None
+            if is_denied(error):
+                raise ObjectError(url, f"{problem}: {denial(url.scheme, error)}") from None
+            if is_final(error):
+                raise ObjectError(url, f"{problem}: {reason(error)}") from None
             past = time.monotonic() - begun
-            if past + pause > limit:
+            if past + pause <= limit:
+                _tell(url, problem, error, past, limit)
+            else:
                 raise ObjectError(
                     url,
-                    f"{problem}: {_reason(error)} (given up after {tries} tries in {past:.0f} s)",
+                    f"{problem}: {reason(error)} (given up after {tries} tries in {past:.0f} s)",
                 ) from None
         time.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+_told = -math.inf
+
+
+def _tell(url: Url, problem: str, error: Exception, past: float, limit: float) -> None:
+    """Say that a request is repeated, unless it has just begun to fail."""
+    global _told
+    if past >= _TOLD_SECONDS and time.monotonic() - _told >= _TOLD_SECONDS:
+        _told = time.monotonic()
+        text = f"{url}: {problem}: {reason(error)}; trying again (for {past:.0f} of {limit:.0f} s)"
+        say(concealed(text))
 
 
 def seconds() -> float:
@@ -340,30 +369,3 @@ def seconds() -> float:
         UserError: the variable in the environment is no such number.
     """
     return environment.number(environment.OBJECT_SECONDS, SECONDS)
-
-
-def _denial(url: Url, error: Exception) -> str:
-    how = {
-        "s3": "credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile of the "
-        "AWS tools; a public bucket needs none",
-        "gs": "`gcloud auth application-default login`; a public bucket needs none",
-        "hf": "HF_TOKEN or `hf auth login`, and the licence accepted on the Hub",
-    }.get(url.scheme, "a URL that needs no login")
-    return f"access is denied ({_reason(error)}); valid: {how}"
-
-
-def _reason(error: Exception) -> str:
-    """Return in words why a request failed."""
-    name = type(error).__name__
-    if isinstance(error, TimeoutError) or "Timeout" in name:
-        return "its server does not answer in time"
-    if "Connect" in name or isinstance(error, ConnectionError):
-        return "there is no connection to its server"
-    status = getattr(error, "status", None) or getattr(
-        getattr(error, "response", None), "status_code", None
-    )
-    if isinstance(status, int):
-        return f"its server answers {status}"
-    said = error.strerror if isinstance(error, OSError) else None
-    text = one_line(said or str(error)).strip()
-    return (text if len(text) <= 200 else f"{text[:200]}…") or name

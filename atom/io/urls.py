@@ -15,6 +15,7 @@ _WEB = ("https", "http")
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _HUB = re.compile(r"datasets/[^/]+/[^/]+(/.*)?|(?!spaces/|buckets/|datasets/)[^/]+/[^/]+(/.*)?")
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:.*")
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -44,9 +45,14 @@ class Url:
         return not self.is_web and _MAGIC.search(self._path) is not None
 
     @property
-    def parent(self) -> Url:
-        """The folder that it lies in, without a query: that is of one object."""
-        return Url(self._split[0].rstrip("/").rpartition("/")[0])
+    def query(self) -> str:
+        """The query of a web address; empty if it has none."""
+        return self._split[2]
+
+    def beside(self, name: str) -> Url:
+        """Return the URL of an object in the same folder, with the same query."""
+        head, question, query = self._split
+        return Url(f"{head.rstrip('/').rpartition('/')[0]}/{name}{question}{query}")
 
     def parts(self) -> list[str]:
         """Return the parts of its path, beginning with the bucket or the server."""
@@ -113,11 +119,18 @@ def parse(text: str, key: str | None = None) -> Url:
             key=key,
             value=text,
         )
-    parts = rest.strip("/").split("/")
+    parts = (rest.partition("?")[0] if scheme in _WEB else rest).strip("/").split("/")
     if rest.startswith("/") or not parts[0] or any(part in ("", ".", "..") for part in parts):
         raise UserError(
             "has an empty part, or a part . or ..",
             valid=f"{scheme}://{'SERVER' if scheme in _WEB else 'BUCKET'}/PATH",
+            key=key,
+            value=text,
+        )
+    if scheme in ("s3", "gs") and not _BUCKET.fullmatch(parts[0]):
+        raise UserError(
+            f"no bucket can have the name {parts[0]}",
+            valid=f"{scheme}://BUCKET/PATH, with letters, digits, dots and dashes in the bucket",
             key=key,
             value=text,
         )

@@ -17,7 +17,8 @@ from object_server import Fault, ObjectServer
 
 from atom.data.manifest import read as read_manifest
 from atom.errors import UserError
-from atom.io import objects
+from atom.io import object_cache, objects
+from atom.io.copy_names import folder_of, path_of, readable, told_beside
 from atom.io.object_cache import BLOCK, ObjectCache
 from atom.io.objects import ObjectError
 from atom.io.process import call
@@ -187,9 +188,9 @@ def test_token_files_are_read_from_a_store(
         words = ("dataset=tokens", f"dataset.path={path}", "tokenizer=bytes", *TINY, *more)
         done = forked("train", *words, "--dry-run", cwd=tmp_path, **server.environment, **cached)
         assert done.returncode == 0, done.stderr
-    copies = Path(cached["ATOM_CACHE"], "objects/copies/s3/lab")
-    assert (copies / "flat/part.csv.gz").is_file()
-    assert (copies / "lists/ids.parquet").is_file()
+    copies = Path(cached["ATOM_CACHE"], "objects/copies/s3%/lab%")
+    assert (copies / "flat%/part.csv.gz").is_file()
+    assert (copies / "lists%/ids.parquet").is_file()
 
 
 # ---------------------------------------------------------------------------- refusals
@@ -204,10 +205,15 @@ REFUSALS = {
     "a chain": (LOCAL.format("s3://x/y::file://z"), None, "holds :: or a character"),
     "a parent": (LOCAL.format("s3://lab/../y"), None, "a part . or .."),
     "a user": (LOCAL.format("https://someone@server/y"), None, "holds a user's name"),
+    "no name of a bucket": (LOCAL.format("s3://a:b/y"), None, "no bucket can have the name a:b"),
     "no repository": (LOCAL.format("hf://x"), None, "names no repository"),
     "not on the web": (LOCAL.format("{address}/web/lab/none"), None, "there is no such object"),
     "no server": (LOCAL.format("http://127.0.0.1:1/x.jsonl"), None, "there is no connection to "
         "its server (given up after"),
+    "no version": (LOCAL.format("{address}/web/lab/corpus/a.jsonl"), Fault("nameless", "/web/",
+        "HEAD"), "its server says neither ETag nor Last-Modified"),
+    "hanging": (LOCAL.format("s3://lab/corpus/a.jsonl"), Fault("slow", "a.jsonl", "HEAD"),
+        "its server does not answer in time"),
     "down": (LOCAL.format("s3://lab/corpus/a.jsonl"), Fault("503", "a.jsonl"), "dataset.path=s3://"
         "lab/corpus/a.jsonl (command line): cannot be read: Service Unavailable (given up after"),
     "denied": (LOCAL.format("s3://lab/corpus/a.jsonl"), Fault("403", "a.jsonl", "HEAD"),
@@ -393,6 +399,81 @@ def test_an_object_that_changes_is_noticed(server: ObjectServer, tmp_path: Path)
         with pytest.raises(ObjectError, match="s3://lab/changing: has changed under the run"):
             read(ObjectCache(tmp_path, 1 << 20))
     assert not [path for path in (tmp_path / "copies").rglob("*") if path.is_file()]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_block_is_of_the_version_that_was_found(server: ObjectServer, tmp_path: Path) -> None:
+    """Also within the minute after a check, in which later blocks came from the new object."""
+    for url in ("s3://lab/blocks", f"{server.address}/web/lab/blocks"):
+        server.put("lab", "blocks", b"a" * (2 * BLOCK))
+        found = objects.find(Url(url))
+        assert found is not None
+        cache = ObjectCache(tmp_path, 8 * BLOCK)
+        assert cache.read(found, 0, 4) == b"aaaa"
+        server.put("lab", "blocks", b"b" * (2 * BLOCK))
+        with pytest.raises(ObjectError, match="has changed under the run"):
+            cache.read(found, BLOCK, BLOCK + 4)
+        server.put("lab", "blocks", b"b" * 10)
+        with pytest.raises(ObjectError, match="has changed under the run"):
+            cache.read(found, BLOCK, BLOCK + 4)
+
+
+def test_each_object_has_a_copy_of_its_own(tmp_path: Path) -> None:
+    """Also those whose names differ in what a disk does not tell apart, or cannot hold."""
+    urls = [
+        *("s3://lab/x/a", "s3://lab/x//a", "s3://lab/x/a/b", "s3://lab/x/a//b", "s3://lab/x/../a"),
+        *("s3://lab/x/.a", "s3://lab/x/%2Ea", "s3://lab/x/a.part", "s3://lab/x/.a.part"),
+        *("s3://lab/x/\u00e9", "s3://lab/x/e\u0301", "s3://lab/x/\ud800", "s3://lab/x/a\n"),
+        *(f"s3://lab/x/{'n' * 999}{end}" for end in "12"),
+        *("https://lab/x/a", "https://lab/x/a?v=1", "https://lab/x/a?v=2", "https://lab/x/?v=1/a"),
+    ]
+    paths = {path_of(Url(url)) for url in urls}
+    assert len(paths) == len(urls)
+    folders = {parent for path in paths for parent in path.parents}
+    assert not folders & paths, "a copy lies where another one needs a folder"
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        assert not told_beside(tmp_path / path).exists()
+        (tmp_path / path).write_bytes(b"")
+        told_beside(tmp_path / path).write_bytes(b"")
+    assert sum(each.is_file() for each in tmp_path.rglob("*")) == 2 * len(urls)
+    for url in ("s3://lab/x//\u00e9 1.jsonl", "https://lab/x/a.jsonl?v=1", "s3://lab/x/50%2F/.a"):
+        assert readable(f"{path_of(Url(url))}: line 1") == f"{url}: line 1"
+    assert readable(f"{folder_of(Url('s3://lab/x'))} holds") == "s3://lab/x holds"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_copy_of_a_removed_object_is_removed(server: ObjectServer, tmp_path: Path) -> None:
+    """A tokenizer's optional files and files beside a source are looked for by name."""
+    cache = ObjectCache(tmp_path, 1 << 20)
+    server.put("lab", "removed", b"a")
+    copy = cache.copy_at(Url("s3://lab/removed"))
+    assert copy is not None
+    assert copy.is_file()
+    server.remove("lab", "removed")
+    assert cache.copy_at(Url("s3://lab/removed")) is None
+    assert not copy.exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_cache_that_cannot_be_written_is_a_sentence(
+    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure of a store and one of the cache pass from a child to its parent."""
+    server.put("lab", "copied", b"a")
+    found = objects.find(Url("s3://lab/copied"))
+    assert found is not None
+    cache = ObjectCache(tmp_path, 1 << 20)
+    for name in ("locks", "used"):
+        (tmp_path / name).rmdir()
+    for act in (lambda: cache.copy(found), lambda: cache.read(found, 0, 1)):
+        with pytest.raises(UserError, match="cannot be written: No such file"):
+            call(lambda act=act: act() and None)
+    monkeypatch.setenv("ATOM_OBJECT_CACHE_GIB", "1e308")
+    monkeypatch.setenv("ATOM_CACHE", str(tmp_path / "huge"))
+    assert object_cache.shared().copy(found).read_bytes() == b"a"
+    with pytest.raises(ObjectError, match="cannot be written: The specified bucket"):
+        call(lambda: objects.write(Url("s3://none/a"), b"a"))
 
 
 def size_of(folder: Path) -> int:

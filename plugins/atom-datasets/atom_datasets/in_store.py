@@ -45,8 +45,7 @@ def copy_beside(path: Path, names: Iterable[str]) -> None:
         return
     with _refused(str(url)):
         for name in names:
-            if (found := objects.find(url.parent / name)) is not None:
-                object_cache.shared().copy(found, _KEY)
+            object_cache.shared().copy_at(url.beside(name), _KEY)
 
 
 def _found(

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from atom.errors import UserError
-from atom.io import copied_urls, object_cache, objects
+from atom.io import copied_urls, object_cache
 from atom.io.files import read_bytes
 from atom.io.objects import ObjectError
 from atom.io.strangers import real
@@ -95,16 +95,14 @@ def _on_disk(given: Place) -> Path:
     if isinstance(given, Path):
         return given
     is_file = given.name.endswith(".json")
-    folder = given.parent if is_file else given
     names = (TOKENIZER, given.name) if is_file else (TOKENIZER, VOCABULARY, MERGES)
     shared = object_cache.shared()
     try:
         for name in {*names, *_OTHERS}:
-            if (found := objects.find(folder / name)) is not None and found.size <= MOST:
-                shared.copy(found, _KEY)
+            shared.copy_at(given.beside(name) if is_file else given / name, _KEY, MOST)
     except ObjectError as error:
         raise UserError(str(error), key=_KEY, value=str(given)) from None
-    return shared.path(given)
+    return shared.path(given) if is_file else shared.folder(given)
 
 
 def _check_links(path: Path, folder: Path) -> None:
