@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from atom.io.files import is_regular
+from atom.io.files import is_regular, read_bytes
 from atom.io.urls import Url
 
 _LONGEST_NAME = 255
@@ -17,6 +17,7 @@ _SPARED = " !#$&'()+,-.=@[]^_`{}~"
 _FOLDER = "%"
 """End of a folder's name: an object can have the name of a folder, and a folder can have none."""
 
+_MOST_TOLD = 1 << 20
 _ENDED = re.compile(rf"{_FOLDER}(?![0-9A-F]{{2}})")
 _QUERY = re.compile(rf"%3F([^/\s]*){_FOLDER}/([^/\s:]*)")
 _NAME = re.compile(rf"[A-Za-z0-9/%{re.escape(_SPARED)}]*")
@@ -42,7 +43,7 @@ def told_beside(path: Path) -> Path:
 def is_copy(path: Path, size: int, version: str) -> bool:
     """Return whether a copy of a version of an object is there."""
     try:
-        told = told_beside(path).read_text()
+        told = read_bytes(told_beside(path), most=_MOST_TOLD).decode()
         return is_regular(path) and path.stat().st_size == size and told == version
     except (OSError, ValueError):
         return False
