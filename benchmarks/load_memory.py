@@ -1,12 +1,13 @@
-"""Measure the memory of export and loading: no process may ever hold the whole model.
+"""Measure the memory of export, averaging and loading: no process may ever hold the whole model.
 
     python benchmarks/load_memory.py [--write]
 
-A model with random weights is saved as a run's checkpoint, exported to Hugging Face's format by one
-process, and loaded from there by 4 FSDP ranks. Meanwhile the anonymous resident memory of each
-process is sampled; the result is its growth up to the peak, as a fraction of the model's bytes. A
-rank's own shards, a quarter of the model, are allocated before, so the growth is the overhead of
-loading. Memory-mapped files are not counted, because the kernel can drop them at any time.
+A model with random weights is saved as two checkpoints of a run. One process averages them, another
+one exports the second to Hugging Face's format, and 4 FSDP ranks load it from there. Meanwhile the
+anonymous resident memory of each process is sampled; the result is its growth up to the peak, as a
+fraction of the model's bytes. A rank's own shards, a quarter of the model, are allocated before, so
+the growth is the overhead of loading. Memory-mapped files are not counted, because the kernel can
+drop them at any time.
 
 ``--write`` writes the results to ``benchmarks/results/load_memory.md``. Exit code 1: a limit is
 exceeded.
@@ -61,28 +62,32 @@ class Measured:
     Attributes:
         model: all weights, in float32.
         export: growth of the exporting process.
+        average: growth of the averaging process.
         load: growth of each loading rank.
     """
 
     model: int
     export: int
+    average: int
     load: tuple[int, ...]
 
     @property
-    def shares(self) -> tuple[float, float]:
-        """Return the growth of the export and of the worst rank, as fractions of the model."""
-        return self.export / self.model, max(self.load) / self.model
+    def shares(self) -> tuple[float, float, float]:
+        """Return the growth of the export, of the average and of the worst rank, as fractions of
+        the model."""
+        return tuple(size / self.model for size in (self.export, self.average, max(self.load)))
 
 
 def measure(architecture: dict[str, Any], place: Path) -> Measured:
-    """Save, export and load a model in the folder ``place``."""
+    """Save, export, average and load a model in the folder ``place``."""
     model = call(partial(save, architecture, place / "source"))
     exported = call(partial(export, place / "source", place / "hf"))
-    return Measured(model, exported, call(partial(load, architecture, place)))
+    averaged = call(partial(average, place / "source", place / "mean"))
+    return Measured(model, exported, averaged, call(partial(load, architecture, place)))
 
 
 def save(architecture: dict[str, Any], folder: Path) -> int:
-    """Write a run with a checkpoint of random weights; return the bytes of the weights."""
+    """Write a run with two checkpoints of random weights; return the bytes of the weights."""
     from atom.titan.boot import boot
 
     boot("cpu")
@@ -108,9 +113,10 @@ def save(architecture: dict[str, Any], folder: Path) -> int:
     run = parse(sections(architecture)).model_copy(update={"resolved": resolved})
     run.write(folder / RUN_FILE)
     shapes = saved_model.on_meta(saved_model.trained(folder).parts.model).state_dict()
-    state = {name: torch.randn(tensor.shape) for name, tensor in shapes.items()}
-    writer = AtomicWriter(folder / checkpoint.FOLDER, 1, model_only=True)
-    dcp.save(state, storage_writer=writer, no_dist=True)
+    for step in (1, 2):
+        state = {name: torch.randn(tensor.shape) for name, tensor in shapes.items()}
+        writer = AtomicWriter(folder / checkpoint.FOLDER, step, model_only=True)
+        dcp.save(state, storage_writer=writer, no_dist=True)
     return sum(tensor.nbytes for tensor in state.values())
 
 
@@ -123,6 +129,20 @@ def export(source: Path, out: Path) -> int:
 
     with peak_growth() as grown:
         write(source, out, shard_size=SHARD_SIZE)
+    return grown()
+
+
+def average(source: Path, out: Path) -> int:
+    """Average the run's checkpoints; return the growth of this process."""
+    from atom.titan.boot import boot
+
+    boot("cpu")
+    from atom.run_dir.averaging import choose
+    from atom.titan.weights.average import average as write
+
+    sources = choose([str(source)], [1, 2], [])
+    with peak_growth() as grown:
+        write(sources, out)
     return grown()
 
 
@@ -238,17 +258,17 @@ def sections(
     }
 
 
-TEXT = """# Memory of export and of loading
+TEXT = """# Memory of export, of averaging and of loading
 
 {today}, {cores}-core {machine} {system}, no GPU; Python {python}, torch {torch}, torchtitan
 {torchtitan}. Made by `python benchmarks/load_memory.py --write`.
 
 A model in Hugging Face's format, in files of {shard} MB, is loaded by {ranks} ranks of FSDP: each
 holds a quarter of the weights, and grows while it loads by what is shown, in the model's bytes.
-Limit: {limit:.0%} of the model.
+`atom average` averages two checkpoints. Limit: {limit:.0%} of the model.
 
-| model | MB | export, one process | load, the worst rank |
-| --- | ---: | ---: | ---: |
+| model | MB | export, one process | average, one process | load, the worst rank |
+| --- | ---: | ---: | ---: | ---: |
 {rows}
 """
 
@@ -265,7 +285,8 @@ def main(arguments: list[str]) -> int:
         shares = found.shares
         good &= max(shares) <= LIMIT
         size = found.model / 1e6
-        rows.append(f"| {architecture['name']} | {size:.0f} | {shares[0]:.0%} | {shares[1]:.0%} |")
+        cells = " | ".join(f"{share:.0%}" for share in shares)
+        rows.append(f"| {architecture['name']} | {size:.0f} | {cells} |")
         print(rows[-1], flush=True)
     if options.write:
         RESULTS.write_text(

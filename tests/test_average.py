@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from families import FAMILIES, LLAMA, saver
+from resumed import TINY
 from safetensors.torch import load_file
 
 from atom import cli
@@ -22,6 +23,8 @@ from atom.titan.saved_model import Checkpoint
 from atom.titan.weights.export import export
 
 State = dict[str, torch.Tensor]
+
+SET = "held={name: local, path: texts}"
 
 
 def weights(folder: Path, step: int) -> State:
@@ -107,6 +110,46 @@ def test_dtype_is_that_of_the_checkpoints(runs: Path) -> None:
     found = weights(runs / "mean", 9)
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
     assert same(found, rounded)
+
+
+# ---------------------------------------------------------------------------- commands
+
+
+@pytest.mark.slow
+def test_checkpoints_of_three_layouts(atom: Callable, tmp_path: Path) -> None:
+    """One run under FSDP, TP and PP; what commands do with the mean of its checkpoints."""
+
+    def said(*arguments: str) -> str:
+        result = atom(*arguments, cwd=tmp_path, OMP_NUM_THREADS="1")
+        assert result.returncode == 0, result.stderr
+        return str(result.stdout)
+
+    (tmp_path / "texts").mkdir()
+    for number in range(8):
+        (tmp_path / f"texts/{number}.txt").write_text(f"text {number} has words " * 30)
+    tiny = ("train", *TINY, "dataset.path=texts", "launch.ranks=2")
+    for step, layout in enumerate(("fsdp", "tp", "pp"), 1):
+        said(*tiny, f"parallelism={layout}", f"training.steps={step}", "run.dir=run")
+    said("average", "run", "--steps", "1,2,3", "--out", "mean")
+    states = [weights(tmp_path / "run", step) for step in (1, 2, 3)]
+    assert not same(states[0], states[2])
+    averaged = mean(states, (1, 1, 1))
+    assert same(weights(tmp_path / "mean", 3), averaged)
+
+    said("export", "mean", "--to", "hf", "--out", "hf")
+    validated = [
+        json.loads(said("validate", place, "--set", SET, "--tokens", "256", "--json"))
+        for place in ("mean", "hf")
+    ]
+    ours, theirs = (found["sets"]["held"] for found in validated)
+    assert (validated[0]["step"], validated[1]["step"]) == (3, None)
+    assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+    words = ("abc", "--tokens", "4", "--temperature", "0")
+    assert said("generate", "mean", *words) == said("generate", "hf", *words)
+
+    start = ("checkpoint.initial_load=mean", "optimizer.lr=1e-30", "training.steps=1")
+    said(*tiny, "parallelism=tp", *start, "run.dir=next")
+    assert same(weights(tmp_path / "next", 1), averaged), "a step this small changes nothing"
 
 
 # ---------------------------------------------------------------------------- mistakes

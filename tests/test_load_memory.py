@@ -1,4 +1,4 @@
-"""No process holds a whole model as it exports it, or as it loads its share."""
+"""No process holds a whole model as it exports or averages it, or as it loads its share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ print(json.dumps([load_memory.LIMIT, *found.shares]))
 
 @pytest.mark.slow
 def test_no_process_holds_the_model(measured: Callable, tmp_path: Path) -> None:
-    limit, exported, loaded = measured(PROGRAM, str(tmp_path))
+    limit, exported, averaged, loaded = measured(PROGRAM, str(tmp_path))
     assert exported <= limit, f"export took {exported:.0%} of the model"
+    assert averaged <= limit, f"the average took {averaged:.0%} of the model"
     assert loaded <= limit, f"a rank took {loaded:.0%} of the model beside its share"
     assert loaded > 0.2, "no rank can load a quarter of the model in less"

@@ -62,13 +62,20 @@ class AtomicWriter(FileSystemWriter):
         step: the training step.
         model_only: recorded in the manifest.
         companions: files to copy beside the weights, if they exist.
+        split: write a file for each value: torch holds all values of a file until it is written.
     """
 
     def __init__(
-        self, folder: Path, step: int, *, model_only: bool, companions: tuple[Path, ...] = ()
+        self,
+        folder: Path,
+        step: int,
+        *,
+        model_only: bool,
+        companions: tuple[Path, ...] = (),
+        split: bool = False,
     ) -> None:
         self._partial = checkpoint.partial_folder(folder, step)
-        super().__init__(self._partial)
+        super().__init__(self._partial, single_file_per_rank=not split)
         self._folder = folder
         self._step = step
         self._model_only = model_only

@@ -28,6 +28,9 @@ from atom.titan import saved_model
 from atom.titan.checkpoint.dcp import AtomicWriter
 from atom.titan.saved_model import Checkpoint
 
+_PIECE = 1 << 20
+"""Numbers that are converted to float64 at once."""
+
 
 @dataclass(frozen=True)
 class Averaged:
@@ -60,9 +63,12 @@ def average(sources: Sequence[Source], out: Path) -> Averaged:
     step = max(source.step for source in sources)
     with new_folder.filled(out) as partial:
         averaging.describe(sources, step, partial)
-        companions = (partial / RUN_FILE, partial / inputs.FILE_NAME)
         writer = AtomicWriter(
-            partial / saved.folder(run.run), step, model_only=True, companions=companions
+            partial / saved.folder(run.run),
+            step,
+            model_only=True,
+            companions=(partial / RUN_FILE, partial / inputs.FILE_NAME),
+            split=True,
         )
         _save(mean, writer)
     return Averaged(step, sum(each.numel() * each.itemsize for each in mean.empty.values()))
@@ -133,16 +139,10 @@ class _Mean:
         dtype = self.empty[name].dtype
         if not dtype.is_floating_point:
             return self._same(name)
-        total: torch.Tensor | None = None
+        total = torch.zeros(self.empty[name].shape, dtype=torch.float64)
         for part, weight in self._parts:
-            if weight == 0:
-                continue
-            values = part.read(name).double()
-            if not values.isfinite().all():
+            if weight and not _add(total, part.read(name), weight):
                 raise UserError(f"the checkpoint {part.place} has NaN or infinity in {name}")
-            values.mul_(weight)
-            total = values if total is None else total.add_(values)
-        assert total is not None  # the weights do not add up to 0
         return total.div_(self._total).to(dtype)
 
     def _same(self, name: str) -> torch.Tensor:
@@ -156,6 +156,19 @@ class _Mean:
                     f"other values than {first.place}"
                 )
         return values
+
+
+def _add(total: torch.Tensor, values: torch.Tensor, weight: float) -> bool:
+    """Add ``weight * values`` to ``total``; return whether all values are finite."""
+    finite = True
+    # In pieces: only these have a copy in float64.
+    for sums, piece in zip(
+        total.view(-1).split(_PIECE), values.reshape(-1).split(_PIECE), strict=True
+    ):
+        added = piece.double()
+        finite &= bool(added.isfinite().all())
+        sums.add_(added.mul_(weight))
+    return finite
 
 
 def _dtype(part: Checkpoint, name: str) -> torch.dtype:
