@@ -76,13 +76,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment(cache: Path) -> dict[str, str]:
-    """The user's environment, less what would make this process look like a rank or a terminal."""
+    """The user's environment, less what would make this process look like a rank or a terminal, and
+    what a command in an earlier test of this process has set: see :func:`safe_path`."""
+    left_out = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PYTHONSAFEPATH")
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK") and not name.startswith("SLURM_")
+        if name not in left_out and not name.startswith("SLURM_")
     }
-    return kept | {"ATOM_CACHE": str(cache), "COLUMNS": "100"}
+    return kept | SAFE_PATH | {"ATOM_CACHE": str(cache), "COLUMNS": "100"}
 
 
 @pytest.fixture
