@@ -183,6 +183,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "no out": ("run soup --out", "argument --out"),
     "file missing": ("run damaged", "damaged/checkpoint/step-6 is damaged: __0_0.distcp has"),
     "file altered": ("run altered", "altered/checkpoint/step-6 is damaged: __0_0.distcp has other"),
+    "Hugging Face's": ("run last", "last/checkpoint/step-9 is in Hugging Face's format; others: 6"),
     "another size": (
         "run wide",
         "is of another model than run/checkpoint/step-4: architecture.dim is 128 there and 64 here",
@@ -236,6 +237,8 @@ def _made(place: Path) -> None:
     nan["norm.weight"][3] = torch.nan
     shutil.rmtree(copied("nan") / "checkpoint/step-6")
     save(place / "nan", 5, nan)
+    (copied("last") / "checkpoint/step-9").mkdir()
+    (place / "last/checkpoint/step-9/model.safetensors.index.json").write_text("{}")
     (copied("hostile") / "tokenizer").symlink_to("/etc")
     copied("busy")
     (place / "link").symlink_to("run")

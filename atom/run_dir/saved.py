@@ -33,13 +33,15 @@ def newest(place: Path, run: Run, step: int | None = None) -> tuple[int, Path]:
         raise UserError(f"{place} holds no checkpoint of step {step}", valid=f"{_listed(steps)}")
     chosen = steps[-1] if step is None else step
     found = checkpoint.step_folder(below, chosen)
+    others = [other for other in steps if other != chosen]
+    valid = f"; others: {_listed(others)}" if others else ""
+    if checkpoint.is_exported(found):
+        raise UserError(f"the checkpoint {found} is in Hugging Face's format{valid}")
     try:
         problem = checkpoint.missing(found, checkpoint.read_manifest(found))
     except ValueError as error:
         problem = str(error)
     if problem is not None:
-        others = [other for other in steps if other != chosen]
-        valid = f"; others: {_listed(others)}" if others else ""
         raise UserError(f"the checkpoint {found} is damaged: {problem}{valid}")
     return chosen, found
 
