@@ -15,6 +15,7 @@ from atom.errors import UserError, nearest, one_line
 from atom.io.numbers import human
 from atom.io.terminal import Encodable, Styled
 from atom.io.urls import place
+from atom.redaction import concealed
 
 if TYPE_CHECKING:
     from atom.data.manifest import MadeBy, Manifest
@@ -209,8 +210,9 @@ def _verify(options: argparse.Namespace) -> int:
         if time.monotonic() - told >= _LINE_SECONDS:
             told = time.monotonic()
             print(f"{number:,} of {len(found.shards):,} shards", file=sys.stderr, flush=True)
+    folder = concealed(str(options.folder))
     print(
-        f"{options.folder}: {len(found.shards):,} shards are whole ({found.documents:,} documents, "
+        f"{folder}: {len(found.shards):,} shards are whole ({found.documents:,} documents, "
         f"{found.tokens:,} tokens, {human(size)}B)"
     )
     return 0

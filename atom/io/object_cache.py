@@ -212,6 +212,8 @@ class ObjectCache:
                 path.unlink(missing_ok=True)
                 raise
             except OSError as error:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
                 full = is_full(error)
                 reason = "its disk is full" if full else f"{error.filename}: {error.strerror}"
                 raise UserError(

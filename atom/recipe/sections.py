@@ -22,12 +22,20 @@ from pydantic import (
 
 from atom import plugin
 from atom.io.lines import FROM_FILES, Line, Value, Variable, Word
+from atom.io.urls import is_url
 from atom.plugin.parameters import Component
 from atom.recipe import ranges
 from atom.redaction import redacted
 
 Section = dict[str, Any]
 """A section as plain data, by key."""
+
+
+def _on_disk(value: object) -> object:
+    """Refuse a URL: as a path it would name a folder ``s3:`` here."""
+    if isinstance(value, str) and is_url(value):
+        raise ValueError("is a URL, and runs are on a disk; valid: a path")
+    return value
 
 
 class Numbers(BaseModel):
@@ -56,6 +64,11 @@ class Folder(Model):
     dir: Path | None = Field(
         default=None, description="the run folder; null: outputs/DATE/TIME in the current folder"
     )
+
+    @field_validator("dir", mode="before")
+    @classmethod
+    def _is_on_disk(cls, value: object) -> object:
+        return _on_disk(value)
 
 
 class Launch(Model):
@@ -106,6 +119,11 @@ class Resume(_From):
     force: bool = Field(
         default=False, description="resume even if settings differ that the checkpoint depends on"
     )
+
+    @field_validator("from", mode="before")
+    @classmethod
+    def _is_on_disk(cls, value: object) -> object:
+        return _on_disk(value)
 
     @property
     def origin(self) -> str | None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -206,6 +207,10 @@ REFUSALS = {
     "a parent": (LOCAL.format("s3://lab/../y"), None, "a part . or .."),
     "a user": (LOCAL.format("https://someone@server/y"), None, "holds a user's name"),
     "no name of a bucket": (LOCAL.format("s3://a:b/y"), None, "no bucket can have the name a:b"),
+    "a run": ("dataset=stdlib tokenizer=bytes run.dir=s3://lab/runs", None, "run.dir=s3://lab/runs "
+        "(command line): is a URL, and runs are on a disk; valid: a path"),
+    "a checkpoint": ("dataset=stdlib tokenizer=bytes resume.from=s3://lab/run@3", None, "resume."
+        "from=s3://lab/run@3 (command line): is a URL"),
     "no repository": (LOCAL.format("hf://x"), None, "names no repository"),
     "not on the web": (LOCAL.format("{address}/web/lab/none"), None, "there is no such object"),
     "no server": (LOCAL.format("http://127.0.0.1:1/x.jsonl"), None, "there is no connection to "
@@ -464,8 +469,12 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(
     found = objects.find(Url("s3://lab/copied"))
     assert found is not None
     cache = ObjectCache(tmp_path, 1 << 20)
-    for name in ("locks", "used"):
-        (tmp_path / name).rmdir()
+    told_beside(cache.path(found.url)).mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot keep a copy"):
+        call(lambda: cache.copy(found) and None)
+    assert not cache.path(found.url).exists(), "a copy that is nobody's is left"
+    shutil.rmtree(tmp_path / "used")
+    shutil.rmtree(tmp_path / "locks")
     for act in (lambda: cache.copy(found), lambda: cache.read(found, 0, 1)):
         with pytest.raises(UserError, match="cannot be written: No such file"):
             call(lambda act=act: act() and None)
