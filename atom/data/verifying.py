@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ _SIZED = 4096
 _HASHED = 64 << 20
 """Bytes with content that is checked before a run."""
 
+_REQUESTS = 16
+"""Shards of a store that are checked at once."""
+
 _BLOCK, _ROWS = 1 << 20, 1 << 16
 """Tokens and documents that are checked at once."""
 
@@ -38,13 +42,23 @@ def check(shards: TokenShards) -> None:
     if isinstance(shards.folder, Path):
         for number in _spread(count, _SIZED):
             _check_sizes(shards, number)
-    left = _HASHED
+    left, chosen = _HASHED, []
     for number in _spread(count, _SIZED):
         size = sum(shards.manifest.shards[number].sizes(shards.manifest.token_bytes))
         if size <= left:
-            _check_digests(shards, number)
-            _check_content(shards, number, shards.manifest.shards[number])
+            chosen.append(number)
             left -= size
+
+    def check_whole(number: int) -> None:
+        _check_digests(shards, number)
+        _check_content(shards, number, shards.manifest.shards[number])
+
+    if isinstance(shards.folder, Path):
+        for number in chosen:
+            check_whole(number)
+    else:  # a store answers late, but many requests at once
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            list(pool.map(check_whole, chosen))
 
 
 def verify(shards: TokenShards) -> Iterator[int]:

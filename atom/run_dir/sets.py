@@ -27,8 +27,8 @@ from atom.run_dir import inputs
 from atom.run_dir.folder import RUN_FILE
 
 OF_THE_TOKENS = (
-    "the tokenizer that the tokens were made with, or tokenizer=hf tokenizer.path=FOLDER/tokenizer "
-    "with the folder of the dataset"
+    "the tokenizer that the tokens were made with, such as tokenizer=bytes; or, if the folder of "
+    "the dataset has its files, tokenizer=hf tokenizer.path=FOLDER/tokenizer"
 )
 
 
