@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 
+from atom.recipe.resolved import Resolved
 from atom.recipe.run import DEGREES, parse
-from atom.recipe.sections import Resolved
 from atom.run_dir import checkpoint
 from atom.titan import saved_model
 from atom.titan.checkpoint.dcp import AtomicWriter

@@ -23,6 +23,7 @@ from atom.plugin.parameters import Component, components, kind_of
 from atom.recipe import checks, migrations, optimizers, ranges
 from atom.recipe.components import fields
 from atom.recipe.optimizers import AdamW, Optimizer
+from atom.recipe.resolved import Resolved
 from atom.recipe.sections import (
     Batch,
     Data,
@@ -34,7 +35,6 @@ from atom.recipe.sections import (
     Model,
     Plugins,
     Profile,
-    Resolved,
     Resume,
     Section,
     Sweep,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +44,28 @@ class Kept:
 
     def _losses(self, steps: list[int], run: Path) -> dict[int, float]:
         if self.best_of is None:
-            return metrics.mean_losses(run, steps)
-        found = metrics.set_losses(run, self.best_of)
+            return _mean_losses(run, steps)
+        found = _set_losses(run, self.best_of)
         return {step: found[step] for step in steps if step in found}
+
+
+def _mean_losses(run: Path, steps: list[int]) -> dict[int, float]:
+    """Return for each step the mean loss since the step before it in ``steps``.
+
+    Args:
+        run: the run folder.
+        steps: steps in ascending order; those without a logged loss are left out of the result.
+    """
+    rows = metrics.read(run / metrics.FILE_NAME)
+    found = {}
+    for before, step in zip([0, *steps], steps, strict=False):
+        losses = [row.loss for row in rows if before < row.step <= step]
+        if losses:
+            found[step] = statistics.fmean(losses)
+    return found
+
+
+def _set_losses(run: Path, name: str) -> dict[int, float]:
+    """Return the finite losses of a validation set by step; ``run`` is the run folder."""
+    points = metrics.by_set(metrics.read(run / metrics.FILE_NAME)).get(name, ())
+    return {step: found.loss for step, found in points if math.isfinite(found.loss)}

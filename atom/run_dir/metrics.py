@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import statistics
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -339,22 +338,6 @@ def _is_before(line: bytes, step: int) -> bool:
         return False
 
 
-def mean_losses(run: Path, steps: list[int]) -> dict[int, float]:
-    """Return for each step the mean loss since the step before it in ``steps``.
-
-    Args:
-        run: the run folder.
-        steps: steps in ascending order; those without a logged loss are left out of the result.
-    """
-    rows = read(run / FILE_NAME)
-    found = {}
-    for before, step in zip([0, *steps], steps, strict=False):
-        losses = [row.loss for row in rows if before < row.step <= step]
-        if losses:
-            found[step] = statistics.fmean(losses)
-    return found
-
-
 def by_set(rows: Iterable[StepMetrics]) -> dict[str, list[tuple[int, SetResult]]]:
     """Return (step, result) of each validation set, by name."""
     found: dict[str, list[tuple[int, SetResult]]] = {}
@@ -362,12 +345,6 @@ def by_set(rows: Iterable[StepMetrics]) -> dict[str, list[tuple[int, SetResult]]
         for name, result in (row.validation or {}).items():
             found.setdefault(name, []).append((row.step, result))
     return found
-
-
-def set_losses(run: Path, name: str) -> dict[int, float]:
-    """Return the finite losses of a validation set by step; ``run`` is the run folder."""
-    points = by_set(read(run / FILE_NAME)).get(name, ())
-    return {step: found.loss for step, found in points if math.isfinite(found.loss)}
 
 
 def _value(field: dataclasses.Field[Any], value: object) -> Any:

@@ -13,8 +13,8 @@ from atom.data.mixing import MOST_SEQUENCES, Schedule, key_of, leaves, shares
 from atom.data.packing import Packing
 from atom.errors import UserError
 from atom.plugin import Contents, LaneSource
+from atom.recipe.resolved import Mixed, MixedSource, MixedStage
 from atom.recipe.run import read
-from atom.recipe.sections import Mixed, MixedSource, MixedStage
 
 
 def saved_sources(run_file: Path) -> list[str]:

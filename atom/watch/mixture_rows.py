@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atom.recipe.sections import Mixed, MixedSource, Read, Resolved
+from atom.recipe.resolved import Mixed, MixedSource, Read, Resolved
 
 _MOST = 12
 """Sources, and shares of a stage, that the header lists."""

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from atom.errors import shown
 from atom.recipe import settings as run_settings
-from atom.recipe.sections import Resolved
+from atom.recipe.resolved import Resolved
 from atom.run_dir import events, profile
 from atom.watch import mixture_rows
 from atom.watch.markup import Child, element

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from atom.plan.device import DeviceDescription
 from atom.plugin import Contents
+from atom.recipe.resolved import Resolved
 from atom.recipe.run import DEGREES, Run
-from atom.recipe.sections import Resolved
 from atom.registry.host import Host
 from atom.registry.select import Selection
 from atom.run_dir.resume import Resumption

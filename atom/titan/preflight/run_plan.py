@@ -21,8 +21,8 @@ from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.model import ModelDescription
 from atom.plugin import Architecture, Callback, Contents, Dataset, ModelParts
+from atom.recipe.resolved import Mixed, Read, Resolved
 from atom.recipe.run import DEGREES, Run
-from atom.recipe.sections import Mixed, Read, Resolved
 from atom.registry.host import Host
 from atom.registry.select import Selection
 from atom.run_dir import mixture
