@@ -41,6 +41,7 @@ ENGINE_TEXT = {
     "checkpoint.folder",
     "checkpoint.initial_load",
     "checkpoint.initial_load_path",
+    "checkpoint.keep_best_of",
     "comm.save_traces_file_prefix",
     "comm.save_traces_folder",
     "compile.backend",

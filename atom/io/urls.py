@@ -84,12 +84,12 @@ def is_url(text: str) -> bool:
 
 
 def place(text: str, key: str | None = None) -> Place:
-    """Return the URL or the absolute path that a text names.
+    """Return the URL or the path that a text names.
 
     Raises:
         UserError: as for :func:`parse`.
     """
-    return parse(text, key) if is_url(text) else Path(text).expanduser().absolute()
+    return parse(text, key) if is_url(text) else Path(text).expanduser()
 
 
 def parse(text: str, key: str | None = None) -> Url:

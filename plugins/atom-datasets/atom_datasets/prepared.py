@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from atom.data.manifest import UNKNOWN, name_of
 from atom.data.shards import TokenShards, open_shards
@@ -76,7 +77,8 @@ class PreparedSource:
 
     @property
     def _folder(self) -> Place:
-        return place(self.path, _KEY)
+        found = place(self.path, _KEY)
+        return found.absolute() if isinstance(found, Path) else found
 
     def _shards(self) -> TokenShards:
         return open_shards(self._folder, _KEY, self.path)
