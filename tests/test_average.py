@@ -22,6 +22,8 @@ from atom.titan.checkpoint.dcp import AtomicWriter
 from atom.titan.saved_model import Checkpoint
 from atom.titan.weights.export import export
 
+pytestmark = pytest.mark.slow
+
 State = dict[str, torch.Tensor]
 
 SET = "held={name: local, path: texts}"
@@ -115,7 +117,6 @@ def test_dtype_is_that_of_the_checkpoints(runs: Path) -> None:
 # ---------------------------------------------------------------------------- commands
 
 
-@pytest.mark.slow
 def test_checkpoints_of_three_layouts(atom: Callable, tmp_path: Path) -> None:
     """One run under FSDP, TP and PP; what commands do with the mean of its checkpoints."""
 

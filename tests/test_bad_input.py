@@ -217,6 +217,7 @@ def check(mistake: Mistake, atom: Callable, tmp_path: Path, name: str) -> None:
     assert said == SENTENCES.value(name, said)
 
 
+@pytest.mark.slow  # a table of commands: together they take seconds
 @pytest.mark.parametrize("name", AT_ONCE)
 def test_said_at_once(name: str, forked: Callable, tmp_path: Path) -> None:
     check(AT_ONCE[name], forked, tmp_path, name)

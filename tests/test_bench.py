@@ -26,6 +26,8 @@ from atom.registry.host import Component, Host
 from atom.testing import models
 from atom.titan.contracts import functions, operations
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--device", "cpu", "--shapes", "tiny", "--seconds", "0.001")
 
 
@@ -263,7 +265,6 @@ def test_the_interpreter_is_not_timed(host: Host, monkeypatch: pytest.MonkeyPatc
     assert rows
 
 
-@pytest.mark.slow
 def test_the_compiled_reference_is_timed_beside(tmp_path: Path) -> None:
     place = tmp_path / "found.json"
     assert main(["bench", "kernels", *QUICK, "--operation", "silu_mul", f"--json={place}"]) == 0
@@ -309,7 +310,6 @@ def test_help_and_mistakes_need_no_torch() -> None:
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
 
 
-@pytest.mark.slow
 def test_kernels_that_need_no_torchtitan_are_timed_without_it(tmp_path: Path) -> None:
     """And without the others that CONTRIBUTING does not name."""
     place = tmp_path / "found.json"

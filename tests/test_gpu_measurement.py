@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
 
 
@@ -276,7 +278,6 @@ def interpreted(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 def test_kernels_are_compared_by_value_without_torchtitan(tmp_path: Path) -> None:
     place = tmp_path / "parity.json"
     code = "import parity; sys.exit(parity.main())"
@@ -291,7 +292,6 @@ def test_kernels_are_compared_by_value_without_torchtitan(tmp_path: Path) -> Non
     assert "| `silu_mul` | `triton` |" in "\n".join(found["summary"])
 
 
-@pytest.mark.slow
 def test_the_table_of_launches_takes_the_place_of_the_plugins() -> None:
     """Every kernel's launches are tried, in the interpreter, by a clock that says which is best."""
     code = """
@@ -337,7 +337,6 @@ def measured(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
 def test_the_results_have_the_device_the_versions_and_the_date(tmp_path: Path) -> None:
     options = ("--device=cpu", "--seconds=120", "--part=bench", "--part=tuning")
     result = measured(*options, f"--results={tmp_path}")
@@ -357,7 +356,6 @@ def test_the_results_have_the_device_the_versions_and_the_date(tmp_path: Path) -
     assert f"{sum(bool(row['passes']) for row in rows)} of {len(rows)} rows were timed" in summary
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_without_a_gpu_nothing_is_begun(tmp_path: Path) -> None:
     result = measured(f"--results={tmp_path / 'results'}")
@@ -366,7 +364,6 @@ def test_without_a_gpu_nothing_is_begun(tmp_path: Path) -> None:
     assert not any((tmp_path / "results").iterdir())
 
 
-@pytest.mark.slow
 def test_an_environment_has_the_wheels_before_what_this_python_has(
     tmp_path: Path,
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from atom import plugin
 from atom.plugin import Deprecation
 
+pytestmark = pytest.mark.slow
+
 NET = """
 from atom.plugin import Architecture, Kernel, Needs, hookimpl
 {version}

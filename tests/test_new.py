@@ -21,6 +21,8 @@ from atom.cli.new import TEMPLATE, make
 from atom.plugin import HOOKS, INTERFACE, KINDS
 from atom.registry.host import Host
 
+pytestmark = pytest.mark.slow
+
 CODE = {
     "tokenizer": {"config.py", "prepare.py", "build.py"},
     "architecture": {"config.py", "model.py", "sharding.py", "build.py"},
@@ -289,7 +291,6 @@ def test_licence_is_atoms() -> None:
 # ---------------------------------------------------------------------------- our own packages
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
 def test_our_packages_are_what_the_template_makes(plugin: Path, tmp_path: Path) -> None:
     """A reader of any of them sees the template, filled in."""

@@ -15,6 +15,8 @@ import pytest
 from rich.cells import cell_len
 from screens import WHOLE_RUN, Piped, script
 
+pytestmark = pytest.mark.slow
+
 QUICK_RUN = WHOLE_RUN.replace("0.3 if", "0 if")
 """A run whose bar nobody sees move."""
 
