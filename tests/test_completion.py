@@ -124,6 +124,7 @@ def test_blocked_plugins_are_not_offered() -> None:
     assert candidates("atom train plugins.block=[atom-tokenizers] tokenizer=") == []
 
 
+@pytest.mark.slow
 def test_no_torch() -> None:
     """Nor any other heavy package; and the answer is of the line up to the cursor."""
     code = (

@@ -33,6 +33,8 @@ from atom.titan.weights import initial_load
 from atom.titan.weights.export import export
 from atom.titan.weights.generate import Generator
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4
 """|difference in a logit|, in float32."""
 
@@ -55,7 +57,6 @@ def run(tmp_path: Path) -> Save:
 # ---------------------------------------------------------------------------- out
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("transformers_without_fla")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_computes_what_the_run_does(family: str, run: Save, tmp_path: Path) -> None:
@@ -291,7 +292,6 @@ def test_what_is_said_depends_on_the_seed_alone(run: Save) -> None:
     assert said(temperature=0)[:3] == said(temperature=0, tokens=3)
 
 
-@pytest.mark.slow
 def test_bytes_say_the_same_in_transformers(run: Save, tmp_path: Path) -> None:
     """A greedy continuation, by the files of the export alone."""
     transformers = pytest.importorskip("transformers")
@@ -336,7 +336,6 @@ PLAIN = (
 )
 
 
-@pytest.mark.slow
 def test_from_training_to_transformers_and_back(
     tmp_path: Path, atom: Callable[..., Any], train: Callable[..., list[dict]]
 ) -> None:

@@ -173,6 +173,7 @@ def _root(expression: ast.expr) -> str | None:
     return expression.id if isinstance(expression, ast.Name) else None
 
 
+@pytest.mark.slow
 def test_nothing_of_a_library_is_replaced_elsewhere() -> None:
     found = {}
     for folder in ("atom", "plugins"):

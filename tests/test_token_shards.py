@@ -62,6 +62,7 @@ DOCUMENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(DOCUMENTS, max_size=4), st.sampled_from([2, 257, 65536, 65537, 1 << 21]))
 @example([[], [Document("a", "", False, False)], [], [Document("", "語 🙂\x1b\n")]], 300)

@@ -120,6 +120,7 @@ def test_wrong_folders_are_told_in_a_sentence(
     assert "alone cannot be compared" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_none_of_them_imports_torch(write: Callable, tmp_path: Path) -> None:
     places = [str(write("a", [2.0, 1.0])), str(write("b", [2.0, 1.5]))]
     script = (
@@ -222,6 +223,7 @@ def job() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_stop_waits_for_a_job_that_does_not_listen_yet(
     write: Callable, job: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
