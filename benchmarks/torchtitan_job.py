@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atom.data.dealing import dealt
 from atom.titan.boot import boot
 
 boot("cpu")
@@ -114,7 +115,9 @@ def main(folder: str, layout: dict[str, int], steps: int) -> None:
         ),
         dump_folder=folder,
         tokenizer=byte_level(Bytes()),
-        dataloader=DocumentLoader.Config(source=source(Stdlib()), seed=0, global_batch_size=BATCH),
+        dataloader=DocumentLoader.Config(
+            source=dealt(source(Stdlib())), seed=0, global_batch_size=BATCH
+        ),
         loss=CrossEntropyLoss.Config(global_vocab_size=320),
         optimizer=default_adamw(lr=3e-4),
         lr_scheduler=LRSchedulersContainer.Config(warmup_steps=2),
