@@ -20,7 +20,7 @@ from atom.errors import UserError
 from atom.io import environment, ranges
 from atom.io.store_errors import denial, is_denied, is_final, is_missing, is_no_range, reason
 from atom.io.terminal import say
-from atom.io.urls import Url
+from atom.io.urls import WEB, Url
 from atom.redaction import concealed
 
 T = TypeVar("T")
@@ -210,15 +210,6 @@ def check_unchanged(found: Object) -> None:
 # ---------------------------------------------------------------------------- writing
 
 
-def write(url: Url, content: bytes) -> None:
-    """Write an object; it appears when it is complete.
-
-    Raises:
-        ObjectError: the store does not take it.
-    """
-    _tried(lambda: _system(url.scheme).pipe_file(_name(url), content), url, "cannot be written")
-
-
 def upload(path: Path, url: Url) -> None:
     """Copy a file into an object, and check its size there.
 
@@ -274,7 +265,7 @@ def _made(scheme: str, process: int, anonymous: bool, wait: float) -> Any:  # no
         limits = {"connect_timeout": min(_CONNECT_SECONDS, wait), "read_timeout": wait}
         options["config_kwargs"] = limits | {"retries": {"max_attempts": 0}}
         options |= {"anon": True} if anonymous else {}
-    if scheme in ("https", "http"):
+    if scheme in WEB:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-WEB = ("https", "http")
+from atom.io.urls import WEB
+
 CHECKED = ("s3", *WEB)
 """Schemes with answers that say their version."""
 

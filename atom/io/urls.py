@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from atom.errors import UserError
 
-SCHEMES = ("s3", "gs", "https", "http", "hf")
-_WEB = ("https", "http")
+WEB = ("https", "http")
+SCHEMES = ("s3", "gs", *WEB, "hf")
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _HUB = re.compile(r"datasets/[^/]+/[^/]+(/.*)?|(?!spaces/|buckets/|datasets/)[^/]+/[^/]+(/.*)?")
@@ -37,7 +37,7 @@ class Url:
     @property
     def is_web(self) -> bool:
         """Whether it is on a web server, which lists no folders."""
-        return self.scheme in _WEB
+        return self.scheme in WEB
 
     @property
     def is_pattern(self) -> bool:
@@ -119,11 +119,11 @@ def parse(text: str, key: str | None = None) -> Url:
             key=key,
             value=text,
         )
-    parts = (rest.partition("?")[0] if scheme in _WEB else rest).strip("/").split("/")
+    parts = (rest.partition("?")[0] if scheme in WEB else rest).strip("/").split("/")
     if rest.startswith("/") or not parts[0] or any(part in ("", ".", "..") for part in parts):
         raise UserError(
             "has an empty part, or a part . or ..",
-            valid=f"{scheme}://{'SERVER' if scheme in _WEB else 'BUCKET'}/PATH",
+            valid=f"{scheme}://{'SERVER' if scheme in WEB else 'BUCKET'}/PATH",
             key=key,
             value=text,
         )
@@ -134,7 +134,7 @@ def parse(text: str, key: str | None = None) -> Url:
             key=key,
             value=text,
         )
-    if scheme in _WEB and "@" in urlsplit(f"{scheme}://{rest}").netloc:
+    if scheme in WEB and "@" in urlsplit(f"{scheme}://{rest}").netloc:
         raise UserError(
             "holds a user's name",
             valid="a URL without it, because run.yaml is for others to read",

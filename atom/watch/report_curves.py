@@ -28,45 +28,46 @@ def curves(record: Record) -> list[Element]:
     # Not every step that was trained was logged.
     drawn_steps = [row.step for row in (record.rows[-1], *record.done_again)]
     last = max([record.status.step, *drawn_steps, *(mark.step for mark in marks)])
+    steps = record.rows[0].step, last
     figures = []
     for _, title, value in drawn:
-        series = [Series("these steps", [(row.step, value(row)) for row in record.rows])]
-        if record.done_again:
-            points = [(row.step, value(row)) for row in record.done_again]
-            series.append(Series("repeated steps", points, old=True))
-        picture = chart(
-            title,
-            series,
-            marks=marks,
-            show=lambda number: decimal(number, 4),
-            steps=(record.rows[0].step, last),
+        points, old = (
+            [(row.step, value(row)) for row in rows] for rows in (record.rows, record.done_again)
         )
-        figures.append(element("figure", element("figcaption", title), picture))
-    figures += _validation(record, marks, last)
+        figures.append(_figure(title, points, old, marks, steps))
+    figures += _validation(record, marks, steps)
     rows = [*record.rows, *record.done_again]
     gaps = any(not math.isfinite(value(row)) for _, _, value in CURVES for row in rows)
     words = _legend(marks, again=bool(record.done_again), gaps=gaps)
     return [element("div", *figures, class_="curves"), element("p", words, class_="faint")]
 
 
-def _validation(record: Record, marks: list[Mark], last: float) -> Iterator[Element]:
+def _validation(record: Record, marks: list[Mark], steps: tuple[float, float]) -> Iterator[Element]:
     """Yield one figure per validation set: its loss."""
     again = by_set(record.done_again)
-    for name, points in by_set(record.rows).items():
+    for name, results in by_set(record.rows).items():
         title = f"validation loss of {name}, nats per token"
-        series = [Series("these steps", [(step, found.loss) for step, found in points])]
-        if name in again:
-            old = [(step, found.loss) for step, found in again[name]]
-            series.append(Series("repeated steps", old, old=True))
-        picture = chart(
-            title,
-            series,
-            marks=marks,
-            show=lambda number: decimal(number, 4),
-            steps=(record.rows[0].step, last),
+        points, old = (
+            [(step, found.loss) for step, found in each] for each in (results, again.get(name, ()))
         )
-        result = f"{title}; the last: {points[-1][1]}"
-        yield element("figure", element("figcaption", result), picture)
+        caption = f"{title}; the last: {results[-1][1]}"
+        yield _figure(title, points, old, marks, steps, caption)
+
+
+def _figure(
+    title: str,
+    points: list[tuple[int, float]],
+    old: list[tuple[int, float]],
+    marks: list[Mark],
+    steps: tuple[float, float],
+    caption: str | None = None,
+) -> Element:
+    """Return a figure of (step, value); ``old`` are those of steps that were repeated later."""
+    series = [Series("these steps", points)]
+    if old:
+        series.append(Series("repeated steps", old, old=True))
+    picture = chart(title, series, marks=marks, show=lambda number: decimal(number, 4), steps=steps)
+    return element("figure", element("figcaption", caption or title), picture)
 
 
 def _legend(marks: list[Mark], *, again: bool, gaps: bool) -> str:

@@ -27,12 +27,6 @@ def server() -> Iterator[ObjectServer]:
     server.close()
 
 
-@pytest.fixture(autouse=True)
-def without_faults(server: ObjectServer) -> Iterator[None]:
-    yield
-    server.faults = []
-
-
 @pytest.fixture
 def here(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process read objects."""
@@ -163,7 +157,7 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(
     monkeypatch.setenv("ATOM_CACHE", str(tmp_path / "huge"))
     assert object_cache.shared().copy(found).read_bytes() == b"a"
     with pytest.raises(ObjectError, match="cannot be written: The specified bucket"):
-        call(lambda: objects.write(Url("s3://none/a"), b"a"))
+        call(lambda: objects.upload(Path(__file__), Url("s3://none/a")))
 
 
 def size_of(folder: Path) -> int:

@@ -10,6 +10,7 @@ import torch
 from atom.plugin import CallbackContext, TrainerCallback, Training
 from atom_diagnostics import layers
 from atom_diagnostics.config import Experts
+from atom_diagnostics.measuring import Measuring
 
 
 def callback(config: Experts, context: CallbackContext) -> TrainerCallback:
@@ -17,7 +18,7 @@ def callback(config: Experts, context: CallbackContext) -> TrainerCallback:
     return Routing(config, context.steps)
 
 
-class Routing(TrainerCallback):
+class Routing(Measuring):
     """Logs values of each layer with experts, of all tokens of a step.
 
     ===========================  ================================================================
@@ -30,13 +31,9 @@ class Routing(TrainerCallback):
     """
 
     def __init__(self, config: Experts, last_step: int) -> None:
+        super().__init__(config.interval, last_step)
         self.config = config
-        self.last_step = last_step
-        self._due = False
         self._named: set[str] = set()
-
-    def wants_row(self, step: int) -> bool:
-        return step % self.config.interval == 0 or step == self.last_step
 
     def on_start(self, training: Training) -> None:
         self._routers = _routers(training)
@@ -55,14 +52,6 @@ class Routing(TrainerCallback):
             self._sums = layers.Sums(self._layers, training.device, self._most + 2)
             hooks = [(router, self._adder(layer, router)) for layer, router in self._routers]
             self._hooks = layers.Hooks(training, hooks)
-
-    def before_forward(self, training: Training, inputs: dict[str, Any]) -> None:  # noqa: ARG002
-        if self._due:
-            self._hooks.add()
-
-    def after_forward(self, training: Training, loss: torch.Tensor) -> None:  # noqa: ARG002
-        if self._due:
-            self._hooks.remove()
 
     def after_backward(self, training: Training) -> None:
         if not self._due:

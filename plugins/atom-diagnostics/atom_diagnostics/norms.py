@@ -10,6 +10,7 @@ import torch
 from atom.plugin import CallbackContext, TrainerCallback, Training
 from atom_diagnostics import layers
 from atom_diagnostics.config import Norms
+from atom_diagnostics.measuring import Measuring
 from atom_diagnostics.running_away import RunningAway
 
 
@@ -18,7 +19,7 @@ def callback(config: Norms, context: CallbackContext) -> TrainerCallback:
     return LayerNorms(config, context.steps)
 
 
-class LayerNorms(TrainerCallback):
+class LayerNorms(Measuring):
     """Logs ``gradient/LAYER``, ``weight/LAYER``, ``update/LAYER`` and ``activation/LAYER``.
 
     The first three are L2 norms: the squares of ``gradient`` add up to the square of
@@ -26,14 +27,10 @@ class LayerNorms(TrainerCallback):
     """
 
     def __init__(self, config: Norms, last_step: int) -> None:
+        super().__init__(config.interval, last_step)
         self.config = config
-        self.last_step = last_step
         self.running_away = RunningAway(config.alert) if config.alert is not None else None
-        self._due = False
         self._before: list[torch.Tensor] = []
-
-    def wants_row(self, step: int) -> bool:
-        return step % self.config.interval == 0 or step == self.last_step
 
     def on_start(self, training: Training) -> None:
         found = [layer for layer, _ in layers.modules(training)]
@@ -52,14 +49,6 @@ class LayerNorms(TrainerCallback):
             if self.config.activations
             else [],
         )
-
-    def before_forward(self, training: Training, inputs: dict[str, Any]) -> None:  # noqa: ARG002
-        if self._due:
-            self._hooks.add()
-
-    def after_forward(self, training: Training, loss: torch.Tensor) -> None:  # noqa: ARG002
-        if self._due:
-            self._hooks.remove()
 
     def after_backward(self, training: Training) -> None:
         if not self._due:
