@@ -113,13 +113,14 @@ def _source(folder: Path, step: int | None, weight: float) -> Source:
 
 def _check_new(source: Source, others: Sequence[Source]) -> None:
     """Refuse a checkpoint that is given twice, or that is a copy of another one."""
+    digests = _digests(source.place)
     for other in others:
         if source.place.resolve() == other.place.resolve():
             raise UserError(
                 f"the checkpoint {source.place} is given twice",
                 valid="once, with a larger number in --weights",
             )
-        if _digests(source.place) == _digests(other.place):
+        if digests == _digests(other.place):
             raise UserError(
                 f"the checkpoints {other.place} and {source.place} are the same: one is a copy",
                 valid="one of them, with a larger number in --weights",
