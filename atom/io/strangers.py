@@ -37,7 +37,11 @@ def check(folder: Path) -> None:
             raise UserError(f"{folder} holds more than {_MOST:,} files", valid="a run folder")
         name = os.path.relpath(entry.path, root)
         if entry.is_symlink():
-            if not _is_within(os.path.realpath(entry.path), root):
+            try:
+                target = os.path.realpath(entry.path)
+            except FileNotFoundError:  # it went between the two questions
+                continue
+            if not _is_within(target, root):
                 raise UserError(
                     f"{folder} holds a link that leads out of it ({name})",
                     valid=f"a folder without such links: put {name} itself there, or remove it",

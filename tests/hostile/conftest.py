@@ -17,13 +17,16 @@ from atom.cli import main
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
+SOURCES = Path(__file__).parents[2]
+"""ATOM and its plugins, which are installed from here."""
+
 
 class Watched:
     """A command that is held to what it may do while it refuses, or looks at, a stranger's files.
 
     It starts no process, connects to nothing, runs no code but what is installed, opens no file
-    whose name is in ``private``, and writes to nothing but caches, temporary files, and what is
-    below one of ``places``.
+    whose name is in ``private``, and writes to nothing but caches, temporary files, the bytecode of
+    what is installed, and what is below one of ``places``.
     """
 
     def __init__(self, command: Command, tmp_path: Path, cache: Path) -> None:
@@ -65,6 +68,10 @@ class Watched:
         if any(path.is_relative_to(place) for place in (*caches, *self.places, "/dev/null")):
             return True
         if path.name.startswith(".atom-write-test-"):  # which is removed at once
+            return True
+        if "__pycache__" in path.parts and any(
+            path.is_relative_to(place) for place in (sys.prefix, SOURCES, *self.installed)
+        ):
             return True
         # Other temporary files, and not the test's own folder, which is one as well.
         below = path.is_relative_to(tempfile.gettempdir())
