@@ -94,8 +94,8 @@ def save(architecture: dict[str, Any], folder: Path) -> int:
     import torch
     import torch.distributed.checkpoint as dcp
 
-    from atom.recipe.run import DEGREES, parse
     from atom.recipe.resolved import Resolved
+    from atom.recipe.run import DEGREES, parse
     from atom.run_dir import checkpoint
     from atom.run_dir.folder import RUN_FILE
     from atom.titan import saved_model

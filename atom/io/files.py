@@ -90,10 +90,17 @@ def appending(path: Path, *, below: Path | None = None) -> int:
 
 def is_regular(path: Path) -> bool:
     """Return whether a path is a regular file, and not a link to one."""
+    return modified(path) is not None
+
+
+def modified(path: Path) -> float | None:
+    """Return when a regular file was last written to, in seconds since the epoch; None if the path
+    is no regular file, or has just gone."""
     try:
-        return stat.S_ISREG(path.lstat().st_mode)
+        found = path.lstat()
     except (OSError, ValueError):
-        return False
+        return None
+    return found.st_mtime if stat.S_ISREG(found.st_mode) else None
 
 
 # ---------------------------------------------------------------------------- reading

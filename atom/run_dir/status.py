@@ -12,7 +12,7 @@ from typing import Literal
 
 from atom.errors import UserError
 from atom.io import strangers
-from atom.io.files import is_regular
+from atom.io.files import modified
 from atom.recipe.run import read
 from atom.run_dir import checkpoint, claim, events, heartbeat, metrics, progress
 from atom.run_dir.folder import RUN_FILE
@@ -138,7 +138,7 @@ def _wall(run: Path, happened: list[dict], at_work: bool) -> float | None:
     if begin is None:
         return None
     signs = [run / metrics.FILE_NAME, run / events.FILE_NAME, run / heartbeat.FILE_NAME]
-    last = max(sign.lstat().st_mtime for sign in signs if is_regular(sign))
+    last = max((at for sign in signs if (at := modified(sign)) is not None), default=time.time())
     return (time.time() if at_work else last) - datetime.fromisoformat(begin).timestamp()
 
 
