@@ -1,6 +1,6 @@
 """Measure ATOM's overhead: the same job with torchtitan's own trainer and with ``atom train``.
 
-    python benchmarks/overhead.py [--pairs 3] [--steps 20] [--layout fsdp2|tp2|4d]
+    python benchmarks/overhead.py [--pairs 3] [--steps 20] [--layout fsdp2|tp2|4d] [--calls]
 
 Both train the same model, on the same sequences, in the same layout, on a CPU, alternately.
 torchtitan is started by torchrun with a Python configuration (``torchtitan_job.py``). It needs
@@ -10,6 +10,9 @@ adds: composition, plugins, the launcher, metrics and logs.
 The output shows ratios ATOM / torchtitan: seconds from the command to the first finished step,
 median seconds per step, and processor seconds per step over all processes, which depend least on
 other load of the machine.
+
+``--calls`` times nothing, and counts the Python calls of a step in the training thread of a rank,
+which do not depend on the load at all: ``overhead_parts/sitecustomize.py``.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
 from pathlib import Path
+from unittest import mock
 
 JOB = Path(__file__).with_name("torchtitan_job.py")
 
@@ -111,6 +116,8 @@ def atom(folder: Path, layout: dict[str, int], steps: int) -> Timing:
     command = [
         *(sys.executable, "-m", "atom", "train", f"run.dir={folder}", "device=cpu"),
         *("architecture=llama3_tiny", "tokenizer=bytes", "dataset=stdlib", "kernels=reference"),
+        # As torchtitan's: the reference steps each parameter by itself.
+        "kernels.optimizer_step=fused",
         *("parallelism=single", f"training.steps={steps}", "metrics.enable_tensorboard=false"),
         *("checkpoint.enable=false", "lr_scheduler.warmup_steps=2"),
         *overrides,
@@ -129,6 +136,17 @@ def torchtitan(folder: Path, layout: dict[str, int], steps: int) -> Timing:
     return measure(command, folder / "metrics.jsonl")
 
 
+def calls(job: Callable[[Path, dict[str, int], int], Timing], layout: dict[str, int]) -> int:
+    """Return the Python calls of a step of ``job``; the most of all ranks."""
+    with tempfile.TemporaryDirectory() as scratch:
+        counting = {"COUNTED": f"{scratch}/calls", "PYTHONPATH": str(JOB.parent / "overhead_parts")}
+        with mock.patch.dict(os.environ, counting):
+            job(Path(scratch, "run"), layout, 12)
+        # The first steps compile, import and fill caches.
+        steps = [file.read_text().split()[-4:] for file in Path(scratch).glob("calls.*")]
+    return max(round(statistics.median(map(int, rank))) for rank in steps)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=3, help="runs of each, by turns")
@@ -136,8 +154,15 @@ def main() -> None:
         "--steps", type=int, default=20, help="steps of a run; the first two are left out"
     )
     parser.add_argument("--layout", choices=LAYOUTS, default="tp2")
+    parser.add_argument("--calls", action="store_true", help="count Python calls; time nothing")
     options = parser.parse_args()
     layout = LAYOUTS[options.layout]
+
+    if options.calls:
+        count, theirs = calls(atom, layout), calls(torchtitan, layout)
+        print(f"layout: {options.layout}")
+        print(f"Python calls of a step: atom {count}, torchtitan {theirs}: {count / theirs:.3f}")
+        return
 
     pairs: list[tuple[Timing, Timing]] = []
     with tempfile.TemporaryDirectory() as scratch:
