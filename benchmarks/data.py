@@ -205,7 +205,7 @@ class Benchmark:
         powers = (4, 7) if self.quick else range(4, 11)
         ranks = (1, 64) if self.quick else (1, 8, 64, 512, 2048, 10_240)
         counts = (1, 10) if self.quick else (1, 10, 100, 1000)
-        rows = []
+        rows: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as scratch:
             for power in powers:
                 folder = Path(scratch, f"{power}")

@@ -75,7 +75,8 @@ class Measured:
     def shares(self) -> tuple[float, float, float]:
         """Return the growth of the export, of the average and of the worst rank, as fractions of
         the model."""
-        return tuple(size / self.model for size in (self.export, self.average, max(self.load)))
+        export, average, load = self.export, self.average, max(self.load)
+        return export / self.model, average / self.model, load / self.model
 
 
 def measure(architecture: dict[str, Any], place: Path) -> Measured:

@@ -162,6 +162,7 @@ def measure(combination: Combination, place: Path) -> dict[str, tuple[int, int]]
     run = parse(sections(combination))
     with contextlib.redirect_stdout(io.StringIO()):
         ready = prepare_folder(run, host, place, {})
+    assert ready is not None, "the folder is new"
     # Imported only here: preflight must set the device before torchtitan is imported.
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 

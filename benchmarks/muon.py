@@ -46,14 +46,14 @@ def run(rank: int, options: argparse.Namespace, store: str, results: Any) -> Non
     mesh = init_device_mesh("cpu", (options.ranks,), mesh_dim_names=("fsdp",))
     torch.manual_seed(0)
     wholes = [torch.randn(shape) for shape in shapes(options.layers, options.width)]
-    sides = {}
-    for name, optimizer in (("torch", torch.optim.Muon), ("atom", Muon)):
-        parameters = []
+    sides: dict[str, tuple[list[Any], torch.optim.Optimizer]] = {}
+    for name, kind in (("torch", torch.optim.Muon), ("atom", Muon)):
+        parameters: list[Any] = []
         for whole in wholes:
             parameter = torch.nn.Parameter(distribute_tensor(whole, mesh, [Shard(0)]))
             parameter.grad = distribute_tensor(whole.sin(), mesh, [Shard(0)])
             parameters.append(parameter)
-        sides[name] = (parameters, optimizer(parameters, **OPTIONS))
+        sides[name] = (parameters, kind(parameters, **OPTIONS))
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for pair in range(options.pairs + 1):
         for name, (_, optimizer) in sorted(sides.items(), reverse=bool(pair % 2)):

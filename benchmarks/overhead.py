@@ -159,9 +159,9 @@ def main() -> None:
     layout = LAYOUTS[options.layout]
 
     if options.calls:
-        count, theirs = calls(atom, layout), calls(torchtitan, layout)
+        count, other = calls(atom, layout), calls(torchtitan, layout)
         print(f"layout: {options.layout}")
-        print(f"Python calls of a step: atom {count}, torchtitan {theirs}: {count / theirs:.3f}")
+        print(f"Python calls of a step: atom {count}, torchtitan {other}: {count / other:.3f}")
         return
 
     pairs: list[tuple[Timing, Timing]] = []

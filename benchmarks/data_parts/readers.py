@@ -16,10 +16,13 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from corpus import VOCABULARY, Corpus
+
+if TYPE_CHECKING:
+    from atom.data.packing import Packing
 
 WARM = 4
 """Batches that are not timed."""
@@ -30,7 +33,9 @@ MANY = 1 << 40
 # ---------------------------------------------------------------------------- ATOM
 
 
-def atom(corpus: Corpus, length: int, batch: int, *, source: str, packing: str, ahead: int) -> Any:
+def atom(
+    corpus: Corpus, length: int, batch: int, *, source: str, packing: Packing, ahead: int
+) -> Any:
     from atom.data.dealing import dealt
     from atom.titan.train.data import DocumentLoader
     from atom_datasets import local, prepared

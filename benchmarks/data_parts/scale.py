@@ -187,7 +187,8 @@ def sources(folder: str, count: int, lanes: int, samples: int) -> dict[str, floa
         if not Path(each).exists():
             make(Path(each), 100)
     before, begin = megabytes(), time.perf_counter()
-    reading = Reading(source=Mixed(folders), seed=0, lanes=lanes, seq_len=LENGTH, packing="windows")
+    mixture: Any = Mixed(folders)  # of what a source has, this is all that is used
+    reading = Reading(source=mixture, seed=0, lanes=lanes, seq_len=LENGTH, packing="windows")
     mixed = Sources(reading)
     made = time.perf_counter() - begin
     assert mixed.schedule is not None
@@ -281,6 +282,7 @@ def main(arguments: list[str]) -> Iterator[dict[str, float]]:
     if what == "make":
         make(Path(folder), *values)
     else:
+        measured: dict[str, Callable[..., dict[str, float]]]
         measured = {"open": opening, "steps": steps, "sources": sources, "ranks": ranks}
         yield measured[what](folder, *values)
 

@@ -120,6 +120,7 @@ class Decoder(torch.nn.Module):
         """Return the mean loss of the tokens."""
         others = FUNCTIONS["rope_halves"].others(self.sizes, ids_BL.device)
         x_BLD = F.embedding(ids_BL, self.embedding)
+        weights: Any
         for weights in self.layers:
             x_BLD = self.layer(x_BLD, *others, **weights)
         x_RD = self.functions["rms_norm"](x_BLD, self.last_norm, EPS).flatten(0, 1)
@@ -239,7 +240,8 @@ def main() -> int:
             found = {"reason": str(error)}
         print(json_data.dumps(found))
         return 0
-    until, rows = time.monotonic() + min(options.within, 24 * 3600), []
+    until = time.monotonic() + min(options.within, 24 * 3600)
+    rows: list[dict[str, Any]] = []
     for n, variant in enumerate(VARIANTS):
         left = until - time.monotonic()
         if left > 0:

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ class Part:
     command: Callable[[float], list[str]]
     refusal: Callable[[], str | None] = lambda: None
     files: tuple[str, ...] = ()
-    told: Callable[[Path], Sequence[str]] = lambda _folder: ()
+    told: Callable[[Path], Iterable[str]] = lambda _folder: ()
 
 
 @dataclass(frozen=True)
