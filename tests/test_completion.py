@@ -29,6 +29,7 @@ EXACTLY = {
     "atom plugins ": {"lock", "--help", "--json", "--kind"},
     "atom plugins --kind ": {
         *("tokenizer", "architecture", "parallelism", "kernel", "dataset", "launcher", "callback"),
+        "evaluator",
     },
     "atom plugins --kind=t": {"--kind=tokenizer"},
     "atom plugins --kind dataset --j": {"--json"},

@@ -91,6 +91,7 @@ def test_commands_in_prose_exist(page: Path) -> None:
 EXAMPLES = {
     "components.md": ("dataset.data", "dataset.sources."),
     "callback.md": ("callbacks.my_callback.",),
+    "evaluator.md": ("evaluators.my_evaluator.",),
 }
 """Page -> parameters of a plugin that the page itself writes."""
 

@@ -31,6 +31,7 @@ CODE = {
     "dataset": {"config.py", "source.py", "fables.jsonl"},
     "launcher": {"config.py", "plan.py"},
     "callback": {"config.py", "callback.py"},
+    "evaluator": {"config.py", "evaluate.py"},
 }
 """Kind -> the files of its import package, beside those that every kind has."""
 
@@ -54,7 +55,7 @@ def files(folder: Path) -> set[str]:
 
 
 def group(kind: str) -> str:
-    return {"kernel": "kernels", "callback": "callbacks"}.get(kind, kind)
+    return {"kernel": "kernels", "callback": "callbacks", "evaluator": "evaluators"}.get(kind, kind)
 
 
 # ---------------------------------------------------------------------------- what is made

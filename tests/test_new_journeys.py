@@ -109,7 +109,7 @@ def test_what_is_made_trains_together(workplace: Path, run: Run) -> None:
     assert row["callbacks"]["my_callback"]["largest_gradient"] > 0
     for kind, group in groups.items():
         section = recorded[group]
-        section = section["my_callback"] if kind == "callback" else section
+        section = section[f"my_{kind}"] if kind in ("callback", "evaluator") else section
         named = section["rms_norm"] if kind == "kernel" else section["name"]
         assert named.rpartition(":")[2] == f"my_{kind}", group
 

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "average": ("atom.cli.average", "average the weights of checkpoints"),
     "generate": ("atom.cli.generate", "generate text with a run's model"),
     "validate": ("atom.cli.validate", "compute the loss of a run's model on sets of text"),
+    "eval": ("atom.cli.eval", "score a run's model on tasks of evaluators"),
     "kernels": ("atom.cli.kernels", "list the kernels, or explain which ones a run uses"),
     "bench": ("atom.cli.bench", "time the installed kernels on this device"),
     "plugins": ("atom.cli.plugins", "list the installed plugins, and why one is broken"),

@@ -33,10 +33,11 @@ from typing import Any
 
 import pluggy
 
-from atom.plugin import callbacks, contexts, declarations, sources
+from atom.plugin import callbacks, contexts, declarations, evaluators, sources
 from atom.plugin.callbacks import *
 from atom.plugin.contexts import *
 from atom.plugin.declarations import *
+from atom.plugin.evaluators import *
 from atom.plugin.sources import *
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
 __all__ += callbacks.__all__
 __all__ += contexts.__all__
 __all__ += declarations.__all__
+__all__ += evaluators.__all__
 __all__ += sources.__all__
 
 INTERFACE = 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from atom.plugin.declarations import Declaration
+from atom.plugin.evaluators import Scorer
 from atom.plugin.sources import Document, DocumentSource
 
 if TYPE_CHECKING:  # listing plugins imports neither pydantic nor numpy
@@ -18,6 +19,7 @@ __all__ = [
     "CallbackContext",
     "Context",
     "DatasetContext",
+    "EvaluatorContext",
     "LaunchContext",
     "LaunchJob",
     "LayoutChoice",
@@ -251,6 +253,20 @@ class CallbackContext(Context):
     name: str
     seed: int
     steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatorContext(Context):
+    """``model`` is the model to evaluate, ``task`` the task.
+
+    ``limit`` is the maximum number of documents of the task, None for all; ``seed`` is for
+    everything that is drawn.
+    """
+
+    model: Scorer
+    task: str
+    limit: int | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ __all__ = [
     "Callback",
     "Dataset",
     "Declaration",
+    "Evaluator",
     "Kernel",
     "Launcher",
     "Needs",
@@ -297,6 +298,27 @@ class Callback(Declaration):
 
     callback: str
     observes: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator(Declaration):
+    """A collection of tasks that score a trained model: ``atom eval``.
+
+    ``tasks(config) -> Collection[str]`` returns the names of the tasks, without torch and without a
+    network.
+
+    ``evaluate(config, context: EvaluatorContext) -> Iterable[Measured]`` scores the model of the
+    context on one task. Its requests to the model are deterministic.
+    """
+
+    kind = "evaluator"
+    section = "evaluators"
+    chosen = "many"
+    references = ("config", "tasks", "evaluate")
+    change = "harmless"
+
+    tasks: str
+    evaluate: str
 
 
 KINDS: tuple[type[Declaration], ...] = tuple(Declaration.__subclasses__())

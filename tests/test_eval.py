@@ -1,0 +1,256 @@
+"""``atom eval``: scores are those of ``transformers``, and each result can be computed again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from atom.run_dir import evals
+
+pytestmark = pytest.mark.slow
+
+TINY = (
+    *("architecture=llama3_tiny", "architecture.n_layers=2", "architecture.dim=64"),
+    *("tokenizer=bytes", "training.seq_len=128", "training.global_batch_size=4"),
+    *("device=cpu", "metrics=none", "optimizer.lr=3e-3"),
+)
+QUESTIONS = [
+    ("import o", ["s", "zq", "Ω"], 0),
+    ("    return ", ["self", "}}", "éa"], 0),
+    ("def main(", [")", "qqqq", "self"], 2),
+    ("", ["class", "for"], 1),
+    ("x" * 200, [" y", " xx"], 1),  # longer than a sequence
+]
+OLMES = "mine={name: olmes, path: requests}"
+
+
+def requests() -> list[dict[str, Any]]:
+    return [
+        {
+            "request_type": "loglikelihood",
+            "doc": {},
+            "request": {"context": context, "continuation": continuation},
+            "idx": index,
+            "doc_id": number,
+            "label": label,
+        }
+        for number, (context, choices, label) in enumerate(QUESTIONS)
+        for index, continuation in enumerate(choices)
+    ]
+
+
+def write_requests(folder: Path, lines: list[str] | None = None) -> None:
+    folder.mkdir(parents=True)
+    lines = [json.dumps(each) for each in requests()] if lines is None else lines
+    with gzip.open(folder / "requests.jsonl.gz", "wt") as file:
+        file.write("\n".join(lines))
+    told = {"task_hash": "abc", "task_config": {"num_shots": 0, "version": 2}}
+    (folder / "config.json").write_text(json.dumps(told))
+
+
+@pytest.fixture(scope="module")
+def trained(atom: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two checkpoints, its export, and requests."""
+    place = tmp_path_factory.mktemp("evaluated")
+    steps = ("training.steps=20", "checkpoint.interval=10")
+    done = atom("train", *TINY, *steps, "run.dir=run", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert atom("export", "run", "--to", "hf", "--out", "export", cwd=place).returncode == 0
+    shutil.copytree(place / "export", place / "foreign")
+    (place / "foreign" / "run.yaml").unlink()
+    write_requests(place / "requests" / "code" / "rc")
+    write_requests(place / "requests" / "broken" / "rc", ['{"request_type": "generate"}'])
+    return place
+
+
+@pytest.fixture(scope="module")
+def scored(atom: Callable[..., Any], trained: Path) -> dict[str, list[evals.Evaluation]]:
+    """What is in ``evals.jsonl`` of the run, the export and the folder without a run."""
+    for folder in ("run", "export", "foreign"):
+        words = ("--tasks", "mine:code_rc", "--evaluator", OLMES)
+        done = atom("eval", folder, *words, "--max-length", "128", cwd=trained)
+        assert done.returncode == 0, done.stderr
+        assert "2 requests are longer than 128 tokens, and lost their beginning" in done.stderr
+        row = next(line for line in done.stdout.splitlines() if "len_norm" in line)
+        assert row.split()[0] == "code_rc"
+    return {folder: evals.read(trained / folder) for folder in ("run", "export", "foreign")}
+
+
+def test_the_export_and_transformers_have_the_same_scores(
+    scored: dict[str, list[evals.Evaluation]],
+) -> None:
+    """The folder without a ``run.yaml`` is computed by ``transformers``."""
+    run, export, foreign = ({row.metric: row for row in rows} for rows in scored.values())
+    assert set(run) == {"acc", "len_norm", "bpb", "ce_loss"}
+    for metric, row in run.items():
+        assert row.value == pytest.approx(export[metric].value, abs=1e-6)
+        assert row.value == pytest.approx(foreign[metric].value, abs=1e-4)
+        assert row.prompts == export[metric].prompts == foreign[metric].prompts
+    assert run["acc"].step == 20
+    assert export["acc"].step is foreign["acc"].step is None
+
+
+def test_a_result_tells_how_to_compute_it_again(
+    scored: dict[str, list[evals.Evaluation]], trained: Path
+) -> None:
+    import hashlib
+
+    row = scored["run"][0]
+    manifest = next((trained / "run/checkpoint/step-20").glob("*manifest*.json"))
+    assert row.weights == hashlib.sha256(manifest.read_bytes()).hexdigest()
+    inputs = json.loads((trained / "run/inputs.json").read_text())
+    assert row.tokenizer == inputs["tokenizer"]["digest"]
+    assert row.parameters == {"path": "requests", "unconditional": False}
+    assert (row.evaluator, row.version, row.few_shot, row.samples) == ("olmes", "2 abc", 0, 5)
+    assert (row.limit, row.seed, row.truncated, row.max_length) == (None, 0, 2, 128)
+    assert row.package.startswith("atom-evaluators ")
+
+
+def test_another_step_and_a_limit(atom: Callable[..., Any], trained: Path) -> None:
+    """Half a line, which a killed process has left, costs no other."""
+    shutil.copytree(trained / "run", trained / "copy")
+    (trained / "copy" / evals.FILE_NAME).write_text('{"half": ')
+    words = ("--tasks", "m:*", "--evaluator", "m={name: olmes, path: good}", "--step", "10")
+    shutil.copytree(trained / "requests" / "code", trained / "good" / "code")
+    done = atom("eval", "copy", *words, "--limit", "3", "--json", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    found = evals.read(trained / "copy")
+    assert [row.to_json() for row in found] == told
+    assert {(row.step, row.samples, row.limit) for row in found} == {(10, 3, 3)}
+
+
+BAD = {
+    "an unknown task": (
+        ["run", "--tasks", "mine:cod_rc"],
+        "atom: --tasks=mine:cod_rc: the evaluator mine has no task cod_rc; did you mean code_rc?",
+    ),
+    "an unknown evaluator": (
+        ["run", "--tasks", "x", "--evaluator", "x=olms"],
+        "atom: evaluators.x.name=olms: there is no evaluator olms; did you mean olmes (",
+    ),
+    "a wrong parameter": (
+        ["run", "--tasks", "x", "--evaluator", "x={name: olmes, pth: y}"],
+        "atom: evaluators.x.pth=y: pth is no key here; did you mean path?",
+    ),
+    "no such folder of requests": (
+        ["run", "--tasks", "x:a", "--evaluator", "x={name: olmes, path: nowhere}"],
+        "atom: evaluators.x.path=nowhere: there is no such folder",
+    ),
+    "no task": (["run"], "atom: atom eval: no task is named; valid: --tasks TASK,…; --list"),
+    "no such run": (["nowhere", "--tasks", "x"], "atom: nowhere: there is no such folder"),
+    "no run": (["requests", "--tasks", "x"], "atom: requests holds neither run.yaml nor config"),
+    "no such step": (
+        ["run", "--tasks", "mine:code_rc", "--step", "7"],
+        "atom: run holds no checkpoint of step 7; valid: 10, 20",
+    ),
+    "a step of an export": (
+        ["export", "--tasks", "mine:code_rc", "--step", "7"],
+        "atom: --step 7 is for the folder of a run",
+    ),
+    "a file of something else": (
+        ["run", "--tasks", "mine:broken_rc"],
+        "atom: line 1 of requests/broken/rc/requests.jsonl.gz is no request: its type 'generate'",
+    ),
+    "a damaged checkpoint": (
+        ["damaged", "--tasks", "mine:code_rc"],
+        "atom: the checkpoint damaged/checkpoint/step-20 is damaged: ",
+    ),
+    "too long": (
+        ["run", "--tasks", "mine:code_rc", "--max-length", "999"],
+        "atom: --max-length=999: is longer than the sequences of the model; valid: at most 128",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name: str, atom: Callable[..., Any], trained: Path) -> None:
+    """One sentence, exit code 2; nothing is recorded."""
+    words, sentence = BAD[name]
+    if name == "a damaged checkpoint":
+        shutil.copytree(trained / "run", trained / "damaged")
+        (trained / "damaged" / evals.FILE_NAME).unlink(missing_ok=True)
+        shard = next((trained / "damaged/checkpoint/step-20").glob("*.distcp"))
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+    before = {path: path.read_bytes() for path in trained.glob("*/evals.jsonl")}
+    done = atom("eval", *words, "--evaluator", OLMES, cwd=trained)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(sentence), done.stderr
+    assert {path: path.read_bytes() for path in trained.glob("*/evals.jsonl")} == before
+
+
+# ---------------------------------------------------------------------------- the scorer
+
+
+@pytest.fixture(scope="module")
+def both(trained: Path) -> SimpleNamespace:
+    """The scorer of the run, and the model and tokenizer of ``transformers``."""
+    from atom.titan.boot import boot
+
+    boot("cpu")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from atom.titan.weights.evaluate import Settings, subject
+
+    model = AutoModelForCausalLM.from_pretrained(trained / "export").eval()
+    tokenizer = AutoTokenizer.from_pretrained(trained / "export")
+    found = {n: subject(trained / "run", Settings(tokens=n), kind="cpu").scorer for n in (1, 4096)}
+    return SimpleNamespace(scorer=found[4096], single=found[1], model=model, tokenizer=tokenizer)
+
+
+TEXTS = ["def main(self):\n    return", "é", "import os, sys\n", "x" * 127]
+
+
+def test_log_likelihoods_are_those_of_transformers(both: SimpleNamespace) -> None:
+    import torch
+
+    pairs = [both.scorer.pair(text[:-3], text[-3:]) for text in TEXTS]
+    assert [len(context) for context, _ in pairs] == [24, 1, 13, 125]
+    for (context, continuation), found in zip(pairs, both.scorer.loglikelihood(pairs), strict=True):
+        ids = torch.tensor([[*context, *continuation]])
+        assert (
+            ids[0].tolist() == both.tokenizer(TEXTS[pairs.index((context, continuation))]).input_ids
+        )
+        with torch.no_grad():
+            logprobs = both.model(ids).logits[0].log_softmax(dim=-1)
+        places = range(len(context) - 1, ids.shape[1] - 1)
+        expected = sum(logprobs[i, ids[0, i + 1]].item() for i in places)
+        greedy = all(logprobs[i].argmax() == ids[0, i + 1] for i in places)
+        assert found.logprob == pytest.approx(expected, abs=1e-4)
+        assert found.is_greedy == greedy
+
+
+def test_batches_change_nothing(both: SimpleNamespace) -> None:
+    pairs = [both.scorer.pair(text[:-3], text[-3:]) for text in TEXTS]
+    one, many = (each.loglikelihood(pairs) for each in (both.single, both.scorer))
+    assert [x.logprob for x in one] == pytest.approx([x.logprob for x in many], abs=1e-5)
+
+
+def test_windows_add_up(both: SimpleNamespace) -> None:
+    """A text of three windows: each token is predicted once, after at most 128 others."""
+    text = "".join(chr(97 + i * i % 26) for i in range(300))
+    ids = [256, *text.encode()]
+    windows = [(ids[:1], ids[1:129]), (ids[128:129], ids[129:257]), (ids[172:257], ids[257:301])]
+    expected = sum(found.logprob for found in both.scorer.loglikelihood(windows))
+    assert both.scorer.loglikelihood_rolling([text])[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_generation_is_greedy(both: SimpleNamespace) -> None:
+    import torch
+
+    prompts = [both.scorer.encode(text, bos=True) for text in ("def ", "import os\nimport ")]
+    found = both.scorer.generate_until(prompts, until=["\n\n"], tokens=12)
+    for prompt, text in zip(prompts, found, strict=True):
+        with torch.no_grad():
+            made = both.model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)
+        expected = both.tokenizer.decode(made[0][len(prompt) :], skip_special_tokens=True)
+        assert text == expected.split("\n\n")[0]
