@@ -53,11 +53,16 @@ def test_llama_405b_on_ten_thousand_gpus(atom: Callable, tmp_path: Path) -> None
 def test_a_run_that_does_not_fit_is_told_in_one_sentence(atom: Callable, tmp_path: Path) -> None:
     done = atom(
         *("train", "dry_run=true", "world_size=8", "architecture=llama3_8b", *H100),
-        *("parallelism=fsdp", "training.global_batch_size=64"),
+        *("parallelism=fsdp", "training.global_batch_size=64", "callbacks=ema"),
         cwd=tmp_path,
     )
     assert done.returncode == 2
     assert "optimizer states" in done.stdout, "the table is shown nevertheless"
+    (elements, *_), (averaged, *_) = (
+        ranks(done.stdout, n) for n in ("elements", "averaged weights")
+    )
+    weights = int(elements.replace(",", ""))
+    assert float(averaged) == pytest.approx(weights * 4 / 2**30, abs=0.006)
     (sentence,) = done.stderr.splitlines()
     assert re.search(r"world_size=8 \(command line\): rank 0 needs \d+\.\d GiB", sentence)
     assert "79.1 GiB" in sentence

@@ -118,6 +118,14 @@ def test_bfloat16_states_are_half() -> None:
     assert memory(model(), layout(state_bytes=4)).optimizer == 4 * model().numel + steps
 
 
+def test_an_average_is_in_float32_and_sharded() -> None:
+    found = memory(model(), layout(dp_shard=4, averages=2, parameter_dtype="bfloat16"))
+    assert found.averages == 2 * 4 * model().numel // 4
+    assert found.total - memory(model(), layout(dp_shard=4, parameter_dtype="bfloat16")).total == (
+        found.averages
+    )
+
+
 def test_muon_keeps_one_moment_of_the_matrices_of_layers() -> None:
     blocks = model().blocks
     matrices = [p.numel for p in model().parameters if p.part in blocks and len(p.shape) == 2]

@@ -208,7 +208,7 @@ def test_a_checkpoint_without_a_callback_is_not_asked_for_it() -> None:
 
 
 def chosen(observes: bool = True, makes: Any = None) -> Any:
-    declaration = SimpleNamespace(observes=observes, callback="mine.code:callback")
+    declaration = SimpleNamespace(observes=observes, averages=False, callback="mine.code:callback")
     component = SimpleNamespace(plugin=SimpleNamespace(package="mine"))
     return SimpleNamespace(
         declaration=declaration,
@@ -256,3 +256,14 @@ def test_what_opens_no_callback_is_refused() -> None:
             continue
         with pytest.raises(UserError, match=r"mine\.code:callback of mine returns a int, and must"):
             _callbacks(selection, run)
+
+
+def test_averages_that_are_not_of_the_weights_are_told(tmp_path: Path) -> None:
+    class Other(TrainerCallback):
+        def averages(self) -> list[torch.Tensor]:
+            return [torch.zeros(3)]
+
+    trainer = Layer(tmp_path, Faults)
+    state = PluginCallback(trainer, Opened("a", Other(), averages=True)).state
+    with pytest.raises(RunError, match="averages returns other tensors than one of each param"):
+        state.state_dict()

@@ -74,6 +74,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog, description=description, allow_abbrev=False)
 
+    def add_average(self) -> None:
+        """Add ``--average``, for a command that reads the weights of a run."""
+        self.add_argument(
+            "--average",
+            metavar="CALLBACK",
+            help="read the weights that a callback of the run has averaged, such as ema; default: "
+            "the weights of the run",
+        )
+
     def error(self, message: str) -> NoReturn:
         _, unknown, words = message.partition("unrecognized arguments: ")
         hint = f"; {nearest(words.split()[0], self._option_string_actions)}" if unknown else ""

@@ -16,7 +16,7 @@ def parser() -> Parser:
     parser = Parser(
         "atom average",
         "Write the mean of the weights of several checkpoints, of one run or of several runs, as "
-        "a run folder with one checkpoint.",
+        "a run folder with one checkpoint; with --average, of one checkpoint or several.",
     )
     parser.add_argument(
         "runs",
@@ -33,6 +33,7 @@ def parser() -> Parser:
         default=[],
         help="a weight for each checkpoint, such as 1,2,1; default: the same for all",
     )
+    parser.add_average()
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     return parser
 
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
     """Run ``atom average``; return the exit code."""
     options = parser().parse_args(arguments)
     new_folder.check(options.out)
-    sources = averaging.choose(options.runs, options.steps, options.weights)
+    sources = averaging.choose(options.runs, options.steps, options.weights, options.average)
     averaging.check_out(options.out, sources)
     from atom.titan.boot import boot
 
@@ -50,7 +51,8 @@ def main(arguments: list[str]) -> int:
 
     made = average(sources, options.out)
     size = f"{made.size / 10**6:,.1f} MB"
-    print(f"step {made.step:,}: the mean of {len(sources)} checkpoints, {size}, in {options.out}")
+    number = f"{len(sources)} checkpoint{'s' * (len(sources) > 1)}"
+    print(f"step {made.step:,}: the mean of {number}, {size}, in {options.out}")
     return 0
 
 

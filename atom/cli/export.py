@@ -19,6 +19,7 @@ def parser() -> Parser:
     parser.add_argument("--to", choices=("hf",), required=True, help="hf: Hugging Face's format")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
+    parser.add_average()
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> int:
         options.run,
         options.out,
         step=options.step,
+        average=options.average,
         dtype=options.dtype,
         shard_size=options.shard_size,
     )

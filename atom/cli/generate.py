@@ -38,6 +38,7 @@ def parser() -> Parser:
         "--seed", type=_at_least(0, int), default=0, help="seed of sampling; default: 0"
     )
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
+    parser.add_average()
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
     )
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
     boot(kind)
     from atom.titan.weights.generate import Generator
 
-    generator = Generator(options.run, step=options.step, kind=kind)
+    generator = Generator(options.run, step=options.step, kind=kind, average=options.average)
     pieces = generator.text(
         options.prompt,
         tokens=options.tokens,

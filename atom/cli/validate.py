@@ -44,6 +44,7 @@ def parser() -> Parser:
         "validation.tokens",
     )
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
+    parser.add_average()
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
     )
@@ -63,7 +64,14 @@ def main(arguments: list[str]) -> int:
     from atom.titan.weights.validate import validate
 
     tokens = options.tokens or run.validation.tokens
-    step, results = validate(options.run, chosen, step=options.step, tokens=tokens, kind=kind)
+    step, results = validate(
+        options.run,
+        chosen,
+        step=options.step,
+        tokens=tokens,
+        kind=kind,
+        average=options.average,
+    )
     if options.json:
         found = {name: result.to_json() for name, result in results.items()}
         print(dumps({"run": str(options.run), "step": step, "sets": found}, indent=2))

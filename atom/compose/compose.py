@@ -22,7 +22,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from atom.compose import choices, command_line, hydra_words, plugin_lists, sweeps, users_alone
+from atom.compose import (
+    averages,
+    choices,
+    command_line,
+    hydra_words,
+    plugin_lists,
+    sweeps,
+    users_alone,
+)
 from atom.compose.groups import CONFIG_NAME, HYDRA, Groups
 from atom.compose.guard import (
     Loader,
@@ -162,7 +170,8 @@ def run_of(config: DictConfig, host: Host, origins: Origins | None = None) -> Ru
         _check_others(config, host, origins)
         run = _parsed(config)
         _check_removals(run)
-        sweeps.check(run)
+        averages.check(run, host)
+        sweeps.check(run, host)
         schedules.check(run, origins.given)
         packages = [plugin.package for plugin in host.plugins]
         section = host.trust.section(packages, _packages_used(run, host))

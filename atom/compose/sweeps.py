@@ -11,10 +11,12 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 
+from atom.compose.averages import averaging
 from atom.compose.repairs import SWEEPER
 from atom.errors import UserError, nearest
 from atom.io.files import read_text, write_text
 from atom.recipe.run import Run
+from atom.registry.host import Host
 from atom.run_dir import validated
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.metrics import StepMetrics
@@ -23,7 +25,7 @@ RECORD = "multirun.yaml"
 """File that Hydra's own sweeper writes into the sweep folder before its first run."""
 
 
-def check(run: Run) -> None:
+def check(run: Run, host: Host) -> None:
     """Refuse an objective that runs do not measure.
 
     Raises:
@@ -31,9 +33,8 @@ def check(run: Run) -> None:
     """
     fields = dataclasses.fields(StepMetrics)
     measured = [field.name for field in fields if str(field.type).startswith(("int", "float"))]
-    measured += [
-        f"validation.{name}.{value}" for name in run.validation.names for value in validated.LOSSES
-    ]
+    sets = [*run.validation.names, *run.validation.averaged(averaging(run, host))]
+    measured += [f"validation.{name}.{value}" for name in sets for value in validated.LOSSES]
     if run.sweep.objective not in measured:
         raise UserError(
             f"is no number that is measured; {nearest(run.sweep.objective, measured)}",

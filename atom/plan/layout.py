@@ -31,6 +31,8 @@ class Layout:
         state_bytes: bytes of optimizer state per parameter element.
         matrix_state_bytes: the same for the layers' matrices, if another optimizer updates them.
         loss_chunks: chunks of the sequence that logits are computed in.
+        offload: whether parameters, gradients and optimizer states are in the memory of the CPU.
+        averages: number of callbacks that average the weights, in float32.
     """
 
     dp_replicate: int = 1
@@ -58,6 +60,7 @@ class Layout:
     matrix_state_bytes: int | None = None
     loss_chunks: int = 1
     offload: bool = False
+    averages: int = 0
 
     def optimizer_bytes(self, every: Count, matrices: Count) -> int:
         """Return the bytes of optimizer state for ``every``, including ``matrices``."""

@@ -12,6 +12,7 @@ The estimate counts, with sources:
   https://arxiv.org/abs/2104.04473, section 2.2), counted in the order of torch's own schedule;
 - what FSDP2 gathers and reduces (torch.distributed.fsdp.fully_shard): parameters in the compute
   dtype, gradients in the reduce dtype, on streams whose memory no other stream can use;
+- weights that callbacks average, in float32, sharded like the parameters;
 - logits and the loss, as ``torchtitan.components.loss`` computes them.
 
 The peak is the worse of two moments: the loss's backward pass, and the backward pass of a block.
@@ -38,6 +39,7 @@ class Memory:
         reduced: gradients not yet reduced to shards.
         activations: kept from forward to backward, for all micro-batches in flight.
         working: additional memory at the peak: a block's recomputation and gradients, or logits.
+        averages: averaged weights of callbacks.
         reserve: memory that the allocator holds but does not use.
     """
 
@@ -48,6 +50,7 @@ class Memory:
     reduced: int
     activations: int
     working: int
+    averages: int = 0
     reserve: int = 0
 
     @property
@@ -164,6 +167,7 @@ def memory(
         reduced=waiting if in_block or layout.pp > 1 else 0,
         activations=kept,
         working=block if in_block else loss,
+        averages=numel * FLOAT32 * layout.averages * on_device,
     )
     return Memory(
         **{field.name: getattr(result, field.name) for field in fields(Memory)[:-1]},

@@ -141,6 +141,18 @@ class TrainerCallback:
         """Return whether ``step`` must have a row of ``metrics.jsonl``; the same on every rank."""
         return False
 
+    def averages(self) -> Sequence[torch.Tensor]:
+        """Return averaged weights, for a callback with :attr:`atom.plugin.Callback.averages`.
+
+        ATOM saves them in every checkpoint, loads them in place, measures each validation set on
+        them, and reads them for ``--average NAME``.
+
+        Returns:
+            From :meth:`on_start` on, always the same tensors: one in float32 for each parameter of
+            ``model_parts``, in the order of ``parameters()``, with its shape, mesh and placements.
+        """
+        return ()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state to checkpoint. Override it together with :meth:`load_state_dict`.
 
@@ -151,4 +163,7 @@ class TrainerCallback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state. It is not called if the checkpoint has none of this callback."""
+        """Take over a state. It is not called if the checkpoint has none of this callback.
+
+        :meth:`averages` have been loaded before.
+        """

@@ -289,6 +289,9 @@ class Callback(Declaration):
 
     ``observes=False`` is for a callback that changes the training: gradients, weights or random
     numbers. A resumed run then reports its parameters as changes with an effect on the losses.
+
+    ``averages=True`` is for a callback that averages the weights
+    (:meth:`atom.plugin.TrainerCallback.averages`).
     """
 
     kind = "callback"
@@ -298,6 +301,7 @@ class Callback(Declaration):
 
     callback: str
     observes: bool = True
+    averages: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

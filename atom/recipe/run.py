@@ -18,7 +18,7 @@ from pydantic import (
 from atom.errors import UserError
 from atom.io import yaml_data
 from atom.io.files import read_text, write_text
-from atom.plugin import Declaration
+from atom.plugin import Callback, Declaration
 from atom.plugin.parameters import Component, components, kind_of
 from atom.recipe import checks, migrations, optimizers, ranges
 from atom.recipe.components import fields
@@ -163,6 +163,12 @@ class Run(_Components):
             # Launcher.name may be null.
             if kind is not None and section.name is not None:
                 yield kind, key, section
+
+    @property
+    def callback_names(self) -> list[str]:
+        """The names of the run's callbacks."""
+        keys = (key for kind, key, _ in self.components() if kind is Callback)
+        return [key.partition(".")[2] for key in keys]
 
     def using(self, packages: Iterable[str]) -> Run:
         """Return a copy of the run with additional packages for its ranks to load."""

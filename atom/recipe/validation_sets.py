@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PositiveInt, field_validator
@@ -39,6 +40,10 @@ class Validation(Model):
     def names(self) -> list[str]:
         """The names of all sets."""
         return [*self.sets, *([HELD_OUT] if self.fraction else [])]
+
+    def averaged(self, callbacks: Iterable[str]) -> list[str]:
+        """Return the names of the results of all sets on the weights that callbacks average."""
+        return [f"{name}/{callback}" for callback in callbacks for name in self.names]
 
     @property
     def described(self) -> str:
@@ -103,8 +108,8 @@ def check_best(run: Run) -> None:
     name, kept = run.checkpoint.keep_best_of, run.checkpoint.keep_best
     if name is None or not kept:
         return
-    if name not in run.validation.names:
-        known = run.validation.names
+    known = [*run.validation.names, *run.validation.averaged(run.callback_names)]
+    if name not in known:
         raise UserError(
             f"there is no such validation set; {nearest(name, known)}"
             if known

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from atom.plugin import Dataset, Declaration
+from atom.plugin import Callback, Dataset, Declaration
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.opening import Chosen, Opener
@@ -45,6 +45,10 @@ class Selection:
             for key, chosen in self.chosen.items()
             if key.startswith(above)
         }
+
+    def averages(self) -> list[str]:
+        """Return the names of the callbacks that average the weights."""
+        return [name for name, each in self.many(Callback).items() if each.declaration.averages]
 
     def every(self) -> Iterator[Chosen[Any]]:
         """Yield each component, followed by those that its parameters name."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Source:
         place: its folder.
         weight: its weight in the mean; weights need not add up to 1.
         digest: SHA-256 of its manifest, which has the digests of its files.
+        average: the callback whose averaged weights are read; None: the weights.
     """
 
     folder: Path
@@ -44,21 +45,28 @@ class Source:
     place: Path
     weight: float
     digest: str
+    average: str | None = None
 
 
-def choose(runs: Sequence[str], steps: Sequence[int], weights: Sequence[float]) -> list[Source]:
+def choose(
+    runs: Sequence[str],
+    steps: Sequence[int],
+    weights: Sequence[float],
+    average: str | None = None,
+) -> list[Source]:
     """Return the checkpoints to average.
 
     Args:
         runs: run folders, each ``RUN`` (its newest checkpoint) or ``RUN@STEP``.
         steps: steps of the only run; empty for one checkpoint of each run.
         weights: a weight for each checkpoint; empty for the same for all.
+        average: the callback whose averaged weights to read; None: the weights.
 
     Raises:
         UserError: there are no two different checkpoints, one is missing or damaged, they are of
             different models, or a job is at work in a run.
     """
-    wanted = _wanted(runs, steps)
+    wanted = _wanted(runs, steps, least=2 if average is None else 1)
     if weights and len(weights) != len(wanted):
         raise UserError(
             f"--weights has {len(weights)} numbers for {len(wanted)} checkpoints",
@@ -68,7 +76,7 @@ def choose(runs: Sequence[str], steps: Sequence[int], weights: Sequence[float]) 
         raise UserError("--weights must add up to a finite number above 0")
     found: list[Source] = []
     for (folder, step), weight in zip(wanted, weights or [1.0] * len(wanted), strict=True):
-        source = _source(folder, step, weight)
+        source = replace(_source(folder, step, weight), average=average)
         _check_new(source, found)
         found.append(source)
     known = _check_tokenizers(found)
@@ -78,16 +86,18 @@ def choose(runs: Sequence[str], steps: Sequence[int], weights: Sequence[float]) 
     return found
 
 
-def _wanted(runs: Sequence[str], steps: Sequence[int]) -> list[tuple[Path, int | None]]:
+def _wanted(
+    runs: Sequence[str], steps: Sequence[int], *, least: int
+) -> list[tuple[Path, int | None]]:
     parsed = [branch.parsed(run) for run in runs]
     if steps:
         if len(runs) > 1 or parsed[0][1] is not None:
             raise UserError("--steps is for one run", valid="RUN@STEP for each of several")
         parsed = [(runs[0], step) for step in steps]
-    if len(parsed) < 2:
+    if len(parsed) < least:
         raise UserError(
             "an average needs two checkpoints or more",
-            valid="--steps 100,200 for one run, or several runs",
+            valid="--steps 100,200 for one run, several runs, or --average CALLBACK",
         )
     return [(Path(name), step) for name, step in parsed]
 
@@ -213,6 +223,7 @@ def describe(sources: Sequence[Source], step: int, folder: Path) -> None:
                 "manifest_sha256": source.digest,
                 "weight": source.weight,
             }
+            | ({} if source.average is None else {"average": source.average})
             for source in sources
         ],
         "atom": atom.__version__,

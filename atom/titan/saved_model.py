@@ -25,6 +25,7 @@ from atom.registry.select import Selection, select
 from atom.registry.trust import Trust
 from atom.run_dir.folder import RUN_FILE, TOKENIZER
 from atom.titan import translate
+from atom.titan.checkpoint.callback_state import AVERAGE, CALLBACKS
 from atom.titan.checkpoint.dcp import HostileCheckpointError, SafePlanner, SafeReader, load_alone
 from atom.titan.trainer_config import model_parts, set_sharding
 
@@ -119,15 +120,19 @@ def on_meta(config: Any) -> nn.Module:
 class Checkpoint:
     """A native checkpoint, read one tensor at a time.
 
+    Args:
+        place: its folder.
+        average: the callback whose averaged weights replace the weights; None: the weights.
+
     Attributes:
         place: its folder.
         tensors: name -> shape and dtype of every tensor in it, the optimizer's included.
 
     Raises:
-        UserError: it cannot be read; all methods raise this, too.
+        UserError: it cannot be read, or has no such average; all methods raise this, too.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, average: str | None = None) -> None:
         self.place = place
         self._reader = SafeReader(place)
         try:
@@ -139,6 +144,24 @@ class Checkpoint:
             for name, entry in entries.items()
             if isinstance(entry, TensorStorageMetadata)
         }
+        self._stored: dict[str, str] = {}
+        if average is not None:
+            self._replace(average)
+
+    def _replace(self, average: str) -> None:
+        """Let the names of weights stand for their averages; buffers have none, and stay."""
+        found: dict[str, dict[str, str]] = {}
+        for stored in self.tensors:
+            callback, kept, name = stored.removeprefix(CALLBACKS).partition(f".{AVERAGE}.")
+            if stored.startswith(CALLBACKS) and kept:
+                found.setdefault(callback, {})[name] = stored
+        if average not in found:
+            raise UserError(
+                f"the checkpoint {self.place} has no averaged weights of a callback {average}",
+                valid=", ".join(found) or "no --average: it has the weights alone",
+            )
+        self._stored = found[average]
+        self.tensors |= {name: self.tensors[stored] for name, stored in self._stored.items()}
 
     def check(self, expected: Mapping[str, torch.Tensor]) -> None:
         """Refuse a checkpoint whose weights differ from ``expected`` in names or shapes."""
@@ -164,7 +187,8 @@ class Checkpoint:
     def fill(self, tensors: dict[str, torch.Tensor]) -> None:
         """Read the values of ``tensors``, in place."""
         try:
-            load_alone(tensors, self._reader, SafePlanner())
+            stored = {self._stored.get(name, name): tensor for name, tensor in tensors.items()}
+            load_alone(stored, self._reader, SafePlanner())
         except (OSError, HostileCheckpointError, CheckpointException) as error:
             raise self._unreadable(error) from None
 

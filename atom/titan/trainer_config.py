@@ -176,7 +176,7 @@ def _callbacks(selection: Selection, run: Run) -> tuple[Opened, ...]:
                 f"{type(made).__name__}, and must return an atom.plugin.TrainerCallback",
                 key=chosen.key,
             )
-        opened.append(Opened(name, made))
+        opened.append(Opened(name, made, chosen.declaration.averages))
     return tuple(opened)
 
 

@@ -66,10 +66,16 @@ class CallbackSuite(Options, ComponentSuite):
 
     @pytest.mark.slow
     def test_resumes_as_if_uninterrupted(self) -> None:
-        """A resumed run has the losses and the values of one that was never interrupted."""
+        """A resumed run has the losses, values and validation results of one that was never
+        interrupted: averaged weights are as they were."""
         rows = runs.train(self._run(), after=self._run(steps=STEPS // 2))
         assert _training(rows) == _training(self._rows())
         assert _values(rows) == _values(self._rows()), "state that the checkpoint does not have"
+        # The other run has validated its own last step, too.
+        found = {row.step: row.validation for row in rows}
+        for row in self._rows():
+            if row.validation is not None:
+                assert found[row.step] == row.validation, "the checkpoint has other averages"
 
     @pytest.mark.slow
     @pytest.mark.parametrize("layout", LAYOUTS)

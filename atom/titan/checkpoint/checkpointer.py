@@ -130,6 +130,7 @@ class VerifiedCheckpointManager(CheckpointManager):
             )
         step = int(checkpoint_id.rpartition("-")[2])
         self._saving = (step, time.monotonic())
+        averages = {} if RANDOM in state_dict else callback_state.averaging(self.states)
         writer = AtomicWriter(
             self._place,
             step,
@@ -139,7 +140,7 @@ class VerifiedCheckpointManager(CheckpointManager):
         future: Any = None
         if async_mode is AsyncMode.DISABLED:
             try:
-                dcp.save(state_dict, storage_writer=writer)
+                dcp.save(state_dict | averages, storage_writer=writer)
             except CheckpointException as error:
                 self._saved(error)
             else:
@@ -148,7 +149,7 @@ class VerifiedCheckpointManager(CheckpointManager):
             pinned = async_mode is AsyncMode.ASYNC_WITH_PINNED_MEM
             kinds = dcp.state_dict_saver.AsyncCheckpointerType
             future = dcp.async_save(
-                without_offsets(state_dict),
+                without_offsets(state_dict | averages),
                 storage_writer=writer,
                 process_group=self.pg,
                 async_checkpointer_type=kinds.PROCESS if pinned else kinds.THREAD,

@@ -19,7 +19,7 @@ _GIB = 2**30
 
 
 def checkpoint_bytes(config: Any, model: torch.nn.Module) -> int:
-    """Return the size of a full checkpoint: weights and optimizer state.
+    """Return the size of a full checkpoint: weights, averaged weights and optimizer state.
 
     Args:
         config: torchtitan's ``Trainer.Config``.
@@ -30,11 +30,17 @@ def checkpoint_bytes(config: Any, model: torch.nn.Module) -> int:
     of_matrices = matrix_state_bytes(config.optimizer, dtype)
     if of_matrices is None:
         of_matrices = of_others
+    of_averages = _of_averages(config)
     return sum(
         parameter.numel()
-        * (BYTES[dtype] + (of_matrices if is_muons(name, parameter) else of_others))
+        * (BYTES[dtype] + of_averages + (of_matrices if is_muons(name, parameter) else of_others))
         for name, parameter in model.named_parameters()
     )
+
+
+def _of_averages(config: Any) -> int:
+    """Return the bytes of averaged weights for each weight."""
+    return sum(BYTES["float32"] for opened in config.callbacks if opened.averages)
 
 
 def check(config: Any, place: Path, model: torch.nn.Module) -> str:
@@ -67,9 +73,8 @@ def check(config: Any, place: Path, model: torch.nn.Module) -> str:
     check_writable(folder)
     size = checkpoint_bytes(config, model)
     if section.last_save_model_only and saves == 1:
-        size = (
-            sum(parameter.numel() for parameter in model.parameters()) * BYTES[section.export_dtype]
-        )
+        of_weight = BYTES[section.export_dtype] + _of_averages(config)
+        size = sum(parameter.numel() for parameter in model.parameters()) * of_weight
     free = shutil.disk_usage(
         next(p for p in (folder, *folder.absolute().parents) if p.exists())
     ).free

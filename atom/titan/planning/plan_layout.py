@@ -28,6 +28,7 @@ def layout_of(
     global_batch_size: int,
     optimizer: OptimizersContainer.Config,
     loss_chunks: int = 1,
+    averages: int = 0,
 ) -> Layout:
     """Return the layout of a run.
 
@@ -39,6 +40,7 @@ def layout_of(
         global_batch_size: in sequences.
         optimizer: determines the size of its state.
         loss_chunks: chunks that logits are computed in.
+        averages: number of callbacks that average the weights.
 
     Raises:
         ValueError: the pipeline's stages or schedule are impossible.
@@ -79,6 +81,7 @@ def layout_of(
         matrix_state_bytes=matrix_state_bytes(optimizer, training.dtype),
         loss_chunks=loss_chunks,
         offload=training.enable_cpu_offload,
+        averages=averages,
     )
 
 

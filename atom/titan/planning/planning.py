@@ -52,6 +52,7 @@ def estimate_of(
     training: TrainingConfig,
     *,
     global_batch_size: int,
+    averages: int = 0,
     checkpointing: str | None = None,
 ) -> Estimate:
     """Return the estimate of a run.
@@ -64,6 +65,7 @@ def estimate_of(
         parallelism: its degrees resolved.
         training: its local batch size resolved.
         global_batch_size: in sequences.
+        averages: number of callbacks that average the weights.
         checkpointing: a mode that replaces the run's.
     """
     if checkpointing is None:
@@ -76,6 +78,7 @@ def estimate_of(
         global_batch_size=global_batch_size,
         optimizer=optimizer.config(run.optimizer),
         loss_chunks=run.loss.num_chunks,
+        averages=averages,
     )
     return estimate(model, found, target)
 
@@ -163,6 +166,7 @@ def choose(
             parallelism,
             section,
             global_batch_size=sequences,
+            averages=len(selection.averages()),
             checkpointing=mode if mode in MODES else None,
         )
 

@@ -17,7 +17,7 @@ from atom.io.process import Child
 from atom.plan.device import GIB, DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.layout import BYTES
-from atom.plan.memory import Memory, memory
+from atom.plan.memory import FLOAT32, Memory, memory
 from atom.plan.model import Count, ModelDescription
 from atom.plugin import Contents
 from atom.recipe.run import DEGREES, Run
@@ -84,6 +84,7 @@ class DryRun:
                 "reduced",
                 "activations",
                 "working",
+                "averages",
             ),
             key=lambda name: getattr(worst.memory, name),
         )
@@ -106,6 +107,7 @@ LABELS = {
     "reduced": "gradients before reduction",
     "activations": "activations",
     "working": "recomputation or logits",
+    "averages": "averaged weights",
     "reserve": "allocator's reserve",
 }
 
@@ -199,6 +201,7 @@ def _built(
         optimizer=estimate.layout.optimizer_bytes(
             Count(numel, len(held)), Count(sum(matrices), len(matrices))
         ),
+        averages=numel * FLOAT32 * estimate.layout.averages,
     )
     counted = replace(counted, reserve=round(counted.total * (planned.reserve - 1)))
     return Rank(

@@ -73,7 +73,9 @@ def _table(ranks: list[Rank]) -> list[str]:
     columns.append(["holds", *(_parts(rank.parts) for rank in ranks)])
     columns.append(["elements", *(f"{rank.numel:,}" for rank in ranks)])
     for name, label in LABELS.items():
-        columns.append([label, *(f"{getattr(r.memory, name) / GIB:.2f}" for r in ranks)])
+        sizes = [getattr(rank.memory, name) for rank in ranks]
+        if name != "averages" or any(sizes):
+            columns.append([label, *(f"{size / GIB:.2f}" for size in sizes)])
     columns.append(["total", *(f"{rank.memory.total / GIB:.2f}" for rank in ranks)])
     widths = [max(len(row[column]) for row in columns) for column in range(len(ranks) + 1)]
     return [

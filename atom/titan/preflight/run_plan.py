@@ -292,4 +292,5 @@ class RunPlan:
             self.config.parallelism,
             self.config.training,
             global_batch_size=self.global_batch_size,
+            averages=len(self.selection.averages()),
         )

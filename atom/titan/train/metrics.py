@@ -103,7 +103,7 @@ class StepMetricsProcessor(MetricsProcessor):
             results: of the validation sets, by name.
             seconds: the time that they took, which is not training.
         """
-        self._validation = results
+        self._validation = (self._validation or {}) | results
         if self._last is not None:
             step, tokens, begun = self._last
             self._last = (step, tokens, begun + seconds)

@@ -17,8 +17,10 @@ from atom.errors import RunError, UserError
 from atom.plugin import TrainerCallback
 from atom.run_dir import events
 from atom.titan.checkpoint.callback_state import CALLBACKS, CallbackState
+from atom.titan.train.averages import Averages
 from atom.titan.train.callback import Callback, Decision
 from atom.titan.train.metrics import StepMetricsProcessor
+from atom.titan.train.validation import Validation
 
 if TYPE_CHECKING:
     from atom.titan.train.trainer import AtomTrainer
@@ -35,6 +37,8 @@ class Opened:
 
     name: str
     callback: TrainerCallback
+    averages: bool = False
+    """Whether it averages the weights."""
 
     def to_dict(self) -> str:
         """Return what stands for the callback in torchtitan's dictionary of settings."""
@@ -47,14 +51,18 @@ class PluginCallback(Callback):
     def __init__(self, trainer: AtomTrainer, opened: Opened) -> None:
         super().__init__(trainer)
         self.name = f"{CALLBACKS}{opened.name}"
+        self._opened = opened
         self._callback = opened.callback
         self._training = View(trainer, opened.name)
-        if type(opened.callback).state_dict is not TrainerCallback.state_dict:
+        self._averages: Averages | None = None
+        if opened.averages:
+            self._averages = Averages(trainer, opened.callback.averages)
+        if opened.averages or type(opened.callback).state_dict is not TrainerCallback.state_dict:
             self.state_name = self.name
 
     @property
     def state(self) -> Stateful:
-        return CallbackState(self._callback, self._called)
+        return CallbackState(self._callback, self._called, self._averages)
 
     def on_built(self) -> None:
         processor = self.trainer.metrics_processor
@@ -86,6 +94,10 @@ class PluginCallback(Callback):
 
     def after_optimizer(self) -> None:
         self._call("after_optimizer")
+        if self._averages is not None:
+            for callback in self.trainer.callbacks:
+                if isinstance(callback, Validation):
+                    callback.validate_average(self._opened.name, self._averages)
 
     def on_skipped(self) -> None:
         self._training.close_row()

@@ -27,6 +27,7 @@ from atom.registry.renaming import renamed
 from atom.run_dir import events
 from atom.run_dir.validated import SetResult
 from atom.titan.compat.pipeline import forward_only
+from atom.titan.train.averages import Averages
 from atom.titan.train.callback import Callback, is_due
 from atom.titan.train.metrics import StepMetricsProcessor
 from atom.titan.train.untouched import Untouched
@@ -88,12 +89,25 @@ class Validation(Callback):
             processor.also_logs.append(self._is_due)
 
     def after_optimizer(self) -> None:
+        if self._is_due(self.trainer.step):
+            self._validate()
+
+    def validate_average(self, name: str, averages: Averages) -> None:
+        """Validate averaged weights, too, if the step is validated.
+
+        Args:
+            name: the callback that averages; results are those of ``SET/NAME``.
+            averages: its averages, up to this step.
+        """
+        if self._is_due(self.trainer.step):
+            with torch.no_grad(), averages.as_weights():
+                self._validate(suffix=f"/{name}")
+
+    def _validate(self, *, suffix: str = "") -> None:
         trainer = self.trainer
-        if not self._is_due(trainer.step):
-            return
         began = time.perf_counter()
         with Untouched(trainer):
-            results = {name: self._result(found) for name, found in self._sets.items()}
+            results = {f"{name}{suffix}": self._result(s) for name, s in self._sets.items()}
         processor = trainer.metrics_processor
         if isinstance(processor, StepMetricsProcessor):
             processor.validated(results, seconds=time.perf_counter() - began)

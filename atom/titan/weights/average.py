@@ -114,7 +114,8 @@ class _Mean:
         # float32 is too large for float64.
         largest = math.frexp(max(source.weight for source in sources))[1]
         self._parts = [
-            (Checkpoint(source.place), math.ldexp(source.weight, -largest)) for source in sources
+            (Checkpoint(source.place, source.average), math.ldexp(source.weight, -largest))
+            for source in sources
         ]
         self._total = math.fsum(weight for _, weight in self._parts)
         for part, _ in self._parts:

@@ -54,6 +54,7 @@ def export(
     out: Path,
     *,
     step: int | None = None,
+    average: str | None = None,
     dtype: str | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> Exported:
@@ -63,6 +64,7 @@ def export(
         folder: the run folder.
         out: the folder to write; new or empty.
         step: the checkpoint's step; None for the newest.
+        average: the callback whose averaged weights to export; None: the weights.
         dtype: a key of :data:`DTYPES`; None for that of the checkpoint.
         shard_size: bytes of a weight file; a larger weight gets a file of its own.
 
@@ -82,7 +84,7 @@ def export(
     number, place = saved.newest(folder, run.run, step)
     saved.verify(place)
     model = saved_model.on_meta(run.parts.model)
-    source = Checkpoint(place)
+    source = Checkpoint(place, average)
     source.check(model.state_dict())
     writer = _Writer(source, adapter, model, DTYPES[dtype] if dtype else None, shard_size)
 

@@ -25,13 +25,16 @@ class Generator:
         folder: the folder of the run or the export.
         step: the checkpoint's step, for a run; None for the newest.
         kind: the device that torchtitan is set up for, ``cpu`` or ``cuda``.
+        average: the callback whose averaged weights to use; None: the weights.
 
     Raises:
         UserError: there are no readable weights.
     """
 
-    def __init__(self, folder: Path, *, step: int | None, kind: str) -> None:
-        loaded = load(folder, step=step, kind=kind)
+    def __init__(
+        self, folder: Path, *, step: int | None, kind: str, average: str | None = None
+    ) -> None:
+        loaded = load(folder, step=step, kind=kind, average=average)
         self._device = kind
         self._tokenizer = loaded.trained.tokenizer()
         self._reach = getattr(loaded.trained.parts.model, "max_seq_len", None)

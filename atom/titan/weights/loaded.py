@@ -38,21 +38,23 @@ class Loaded:
     step: int | None
 
 
-def load(folder: Path, *, step: int | None, kind: str) -> Loaded:
+def load(folder: Path, *, step: int | None, kind: str, average: str | None = None) -> Loaded:
     """Load a model.
 
     Args:
         folder: the folder of the run or the export.
         step: the checkpoint's step, for a run; None for the newest.
         kind: the device that torchtitan is set up for, ``cpu`` or ``cuda``.
+        average: the callback whose averaged weights to load, for a run; None: the weights.
 
     Raises:
         UserError: there are no readable weights.
     """
     run = saved_model.trained(folder)
     exported = (folder / hf_folder.CONFIG).is_file()
-    if exported and step is not None:
-        raise UserError(f"--step {step} is for the folder of a run; {folder} is an export")
+    for option, value in (("step", step), ("average", average)):
+        if exported and value is not None:
+            raise UserError(f"--{option} {value} is for the folder of a run; {folder} is an export")
     _use_kernels(run, kind)
     model = _empty(run, kind)
     wrapper = ModelWrapper(model)
@@ -62,7 +64,7 @@ def load(folder: Path, *, step: int | None, kind: str) -> Loaded:
         state = _exported(run, state)
     else:
         found, place = saved.newest(folder, run.run, step)
-        source = Checkpoint(place)
+        source = Checkpoint(place, average)
         source.check(state)
         source.fill(state)
     wrapper.load_state_dict(state)

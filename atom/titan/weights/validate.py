@@ -25,7 +25,13 @@ TOKENS = 4096
 
 
 def validate(
-    folder: Path, sets: Mapping[str, Texts], *, step: int | None, tokens: int, kind: str
+    folder: Path,
+    sets: Mapping[str, Texts],
+    *,
+    step: int | None,
+    tokens: int,
+    kind: str,
+    average: str | None = None,
 ) -> tuple[int | None, dict[str, SetResult]]:
     """Return the step of the weights, and the result of each set.
 
@@ -35,11 +41,12 @@ def validate(
         step: the checkpoint's step, for a run; None for the newest.
         tokens: tokens of a set to read.
         kind: the device that torchtitan is set up for, ``cpu`` or ``cuda``.
+        average: the callback whose averaged weights to validate; None: the weights.
 
     Raises:
         UserError: there are no readable weights, or a set has nothing to predict.
     """
-    loaded = load(folder, step=step, kind=kind)
+    loaded = load(folder, step=step, kind=kind, average=average)
     run = loaded.trained.run
     assert run.resolved is not None  # a run that has not started has no weights
     config = ValidationConfig(tokens=tokens, vocab_size=run.resolved.vocab_size)

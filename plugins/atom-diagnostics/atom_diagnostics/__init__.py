@@ -1,4 +1,4 @@
-"""Diagnostics of training: norms of layers, routing to experts, and alerts that name them."""
+"""Observe training: norms of layers, routing to experts, alerts, and an average of the weights."""
 
 from collections.abc import Iterator
 
@@ -21,4 +21,11 @@ def atom_callbacks() -> Iterator[Callback]:
         summary="load and routing entropy of the experts of each layer",
         config="atom_diagnostics.config:Experts",
         callback="atom_diagnostics.experts:callback",
+    )
+    yield Callback(
+        name="ema",
+        summary="exponential moving average of the weights, saved and validated beside them",
+        config="atom_diagnostics.config:Ema",
+        callback="atom_diagnostics.ema:callback",
+        averages=True,
     )

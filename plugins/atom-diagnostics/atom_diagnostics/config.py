@@ -58,3 +58,17 @@ class Experts(_Model):
     alert: ExpertAlert | None = Field(
         default=None, description="record an alert if experts get no token; null: none"
     )
+
+
+class Ema(_Model):
+    """An exponential moving average of the weights."""
+
+    decay: float = Field(
+        default=0.999, gt=0, lt=1, description="share of the average that an update keeps"
+    )
+    start: int = Field(
+        default=1,
+        ge=1,
+        description="step from which the weights are averaged; up to it, the average equals them",
+    )
+    interval: int = Field(default=1, ge=1, description="steps between updates")

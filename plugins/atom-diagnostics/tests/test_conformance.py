@@ -19,6 +19,7 @@ MIXTURE = {
 }
 
 TestNorms = conformance("callback:norms", **NORMS)
+TestEma = conformance("callback:ema", decay=0.5)
 TestExperts = conformance("callback:experts", **EXPERTS).having(architecture=MIXTURE)
 
 Layout = dict[str, Any]
