@@ -18,7 +18,18 @@ help: ## list the commands
 train: install ## train a small Llama on real text: 16 ranks, FSDP 2 x TP 2 x PP 2 x CP 2
 	$(BIN)/atom train +experiment=first_run $(ARGS)
 
-test: lint test-fast test-slow test-slurm test-skypilot ## lint, types, and all tests
+# Run a part of the tests, and others beside it: these are shown at its end. If any fails, all of it does.
+MAKE_PART = $(MAKE) --no-print-directory
+define beside
+@mkdir -p build; failed=; $(MAKE_PART) --keep-going $(2) > build/beside.txt 2>&1 & others=$$!; \
+$(MAKE_PART) $(1) || failed="$(1)"; wait $$others || failed="$$failed $(2)"; cat build/beside.txt; \
+test -z "$$failed" || { echo "failed, see above: $$failed"; exit 1; }
+endef
+
+# The linters take one core, and the tests on Slurm mostly wait.
+test: install ## lint, types, and all tests
+	$(call beside,test-fast,lint)
+	$(call beside,test-slow,test-slurm test-skypilot)
 
 # More threads only wait for each other. Hundreds of processes read what bytecode keeps compiled.
 test-fast test-slow: export OMP_NUM_THREADS := 1

@@ -80,7 +80,8 @@ class Cluster:
         """Start the daemons, and wait until all nodes are idle."""
         host = socket.gethostname().partition(".")[0]
         self._place.chmod(0o755)
-        port = 26810 + os.getpid() % 1000 * 10
+        # Below those that the system gives to others.
+        port = 20000 + os.getpid() % 1000 * 10
         nodes = "\n".join(
             f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port + number} CPUs=8"
             for number, name in enumerate(NODES, 1)
@@ -95,7 +96,7 @@ class Cluster:
         self._daemon("slurmctld", "slurmctld", "-D", "-c", "-f", config)
         for name in NODES:
             self.start_node(name)
-        self.wait_for(lambda: self.states() == dict.fromkeys(NODES, "idle"), 30)
+        self.wait_for(lambda: self.states() == dict.fromkeys(NODES, "idle"), 120)
 
     def _start_munge(self) -> None:
         place = self._place / "munge"
@@ -113,7 +114,7 @@ class Cluster:
             user="munge",
             group="munge",
         )
-        self.wait_for((place / "socket").exists, 10)
+        self.wait_for((place / "socket").exists, 60)
 
     def start_node(self, name: str) -> None:
         """Start the daemon of a node."""
