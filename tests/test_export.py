@@ -28,10 +28,12 @@ from atom.run_dir import checkpoint
 from atom.testing.models import logits
 from atom.titan import saved_model, translate
 from atom.titan.checkpoint.dcp import AtomicWriter
+from atom.titan.generation.generate import generate
+from atom.titan.generation.generator import Generator, pieces
+from atom.titan.generation.sampling import Sampling
 from atom.titan.trainer_config import model_parts
 from atom.titan.weights import initial_load
 from atom.titan.weights.export import export
-from atom.titan.weights.generate import Generator
 
 pytestmark = pytest.mark.slow
 
@@ -77,8 +79,11 @@ def test_transformers_computes_what_the_run_does(family: str, run: Save, tmp_pat
         assert expected_BLV.std() > 0.1, "logits that say nothing"
         for source in (folder, tmp_path / "hf"):
             generator = Generator(source, step=None, kind="cpu")
-            logits_BLV = logits(generator._model, ids_BL)
+            logits_BLV = logits(generator.model, ids_BL)
             assert (logits_BLV - expected_BLV).abs().max() <= TOLERANCE
+    prompts = ids_BL.tolist()
+    said = there.generate(ids_BL, max_new_tokens=12, do_sample=False, eos_token_id=None)
+    assert generate(generator.model, prompts, tokens=12) == said[:, 24:].tolist()
 
 
 def test_a_file_holds_no_more_than_asked_for(run: Save, tmp_path: Path) -> None:
@@ -231,6 +236,7 @@ BAD_COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "generate: no tokens": ("generate run x --tokens 0", ("--tokens", "'0'", "from 1")),
     "generate: cold": ("generate run x --temperature -1", ("--temperature", "'-1'", "from 0")),
     "generate: no number": ("generate run x --temperature nan", ("--temperature", "'nan'")),
+    "generate: no share": ("generate run x --top-p 0", ("--top-p", "'0'", "above 0 and at most 1")),
     "generate: too long": ("generate run x --tokens 999999999", ("--tokens 999999999", "reaches")),
     "generate: no step": ("generate run x --step 7", ("step 7", "valid: 3")),
 }
@@ -282,8 +288,9 @@ def test_what_is_said_depends_on_the_seed_alone(run: Save) -> None:
     generator = Generator(run(LLAMA), step=3, kind="cpu")
 
     def said(**options: Any) -> list[int]:
-        settings = {"tokens": 5, "temperature": 1.0, "top_k": None, "seed": 0} | options
-        return list(generator.ids(generator.encode("abc"), **settings))
+        tokens = options.pop("tokens", 5)
+        sampling = Sampling(**{"temperature": 1.0} | options)
+        return list(generator.ids(generator.encode("abc"), tokens=tokens, sampling=sampling))
 
     assert said() == said()
     assert said() != said(seed=1)
@@ -312,16 +319,16 @@ def test_bytes_say_the_same_in_transformers(run: Save, tmp_path: Path) -> None:
         generator = Generator(source, step=None, kind="cpu")
         ids = generator.encode("né <x>")
         assert ids == prompt.input_ids[0].tolist()
-        said = list(generator.ids(ids, tokens=24, temperature=0, top_k=None, seed=0))
+        said = list(generator.ids(ids, tokens=24, sampling=Sampling()))
         assert said == [token for token in made if token != tokenizer.eos_token_id]
 
 
-def test_text_comes_in_whole_characters(run: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = Generator(run(LLAMA), step=None, kind="cpu")
+def test_text_comes_in_whole_characters(run: Save) -> None:
+    tokenizer = Generator(run(LLAMA), step=None, kind="cpu").tokenizer
     written = "né €!".encode()
-    monkeypatch.setattr(generator, "ids", lambda *_, **__: iter(written))
-    pieces = list(generator.text("", tokens=9, temperature=0, top_k=None, seed=0))
-    assert pieces == ["n", "é", " ", "€", "!", ""]
+    assert list(pieces(tokenizer, [65], iter(written))) == ["n", "é", " ", "€", "!", ""]
+    # What is no text: a character that breaks off, and one at the end.
+    assert "".join(pieces(tokenizer, [], iter(b"a\xe2\x82b\xf0\x9f"))) == "a�b�"
 
 
 # ---------------------------------------------------------------------------- whole

@@ -179,6 +179,25 @@ class ArchitectureSuite(Options, ComponentSuite):
                 f"sliding_window_size is {window or None}"
             )
 
+    def test_generates_the_same_with_a_cache(self, subject: Subject) -> None:
+        """Texts of different lengths, computed together from what their layers keep, get the most
+        likely tokens that each text alone gets when all of it is computed for each token."""
+        from atom.titan.generation import decoding
+        from atom.titan.generation.cache import Recomputed
+        from atom.titan.generation.generate import generate
+
+        model = subject.model().eval()
+        if reason := decoding.uncached(model):
+            pytest.skip(f"{self.name} is computed without a cache: {reason}")
+        prompts = [
+            subject.tokens(1, length, seed)[0].tolist() for seed, length in enumerate((3, 9))
+        ]
+        for prompt, together in zip(prompts, generate(model, prompts, tokens=8), strict=True):
+            alone, more = Recomputed(model), prompt
+            for token in together:
+                assert token == alone.extend([more]).argmax(), "another token without a cache"
+                more = [token]
+
     # ------------------------------------------------------------------------ training
 
     def test_every_parameter_gets_a_gradient(self, subject: Subject) -> None:

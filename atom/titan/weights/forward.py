@@ -20,12 +20,17 @@ def logits(model: Any, ids_BL: torch.Tensor, positions_BL: torch.Tensor) -> torc
         ids_BL: the tokens.
         positions_BL: counted from 0 in each document, as in :mod:`atom.titan.train.data`.
     """
-    arguments: dict[str, Any] = {"positions": positions_BL}
+    output: torch.Tensor = model(ids_BL, **arguments(model, positions_BL))
+    return output
+
+
+def arguments(model: Any, positions_BL: torch.Tensor) -> dict[str, Any]:
+    """Return the arguments of a whole model beside the tokens."""
+    found: dict[str, Any] = {"positions": positions_BL}
     # As in torchtitan's Trainer.post_dataloading_process.
     inner = None
     if isinstance(model, Decoder):
         inner = getattr(model.config.first_attention, "inner_attention", None)
     if isinstance(inner, FlexAttention.Config | VarlenAttention.Config):
-        arguments["attention_masks"] = model.get_attention_masks(positions=positions_BL)
-    output: torch.Tensor = model(ids_BL, **arguments)
-    return output
+        found["attention_masks"] = model.get_attention_masks(positions=positions_BL)
+    return found

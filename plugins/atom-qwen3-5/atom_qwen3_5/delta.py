@@ -50,6 +50,24 @@ def causal_conv(
     return F.silu(out_BLW)
 
 
+def continued_conv(
+    x_BLW: torch.Tensor, weight_W1T: torch.Tensor, before_BTW: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return :func:`causal_conv` of one document's next tokens, and its last T - 1 inputs.
+
+    Args:
+        x_BLW: the tokens.
+        weight_W1T: the weights.
+        before_BTW: the T - 1 inputs before them; None at the beginning of the document.
+    """
+    earlier = weight_W1T.shape[-1] - 1
+    if before_BTW is None:
+        before_BTW = x_BLW.new_zeros(x_BLW.shape[0], earlier, x_BLW.shape[2])
+    whole_BLW = torch.cat([before_BTW, x_BLW], dim=1)
+    out_BLW = causal_conv(whole_BLW, weight_W1T, None)[:, earlier:]
+    return out_BLW, whole_BLW[:, whole_BLW.shape[1] - earlier :]
+
+
 @spmd.local_map(
     in_types=(
         {"dp": spmd.S(1), "tp": spmd.S(2)},
@@ -83,6 +101,25 @@ def gated_delta_rule(
         beta_BLN: learning rate, 0 to 1.
         starts: where documents begin, and finally L; None: there is one document.
     """
+    return continued(q_BLNK, k_BLNK, v_BLNV, g_BLN, beta_BLN, starts, None)[0]
+
+
+def continued(
+    q_BLNK: torch.Tensor,
+    k_BLNK: torch.Tensor,
+    v_BLNV: torch.Tensor,
+    g_BLN: torch.Tensor,
+    beta_BLN: torch.Tensor,
+    starts: torch.Tensor | None,
+    state_BNKV: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the outputs of the states, and the last state.
+
+    The other arguments are those of :func:`gated_delta_rule`.
+
+    Args:
+        state_BNKV: the state that the first document continues; None: it begins here.
+    """
     length = q_BLNK.shape[1]
     document_L = documents(length, starts, q_BLNK.device)
     wide = torch.promote_types(v_BLNV.dtype, torch.float32)
@@ -91,7 +128,8 @@ def gated_delta_rule(
     q_BNLK = _unit(q_BNLK) * q_BLNK.shape[-1] ** -0.5
     k_BNLK = _unit(k_BNLK)
     batch, heads, _, width = k_BNLK.shape
-    state_BNKV = v_BNLV.new_zeros(batch, heads, width, v_BNLV.shape[-1])
+    if state_BNKV is None:
+        state_BNKV = v_BNLV.new_zeros(batch, heads, width, v_BNLV.shape[-1])
     before = document_L[:1]
     answers = []
     for begin in range(0, length, CHUNK):
@@ -109,7 +147,7 @@ def gated_delta_rule(
         )
         before = document_C[-1:]
         answers.append(answer_BNCV)
-    return torch.cat(answers, dim=2).transpose(1, 2).type_as(v_BLNV)
+    return torch.cat(answers, dim=2).transpose(1, 2).type_as(v_BLNV), state_BNKV
 
 
 def _chunk(

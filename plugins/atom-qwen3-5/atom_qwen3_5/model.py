@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.distributed.tensor import DTensor
 from torchtitan.models.common import Conv1d
 from torchtitan.models.common.decoder import Decoder
@@ -86,6 +87,46 @@ class DeltaLayer(GatedDeltaNet):
             return mapped
         result: torch.Tensor = delta.local_causal_conv(x_BLD, conv.weight, cu_seqlens)
         return result
+
+    def with_state(
+        self,
+        state: tuple[torch.Tensor, ...] | None,
+        x_BLD: torch.Tensor,
+        attention_masks: Any = None,  # noqa: ARG002
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Return the outputs of a document's next tokens, and the state after them.
+
+        Args:
+            state: the last inputs of the three convolutions, and the state of the delta rule; None
+                at the beginning of the document.
+            x_BLD: the tokens.
+            attention_masks: not used; there are no other documents.
+        """
+        *inputs, rule = state or (None,) * 4
+        mixed, kept = [], []
+        for name, before_BTW in zip("qkv", inputs, strict=True):
+            width = self.value_head_dim if name == "v" else self.key_head_dim
+            projected_BLW = getattr(self, f"in_proj_{name}")(x_BLD)
+            weight_W1T = getattr(self, f"conv_{name}").weight
+            out_BLW, before_BTW = delta.continued_conv(projected_BLW, weight_W1T, before_BTW)
+            mixed.append(out_BLW.unflatten(-1, (-1, width)))
+            kept.append(before_BTW)
+        q_BLNK, k_BLNK, v_BLNV = mixed
+        groups = v_BLNV.shape[2] // q_BLNK.shape[2]
+        q_BLNK, k_BLNK = (x.repeat_interleave(groups, dim=2) for x in (q_BLNK, k_BLNK))
+        decay_BLN = F.softplus(self.in_proj_a(x_BLD).float() + self.dt_bias)
+        out_BLNV, rule = delta.continued(
+            q_BLNK,
+            k_BLNK,
+            v_BLNV,
+            -self.A_log.float().exp() * decay_BLN,
+            self.in_proj_b(x_BLD).sigmoid(),
+            None,
+            rule,
+        )
+        z_BLNV = self.in_proj_z(x_BLD).unflatten(-1, (-1, self.value_head_dim))
+        out_BLD: torch.Tensor = self.out_proj(self.norm(out_BLNV, z_BLNV).flatten(2))
+        return out_BLD, (*kept, rule)
 
 
 class Mixture(MoE):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torchtitan.models.common import Decoder, FeedForward, Linear, RMSNorm
 from torchtitan.protocols.module import Module
 
-from atom_gated_linear_attention.recurrence import gated_linear_attention
+from atom_gated_linear_attention.recurrence import continued, gated_linear_attention
 from atom_gated_linear_attention.sharding import set_sharding
 
 
@@ -42,6 +42,18 @@ class Recurrence(Module):
         return gated_linear_attention(
             q_BLNK, k_BLNK, v_BLNV, log_g_BLNK, positions_BL, chunk=self.chunk
         )
+
+    def with_state(
+        self,
+        state: tuple[torch.Tensor, ...] | None,
+        *tensors: torch.Tensor,
+        positions_BL: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Return ``forward`` of a document's next tokens, and the state after them: see
+        "Generation" of ATOM's page on architectures."""
+        before_NKV = state[0] if state else None
+        out_BLNV, after_NKV = continued(*tensors, positions_BL, before_NKV, chunk=self.chunk)
+        return out_BLNV, (after_NKV,)
 
 
 class GatedLinearAttention(Module):

@@ -40,18 +40,41 @@ def gated_linear_attention(
             for one document a sequence.
         chunk: C. Memory is O(B L C N K).
     """
+    return continued(q_BLNK, k_BLNK, v_BLNV, log_g_BLNK, positions_BL, None, chunk=chunk)[0]
+
+
+def continued(
+    q_BLNK: torch.Tensor,
+    k_BLNK: torch.Tensor,
+    v_BLNV: torch.Tensor,
+    log_g_BLNK: torch.Tensor,
+    positions_BL: torch.Tensor | None,
+    state_NKV: torch.Tensor | None,
+    *,
+    chunk: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the answers, and the state after the last token.
+
+    The other arguments are those of :func:`gated_linear_attention`.
+
+    Args:
+        state_NKV: the state of each sequence before its first token; None where it is empty.
+    """
     batch, length = v_BLNV.shape[:2]
     if positions_BL is None:
         positions_BL = torch.arange(length, device=v_BLNV.device).expand(batch, length)
-    documents_BL = (positions_BL == 0).cumsum(1)
+    documents_BL = (positions_BL == 0).cumsum(1) + (0 if state_NKV is None else 1)
 
     # Float32 at least: decays are multiplied over thousands of tokens.
     dtype = torch.promote_types(v_BLNV.dtype, torch.float32)
     q, k, v, log_g = (_chunks(x.to(dtype), chunk) for x in (q_BLNK, k_BLNK, v_BLNV, log_g_BLNK))
-    documents_GC = _chunks(documents_BL, chunk)  # (B, G, C), as all below begin with B
+    # (B, G, C), as all below begin with B. What fills up the last chunk belongs to its document.
+    last_B1 = documents_BL[:, -1:]
+    documents_GC = _chunks(documents_BL - last_B1, chunk) + last_B1[:, None]
     last_G = documents_GC[..., -1]
-    # The document whose state comes into a chunk; before the first there is none (0).
-    before_G = F.pad(last_G[:, :-1], (1, 0))
+    # The document whose state comes into a chunk. Before the first there is none (0), or the one
+    # that is continued (1).
+    before_G = F.pad(last_G[:, :-1], (1, 0), value=0 if state_NKV is None else 1)
     decay_GCNK = log_g.cumsum(2)  # logarithm, from the start of the chunk to the token
 
     # Within a chunk: token I sees J, if J is not later and of the same document.
@@ -66,7 +89,8 @@ def gated_linear_attention(
     to_end_GCNK = _exp(whole_GNK[:, :, None] - decay_GCNK, documents_GC == last_G[..., None])
     added_GNKV = torch.einsum("bgcnk,bgcnv->bgnkv", k * to_end_GCNK, v)
     kept_GNK = _exp(whole_GNK, last_G == before_G)
-    state_NKV = torch.zeros_like(added_GNKV[:, 0])
+    if state_NKV is None:
+        state_NKV = torch.zeros_like(added_GNKV[:, 0])
     states = []
     for added_NKV, kept_NK in zip(added_GNKV.unbind(1), kept_GNK.unbind(1), strict=True):
         states.append(state_NKV)
@@ -75,7 +99,7 @@ def gated_linear_attention(
     out_GCNV = out_GCNV + torch.einsum(
         "bgcnk,bgnkv->bgcnv", q * from_start_GCNK, torch.stack(states, 1)
     )
-    return out_GCNV.flatten(1, 2)[:, :length].to(v_BLNV.dtype)
+    return out_GCNV.flatten(1, 2)[:, :length].to(v_BLNV.dtype), state_NKV
 
 
 def _chunks(x_BL: torch.Tensor, chunk: int) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Continue texts with a whole model in one process: cached steps, sampling, text, conversations."""

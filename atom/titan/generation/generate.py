@@ -1,0 +1,93 @@
+"""Generate the tokens that follow prompts, several texts at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from atom.titan.generation.decoding import begin
+from atom.titan.generation.sampling import Sampler, Sampling
+
+GREEDY = Sampling()
+
+
+def generate(
+    model: Any, prompts: Sequence[Sequence[int]], *, batch: int = 16, **options: Any
+) -> list[list[int]]:
+    """Return the ids that follow each prompt.
+
+    Args:
+        model: a whole model, for evaluation.
+        prompts: the ids of each text; none is empty.
+        batch: the maximum number of texts that are computed together.
+        options: those of :func:`stream`. ``finished`` gets the number of the prompt among all.
+    """
+    made: list[list[int]] = [[] for _ in prompts]
+    finished = options.pop("finished", None)
+    for first in range(0, len(prompts), batch):
+
+        def done(text: int, ids: list[int], first: int = first) -> bool:
+            return finished is not None and finished(first + text, ids)
+
+        for text, token in stream(model, prompts[first : first + batch], finished=done, **options):
+            made[first + text].append(token)
+    return made
+
+
+def stream(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    tokens: int,
+    sampling: Sampling = GREEDY,
+    ends: Collection[int] = (),
+    size: int | None = None,
+    reach: int | None = None,
+    finished: Callable[[int, list[int]], bool] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Yield the ids that follow some prompts, computed together: the text's number, and a token.
+
+    Args:
+        model: a whole model, for evaluation.
+        prompts: the ids of each text; none is empty.
+        tokens: the maximum number of tokens of each text.
+        sampling: how they are drawn; by default the most likely ones.
+        ends: ids that end a text; they are not yielded.
+        size: the number of ids; rows of the embedding beyond are padding. None for all rows.
+        reach: the maximum number of tokens of a text that the model supports; None if there is
+            none.
+        finished: called with a text's number and its new ids; returns whether the text ends there.
+    """
+    texts = list(range(len(prompts)))
+    made: list[list[int]] = [[] for _ in prompts]
+    sampler = Sampler(sampling, len(prompts))
+    state, logits_BV = begin(model, prompts, reach)
+    for number in range(1, tokens + 1):
+        drawn = sampler.draw(logits_BV[:, :size], texts)
+        going: list[int] = []
+        for row, (text, token) in enumerate(zip(texts, drawn, strict=True)):
+            if token in ends:
+                continue
+            made[text].append(token)
+            yield text, token
+            if finished is None or not finished(text, made[text]):
+                going.append(row)
+        if not going or number == tokens:
+            return
+        if len(going) < len(texts):
+            state.keep(going)
+        texts, drawn = [texts[row] for row in going], [drawn[row] for row in going]
+        logits_BV = state.extend([[token] for token in drawn])
+
+
+def longest(parts: Any) -> int | None:
+    """Return the maximum number of tokens of a text; None if the model has none.
+
+    Args:
+        parts: the model's, :class:`atom.plugin.ModelParts`.
+    """
+    try:
+        reach: int | None = parts.model.max_seq_len
+    except (AttributeError, ValueError):  # a Decoder without rotary embedding raises the latter
+        return None
+    return reach
