@@ -19,6 +19,7 @@ MODES = {mode: config for mode, config in translate.ACTIVATION_CHECKPOINT.items(
 ATOMS = {
     "parallelism.name": "the strategy",
     "activation_checkpoint.mode": "which of torchtitan's policies",
+    "metrics.show": "what the launcher's screen shows",
 }
 """Own keys that are no field of a config of torchtitan's, and what they say."""
 

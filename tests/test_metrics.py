@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atom.errors import UserError
+from atom.run_dir.histograms import Histogram, Histograms
 from atom.run_dir.metrics import FILE_NAME, MetricsWriter, StepMetrics, follow, last_step, read
 
 DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -110,6 +111,17 @@ def test_unknown_mfu_is_left_out_and_not_finite_is_null() -> None:
     assert values["loss"] is None
 
 
+def test_histograms_survive_json() -> None:
+    found = {"h": Histograms([-1.0, 0.0, 2.0], {"w/0": [0.123456, 7], "w/1": [0, 0]})}
+    line = dataclasses.replace(row(1), histograms=found).to_json()
+    assert json.loads(line)["histograms"]["h"]["counts"] == {"w/0": [0.1235, 7], "w/1": [0, 0]}
+    back = (StepMetrics.from_json(line).histograms or {})["h"]
+    drawn = {name: each.trimmed() for name, each in back.each()}
+    assert drawn == {"w/0": Histogram([-1.0, 0.0, 2.0], [0.1235, 7]), "w/1": None}
+    assert Histogram([0, 1, 2, 3, 4], [0, 5, 0, 0]).trimmed() == Histogram([1, 2], [5])
+    assert "histograms" not in json.loads(row(1).to_json())
+
+
 def test_values_of_callbacks_survive_json() -> None:
     values = {"norms": {"grad/0": 0.5, "grad/1": math.inf}, "none": {}}
     line = dataclasses.replace(row(1), callbacks=values).to_json()
@@ -131,6 +143,14 @@ def test_keys_of_a_later_version_are_passed_over() -> None:
     [
         *({"step": 1.5}, {"step": None}, {"step": True}),
         *({"loss": "low"}, {"loss": False}, {"lr": []}),
+        *({"histograms": 1}, {"histograms": {"h": {"edges": [0, 1]}}}),
+        *(
+            {"histograms": {"h": {"edges": edges, "counts": {"w": counts}}}}
+            for edges, counts in (
+                *(([0, 1], [1, 2]), ([1, 0], [1]), ([0], []), ([0, 1], [-1]), ([0, 1], ["1"])),
+                *(([0, None], [1]), ([0, 1], [True]), ([0, 1], 1), (list(range(514)), [0] * 513)),
+            )
+        ),
         *({"callbacks": 1}, {"callbacks": {"norms": 1}}, {"callbacks": {"norms": {"a": True}}}),
     ],
 )

@@ -37,7 +37,7 @@ class Rows(StepMetricsProcessor):
 
     def __init__(self, every: int) -> None:
         self.every, self.writes = every, True
-        self.also_logs, self.callbacks = [], {}
+        self.also_logs, self.callbacks, self.histograms = [], {}, {}
         self.rows: dict[int, dict[str, dict[str, float]]] = {}
 
     def should_log(self, step: int) -> bool:
@@ -267,3 +267,38 @@ def test_averages_that_are_not_of_the_weights_are_told(tmp_path: Path) -> None:
     state = PluginCallback(trainer, Opened("a", Other(), averages=True)).state
     with pytest.raises(RunError, match="averages returns other tensors than one of each param"):
         state.state_dict()
+
+
+def test_histograms_are_logged_in_a_step(tmp_path: Path) -> None:
+    edges = [0.0, 1.0, 2.0]
+    at = {
+        "after_backward": lambda training: training.log_histograms(
+            edges, {"w/0": [1, training.step]}
+        )
+    }
+    trainer = layer(tmp_path, Points(**at), every=2)
+    found = trainer.metrics_processor.histograms
+    trainer.do()
+    assert found == {}, "a step without a row"
+    trainer.do()
+    assert found["a"].counts == {"w/0": [1, 2]}
+    trainer.do()
+    assert found == {}, "those of the step before"
+
+
+@pytest.mark.parametrize(
+    ("edges", "counts", "words"),
+    [
+        ([0.0], {"w": []}, "1 edges; valid: 2 to 513"),
+        ([0.0, 0.0], {"w": [1]}, "edges that do not ascend"),
+        ([0.0, 1.0], {"w": [1, 2]}, "w does not have a number for each of 1 bins"),
+        ([0.0, 1.0], {"w w": [1]}, "'w w' is no name of a value"),
+        (range(500), {str(n): [0] * 499 for n in range(500)}, "500 histograms of 499 bins are too"),
+    ],
+)
+def test_what_is_no_histogram_is_refused(
+    edges: Any, counts: dict[str, list[float]], words: str, tmp_path: Path
+) -> None:
+    at = {"after_backward": lambda training: training.log_histograms(edges, counts)}
+    with pytest.raises(RunError, match=f"failed in after_backward of step 1: ValueError: {words}"):
+        layer(tmp_path, Points(**at)).do()

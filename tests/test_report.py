@@ -16,6 +16,7 @@ import pytest
 from atom.cli import main
 from atom.recipe.run import DEGREES, parse
 from atom.run_dir import events
+from atom.run_dir.histograms import Histograms
 from atom.run_dir.metrics import FILE_NAME, StepMetrics
 from atom.run_dir.validated import SetResult
 
@@ -139,6 +140,36 @@ def test_values_of_callbacks_are_curves_and_heat_maps(run: Path) -> None:
     assert "onerror" not in [name for _, attributes in page.tags for name in attributes]
     assert f"{HOSTILE[:8]}" in page.words
     assert "Callbacks" in page.words
+
+
+def test_histograms_are_heat_maps_over_layers_and_bins(run: Path) -> None:
+    """Those of the first and of the last step that have any."""
+    edges = [-1.0, -0.5, 0.5, 1.0]
+    lines = []
+    for step in range(1, 5):
+        counts = {"weight/layers.0": [0, 3 - step / 4, step / 4], f"gradient/{HOSTILE}": [1, 0, 0]}
+        found = {"histograms": Histograms(edges, counts)} if step != 2 else None
+        lines.append(dataclasses.replace(row(step, 2.0), histograms=found).to_json())
+    (run / FILE_NAME).write_text("".join(f"{line}\n" for line in lines))
+    page = Page(report(run))
+    told = [
+        str(attributes["aria-label"])
+        for tag, attributes in page.tags
+        if tag == "svg" and attributes["class"] == "heat"
+    ]
+    assert [words.partition(":")[2].partition(":")[0] for words in told] == [
+        *(
+            f" {kind}, histograms of step {step}"
+            for kind in ("weight", "gradient")
+            for step in (1, 4)
+        )
+    ]
+    assert (
+        "0.083 (light) to 0.92 (dark), logarithmic. highest: 0.92 in layers.0 at -0.5 to 0.5"
+        in (told[0])
+    )
+    assert "highest: 0.67 in layers.0 at -0.5 to 0.5" in told[1]
+    assert "onerror" not in [name for _, attributes in page.tags for name in attributes]
 
 
 def report(run: Path) -> str:

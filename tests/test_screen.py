@@ -14,7 +14,7 @@ from screens import HEADER, WHOLE_RUN, Piped, row, script
 
 from atom.io.numbers import clock, sparkline
 from atom.run_dir.metrics import SHOWN, Shown, StepMetrics
-from atom.watch.screen import _columns
+from atom.watch import step_text
 
 # ---------------------------------------------------------------------------- in a pipe
 
@@ -45,9 +45,9 @@ def test_a_field_is_shown_as_its_row_says(monkeypatch: pytest.MonkeyPatch) -> No
     piped = Piped()
     piped.screen.step(row(1))
     assert "1.2 GiB  2,048 tokens\n" in piped.text
-    heads = [column.head for column in _columns(row(1), 10, 200)]
+    heads = [column.head for column in step_text.columns(row(1), 10, 200)]
     assert heads[-1] == "tokens"
-    assert "tokens" not in [column.head for column in _columns(row(1), 10, 60)]
+    assert "tokens" not in [column.head for column in step_text.columns(row(1), 10, 60)]
 
 
 def test_without_a_header_the_end_is_not_known() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def tracked(train: Callable[..., list[dict]], tmp_path_factory: pytest.TempPathF
         f"training.steps={STEPS}",
         "checkpoint.enable=false",
         *("validation.sets.more=stdlib", "validation.interval=2", "validation.tokens=64"),
-        *("callbacks=norms", "callbacks.norms.interval=2"),
+        *("callbacks=[norms,histograms]", "callbacks.norms.interval=2"),
     )
     (place / "rows.json").write_text(json.dumps(rows))
     return place
@@ -54,6 +55,22 @@ def test_tensorboard_has_every_step(tracked: Path) -> None:
     expected = [row["callbacks"]["norms"]["gradient/layers.0"] for row in rows[1:]]
     assert [event.step for event in points] == [2, 3]
     assert [event.value for event in points] == pytest.approx(expected, rel=1e-6)
+    (drawn,) = found.Histograms("callbacks/histograms/weight/layers.0")
+    edges, counts = histogram_of(rows)
+    assert drawn.step == STEPS
+    buckets = dict(
+        zip(drawn.histogram_value.bucket_limit, drawn.histogram_value.bucket, strict=True)
+    )
+    assert {end: count for end, count in buckets.items() if count} == pytest.approx(
+        {end: count for end, count in zip(edges[1:], counts, strict=True) if count}, rel=1e-3
+    )
+    assert drawn.histogram_value.num == pytest.approx(1, rel=1e-3)
+
+
+def histogram_of(rows: list[dict]) -> tuple[list[float], list[float]]:
+    """Return edges and counts of a histogram of the last step."""
+    found = rows[-1]["histograms"]["histograms"]
+    return found["edges"], found["counts"]["weight/layers.0"]
 
 
 def leveldb_records(log: bytes, block: int = 32768) -> Iterator[bytes]:
@@ -79,15 +96,23 @@ def test_wandb_keeps_every_step_without_a_network(tracked: Path) -> None:
     from wandb.proto.wandb_internal_pb2 import Record
 
     (file,) = tracked.glob("tb/wandb/offline-run-*/run-*.wandb")
-    losses = {}
+    losses: dict[int, float] = {}
+    histograms: dict[int, dict[str, Any]] = {}
     for data in leveldb_records(file.read_bytes()[7:]):  # behind W&B's own header
         record = Record.FromString(data)
         if record.WhichOneof("record_type") == "history":
             values = {item.nested_key[0] if item.nested_key else item.key: item.value_json
                       for item in record.history.item}  # fmt: skip
             losses[int(values["_step"])] = float(values["loss_metrics/global_avg_loss"])
+            for item in record.history.item:
+                if item.nested_key[:1] == ["callbacks/histograms/weight/layers.0"]:
+                    of_step = histograms.setdefault(int(values["_step"]), {})
+                    of_step[item.nested_key[1]] = json.loads(item.value_json)
     rows = json.loads((tracked / "rows.json").read_text())
     assert losses == pytest.approx({row["step"]: row["loss"] for row in rows})
+    assert list(histograms) == [STEPS]
+    assert histograms[STEPS]["_type"] == "histogram"
+    assert sum(histograms[STEPS]["values"]) == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -114,6 +139,10 @@ def test_trackio_has_every_step_beside_the_settings(tracked: Path) -> None:
     losses = {row["step"]: row["loss_metrics/global_avg_loss"] for row in history}
     rows = json.loads((tracked / "rows.json").read_text())
     assert losses == pytest.approx({row["step"]: row["loss"] for row in rows})
+    drawn = history[-1]["callbacks/histograms/weight/layers.0"]
+    assert drawn["_type"] == "trackio.histogram"
+    found = [count for count in drawn["values"] if count]
+    assert found == pytest.approx([count for count in histogram_of(rows)[1] if count], rel=1e-3)
 
 
 @pytest.mark.slow

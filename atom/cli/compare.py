@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from atom.io.json_data import dumps
 from atom.io.numbers import decimal, sparkline
 from atom.io.printing import clean
 from atom.io.terminal import Encodable, Styled
+from atom.run_dir import chosen
 from atom.watch import compare
 from atom.watch.compare import Compared
 from atom.watch.markup import svg_file
@@ -39,6 +41,15 @@ def parser() -> Parser:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.svg", help="draw all curves into this picture"
     )
+    parser.add_argument(
+        "--show",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also compare this number of metrics.jsonl, such as callbacks.norms.gradient/layers.0 "
+        "(of gradient/*, the highest); it can be given several times. Those of metrics.show are "
+        "compared anyway",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object, for programs")
     return parser
 
@@ -52,7 +63,7 @@ def main(arguments: list[str]) -> int:
         )
     if options.out is not None and options.out.suffix != ".svg":
         raise UserError(f"--out {options.out} is not an SVG file", valid="FILE.svg")
-    runs = compare.load(options.runs)
+    runs = compare.load(options.runs, options.show)
     if options.out is not None:
         drawn = svg_file(compare.picture(runs))
         write_given(options.out, drawn)
@@ -73,8 +84,11 @@ def main(arguments: list[str]) -> int:
     console.print()
     numbers = _table("", runs)
     found = [run.numbers() for run in runs]
+    further = {chosen.short(name) for run in runs for name in run.chosen}
     for name in dict.fromkeys(name for one in found for name in one):
-        numbers.add_row(clean(name), *(_number(name, one.get(name)) for one in found))
+        show = chosen.text if name in further else partial(_number, name)
+        row = [one.get(name) for one in found]
+        numbers.add_row(clean(name), *("–" if value is None else show(value) for value in row))
     numbers.add_row("data", *(words or "–" for words in compare.data(runs)))
     ascii_only = not target.encoding.lower().startswith("utf")
     columns = max(12, min(40, (console.width - 14) // len(runs) - 2))
@@ -100,8 +114,6 @@ def _table(head: str, runs: Sequence[Compared]) -> Table:
 
 
 def _number(name: str, value: Any) -> str:
-    if value is None:
-        return "–"
     if name.endswith((" loss", " bits/byte")):
         return decimal(value, 4)
     if name.endswith(" data"):

@@ -19,7 +19,7 @@ from atom.plugin import Dataset, LaunchJob
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import select
-from atom.run_dir import branch, folder, metrics, resume
+from atom.run_dir import branch, chosen, folder, metrics, resume
 from atom.run_dir.prepare import prepare
 from atom.watch import mixture_rows
 
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
 def _measured(run: Run, place: Path) -> float:
     """Return the value by which a sweep compares the run in ``place``; NaN if there is none."""
     rows = metrics.read(place / metrics.FILE_NAME)
-    value = rows[-1].value(run.sweep.objective) if rows else None
+    value = chosen.value(rows[-1], run.sweep.objective) if rows else None
     return math.nan if value is None else float(value)
 
 

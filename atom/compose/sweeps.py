@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -13,34 +12,26 @@ from hydra.core.plugins import Plugins
 
 from atom.compose.averages import averaging
 from atom.compose.repairs import SWEEPER
-from atom.errors import UserError, nearest
 from atom.io.files import read_text, write_text
 from atom.recipe.run import Run
 from atom.registry.host import Host
-from atom.run_dir import validated
+from atom.run_dir import chosen
 from atom.run_dir.folder import RUN_FILE
-from atom.run_dir.metrics import StepMetrics
 
 RECORD = "multirun.yaml"
 """File that Hydra's own sweeper writes into the sweep folder before its first run."""
 
 
 def check(run: Run, host: Host) -> None:
-    """Refuse an objective that runs do not measure.
+    """Refuse an objective, and numbers to show, that runs do not measure.
 
     Raises:
         UserError: names the numbers in metrics.jsonl.
     """
-    fields = dataclasses.fields(StepMetrics)
-    measured = [field.name for field in fields if str(field.type).startswith(("int", "float"))]
     sets = [*run.validation.names, *run.validation.averaged(averaging(run, host))]
-    measured += [f"validation.{name}.{value}" for name in sets for value in validated.LOSSES]
-    if run.sweep.objective not in measured:
-        raise UserError(
-            f"is no number that is measured; {nearest(run.sweep.objective, measured)}",
-            key="sweep.objective",
-            value=run.sweep.objective,
-        )
+    chosen.check(run, "sweep.objective", run.sweep.objective, sets, value=run.sweep.objective)
+    for name in run.metrics.show:
+        chosen.check(run, "metrics.show", name, sets, value=run.metrics.show)
 
 
 @contextmanager

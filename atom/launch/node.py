@@ -141,6 +141,7 @@ def _start(
     boot(kind)
 
     screen, begin, steps = Screen(), time.time(), run.training.steps
+    screen.choose(run.metrics.show)
     first = machine.node == 0
     make_folder(folder / "logs")
     if first:

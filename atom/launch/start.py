@@ -85,6 +85,7 @@ def follow(
     before = len(events.read(place))
     ranks = ready.resolved.world_size
     news = News(place, screen)
+    screen.choose(ready.run.metrics.show)
     try:
         screen.starting(f"starting {ranks:,} rank{'s' * (ranks > 1)}", steps=ready.steps)
 

@@ -82,6 +82,14 @@ class Training(Protocol):
                 of letters, digits, ``_``, ``-``, ``.`` and ``/``.
         """
 
+    def log_histograms(self, edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> None:
+        """Add histograms to the row of this step. Call it as :meth:`log`, once in a step.
+
+        Args:
+            edges: the ends of the bins of all histograms, ascending; at most 513.
+            counts: name -> the number of each bin, or its share; at most 200,000 numbers.
+        """
+
     def alert(self, reason: str) -> None:
         """Record a warning in ``events.jsonl``, and show it. Call it on every rank alike."""
 

@@ -161,6 +161,11 @@ class Metrics(TrainingSection):
     """Which metrics are logged, and where."""
 
     log_freq: _Count = Field(default=10, description="steps between logged steps")
+    show: list[str] = Field(
+        default=[],
+        description="further numbers of metrics.jsonl in the line of a step, such as "
+        "callbacks.norms.gradient/layers.0; of gradient/*, the highest",
+    )
 
 
 class Debug(TrainingSection):

@@ -32,7 +32,8 @@ from atom.io.files import (
 from atom.io.json_data import dumps
 from atom.io.numbers import decimal
 from atom.io.tail import Tail
-from atom.run_dir import validated
+from atom.run_dir import histograms, validated
+from atom.run_dir.histograms import Histograms
 from atom.run_dir.validated import SetResult
 
 FILE_NAME = "metrics.jsonl"
@@ -94,24 +95,20 @@ class StepMetrics:
     """The values that callbacks of plugins have logged for this step: the name of the callback in
     the run -> the name of the value -> the value. None, and absent from the JSON, without any."""
 
+    histograms: dict[str, Histograms] | None = dataclasses.field(default=None, hash=False)
+    """The histograms that callbacks have logged for this step, by the name of the callback in the
+    run. None, and absent from the JSON, without any."""
+
     validation: dict[str, SetResult] | None = dataclasses.field(default=None, hash=False)
     """The results of the validation sets, by name, with the weights after this step. None, and
     absent from the JSON, if the step is not validated."""
 
-    def value(self, name: str) -> float | None:
-        """Return a number of the row: a field, or ``validation.SET.VALUE``; None without one."""
-        if "." not in name:
-            found: float | None = getattr(self, name)
-            return found
-        _, of, value = name.split(".")
-        result = (self.validation or {}).get(of)
-        return None if result is None else result.numbers().get(value)
-
     def to_json(self) -> str:
         """Return the row as one line of JSON, without the newline."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if self.validation is not None:
-            values["validation"] = {n: each.to_json() for n, each in self.validation.items()}
+        for name in ("histograms", "validation"):
+            if values[name] is not None:
+                values[name] = {key: each.to_json() for key, each in values[name].items()}
         return dumps({name: value for name, value in values.items() if value is not None})
 
     @classmethod
@@ -351,6 +348,8 @@ def _value(field: dataclasses.Field[Any], value: object) -> Any:
     """Return ``value`` as the type of ``field``."""
     if field.name == "callbacks":
         return _callback_values(value)
+    if field.name == "histograms":
+        return histograms.read(value)
     if field.name == "validation":
         return validated.read(value)
     if field.type == "str | None":

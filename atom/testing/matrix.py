@@ -73,6 +73,11 @@ class Cell:
         errors = [error for error in (self.error, self.validation) if error is not None]
         return self.failed or not all(error <= runs.TOLERANCE for error in errors)
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether the strategy trains, and its validation is unknown."""
+        return self.error is not None and self.validation is None
+
 
 def architectures(host: Host) -> dict[str, Sections]:
     """Return the tiny options of the installed architectures, each as the section of a run."""
@@ -172,8 +177,8 @@ ranks in brackets. A cell is the largest difference in loss to the same run on o
 {runs.STEPS} steps in float32 on CPU ranks over gloo. At most {runs.TOLERANCE:g} counts as the same
 training, for mixtures of experts too; more is **bold**. A dash with a number means that the run is
 refused before ranks start, for the reason below. Nothing is known of cells that were not run. The
-last column is the largest difference in the loss of a validation set, over the strategies in
-brackets.
+last column is the largest difference in the loss of a validation set, over all strategies that
+train, or over those in brackets.
 
 {table}
 
@@ -182,16 +187,19 @@ brackets.
 Run {when} with {"; ".join(versions) or "nothing"}.
 
 `make matrix` runs all cells and writes this page; `make matrix ARGS=--missing` runs those that have
-not been.
+not been, or that were not validated.
 """
 
 
-def _validated(cells: Iterable[Cell]) -> str:
+def _validated(cells: Sequence[Cell]) -> str:
     known = [(cell.validation, cell.strategy) for cell in cells if cell.validation is not None]
     if not known:
         return "not run"
-    most, names = max(error for error, _ in known), ", ".join(name for _, name in known)
-    return f"{most:.1e} ({names})" if most <= runs.TOLERANCE else f"**{most:.1e}** ({names})"
+    most = max(error for error, _ in known)
+    found = f"{most:.1e}" if most <= runs.TOLERANCE else f"**{most:.1e}**"
+    if any(cell.incomplete for cell in cells):
+        found += f" ({', '.join(name for _, name in known)})"
+    return found
 
 
 def _shown(cell: Cell | None, reasons: dict[str, int]) -> str:
@@ -224,7 +232,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--architectures", default="*", metavar="GLOB", help="of options")
     parser.add_argument("--strategies", default="*", metavar="GLOB", help="of options")
     parser.add_argument("--ranks", default=ranks.MOST_RANKS, type=int, help="at most, of a cell")
-    parser.add_argument("--missing", action="store_true", help="only cells that were never run")
+    parser.add_argument(
+        "--missing", action="store_true", help="only cells that were not run, or not validated"
+    )
     parser.add_argument("--cells", default=CELLS, type=Path, metavar="FILE.jsonl")
     parser.add_argument("--page", default=PAGE, type=Path, metavar="FILE.md")
     options = parser.parse_args(arguments)
@@ -239,7 +249,8 @@ def main(arguments: list[str]) -> int:
         for row, model in rows.items():
             if not fnmatchcase(row, options.architectures):
                 continue
-            if options.missing and (row, column) in kept:
+            known = kept.get((row, column))
+            if options.missing and known is not None and not known.incomplete:
                 continue
             cell = kept[row, column] = run_cell(row, column, (model, layout))
             wrong |= cell.wrong

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from atom.errors import shown
+from atom.errors import UserError, shown
 from atom.recipe import settings
-from atom.recipe.run import read
-from atom.run_dir import history, metrics
+from atom.recipe.run import Run, read
+from atom.run_dir import chosen, history, metrics
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.metrics import StepMetrics
 from atom.run_dir.status import Status, status
@@ -40,6 +41,8 @@ class Compared:
     status: Status
     settings: dict[str, Any]
     rows: list[StepMetrics]
+    chosen: tuple[str, ...] = ()
+    """Names of further numbers (:mod:`atom.run_dir.chosen`)."""
 
     def numbers(self) -> dict[str, Any]:
         """Return the results; None where a value is unknown."""
@@ -53,6 +56,7 @@ class Compared:
             "lowest loss": best.loss if best else None,
             "at step": best.step if best else None,
             **self._validated(),
+            **{chosen.short(name): self._last(name) for name in self.chosen},
             "tokens seen": self.status.tokens_seen,
             "tokens/s": _median([row.tokens_per_second for row in self.rows]),
             "s/step": _median([row.step_seconds for row in self.rows]),
@@ -60,6 +64,11 @@ class Compared:
             "restarts": self.status.restarts,
             "goodput": self.status.goodput,
         }
+
+    def _last(self, name: str) -> float | None:
+        """Return the last of a chosen number."""
+        found = chosen.last(self.rows, name)
+        return None if found is None else _finite(found[1])
 
     def _validated(self) -> dict[str, Any]:
         """Return the last loss and bits per byte of each validation set, and its data."""
@@ -73,22 +82,34 @@ class Compared:
         return found
 
 
-def load(folders: Sequence[Path]) -> list[Compared]:
+def load(folders: Sequence[Path], show: Sequence[str] = ()) -> list[Compared]:
     """Load the runs.
 
+    Args:
+        folders: their folders.
+        show: names of numbers to compare, beside those that a run shows (``metrics.show``).
+
     Raises:
-        UserError: a folder holds no run, or a file in it is unreadable.
+        UserError: a folder holds no run, a file in it is unreadable, or no run has a number.
     """
-    found = []
+    found, names_of = [], [*show]
     for name, folder in zip(names(folders), folders, strict=True):
         state = status(folder)
         rows = metrics.read(folder / metrics.FILE_NAME)
-        found.append(Compared(name, folder, state, _settings(folder), rows))
-    return found
+        run, course = _settings(folder)
+        names_of += run.metrics.show
+        found.append(Compared(name, folder, state, course, rows))
+    every = [row for run in found for row in run.rows]
+    for name in show:
+        if not chosen.is_in(every, name):
+            raise UserError(
+                f"--show {name}: no run has logged it; {chosen.nearest_in(every, name)}"
+            )
+    return [replace(run, chosen=tuple(dict.fromkeys(names_of))) for run in found]
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """Return the settings that produced a run's steps.
+def _settings(folder: Path) -> tuple[Run, dict[str, Any]]:
+    """Return a run, and the settings that produced its steps.
 
     A setting that changed during the run lists all its values in words."""
     periods, changed = history.course(folder, RUN_FILE)
@@ -98,7 +119,8 @@ def _settings(folder: Path) -> dict[str, Any]:
         )
         for key, values in changed.items()
     }
-    return settings.flat(read(periods[-1].file, below=folder)) | told
+    run = read(periods[-1].file, below=folder)
+    return run, settings.flat(run) | told
 
 
 def names(folders: Sequence[Path]) -> list[str]:
@@ -139,7 +161,7 @@ def picture(runs: Sequence[Compared]) -> Element:
     row_height, head, gap = 18, 20, 26
     legend_height = row_height * len(runs) + 10
     panel_height = chart.HEIGHT + gap
-    drawn = [*CURVES, *_set_curves(runs)]
+    drawn = [*CURVES, *_set_curves(runs), *_chosen_curves(runs)]
     height = legend_height + panel_height * len(drawn)
     found = element(
         "svg",
@@ -193,6 +215,14 @@ def _set_curves(
 
     for name in dict.fromkeys(name for run in runs for name in metrics.by_set(run.rows)):
         yield name, f"validation loss of {name}, nats per token", loss_of(name)
+
+
+def _chosen_curves(
+    runs: Sequence[Compared],
+) -> Iterator[tuple[str, str, Callable[[StepMetrics], float | None]]]:
+    """Yield a curve for each chosen number; None where a row does not have it."""
+    for name in dict.fromkeys(name for run in runs for name in run.chosen):
+        yield name, chosen.short(name), partial(chosen.value, name=name)
 
 
 def _median(values: Sequence[float]) -> float | None:

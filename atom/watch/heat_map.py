@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from atom.watch.axis import px, tick
 from atom.watch.markup import element
 
 Values = Mapping[str, Mapping[int, float]]
-"""Row -> step -> value."""
+"""Row -> column -> value."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How columns are named.
+
+    Attributes:
+        label: the text below a column.
+        place: a column in words.
+        plural: several columns.
+    """
+
+    label: Callable[[int], str]
+    place: Callable[[int], str]
+    plural: str
+
+
+STEPS = Columns(tick, lambda step: f"step {step}", "steps")
 
 STYLE = """
 .heat { --ink: #1f2328; --faint: #6b7280; --heat: #0b62c4; --alarm: #b42318;
@@ -29,13 +48,16 @@ _LOG_FROM = 10.0
 """Positive values that span more than this factor get a logarithmic scale."""
 
 
-def heat_map(title: str, values: Values, show: Callable[[float], str]) -> tuple[Element, str]:
+def heat_map(
+    title: str, values: Values, show: Callable[[float], str], columns: Columns = STEPS
+) -> tuple[Element, str]:
     """Return a picture, and a caption with its scale.
 
     Args:
         title: the quantity.
         values: the values of each row, in the order from top to bottom.
         show: formats a value.
+        columns: names the columns.
     """
     every = sorted({step for of_row in values.values() for step in of_row})
     steps, rows = _thinned(every, _MOST_COLUMNS), _thinned(list(values), _MOST_ROWS)
@@ -47,8 +69,10 @@ def heat_map(title: str, values: Values, show: Callable[[float], str]) -> tuple[
     caption = f"{title}: {show(low)} (light) to {show(high)} (dark)"
     caption += ", logarithmic" if log else ""
     caption += f"; {len(rows)} of {len(values):,} rows" if len(rows) < len(values) else ""
-    caption += f"; {len(steps)} of {len(every):,} steps" if len(steps) < len(every) else ""
-    told = f"{caption}. {_told(values, show)}"
+    caption += (
+        f"; {len(steps)} of {len(every):,} {columns.plural}" if len(steps) < len(every) else ""
+    )
+    told = f"{caption}. {_told(values, show, columns)}"
     picture = element(
         "svg",
         element("title", title),
@@ -69,7 +93,7 @@ def heat_map(title: str, values: Values, show: Callable[[float], str]) -> tuple[
     for level, parts in sorted(cells.items(), key=lambda cell: -1 if cell[0] is None else cell[0]):
         style = {"class_": "gap"} if level is None else {"fill_opacity": f"{(level + 1) / 9:.2f}"}
         picture.append(element("path", d="".join(parts), **style))
-    picture.extend(_labels(rows, steps, height, width))
+    picture.extend(_labels(rows, steps, height, width, columns))
     return picture, caption
 
 
@@ -85,7 +109,7 @@ def _level(value: float, low: float, high: float, *, log: bool) -> int | None:
 
 
 def _labels(
-    rows: Sequence[str], steps: Sequence[int], height: int, width: float
+    rows: Sequence[str], steps: Sequence[int], height: int, width: float, columns: Columns
 ) -> Iterator[Element]:
     every = math.ceil(12 / height)
     for down, row in enumerate(rows):
@@ -96,19 +120,20 @@ def _labels(
     for across in range(0, len(steps), every):
         x = px(_LEFT + (across + 0.5) * width)
         y = _TOP + len(rows) * height + 14
-        yield element("text", tick(steps[across]), x=x, y=y, text_anchor="middle")
+        yield element("text", columns.label(steps[across]), x=x, y=y, text_anchor="middle")
 
 
-def _told(values: Values, show: Callable[[float], str]) -> str:
+def _told(values: Values, show: Callable[[float], str], columns: Columns) -> str:
     """Return a description of the highest value, and of values that are not finite, in words."""
     cells = [(v, row, step) for row, found in values.items() for step, v in found.items()]
     finite = [cell for cell in cells if math.isfinite(cell[0])]
     words = []
     if finite:
         value, row, step = max(finite)
-        words.append(f"highest: {show(value)} in {row} at step {step}")
+        words.append(f"highest: {show(value)} in {row} at {columns.place(step)}")
     if lost := [cell for cell in cells if not math.isfinite(cell[0])]:
-        words.append(f"first not finite: {lost[0][1]} at step {lost[0][2]} ({len(lost)} in all)")
+        place = columns.place(lost[0][2])
+        words.append(f"first not finite: {lost[0][1]} at {place} ({len(lost)} in all)")
     return f"{'; '.join(words)}."
 
 

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -25,9 +24,9 @@ from rich.text import Text
 from atom.io.numbers import clock, decimal, human, sparkline
 from atom.io.printing import clean
 from atom.io.terminal import Animation, Encodable, Styled
-from atom.run_dir import checkpoint
-from atom.run_dir.metrics import ALWAYS, FILE_NAME, SHOWN, StepMetrics
-from atom.watch import validation_rows
+from atom.run_dir import checkpoint, chosen
+from atom.run_dir.metrics import FILE_NAME, StepMetrics
+from atom.watch import step_text, validation_rows
 from atom.watch.pace import Pace
 
 SPLITS = {
@@ -107,7 +106,9 @@ class Screen:
         self._latest: StepMetrics | None = None
         self._reached: int | None = None
         self._kept: StepMetrics | None = None
-        self._columns: list[_Column] = []
+        self._columns: list[step_text.Column] = []
+        self._chosen: list[str] = []
+        self._unknown: set[str] = set()
 
     def header(self, header: Header) -> None:
         """Show the run that is about to start."""
@@ -164,9 +165,18 @@ class Screen:
         """Whether a step has been shown."""
         return self._latest is not None or self._reached is not None
 
+    def choose(self, names: Sequence[str]) -> None:
+        """Show further numbers of each step, by their names in :mod:`atom.run_dir.chosen`."""
+        self._chosen = list(names)
+
     def step(self, metrics: StepMetrics) -> None:
         """Show a step."""
         self._pace.add(metrics)
+        for name in self._chosen:
+            sentence = chosen.not_logged(metrics, name)
+            if sentence is not None and name not in self._unknown:
+                self._unknown.add(name)
+                self.note(sentence)
         previous, self._latest = self._latest, metrics
         self._first_step = min(metrics.step, self._first_step or metrics.step)
         if not self._draws_bar:
@@ -277,11 +287,7 @@ class Screen:
         """Return a step as a line of a log file."""
         total = "" if self._steps is None else f"/{self._steps}"
         words = [f"step {metrics.step:>{max(len(total) - 1, 1)}}{total}"]
-        for name, shown in SHOWN.items():
-            if (value := getattr(metrics, name)) is not None:
-                words.append(shown.words.format(shown.text(value)))
-        for name, found in (metrics.validation or {}).items():
-            words.append(f"{clean(name)} {found}")
+        words += step_text.words(metrics, self._chosen)
         if self._steps is not None:
             words.append(f"left {clock(self._pace.left(self._steps))}")
         return "  ".join(words)
@@ -329,7 +335,7 @@ class Screen:
     def _keep(self, metrics: StepMetrics) -> None:
         """Print a row permanently, with the column heads above the first one."""
         if not self._columns:
-            self._columns = _columns(metrics, self._steps, self._width())
+            self._columns = step_text.columns(metrics, self._steps, self._width(), self._chosen)
             heads = "  ".join(f"{column.head:>{column.width}}" for column in self._columns)
             self._print(Text(heads, "dim", no_wrap=True, overflow="crop"))
         cells = (f"{column.show(metrics):>{column.width}}" for column in self._columns)
@@ -365,29 +371,6 @@ class Screen:
 
     def _print(self, text: Text) -> None:
         self._console.print(text, soft_wrap=not self._terminal)
-
-
-@dataclass(frozen=True)
-class _Column:
-    head: str
-    width: int
-    show: Callable[[StepMetrics], str]
-
-
-def _columns(metrics: StepMetrics, steps: int | None, width: int) -> list[_Column]:
-    """Return the columns that fit into ``width``."""
-    columns = [_Column("step", max(len(str(steps or metrics.step)), 4), lambda row: str(row.step))]
-    shown = {name: s for name, s in SHOWN.items() if getattr(metrics, name) is not None}
-    for name in sorted(shown, key=lambda name: shown[name].stays):
-        widths = [columns[0].width, *(each.width for each in shown.values())]
-        if shown[name].stays < ALWAYS and sum(widths) + 2 * len(widths) - 2 > width:
-            del shown[name]
-    return columns + [_Column(s.head, s.width, partial(_cell, name)) for name, s in shown.items()]
-
-
-def _cell(name: str, row: StepMetrics) -> str:
-    value = getattr(row, name)
-    return "" if value is None else SHOWN[name].text(value)
 
 
 def _steps_taken(taken: Sequence[StepMetrics], seconds: float, began: int | None) -> str:

@@ -18,6 +18,7 @@ from torch.distributed.pipelining.schedules import (
 from torchtitan.components.metrics import BaseLogger, MetricsProcessor, _get_metrics_rank
 from torchtitan.distributed import ParallelDims
 
+from atom.run_dir.histograms import Histograms
 from atom.run_dir.metrics import FILE_NAME, CallbackValues, MetricsWriter, StepMetrics
 from atom.run_dir.validated import SetResult, scalars
 from atom.titan.compat import log_filters
@@ -60,6 +61,8 @@ class StepMetricsProcessor(MetricsProcessor):
         self.callbacks: CallbackValues = {}
         """The values of callbacks for the step that is logged next; empty on ranks that do not
         write."""
+        self.histograms: dict[str, Histograms] = {}
+        """The histograms of callbacks for the step that is logged next, as ``callbacks``."""
         self.writes = writes
         """Whether this rank writes rows."""
         self._validation: dict[str, SetResult] | None = None
@@ -161,6 +164,7 @@ class StepMetricsProcessor(MetricsProcessor):
             data_seconds=sum(self.data_loading_times) / (step - last_step),
             callbacks={name: dict(values) for name, values in self.callbacks.items() if values}
             or None,
+            histograms=dict(self.histograms) or None,
             validation=results,
         )
         # torchtitan's value is wrong if rows are not log_freq steps apart.
@@ -180,6 +184,11 @@ class StepMetricsProcessor(MetricsProcessor):
                 for key, value in values.items()
             }
         )
+        self._trackers.histograms = {
+            f"callbacks/{name}/{key}": histogram
+            for name, histograms in self.histograms.items()
+            for key, histogram in histograms.each()
+        }
         super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
         if self._writer is not None:
             self._writer.append(row)

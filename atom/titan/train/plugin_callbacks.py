@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 
 from atom.errors import RunError, UserError
 from atom.plugin import TrainerCallback
-from atom.run_dir import events
+from atom.run_dir import events, histograms
 from atom.titan.checkpoint.callback_state import CALLBACKS, CallbackState
 from atom.titan.train.averages import Averages
 from atom.titan.train.callback import Callback, Decision
@@ -199,13 +199,21 @@ class View:
             )
         if len(values) > _MOST_VALUES:
             raise ValueError(f"log is given {len(values):,} values; valid: {_MOST_VALUES:,}")
-        for key in values:
-            if not isinstance(key, str) or not _VALUE.fullmatch(key):
-                raise ValueError(f"{key!r} is no name of a value; valid: {_VALUE.pattern}")
-        processor = self._trainer.metrics_processor
-        if isinstance(processor, StepMetricsProcessor) and processor.writes and self.logged:
+        _check_names(values)
+        if (processor := self._writing) is not None:
             row = processor.callbacks.setdefault(self._name, {})
             row.update({key: float(value) for key, value in values.items()})
+
+    def log_histograms(self, edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> None:
+        if not self._open:
+            raise ValueError(
+                "log_histograms is called outside of a step; valid: from before_step to "
+                "after_optimizer"
+            )
+        _check_names(counts)
+        found = histograms.checked(edges, counts)
+        if (processor := self._writing) is not None:
+            processor.histograms[self._name] = found
 
     def alert(self, reason: str) -> None:
         if dist.get_rank() == 0:
@@ -221,7 +229,22 @@ class View:
         processor = self._trainer.metrics_processor
         if isinstance(processor, StepMetricsProcessor):
             processor.callbacks.pop(self._name, None)
+            processor.histograms.pop(self._name, None)
 
     def close_row(self) -> None:
         """Accept no more values: the row of the step is written."""
         self._open = False
+
+    @property
+    def _writing(self) -> StepMetricsProcessor | None:
+        """What writes the row of this step, if this rank writes one."""
+        processor = self._trainer.metrics_processor
+        if isinstance(processor, StepMetricsProcessor) and processor.writes and self.logged:
+            return processor
+        return None
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    for key in values:
+        if not isinstance(key, str) or not _VALUE.fullmatch(key):
+            raise ValueError(f"{key!r} is no name of a value; valid: {_VALUE.pattern}")

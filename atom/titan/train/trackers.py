@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from torchtitan.components.metrics import (
 
 from atom.errors import RunError
 from atom.run_dir import events
+from atom.run_dir.histograms import Histogram
 
 STEP = "step"
 """Key of the step for W&B; W&B's own step never decreases."""
@@ -77,12 +79,31 @@ class TensorBoard(Tracker):
     def log(self, metrics: dict[str, Any], step: int) -> None:
         assert self._writer is not None
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+            if isinstance(value, Histogram):
+                self._histogram(name, value, step)
+            else:
+                self._writer.add_scalar(name, value, step)
         self._writer.flush()  # a killed rank flushes nothing
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+    def _histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        edges, counts = histogram.edges, histogram.counts
+        middles = [(low + high) / 2 for low, high in pairwise(edges)]
+        assert self._writer is not None
+        self._writer.add_histogram_raw(
+            name,
+            min=edges[0],
+            max=edges[-1],
+            num=sum(counts),
+            sum=_products(counts, middles),
+            sum_squares=_products(counts, [middle**2 for middle in middles]),
+            bucket_limits=list(edges[1:]),
+            bucket_counts=list(counts),
+            global_step=step,
+        )
 
 
 class WeightsAndBiases(Tracker):
@@ -102,6 +123,7 @@ class WeightsAndBiases(Tracker):
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         # W&B drops points at or before its last step: count every step ever done.
+        metrics = _with_histograms(metrics, self._inner.wandb.Histogram)
         self._inner.log({**metrics, **self._told, STEP: step}, step + self.discarded)
 
     def close(self) -> None:
@@ -125,6 +147,7 @@ class Trackio(Tracker):
         os.environ.setdefault("TRACKIO_DIR", str(run / "trackio"))
         import trackio
 
+        self._histogram = trackio.Histogram
         self._run = trackio.init(
             project=os.environ.get("TRACKIO_PROJECT", "atom"),
             name=name,
@@ -137,6 +160,7 @@ class Trackio(Tracker):
         )
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
+        metrics = _with_histograms(metrics, self._histogram)
         self._run.log({**metrics, **self._told}, step=step)
 
     def close(self) -> None:
@@ -152,6 +176,8 @@ class Container(LoggerContainer):
         super().__init__()
         self.measured: dict[str, float] = {}
         """Values that replace torchtitan's in the next row."""
+        self.histograms: dict[str, Histogram] = {}
+        """The histograms of the next row, by the name that trackers get."""
 
     def start(
         self, config: Trackers, run: Path, settings: dict[str, Any] | None, rank: int | None = None
@@ -200,6 +226,8 @@ class Container(LoggerContainer):
         largest = "loss_metrics/global_max_loss"
         if math.isnan(told.get(largest, 0.0)):
             del told[largest]  # unknown for this step
+        trimmed = {name: histogram.trimmed() for name, histogram in self.histograms.items()}
+        told |= {name: histogram for name, histogram in trimmed.items() if histogram is not None}
         super().log(told, step)
 
     def _add(self, name: str, start: Callable[[], Tracker], valid: str) -> None:
@@ -209,6 +237,25 @@ class Container(LoggerContainer):
             raise RunError(
                 f"{name} could not be started ({type(error).__name__}: {error}); valid: {valid}"
             ) from error
+
+
+def _products(one: Sequence[float], other: Sequence[float]) -> float:
+    return math.fsum(a * b for a, b in zip(one, other, strict=True))
+
+
+def _with_histograms(metrics: dict[str, Any], make: Callable[..., Any]) -> dict[str, Any]:
+    """Return metrics with the histograms of a tracker.
+
+    Args:
+        metrics: name -> a number or a histogram.
+        make: the tracker's class, which takes NumPy's pair of counts and edges.
+    """
+    return {
+        name: make(np_histogram=(list(value.counts), list(value.edges)))
+        if isinstance(value, Histogram)
+        else value
+        for name, value in metrics.items()
+    }
 
 
 def _identity(run: Path) -> str:

@@ -1,4 +1,4 @@
-"""Observe training: norms of layers, routing to experts, alerts, and an average of the weights."""
+"""Observe training: norms, attention logits, histograms, routing, alerts, and averaged weights."""
 
 from collections.abc import Iterator
 
@@ -21,6 +21,18 @@ def atom_callbacks() -> Iterator[Callback]:
         summary="load and routing entropy of the experts of each layer",
         config="atom_diagnostics.config:Experts",
         callback="atom_diagnostics.experts:callback",
+    )
+    yield Callback(
+        name="attention",
+        summary="the largest attention logit of each layer",
+        config="atom_diagnostics.config:Attention",
+        callback="atom_diagnostics.attention:callback",
+    )
+    yield Callback(
+        name="histograms",
+        summary="histograms of the weights, gradients and outputs of each layer",
+        config="atom_diagnostics.config:Histograms",
+        callback="atom_diagnostics.histograms:callback",
     )
     yield Callback(
         name="ema",

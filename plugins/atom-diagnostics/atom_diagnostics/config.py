@@ -60,6 +60,31 @@ class Experts(_Model):
     )
 
 
+class LogitAlert(_Model):
+    """A rule for large attention logits."""
+
+    above: float = Field(default=100.0, gt=0, description="the largest logit without an alert")
+    stop: bool = Field(default=False, description="end the run")
+
+
+class Attention(_Model):
+    """The largest attention logit of each layer."""
+
+    interval: int = Field(default=10, ge=1, description="steps between measurements")
+    alert: LogitAlert | None = Field(
+        default=None, description="record an alert if a logit is larger; null: none"
+    )
+
+
+class Histograms(_Model):
+    """Histograms of each layer."""
+
+    interval: int = Field(default=100, ge=1, description="steps between measurements")
+    weights: bool = Field(default=True, description="of weights, before the step")
+    gradients: bool = Field(default=True, description="of gradients, before clipping")
+    activations: bool = Field(default=True, description="of outputs")
+
+
 class Ema(_Model):
     """An exponential moving average of the weights."""
 

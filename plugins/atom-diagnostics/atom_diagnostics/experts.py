@@ -105,8 +105,8 @@ class Routing(Measuring):
         return f"{dead} of {count} experts of {layer} get no token"
 
     def _adder(self, layer: str, router: Any) -> Any:
-        def add(output: Any) -> None:
-            ids, scores = (layers.local(tensor) for tensor in output[1:3])
+        def add(called: layers.Call) -> None:
+            ids, scores = (layers.local(tensor) for tensor in called.output[1:3])
             experts = router.num_experts
             tokens = torch.bincount(ids.flatten(), minlength=self._most)
             parts = scores.double() / scores.sum(-1, keepdim=True).double()

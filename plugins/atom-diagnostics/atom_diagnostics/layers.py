@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
+from torch.utils._python_dispatch import _disable_current_modes
 
 from atom.plugin import Training
 
@@ -117,16 +118,32 @@ class Sums:
         return totals
 
 
+class Call(NamedTuple):
+    """A call of a module."""
+
+    inputs: tuple[Any, ...]
+    keywords: dict[str, Any]
+    output: Any
+
+    @property
+    def activation(self) -> torch.Tensor | None:
+        """This rank's part of the output, or of its first tensor; None if there is none."""
+        first = self.output[0] if isinstance(self.output, tuple) else self.output
+        if isinstance(first, torch.Tensor) and first.is_floating_point():
+            return local(first)
+        return None
+
+
 class Hooks:
     """Forward hooks that are there during the passes of one step.
 
     Args:
         training: the run.
-        hooks: the modules, each with a function that gets the module's output.
+        hooks: the modules, each with a function that gets the calls of the module.
     """
 
     def __init__(
-        self, training: Training, hooks: Sequence[tuple[nn.Module, Callable[[Any], None]]]
+        self, training: Training, hooks: Sequence[tuple[nn.Module, Callable[[Call], None]]]
     ) -> None:
         self._training = training
         self._hooks = hooks
@@ -135,19 +152,22 @@ class Hooks:
     def add(self) -> None:
         """Register the hooks."""
         for module, called in self._hooks:
-            self._handles.append(module.register_forward_hook(self._hook(called)))
+            handle = module.register_forward_hook(self._hook(called), with_kwargs=True)
+            self._handles.append(handle)
 
     def remove(self) -> None:
         """Remove the hooks."""
         while self._handles:
             self._handles.pop().remove()
 
-    def _hook(self, called: Callable[[Any], None]) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def _hook(self, called: Callable[[Call], None]) -> Callable[..., None]:
+        def hook(_module: nn.Module, *call: Any) -> None:
             # A backward pass recomputes what activation checkpointing has not kept.
             in_backward = torch._C._current_graph_task_id() != -1
-            if not in_backward and not self._training.probing:
-                with torch.no_grad():
-                    called(output)
+            if in_backward or self._training.probing:
+                return
+            # Selective checkpointing would keep products of the hook as those of the layer.
+            with torch.no_grad(), _disable_current_modes():
+                called(Call(*call))
 
         return hook

@@ -129,10 +129,9 @@ class LayerNorms(Measuring):
         return {layer: math.sqrt(total / count) for layer, (total, count) in pairs if count}
 
     def _adder(self, layer: str) -> Any:
-        def add(output: Any) -> None:
-            first = output[0] if isinstance(output, tuple) else output
-            if isinstance(first, torch.Tensor) and first.is_floating_point():
+        def add(called: layers.Call) -> None:
+            if (activation := called.activation) is not None:
                 # Ranks that hold the same part of an output count it alike, so the mean is right.
-                self._outputs.add_squares(layer, layers.local(first))
+                self._outputs.add_squares(layer, activation)
 
         return add

@@ -12,6 +12,10 @@ from atom.testing.suites.callback import NAME
 
 NORMS = {"interval": 1, "alert": {"factor": 1e6, "least": 1}}
 EXPERTS = {"interval": 1, "each": True, "alert": {"dead": 1.0}}
+ATTENTION = {"interval": 1, "alert": {"above": 1e6}}
+HISTOGRAMS = {"interval": 1}
+PARAMETERS = {"norms": NORMS, "experts": EXPERTS, "attention": ATTENTION}
+PARAMETERS["histograms"] = HISTOGRAMS
 MIXTURE = {
     "name": "qwen3_moe",
     **{"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16},
@@ -21,14 +25,15 @@ MIXTURE = {
 TestNorms = conformance("callback:norms", **NORMS)
 TestEma = conformance("callback:ema", decay=0.5)
 TestExperts = conformance("callback:experts", **EXPERTS).having(architecture=MIXTURE)
+TestAttention = conformance("callback:attention", **ATTENTION)
+TestHistograms = conformance("callback:histograms", **HISTOGRAMS)
 
 Layout = dict[str, Any]
 
 
 def values(layout: Layout, callback: str, architecture: Any, **more: Any) -> list[Any]:
     """Return the rows of a run that the suite of the callback trains, or of one like it."""
-    parameters = NORMS if callback == "norms" else EXPERTS
-    sections = {"callbacks": {NAME: {"name": callback} | parameters}}
+    sections = {"callbacks": {NAME: {"name": callback} | PARAMETERS[callback]}}
     return runs.train(runs.sections(dict(architecture), layout, steps=4, **sections, **more))
 
 
@@ -48,10 +53,12 @@ def test_recomputation_and_accumulation_count_once() -> None:
     and experts on both ranks."""
     layout = runs.LAYOUTS["cp"] | {"expert_parallel_degree": 2}
     training = runs.sections({})["training"] | {"steps": 4, "local_batch_size": 2}
-    changed = {"training": training, "activation_checkpoint": {"mode": "full"}}
-    for callback in ("norms", "experts"):
+    for callback in ("norms", "experts", "attention"):
+        mode = "selective" if callback == "attention" else "full"
+        changed = {"training": training, "activation_checkpoint": {"mode": mode}}
         rows = values(layout, callback, MIXTURE, **changed)
         for row, expected in zip(rows, values({}, callback, MIXTURE), strict=True):
             assert row.callbacks[NAME] == pytest.approx(expected.callbacks[NAME], rel=1e-3)
+            assert row.grad_norm == pytest.approx(expected.grad_norm, rel=1e-3)
             norms = [v for k, v in row.callbacks[NAME].items() if k.startswith("gradient/")]
             assert not norms or math.hypot(*norms) == pytest.approx(row.grad_norm, rel=1e-5)

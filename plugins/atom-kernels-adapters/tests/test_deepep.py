@@ -39,3 +39,4 @@ def test_torchtitan_fills_in_the_sizes_of_its_buffers(name: str) -> None:
     (node,) = (node for _, node, _, _ in model.traverse(config, recurse=True))
     assert type(node).__qualname__.lower() == f"{name}tokendispatcher.config"
     assert (node.hidden_dim, node.num_max_tokens_per_rank) == (model.dim, 3 * 128 // 4)
+    assert getattr(node, "non_blocking_capacity_factor", None) is None, "it would drop tokens"
