@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from atom.cli import Parser
+from atom.cli import Parser, compare_sweep
 from atom.errors import UserError, shown
 from atom.io.files import write_given
 from atom.io.json_data import dumps
@@ -19,7 +19,7 @@ from atom.io.numbers import decimal, sparkline
 from atom.io.printing import clean
 from atom.io.terminal import Encodable, Styled
 from atom.run_dir import chosen
-from atom.watch import compare
+from atom.watch import compare, sweep
 from atom.watch.compare import Compared
 from atom.watch.markup import svg_file
 
@@ -35,9 +35,27 @@ _SHOW: dict[str, Callable[[Any], str]] = {
 def parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
-        "atom compare", "Show the settings in which runs differ, their results, and their curves."
+        "atom compare",
+        "Show the settings in which runs differ, their results, and their curves; of a sweep, the "
+        "best run and the settings that matter.",
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="two or more run folders")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="two or more run folders, or the folder of a sweep, which is ranked",
+    )
+    parser.add_argument(
+        "--objective",
+        metavar="VALUE",
+        help="the value that ranks the runs of a sweep; default: their sweep.objective",
+    )
+    parser.add_argument(
+        "--direction",
+        choices=("minimize", "maximize"),
+        help="whether the lowest or the highest value is the best; default: their sweep.direction",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FILE.svg", help="draw all curves into this picture"
     )
@@ -57,12 +75,26 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run ``atom compare``; return the exit code."""
     options = parser().parse_args(arguments)
-    if len(options.runs) < 2:
+    of_sweep = len(options.runs) == 1 and sweep.is_sweep(options.runs[0])
+    if len(options.runs) < 2 and not of_sweep:
         raise UserError(
-            f"{options.runs[0]} alone cannot be compared", valid="two or more run folders"
+            f"{options.runs[0]} alone cannot be compared",
+            valid="two or more run folders, or the folder of a sweep",
         )
+    for option in ("objective", "direction"):
+        if not of_sweep and getattr(options, option) is not None:
+            raise UserError(f"--{option} is for the folder of a sweep")
+    if of_sweep and options.show:
+        raise UserError("--show is for two or more run folders", valid="--objective for a sweep")
     if options.out is not None and options.out.suffix != ".svg":
         raise UserError(f"--out {options.out} is not an SVG file", valid="FILE.svg")
+    if of_sweep:
+        compare_sweep.show(
+            sweep.load(options.runs[0], options.objective, options.direction),
+            out=options.out,
+            as_json=options.json,
+        )
+        return 0
     runs = compare.load(options.runs, options.show)
     if options.out is not None:
         drawn = svg_file(compare.picture(runs))

@@ -7,7 +7,7 @@ from pathlib import Path
 from atom.cli import Parser
 from atom.errors import UserError
 from atom.io.files import write_given, write_text
-from atom.watch import record, report
+from atom.watch import record, report, sweep, sweep_report
 
 
 def parser() -> Parser:
@@ -15,9 +15,10 @@ def parser() -> Parser:
     parser = Parser(
         "atom report",
         "Write a report of a run: one HTML page with curves, settings, layout, kernels, data and "
-        "environment, which needs no network.",
+        "environment, which needs no network. Of a sweep: its ranking and the settings that "
+        "matter.",
     )
-    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("run", type=Path, help="the run folder, or the folder of a sweep")
     parser.add_argument(
         "--out",
         type=Path,
@@ -30,7 +31,10 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run ``atom report``; return the exit code."""
     options = parser().parse_args(arguments)
-    page = report.page(record.load(options.run))
+    if sweep.is_sweep(options.run):
+        page = sweep_report.page(sweep.load(options.run))
+    else:
+        page = report.page(record.load(options.run))
     place = options.out or options.run / "report.html"
     try:
         (write_given if options.out else write_text)(place, page)

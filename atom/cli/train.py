@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from atom.plugin import Dataset, LaunchJob
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import select
-from atom.run_dir import branch, chosen, folder, metrics, resume
+from atom.run_dir import branch, folder, objective, resume
 from atom.run_dir.prepare import prepare
 from atom.watch import mixture_rows
 
@@ -55,20 +54,13 @@ def main(argv: list[str]) -> int:
             say(f"run {hydra.job.num} in {place}")
             # In a child process: each run has to start its ranks from a process without threads.
             call(partial(start.train, run, host, place, choices, verbose=verbose))
-            return _measured(run, place)
+            return objective.measured(run, place)
         start.train(run, host, run.run.dir or folder.default(), choices, verbose=verbose)
         return None
 
     compose.main(arguments, partial(compose.do, host=host, job=job), host)
     submitted.submit()
     return 0
-
-
-def _measured(run: Run, place: Path) -> float:
-    """Return the value by which a sweep compares the run in ``place``; NaN if there is none."""
-    rows = metrics.read(place / metrics.FILE_NAME)
-    value = chosen.value(rows[-1], run.sweep.objective) if rows else None
-    return math.nan if value is None else float(value)
 
 
 def _refuse_search(run: Run, choices: dict[str, str]) -> None:

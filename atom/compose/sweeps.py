@@ -1,4 +1,4 @@
-"""Check the objective of a sweep, and remove the files that Hydra writes for an empty one."""
+"""Check the objective of a sweep, give it to the sweeper, and tidy up after an empty sweep."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from atom.compose.averages import averaging
 from atom.compose.repairs import SWEEPER
+from atom.errors import UserError
 from atom.io.files import read_text, write_text
 from atom.recipe.run import Run
 from atom.registry.host import Host
-from atom.run_dir import chosen
+from atom.run_dir import chosen, objective
 from atom.run_dir.folder import RUN_FILE
+
+KEY = "direction"
+"""Key of the direction in the section of a sweeper."""
 
 RECORD = "multirun.yaml"
 """File that Hydra's own sweeper writes into the sweep folder before its first run."""
@@ -26,10 +31,10 @@ def check(run: Run, host: Host) -> None:
     """Refuse an objective, and numbers to show, that runs do not measure.
 
     Raises:
-        UserError: names the numbers in metrics.jsonl.
+        UserError: names the numbers that they measure.
     """
     sets = [*run.validation.names, *run.validation.averaged(averaging(run, host))]
-    chosen.check(run, "sweep.objective", run.sweep.objective, sets, value=run.sweep.objective)
+    objective.check(run, sets)
     for name in run.metrics.show:
         chosen.check(run, "metrics.show", name, sets, value=run.metrics.show)
 
@@ -44,6 +49,7 @@ def tidied(idle: Callable[[], bool]) -> Iterator[None]:
     original = SWEEPER.original()
 
     def instantiate(self: Plugins, **arguments: Any) -> Any:
+        _direct(arguments["config"])
         sweeper = original(self, **arguments)
         place = Path(arguments["config"].hydra.sweep.dir)
         sweeper.sweep = partial(_sweep, sweeper.sweep, place, idle)
@@ -51,6 +57,37 @@ def tidied(idle: Callable[[], bool]) -> Iterator[None]:
 
     with SWEEPER.replaced(instantiate):
         yield
+
+
+def _direct(config: DictConfig) -> None:
+    """Give ``sweep.direction`` to a sweeper that has a direction, such as Optuna's.
+
+    Raises:
+        UserError: the user has set another direction, or the sweeper takes none.
+    """
+    wanted = str(OmegaConf.select(config, "sweep.direction", default="minimize"))
+    section = config.hydra.sweeper
+    if KEY not in section:
+        if wanted != "minimize" and not str(section._target_).endswith(".BasicSweeper"):
+            raise UserError(
+                f"is not taken over by {section._target_.rpartition('.')[2]}, which has settings "
+                "of its own",
+                valid="minimize",
+                key="sweep.direction",
+                value=wanted,
+            )
+        return
+    given = section.direction
+    given = getattr(given, "name", given)
+    if given not in ("minimize", wanted):
+        raise UserError(
+            f"is not sweep.direction={wanted}, by which `atom compare` ranks the runs",
+            valid="sweep.direction, and this left out",
+            key="hydra.sweeper.direction",
+            value=given,
+        )
+    with flag_override(section, ["struct", "readonly"], [False, False]):
+        section.direction = wanted
 
 
 def _sweep(

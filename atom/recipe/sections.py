@@ -192,12 +192,15 @@ class Profile(Model):
 
 
 class Sweep(Model):
-    """The objective by which Hydra's sweeper compares the runs of a sweep."""
+    """The objective by which the runs of a sweep are compared."""
 
     objective: str = Field(
         default="loss",
-        description="a number in metrics.jsonl, such as loss or validation.NAME.bits_per_byte; its "
-        "value after the last step is the objective",
+        description="a number in metrics.jsonl, such as loss, validation.NAME.bits_per_byte or "
+        "callbacks.NAME.VALUE; its last value is the objective",
+    )
+    direction: Literal["minimize", "maximize"] = Field(
+        default="minimize", description="whether the lowest or the highest objective is the best"
     )
 
 

@@ -105,15 +105,20 @@ def is_in(rows: Iterable[StepMetrics], name: str) -> bool:
     return last(rows, name) is not None
 
 
+def names(rows: Iterable[StepMetrics]) -> list[str]:
+    """Return the names of the numbers in ``rows``."""
+    found = dict.fromkeys(_fields())
+    for row in rows:
+        for of, result in (row.validation or {}).items():
+            found |= dict.fromkeys(f"validation.{of}.{key}" for key in result.numbers())
+        for of, values in (row.callbacks or {}).items():
+            found |= dict.fromkeys(f"{_CALLBACKS}{of}.{key}" for key in values)
+    return list(found)
+
+
 def nearest_in(rows: Iterable[StepMetrics], name: str) -> str:
     """Return the names in ``rows`` that are nearest to ``name``, in words."""
-    logged = {
-        f"{_CALLBACKS}{callback}.{key}": None
-        for row in rows
-        for callback, values in (row.callbacks or {}).items()
-        for key in values
-    }
-    return nearest(name, [*_fields(), *logged])
+    return nearest(name, names(rows))
 
 
 def _fields() -> list[str]:

@@ -49,6 +49,12 @@ STYLE = """
 """Style sheet that a page or file with charts needs once. Curves differ in brightness and dashes
 too, for readers who cannot distinguish hues."""
 
+PAPER = """
+.chart .paper { fill: #fff; }
+@media (prefers-color-scheme: dark) { .chart .paper { fill: #15181d; } }
+"""
+"""Style sheet of the background of a picture in a file of its own."""
+
 
 @dataclass(frozen=True)
 class Series:

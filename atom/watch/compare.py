@@ -169,8 +169,7 @@ def picture(runs: Sequence[Compared]) -> Element:
         element(
             "style",
             chart.STYLE,
-            ".chart .paper { fill: #fff; } @media "
-            "(prefers-color-scheme: dark) { .chart .paper { fill: #15181d; } }",
+            chart.PAPER,
         ),
         element("rect", class_="paper", width=chart.WIDTH, height=height),
         class_="chart",

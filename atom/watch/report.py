@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -22,24 +22,44 @@ _NO_NETWORK = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 def page(record: Record) -> str:
     """Return the report."""
-    parts = [(title, anchor, found) for title, anchor, found in _sections(record) if found]
+    style = heat_map.STYLE + mesh_picture.STYLE
+    title = f"{record.name}: a run of ATOM"
+    return framed(title, list(_header(record)), list(_sections(record)), style=style)
+
+
+def framed(
+    title: str,
+    header: Sequence[Element],
+    sections: Sequence[tuple[str, str, list[Element]]],
+    *,
+    style: str,
+) -> str:
+    """Return a page.
+
+    Args:
+        title: its title.
+        header: what is above the sections.
+        sections: title, anchor and content of each section; one without content is left out.
+        style: the style sheet of its pictures, beside that of charts.
+    """
+    parts = [(heading, anchor, found) for heading, anchor, found in sections if found]
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=_NO_NETWORK),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", f"{record.name}: a run of ATOM"),
-        element("style", _STYLE.read_text() + chart.STYLE + heat_map.STYLE + mesh_picture.STYLE),
+        element("title", title),
+        element("style", _STYLE.read_text() + chart.STYLE + style),
     )
-    links = (element("a", title, href=f"#{anchor}") for title, anchor, _ in parts)
+    links = (element("a", heading, href=f"#{anchor}") for heading, anchor, _ in parts)
     body = element(
         "body",
-        element("header", *_header(record), element("nav", *links, aria_label="On this page")),
+        element("header", *header, element("nav", *links, aria_label="On this page")),
         element(
             "main",
             *(
-                element("section", element("h2", title, id=f"{anchor}"), *found)
-                for title, anchor, found in parts
+                element("section", element("h2", heading, id=f"{anchor}"), *found)
+                for heading, anchor, found in parts
             ),
         ),
         element("footer", element("p", f"Made by ATOM {atom.__version__}.", class_="faint")),

@@ -46,6 +46,38 @@ def test_optuna_gets_what_the_runs_measured(atom: Callable, tmp_path: Path) -> N
     measured = [row["validation"]["more"]["bits_per_byte"] for row in last]
     assert len(set(measured)) == 2
     assert found["best_value"] == pytest.approx(min(measured), rel=1e-12)
+    assert _ranked(atom, tmp_path) == sorted("01", key=lambda number: measured[int(number)])
+
+
+@pytest.mark.slow
+def test_a_grid_finds_the_highest_value_of_a_callback(atom: Callable, tmp_path: Path) -> None:
+    """The largest update is that of the largest rate, of which Optuna knows nothing."""
+    search = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid")
+    result = atom(
+        *("train", "-m", *search, "optimizer.lr=choice(1e-3,1e-2)", *TINY, "callbacks=norms"),
+        *("sweep.objective=callbacks.norms.update/lm_head", "sweep.direction=maximize"),
+        *("run.dir=sweep", "lr_scheduler.warmup_steps=0"),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    found = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    last = [_rows(tmp_path / "sweep" / number)[-1] for number in "01"]
+    measured = [row["callbacks"]["norms"]["update/lm_head"] for row in last]
+    assert {key.lstrip("+"): value for key, value in found["best_params"].items()} == {
+        "optimizer.lr": 0.01
+    }
+    assert found["best_value"] == pytest.approx(max(measured), rel=1e-12)
+    best, _ = _ranked(atom, tmp_path)
+    assert (
+        yaml.safe_load((tmp_path / f"sweep/{best}/run.yaml").read_text())["optimizer"]["lr"] == 0.01
+    )
+
+
+def _ranked(atom: Callable, place: Path) -> list[str]:
+    """Return the runs of a sweep, the best first."""
+    compared = atom("compare", "sweep", "--json", cwd=place)
+    assert compared.returncode == 0, compared.stderr
+    return [Path(run["run"]).name for run in json.loads(compared.stdout)["runs"]]
 
 
 @pytest.mark.slow
