@@ -54,7 +54,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "sentence"),
     [
         (["trian"], "there is no command trian; did you mean train?"),
-        (["plugin"], "there is no command plugin; did you mean plugins?"),
+        (["plugin"], "there is no command plugin; did you mean plugins or plan?"),
         (["qqq"], f"there is no command qqq; valid: {', '.join(sorted(COMMANDS))}"),
         (["--versoin"], "there is no option --versoin; did you mean --version?"),
         (["-x"], "there is no option -x; valid: --help, --version"),

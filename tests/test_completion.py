@@ -23,7 +23,7 @@ BIN = Path(sys.executable).parent
 # The line up to the cursor, and what it offers: all of it.
 EXACTLY = {
     "atom ": {*COMMANDS},
-    "atom pl": {"plugins"},
+    "atom pl": {"plan", "plugins"},
     "atom --v": {"--version"},
     "atom nosuch ": set(),
     "atom plugins ": {"lock", "--help", "--json", "--kind"},

@@ -230,6 +230,7 @@ OTHERS = {
     "atom/run_dir/logs.py": _DESCRIPTOR,
     "atom/registry/ownership.py": _PACKAGE,
     "atom/plan/device.py": _PACKAGE,
+    "atom/plan/scaling.py": _PACKAGE,
     "atom/io/terminal.py": "/dev/null",
     "atom/titan/checkpoint/dcp.py": "a file that it has just written, to have it on the disk",
     "atom/titan/checkpoint/dcp_index.py": _PROC,

@@ -21,6 +21,7 @@ from atom.io.files import NotAFileError, TooLargeError
 from atom.io.printing import protected
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "plan": ("atom.cli.plan", "divide a budget by a scaling law, or fit one to finished runs"),
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
     "data": ("atom.cli.data", "prepare token shards of a dataset, inspect and verify them"),
     "runs": ("atom.cli.runs", "list the runs under a folder, with their status"),

@@ -11,18 +11,18 @@ from pathlib import Path
 from atom.errors import UserError
 
 
-def check(out: Path) -> None:
-    """Refuse the value of ``--out`` if a folder cannot be written there.
+def check(out: Path, option: str = "--out") -> None:
+    """Refuse the value of ``option`` if a folder cannot be written there.
 
     Raises:
         UserError: something is there already, or the folder around it is not writable.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         what = "is not empty" if out.is_dir() else "is a file"
-        raise UserError(f"--out {out} {what}", valid="a new or empty folder")
+        raise UserError(f"{option} {out} {what}", valid="a new or empty folder")
     above = next(path for path in out.absolute().parents if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"--out {out} cannot be written", valid="a folder of yours")
+        raise UserError(f"{option} {out} cannot be written", valid="a folder of yours")
 
 
 @contextmanager

@@ -79,6 +79,9 @@ class Resolved(Model):
         "saved it or the position in the data was excluded from loading",
     )
     global_batch_size: PositiveInt = Field(description="in sequences")
+    parameters: PositiveInt | None = Field(
+        default=None, description="of the model, over all ranks; null: an earlier ATOM"
+    )
     degrees: dict[str, int] = Field(description="the parallel degrees, with -1 resolved")
     kernels: dict[str, str] = Field(description="the kernel chosen for each operation")
     kernels_partial: dict[str, str] = Field(

@@ -79,5 +79,6 @@ def assemble(
         for operation, (number, total) in config.replaced.items()
         if number < total
     }
-    resolved = resolved.model_copy(update={"kernels_partial": partial})
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    resolved = resolved.model_copy(update={"kernels_partial": partial, "parameters": parameters})
     return Assembly(run.model_copy(update={"resolved": resolved}), config, model)
