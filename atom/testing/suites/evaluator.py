@@ -38,7 +38,7 @@ class EvaluatorSuite(Options, ComponentSuite):
     """
 
     kind = "evaluator"
-    options = ("tasks",)
+    options = ("tasks", "sample")
     tasks: ClassVar[Sequence[str] | None] = None
 
     def test_lists_its_tasks(self, component: Component, config: BaseModel | None) -> None:

@@ -17,3 +17,10 @@ def atom_evaluators() -> Iterator[Evaluator]:
         tasks="atom_evaluators.olmes:tasks",
         evaluate="atom_evaluators.olmes:evaluate",
     )
+    yield Evaluator(
+        name="lm_eval",
+        summary="tasks of EleutherAI's language model evaluation harness",
+        config="atom_evaluators.config:LmEval",
+        tasks="atom_evaluators.harness:tasks",
+        evaluate="atom_evaluators.harness:evaluate",
+    )

@@ -18,6 +18,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def evaluate(config: Olmes, context: EvaluatorContext) -> Iterable[Measured]:
     questions = _questions(_file(folder), context.limit)
     if not questions:
         raise UserError(f"the task {context.task} has no requests", key=context.key)
-    settings = _settings(folder)
+    settings = _settings(folder, None if config.path else metadata.version(DISTRIBUTION))
     found = _scored(questions, context, "choices")
     choosing = all(question.label is not None for question in questions)
     if not choosing:
@@ -204,7 +205,7 @@ def _file(folder: Path) -> Path:
     return next(folder / name for name in FILES if is_regular(folder / name))
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _settings(folder: Path, package: str | None) -> dict[str, Any]:
     """Return the version and the number of examples of a task, as far as its file tells."""
     try:
         told = json_data.read(folder / "config.json")
@@ -213,10 +214,11 @@ def _settings(folder: Path) -> dict[str, Any]:
     config = told.get("task_config")
     config = config if isinstance(config, dict) else {}
     shots, version, digest = config.get("num_shots"), config.get("version"), told.get("task_hash")
-    words = [str(word) for word in (version, digest) if word is not None]
+    origin = None if package is None else f"{DISTRIBUTION} {package}"
+    words = [str(word) for word in (version, digest, origin) if word is not None]
     return {
         "few_shot": shots if type(shots) is int else None,
-        "version": " ".join(words) or None,
+        "version": ", ".join(words) or None,
     }
 
 

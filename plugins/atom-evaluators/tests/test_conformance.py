@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from atom.testing import conformance
 
-OLMES = ("arc_easy_rc_0shot", "lambada_bpb_0shot")
+sys.path.append(str(Path(__file__).parent))
 
-TestOlmes = conformance("evaluator:olmes", unconditional=True).having(tasks=OLMES)
+import made
+
+TestOlmes = conformance("evaluator:olmes", unconditional=True).having(
+    tasks=made.OLMES, sample=made.requests
+)
+TestLmEval = conformance("evaluator:lm_eval").having(tasks=made.HARNESS, sample=made.tasks)
