@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("atom.cli.export", "export a run's weights in Hugging Face's format"),
     "average": ("atom.cli.average", "average the weights of checkpoints"),
     "generate": ("atom.cli.generate", "generate text with a run's model"),
+    "chat": ("atom.cli.chat", "converse with a model that has a chat template"),
     "validate": ("atom.cli.validate", "compute the loss of a run's model on sets of text"),
     "eval": ("atom.cli.eval", "score a run's model on tasks of evaluators"),
     "kernels": ("atom.cli.kernels", "list the kernels, or explain which ones a run uses"),

@@ -1,9 +1,14 @@
-"""Generate the tokens that follow prompts, several texts at a time."""
+"""Generate the tokens that follow prompts, several texts at a time.
+
+Shape suffixes: B = texts, V = vocabulary.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
+
+import torch
 
 from atom.titan.generation.decoding import begin
 from atom.titan.generation.sampling import Sampler, Sampling
@@ -58,10 +63,37 @@ def stream(
             none.
         finished: called with a text's number and its new ids; returns whether the text ends there.
     """
-    texts = list(range(len(prompts)))
-    made: list[list[int]] = [[] for _ in prompts]
-    sampler = Sampler(sampling, len(prompts))
     state, logits_BV = begin(model, prompts, reach)
+    yield from follow(
+        state,
+        logits_BV,
+        tokens=tokens,
+        sampling=sampling,
+        ends=ends,
+        size=size,
+        finished=finished,
+    )
+
+
+def follow(
+    state: Any,
+    logits_BV: torch.Tensor,
+    *,
+    tokens: int,
+    sampling: Sampling = GREEDY,
+    ends: Collection[int] = (),
+    size: int | None = None,
+    finished: Callable[[int, list[int]], bool] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Yield what :func:`stream` yields, from a state of the texts.
+
+    Args:
+        state: of :func:`atom.titan.generation.decoding.begin`; the last tokens are not added.
+        logits_BV: those of the next token of each text.
+    """
+    texts = list(range(len(logits_BV)))
+    made: list[list[int]] = [[] for _ in texts]
+    sampler = Sampler(sampling, len(texts))
     for number in range(1, tokens + 1):
         drawn = sampler.draw(logits_BV[:, :size], texts)
         going: list[int] = []

@@ -5,7 +5,7 @@ Nothing is downloaded, and no code of the folder runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from atom.errors import UserError
+from atom.io.special_tokens import as_text
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Foreign:
     """A model of ``transformers``.
 
     Attributes:
+        model: the model.
         forward: (ids_BL, positions_BL) -> logits_BLV.
         tokenizer: its tokenizer, with the methods of torchtitan's.
         max_length: the longest sequence in tokens.
     """
 
+    model: Any
     forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     tokenizer: Any
     max_length: int
@@ -46,6 +49,26 @@ class _Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the ids of a conversation, up to where the next answer begins.
+
+        Raises:
+            UserError: the template refuses the messages.
+        """
+        added = self._tokenizer.added_tokens_decoder.values()
+        special = [token.content for token in added if token.special]
+        safe = [{**each, "content": as_text(each["content"], special)} for each in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                safe, add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:  # a template may raise anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"the model's chat template refuses this conversation: {reason}"
+            ) from None
+        return self.encode(text)
 
     def get_vocab_size(self) -> int:
         return len(self._tokenizer)
@@ -83,4 +106,4 @@ def load(folder: Path, *, kind: str, dtype: torch.dtype) -> Foreign:
         return output
 
     length = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return Foreign(forward, _Tokenizer(tokenizer), min(int(length), 10**6))
+    return Foreign(model, forward, _Tokenizer(tokenizer), min(int(length), 10**6))

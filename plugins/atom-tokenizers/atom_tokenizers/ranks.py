@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer
 from torchtitan.components.tokenizer import BaseTokenizer, HuggingFaceTokenizer
 
+from atom_tokenizers import chat
 from atom_tokenizers.byte_lengths import byte_lengths
 from atom_tokenizers.config import Bytes
 from atom_tokenizers.text import well_formed
@@ -131,9 +132,23 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
         """Return the bytes of text of each id, or None if its tokens do not tell."""
         return byte_lengths(self.tokenizer, self._special, self._unknown_id())
 
-    def set_chat_template(self, template: str) -> None:
-        self._template = template
+    def set_chat_template(self, template: Any) -> None:
+        self._template = chat.source(template)
         self._chat_template = None
+
+    def encode_chat(self, messages: Sequence[chat.Message]) -> list[int]:
+        """Return the ids of a conversation, up to where the next answer begins.
+
+        Special tokens of the template are tokens; those that a message spells are text.
+
+        Raises:
+            UserError: the template refuses the messages.
+        """
+        return chat.ids(self, chat.text(self, messages, add_generation_prompt=True))
+
+    def answer_ends(self) -> frozenset[int]:
+        """Return the ids that end an answer."""
+        return chat.ends(self)
 
     def apply_chat_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
         if self._chat_template is None and self._template is not None:
