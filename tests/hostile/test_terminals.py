@@ -73,6 +73,7 @@ COMMANDS = {
     "a key": ("train", f"x{ALL}=1"),
     "a folder": ("status", f"none{ALL}"),
     "generate": ("generate", f"none{ALL}", "x"),
+    "chat": ("chat", f"none{ALL}"),
     "export": ("export", f"none{ALL}", "--to", "hf", "--out", "x"),
 }
 
