@@ -28,8 +28,8 @@ EXACTLY = {
     "atom nosuch ": set(),
     "atom plugins ": {"lock", "--help", "--json", "--kind"},
     "atom plugins --kind ": {
-        *("tokenizer", "architecture", "parallelism", "kernel", "dataset", "launcher", "callback"),
-        "evaluator",
+        *("tokenizer", "architecture", "parallelism", "kernel", "dataset", "objective"),
+        *("launcher", "callback", "evaluator"),
     },
     "atom plugins --kind=t": {"--kind=tokenizer"},
     "atom plugins --kind dataset --j": {"--json"},

@@ -29,6 +29,7 @@ CODE = {
     "parallelism": {"build.py", "parallelize.py"},
     "kernel": {"rms_norm.py"},
     "dataset": {"config.py", "source.py", "fables.jsonl"},
+    "objective": {"config.py", "encoder.py"},
     "launcher": {"config.py", "plan.py"},
     "callback": {"config.py", "callback.py"},
     "evaluator": {"config.py", "evaluate.py"},

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atom.data.dealing import dealt
-from atom.data.documents import Encoded
+from atom.data.documents import Encoded, TextEncoder
 from atom.data.lanes import IGNORED, Lane, Reading, Sources
 from atom.data.packing import best_fit
 from atom.errors import UserError
@@ -337,7 +337,7 @@ def test_no_document_is_read_more_often_than_allowed(
     mixed = Mixed({"a": A, "b": Stored((40, 50, 60), 100)}, (stage(a=1, b=1),), {"b": times})
     reading = Reading(dealt(mixed), 0, LANES, 16, packing)
     sources = Sources(reading)
-    lanes = [Lane(number, reading, sources, Numbers()) for number in range(LANES)]
+    lanes = [Lane(number, reading, sources, TextEncoder(Numbers())) for number in range(LANES)]
     read: Counter[tuple[str, int]] = Counter()
 
     def step() -> None:
@@ -364,7 +364,7 @@ def test_a_position_far_away_is_that_of_reading_up_to_it(packing: str, source: A
     reading = Reading(dealt(source), 0, LANES, 16, packing)
     sources = Sources(reading)
     for number in range(LANES):
-        near, far = (Lane(number, reading, sources, Numbers()) for _ in range(2))
+        near, far = (Lane(number, reading, sources, TextEncoder(Numbers())) for _ in range(2))
         read = [[part.span for part in near.parts()] for _ in range(60)]
         far.skip(57)
         assert [[part.span for part in far.parts()] for _ in range(3)] == read[57:]
@@ -379,7 +379,7 @@ def test_a_mixture_that_begins_late_reads_all_windows_of_a_source_once() -> None
     reading = Reading(dealt(Mixed({"a": A, "b": B}, (stage(a=1, b=1),))), 0, LANES, 16, "windows")
     sources = Sources(reading)
     for step in (0, 1001):
-        lanes = [Lane(number, reading, sources, Numbers()) for number in range(LANES)]
+        lanes = [Lane(number, reading, sources, TextEncoder(Numbers())) for number in range(LANES)]
         for lane in lanes:
             lane.begin(step)
         spans = [part.span for _ in range(20) for lane in lanes for part in lane.parts()]

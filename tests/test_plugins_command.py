@@ -164,8 +164,8 @@ def test_no_plugins_at_all(
         (
             ["--kind", "kernels"],
             "argument --kind: invalid choice: 'kernels' (choose from 'tokenizer', "
-            "'architecture', 'parallelism', 'kernel', 'dataset', 'launcher', 'callback', "
-            "'evaluator')",
+            "'architecture', 'parallelism', 'kernel', 'dataset', 'objective', 'launcher', "
+            "'callback', 'evaluator')",
         ),
         (["--js"], "unrecognized arguments: --js; did you mean --json?"),
         (["lock"], "the following arguments are required: FILE"),

@@ -107,6 +107,8 @@ ASYNC = "compile.enable_async_tensor_parallel"
 BACKEND = "compile.backend"
 OFFLOAD = "training.enable_cpu_offload"
 LENGTH = "training.seq_len"
+PACKING = "data.packing"
+SFT = {"objective.name": "sft", "objective.template": "chatml", PACKING: "best_fit"}
 MODE = "activation_checkpoint.mode"
 PRINTED = "debug.print_config"
 RECOMPUTED = "activation_checkpoint.force_recompute_mm_shapes_by_fqns"
@@ -166,6 +168,13 @@ REFUSED = {
         "packs its data itself",
         {DATASET: "faults:own_loader", "data.packing": "none"},
     ),
+    "objective.check_loader": Refused(
+        "objective.name", "has its own data loader", {DATASET: "faults:own_loader"} | SFT
+    ),
+    "objective.check_packing": Refused(
+        "data.packing", "best_fit or none", SFT | {PACKING: "concat"}
+    ),
+    "objective.check_documents": Refused("dataset", "reads records with messages", SFT),
     "faults.check_rollback": Refused(
         "faults.spike", "to roll back to", {"faults.spike": "rollback", "checkpoint.enable": False}
     ),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from atom.data import validation
 from atom.data.dealing import dealt
+from atom.data.documents import TextEncoder
 from atom.data.held_out import Side
 from atom.data.lanes import IGNORED, Lane, Reading, Sources
 from atom.errors import UserError
@@ -162,7 +163,7 @@ def ids(words: list[str], side: Side, *, seed: int = 0, lanes: int = 1) -> set[i
     reading = Reading(source, seed=seed, lanes=lanes, seq_len=4, side=side)
     found = set()
     for number in range(lanes):
-        lane = Lane(number, reading, Sources(reading), Bytes())
+        lane = Lane(number, reading, Sources(reading), TextEncoder(Bytes()))
         with suppress(UserError):  # a lane without a document on this side
             parts = lane.parts()
             while parts[-1].epoch < 3:

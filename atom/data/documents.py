@@ -13,7 +13,7 @@ from atom.data.dealing import DealtSource
 from atom.data.held_out import Side
 from atom.data.order import Order
 from atom.errors import UserError
-from atom.plugin import Document, LaneSource, StoredTokens
+from atom.plugin import Document, DocumentEncoder, Example, LaneSource, StoredTokens
 
 Tokens = npt.NDArray[Any]
 """Token ids: a one-dimensional array of integers."""
@@ -24,10 +24,37 @@ EPOCHS = 3
 """Epochs without a training pair after which a lane gives up; the first may be a rest."""
 
 
-class Encoder(Protocol):
-    """A tokenizer."""
+class Tokenizer(Protocol):
+    """A tokenizer of text."""
 
     def encode(self, text: str, *, add_bos: bool, add_eos: bool) -> list[int]: ...
+
+
+class TextEncoder:
+    """The encoder of a run without an objective: text between BOS and EOS, or stored tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, document: Document) -> Example | None:
+        """Return a document as tokens.
+
+        Raises:
+            UserError: it is a record, and its text the record's JSON.
+        """
+        if document.record is not None:
+            raise UserError(
+                f"{document.id} is a record, and the run predicts text",
+                valid="an objective that reads records (objective=sft), or a dataset of text",
+                key="dataset",
+            )
+        if document.tokens is not None:
+            return Example(document.tokens)
+        # BOS and EOS alone would train the model to end texts at once.
+        if not document.text:
+            return Example(_NOTHING)
+        ids = self._tokenizer.encode(document.text, add_bos=document.starts, add_eos=document.ends)
+        return Example(np.asarray(ids, dtype=np.int32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +65,13 @@ class Encoded:
         index: its index in the lane's epoch.
         id: its id, for people.
         tokens: its ids; fewer than two have no training pair.
+        trained: for each id, whether the model is trained to predict it; None: all.
     """
 
     index: int
     id: str
     tokens: Tokens
+    trained: npt.NDArray[np.bool_] | None = None
 
     @property
     def pairs(self) -> int:
@@ -57,17 +86,20 @@ class LeftOut:
     Attributes:
         empty: number of documents without text.
         short: number of documents of one token, which has no next token to predict.
+        long: number of documents of which nothing fits a sequence.
         bad: unreadable documents with their problem, until they are recorded.
     """
 
     empty: int = 0
     short: int = 0
+    long: int = 0
     bad: list[Document] = field(default_factory=list)
 
     def add(self, other: LeftOut) -> None:
         """Add the counts of ``other``."""
         self.empty += other.empty
         self.short += other.short
+        self.long += other.long
         self.bad += other.bad
 
 
@@ -79,7 +111,7 @@ class Stream:
         lane: number of the lane.
         lanes: number of lanes.
         seed: the seed of the order.
-        encoder: the tokenizer.
+        encoder: converts documents to tokens.
         name: the key of the source, for errors.
         prefix: put before the ids of documents.
         side: the documents to read; the others count as read, and have no tokens. None: all.
@@ -92,7 +124,7 @@ class Stream:
         lanes: int,
         *,
         seed: int,
-        encoder: Encoder,
+        encoder: DocumentEncoder,
         name: str = "dataset",
         prefix: str = "",
         side: Side | None = None,
@@ -116,7 +148,8 @@ class Stream:
         )
         for index, document in enumerate(documents, start):
             document = self.named(document)
-            yield Encoded(index, document.id, self._tokens(document))
+            example = self._example(document)
+            yield Encoded(index, document.id, example.tokens, example.trained)
 
     def named(self, document: Document) -> Document:
         """Return a document of the source with the id by which people know it."""
@@ -170,25 +203,22 @@ class Stream:
             key=self.name,
         )
 
-    def _tokens(self, document: Document) -> Tokens:
-        # BOS and EOS alone would train the model to end texts at once.
-        tokens = _NOTHING
-        if self._side is not None and document.problem is None and not self._side.has(document):
-            return tokens
-        if document.tokens is not None:
-            tokens = document.tokens
-        elif document.text:
-            ids = self._encoder.encode(
-                document.text, add_bos=document.starts, add_eos=document.ends
-            )
-            tokens = np.asarray(ids, dtype=np.int32)
+    def _example(self, document: Document) -> Example:
+        nothing = Example(_NOTHING)
         if document.problem is not None:
             self.left_out.bad.append(document)
-        elif len(tokens) == 0:
+            return nothing
+        if self._side is not None and not self._side.has(document):
+            return nothing
+        example = self._encoder.encode(document)
+        if example is None:
+            self.left_out.long += 1
+            return nothing
+        if len(example.tokens) == 0:
             self.left_out.empty += 1
-        elif len(tokens) == 1:
+        elif len(example.tokens) == 1:
             self.left_out.short += 1
-        return tokens
+        return example
 
 
 def stored(source: LaneSource) -> StoredTokens | None:

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from atom.data.dealing import dealt, readings
-from atom.data.documents import Encoder, LeftOut, Stream
+from atom.data.documents import LeftOut, Stream
 from atom.data.held_out import Side
 from atom.data.ids import beyond
 from atom.data.mixing import Schedule, key_of, leaves
 from atom.data.packing import PACKERS, Packed, Packer, Packing, Part, Position, Span
 from atom.errors import UserError
-from atom.plugin import LaneSource
+from atom.plugin import DocumentEncoder, LaneSource
 
 IGNORED = -100
 """The label of padding, as in torch's cross-entropy: it is not trained on."""
@@ -120,7 +120,10 @@ class Row(NamedTuple):
             begin, count, tokens = part.begin, part.count, part.document.tokens
             here = slice(at, at + count)
             self.inputs[here] = tokens[begin : begin + count]
-            self.labels[here] = tokens[begin + 1 : begin + count + 1]
+            labels = tokens[begin + 1 : begin + count + 1]
+            if (trained := part.document.trained) is not None:
+                labels = np.where(trained[begin + 1 : begin + count + 1], labels, IGNORED)
+            self.labels[here] = labels
             self.positions[here] = np.arange(count)
             at += count
         self.inputs[at:] = 0
@@ -135,13 +138,15 @@ class Lane:
         number: its number, from 0.
         reading: how all lanes are read.
         sources: the sources of the run.
-        encoder: the tokenizer.
+        encoder: converts documents to tokens.
 
     Attributes:
         spans: the parts of documents in the last sequence.
     """
 
-    def __init__(self, number: int, reading: Reading, sources: Sources, encoder: Encoder) -> None:
+    def __init__(
+        self, number: int, reading: Reading, sources: Sources, encoder: DocumentEncoder
+    ) -> None:
         self.number = number
         self.spans: list[Span] = []
         self._reading = reading

@@ -2,7 +2,8 @@
 
 The documents are read once, in an order of their own that depends on no seed of the run, and cut
 where a sequence ends, whatever ``data.packing`` is. Special tokens are read and not predicted, so
-that losses and bytes are those of text.
+that losses and bytes are those of text. Under an objective, documents are not cut, and what it
+trains on is predicted.
 
 Shape suffixes: S = sequences of this rank, L = tokens per sequence, V = vocabulary.
 """
@@ -17,12 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from atom.data.documents import Encoder
+from atom.data.documents import TextEncoder
 from atom.data.held_out import Side
 from atom.data.lanes import IGNORED, Lane, Reading, Row, Sources
-from atom.data.packing import Part
+from atom.data.packing import Packing, Part
 from atom.errors import UserError
-from atom.plugin import LaneSource
+from atom.plugin import DocumentEncoder, LaneSource
 
 SEED = 0
 """Seed of the order of the documents."""
@@ -103,8 +104,9 @@ class TokenBytes:
 
 def read(
     source: LaneSource,
-    encoder: Encoder,
+    tokenizer: Any,
     *,
+    encoder: DocumentEncoder | None = None,
     tokens: int,
     seq_len: int,
     vocab_size: int | None = None,
@@ -116,7 +118,8 @@ def read(
 
     Args:
         source: the documents.
-        encoder: the tokenizer.
+        tokenizer: the tokenizer.
+        encoder: converts documents to tokens; None: as text.
         tokens: tokens to read, rounded up to whole sequences; fewer if the source ends.
         seq_len: L.
         vocab_size: an id beyond it is refused.
@@ -125,13 +128,16 @@ def read(
     Raises:
         UserError: there is nothing to predict, or an id is out of range.
     """
-    text = TokenBytes.of(encoder)
+    text = TokenBytes.of(tokenizer)
+    unpredicted = text.special if encoder is None else np.empty(0, dtype=np.int64)
+    packing: Packing = "concat" if encoder is None else "best_fit"
+    encoder = TextEncoder(tokenizer) if encoder is None else encoder
     found = hashlib.blake2b(digest_size=8)
     kept: list[npt.NDArray[np.int32]] = []
     count = size = sequences = 0
     known = True
-    for row in _rows(_reading(source, tokens, seq_len, vocab_size, side), encoder):
-        row.labels[np.isin(row.labels, text.special)] = IGNORED
+    for row in _rows(_reading(source, tokens, seq_len, vocab_size, side, packing), encoder):
+        row.labels[np.isin(row.labels, unpredicted)] = IGNORED
         arrays = np.stack(row).astype(np.int32)
         found.update(arrays.astype("<i4").tobytes())
         predicted = arrays[1][arrays[1] != IGNORED]
@@ -157,7 +163,12 @@ def read(
 
 
 def _reading(
-    source: LaneSource, tokens: int, seq_len: int, vocab_size: int | None, side: Side | None
+    source: LaneSource,
+    tokens: int,
+    seq_len: int,
+    vocab_size: int | None,
+    side: Side | None,
+    packing: Packing,
 ) -> Reading:
     """Return how the sequences of a set are read: one lane, of as many steps as sequences."""
     reading = Reading(
@@ -166,6 +177,7 @@ def _reading(
         lanes=1,
         seq_len=seq_len,
         steps=-(-tokens // seq_len),
+        packing=packing,
         vocab_size=vocab_size,
         side=side,
     )
@@ -173,7 +185,7 @@ def _reading(
     return replace(reading, measured=frozenset(Sources(reading).names))
 
 
-def _rows(reading: Reading, encoder: Encoder) -> Iterator[Row]:
+def _rows(reading: Reading, encoder: DocumentEncoder) -> Iterator[Row]:
     """Yield the sequences, until a document would be read again."""
     lane = Lane(0, reading, Sources(reading), encoder)
     for _ in range(reading.steps):

@@ -55,6 +55,14 @@ class Encoder:
                 key="dataset.name",
             )
         found: list[Sequence[int]] = [() for _ in documents]
+        if (
+            record := next((each for each in documents if each.record is not None), None)
+        ) is not None:
+            raise UserError(
+                f"{record.id} is a record, and token shards hold text",
+                valid="a dataset of text",
+                key="dataset",
+            )
         texts = [(place, each) for place, each in enumerate(documents) if each.text]
         batch = getattr(self.tokenizer, "encode_batch", None)
         if callable(batch):

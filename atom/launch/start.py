@@ -167,6 +167,7 @@ def check(
         place,
         vocab_size=prepared.tokenizer.vocab_size,
         contents=prepared.contents,
+        tokenizer_files=prepared.tokenizer.files,
         resumption=resumption,
         joined=ranks,
         planned=planned,

@@ -25,6 +25,7 @@ __all__ = [
     "LayoutChoice",
     "LayoutContext",
     "ModelParts",
+    "ObjectiveContext",
     "Open",
     "Opened",
     "ParallelismContext",
@@ -32,6 +33,7 @@ __all__ = [
     "SourceContext",
     "Strategy",
     "Submission",
+    "TemplateContext",
     "TokenizerContext",
     "Trained",
 ]
@@ -124,10 +126,14 @@ class SourceContext(Context):
     ``key`` is where the user wrote them, such as ``dataset.sources.a``.
 
     ``cache`` is the component's own folder, which outlives the run; create it when needed.
+
+    ``records`` is true if the run's objective reads records: the source should then yield
+    documents with their ``record``. The objective refuses documents without one.
     """
 
     open_dataset: Callable[[str, Mapping[str, Any], str], DocumentSource]
     cache: Path
+    records: bool = False
 
 
 # ---------------------------------------------------------------------------- what build sees
@@ -149,6 +155,23 @@ class PreparedTokenizer:
 
     vocab_size: int
     files: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveContext(Context):
+    """``tokenizer`` is the run's; ``files`` is the folder with its files. ``seq_len`` is the number
+    of training pairs of a sequence: a document of N tokens has N - 1."""
+
+    tokenizer: Any
+    files: Path
+    seq_len: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateContext(Context):
+    """``files`` are the tokenizer's by name."""
+
+    files: Mapping[str, Path]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ __all__ = [
     "Kernel",
     "Launcher",
     "Needs",
+    "Objective",
     "Parallelism",
     "Tokenizer",
 ]
@@ -259,6 +260,33 @@ class Dataset(Declaration):
     source: str
     build: str | None = None
     changed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Declaration):
+    """What a run learns from a document. Without one, a run predicts each next token of text.
+
+    ``encoder(config, context: ObjectiveContext) -> DocumentEncoder`` returns the conversion of
+    documents to tokens, and which of them are trained on. It runs once before ranks start, on the
+    first document, and then on every rank; it imports no torch.
+
+    ``template(config, context: TemplateContext) -> str | None`` returns the chat template of the
+    trained model, which is kept with its tokenizer; None: the tokenizer's own.
+
+    ``reads`` is what it needs a dataset to yield: ``text``, or ``records``.
+
+    ``packings`` are the values of ``data.packing`` that it supports; the first is the default.
+    """
+
+    kind = "objective"
+    references = ("config", "encoder", "template")
+    chosen = "optional"
+    change = "refused"
+
+    encoder: str
+    template: str | None = None
+    reads: Literal["text", "records"] = "text"
+    packings: tuple[Literal["concat", "best_fit", "none"], ...] = ("concat", "best_fit", "none")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,8 @@ class Document:
     parts: ``starts`` and ``ends`` are true for the first and the last part. ``problem`` says why a
     tolerated document could not be read; it has no text then. ``tokens`` are the ids of a document
     that is stored as tokens, BOS and EOS included: a one-dimensional array of integers, trained on
-    as it is; ``text`` is then not used."""
+    as it is; ``text`` is then not used. ``record`` is a document with fields, such as the messages
+    of a conversation, as parsed JSON; an objective reads it, and ``text`` is its JSON."""
 
     text: str
     id: str
@@ -40,6 +41,7 @@ class Document:
     ends: bool = True
     problem: str | None = None
     tokens: Any = field(default=None, compare=False, repr=False)
+    record: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

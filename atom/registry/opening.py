@@ -34,6 +34,7 @@ class Opener:
 
     Attributes:
         order: the version of the order in which documents are dealt (:mod:`atom.data.order`).
+        records: true if datasets should yield records.
         packages: the packages of all components opened so far.
     """
 
@@ -46,6 +47,7 @@ class Opener:
         self._host = host
         self._given = given
         self.order = NEWEST if order is None else order
+        self.records = False
         self.packages: set[str] = set()
 
     def of_section(
@@ -216,7 +218,7 @@ class Chosen(Generic[K]):
 
         plugin = self.component.plugin
         folder = caches.folder() / self.component.kind / plugin.import_package / self.component.name
-        made = SourceContext(open_dataset=open_dataset, cache=folder)
+        made = SourceContext(open_dataset=open_dataset, cache=folder, records=self.opener.records)
         return self.completed(made)
 
     def completed(self, context: C) -> C:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from atom.plugin import Callback, Dataset, Declaration
+from atom.plugin import Callback, Dataset, Declaration, Objective
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.opening import Chosen, Opener
@@ -27,6 +27,10 @@ class Selection:
 
     def __getitem__(self, kind: type[K]) -> Chosen[K]:
         return self.chosen[kind.section]
+
+    def optional(self, kind: type[K]) -> Chosen[K] | None:
+        """Return the component of a kind that a run need not have, or None."""
+        return self.chosen.get(kind.section)
 
     def many(self, kind: type[K]) -> dict[str, Chosen[K]]:
         """Return the components of a kind by name, in the order of the run."""
@@ -68,4 +72,7 @@ def select(run: Run, host: Host) -> Selection:
         for kind, key, section in run.components()
         if kind.in_ranks
     }
-    return Selection(chosen, opener)
+    selection = Selection(chosen, opener)
+    objective = selection.optional(Objective)
+    opener.records = objective is not None and objective.declaration.reads == "records"
+    return selection

@@ -85,7 +85,8 @@ BAD_DOCUMENT = "bad_document"
 MOST_BAD_DOCUMENTS = 100
 WITHOUT_TEXT = "without_text"
 """Documents with nothing to train on were left out. ``rank``; the counts of its process over all
-epochs: ``documents`` without text, and ``short``, with a single token."""
+epochs: ``documents`` without text, ``short``, with a single token, and ``long``, of which nothing
+fits a sequence."""
 PACKED = "packed"
 """What rank 0 has packed into its sequences when its process ends: ``sequences``, ``parts`` of
 documents in them, ``cut`` (those that continue in another sequence), and ``padding``, as a
@@ -159,7 +160,7 @@ _NEEDED = {
 
 _STEPS = (
     *("step", "from_step", "to_step", "reached", "done", "left_out"),
-    *("short", "sequences", "parts", "cut"),
+    *("short", "long", "sequences", "parts", "cut"),
     *("tokens", "bytes"),
 )
 _WORDS = ("reason", "place", "signal", "kept", "decision", "cause", "fault", "callback", "set")

@@ -13,12 +13,15 @@ from atom.data.held_out import Side
 from atom.data.ids import check_some
 from atom.errors import UserError
 from atom.io import caches
+from atom.io.files import make_folder, write_text
 from atom.plugin import (
     Contents,
     Dataset,
     Document,
     LaneSource,
+    Objective,
     PreparedTokenizer,
+    TemplateContext,
     Tokenizer,
     TokenizerContext,
 )
@@ -29,6 +32,9 @@ from atom.registry.trust import Trust
 from atom.run_dir import inputs, sets
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.inputs import Inputs
+
+CHAT_TEMPLATE = "chat_template.jinja"
+"""The file of a tokenizer with its chat template, as ``transformers`` names it."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +100,10 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
         for document in source.lane(0, 1, seed=0, epoch=0):
             if not trained.has(document):
                 continue
-            if document.tokens is not None:
+            if document.tokens is not None or document.record is not None:
+                what = "stored as tokens" if document.record is None else "of records"
                 raise UserError(
-                    "is trained on text, and the dataset is stored as tokens",
+                    f"is trained on text, and the dataset is {what}",
                     valid=sets.OF_THE_TOKENS,
                     key="tokenizer.name",
                     value=name,
@@ -114,6 +121,7 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
         sets.check_held_out(selection[Dataset], source, fraction)
     context = TokenizerContext(documents=documents, digest=digest, cache=caches.folder())
     prepared: PreparedTokenizer = selection[Tokenizer].call("prepare", context)
+    prepared = _with_template(prepared, selection)
     found = inputs.of(read, prepared)
     sets.check_tokens(source, found.tokenizer.digest, name)
     if (tokens := stored(source)) is not None:
@@ -127,6 +135,21 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
         frozenset(selection.opener.packages),
         contents,
     )
+
+
+def _with_template(prepared: PreparedTokenizer, selection: Selection) -> PreparedTokenizer:
+    """Return the tokenizer with the chat template of the run's objective, if it has one."""
+    objective = selection.optional(Objective)
+    if objective is None or objective.declaration.template is None:
+        return prepared
+    template: str | None = objective.call("template", TemplateContext(files=prepared.files))
+    if template is None:
+        return prepared
+    digest = hashlib.sha256(template.encode()).hexdigest()
+    path = caches.folder() / "chat_templates" / f"{digest}.jinja"
+    make_folder(path.parent)
+    write_text(path, template)
+    return replace(prepared, files={**prepared.files, CHAT_TEMPLATE: path})
 
 
 def _check_settings(source: LaneSource, run: Run) -> None:

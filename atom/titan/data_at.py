@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atom.data.documents import TextEncoder
 from atom.data.lanes import ALONE, Lane, Sources
 from atom.data.packing import Part
 from atom.data.position import data_step
@@ -77,7 +78,7 @@ def data_at(
             key="dataset.name",
             value=dataset.component.name,
         )
-    config = data_loader(dataset, run.run)
+    config = data_loader(run.selection, run.run, run.tokenizer_files)
     _check_content(folder, file, config.source.check())
     reading = config.reading(run.run.training.seq_len)
     sources = Sources(reading)
@@ -94,10 +95,10 @@ def data_at(
             key="--step",
             value=step,
         )
-    tokenizer = run.tokenizer()
+    encoder = (config.encoder or TextEncoder)(run.tokenizer())
     found = []
     for number in chosen:
-        lane = Lane(number, reading, sources, tokenizer)
+        lane = Lane(number, reading, sources, encoder)
         lane.begin(begun)
         begin = data_step(begun, happened) + 1
         if place is not None:

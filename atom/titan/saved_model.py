@@ -48,11 +48,16 @@ class Trained:
     selection: Selection
     parts: ModelParts
 
+    @property
+    def tokenizer_files(self) -> Path:
+        """The folder with the tokenizer's files."""
+        place = self.folder / TOKENIZER
+        return place if place.is_dir() else self.folder
+
     def tokenizer(self) -> Any:
         """Return the torchtitan tokenizer, with ``bos_id`` and ``eos_id``, each an id or None."""
-        place = self.folder / TOKENIZER
         config = self.selection[Tokenizer].call("build")
-        return config.build(tokenizer_path=str(place if place.is_dir() else self.folder))
+        return config.build(tokenizer_path=str(self.tokenizer_files))
 
     def adapter(self) -> Any:
         """Return the architecture's state-dict adapter.

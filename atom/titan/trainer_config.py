@@ -25,7 +25,10 @@ from atom.plugin import (
     CallbackContext,
     Dataset,
     DatasetContext,
+    DocumentEncoder,
     ModelParts,
+    Objective,
+    ObjectiveContext,
     Parallelism,
     ParallelismContext,
     Tokenizer,
@@ -33,7 +36,6 @@ from atom.plugin import (
 )
 from atom.recipe.run import Run
 from atom.registry.host import Host
-from atom.registry.opening import Chosen
 from atom.registry.select import Selection
 from atom.run_dir import sets
 from atom.run_dir.folder import TOKENIZER
@@ -43,7 +45,7 @@ from atom.titan.compat.pipeline import send_contiguous
 from atom.titan.optim import optimizer
 from atom.titan.shards import changed, parameters_of
 from atom.titan.train import profiling
-from atom.titan.train.data import DocumentLoader
+from atom.titan.train.data import DocumentLoader, EncoderOf
 from atom.titan.train.initial_weights import seed_parameters
 from atom.titan.train.plugin_callbacks import Opened
 from atom.titan.train.trainer import AtomTrainer
@@ -97,7 +99,7 @@ def trainer_config(
         hf_assets_path=str(folder / TOKENIZER),
         dump_folder=str(folder),
         tokenizer=selection[Tokenizer].call("build"),
-        dataloader=data_loader(selection[Dataset], run),
+        dataloader=data_loader(selection, run, folder / TOKENIZER),
         loss=_loss(run, resolved.vocab_size, parts, fused=fused),
         optimizer=optimizer.config(run.optimizer),
         parallelism=strategy.parallelism,
@@ -114,7 +116,7 @@ def trainer_config(
         debug=translate.debug(run.debug),
         faults=run.faults,
         callbacks=_callbacks(selection, run),
-        validation=validation_config(run, selection),
+        validation=validation_config(run, selection, folder / TOKENIZER),
         trace_samples=run.data.trace,
         branch=run.resume.origin,
         data_begins=resolved.data_begins,
@@ -180,8 +182,12 @@ def _callbacks(selection: Selection, run: Run) -> tuple[Opened, ...]:
     return tuple(opened)
 
 
-def data_loader(chosen: Chosen[Dataset], run: Run) -> Any:
-    """Return the config of a run's data loader: the dataset's own, or ATOM's."""
+def data_loader(selection: Selection, run: Run, files: Path) -> Any:
+    """Return the config of a run's data loader: the dataset's own, or ATOM's.
+
+    ``files`` is the folder of the tokenizer.
+    """
+    chosen = selection[Dataset]
     resolved = run.resolved
     assert resolved is not None
     seed = run.debug.seed or 0
@@ -193,6 +199,7 @@ def data_loader(chosen: Chosen[Dataset], run: Run) -> Any:
     mixed = resolved.mixture.sources if resolved.mixture is not None else []
     return DocumentLoader.Config(
         source=chosen.call("source"),
+        encoder=encoder_of(selection, run, files),
         sources=tuple(source.name for source in mixed),
         measured=frozenset(source.name for source in mixed if source.epoch_tokens),
         seed=seed,
@@ -206,11 +213,26 @@ def data_loader(chosen: Chosen[Dataset], run: Run) -> Any:
     )
 
 
-def validation_config(run: Run, selection: Selection) -> ValidationConfig:
+def encoder_of(selection: Selection, run: Run, files: Path) -> EncoderOf | None:
+    """Return what makes the encoder of the run's objective; None if it has no objective."""
+    objective = selection.optional(Objective)
+    if objective is None:
+        return None
+
+    def encoder(tokenizer: Any) -> DocumentEncoder:
+        context = ObjectiveContext(tokenizer=tokenizer, files=files, seq_len=run.training.seq_len)
+        made: DocumentEncoder = objective.call("encoder", context)
+        return made
+
+    return encoder
+
+
+def validation_config(run: Run, selection: Selection, files: Path) -> ValidationConfig:
     """Return what the run validates, and when."""
     assert run.resolved is not None
     return ValidationConfig(
         sets=sets.of(run, selection),
+        encoder=encoder_of(selection, run, files),
         interval=run.validation.interval,
         tokens=run.validation.tokens,
         vocab_size=run.resolved.vocab_size,

@@ -154,7 +154,12 @@ def _left_out(record: Record) -> Iterator[tuple[str, str, str]]:
         words = f"{'at least ' * more}{number:,} bad document{'s' * (number != 1)}"
         yield "left out", words, str(bad[-1].get("reason", ""))
     empty = [event for event in record.happened if event.get("event") == events.WITHOUT_TEXT]
-    for key, what in (("documents", "without text"), ("short", "of a single token")):
+    kinds = {
+        "documents": "without text",
+        "short": "of a single token",
+        "long": "of which nothing fits a sequence",
+    }
+    for key, what in kinds.items():
         if number := sum(event.get(key, 0) for event in empty):
             yield "left out", f"{number:,} documents {what}", "counted in each pass"
 

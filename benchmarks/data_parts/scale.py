@@ -24,9 +24,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from atom.plugin import Document, Example
 
 SHARD = 1_000_000
 """Documents of a shard."""
@@ -102,9 +105,9 @@ def digest_of(path: Path) -> str:
 
 
 class Unused:
-    """A tokenizer of a source that needs none."""
+    """An encoder of a source that needs none."""
 
-    def encode(self, *_: Any, **__: Any) -> list[int]:
+    def encode(self, _: Document, /) -> Example | None:
         raise AssertionError("tokens are stored")
 
 

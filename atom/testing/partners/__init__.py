@@ -41,6 +41,12 @@ def atom_datasets() -> Iterator[Dataset]:
         summary="random sentences of a few words, the same for the same seed",
         source="atom.testing.partners.data:source",
     )
+    yield Dataset(
+        name="records",
+        summary="records that its parameters hold",
+        config="atom.testing.partners.data:Given",
+        source="atom.testing.partners.data:given",
+    )
 
 
 @hookimpl

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from atom.plugin import Document, PreparedTokenizer, TokenizerContext
 from atom.testing.partners import VOCAB_SIZE
@@ -32,6 +37,37 @@ class Sentences:
 
 def source(_config: None) -> Sentences:
     return Sentences()
+
+
+class Given(BaseModel):
+    """Records to read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    records: list[dict[str, Any]]
+
+
+class Records:
+    """The records of the parameters."""
+
+    def __init__(self, records: list[dict[str, Any]]) -> None:
+        self._documents = [document(number, record) for number, record in enumerate(records)]
+
+    def check(self) -> str:
+        texts = "".join(document.text for document in self._documents)
+        return hashlib.sha256(texts.encode()).hexdigest()
+
+    def documents(self) -> list[Document]:
+        return self._documents
+
+
+def document(number: int, record: Mapping[str, Any]) -> Document:
+    """Return a record as a document."""
+    return Document(json.dumps(record), f"record {number}", record=record)
+
+
+def given(config: Given) -> Records:
+    return Records(config.records)
 
 
 def prepare(_config: None, _context: TokenizerContext) -> PreparedTokenizer:

@@ -21,6 +21,17 @@ class Ascii(BaseTokenizer):
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
         return [self.bos_id] * add_bos + list(text.encode("ascii")) + [self.eos_id] * add_eos
 
+    def encode_template(
+        self,
+        text: str,
+        *,
+        special: bool = True,  # noqa: ARG002
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        return list(text.encode("ascii")), [(at, at + 1) for at in range(len(text))]
+
+    def special_texts(self) -> list[str]:
+        return []
+
     def decode(self, ids: list[int]) -> str:
         return bytes(index for index in ids if index < self.bos_id).decode("ascii")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ def preflight(
     planned: DeviceDescription | None = None,
     contents: Contents | None = None,
     resumption: Resumption | None = None,
+    tokenizer_files: Mapping[str, Path] | None = None,
 ) -> Preflight:
     """Resolve ``run``; refuse it if it cannot train.
 
@@ -68,6 +70,7 @@ def preflight(
         planned: the device of another machine, for a run that will not be started here.
         contents: the dataset's description of its contents.
         resumption: the checkpoint to resume from.
+        tokenizer_files: the files of the prepared tokenizer by name.
 
     Raises:
         UserError: torchtitan or a plugin would refuse the run.
@@ -83,6 +86,7 @@ def preflight(
             planned=planned,
             contents=contents,
             resumption=resumption,
+            tokenizer_files=tokenizer_files,
         )
     )
 
@@ -98,6 +102,7 @@ def plan(
     planned: DeviceDescription | None = None,
     contents: Contents | None = None,
     resumption: Resumption | None = None,
+    tokenizer_files: Mapping[str, Path] | None = None,
 ) -> RunPlan:
     """Return the plan of ``run``; the arguments are those of :func:`preflight`."""
     kind = planned.kind if planned else _device(run, joined)
@@ -119,6 +124,7 @@ def plan(
         joined=joined,
         contents=contents,
         resumption=resumption,
+        tokenizer_files=tokenizer_files or {},
     )
 
 

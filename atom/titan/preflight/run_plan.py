@@ -7,7 +7,7 @@ the described model (:func:`atom.titan.trainer_config.copied`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class RunPlan:
         joined: number of ranks that an outer launcher has started; None without one.
         contents: the dataset's description of its contents.
         resumption: the checkpoint to resume from; None without one.
+        tokenizer_files: the files of the prepared tokenizer by name.
     """
 
     composed: Run
@@ -67,6 +68,7 @@ class RunPlan:
     joined: int | None = None
     contents: Contents | None = None
     resumption: Resumption | None = None
+    tokenizer_files: Mapping[str, Path] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ the layout
 

@@ -10,9 +10,10 @@ Shape suffixes: B = sequences per call, L = tokens per sequence, S = sequences o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +21,18 @@ import torch
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.tokenizer import BaseTokenizer
 
-from atom.data.documents import LeftOut
+from atom.data.documents import LeftOut, TextEncoder
 from atom.data.held_out import Side
 from atom.data.lanes import Lane, Reading, Row, Sources, State, state_size
 from atom.data.packing import Packed, Packing, Span
 from atom.errors import UserError
-from atom.plugin import LaneSource
+from atom.plugin import DocumentEncoder, LaneSource
 from atom.titan.train.read_ahead import ReadAhead
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+EncoderOf = Callable[[Any], DocumentEncoder]
+"""Returns the encoder of an objective for a tokenizer."""
 
 
 class DocumentLoader(BaseDataLoader):
@@ -52,6 +56,8 @@ class DocumentLoader(BaseDataLoader):
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):
         source: LaneSource
+        encoder: EncoderOf | None = None
+        """Of the run's objective; None: text is predicted."""
         seed: int
         global_batch_size: int
         """In sequences."""
@@ -127,8 +133,9 @@ class DocumentLoader(BaseDataLoader):
         self._expected: tuple[tuple[str, ...], int] | None = None
         self.left_out = LeftOut()
         self.packed = Packed()
+        encoder = (config.encoder or TextEncoder)(tokenizer)
         self._lanes = [
-            Lane(lane, reading, sources, tokenizer)
+            Lane(lane, reading, sources, encoder)
             for lane in range(dp_rank * share, (dp_rank + 1) * share)
         ]
         self._global_batch_size = lanes

@@ -105,8 +105,10 @@ class DataNotes:
                 padding=round(packed.padding / (packed.sequences * loader.seq_len), 6),
             )
         left_out = loader.left_out
-        if left_out.empty or left_out.short:
+        if left_out.empty or left_out.short or left_out.long:
             numbers = {"documents": left_out.empty, "short": left_out.short}
+            if left_out.long:
+                numbers["long"] = left_out.long
             log.info("documents without text were skipped", **numbers)
             events.record(self._run, events.WITHOUT_TEXT, rank=self._rank, **numbers)
         if self._trace is not None:

@@ -29,6 +29,7 @@ from atom.run_dir.validated import SetResult
 from atom.titan.compat.pipeline import forward_only
 from atom.titan.train.averages import Averages
 from atom.titan.train.callback import Callback, is_due
+from atom.titan.train.data import EncoderOf
 from atom.titan.train.metrics import StepMetricsProcessor
 from atom.titan.train.untouched import Untouched
 
@@ -39,12 +40,14 @@ class ValidationConfig:
 
     Attributes:
         sets: name -> the documents.
+        encoder: returns the objective's encoder for a tokenizer; None: text is predicted.
         interval: steps from one validation to the next.
         tokens: tokens of a set to read.
         vocab_size: an id beyond it is refused.
     """
 
     sets: Mapping[str, Texts] = field(default_factory=dict)
+    encoder: EncoderOf | None = None
     interval: int = 1
     tokens: int = 1
     vocab_size: int | None = None
@@ -59,13 +62,14 @@ class ValidationConfig:
 
 
 def read(
-    texts: Texts, config: ValidationConfig, encoder: Any, seq_len: int, **share: int
+    texts: Texts, config: ValidationConfig, tokenizer: Any, seq_len: int, **share: int
 ) -> ValidationSet:
     """Read a set; errors name its key. ``share`` is as for :func:`atom.data.validation.read`."""
     with renamed("dataset", texts.key):
         return validation.read(
             texts.source,
-            encoder,
+            tokenizer,
+            encoder=config.encoder(tokenizer) if config.encoder is not None else None,
             tokens=config.tokens,
             seq_len=seq_len,
             vocab_size=config.vocab_size,

@@ -17,6 +17,7 @@ from atom.data.lanes import IGNORED
 from atom.data.validation import Texts, ValidationSet
 from atom.run_dir.validated import SetResult
 from atom.titan.train.validation import ValidationConfig, read
+from atom.titan.trainer_config import encoder_of
 from atom.titan.weights.forward import logits
 from atom.titan.weights.loaded import load
 
@@ -49,11 +50,16 @@ def validate(
     loaded = load(folder, step=step, kind=kind, average=average)
     run = loaded.trained.run
     assert run.resolved is not None  # a run that has not started has no weights
-    config = ValidationConfig(tokens=tokens, vocab_size=run.resolved.vocab_size)
-    encoder, length = loaded.trained.tokenizer(), run.training.seq_len
+    trained = loaded.trained
+    config = ValidationConfig(
+        tokens=tokens,
+        vocab_size=run.resolved.vocab_size,
+        encoder=encoder_of(trained.selection, run, trained.tokenizer_files),
+    )
+    tokenizer, length = trained.tokenizer(), run.training.seq_len
     results = {}
     for name, texts in sets.items():
-        found = read(texts, config, encoder, length)
+        found = read(texts, config, tokenizer, length)
         results[name] = SetResult(
             loss=_nats(loaded.model, found, kind) / found.tokens,
             tokens=found.tokens,

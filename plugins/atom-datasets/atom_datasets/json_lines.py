@@ -50,13 +50,15 @@ class Row(NamedTuple):
         return UserError(self.problem, key=self.key, value=value)
 
 
-def read(stream: BinaryIO, name: object, text_field: str, *, arrays: bool = False) -> Iterator[Row]:
+def read(
+    stream: BinaryIO, name: object, text_field: str | None, *, arrays: bool = False
+) -> Iterator[Row]:
     """Yield the records of a file.
 
     Args:
         stream: the file, decompressed.
         name: the file's name in messages.
-        text_field: the field to read.
+        text_field: the field to read; None: all, as JSON.
         arrays: also read a file with a single array, whole.
 
     Raises:
@@ -127,7 +129,7 @@ class _Lines:
                 return
 
 
-def _array(data: bytes | None, name: object, text_field: str) -> Iterator[Row]:
+def _array(data: bytes | None, name: object, text_field: str | None) -> Iterator[Row]:
     if data is None:
         raise UserError(
             f"{name} is one JSON array of more than {_ARRAY_BYTES >> 30} GiB",
@@ -150,9 +152,11 @@ def _array(data: bytes | None, name: object, text_field: str) -> Iterator[Row]:
 
 
 def text_row(
-    number: int, record: dict[str, Any], name: object, text_field: str, unit: str = "line"
+    number: int, record: dict[str, Any], name: object, text_field: str | None, unit: str = "line"
 ) -> Row:
     """Return the row of a parsed record; ``unit`` is what its number counts."""
+    if text_field is None:
+        return Row(number, as_text(record))
     if text_field not in record:
         return Row(number, note=WITHOUT_FIELD, fields=record)
     text = record[text_field]
@@ -167,7 +171,13 @@ def text_row(
     return Row(number, text)
 
 
-def row(number: int, line: bytes, name: object, text_field: str, unit: str = "line") -> Row:
+def as_text(record: dict[str, Any]) -> str:
+    """Return a record as JSON; halves of surrogate pairs become U+FFFD."""
+    text = json.dumps(record, ensure_ascii=False, default=str)
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def row(number: int, line: bytes, name: object, text_field: str | None, unit: str = "line") -> Row:
     """Return the row of a record; ``unit`` is what its number counts."""
     try:
         decoded = line.rstrip().decode()
@@ -181,8 +191,9 @@ def row(number: int, line: bytes, name: object, text_field: str, unit: str = "li
         return bad(number, name, "it is nested too deep", unit)
     if not isinstance(record, dict):
         return bad(number, name, f"it is a {type(record).__name__}", unit)
-    if _has_twice(decoded, text_field):
-        return bad(number, name, f"it has {text_field} twice", unit)
+    for field in record if text_field is None else (text_field,):
+        if _has_twice(decoded, field):
+            return bad(number, name, f"it has {field} twice", unit)
     return text_row(number, record, name, text_field, unit)
 
 

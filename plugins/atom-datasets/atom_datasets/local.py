@@ -11,7 +11,7 @@ from typing import Literal
 
 from atom.errors import UserError
 from atom.io.copied_urls import in_urls, shown
-from atom.plugin import Contents
+from atom.plugin import Contents, SourceContext
 from atom_datasets import content, identity, parquet
 from atom_datasets.compression import bare_suffix, budget, is_compressed, plain
 from atom_datasets.config import Local
@@ -33,7 +33,7 @@ _FORMATS: dict[str, Format] = {
 _TABLES = frozenset({".csv", ".tsv", ".arrow", ".feather", ".xlsx"})
 
 
-def source(config: Local) -> LocalSource:
+def source(config: Local, context: SourceContext | None = None) -> LocalSource:
     """Return the source that ``config`` describes; files are searched on first use."""
     paths = (config.path,) if isinstance(config.path, str) else tuple(config.path)
     return LocalSource(
@@ -44,12 +44,16 @@ def source(config: Local) -> LocalSource:
         config.max_bad_fraction,
         config.max_bytes,
         config.links,
+        context is not None and context.records,
     )
 
 
 @dataclass(frozen=True)
 class LocalSource:
-    """The documents of local files: text files, parts of long ones, records or rows."""
+    """The documents of local files: text files, parts of long ones, records or rows.
+
+    With ``records``, a record or a row is a document with all of its fields.
+    """
 
     paths: tuple[str, ...]
     format: Literal["auto", "text", "jsonl", "webdataset", "parquet"]
@@ -58,6 +62,7 @@ class LocalSource:
     max_bad_fraction: float = 0.0
     max_bytes: int | None = None
     links: Links = "data"
+    records: bool = False
 
     @in_urls()
     def check(self) -> str:
@@ -75,7 +80,8 @@ class LocalSource:
             content.check(path, format, tolerant=self.max_bad_fraction > 0)
         _documents(self)
         recipe = (self.format, self.text_field, self.max_chars, self.max_bad_fraction)
-        return identity.digest(self.parts().values(), *recipe)
+        kind = ("records",) if self.records else ()
+        return identity.digest(self.parts().values(), *recipe, *kind)
 
     @in_urls()
     def parts(self) -> dict[str, str]:
@@ -126,13 +132,14 @@ def _opened(source: LocalSource, files: tuple[Path, ...]) -> TextFiles | Records
             source.max_chars,
             source.max_bad_fraction,
         )
+    field = None if source.records else source.text_field
     if format == "parquet":
         for path, copy in zip(files, copies, strict=True):
-            parquet.check(copy, path, source.text_field)
+            parquet.check(copy, path, field)
     return Records(
         tuple(map(File, files, copies)),
         format,
-        source.text_field,
+        field,
         _digest(source, files),
         source.max_bad_fraction,
         source.max_bytes,
@@ -161,13 +168,18 @@ def _format(files: tuple[Path, ...], source: LocalSource) -> Format:
         UserError: the formats differ, or none is known; or a given parameter does not apply to it.
     """
     format = _one_format(files, source) if source.format == "auto" else source.format
-    ignored = ("text_field",) if format == "text" else ("max_chars",)
+    ignored = ["text_field" if format == "text" else "max_chars"]
+    if source.records and format != "text":
+        ignored.append("text_field")
     for name in ignored:
         value, default = getattr(source, name), Local.model_fields[name].default
+        records = name == "text_field" and source.records
         if value != default:
             raise UserError(
-                f"has no effect on files of the format {format}",
-                valid=f"{default}, or another dataset.format",
+                "has no effect on records, which an objective reads whole"
+                if records
+                else f"has no effect on files of the format {format}",
+                valid=f"{default}" if records else f"{default}, or another dataset.format",
                 key=f"dataset.{name}",
                 value=value,
             )
@@ -207,6 +219,7 @@ def _cache() -> Path:
 def _digest(source: LocalSource, files: tuple[Path, ...]) -> str:
     stats = [(str(path.absolute()), (s := path.stat()).st_size, s.st_mtime_ns) for path in files]
     recipe = [source.format, source.text_field, source.max_chars, source.max_bad_fraction, stats]
+    recipe += ["records"] * source.records
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from atom.errors import UserError, nearest
 from atom_datasets.compression import Budget
-from atom_datasets.json_lines import WITHOUT_TEXT, Row
+from atom_datasets.json_lines import WITHOUT_TEXT, Row, as_text
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -21,13 +21,13 @@ _TOGETHER = 1 << 30
 """Bytes per read, as far as the size is known in advance."""
 
 
-def check(path: Path, name: Path, text_field: str) -> None:
+def check(path: Path, name: Path, text_field: str | None) -> None:
     """Refuse a file that is not Parquet, or lacks the text column.
 
     Args:
         path: the file.
         name: the file's name in messages.
-        text_field: the column.
+        text_field: the column; None: all are read, as records.
 
     Raises:
         UserError: says why.
@@ -36,6 +36,8 @@ def check(path: Path, name: Path, text_field: str) -> None:
 
     with told(name, "no Parquet file"):
         schema = pq.read_schema(path)
+    if text_field is None:
+        return
     if text_field not in schema.names:
         raise UserError(
             f"{name} has no such column; {nearest(text_field, schema.names)}",
@@ -49,14 +51,17 @@ def check(path: Path, name: Path, text_field: str) -> None:
         )
 
 
-def read(path: Path, name: Path, text_field: str, left: Budget) -> Iterator[Row]:
-    """Yield the rows of a file accepted by :func:`check`.
+def read(path: Path, name: Path, text_field: str | None, left: Budget) -> Iterator[Row]:
+    """Yield the rows of a file accepted by :func:`check`; without a column, as JSON of all.
 
     Raises:
         UserError: the file is damaged, or its texts exceed the budget.
     """
     import pyarrow.parquet as pq
 
+    if text_field is None:
+        yield from _records(path, name, left)
+        return
     number = 0
     with told(name, "damaged"), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_rows(file, text_field), columns=[text_field]):
@@ -69,6 +74,19 @@ def read(path: Path, name: Path, text_field: str, left: Budget) -> Iterator[Row]
                     yield Row(number, problem=problem)
                 else:
                     yield Row(number, text or None, note=None if text else WITHOUT_TEXT)
+
+
+def _records(path: Path, name: Path, left: Budget) -> Iterator[Row]:
+    import pyarrow.parquet as pq
+
+    number = 0
+    with told(name, "damaged"), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS[0]):
+            for record in batch.to_pylist():
+                number += 1
+                text = as_text(record)
+                left.use(len(text), name)
+                yield Row(number, text)
 
 
 def _rows(file: Any, column: str) -> int:

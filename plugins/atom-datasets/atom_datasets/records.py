@@ -46,7 +46,7 @@ class Records:
         self,
         files: tuple[File, ...],
         format: str,
-        text_field: str,
+        text_field: str | None,
         fingerprint: str,
         max_bad_fraction: float = 0.0,
         max_bytes: int | None = None,
@@ -56,7 +56,7 @@ class Records:
         Args:
             files: the files to read.
             format: ``jsonl``, ``webdataset`` or ``parquet``.
-            text_field: the field or column with the text.
+            text_field: the field or column with the text; None: documents are records.
             fingerprint: identifies the files and the other arguments.
             max_bad_fraction: maximum fraction of bad records.
             max_bytes: maximum decompressed bytes.
@@ -76,6 +76,7 @@ class Records:
                 "problem": Value("string"),
             }
         )
+        self._as_records = text_field is None
         self._names = [shown(file.name) for file in files]
         self._format = format
         notes = Path(config.HF_DATASETS_CACHE) / "atom_datasets" / f"{fingerprint}.json"
@@ -109,7 +110,8 @@ class Records:
 
     def __getitem__(self, index: int) -> Document:
         row = self._table[index]
-        return Document(row["text"], self._id(row), problem=row["problem"])
+        record = json.loads(row["text"]) if self._as_records and row["text"] else None
+        return Document(row["text"], self._id(row), problem=row["problem"], record=record)
 
     def _id(self, row: dict[str, Any]) -> str:
         return f"{self._names[row['file']]}{_MARKS[self._format]}{row['number']}"
@@ -126,7 +128,7 @@ def _not_kept(error: OSError, cache: object) -> UserError:
 def _rows(
     files: tuple[File, ...],
     format: str,
-    text_field: str,
+    text_field: str | None,
     max_bad_fraction: float,
     notes: Path,
     max_bytes: int | None,
@@ -151,7 +153,7 @@ def _rows(
                 fields.update(row.fields)
             if row.problem is not None:
                 if max_bad_fraction == 0:
-                    raise row.mistake(text_field)
+                    raise row.mistake(text_field or "")
                 bad, problem = bad + 1, row.problem
                 left_out.add(BAD, f"{file.name.name}:{row.number}")
             elif row.text is None:
@@ -167,7 +169,11 @@ def _rows(
     if problem is not None:
         refuse(problem, bad, total, max_bad_fraction)
     if with_text == 0:
-        if fields and left_out.kinds[json_lines.WITHOUT_FIELD][0] == total - bad:
+        if (
+            text_field is not None
+            and fields
+            and left_out.kinds[json_lines.WITHOUT_FIELD][0] == total - bad
+        ):
             raise UserError(
                 f"no record has this field; {nearest(text_field, fields)}",
                 key="dataset.text_field",
@@ -177,7 +183,7 @@ def _rows(
     _write(notes, left_out)
 
 
-def _read(file: File, format: str, text_field: str, left: Budget) -> Iterator[Row]:
+def _read(file: File, format: str, text_field: str | None, left: Budget) -> Iterator[Row]:
     if format == "parquet":
         yield from parquet.read(file.path, file.name, text_field, left)
         return

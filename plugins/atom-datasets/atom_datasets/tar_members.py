@@ -24,13 +24,13 @@ _PADDING = 1 << 20
 """Maximum bytes of padding after the end mark; tar writes 10 KiB."""
 
 
-def read(stream: BinaryIO, name: object, text_field: str) -> Iterator[Row]:
+def read(stream: BinaryIO, name: object, text_field: str | None) -> Iterator[Row]:
     """Yield the records of an archive, numbered by their members, and its other members.
 
     Args:
         stream: the archive, decompressed; it can seek.
         name: the archive's name in messages.
-        text_field: the field to read.
+        text_field: the field to read; None: all, as JSON.
 
     Raises:
         UserError: it is no tar archive, or is truncated or damaged.

@@ -88,6 +88,26 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
         ids: list[int] = self.tokenizer.encode(well_formed(text), add_special_tokens=False).ids
         return self._finished(ids, add_bos, add_eos)
 
+    def encode_template(
+        self, text: str, *, special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the ids of a rendered conversation, and the characters of each: begin and end.
+
+        With ``special``, the spelling of a special token is the token; nothing is added.
+        """
+        tokenizer = self.tokenizer
+        tokenizer.encode_special_tokens = not special
+        try:
+            encoded = tokenizer.encode(well_formed(text), add_special_tokens=False)
+        finally:
+            tokenizer.encode_special_tokens = True
+        return encoded.ids, encoded.offsets
+
+    def special_texts(self) -> list[str]:
+        """Return the spellings that :meth:`encode_template` takes for special tokens."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return [token.content for token in added.values() if token.special]
+
     def encode_batch(
         self, texts: Sequence[str], *, add_bos: bool, add_eos: bool
     ) -> list[list[int]]:
@@ -181,6 +201,28 @@ class ByteTokenizer(BaseTokenizer):
         if add_eos:
             ids.append(self.eos_id)
         return ids
+
+    def encode_template(
+        self,
+        text: str,
+        *,
+        special: bool = True,  # noqa: ARG002
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the bytes of a rendered conversation, and the characters of each: begin and end.
+
+        No text is a special token.
+        """
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        for at, character in enumerate(text):
+            encoded = character.encode("utf-8", "surrogatepass")
+            ids += encoded
+            offsets += [(at, at + 1)] * len(encoded)
+        return ids, offsets
+
+    def special_texts(self) -> list[str]:
+        """Return no spelling: no text is a special token."""
+        return []
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text; bytes that are not UTF-8 become U+FFFD, special ids are dropped."""

@@ -1,0 +1,206 @@
+"""Render conversations with a tokenizer's chat template, in a sandbox.
+
+A template is data of a model: it reads messages and returns text. What it can do, and the names
+that it sees, are those of ``transformers``, without the date of today, which would change what a
+run trains on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+Message = Mapping[str, Any]
+
+LONGEST = 1 << 24
+"""Characters of a conversation: a hostile template could write without end."""
+
+_BEGIN, _END = "\ufdd0", "\ufdd1"
+"""Around what a ``{% generation %}`` block wrote: characters that are in no valid text."""
+
+
+class TemplateError(ValueError):
+    """A template is invalid, or refuses the messages. The message says why."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A rendered conversation.
+
+    Attributes:
+        text: the text.
+        answers: begin and end of each answer in it, in characters; the mark that ends the answer
+            included.
+    """
+
+    text: str
+    answers: tuple[tuple[int, int], ...]
+
+
+class ChatTemplate:
+    """A chat template.
+
+    Args:
+        source: the template.
+        tokens: the texts of special tokens by the names that templates use, such as ``eos_token``.
+
+    Raises:
+        TemplateError: it is no valid template.
+    """
+
+    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
+        environment = _environment()
+        try:
+            self._marks = any(
+                isinstance(node, nodes.TemplateData) and _BEGIN in node.data
+                for node in environment.parse(source).find_all(nodes.TemplateData)
+            )
+            self._template = environment.from_string(source)
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise TemplateError(f"is no valid template ({error})") from None
+        self._tokens = dict(tokens)
+
+    @cached_property
+    def marks_answers(self) -> bool:
+        """Whether the template marks the answers by ``{% generation %}``."""
+        return self._marks
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """Return the text of a conversation.
+
+        Args:
+            messages: the messages, each with a ``role`` and mostly a ``content``.
+            tools: descriptions of tools.
+            add_generation_prompt: end with what precedes an answer.
+
+        Raises:
+            TemplateError: the template refuses the messages.
+        """
+        text = self._marked(messages, tools, add_generation_prompt)
+        return text.replace(_BEGIN, "").replace(_END, "")
+
+    def conversation(
+        self, messages: Sequence[Message], *, tools: Sequence[Any] | None = None
+    ) -> Conversation:
+        """Return a conversation with its answers.
+
+        Answers are what the template marks. Without marks, an answer is what a message of the
+        assistant adds to the text before it; this is checked against the whole text.
+
+        Raises:
+            TemplateError: the template refuses the messages, or its answers cannot be told.
+        """
+        if self._marks:
+            return _split(self._marked(messages, tools, False))
+        text = self.render(messages, tools=tools)
+        answers = []
+        for number, message in enumerate(messages):
+            if message.get("role") != "assistant":
+                continue
+            before = self.render(messages[:number], tools=tools, add_generation_prompt=True)
+            after = self.render(messages[: number + 1], tools=tools)
+            if not after.startswith(before) or not text.startswith(after.rstrip()):
+                raise TemplateError(
+                    "marks no answers by {% generation %}, and does not render the beginning of a "
+                    f"conversation as it renders the whole (message {number + 1})"
+                )
+            answers.append((len(before), len(_trimmed(after, message))))
+        return Conversation(text, tuple(answers))
+
+    def _marked(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None, add_generation_prompt: bool
+    ) -> str:
+        try:
+            parts = self._template.generate(
+                messages=messages,
+                tools=tools,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._tokens,
+            )
+            return "".join(_bounded(parts))
+        except TemplateError:
+            raise
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise TemplateError(f"refuses the messages ({error})") from None
+
+
+def _trimmed(text: str, message: Message) -> str:
+    """Return text without the white space after an answer's end, as the next turn's."""
+    content = message.get("content")
+    if isinstance(content, str) and text.rstrip().endswith(content.rstrip()):
+        return text  # nothing ends the answer but white space
+    return text.rstrip()
+
+
+def _split(marked: str) -> Conversation:
+    """Return the text without marks, and the spans between them."""
+    text, answers = "", []
+    for number, part in enumerate(marked.split(_BEGIN)):
+        if number == 0:
+            text = part
+            continue
+        answer, end, rest = part.partition(_END)
+        if not end or _END in rest:
+            raise TemplateError("has {% generation %} blocks within each other")
+        answers.append((len(text), len(text) + len(answer)))
+        text += answer + rest
+    return Conversation(text, tuple(span for span in answers if span[0] < span[1]))
+
+
+def _bounded(parts: Iterator[str]) -> Iterator[str]:
+    room = LONGEST
+    for part in parts:
+        room -= len(part)
+        if room < 0:
+            raise TemplateError(f"writes more than {LONGEST:,} characters")
+        yield part
+
+
+class _Generation(Extension):
+    """``{% generation %}`` … ``{% endgeneration %}``: what the model is to write."""
+
+    tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return [_output(_BEGIN), *body, _output(_END)]
+
+
+def _output(text: str) -> nodes.Node:
+    return nodes.Output([nodes.TemplateData(text)])
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, "jinja2.ext.loopcontrols"],
+    )
+    environment.filters["tojson"] = _json
+    environment.globals["raise_exception"] = _raise
+    return environment
+
+
+def _json(value: Any, **options: Any) -> str:
+    return json.dumps(value, **({"ensure_ascii": False} | options))
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(f"refuses the messages: {message}")

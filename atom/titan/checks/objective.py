@@ -1,0 +1,82 @@
+"""Check a run's objective against its data before ranks start."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from atom.errors import UserError
+from atom.io.files import copy
+from atom.plugin import Dataset, Objective, Tokenizer
+from atom.titan.checks.plan import Plan
+from atom.titan.trainer_config import encoder_of
+
+FIRST = 100
+"""Documents that are encoded; the ranks refuse later ones."""
+
+
+class _Plan(Plan, Protocol):
+    @property
+    def tokenizer_files(self) -> Mapping[str, Path]: ...
+
+
+def check_packing(plan: Plan) -> None:
+    """Refuse a packing that the objective does not support.
+
+    Raises:
+        UserError: names the ones that it supports.
+    """
+    objective, packing = plan.selection.optional(Objective), plan.run.data.packing
+    if objective is not None and packing not in objective.declaration.packings:
+        raise UserError(
+            f"does not work with objective={objective.component.name}",
+            valid=" or ".join(objective.declaration.packings),
+            key="data.packing",
+            value=packing,
+        )
+
+
+def check_loader(plan: Plan) -> None:
+    """Refuse an objective for a dataset with its own loader.
+
+    Raises:
+        UserError: names the objective.
+    """
+    objective = plan.selection.optional(Objective)
+    if objective is not None and plan.selection[Dataset].declaration.build is not None:
+        raise UserError(
+            "has no effect: this dataset has its own data loader",
+            valid="null",
+            key="objective.name",
+            value=objective.component.name,
+        )
+
+
+def check_documents(plan: _Plan) -> None:
+    """Encode the first documents, as the ranks will.
+
+    Raises:
+        UserError: a document has not what the objective needs, or no document fits a sequence.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        files = Path(scratch)
+        for name, path in plan.tokenizer_files.items():
+            copy(path.resolve(), files / name)
+        encoder_for = encoder_of(plan.selection, plan.run, files)
+        if encoder_for is None:
+            return
+        tokenizer = plan.selection[Tokenizer].call("build").build(tokenizer_path=scratch)
+        encoder = encoder_for(tokenizer)
+        documents = plan.selection[Dataset].call("source").lane(0, 1, seed=0, epoch=0)
+        readable = [each for each in islice(documents, FIRST) if each.problem is None]
+        encoded = [encoder.encode(document) for document in readable]
+    if readable and not any(encoded):
+        raise UserError(
+            f"no answer of the first {len(readable)} documents fits a sequence",
+            valid="more",
+            key="training.seq_len",
+            value=plan.run.training.seq_len,
+        )

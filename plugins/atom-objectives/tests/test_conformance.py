@@ -1,0 +1,25 @@
+"""Supervised fine-tuning holds the contract of an objective."""
+
+import itertools
+from pathlib import Path
+
+from atom.testing import conformance
+
+NUMBERS = "one two three four five six seven eight nine ten".split()  # noqa: SIM905
+RECORDS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"after {one}?"},
+            {"role": "assistant", "content": other},
+            *(
+                [{"role": "user", "content": "sure?"}, {"role": "assistant", "content": "yes"}]
+                * (at % 2)
+            ),
+        ]
+    }
+    for at, (one, other) in enumerate(itertools.pairwise(NUMBERS))
+]
+
+TestSft = conformance(
+    "objective:sft", template=str(Path(__file__).with_name("short.jinja"))
+).having(records=RECORDS, bad_record={"messages": RECORDS[0]["messages"][:1]})
