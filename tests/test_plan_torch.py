@@ -13,6 +13,7 @@ from atom.plan.layout import Layout
 from atom.plan.memory import activation_bytes, memory
 from atom.plan.model import MODES, ModelDescription
 from atom.plan.pipeline import Order, bubble, in_flight
+from atom.plan.work import work
 from atom.recipe.run import parse
 from atom.registry.host import Host
 from atom.registry.select import select
@@ -83,6 +84,10 @@ def test_any_architecture_can_be_described(name: str) -> None:
         assert (block.attention_width > 0) == (block.keys_width > 0)
     # Linear layers keep no keys; some layer of every model here does.
     assert any(block.keys_width > 0 for block in model.blocks.values())
+    # Products read off parameters' shapes compute what the layers do.
+    for part, block in work(model).blocks.items():
+        flops = sum(2.0 * p.inputs * p.outputs * p.top_k for p in block.products)
+        assert flops == pytest.approx(model.blocks[part].flops, rel=0.05)
     experts = [p for p in model.parameters if p.expert]
     assert bool(experts) == bool(model.routed)
 

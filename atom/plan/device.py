@@ -33,6 +33,10 @@ class DeviceDescription:
         network_bandwidth: bytes/s from one device to those of other nodes, in one direction.
         devices_per_node: devices that ``node_bandwidth`` connects.
         reserve: bytes that the allocator holds for each byte in use at the peak.
+        products: best measured FLOP/s of a matrix product by dtype; the peak where unknown.
+        power: rated watts; 0 if unknown.
+        power_limit: watts that the device is limited to; 0 if it is not.
+        multiprocessors: units that compute tiles of a product.
     """
 
     kind: str
@@ -45,6 +49,28 @@ class DeviceDescription:
     network_bandwidth: float = 0.0
     devices_per_node: int = 1
     reserve: float = 1.0
+    products: dict[str, float] | None = None
+    power: float = 0.0
+    power_limit: float = 0.0
+    multiprocessors: int = 1
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.memory_bandwidth, self.network_bandwidth, self.power_limit))
+
+    @property
+    def power_cap(self) -> float:
+        """Return the watts that the device may take."""
+        return self.power_limit or self.power
+
+    def best(self, dtype: str) -> float:
+        """Return the best measured FLOP/s of a product of ``dtype``; its peak where unknown.
+
+        ``float8`` on a device without it is bfloat16.
+        """
+        flops = self.flops or {}
+        if dtype == "float8" and dtype not in flops:
+            dtype = "bfloat16"
+        return (self.products or {}).get(dtype) or self.peak(dtype)
 
     def peak(self, dtype: str) -> float:
         """Return the peak FLOP/s of ``dtype``; of float32 if the device has no unit for it."""
@@ -77,5 +103,6 @@ def named(name: str, *, key: str = "device") -> DeviceDescription:
         capability=None if capability is None else (int(capability[0]), int(capability[1])),
         memory=round(memory * GIB),
         flops={dtype: float(value) for dtype, value in data.pop("flops").items()},
+        products={dtype: float(value) for dtype, value in data.pop("products", {}).items()},
         **data,
     )

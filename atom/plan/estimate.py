@@ -9,7 +9,8 @@ from atom.plan.device import DeviceDescription
 from atom.plan.layout import Layout
 from atom.plan.memory import Memory, worst
 from atom.plan.model import ModelDescription
-from atom.plan.step import Step, step
+from atom.plan.time.step import Step, step
+from atom.plan.work import work
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,6 @@ def estimate(model: ModelDescription, layout: Layout, device: DeviceDescription)
         memory=memory,
         rank=rank,
         sent=communication(model, layout, rank=rank),
-        step=step(model, layout, device),
+        step=step(work(model), layout, device),
         limit=device.memory,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from atom.plan.execution import ZERO1, Execution
 from atom.plan.model import NONE, Count
+from atom.plan.pipeline import Schedule
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -33,6 +35,8 @@ class Layout:
         loss_chunks: chunks of the sequence that logits are computed in.
         offload: whether parameters, gradients and optimizer states are in the memory of the CPU.
         averages: number of callbacks that average the weights, in float32.
+        execution: kernels, precision of products, sharding, overlap.
+        order: actions of the pipeline's ranks; None without a pipeline.
     """
 
     dp_replicate: int = 1
@@ -61,6 +65,8 @@ class Layout:
     loss_chunks: int = 1
     offload: bool = False
     averages: int = 0
+    execution: Execution = field(default_factory=Execution)
+    order: Schedule | None = None
 
     def optimizer_bytes(self, every: Count, matrices: Count) -> int:
         """Return the bytes of optimizer state for ``every``, including ``matrices``."""
@@ -87,6 +93,24 @@ class Layout:
         return max(self.fsdp * self.tp // self.ep, 1)
 
     @property
+    def expert_split(self) -> int:
+        """Return the ranks that split the experts' weights, FSDP aside."""
+        return self.ep * self.expert_tp
+
+    @property
+    def expert_stride(self) -> int:
+        """Return the distance of the ranks that exchange tokens for experts."""
+        return self.expert_tp
+
+    @property
+    def expert_tp(self) -> int:
+        """Return the ranks that split one expert.
+
+        torchtitan's expert parallelism takes the ranks of tensor parallelism, Megatron's does not.
+        """
+        return self.tp if self.ep == 1 or self.execution.sharding == ZERO1 else 1
+
+    @property
     def dp(self) -> int:
         return self.dp_replicate * self.dp_shard
 
@@ -103,3 +127,8 @@ class Layout:
     @property
     def microbatches(self) -> int:
         return self.local_batch_size // self.microbatch_size if self.pp > 1 else 1
+
+    @property
+    def passes(self) -> int:
+        """Return the forward passes of a step."""
+        return self.microbatches * self.accumulation

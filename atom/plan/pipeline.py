@@ -35,32 +35,72 @@ Order = Sequence[Sequence[Action]]
 """The actions of each rank, in order."""
 
 
+class Schedule:
+    """The actions of each rank, and one order in which all of them can be computed.
+
+    Raises:
+        ValueError: actions wait for each other.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        stages = 1 + max(action.stage for actions in order for action in actions)
+        finished: dict[Action, int] = {}
+        position = [0] * len(order)
+        left = sum(len(actions) for actions in order)
+        steps: list[tuple[int, int, str, tuple[int, ...], int]] = []
+        while left:
+            before = left
+            for rank, actions in enumerate(order):
+                while position[rank] < len(actions):
+                    action = actions[position[rank]]
+                    needs = _needs(action, finished, stages)
+                    if needs is None:
+                        break
+                    here = tuple(i for i, stage in needs if stage == action.stage)
+                    sent = next((i for i, stage in needs if stage != action.stage), -1)
+                    steps.append((rank, action.stage, action.kind, here, sent))
+                    finished[action] = len(finished)
+                    position[rank] += 1
+                    left -= 1
+            if left == before:
+                raise ValueError("the schedule has a cyclic dependency")
+        self.steps = steps
+
+    def duration(self, times: Sequence[tuple[float, float]], send: float = 0.0) -> float:
+        """Return the time from the first action to the end of the last.
+
+        Args:
+            times: of each stage, a micro-batch's forward and backward pass. The halves of a
+                backward pass take half of it each.
+            send: time from the end of an action until its result is on the next stage's rank.
+        """
+        cost = {FORWARD: [f for f, _ in times], BACKWARD: [b for _, b in times]}
+        cost[INPUT] = cost[WEIGHT] = [b / 2 for _, b in times]
+        clock = [0.0] * len(self.order)
+        ends: list[float] = []
+        for rank, stage, kind, here, sent in self.steps:
+            start = clock[rank]
+            for need in here:
+                start = max(start, ends[need])
+            if sent >= 0:
+                start = max(start, ends[sent] + send)
+            clock[rank] = start + cost[kind][stage]
+            ends.append(clock[rank])
+        return max(clock)
+
+
 def bubble(order: Order, stages: int) -> float:
     """Return the fraction of the step in which ranks wait for each other, averaged over ranks."""
-    finished: dict[Action, float] = {}
-    clock = [0.0] * len(order)
-    position = [0] * len(order)
-    left = sum(len(actions) for actions in order)
-    while left:
-        before = left
-        for rank, actions in enumerate(order):
-            while position[rank] < len(actions):
-                action = actions[position[rank]]
-                ready = _ready(action, finished, stages)
-                if ready is None:
-                    break
-                clock[rank] = max(clock[rank], ready) + COST[action.kind]
-                finished[action] = clock[rank]
-                position[rank] += 1
-                left -= 1
-        if left == before:
-            raise ValueError("the schedule has a cyclic dependency")
+    unit = [(COST[FORWARD], COST[BACKWARD])] * stages
     busy = sum(COST[action.kind] for actions in order for action in actions)
-    return 1.0 - busy / (max(clock) * len(order))
+    return 1.0 - busy / (Schedule(order).duration(unit) * len(order))
 
 
-def _ready(action: Action, finished: dict[Action, float], stages: int) -> float | None:
-    """Return when the inputs of ``action`` are ready, or None if they are not computed yet."""
+def _needs(
+    action: Action, finished: dict[Action, int], stages: int
+) -> list[tuple[int, int]] | None:
+    """Return the actions that ``action`` needs, by number and stage; None if one is to come."""
     stage, microbatch = action.stage, action.microbatch
     if action.kind == FORWARD:
         needs = [Action(stage - 1, FORWARD, microbatch)] if stage > 0 else []
@@ -72,10 +112,9 @@ def _ready(action: Action, finished: dict[Action, float], stages: int) -> float 
             whole = Action(stage + 1, BACKWARD, microbatch)
             half = Action(stage + 1, INPUT, microbatch)
             needs.append(half if half in finished else whole)
-    times = [finished.get(need) for need in needs]
-    if any(time is None for time in times):
+    if any(need not in finished for need in needs):
         return None
-    return max((time for time in times if time is not None), default=0.0)
+    return [(finished[need], need.stage) for need in needs]
 
 
 def in_flight(actions: Sequence[Action]) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ from torchtitan.distributed import pipeline_parallel
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 from torchtitan.distributed.fsdp import get_fsdp_reshard_after_forward_policy
 
+from atom.plan.device import DeviceDescription
+from atom.plan.execution import COMPILED, CUDNN, EAGER, FLASH2, ROWWISE, TENSORWISE, Execution
 from atom.plan.layout import Layout
 from atom.plan.model import FULL, NONE, SELECTIVE
-from atom.plan.pipeline import bubble, in_flight
+from atom.plan.pipeline import Schedule, bubble, in_flight
 from atom.titan.optim.optimizer import matrix_state_bytes, state_bytes
 from atom.titan.planning import schedule
 
@@ -29,6 +32,7 @@ def layout_of(
     optimizer: OptimizersContainer.Config,
     loss_chunks: int = 1,
     averages: int = 0,
+    execution: Execution | None = None,
 ) -> Layout:
     """Return the layout of a run.
 
@@ -41,6 +45,7 @@ def layout_of(
         optimizer: determines the size of its state.
         loss_chunks: chunks that logits are computed in.
         averages: number of callbacks that average the weights.
+        execution: how the layout is run.
 
     Raises:
         ValueError: the pipeline's stages or schedule are impossible.
@@ -52,7 +57,7 @@ def layout_of(
     if pp > 1:
         size = parallelism.pipeline_parallel_microbatch_size
         microbatches = training.local_batch_size // size
-    stages_of, flying, idle = _pipeline(name, pp, len(stages), microbatches)
+    stages_of, flying, idle, order = _pipeline(name, pp, len(stages), microbatches)
     return Layout(
         dp_replicate=parallelism.data_parallel_replicate_degree,
         dp_shard=parallelism.data_parallel_shard_degree,
@@ -82,6 +87,35 @@ def layout_of(
         loss_chunks=loss_chunks,
         offload=training.enable_cpu_offload,
         averages=averages,
+        execution=execution or Execution(),
+        order=order,
+    )
+
+
+def execution_of(
+    kernels: Iterable[str], compiled: bool, async_tp: bool, dtype: str, device: DeviceDescription
+) -> Execution:
+    """Return how a run is executed, for its estimate.
+
+    Args:
+        kernels: names of the kernels that it asks for.
+        compiled: whether torch.compile compiles the model.
+        async_tp: whether tensor parallelism's communication is overlapped.
+        dtype: the compute dtype.
+        device: its device.
+    """
+    names = " ".join(kernels)
+    products = dtype
+    for recipe in (TENSORWISE, ROWWISE):
+        if recipe in names:
+            products = recipe
+    blackwell = device.capability is not None and device.capability[0] >= 10
+    return Execution(
+        products=products,
+        fusion=COMPILED if compiled else EAGER,
+        attention=CUDNN if blackwell else FLASH2,
+        async_tp=async_tp,
+        float8_gather=f"{TENSORWISE}_gathered" in names,
     )
 
 
@@ -119,10 +153,10 @@ def stage_parts(parallelism: ParallelismConfig, model: Any) -> tuple[tuple[str, 
 @lru_cache(maxsize=256)
 def _pipeline(
     name: str, pp: int, stages: int, microbatches: int
-) -> tuple[tuple[tuple[int, ...], ...], tuple[dict[int, int], ...], float]:
-    """Return each rank's stages and micro-batches in flight, and the idle fraction of a step."""
+) -> tuple[tuple[tuple[int, ...], ...], tuple[dict[int, int], ...], float, Schedule | None]:
+    """Return each rank's stages and micro-batches in flight, the idle fraction, the schedule."""
     if pp == 1:
-        return ((0,),), ({0: 1},), 0.0
+        return ((0,),), ({0: 1},), 0.0, None
     order = schedule.order(name, pp, stages, microbatches)
     flying = tuple(in_flight(actions) for actions in order)
-    return schedule.stages_of(name, pp, stages), flying, bubble(order, stages)
+    return schedule.stages_of(name, pp, stages), flying, bubble(order, stages), Schedule(order)

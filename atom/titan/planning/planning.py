@@ -20,7 +20,7 @@ from atom.titan.checks.division import Division, division, shapes_of
 from atom.titan.compat import device
 from atom.titan.optim import optimizer
 from atom.titan.planning.describe import describe
-from atom.titan.planning.plan_layout import checkpointing_of, layout_of
+from atom.titan.planning.plan_layout import checkpointing_of, execution_of, layout_of
 from atom.titan.saved_model import on_meta
 from atom.titan.trainer_config import copied, set_sharding
 
@@ -79,8 +79,24 @@ def estimate_of(
         optimizer=optimizer.config(run.optimizer),
         loss_chunks=run.loss.num_chunks,
         averages=averages,
+        execution=execution_of(
+            _kernels(run),
+            run.compile.enable and "model" in run.compile.components,
+            bool(run.compile.said.get("enable_async_tensor_parallel", False)),
+            training.mixed_precision_param,
+            target,
+        ),
     )
     return estimate(model, found, target)
+
+
+def _kernels(run: Run) -> list[str]:
+    """Return the names of all kernels that ``run`` asks for."""
+    return [
+        name
+        for names in run.kernels.values()
+        for name in ([names] if isinstance(names, str) else names)
+    ]
 
 
 def choose(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from atom.plan.device import GIB
+from atom.plan.time.step import Step
 from atom.recipe.run import DEGREES
 from atom.titan.preflight.dry_run import LABELS, DryRun, Rank
 
@@ -61,10 +62,26 @@ def report(found: DryRun, data: Sequence[tuple[str, str]] = ()) -> str:
     sent = "; ".join(f"{name} {_size(size)}" for name, size in estimate.sent.items())
     lines.append(f"sends    a rank and step: {sent or 'nothing'}")
     lines.append(
-        f"step     about {step.seconds:.3g} s: {step.compute:.3g} computing, {step.exposed:.3g} "
-        f"waiting for communication, {step.idle:.3g} idle in the pipeline"
+        f"step     about {step.seconds:.3g} s: {step.compute:.3g} computing, {step.waiting:.3g} "
+        f"waiting for communication, {step.idle:.3g} idle in the pipeline, "
+        f"{step.stragglers:.3g} waiting for the slowest rank"
     )
+    lines.append(f"         of it {_parts_of(step)}")
     return "\n".join([*lines, "", *_table(found.ranks), ""])
+
+
+def _parts_of(step: Step) -> str:
+    """Return the largest parts of a step's time, the largest first."""
+    parts = {
+        "matrix products": step.products,
+        "attention": step.attention,
+        "memory-bound operations": step.memory,
+        "launches": step.launches,
+        "the optimizer": step.optimizer,
+        **{f"{name} communication": seconds for name, seconds in step.exposed.items()},
+    }
+    shown = sorted(parts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {s:.3g}" for name, s in shown if s >= 0.001 * step.seconds)
 
 
 def _table(ranks: list[Rank]) -> list[str]:

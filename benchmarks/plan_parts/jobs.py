@@ -1,0 +1,248 @@
+"""Turn published rows into layouts that :mod:`atom.plan` can predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from atom.plan.device import DeviceDescription, named
+from atom.plan.execution import (
+    BFLOAT16,
+    COMPILED,
+    CUDNN,
+    DELAYED,
+    EAGER,
+    FLASH1,
+    FLASH2,
+    FSDP,
+    KERNELS,
+    MXFP8,
+    ROWWISE,
+    TENSORWISE,
+    UNFUSED,
+    ZERO1,
+    Execution,
+)
+from atom.plan.layout import Layout
+from atom.plan.model import FULL, NONE, SELECTIVE
+from atom.plan.time.orders import interleaved
+from atom.plan.transformer import transformer
+from atom.plan.work import ModelWork
+
+MEGATRON = ("dgxc", "megatron-bridge", "narayanan", "korthikanti")
+CHUNKS = {"nemotron4-340b": 12}
+"""Virtual stages that rows leave out: NVIDIA/dgxc-benchmarking, nemotron/README.md."""
+
+OLD = ("narayanan", "korthikanti")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A published row: what to predict, and what was measured (seconds of a step).
+
+    ``fitted`` is false for rows that no constant is fitted to: GPUs with an unknown power cap, and
+    DeepSpeed's ZeRO-3 of 2021, which gathers a tensor at a time. They are scored.
+    """
+
+    id: str
+    source: str
+    gpu: str
+    precision: str
+    grade: str
+    gpus: int
+    model: str
+    work: ModelWork
+    layout: Layout
+    device: DeviceDescription
+    seconds: float
+    fitted: bool
+
+
+class UnfitError(Exception):
+    """A row that cannot be predicted; the message says why."""
+
+
+def job(row: Mapping[str, Any]) -> Job:
+    """Return the job of ``row``.
+
+    Raises:
+        UnfitError: an input is missing, or no layout of :mod:`atom.plan` expresses the row.
+    """
+    if row["clean"] == "C":
+        raise UnfitError("class C")
+    source = row["set"]
+    dims = dict(row["model"])
+    if not dims.get("layers") or not dims.get("dim"):
+        raise UnfitError("no architecture")
+    work = transformer(dims)
+    device = _device(row)
+    layout = _layout(row, source, work)
+    return Job(
+        id=row["id"],
+        source=source,
+        gpu=row["hardware"]["gpu"],
+        precision=layout.execution.products,
+        grade=row["clean"],
+        gpus=row["hardware"]["count"],
+        model=f"{dims['name']} {dims['layers']}",
+        work=work,
+        layout=layout,
+        device=device,
+        seconds=_measured(row, layout),
+        fitted=source != "torchtitan-b200" and "zero-3" not in row["id"],
+    )
+
+
+def _measured(row: Mapping[str, Any], layout: Layout) -> float:
+    measured, derived = row["measured"], row["derived"]
+    seconds = measured.get("step_seconds") or derived.get("step_seconds")
+    if seconds:
+        return float(seconds)
+    tokens = layout.dp * layout.local_batch_size * layout.accumulation * layout.seq_len
+    rate = measured.get("tokens_per_second_per_gpu") or derived.get("tokens_per_second_per_gpu")
+    if rate:
+        return float(tokens / row["hardware"]["count"] / rate)
+    if row["set"].startswith("narayanan"):
+        # Hardware FLOPs by the paper's equation 3, with its recomputation.
+        m = row["model"]
+        flops = 96 * tokens * m["layers"] * m["dim"] ** 2
+        flops *= 1 + layout.seq_len / 6 / m["dim"] + m["vocab"] / 16 / m["layers"] / m["dim"]
+        return float(flops / row["hardware"]["count"] / measured["tflops_per_gpu"] / 1e12)
+    raise UnfitError("nothing to score")
+
+
+def _device(row: Mapping[str, Any]) -> DeviceDescription:
+    hardware = row["hardware"]
+    gpu, nic = hardware["gpu"], str(hardware.get("nic") or "")
+    hbm2e = "HBM2e" in gpu or row["set"] == "torchao-float8"
+    name = "a100" if gpu.startswith("A100") else "b200" if gpu.startswith("B200") else "h100"
+    device = named("h100_hbm2e_500w" if hbm2e else name)
+    if "40GB" in gpu:
+        device = replace(device, name="a100_40gb", memory_bandwidth=1.555e12)
+    for text, gigabits in (("1600", 200), ("800 Gb/s per node", 100), ("8x200", 200)):
+        if text in nic:
+            device = replace(device, network_bandwidth=gigabits / 8 * 1e9)
+    if nic.startswith("400 Gb/s per node"):
+        device = replace(device, network_bandwidth=50 / 8 * 1e9)
+    if "800 Gb/s per node" in nic:
+        device = replace(device, network_bandwidth=100 / 8 * 1e9)
+    return device
+
+
+def _precision(row: Mapping[str, Any]) -> str:
+    text = row["precision"].lower()
+    if "rowwise" in text:
+        return ROWWISE
+    if "nvfp4" in text:
+        raise UnfitError("NVFP4")
+    if "mxfp8" in text or "fp8-mx" in text or "other gran" in text:
+        return MXFP8
+    if "tensorwise" in text:
+        return TENSORWISE
+    if text.startswith("fp8"):
+        return DELAYED
+    return BFLOAT16
+
+
+def _execution(row: Mapping[str, Any]) -> Execution:
+    source, flags = row["set"], row["flags"]
+    old, megatron = source.startswith(OLD), source.startswith(MEGATRON)
+    zero3 = "zero-3" in row["id"]
+    if old:
+        kernel = UNFUSED
+    elif megatron:
+        kernel = CUDNN
+    else:
+        kernel = FLASH1 if source == "llm-foundry" else FLASH2
+        if row["hardware"]["gpu"].startswith("B200"):
+            kernel = CUDNN
+    compiled = flags.get("compile") is True or "torchtitan-2024-perf" in source
+    return Execution(
+        products=_precision(row),
+        fusion=KERNELS if megatron else COMPILED if compiled else EAGER,
+        attention=kernel,
+        sharding=ZERO1 if megatron and not zero3 else FSDP,
+        async_tp=bool(flags.get("async_tp")) or (megatron and not old),
+        regathers=megatron,
+        saves_products=not megatron,
+        cached_weights=megatron,
+        float8_gather="tensorwise" in row["precision"],
+        sends_once=source.startswith("megatron-bridge"),
+        overlaps_dp=not old or zero3,
+    )
+
+
+def _checkpointing(row: Mapping[str, Any]) -> str:
+    text = str(row["flags"].get("ac", "none"))
+    if "layer" in text or "n-th" in text:
+        raise UnfitError("checkpointing of every other layer")
+    if text.startswith("selective"):
+        return SELECTIVE
+    return FULL if text.startswith("full") else NONE
+
+
+def _layout(row: Mapping[str, Any], source: str, work: ModelWork) -> Layout:
+    given, gpus = row["layout"], row["hardware"]["count"]
+    tp, cp, pp = (given.get(name) or 1 for name in ("tp", "cp", "pp"))
+    dp = gpus // (tp * cp * pp)
+    replicas = given.get("dp_replicate") or 1
+    execution = _execution(row)
+    if execution.sharding == ZERO1:
+        shard, replicas = 1, dp
+    else:
+        shard = dp // replicas
+    micro, batch = given.get("micro_batch"), given.get("global_batch")
+    if "local_batch" in given:
+        micro = given["local_batch"] // pp
+    if micro is None and source == "narayanan-2021":
+        micro = {24: 16, 30: 16, 36: 16, 40: 4}.get(row["model"]["layers"], 2)
+    if not micro:
+        raise UnfitError("no micro-batch")
+    if not batch:
+        batch = micro * dp
+    passes = max(batch // (dp * micro), 1)
+    chunks = given.get("vp") or next((n for name, n in CHUNKS.items() if name in row["id"]), 1)
+    if "Interleaved" in str(given.get("schedule")) and chunks == 1:
+        chunks = 2
+    if chunks * pp > row["model"]["layers"] + 2:
+        raise UnfitError("more chunks than layers")
+    stages = _stages(list(work.blocks), pp * chunks)
+    old = source.startswith(OLD) or source == "llm-foundry"
+    pure = "PURE" in row["precision"] or execution.sharding == ZERO1
+    return Layout(
+        dp_replicate=replicas,
+        dp_shard=shard,
+        tp=tp,
+        pp=pp,
+        cp=cp,
+        ep=given.get("ep") or 1,
+        seq_len=given["seq_len"],
+        local_batch_size=micro * (passes if pp > 1 else 1),
+        microbatch_size=micro,
+        accumulation=1 if pp > 1 else passes,
+        sequence_parallel=tp > 1 and given.get("sequence_parallel", not source.startswith(OLD)),
+        reshard=given.get("sharding") != "SHARD_GRAD_OP" and pp == 1,
+        stages=stages,
+        stages_of=tuple(tuple(range(rank, pp * chunks, pp)) for rank in range(pp)),
+        in_flight=tuple({} for _ in range(pp)),
+        checkpointing=_checkpointing(row),
+        reduce_dtype="bfloat16" if (pure and not old) or "PURE" in row["precision"] else "float32",
+        execution=execution,
+        order=interleaved(pp, chunks, passes) if pp > 1 else None,
+    )
+
+
+def _stages(parts: list[str], stages: int) -> tuple[tuple[str, ...], ...]:
+    """Split layers evenly; if that cannot be, the embedding and the output layer count as one."""
+    total = len(parts) + (2 if len(parts) % stages else 0)
+    sizes = [total // stages + (1 if number < total % stages else 0) for number in range(stages)]
+    if total != len(parts):
+        sizes[0] -= 1
+        sizes[-1] -= 1
+    found, start = [], 0
+    for size in sizes:
+        found.append(tuple(parts[start : start + size]))
+        start += size
+    found[-1] = (*found[-1], "lm_head")
+    return tuple(found)
