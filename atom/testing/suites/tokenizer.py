@@ -27,22 +27,21 @@ AT_ONCE = 3
 
 
 class Elsewhere:
-    """The tokenizer's results in other processes, which run in parallel with the tests."""
+    """The result of another process, which runs in parallel with the tests."""
 
-    def __init__(self, encoding: Any, preparing: Any) -> None:
-        self._processes = {"encoding": encoding, "preparing": preparing}
-        self._results: dict[str, Any] = {}
+    def __init__(self, process: Any) -> None:
+        self._process = process
+        self._results: list[Any] = []
 
-    def result(self, name: str) -> Any:
-        if name not in self._results:
-            self._results[name] = isolated.result(self._processes[name])
-        return self._results[name]
+    def result(self) -> Any:
+        if not self._results:
+            self._results.append(isolated.result(self._process))
+        return self._results[0]
 
     def end(self) -> None:
-        for process in self._processes.values():
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
 
 
 class TokenizerSuite(Options, ComponentSuite):
@@ -86,18 +85,23 @@ class TokenizerSuite(Options, ComponentSuite):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def elsewhere(
+    def encoded_elsewhere(
+        cls, component: Component, config: BaseModel | None, folder: Path
+    ) -> Iterator[Elsewhere]:
+        found = Elsewhere(tokenizing.start_encoding(component, config, folder, cls.sample_texts()))
+        yield found
+        found.end()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def prepared_elsewhere(
         cls,
         component: Component,
         config: BaseModel | None,
-        folder: Path,
         tmp_path_factory: pytest.TempPathFactory,
     ) -> Iterator[Elsewhere]:
         cache = tmp_path_factory.mktemp("cache")
-        found = Elsewhere(
-            tokenizing.start_encoding(component, config, folder, cls.sample_texts()),
-            tokenizing.start_preparing(component, config, cache, count=AT_ONCE),
-        )
+        found = Elsewhere(tokenizing.start_preparing(component, config, cache, count=AT_ONCE))
         yield found
         found.end()
 
@@ -112,8 +116,9 @@ class TokenizerSuite(Options, ComponentSuite):
     ) -> Any:
         """torchtitan's tokenizer."""
         tests = [item for item in request.session.items if getattr(item, "cls", None) is cls]
-        if any("elsewhere" in getattr(test, "fixturenames", ()) for test in tests):
-            request.getfixturevalue("elsewhere")  # as early as possible, because it is slow
+        for name in ("encoded_elsewhere", "prepared_elsewhere"):
+            if any(name in getattr(test, "fixturenames", ()) for test in tests):
+                request.getfixturevalue(name)  # as early as possible, because it is slow
         return tokenizing.build(component, config, folder)
 
     @pytest.fixture(scope="class")
@@ -304,22 +309,24 @@ class TokenizerSuite(Options, ComponentSuite):
         sample = self.sample_texts()
         _compare(sample, [encode(again, text) for text in sample], tokenizer)
 
-    def test_same_ids_in_another_process(self, tokenizer: Any, elsewhere: Elsewhere) -> None:
+    def test_same_ids_in_another_process(
+        self, tokenizer: Any, encoded_elsewhere: Elsewhere
+    ) -> None:
         """A process with only the files, another hash seed, and the environment of another rank."""
-        ids, _ = elsewhere.result("encoding")
+        ids, _ = encoded_elsewhere.result()
         _compare(self.sample_texts(), ids, tokenizer)
 
-    def test_same_ids_under_fork(self, tokenizer: Any, elsewhere: Elsewhere) -> None:
+    def test_same_ids_under_fork(self, tokenizer: Any, encoded_elsewhere: Elsewhere) -> None:
         """In the child of a process that has already encoded."""
-        _, ids = elsewhere.result("encoding")
+        _, ids = encoded_elsewhere.result()
         assert ids is not None, "a forked process that encodes dies, or hangs for a minute"
         _compare(self.sample_texts(), ids, tokenizer)
 
     def test_preparing_is_the_same_everywhere(
-        self, prepared: PreparedTokenizer, elsewhere: Elsewhere
+        self, prepared: PreparedTokenizer, prepared_elsewhere: Elsewhere
     ) -> None:
         """Runs that start simultaneously with an empty cache get the same files, without torch."""
-        answers = elsewhere.result("preparing")
+        answers = prepared_elsewhere.result()
         assert None not in answers, "preparing fails where several do it at once"
         for vocab_size, hashes, torch in answers:
             assert not torch, "preparing imports torch; import it in what `build` points to"
