@@ -44,8 +44,10 @@ def _seeded(initializer: Initializer, seed: int, name: str) -> Initializer:
     def initialize(parameter: torch.Tensor) -> None:
         devices = [] if parameter.device.type == "cpu" else [parameter.device]
         whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        # For all kinds of devices, torch would keep the stack of each seeding.
+        seed_generators = torch.manual_seed if devices else torch.default_generator.manual_seed
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(parameter_seed)
+            seed_generators(parameter_seed)
             # A no-op initializer (of a tied weight) must leave the parameter as it is.
             version = whole._version
             initializer(whole)
