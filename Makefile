@@ -48,7 +48,7 @@ test-slurm: install ## the tests on a real Slurm, skipped where there is none
 
 test-skypilot: install ## tasks for SkyPilot by its own parser, skipped where it cannot be installed
 	test -x $(SKYPILOT)/bin/sky || { $(PYTHON) -m venv $(SKYPILOT) && $(SKYPILOT)/bin/pip install \
-		--disable-pip-version-check -q skypilot==0.14.1; } || echo "SkyPilot could not be installed"
+		--disable-pip-version-check --no-compile -q skypilot==0.14.1; } || echo "SkyPilot could not be installed"
 	test ! -x $(SKYPILOT)/bin/sky || export SKYPILOT_PYTHON=$(abspath $(SKYPILOT))/bin/python; \
 	$(BIN)/pytest -rs -k parser $(ARGS) plugins/atom-launchers/tests/test_skypilot.py
 

@@ -139,6 +139,22 @@ def compose_once() -> None:
     Singleton.set_state(state)
 
 
+COMPONENTS = {"llama3", "bytes", "stdlib", "mesh", "reference"}
+"""Names of what most runs of the tests are made of."""
+
+
+def _import_components() -> None:
+    """Import the code of :data:`COMPONENTS`, and the models of all parameters."""
+    from atom.registry.host import Host, resolve
+
+    for component in Host.load().components:
+        declaration = component.declaration
+        whole = declaration.name in COMPONENTS
+        for attribute in declaration.references if whole else ("config",):
+            if (reference := getattr(declaration, attribute)) is not None:
+                resolve(reference, component)
+
+
 def _serve(path: str) -> NoReturn:
     """Answer requests for ever, each in a process of its own."""
     listener = socket.socket(socket.AF_UNIX)
@@ -146,13 +162,16 @@ def _serve(path: str) -> NoReturn:
     from atom.titan.boot import boot
 
     boot("cpu")
-    # What a run needs; nothing here may start a thread.
-    from atom.cli import train  # noqa: F401
+    # What commands need; nothing here may start a thread.
+    from atom.cli import COMMANDS
     from atom.compose import compose  # noqa: F401
     from atom.launch import agent, rank  # noqa: F401
     from atom.titan import trainer_config  # noqa: F401
-    from atom.titan.preflight import preflight, run_plan  # noqa: F401
+    from atom.titan.preflight import checks, preflight, run_plan  # noqa: F401
 
+    for module, _ in COMMANDS.values():
+        importlib.import_module(module)
+    _import_components()
     compose_once()
     # A collection in a child would write to all that it shares with this process.
     gc.collect()

@@ -112,11 +112,11 @@ def test_entries_of_a_web_dataset(suffix: str, victim: Victim) -> None:
 
 
 def bomb(path: Path) -> None:
-    """Make a file of a gigabyte of zeros, in a few kilobytes or one megabyte."""
+    """Make a file of a hundred megabytes or more, in a few kilobytes or one megabyte."""
     zeros = b"\0" * 2**20
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(path.stem, zeros * 256)
+            archive.writestr(path.stem, zeros * 96)
         return
     if path.suffix == ".parquet":  # one text, 20,000 times
         indices = pa.array([0] * 20_000, pa.int32())
@@ -130,7 +130,7 @@ def bomb(path: Path) -> None:
         return
     opens: dict[str, Callable] = {".gz": gzip.open, ".xz": lzma.open}
     with opens[path.suffix](path, "wb") as file:
-        for _ in range(256):
+        for _ in range(96):
             file.write(zeros)
 
 

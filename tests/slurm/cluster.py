@@ -177,7 +177,7 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, self.call("squeue", check=False)
-            time.sleep(0.1)
+            time.sleep(0.5)
 
     def _daemon(self, name: str, program: str, *arguments: str, **options: str) -> None:
         found = _program(program)
