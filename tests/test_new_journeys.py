@@ -44,17 +44,17 @@ def test_the_wheel_ships_the_template(run: Run, tmp_path: Path) -> None:
 
 def test_from_nothing_to_training(run: Run, tmp_path: Path) -> None:
     """The commands that ``atom new`` prints, as printed: a build of its own, the package alone."""
-    printed = run("atom", "new", "tokenizer", "one-tokenizer", cwd=tmp_path)
+    printed = run("atom", "new", "dataset", "one-dataset", cwd=tmp_path)
     install, test, train = (line.split() for line in printed.splitlines()[1:])
     assert (install[:2], test[0], train[:2]) == (["pip", "install"], "pytest", ["atom", "train"])
     try:
         run(*install[:-1], install[-1].strip("'"), cwd=tmp_path)
-        assert "one_tokenizer" in run("atom", "plugins", cwd=tmp_path)
+        assert "one_dataset" in run("atom", "plugins", cwd=tmp_path)
         assert " passed" in run(*test, "-q", cwd=tmp_path).splitlines()[-1]
         run(*train, *SMALL, cwd=tmp_path)
         assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
     finally:
-        run("pip", "uninstall", "-q", "-y", "one-tokenizer", cwd=tmp_path)
+        run("pip", "uninstall", "-q", "-y", "one-dataset", cwd=tmp_path)
 
 
 # ---------------------------------------------------------------------------- all kinds together

@@ -362,14 +362,17 @@ class KernelSuite(Options, ComponentSuite):
         architecture = {"name": f"{partners.PACKAGE}:{contract.family}"}
         layout = runs.LAYOUTS["tp"] | {"spmd_backend": backend}
         # Few tokens: the interpreter is slow.
-        few = {"steps": 2, "seq_len": runs.SEQ_LEN // 2, "global_batch_size": 2}
-        training = runs.sections(architecture)["training"] | few
+        few = {"steps": 2, "seq_len": runs.SEQ_LEN // 4, "global_batch_size": 2}
+        short: dict[str, Any] = {
+            "training": runs.sections(architecture)["training"] | few,
+            "validation": {},
+            "checkpoint": {"enable": False},
+        }
         chosen = {"default": "auto", kernel.operation: kernel.name}
         rows = runs.train(
-            runs.sections(architecture, layout, training=training, kernels=chosen),
-            interpreted=True,
+            runs.sections(architecture, layout, kernels=chosen, **short), interpreted=True
         )
-        reference = runs.train(runs.sections(architecture, training=training))
+        reference = runs.train(runs.sections(architecture, **short))
         runs.assert_same(rows, reference, tolerance=SHARDED_TOLERANCE)
 
     @where(kernel_where.compares_here)

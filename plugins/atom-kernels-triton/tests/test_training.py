@@ -41,9 +41,14 @@ def sections(
 ) -> runs.Sections:
     """Return a run of few tokens, because the interpreter is slow."""
     few = {"steps": steps, "seq_len": 32, "global_batch_size": 2}
-    training = runs.sections(LLAMA)["training"] | few
-    given = {"optimizer": {"lr": 1e-2}, "kernels": kernels}
-    return runs.sections(LLAMA, layout, training=training, **given, **changed)
+    usual = runs.sections(LLAMA)
+    given = {
+        "training": usual["training"] | few,
+        "validation": usual["validation"] | {"tokens": 90},
+        "optimizer": {"lr": 1e-2},
+        "kernels": kernels,
+    }
+    return runs.sections(LLAMA, layout, **given, **changed)
 
 
 def losses(run: runs.Sections, after: runs.Sections | None = None) -> list[float]:
