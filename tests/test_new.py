@@ -94,12 +94,12 @@ def test_makes_the_package(kind: str, made: dict[str, tuple[Path, str]]) -> None
         f"{package}/conf/{group(kind)}/{package}.yaml",
         "tests/test_conformance.py",
     } | {f"{package}/{name}" for name in CODE[kind]}
-    ranks = " launch.ranks=2" if kind == "parallelism" else ""
+    more = {"parallelism": " launch.ranks=2", "dataset": " tokenizer=bytes"}.get(kind, "")
     assert said == (
         f"made {name}, a package with the {kind} {package}; next:\n"
         f"  pip install -e '{name}[test]'\n"
         f"  pytest {name}\n"
-        f"  atom train {group(kind)}={package}{ranks}\n"
+        f"  atom train {group(kind)}={package}{more}\n"
     )
 
 
