@@ -130,6 +130,16 @@ def test_another_step_and_a_limit(atom: Callable[..., Any], trained: Path) -> No
     found = evals.read(trained / "copy")
     assert [row.to_json() for row in found] == told
     assert {(row.step, row.samples, row.limit) for row in found} == {(10, 3, 3)}
+    assert atom("eval", "copy", *words[:-1], "20", cwd=trained).returncode == 0
+    compared = atom("compare", "copy", "run", "--out", "curves.svg", cwd=trained)
+    last = {row.metric: row.value for row in evals.read(trained / "copy") if row.step == 20}
+    row = next(line for line in compared.stdout.splitlines() if line.startswith("code_rc acc"))
+    assert float(row.split()[2]) == pytest.approx(last["acc"], abs=1e-3)
+    assert atom("report", "copy", "--out", "page.html", cwd=trained).returncode == 0
+    page = (trained / "page.html").read_text()
+    assert 'id="evaluations"' in page
+    assert page.count("<figcaption>code_rc") == 4
+    assert "code_rc bpb" in (trained / "curves.svg").read_text()
 
 
 def test_the_harness_has_the_scores_of_its_own_model(

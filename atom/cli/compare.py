@@ -18,7 +18,7 @@ from atom.io.json_data import dumps
 from atom.io.numbers import decimal, sparkline
 from atom.io.printing import clean
 from atom.io.terminal import Encodable, Styled
-from atom.run_dir import chosen
+from atom.run_dir import chosen, evals
 from atom.watch import compare, sweep
 from atom.watch.compare import Compared
 from atom.watch.markup import svg_file
@@ -117,6 +117,7 @@ def main(arguments: list[str]) -> int:
     numbers = _table("", runs)
     found = [run.numbers() for run in runs]
     further = {chosen.short(name) for run in runs for name in run.chosen}
+    further |= {name for run in runs for name in evals.by_name(run.evaluations)}
     for name in dict.fromkeys(name for one in found for name in one):
         show = chosen.text if name in further else partial(_number, name)
         row = [one.get(name) for one in found]

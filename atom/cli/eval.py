@@ -51,6 +51,7 @@ def parser() -> Parser:
     )
     parser.add_argument("--list", action="store_true", help="list the tasks, and evaluate nothing")
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
+    parser.add_average()
     parser.add_argument(
         "--limit", type=_number(1), help="maximum number of documents of a task; default: all"
     )
@@ -86,10 +87,12 @@ def main(arguments: list[str]) -> int:
     if not options.tasks:
         raise UserError("atom eval: no task is named", valid="--tasks TASK,…; --list lists them")
     tasks = offered.find(options.tasks)
-    if run is not None and not (options.run / evaluators.CONFIG).is_file():
+    exported = (options.run / evaluators.CONFIG).is_file()
+    if run is not None and not exported:
         saved.newest(options.run, run, options.step)
-    elif options.step is not None:
-        raise UserError(f"--step {options.step} is for the folder of a run")
+    for option in ("step", "average") if exported else ():
+        if (value := getattr(options, option)) is not None:
+            raise UserError(f"--{option} {value} is for the folder of a run")
     from atom.titan.boot import boot
     from atom.titan.compat import device
 
@@ -99,6 +102,7 @@ def main(arguments: list[str]) -> int:
 
     settings = Settings(
         step=options.step,
+        average=options.average,
         limit=options.limit,
         seed=options.seed,
         dtype=options.dtype,

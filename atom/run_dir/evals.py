@@ -66,6 +66,9 @@ class Evaluation:
     prompts: str
     """Digest of all texts that the evaluator has made requests of, 16 hexadecimal digits."""
 
+    average: str | None = None
+    """The callback that has averaged the weights; null: the weights themselves."""
+
     limit: int | None = None
     """Maximum number of documents; null: all."""
 
@@ -91,13 +94,14 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """The task and the metric: ``arc_easy acc``."""
-        return f"{self.task} {self.metric}"
+        """The task and the metric, and what has averaged the weights: ``arc_easy acc (ema)``."""
+        average = f" ({self.average})" if self.average else ""
+        return f"{self.task} {self.metric}{average}"
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """The evaluator, the task and the metric."""
-        return self.evaluator, self.task, self.metric
+    def key(self) -> tuple[str, str]:
+        """The evaluator and the name."""
+        return self.evaluator, self.name
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data."""
@@ -131,6 +135,7 @@ _KINDS: dict[str, Any] = {
     "stderr": int | float | None,
     "few_shot": int | None,
     "limit": int | None,
+    "average": str | None,
 } | dict.fromkeys(("time", "evaluator", "task", "metric", "asked", "package", "prompts"), str)
 
 

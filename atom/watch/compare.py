@@ -14,7 +14,8 @@ from xml.etree.ElementTree import Element
 from atom.errors import UserError, shown
 from atom.recipe import settings
 from atom.recipe.run import Run, read
-from atom.run_dir import chosen, history, metrics
+from atom.run_dir import chosen, evals, history, metrics
+from atom.run_dir.evals import Evaluation
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.metrics import StepMetrics
 from atom.run_dir.status import Status, status
@@ -43,6 +44,7 @@ class Compared:
     rows: list[StepMetrics]
     chosen: tuple[str, ...] = ()
     """Names of further numbers (:mod:`atom.run_dir.chosen`)."""
+    evaluations: tuple[Evaluation, ...] = ()
 
     def numbers(self) -> dict[str, Any]:
         """Return the results; None where a value is unknown."""
@@ -56,6 +58,7 @@ class Compared:
             "lowest loss": best.loss if best else None,
             "at step": best.step if best else None,
             **self._validated(),
+            **self._evaluated(),
             **{chosen.short(name): self._last(name) for name in self.chosen},
             "tokens seen": self.status.tokens_seen,
             "tokens/s": _median([row.tokens_per_second for row in self.rows]),
@@ -69,6 +72,11 @@ class Compared:
         """Return the last of a chosen number."""
         found = chosen.last(self.rows, name)
         return None if found is None else _finite(found[1])
+
+    def _evaluated(self) -> dict[str, Any]:
+        """Return the newest result of each number of evaluations."""
+        found = evals.by_name(self.evaluations)
+        return {name: _finite(each[-1].value) for name, each in found.items()}
 
     def _validated(self) -> dict[str, Any]:
         """Return the last loss and bits per byte of each validation set, and its data."""
@@ -98,7 +106,9 @@ def load(folders: Sequence[Path], show: Sequence[str] = ()) -> list[Compared]:
         rows = metrics.read(folder / metrics.FILE_NAME)
         run, course = _settings(folder)
         names_of += run.metrics.show
-        found.append(Compared(name, folder, state, course, rows))
+        found.append(
+            Compared(name, folder, state, course, rows, evaluations=tuple(evals.read(folder)))
+        )
     every = [row for run in found for row in run.rows]
     for name in show:
         if not chosen.is_in(every, name):
@@ -161,7 +171,11 @@ def picture(runs: Sequence[Compared]) -> Element:
     row_height, head, gap = 18, 20, 26
     legend_height = row_height * len(runs) + 10
     panel_height = chart.HEIGHT + gap
-    drawn = [*CURVES, *_set_curves(runs), *_chosen_curves(runs)]
+    drawn = [
+        (title, [Series(run.name, _points(run, value)) for run in runs])
+        for _, title, value in (*CURVES, *_set_curves(runs), *_chosen_curves(runs))
+    ]
+    drawn += _evaluation_curves(runs)
     height = legend_height + panel_height * len(drawn)
     found = element(
         "svg",
@@ -182,9 +196,8 @@ def picture(runs: Sequence[Compared]) -> Element:
         style = f"line s{number % chart.COLORS}"
         found.append(element("path", class_=style, d=f"M12 {y - 4}h30"))
         found.append(element("text", run.name, x=50, y=y))
-    for number, (_, title, value) in enumerate(drawn):
+    for number, (title, curves) in enumerate(drawn):
         y = legend_height + number * panel_height
-        curves = [Series(run.name, _points(run, value)) for run in runs]
         found.append(element("text", title, class_="strong", x=12, y=y + head - 6))
         panel = chart.chart(title, curves)
         for name, place in (("y", y + head), ("width", chart.WIDTH), ("height", chart.HEIGHT)):
@@ -222,6 +235,15 @@ def _chosen_curves(
     """Yield a curve for each chosen number; None where a row does not have it."""
     for name in dict.fromkeys(name for run in runs for name in run.chosen):
         yield name, chosen.short(name), partial(chosen.value, name=name)
+
+
+def _evaluation_curves(runs: Sequence[Compared]) -> Iterator[tuple[str, list[Series]]]:
+    """Yield the curves of each number of evaluations that a run has for several checkpoints."""
+    found = {run.name: dict(evals.points(evals.by_name(run.evaluations))) for run in runs}
+    for name in dict.fromkeys(name for each in found.values() for name in each):
+        curves = [Series(run, each.get(name, [])) for run, each in found.items()]
+        if any(len(curve.points) > 1 for curve in curves):
+            yield name, curves
 
 
 def _median(values: Sequence[float]) -> float | None:

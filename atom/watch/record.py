@@ -8,7 +8,8 @@ from typing import Any
 
 from atom.io import json_data
 from atom.recipe.run import Run, read
-from atom.run_dir import events, history, metrics, profile
+from atom.run_dir import evals, events, history, metrics, profile
+from atom.run_dir.evals import Evaluation
 from atom.run_dir.folder import ORIGINS, RUN_FILE
 from atom.run_dir.history import Period
 from atom.run_dir.metrics import StepMetrics
@@ -28,6 +29,7 @@ class Record:
         lock: content of ``lock.json``; empty if there is none.
         course: the periods of the run with different settings, and those settings:
             :func:`atom.run_dir.history.course`.
+        evaluations: the results of evaluations.
         profile: per profiled rank, how the time of its steps was spent.
         problems: what is left out because it is unreadable, and why.
     """
@@ -41,6 +43,7 @@ class Record:
     origins: dict[str, str] | None
     lock: dict[str, Any]
     course: tuple[list[Period], dict[str, list[Any]]]
+    evaluations: list[Evaluation]
     profile: dict[int, list[Shares]]
     problems: list[str]
 
@@ -69,6 +72,7 @@ def load(folder: Path) -> Record:
         origins=_json(folder / ORIGINS, problems),
         lock=_json(folder / "lock.json", problems) or {},
         course=history.course(folder, RUN_FILE),
+        evaluations=evals.read(folder),
         profile=profile.read(folder, problems),
         problems=problems,
     )

@@ -11,6 +11,7 @@ from atom.io.numbers import clock, decimal, human
 from atom.watch import chart, heat_map, mesh_picture
 from atom.watch import report_callbacks as measured
 from atom.watch import report_curves as curves
+from atom.watch import report_evals as evaluated
 from atom.watch import report_tables as tables
 from atom.watch.markup import element, html
 from atom.watch.record import Record
@@ -69,6 +70,7 @@ def framed(
 
 def _sections(record: Record) -> Iterator[tuple[str, str, list[Element]]]:
     yield "Curves", "curves", curves.curves(record)
+    yield "Evaluations", "evaluations", evaluated.evaluations(record)
     yield "Callbacks", "callbacks", measured.callbacks(record)
     yield "What happened", "events", tables.happened(record)
     yield "Step time", "profile", tables.profiled(record)

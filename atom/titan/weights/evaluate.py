@@ -36,6 +36,7 @@ class Settings:
 
     Attributes:
         step: the checkpoint's step, for a run; None for the newest.
+        average: the callback whose averaged weights to evaluate; None: the weights.
         limit: maximum number of documents of a task; None for all.
         seed: for everything that an evaluator draws.
         dtype: precision of the weights in the forward pass.
@@ -44,6 +45,7 @@ class Settings:
     """
 
     step: int | None = None
+    average: str | None = None
     limit: int | None = None
     seed: int = 0
     dtype: str = "float32"
@@ -90,7 +92,7 @@ def subject(folder: Path, settings: Settings, *, kind: str) -> Subject:
             tokens=settings.tokens,
         )
         return Subject(scorer, None, _files_digest(folder), None)
-    loaded = load(folder, step=settings.step, kind=kind)
+    loaded = load(folder, step=settings.step, kind=kind, average=settings.average)
     if loaded.step is None:
         weights = _files_digest(folder)
     else:
@@ -160,6 +162,7 @@ def _evaluated(subject: Subject, task: Task, settings: Settings) -> list[Evaluat
         "package": f"{plugin.package} {plugin.version}",
         "parameters": TypeAdapter(Any).dump_python(chosen.config, mode="json") or {},
         "prompts": scorer.digest,
+        "average": settings.average,
         "limit": settings.limit,
         "seed": settings.seed,
         "truncated": scorer.truncated,

@@ -82,12 +82,14 @@ def load(folder: Path, *, kind: str, dtype: torch.dtype) -> Foreign:
     """
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
     except ImportError:
         raise UserError(
             f"{folder} is in Hugging Face's format and holds no run.yaml, which needs the package "
             "transformers",
             valid="`pip install transformers`, or a folder of `atom export`",
         ) from None
+    logging.disable_progress_bar()
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
