@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel
 
-from atom.plugin import Dataset, DatasetContext, Document, LaneSource
+from atom.data.documents import TextEncoder
+from atom.plugin import Dataset, DatasetContext, Document, Example, LaneSource
 from atom.registry.host import Component
 from atom.registry.opening import Chosen
 from atom.testing import isolated
@@ -119,8 +121,19 @@ def _loader_config(component: Component, config: BaseModel | None, seed: int) ->
     from atom.titan.train.data import DocumentLoader
 
     return DocumentLoader.Config(
-        source=chosen.call("source"), seed=seed, global_batch_size=LANES, steps=STEPS
+        source=chosen.call("source"),
+        encoder=_AsText,
+        seed=seed,
+        global_batch_size=LANES,
+        steps=STEPS,
     )
+
+
+class _AsText(TextEncoder):
+    """An encoder that reads records as their JSON."""
+
+    def encode(self, document: Document) -> Example | None:
+        return super().encode(replace(document, record=None))
 
 
 # ---------------------------------------------------------------------------- other processes

@@ -32,6 +32,12 @@ class Stdlib(_TextFiles):
     """The ``.py``, ``.txt`` and ``.rst`` files of the Python that runs ATOM."""
 
 
+class StdlibChat(_Parameters):
+    """Conversations made from the documentation strings of Python's standard library."""
+
+    longest: int = Field(default=200, ge=20, le=10_000, description="characters of an answer")
+
+
 class Local(_TextFiles, _Folder):
     """Files on this machine, on a disk that all machines see, or in a store."""
 

@@ -60,6 +60,11 @@ class StdlibSource:
         return _documents(_folder(), self.max_chars)
 
 
+def files() -> tuple[TextFile, ...]:
+    """Return the library's files; none if this Python comes without them."""
+    return _files(_folder())
+
+
 def _folder() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 

@@ -94,6 +94,7 @@ def another_document(folder: Path) -> dict[str, object]:
     return {"path": str(folder)}
 
 
+TestStdlibChat = conformance("dataset:stdlib_chat").having(change=lambda _: {"longest": 60})
 TestStdlib = conformance("dataset:stdlib").having(change=lambda _: {"max_chars": 2000})
 TestLocalText = conformance("dataset:local").having(sample=texts, change=more_text)
 TestLocalRecords = conformance("dataset:local").having(
