@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from atom.run_dir import metrics
+from atom.run_dir import evals, metrics
 from atom.titan import saved_model
 from atom.titan.saved_model import Checkpoint
 
@@ -145,6 +146,22 @@ def test_commands_read_it(screen: str, said: Callable[..., str], place: Path) ->
     for arguments in (("run", *average), ("hf",), ("mean",)):
         found = json.loads(said("validate", *arguments, "--json"))["sets"]["web"]
         assert found["loss"] == pytest.approx(ours.loss, abs=1e-5)
+    asked = {"request_type": "loglikelihood", "doc_id": 0, "label": 0, "doc": {}}
+    (place / "requests/code/rc").mkdir(parents=True)
+    with gzip.open(place / "requests/code/rc/requests.jsonl.gz", "wt") as file:
+        for index, text in enumerate((" has words", " zq")):
+            request = {"context": "text 1", "continuation": text}
+            file.write(json.dumps(asked | {"idx": index, "request": request}) + "\n")
+    told = {"task_hash": "abc", "task_config": {"num_shots": 0, "version": 2}}
+    (place / "requests/code/rc/config.json").write_text(json.dumps(told))
+    task = ("--tasks", "mine:code_rc", "--evaluator", "mine={name: olmes, path: requests}")
+    said("eval", "run", *task, *average)
+    said("eval", "mean", *task)
+    both = [evals.by_name(evals.read(place / name)) for name in ("run", "mean")]
+    assert list(both[0]) == [f"{name} (ema)" for name in both[1]]
+    for here, there in zip(*(sets.values() for sets in both), strict=True):
+        assert here[0].value == there[0].value
+
     words = ("abc", "--tokens", "4", "--temperature", "0")
     assert said("generate", "run", *words, *average) == said("generate", "hf", *words)
     begun = ("checkpoint.initial_load=mean", "optimizer.lr=1e-30", "training.steps=1")

@@ -168,6 +168,14 @@ def test_an_evaluation_ranks_by_what_is_better(
     shown = said(capsys, "compare", tmp_path / "sweep", "--objective", "evaluation.arc.acc")
     assert "3 runs by evaluation.arc.acc, the highest first" in shown
     assert [line.split()[1] for line in shown.splitlines()[3:6]] == ["2", "1", "0"]
+    with (place / "evals.jsonl").open("a") as file:
+        file.write(json.dumps(line | {"average": "ema", "value": 0.5}) + "\n")
+    averaged = said(capsys, "compare", tmp_path / "sweep", "--objective", "evaluation.arc/ema.acc")
+    assert [row.split()[:3] for row in averaged.splitlines()[3:5]] == [
+        ["1", "2", "0.5"],
+        ["–", "0", "–"],
+    ]
+    assert "run 0 is not ranked: it has not measured the objective" in averaged
 
 
 @pytest.mark.parametrize(

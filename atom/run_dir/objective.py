@@ -1,7 +1,7 @@
 """Read the value by which the runs of a sweep are compared, and check its name.
 
 It is a number in rows of metrics (:mod:`atom.run_dir.chosen`), or a result of ``atom eval``:
-``evaluation.TASK.METRIC``.
+``evaluation.TASK.METRIC``, or ``evaluation.TASK/CALLBACK.METRIC`` of averaged weights.
 """
 
 from __future__ import annotations
@@ -87,5 +87,10 @@ def nearest_in(folders: Sequence[Path], name: str) -> str:
 
 def _evaluations(folder: Path) -> dict[str, Evaluation]:
     """Return the newest result of each number, by the name of the value."""
-    found = evals.by_name(evals.read(folder))
-    return {f"{_EVALUATION}{name.replace(' ', '.')}": each[-1] for name, each in found.items()}
+    found = {}
+    for name, results in evals.by_name(evals.read(folder)).items():
+        last = results[-1]
+        evaluator = name.removesuffix(last.name)  # only if several have the task
+        average = f"/{last.average}" if last.average else ""
+        found[f"{_EVALUATION}{evaluator}{last.task}{average}.{last.metric}"] = last
+    return found
