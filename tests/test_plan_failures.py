@@ -202,6 +202,15 @@ def test_a_range_of_rates_widens_the_finishing_day() -> None:
     assert later - earlier > 2 * (late - early)
 
 
+def test_an_outcome_as_json() -> None:
+    found = simulate(CASES["405B on 10,240 ranks"], campaigns=50)
+    told: Any = found.to_json()
+    assert told["goodput"] + sum(told["shares"].values()) == pytest.approx(1, abs=1e-3)
+    early, middle, late = told["days_p5_p50_p95"]
+    assert 9 < early < middle < late < 12
+    assert told["interval_steps"] == 130
+
+
 def test_a_thousand_campaigns_take_about_a_second() -> None:
     begin = time.process_time()
     simulate(CASES["405B on 10,240 ranks"], campaigns=1000)

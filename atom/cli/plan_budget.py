@@ -279,7 +279,7 @@ def _print_ladder(console: Console, folder: Path, rungs: list[Rung], flops: floa
         "run.dir=runs/ladder",
     ]  # fmt: skip
     console.print(f"\n{shlex.join(command)} architecture=…", soft_wrap=True)
-    console.print("atom plan fit runs/ladder/*", soft_wrap=True)
+    console.print("atom plan fit runs/ladder/*/", soft_wrap=True)
 
 
 def _write(folder: Path, rungs: list[Rung]) -> None:

@@ -19,7 +19,7 @@ from atom.io.json_data import dumps
 from atom.io.numbers import human
 from atom.io.printing import clean
 from atom.io.terminal import Encodable, Styled
-from atom.plan.law_fit import CONSTANTS, Fit, fit
+from atom.plan.law_fit import CONSTANTS, Fit, Point, fit, groups
 
 _BUDGETS = (10.0, 100.0, 1000.0)
 """Budgets shown by default, as multiples of the largest run's FLOPs."""
@@ -61,14 +61,15 @@ def run(options: argparse.Namespace) -> int:
     from atom.watch import law_points
 
     points, loss = law_points.points(options.runs, options.loss)
-    found = fit(points, seed=options.seed)
+    alternatives = groups(points)
+    found = fit([best for best, *_ in alternatives], seed=options.seed)
     budgets = options.budget or [found.largest.flops * factor for factor in _BUDGETS]
     if options.out is not None:
         write_given(options.out, _law(found))
     if options.json:
-        print(dumps(_json(found, loss, budgets), indent=2))
+        print(dumps(_json(found, alternatives, loss, budgets), indent=2))
         return 0
-    _print(Styled(Encodable(sys.stdout)), found, loss, budgets)
+    _print(Styled(Encodable(sys.stdout)), found, alternatives, loss, budgets)
     return 0
 
 
@@ -80,14 +81,19 @@ def _law(found: Fit) -> str:
     )
 
 
-def _json(found: Fit, loss: str, budgets: list[float]) -> dict[str, Any]:
+def _json(
+    found: Fit, alternatives: list[list[Point]], loss: str, budgets: list[float]
+) -> dict[str, Any]:
     return {
         "loss": loss,
         "runs": [dataclasses.asdict(point) for point in found.points],
+        "left_out": [dataclasses.asdict(point) for _, *rest in alternatives for point in rest],
         "constants": {
             name: {"value": getattr(found.law, name), "band": found.band(name)}
             for name in CONSTANTS
         },
+        "samples": len(found.draws),
+        "samples_without_a_law": found.failed,
         "rms_error": found.error,
         "held_out": {
             "run": found.largest.name,
@@ -101,9 +107,30 @@ def _json(found: Fit, loss: str, budgets: list[float]) -> dict[str, Any]:
     }
 
 
-def _print(console: Console, found: Fit, loss: str, budgets: list[float]) -> None:
+def _print(
+    console: Console,
+    found: Fit,
+    alternatives: list[list[Point]],
+    loss: str,
+    budgets: list[float],
+) -> None:
     what = "training loss" if loss == "loss" else f"loss of {clean(loss)}"
-    console.print(f"{len(found.points)} runs, {what}; residuals {found.error:.2%}\n")
+    console.print(f"{len(found.points)} runs, {what}; residuals {found.error:.2%}")
+    for lowest, *rest in alternatives:
+        if rest:
+            others = ", ".join(f"{clean(point.name)} {point.loss:.4f}" for point in rest)
+            console.print(
+                f"{clean(lowest.name)} has the lowest loss, {lowest.loss:.4f}, of {len(rest) + 1} "
+                f"runs of its size and tokens; left out: {others}",
+                soft_wrap=True,
+            )
+    if found.failed:
+        console.print(
+            f"{found.failed:,} of {found.failed + len(found.draws):,} bootstrap samples determine "
+            "no law; the bands are those of the others",
+            soft_wrap=True,
+        )
+    console.print()
     table = _table("constant", "value", "95 % band")
     for name in CONSTANTS:
         low, high = found.band(name)

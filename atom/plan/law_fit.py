@@ -35,6 +35,9 @@ _OFF_PATH = 0.2
 """Least standard deviation of log D around its line over log N, in nats: a factor of 1.2. On a line
 only the sum of the two terms can be seen, not each."""
 
+_SAME_TOKENS = 0.02
+"""Relative difference of tokens up to which runs of one size are alternatives."""
+
 CONSTANTS = ("E", "A", "B", "alpha", "beta")
 
 
@@ -60,12 +63,14 @@ class Fit:
         law: the fit to all runs.
         points: the runs.
         draws: constants of each bootstrap sample, [samples, 5], as in ``CONSTANTS``.
+        failed: bootstrap samples that determine no law, which the bands leave out.
         held_out: loss of the run of most FLOPs as the others predict it; None with too few runs.
     """
 
     law: LossLaw
     points: Sequence[Point]
     draws: Array
+    failed: int
     held_out: float | None
 
     @property
@@ -130,7 +135,26 @@ def fit(points: Sequence[Point], *, samples: int = SAMPLES, seed: int = 0) -> Fi
     if len(others) >= LEAST_RUNS and _off_path(others) >= _OFF_PATH:
         predicted = LossLaw("others", "", *_constants(others))
         held_out = float(predicted.loss(largest.parameters, largest.tokens))
-    return Fit(law, points, draws[usable], held_out)
+    return Fit(law, points, draws[usable], int((~usable).sum()), held_out)
+
+
+def groups(points: Sequence[Point]) -> list[list[Point]]:
+    """Group runs of one size and number of tokens, the lowest loss first.
+
+    They differ in settings such as the learning rate, and a law is of the best settings.
+    """
+    found: list[list[Point]] = []
+    for point in sorted(points, key=lambda point: (point.parameters, point.tokens)):
+        last = found[-1][0] if found else None
+        if (
+            last is not None
+            and last.parameters == point.parameters
+            and abs(point.tokens - last.tokens) <= _SAME_TOKENS * last.tokens
+        ):
+            found[-1].append(point)
+        else:
+            found.append([point])
+    return [sorted(group, key=lambda point: point.loss) for group in found]
 
 
 def _check(points: Sequence[Point]) -> None:
