@@ -129,7 +129,7 @@ class KeysAndValues:
         _, length, heads, width = q_BLNH.shape
         groups = heads // k_BKTH.shape[1]
         # The query heads of a key head are further queries of it: no key is repeated.
-        q_BKQH = q_BLNH.unflatten(2, (-1, groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        q_BKQH = _of_key_heads(q_BLNH, groups)
         if seen is not None and length > 1:
             seen = seen.repeat(1, 1, groups, 1)
         if out_transform is None:
@@ -147,8 +147,17 @@ class KeysAndValues:
         )
 
 
+def _of_key_heads(x_BLNH: torch.Tensor, groups: int) -> torch.Tensor:
+    """Return ``x_BLNH`` as (B, K, G L, H)."""
+    if x_BLNH.shape[1] == 1:
+        return x_BLNH.reshape(x_BLNH.shape[0], -1, groups, x_BLNH.shape[3])
+    return x_BLNH.unflatten(2, (-1, groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+
+
 def _heads_last(x_BKQH: torch.Tensor, groups: int) -> torch.Tensor:
     """Return ``x_BKQH`` as (B, L, N, H)."""
+    if x_BKQH.shape[2] == groups:
+        return x_BKQH.reshape(x_BKQH.shape[0], 1, -1, x_BKQH.shape[3])
     return x_BKQH.unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 

@@ -23,10 +23,12 @@ from torchtitan.models.common.attention import (
     ScaledDotProductAttention,
     VarlenAttention,
 )
+from torchtitan.models.common.rope import RoPE
 
 from atom.titan.checks.output_layers import beside_layer
 from atom.titan.generation.attention import KeysAndValues
 from atom.titan.generation.mask_rows import Place
+from atom.titan.generation.rotation import Rotation
 from atom.titan.weights import forward
 
 WITH_STATE = "with_state"
@@ -78,6 +80,11 @@ class Cache:
         self._reach = reach
         self._place = Place()
         self._layers: list[tuple[Any, State | KeysAndValues]] = list(self._kept_by(model))
+        self._rotations = [
+            (module, Rotation(module, self._place))
+            for module in model.modules()
+            if isinstance(module, RoPE) and type(module).forward is RoPE.forward
+        ]
         self._masks: dict[str, Any] = {}
         self._capacity = 0
 
@@ -129,8 +136,10 @@ class Cache:
 
     def _make_room(self, tokens: int) -> None:
         if tokens > self._capacity:
-            most = max(tokens, self._reach or 2 * tokens)
-            self._capacity = min(max(_LEAST, 2 * self._capacity, tokens), most)
+            wanted = max(_LEAST, 2 * self._capacity, tokens)
+            self._capacity = (
+                wanted if self._reach is None else max(tokens, min(wanted, self._reach))
+            )
             self._masks = {}
             self._place.forget()
 
@@ -143,13 +152,14 @@ class Cache:
 
     @contextmanager
     def _attached(self) -> Iterator[None]:
-        before = [module.__dict__.get("forward") for module, _ in self._layers]
-        for module, layer in self._layers:
+        attached = [*self._layers, *self._rotations]
+        before = [module.__dict__.get("forward") for module, _ in attached]
+        for module, layer in attached:
             module.forward = layer.forward
         try:
             yield
         finally:
-            for (module, _), own in zip(self._layers, before, strict=True):
+            for (module, _), own in zip(attached, before, strict=True):
                 if own is None:
                     del module.forward
                 else:

@@ -27,6 +27,7 @@ class Place:
         length: L.
         end: the largest T.
         capacity: C.
+        shared: what layers have computed of the step for each other.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class Place:
         self.steps = self.length = self.end = self.capacity = 0
         self._tables: dict[Hashable, _Table] = {}
         self._seen: dict[Hashable, torch.Tensor | None] = {}
+        self.shared: dict[Hashable, Any] = {}
 
     @property
     def aligned(self) -> bool:
@@ -45,7 +47,7 @@ class Place:
         self.starts, self.length, self.capacity = starts, length, capacity
         self.end = max(starts) + length
         self.steps += 1
-        self._seen = {}
+        self._seen, self.shared = {}, {}
 
     def forget(self) -> None:
         """Forget the masks, of which there are new ones."""
