@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,15 +26,19 @@ class Speaker:
     Attributes:
         begin: returns the state after prompts, and the logits of the next tokens, as
             :func:`atom.titan.generation.decoding.begin` does.
-        tokenizer: with ``encode_chat(messages) -> ids`` and ``decode(ids) -> text``.
+        tokenizer: with ``decode(ids) -> text``.
+        encode: (messages) -> ids, up to where the next answer begins.
         ends: ids that end an answer.
+        end: a text that ends an answer; None if ids do.
         size: the number of ids.
         reach: the maximum number of tokens of a text; None if the model has none.
     """
 
     begin: Begin
     tokenizer: Any
+    encode: Callable[[Sequence[Mapping[str, str]]], list[int]]
     ends: Collection[int]
+    end: str | None = None
     size: int
     reach: int | None
 
@@ -74,7 +78,7 @@ class Conversation:
                 model supports; it stays as it was before the message.
         """
         asked = [*self.messages, {"role": "user", "content": message}]
-        ids = self._speaker.tokenizer.encode_chat(asked)
+        ids = self._speaker.encode(asked)
         room = UNLIMITED if self._speaker.reach is None else self._speaker.reach - len(ids)
         if room < 1:
             raise UserError(
@@ -85,7 +89,8 @@ class Conversation:
         said: list[str] = []
         self.messages = asked
         try:
-            for piece in pieces(self._speaker.tokenizer, ids, self._ids(ids, tokens)):
+            read = pieces(self._speaker.tokenizer, ids, self._ids(ids, tokens))
+            for piece in read if self._speaker.end is None else until(read, self._speaker.end):
                 said.append(piece)
                 yield piece
         finally:
@@ -102,11 +107,19 @@ class Conversation:
             ends=self._speaker.ends,
             size=self._speaker.size,
         )
-        for _, token in following:
-            made.append(token)
-            yield token
-        self.cut_off = len(made) == tokens
-        self._state, self._known = state, [*ids, *made][: state.lengths[0]]
+        self.cut_off = False
+        try:
+            for _, token in following:
+                made.append(token)
+                yield token
+            self.cut_off = len(made) == tokens
+        except GeneratorExit:  # the answer has ended by a text; nothing was being computed
+            self._keep(state, [*ids, *made])
+            raise
+        self._keep(state, [*ids, *made])
+
+    def _keep(self, state: Any, ids: list[int]) -> None:
+        self._state, self._known = state, ids[: state.lengths[0]]
 
     def _read(self, ids: list[int]) -> tuple[Any, torch.Tensor]:
         """Return the state after ``ids``, and the logits of the next token."""
@@ -116,3 +129,24 @@ class Conversation:
         if state is not None and len(ids) > known and ids[:known] == self._known:
             return state, state.extend([ids[known:]])
         return self._speaker.begin([ids])
+
+
+def until(pieces: Iterator[str], end: str) -> Iterator[str]:
+    """Yield the text of ``pieces`` before the first ``end``.
+
+    What may be the beginning of ``end`` is held back until it is known.
+    """
+    held = ""
+    for piece in pieces:
+        held += piece
+        text, found, _ = held.partition(end)
+        if found:
+            yield text
+            return
+        sizes = range(min(len(held), len(end) - 1), 0, -1)
+        kept = next((size for size in sizes if end.startswith(held[-size:])), 0)
+        text, held = held[: len(held) - kept], held[len(held) - kept :]
+        if text:
+            yield text
+    if held:
+        yield held

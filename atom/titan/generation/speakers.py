@@ -37,12 +37,16 @@ def load(folder: Path, *, step: int | None, kind: str, average: str | None) -> S
     if not is_regular(folder / RUN_FILE) and step is None and average is None:
         return _foreign(transformers_model.load(folder, kind=kind, dtype=torch.float32))
     found = Generator(folder, step=step, kind=kind, average=average)
-    if not hasattr(found.tokenizer, "encode_chat"):
-        raise UserError(f"the tokenizer of {folder} has no conversations (encode_chat)")
+    chat = getattr(found.tokenizer, "chat", lambda: None)()
+    if chat is None:
+        raise UserError(f"the tokenizer of {folder} has no chat template that it can read")
+    ends, text = chat.ends()
     return Speaker(
         begin=partial(begin, found.model, reach=found.reach),
         tokenizer=found.tokenizer,
-        ends=found.tokenizer.answer_ends(),
+        encode=chat.ids,
+        ends=ends,
+        end=text,
         size=found.tokenizer.get_vocab_size(),
         reach=found.reach,
     )
@@ -58,6 +62,7 @@ def _foreign(found: transformers_model.Foreign) -> Speaker:
     return Speaker(
         begin=started,
         tokenizer=found.tokenizer,
+        encode=found.tokenizer.encode_chat,
         ends={each for each in (*ends, found.tokenizer.eos_id) if each is not None},
         size=found.tokenizer.get_vocab_size(),
         reach=found.max_length,

@@ -1,98 +1,101 @@
-"""Encode conversations with the chat template of a tokenizer's files.
-
-torchtitan renders templates in Jinja's immutable sandbox.
-"""
+"""Encode conversations with the chat template of a tokenizer's files."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from jinja2.exceptions import TemplateError
-
+from atom.data.chat_template import ChatTemplate, TemplateError
 from atom.errors import UserError
 from atom.io.special_tokens import as_text
-from atom_tokenizers.tokenizer_config import ROLES, TokenizerConfig
-
-if TYPE_CHECKING:
-    from atom_tokenizers.ranks import PlainTextTokenizer
 
 Message = Mapping[str, str]
 
 _ANSWER = "an answer"
-_MARKED = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+
+
+class TemplateTokenizer(Protocol):
+    """A tokenizer of rendered conversations."""
+
+    eos_id: int | None
+
+    def encode_template(
+        self, text: str, *, special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]: ...
+
+    def special_texts(self) -> list[str]: ...
 
 
 def source(template: Any) -> str | None:
-    """Return the template to render, or None: of several named ones, the default.
-
-    ``transformers`` marks the assistant's parts with ``{% generation %}``, for training.
-    """
+    """Return the template in a tokenizer's settings, or None; of several, the default."""
     if isinstance(template, list):
         named = {each.get("name"): each for each in template if isinstance(each, dict)}
         template = named.get("default", {}).get("template")
-    if not isinstance(template, str):
-        return None
-    return _MARKED.sub(
-        lambda found: f"{{%{found[1]} {'endif' if found[2] else 'if true'} {found[3]}%}}", template
-    )
+    return template if isinstance(template, str) else None
 
 
-def text(
-    tokenizer: PlainTextTokenizer, messages: Sequence[Message], *, add_generation_prompt: bool
-) -> str:
-    """Return the text of a conversation.
-
-    A special token that a message spells gets a zero-width space after its first character.
+class Chat:
+    """The conversations of a tokenizer.
 
     Args:
-        tokenizer: a tokenizer with a template.
-        messages: each has a ``role`` and a ``content``.
-        add_generation_prompt: whether to end with the beginning of the next answer.
+        template: the template.
+        tokens: the texts of special tokens by the names that templates use.
+        tokenizer: the tokenizer.
 
     Raises:
-        UserError: the template refuses the messages, or is not valid.
+        UserError: the template is not valid.
     """
-    spellings = _special(tokenizer)
-    safe = [{**each, "content": as_text(each["content"], spellings)} for each in messages]
-    roles = TokenizerConfig.model_validate(tokenizer._hf_config or {}).roles()
-    named = {role: token.content for role, token in roles.items() if role in ROLES}
-    try:
-        return tokenizer.apply_chat_template(
-            safe, add_generation_prompt=add_generation_prompt, **named
-        )
-    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the model's chat template refuses this conversation: {reason}") from None
 
+    def __init__(
+        self, template: str, tokens: Mapping[str, str], tokenizer: TemplateTokenizer
+    ) -> None:
+        self._tokenizer = tokenizer
+        try:
+            self._template = ChatTemplate(template, tokens)
+        except TemplateError as error:
+            raise UserError(f"the model's chat template {error}") from None
 
-def ids(tokenizer: PlainTextTokenizer, rendered: str) -> list[int]:
-    """Return the ids of a conversation's text, in which special tokens are tokens."""
-    inner = tokenizer.tokenizer
-    inner.encode_special_tokens = False
-    try:
-        found: list[int] = inner.encode(rendered, add_special_tokens=False).ids
-    finally:
-        inner.encode_special_tokens = True
-    return found
+    def text(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        """Return the text of a conversation.
 
+        A special token that a message spells gets a zero-width space after its first character.
 
-def ends(tokenizer: PlainTextTokenizer) -> frozenset[int]:
-    """Return the ids that end an answer: EOS, and the token that the template writes after one."""
-    found = {tokenizer.eos_id} - {None}
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": _ANSWER}]
-    try:
-        rendered = text(tokenizer, messages, add_generation_prompt=False)
-    except UserError:
-        return frozenset(found)
-    after = rendered.rpartition(_ANSWER)[2].lstrip()
-    first = [each for each in _special(tokenizer) if after.startswith(each)]
-    if first:
-        found.add(tokenizer.tokenizer.token_to_id(max(first, key=len)))
-    return frozenset(found)
+        Args:
+            messages: each has a ``role`` and a ``content``.
+            add_generation_prompt: whether to end with the beginning of the next answer.
 
+        Raises:
+            UserError: the template refuses the messages.
+        """
+        spellings = self._tokenizer.special_texts()
+        safe = [{**each, "content": as_text(each["content"], spellings)} for each in messages]
+        try:
+            return self._template.render(safe, add_generation_prompt=add_generation_prompt)
+        except TemplateError as error:
+            reason = str(error).removeprefix("refuses the messages").strip(" :()")
+            raise UserError(
+                f"the model's chat template refuses this conversation: {reason}"
+            ) from None
 
-def _special(tokenizer: PlainTextTokenizer) -> list[str]:
-    added = tokenizer.tokenizer.get_added_tokens_decoder().values()
-    return [token.content for token in added if token.special and token.content]
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of a conversation, up to where the next answer begins."""
+        return self._tokenizer.encode_template(self.text(messages, add_generation_prompt=True))[0]
+
+    def ends(self) -> tuple[frozenset[int], str | None]:
+        """Return what ends an answer: ids, and the text that the template writes after one.
+
+        The ids are EOS, and the special token that begins that text; the text is then None.
+        """
+        eos = self._tokenizer.eos_id
+        found: frozenset[int] = frozenset() if eos is None else frozenset({eos})
+        messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": _ANSWER}]
+        try:
+            rendered = self.text(messages, add_generation_prompt=False)
+        except UserError:
+            return found, None
+        after = rendered.rpartition(_ANSWER)[2].strip()
+        first = [each for each in self._tokenizer.special_texts() if after.startswith(each)]
+        if first:
+            found |= frozenset(self._tokenizer.encode_template(max(first, key=len))[0])
+            return found, None
+        return found, after or None

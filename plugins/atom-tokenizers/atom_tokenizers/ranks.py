@@ -9,17 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from tokenizers import Tokenizer
 from torchtitan.components.tokenizer import BaseTokenizer, HuggingFaceTokenizer
 
+from atom.errors import UserError
+from atom.io.files import read_text
 from atom_tokenizers import chat
 from atom_tokenizers.byte_lengths import byte_lengths
 from atom_tokenizers.config import Bytes
 from atom_tokenizers.text import well_formed
-from atom_tokenizers.tokenizer_config import TokenizerConfig
+from atom_tokenizers.tokenizer_config import ROLES, TokenizerConfig
+
+CHAT_TEMPLATE = "chat_template.jinja"
+"""The file of a tokenizer with its chat template."""
 
 
 def from_files(_config: BaseModel) -> PlainTextTokenizer.Config:
@@ -154,26 +160,24 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
 
     def set_chat_template(self, template: Any) -> None:
         self._template = chat.source(template)
-        self._chat_template = None
+        self._chat: chat.Chat | None = None
 
-    def encode_chat(self, messages: Sequence[chat.Message]) -> list[int]:
-        """Return the ids of a conversation, up to where the next answer begins.
-
-        Special tokens of the template are tokens; those that a message spells are text.
+    def chat(self) -> chat.Chat | None:
+        """Return the conversations of the chat template; None without one.
 
         Raises:
-            UserError: the template refuses the messages.
+            UserError: the template is not valid.
         """
-        return chat.ids(self, chat.text(self, messages, add_generation_prompt=True))
-
-    def answer_ends(self) -> frozenset[int]:
-        """Return the ids that end an answer."""
-        return chat.ends(self)
+        if self._chat is None and self._template is not None:
+            roles = TokenizerConfig.model_validate(self._hf_config or {}).roles()
+            tokens = {role: token.content for role, token in roles.items() if role in ROLES}
+            self._chat = chat.Chat(self._template, tokens, self)
+        return self._chat
 
     def apply_chat_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
-        if self._chat_template is None and self._template is not None:
-            super().set_chat_template(self._template)
-        return super().apply_chat_template(messages, **kwargs)
+        if (found := self.chat()) is None:
+            raise UserError("the tokenizer has no chat template")
+        return found.text(messages, add_generation_prompt=bool(kwargs.get("add_generation_prompt")))
 
 
 class ByteTokenizer(BaseTokenizer):
@@ -188,9 +192,10 @@ class ByteTokenizer(BaseTokenizer):
         vocab_size: int
         """Rows of the embedding, at least 258."""
 
-    def __init__(self, config: Config, *, tokenizer_path: str) -> None:  # noqa: ARG002
+    def __init__(self, config: Config, *, tokenizer_path: str) -> None:
         super().__init__()
         self.bos_id, self.eos_id = 256, 257
+        self._files = Path(tokenizer_path)
         self._vocab_size = config.vocab_size
 
     def encode(self, text: str, *, add_bos: bool = False, add_eos: bool = False) -> list[int]:
@@ -223,6 +228,16 @@ class ByteTokenizer(BaseTokenizer):
     def special_texts(self) -> list[str]:
         """Return no spelling: no text is a special token."""
         return []
+
+    def chat(self) -> chat.Chat | None:
+        """Return the conversations of the chat template in the tokenizer's folder; None without
+        one.
+
+        Raises:
+            UserError: the template is not valid.
+        """
+        path = self._files / CHAT_TEMPLATE
+        return chat.Chat(read_text(path), {}, self) if path.is_file() else None
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text; bytes that are not UTF-8 become U+FFFD, special ids are dropped."""
