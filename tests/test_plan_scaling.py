@@ -206,3 +206,24 @@ def test_files_that_are_no_law_are_refused(tmp_path: Path, law: str, said: str) 
     with pytest.raises(UserError) as caught:
         scaling.named(str(tmp_path / "law.yaml"))
     assert said in caught.value.sentence()
+
+
+@pytest.mark.slow
+def test_a_ladder_is_a_sweep(atom: Callable, forked: Callable, tmp_path: Path) -> None:
+    """Two rungs of the printed sweep fit eight H100s, and have the parameters that were said."""
+    place = str(tmp_path / "ladder")
+    said = forked("plan", "budget=1e23", "plan.vocab_size=320", "--ladder", place, "--json")
+    rungs = {rung["name"]: rung for rung in json.loads(said.stdout)["ladder"]}
+    smallest = min(rungs.values(), key=lambda rung: rung["layers"])
+    name = smallest["name"].rpartition("_")[0]
+    out = atom(
+        "train", "--config-dir", place, "-m", f"+experiment=glob({name}_lr_*)", "--dry-run",
+        "architecture=llama3_tiny", "tokenizer=bytes", "metrics=none", "device=h100",
+        "world_size=8", "parallelism=fsdp", f"run.dir={tmp_path / 'runs'}",
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    counts = [line for line in out.stdout.splitlines() if line.startswith("model")]
+    assert len(counts) == 2
+    for line in counts:
+        count = int(line.split()[2].replace(",", ""))
+        assert count == pytest.approx(smallest["parameters"], rel=0.03)
