@@ -1,10 +1,10 @@
-"""``atom plan``: divide a budget by a scaling law, and fit the law to finished runs."""
+"""``atom plan``: plan a run of any size, divide a budget by a scaling law, fit the law to runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from atom.cli import Parser, plan_budget, plan_fit
+from atom.cli import Parser, plan_budget, plan_fit, plan_run
 from atom.errors import UserError
 
 SUBCOMMANDS: dict[str, Callable[[], Parser]] = {"fit": plan_fit.parser}
@@ -21,6 +21,13 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["fit"]:
         return plan_fit.run(plan_fit.parser().parse_args(arguments[1:]))
     options = parser().parse_intermixed_args(arguments)
-    if not any(word.startswith("budget=") for word in options.overrides):
-        raise UserError("atom plan: a budget is missing", valid="budget=1e23, or `atom plan fit`")
-    return plan_budget.run(options)
+    if any(word.startswith("budget=") for word in options.overrides):
+        return plan_budget.run(options)
+    of_budget = [w for w in options.overrides if w.startswith(("law=", "rule="))]
+    if options.ladder or of_budget or not options.overrides:
+        raise UserError(
+            "atom plan: a budget is missing",
+            valid="budget=1e23, `atom plan fit`, or overrides of `atom train`, such as "
+            "architecture=llama3_8b world_size=64 device=h100",
+        )
+    return plan_run.run(options)

@@ -37,7 +37,8 @@ def parser() -> Parser:
         "atom plan",
         "Divide a budget between parameters and tokens by a scaling law, and choose learning rate "
         "and batch size by a published rule: `atom plan budget=1e23`. `atom plan fit RUN …` fits "
-        "the law to finished runs.",
+        "the law to finished runs. Without a budget, plan the run of `atom train`'s overrides: "
+        "memory, time of a step, days, dollars, energy.",
     )
     parser.add_argument(
         "overrides",

@@ -1,0 +1,178 @@
+"""``atom plan OVERRIDES…``: what a run of any size will take, before it exists."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+from atom.compose import compose, plugin_lists
+from atom.errors import UserError, nearest
+from atom.io.json_data import dumps
+from atom.io.process import call
+from atom.plan.device import DeviceDescription
+from atom.plan.execution import FSDP, ZERO1
+from atom.plan.outlook import Prices, outlook
+from atom.plan.what_if import zero1
+from atom.recipe.run import Run
+from atom.registry.host import Host
+from atom.registry.select import select
+from atom.run_dir.prepare import prepare
+
+NETWORKS = {
+    "infiniband_ndr": 400, "infiniband_hdr": 200, "roce_400": 400, "roce_200": 200,
+    "efa_p5": 400, "efa_p4d": 50,
+}  # fmt: skip
+"""Network -> Gb/s of a GPU in one direction: NDR and HDR with a NIC a GPU; EC2 p5 has 3,200 and
+p4d 400 Gb/s a node of eight."""
+
+_RANGES = {
+    "price_gpu_hour": (0.0, 1e6),
+    "watts_gpu": (0.0, 1e5),
+    "co2_kwh": (0.0, 100.0),
+    "nodes": (1, 2**24),
+    "tokens": (1.0, 1e18),
+}
+KEYS = {"network", "sharding", *_RANGES}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The ``plan.`` settings of the command line; None where a default holds."""
+
+    network: str | None = None
+    sharding: str = FSDP
+    nodes: float | None = None
+    tokens: float | None = None
+    price_gpu_hour: float | None = None
+    watts_gpu: float | None = None
+    co2_kwh: float | None = None
+
+    @property
+    def prices(self) -> Prices:
+        given = {f.name: getattr(self, f.name) for f in fields(Prices)}
+        return Prices(**{name: value for name, value in given.items() if value is not None})
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the plan of each run that the overrides compose; return the exit code."""
+    settings = read([word for word in options.overrides if word.startswith("plan.")])
+    overrides = [word for word in options.overrides if not word.startswith("plan.")]
+    overrides = [*overrides, "dry_run=true"]
+    host = Host.load(plugin_lists.trust(overrides))
+
+    def job(composed: Run) -> None:
+        # In a child process, for sweeps: torchtitan supports one device per process.
+        call(partial(_plan, composed, host, settings, as_json=options.json))
+
+    compose.main(overrides, partial(compose.do, host=host, job=job), host)
+    return 0
+
+
+def read(words: list[str]) -> Settings:
+    """Return the settings of ``plan.KEY=VALUE`` words.
+
+    Raises:
+        UserError: a key is unknown or a value is invalid.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, _, text = word.partition("=")
+        name = key.removeprefix("plan.")
+        origin = "command line"
+        if name not in KEYS:
+            known = [f"plan.{each}" for each in sorted(KEYS)]
+            raise UserError(f"is no key of a plan; {nearest(key, known)}", key=key, value=text)
+        if name in found:
+            raise UserError("is given twice", key=key, value=text, origin=origin)
+        if name == "sharding" and text not in (FSDP, ZERO1):
+            raise UserError(key=key, value=text, origin=origin, valid=f"{FSDP}, {ZERO1}")
+        if name == "network":
+            _gigabits(text)
+        found[name] = _number(key, name, text) if name in _RANGES else text
+    return Settings(**found)
+
+
+def _number(key: str, name: str, text: str) -> float:
+    low, high = _RANGES[name]
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high or (name == "nodes" and value != int(value)):
+        what = "a whole number" if name == "nodes" else "a number"
+        valid = f"{what} from {low:g} to {high:g}"
+        raise UserError(key=key, value=text, origin="command line", valid=valid)
+    return value
+
+
+def _gigabits(text: str) -> float:
+    if text in NETWORKS:
+        return NETWORKS[text]
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1e5:
+        names = ", ".join(NETWORKS)
+        raise UserError(
+            key="plan.network", value=text, origin="command line",
+            valid=f"Gb/s a GPU above 0, or {names}",
+        )  # fmt: skip
+    return value
+
+
+def changed(settings: Settings, device: DeviceDescription, ranks: int) -> DeviceDescription:
+    """Return ``device`` in the nodes and network of ``settings``."""
+    if settings.network is not None:
+        device = replace(device, network_bandwidth=_gigabits(settings.network) / 8 * 1e9)
+    if settings.nodes is not None:
+        each, left = divmod(ranks, int(settings.nodes))
+        if left:
+            raise UserError(
+                f"{ranks} ranks cannot be divided among them", key="plan.nodes",
+                value=int(settings.nodes), origin="command line", valid="a divisor of world_size",
+            )  # fmt: skip
+        device = replace(device, devices_per_node=each)
+    return device
+
+
+def _plan(composed: Run, host: Host, settings: Settings, *, as_json: bool) -> None:
+    selection = select(composed, host)
+    prepared = call(partial(prepare, selection, composed))
+    from atom.titan.preflight.planned import planned
+
+    plan = planned(
+        composed,
+        selection,
+        host,
+        vocab_size=prepared.tokenizer.vocab_size,
+        contents=prepared.contents,
+        changed=partial(changed, settings),
+    )
+    found = plan.estimate
+    if settings.sharding == ZERO1:
+        found = zero1(found, plan.model, plan.device)
+    layout = found.layout
+    tokens = layout.dp * layout.local_batch_size * layout.accumulation * layout.seq_len
+    steps = plan.steps
+    if settings.tokens is not None:
+        steps = max(round(settings.tokens / tokens), 1)
+    told = outlook(found, plan.model, plan.device, steps, settings.prices)
+    told |= {
+        "device": plan.device.name,
+        "ranks": layout.ranks,
+        "parameters": plan.model.numel,
+        "sharding": settings.sharding,
+    }
+    degrees = ("dp_replicate", "dp_shard", "cp", "tp", "pp", "ep")
+    told["layout"] = {name: getattr(layout, name) for name in degrees}
+    told["layout"]["checkpointing"] = layout.checkpointing
+    if as_json:
+        print(dumps(told, indent=2), flush=True)
+        return
+    from atom.cli.plan_page import page
+
+    print(page(told), end="", flush=True)
