@@ -212,6 +212,31 @@ def test_a_checkpoint_is_validated_afterwards(
 
 
 @pytest.mark.slow
+def test_two_tokenizers_are_compared_by_bits_per_byte(
+    rows: list[StepMetrics], place: Path, atom: Callable
+) -> None:
+    """Of all of the same text: losses are per token, of which one tokenizer has fewer."""
+    assert rows
+    whole = atom("validate", "run", "--tokens", "100000", "--json", cwd=place)
+    of_bytes = json.loads(whole.stdout)["sets"]["web"]
+    bpe = ("tokenizer=bpe", "tokenizer.vocab_size=512", "tokenizer.train_bytes=100000")
+    once = ("training.steps=1", "lr_scheduler.warmup_steps=0", "validation.tokens=100000")
+    run = ("run.dir=bpe", "checkpoint.enable=false")
+    result = atom("train", *SMALL, *VALIDATED, *bpe, *once, *run, cwd=place)
+    assert result.returncode == 0, result.stderr
+    ((_, of_bpe),) = metrics.by_set(metrics.read(place / "bpe" / metrics.FILE_NAME))["web"]
+    length = len(TEXT.encode())
+    assert of_bytes["bytes"] == of_bytes["tokens"] == of_bpe.bytes == length
+    assert of_bpe.tokens < length
+    bits = of_bpe.loss * of_bpe.tokens / math.log(2)
+    assert of_bpe.bits_per_byte == pytest.approx(bits / length, rel=1e-12)
+    assert of_bytes["bits_per_byte"] == pytest.approx(of_bytes["loss"] / math.log(2), rel=1e-12)
+    compared = atom("compare", "run", "bpe", cwd=place).stdout
+    (line,) = [words for words in compared.splitlines() if words.startswith("web bits/byte")]
+    assert line.split()[-1] == f"{of_bpe.bits_per_byte:.4f}"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -16,7 +16,7 @@ from torchtitan.models.common.attention import (
 from atom.plugin import CallbackContext, TrainerCallback, Training
 from atom_diagnostics import layers
 from atom_diagnostics.config import Attention
-from atom_diagnostics.logits import largest, visible_keys
+from atom_diagnostics.logits import Masks, largest
 from atom_diagnostics.measuring import Measuring
 
 _NODES = (FlexAttention, VarlenAttention, ScaledDotProductAttention)
@@ -60,9 +60,14 @@ class LargestLogits(Measuring):
             hooks = [(node, self._adder(layer, node, training)) for layer, node in self._nodes]
             self._hooks = layers.Hooks(training, hooks)
 
+    def before_forward(self, training: Training, inputs: dict[str, Any]) -> None:
+        self._masks = Masks()
+        super().before_forward(training, inputs)
+
     def after_backward(self, training: Training) -> None:
         if not self._due:
             return
+        self._masks = Masks()
         dist.all_reduce(self._found, op=dist.ReduceOp.MAX)
         rows = zip(self._layers, self._found.tolist(), strict=True)
         values = {layer: math.nan if lost else logit for layer, (logit, lost) in rows}
@@ -100,8 +105,8 @@ class LargestLogits(Measuring):
             named = dict(zip(("q_BLNH", "k_BLNH"), called.inputs, strict=False)) | called.keywords
             q_BLNH, k_BSMH = (layers.local(named[name]) for name in ("q_BLNH", "k_BLNH"))
             k_BSMH = _whole(k_BSMH, training)
-            visible = visible_keys(node, called.keywords, q_BLNH, k_BSMH)
-            logit = largest(q_BLNH, k_BSMH, visible, called.keywords.get("scale"))
+            hidden = self._masks.hidden(node, called.keywords, q_BLNH, k_BSMH)
+            logit = largest(q_BLNH, k_BSMH, hidden, called.keywords.get("scale"))
             lost = logit.isnan().to(row.dtype)
             torch.maximum(row, torch.stack([logit.nan_to_num(-math.inf, math.inf), lost]), out=row)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,8 +23,12 @@ EDGES = [
 """The ends of the bins."""
 
 _BINS = len(EDGES) - 1
-_CHUNK = 2**24
-"""Elements that are counted at a time."""
+_RAW = 2**9
+_CHUNK = {"cpu": 2**16}
+"""Elements that are counted at a time: what a cache of the CPU holds."""
+
+_MOST = 2**24
+"""The same on other devices."""
 
 
 def callback(config: Histograms, context: CallbackContext) -> TrainerCallback:
@@ -72,7 +77,8 @@ class LayerHistograms(Measuring):
         shares: dict[str, list[float]] = {}
         for kind, sums in measured.items():
             for layer, totals in zip(self._layers, sums.totals(), strict=True):
-                *counts, lost, number = totals
+                *counts, lost = in_bins(totals[:-1])
+                number = totals[-1]
                 if number > lost:
                     shares[f"{kind}/{layer}"] = [count / (number - lost) for count in counts]
                 if lost:
@@ -85,7 +91,7 @@ class LayerHistograms(Measuring):
         training.log_histograms(EDGES, shares)
 
     def _sums(self, training: Training) -> layers.Sums:
-        return layers.Sums(self._layers, training.device, width=_BINS + 2)
+        return layers.Sums(self._layers, training.device, width=_RAW + 1)
 
     def _adder(self, layer: str) -> Any:
         def add(called: layers.Call) -> None:
@@ -97,18 +103,37 @@ class LayerHistograms(Measuring):
 
 
 def counted(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the number of values in each bin, and at last of values that are not finite."""
-    counts = torch.zeros(_BINS + 1, dtype=torch.int64, device=tensor.device)
-    for values in tensor.detach().flatten().split(_CHUNK):
-        wide = values.float()
-        # |x| is from 2**(exponent - 1) to 2**exponent.
-        exponents = torch.frexp(wide).exponent
-        away = (exponents - LOWEST).clamp_(0, _CENTER)
-        bins = torch.where(wide < 0, _CENTER - away, _CENTER + away)
-        bins = torch.where(wide.isfinite() & (wide != 0), bins, _CENTER)
-        bins = bins.masked_fill_(~wide.isfinite(), _BINS)
-        counts += torch.bincount(bins, minlength=_BINS + 1)
+    """Return the number of values with each sign and exponent: the first nine bits of a float32."""
+    counts = torch.zeros(_RAW, dtype=torch.int64, device=tensor.device)
+    chunk = _CHUNK.get(tensor.device.type, _MOST)
+    for values in tensor.detach().flatten().split(chunk):
+        signs_and_exponents = (values.float().view(torch.int32) >> 23).bitwise_and_(_RAW - 1)
+        counts += torch.bincount(signs_and_exponents, minlength=_RAW)
     return counts
+
+
+def in_bins(counts: Sequence[float]) -> list[float]:
+    """Return the number of values in each bin, and at last of values that are not finite.
+
+    Args:
+        counts: as :func:`counted` returns them.
+    """
+    found = [0.0] * (_BINS + 1)
+    for number, count in zip(_BIN_OF, counts, strict=True):
+        found[number] += count
+    return found
+
+
+def _bin_of(bits: int) -> int:
+    """Return the bin of floats with this sign and exponent; not finite: the one after the last."""
+    exponent = (bits & 0xFF) - 127  # |x| is from 2**exponent to 2**(exponent + 1)
+    if exponent == 128:
+        return _BINS
+    away = min(max(exponent - LOWEST + 1, 0), _CENTER)
+    return _CENTER - away if bits >> 8 else _CENTER + away
+
+
+_BIN_OF = [_bin_of(bits) for bits in range(_RAW)]
 
 
 def _count(sums: layers.Sums, layer: str, tensor: torch.Tensor, training: Training) -> None:

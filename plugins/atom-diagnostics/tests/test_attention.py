@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.attention.flex_attention import and_masks, create_block_mask
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from torchtitan.models.common import attention as nodes
 from torchtitan.models.common import token_dispatcher
 
@@ -65,7 +67,8 @@ def varlen(window: int) -> nn.Module:
 def test_the_largest_logit_is_that_of_plain_arithmetic(
     kernel: str, window: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logits, "_ELEMENTS", block)
+    monkeypatch.setattr(logits, "_ELEMENTS", {"cpu": block})
+    monkeypatch.setattr(logits, "_KEPT", 20 * LENGTH * BATCH if block == 1 else 2**26)
     q_BLNH, k_BSMH = queries_and_keys()
     if kernel == "flex":
         node = nodes.FlexAttention.Config().build()
@@ -76,8 +79,8 @@ def test_the_largest_logit_is_that_of_plain_arithmetic(
     else:
         node, keywords = nodes.ScaledDotProductAttention.Config().build(), {"is_causal": True}
         window = LENGTH
-    visible = logits.visible_keys(node, keywords, q_BLNH, k_BSMH)
-    found = logits.largest(q_BLNH, k_BSMH, visible, 0.3).item()
+    hidden = logits.Masks().hidden(node, keywords, q_BLNH, k_BSMH)
+    found = logits.largest(q_BLNH, k_BSMH, hidden, 0.3).item()
     documents = kernel != "sdpa"
     assert found == pytest.approx(expected(window, 0.3, documents=documents), rel=1e-6)
 
@@ -85,8 +88,8 @@ def test_the_largest_logit_is_that_of_plain_arithmetic(
 def test_without_a_mask_and_a_scale_all_keys_are_seen() -> None:
     q_BLNH, k_BSMH = queries_and_keys()
     node = nodes.ScaledDotProductAttention.Config().build()
-    visible = logits.visible_keys(node, {"is_causal": False}, q_BLNH, k_BSMH)
-    found = logits.largest(q_BLNH.bfloat16(), k_BSMH.bfloat16(), visible, None)
+    hidden = logits.Masks().hidden(node, {"is_causal": False}, q_BLNH, k_BSMH)
+    found = logits.largest(q_BLNH.bfloat16(), k_BSMH.bfloat16(), hidden, None)
     every = torch.einsum("blmgh,bsmh->blmgs", q_BLNH.unflatten(2, (2, 2)), k_BSMH) / WIDTH**0.5
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(every.max().item(), rel=0.02)
@@ -173,6 +176,34 @@ def test_what_is_not_a_number_is_no_maximum() -> None:
         run.do()
     assert math.isnan(run.row["logit/layers.2"])
     assert math.isfinite(run.row["logit/layers.1"])
+
+
+@pytest.mark.usefixtures("alone")
+def test_selective_checkpointing_keeps_none_of_the_hooks_products() -> None:
+    """It would take them for those of the layer when it computes the layer again."""
+    run = Run(interval=1)
+    layer = run.model["layers"]["0"]
+    contexts = partial(create_selective_checkpoint_contexts, [torch.ops.aten.bmm.default])
+
+    def squares(x_BLD: torch.Tensor) -> torch.Tensor:
+        y_BLD = layer(x_BLD)
+        # The backward pass of sin needs the products.
+        return torch.bmm(y_BLD, y_BLD.transpose(1, 2)).sin()
+
+    gradients = []
+    for measured in (False, True):
+        run.model.zero_grad()
+        run.callback._due = False
+        if measured:
+            run.callback.before_step(run)
+        run.callback.before_forward(run, {})
+        x_BLD = torch.randn(2, 6, HEADS * WIDTH, generator=torch.Generator().manual_seed(1))
+        found = checkpoint(squares, x_BLD, use_reentrant=False, context_fn=contexts)
+        found.sum().backward()
+        run.callback.after_forward(run, found)
+        gradients.append(layer.wq.weight.grad.clone())
+    assert torch.equal(*gradients)
+    assert run.callback._found[0, 0] > 0
 
 
 def test_only_one_dispatcher_of_torchtitan_can_drop_tokens() -> None:

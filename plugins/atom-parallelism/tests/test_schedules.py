@@ -72,6 +72,12 @@ def test_gradients_of_several_batches_add_up() -> None:
 
 
 @pytest.mark.slow
+def test_a_loss_in_chunks_is_that_of_the_whole() -> None:
+    """Under tensor parallelism; that of validation, too."""
+    runs.assert_trains_alike(LLAMA, runs.LAYOUTS["tp"], loss={"num_chunks": 4})
+
+
+@pytest.mark.slow
 def test_experts_over_all_ranks_of_a_stage_train_alike() -> None:
     """4D on 8 ranks, the experts shared out by 4. On 16 ranks, by 2, the five dimensions begin and
     go on in ``test_a_checkpoint_of_one_layout_goes_on_under_another``."""
