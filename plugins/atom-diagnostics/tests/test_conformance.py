@@ -23,7 +23,7 @@ MIXTURE = {
 }
 
 TestNorms = conformance("callback:norms", **NORMS)
-TestEma = conformance("callback:ema", decay=0.5)
+TestEma = conformance("callback:ema", decay=0.5).having(architecture=MIXTURE)
 TestExperts = conformance("callback:experts", **EXPERTS).having(architecture=MIXTURE)
 TestAttention = conformance("callback:attention", **ATTENTION)
 TestHistograms = conformance("callback:histograms", **HISTOGRAMS)
