@@ -211,14 +211,16 @@ def test_what_cannot_be_ranked(
 @pytest.mark.parametrize(
     ("values", "share"),
     [
-        ([10.0**-n for n in range(16)], (0.8, 1.0)),
+        ([10.0**-n for n in range(16)], (0.99, 1.0)),
+        ([8 + n / 2 * (-1) ** n for n in range(16)], (0.8, 1.0)),
         ([(7 * n) % 16 for n in range(16)], (0.0, 0.4)),
         ([f"name{n}" for n in range(16)], None),
         ([n // 8 for n in range(16)], (0.7, 0.8)),
     ],
 )
-def test_numbers_that_a_search_has_drawn_form_groups(values: list[Any], share: Any) -> None:
-    """A value for each run would explain everything; a name for each run explains nothing."""
+def test_values_that_a_search_has_drawn(values: list[Any], share: Any) -> None:
+    """Those in order and those with the best in the middle explain much, those in disorder little;
+    names of which each is there once say nothing."""
     found = importance("key", values, [float(n) for n in range(16)], least=True)
     if share is None:
         assert found.share is None

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from atom.errors import shown
 
 FEW = 8
@@ -20,10 +22,10 @@ class Importance:
     Attributes:
         setting: its key.
         values: number of its different values.
-        share: share of the variance of the objective between groups of runs with the same value,
-            adjusted for the number of groups as an adjusted R² is: 0 to 1. None if there are too
-            few runs to tell.
-        best: the value, or the range of values, of the group with the best mean, in words.
+        share: share of the variance of the objective that a mean for each value explains, adjusted
+            for the number of values as an adjusted R² is: 0 to 1. For numbers that a search has
+            drawn, that of a parabola over their ranks. None if there are too few runs to tell.
+        best: the value with the best mean, or a range of neighbours, in words.
         worth: that mean.
     """
 
@@ -39,9 +41,6 @@ def importance(
 ) -> Importance:
     """Return what a setting explains.
 
-    Numbers with fewer than two runs for each value are divided into groups of neighbours, of four
-    runs or more.
-
     Args:
         setting: its key.
         values: its value in each run; plain data.
@@ -50,43 +49,62 @@ def importance(
     """
     groups = [shown(value) for value in values]
     distinct = len(set(groups))
-    numbers = [value for value in values if isinstance(value, int | float) and value is not True]
-    if distinct > len(values) / 2 and len(numbers) == len(values):
-        groups = _neighbours(numbers)
+    # Hardly any value is there twice: a mean for each of them would explain everything.
+    drawn = distinct > len(values) / 2 and all(map(is_number, values))
+    if drawn:
+        groups = _neighbours(values)
     means = {
         group: statistics.fmean(r for r, g in zip(results, groups, strict=True) if g == group)
         for group in dict.fromkeys(groups)
     }
     best = (min if least else max)(means, key=lambda group: means[group])
-    share = _share(results, [means[group] for group in groups], len(means))
+    if drawn:
+        share = _share(results, _parabola(values, results), 3)
+    else:
+        share = _share(results, [means[group] for group in groups], len(means))
     return Importance(setting, distinct, share, best, means[best])
 
 
+def ranked(found: Sequence[Importance]) -> list[Importance]:
+    """Return settings by their share, those without one last."""
+    return sorted(found, key=lambda one: -1.0 if one.share is None else one.share, reverse=True)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value of a setting is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _neighbours(values: Sequence[float]) -> list[str]:
-    """Return for each value the range of the group that it is in, in words."""
+    """Return for each value the range of its group of neighbours, in words: two to four groups."""
     order = sorted(values)
-    count = max(2, min(4, len(order) // 4))
-    found = []
-    for value in values:
-        group = min(order.index(value) * count // len(order), count - 1)
-        within = [v for v in order if min(order.index(v) * count // len(order), count - 1) == group]
-        found.append(f"{within[0]:.3g} to {within[-1]:.3g}")
-    return found
+    count = max(2, min(4, len(order) // 3))
+    groups = [order.index(value) * count // len(order) for value in order]
+    words = {}
+    for group in set(groups):
+        within = [value for value, of in zip(order, groups, strict=True) if of == group]
+        words[group] = f"{within[0]:.3g} to {within[-1]:.3g}"
+    return [words[groups[order.index(value)]] for value in values]
 
 
-def _share(results: Sequence[float], fitted: Sequence[float], groups: int) -> float | None:
+def _parabola(values: Sequence[float], results: Sequence[float]) -> list[float]:
+    """Return the parabola over the ranks of ``values`` that fits ``results`` best."""
+    order = sorted(values)
+    ranks = np.array([order.index(value) for value in values]) / len(values) - 0.5
+    terms = np.stack([np.ones_like(ranks), ranks, ranks**2], axis=1)
+    factors = np.linalg.lstsq(terms, np.array(results), rcond=None)[0]
+    fitted: list[float] = (terms @ factors).tolist()
+    return fitted
+
+
+def _share(results: Sequence[float], fitted: Sequence[float], terms: int) -> float | None:
     """Return the adjusted share of the variance of ``results`` that ``fitted`` explains."""
     runs = len(results)
-    if runs <= groups or groups < 2:
+    if runs <= terms or terms < 2:
         return None
     mean = statistics.fmean(results)
     total = sum((result - mean) ** 2 for result in results)
     if total == 0:
         return 0.0
     left = sum((result - fit) ** 2 for result, fit in zip(results, fitted, strict=True))
-    return max(0.0, 1 - (left / (runs - groups)) / (total / (runs - 1)))
-
-
-def ranked(found: Sequence[Importance]) -> list[Importance]:
-    """Return settings by their share, those without one last."""
-    return sorted(found, key=lambda one: -1.0 if one.share is None else one.share, reverse=True)
+    return max(0.0, 1 - (left / (runs - terms)) / (total / (runs - 1)))

@@ -201,10 +201,14 @@ def rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     for place, trial in enumerate(sweep.trials, 1):
         status = trial.status
         steps = f"{status.step:,}" + (f"/{status.steps:,}" if status.steps else "")
-        settings = (shown(value) for value in trial.settings.values())
+        settings = (_short(value) for value in trial.settings.values())
         rank = f"{place}" if trial.counts else "–"
         found.append([rank, trial.name, cell(trial.value), *settings, status.state, steps])
     return head, found
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
 
 
 def importance_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:

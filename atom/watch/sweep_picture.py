@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 from atom.errors import shown
 from atom.watch import chart
 from atom.watch.axis import Axis, px, tick
-from atom.watch.importance import Importance
+from atom.watch.importance import Importance, is_number
 from atom.watch.markup import element
 from atom.watch.sweep import Sweep, cell
 
@@ -106,7 +106,7 @@ def panels_of(sweep: Sweep) -> Iterator[tuple[str, Element]]:
 def _across(values: Sequence[Any]) -> tuple[Any, list[tuple[float, str]]]:
     """Return a function that places a value, and the ticks: place and words."""
     begin, end = _LEFT + 14, chart.WIDTH - _RIGHT - 14
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if all(map(is_number, values)):
         low, high = min(values), max(values)
         log = low > 0 and high / low > _LOG_FROM
         axis = Axis(low, high, log=log, begin=begin, end=end)
