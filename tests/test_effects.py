@@ -42,6 +42,7 @@ ELSEWHERE = {
 """Keys that are looked at by other code, and by which."""
 
 ALWAYS = {
+    "evaluation.interval",
     "validation.fraction",
     "validation.sets",
     "activation_checkpoint.mode",
@@ -99,7 +100,7 @@ def every_key() -> set[str]:
     }
     # Those of components and launchers are their plugins' own; the rest is the command's.
     keys |= {f"optimizer.{field}" for model in OPTIMIZERS.values() for field in model.model_fields}
-    for name in ("data", "faults", "launch", "loss", "profile", "validation"):
+    for name in ("data", "faults", "launch", "loss", "profile", "validation", "evaluation"):
         model = Run.model_fields[name].annotation
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from atom.run_dir import evals
+from atom.run_dir import evals, events
 
 sys.path.append(str(Path(__file__).parents[1] / "plugins/atom-evaluators/tests"))
 
@@ -33,6 +33,10 @@ QUESTIONS = [
     ("", ["class", "for"], 1),
     ("x" * 200, [" y", " xx"], 1),  # longer than a sequence
 ]
+IN_THE_LOOP = (
+    *("evaluation.interval=20", "evaluation.tasks=[own:code_rc]", "evaluation.limit=2"),
+    "evaluators.own={name: olmes, path: requests}",
+)
 OLMES = "mine={name: olmes, path: requests}"
 
 
@@ -64,14 +68,15 @@ def write_requests(folder: Path, lines: list[str] | None = None) -> None:
 def trained(atom: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of two checkpoints, its export, and requests."""
     place = tmp_path_factory.mktemp("evaluated")
+    write_requests(place / "requests" / "code" / "rc")
+    write_requests(place / "requests" / "broken" / "rc", ['{"request_type": "generate"}'])
     steps = ("training.steps=20", "checkpoint.interval=10")
-    done = atom("train", *TINY, *steps, "run.dir=run", cwd=place)
+    done = atom("train", *TINY, *steps, *IN_THE_LOOP, "run.dir=run", cwd=place)
     assert done.returncode == 0, done.stderr
+    assert "evaluated step 20: code_rc acc " in done.stdout
     assert atom("export", "run", "--to", "hf", "--out", "export", cwd=place).returncode == 0
     shutil.copytree(place / "export", place / "foreign")
     (place / "foreign" / "run.yaml").unlink()
-    write_requests(place / "requests" / "code" / "rc")
-    write_requests(place / "requests" / "broken" / "rc", ['{"request_type": "generate"}'])
     return place
 
 
@@ -85,7 +90,8 @@ def scored(atom: Callable[..., Any], trained: Path) -> dict[str, list[evals.Eval
         assert "2 requests are longer than 128 tokens, and lost their beginning" in done.stderr
         row = next(line for line in done.stdout.splitlines() if "len_norm" in line)
         assert row.split()[0] == "code_rc"
-    return {folder: evals.read(trained / folder) for folder in ("run", "export", "foreign")}
+    found = {folder: evals.read(trained / folder) for folder in ("run", "export", "foreign")}
+    return {folder: [row for row in rows if row.limit is None] for folder, rows in found.items()}
 
 
 def test_the_export_and_transformers_have_the_same_scores(
@@ -173,6 +179,69 @@ def test_the_harness_has_the_scores_of_its_own_model(
             assert found.samples == theirs["n-samples"][task]["effective"]
             assert found.higher_is_better == theirs["higher_is_better"][task][found.metric]
 
+
+# ---------------------------------------------------------------------------- while training
+
+
+def test_the_last_checkpoint_was_evaluated(trained: Path) -> None:
+    rows = [row for row in evals.read(trained / "run") if row.limit == 2]
+    assert {(row.step, row.samples, row.asked) for row in rows} == {(20, 2, "code_rc")}
+    (event,) = (e for e in events.read(trained / "run") if e["event"] == events.EVALUATED)
+    assert event["numbers"] == {row.name: row.value for row in rows}
+
+
+def test_an_evaluation_that_fails_does_not_fail_the_run(
+    atom: Callable[..., Any], trained: Path
+) -> None:
+    words = ("evaluation.tasks=[own:broken_rc]", "training.steps=2", "checkpoint.interval=20")
+    done = atom("train", *TINY, *IN_THE_LOOP, *words, "run.dir=failing", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    reason = "line 1 of requests/broken/rc/requests.jsonl.gz is no request: its type 'generate'"
+    assert f"step 2 was not evaluated ({reason}" in done.stdout
+    (event,) = (
+        e for e in events.read(trained / "failing") if e["event"] == events.EVALUATION_FAILED
+    )
+    assert event["step"] == 2
+    assert event["reason"].startswith(reason)
+    assert not evals.read(trained / "failing")
+
+
+REFUSED = {
+    "no tasks": (["evaluation.tasks=[]"], "evaluation.interval=20: has no effect without"),
+    "tasks, and no interval": (
+        ["evaluation.interval=0", "evaluation.limit=null"],
+        "evaluation.tasks=[own:code_rc]: has no effect with evaluation.interval=0",
+    ),
+    "between checkpoints": (
+        ["checkpoint.interval=7"],
+        "evaluation.interval=20: is no multiple of checkpoint.interval=7; valid: 7, or a multiple",
+    ),
+    "no checkpoints": (
+        ["checkpoint.enable=false"],
+        "evaluation.interval=20: evaluates checkpoints, and checkpoint.enable=false; valid: 0",
+    ),
+    "an unknown task": (
+        ["evaluation.tasks=[own:cod_rc]"],
+        "evaluation.tasks=own:cod_rc: the evaluator own has no task cod_rc; did you mean code_rc?",
+    ),
+    "another launcher": (
+        ["launcher=slurm"],
+        "evaluation.interval=20: is for runs on this machine, and launcher=slurm submits the run",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_before_training(name: str, forked: Callable[..., Any], trained: Path) -> None:
+    words, sentence = REFUSED[name]
+    steps = ("training.steps=20", "checkpoint.interval=10", "run.dir=refused")
+    done = forked("train", *TINY, *IN_THE_LOOP, *steps, *words, cwd=trained)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr.splitlines()[-1].replace(" (command line)", "")
+    assert not (trained / "refused").exists()
+
+
+# ---------------------------------------------------------------------------- bad input
 
 BAD = {
     "an unknown task": (

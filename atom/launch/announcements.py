@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from atom.io.numbers import decimal
 from atom.io.tail import Tail
 from atom.run_dir import events
 from atom.watch.screen import Screen
@@ -21,7 +22,7 @@ class News:
         """Show the events since the last call."""
         for line in self._tail.lines():
             try:
-                words = _words(events.parsed(line))
+                words = told(events.parsed(line))
             except ValueError:
                 continue  # the reader of the whole file reports it
             if words is not None:
@@ -32,7 +33,7 @@ class News:
         self._tail.close()
 
 
-def _words(event: dict) -> str | None:
+def told(event: dict) -> str | None:
     """Return one line about an event, or None if the event is not shown."""
     match event["event"]:
         case events.FAILED if event["restart"]:
@@ -44,6 +45,14 @@ def _words(event: dict) -> str | None:
             )
         case events.CHECKPOINT_FAILED:
             return f"checkpoint of step {event['step']} could not be written ({event['reason']})"
+        case events.EVALUATED:
+            numbers = (
+                f"{name} {'–' if value is None else decimal(value, 4)}"
+                for name, value in event["numbers"].items()
+            )
+            return f"evaluated step {event['step']:,}: {', '.join(numbers)}"
+        case events.EVALUATION_FAILED:
+            return f"step {event['step']:,} was not evaluated ({event['reason']}); the run goes on"
         case events.WARNED:
             return str(event["text"])
         case events.ALERT:

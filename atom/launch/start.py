@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from atom.io import environment
 from atom.io.process import Child, call
 from atom.io.terminal import say
-from atom.launch import local
+from atom.launch import evaluations, local
 from atom.launch.announcements import News
 from atom.launch.stopper import Stopper
 from atom.plugin import Callback, Dataset
@@ -56,17 +57,21 @@ def train(
         return
     ranks = Child(partial(_start, place, ready, verbose=verbose))
     screen = Screen(verbose=verbose)
-    with Stopper(place, screen, ask=lambda: ranks.signal(signal.SIGUSR1)) as stopper:
+    scored = evaluations.Evaluations(place, ready.run.evaluation, ready.steps)
+    with closing(scored):
+        with Stopper(place, screen, ask=lambda: ranks.signal(signal.SIGUSR1)) as stopper:
 
-        def ended() -> bool:
-            stopper.repeat()
-            return not ranks.working()
+            def ended() -> bool:
+                stopper.repeat()
+                scored.poll()
+                return not ranks.working()
 
-        try:
-            follow(ready, screen, ended, ranks.result)
-        except BaseException:
-            ranks.terminate()
-            raise
+            try:
+                follow(ready, screen, ended, ranks.result)
+            except BaseException:
+                ranks.terminate()
+                raise
+        scored.finish()
 
 
 def follow(
@@ -150,6 +155,7 @@ def check(
     folder.check_usable(place)
     run = resume.with_order(place, branch.with_origin(place, run))
     selection = select(run, host)
+    evaluations.check(run, host, joined=ranks is not None)
     checked = partial(
         resume.check, place, dataset=selection[Dataset], callbacks=selection.many(Callback)
     )

@@ -221,6 +221,10 @@ RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
             else "without validation.sets"
         ),
     ),
+    (
+        ("evaluation.tasks", "evaluation.limit", "evaluation.device"),
+        _with("evaluation.interval", 0),
+    ),
     (("checkpoint.export_dtype",), _with("checkpoint.last_save_model_only", False)),
     (_LOADING, _no_initial_weights),
     (

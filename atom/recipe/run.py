@@ -22,6 +22,7 @@ from atom.plugin import Callback, Declaration
 from atom.plugin.parameters import Component, components, kind_of
 from atom.recipe import checks, migrations, optimizers, ranges
 from atom.recipe.components import fields
+from atom.recipe.evaluation import Evaluation, check_evaluation
 from atom.recipe.optimizers import AdamW, Optimizer
 from atom.recipe.resolved import Resolved
 from atom.recipe.sections import (
@@ -97,6 +98,7 @@ class Run(_Components):
     faults: Faults = Faults()
     data: Data = Data()
     validation: Validation = Validation()
+    evaluation: Evaluation = Evaluation()
     sweep: Sweep = Sweep()
     profile: Profile = Profile()
     dry_run: bool = Field(
@@ -204,6 +206,7 @@ def parse(sections: Section) -> Run:
     checks.best(run)
     check_best(run)
     check_fraction(run)
+    check_evaluation(run)
     if run.batch.tokens is None:
         return run
     return run.model_copy(update={"training": checks.in_sequences(run.batch.tokens, run.training)})

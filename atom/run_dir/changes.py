@@ -81,6 +81,7 @@ KINDS: dict[str, Kind] = {
     "profile": "harmless",
     "validation": "harmless",
     "validation.fraction": "refused",  # which documents are trained on
+    "evaluation": "harmless",
     "data": "harmless",
     "data.order": "refused",
     "data.packing": "refused",

@@ -94,6 +94,11 @@ fraction of the training pairs."""
 VALIDATION_SET = "validation_set"
 """A validation set was read. ``set`` (its name), ``sequences``, ``tokens`` (that are predicted),
 ``bytes`` (of these; null if the tokenizer does not tell), ``data`` (a digest of the sequences)."""
+EVALUATED = "evaluated"
+"""A checkpoint was evaluated while training went on. ``step``, ``seconds``, ``numbers`` (task and
+metric -> value)."""
+EVALUATION_FAILED = "evaluation_failed"
+"""A checkpoint could not be evaluated; the run continues. ``step``, ``reason``."""
 REPLICAS_DIFFER = "replicas_differ"
 """Parameters that must be equal across replicas differ; the run ends. ``step``, ``reason``."""
 REPLAY_DIFFERS = "replay_differs"
@@ -154,6 +159,8 @@ _NEEDED = {
     RECOVERED: ("seconds",),
     NUMERICAL_FAULT: ("step", "decision"),
     ALERT: ("step", "reason", "callback"),
+    EVALUATED: ("step", "numbers"),
+    EVALUATION_FAILED: ("step", "reason"),
     VALIDATION_SET: ("set", "sequences", "tokens"),
 }
 """Fields that readers of an event require."""
@@ -180,6 +187,13 @@ def parsed(line: bytes) -> dict[str, Any]:
     return event
 
 
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        number is None or (isinstance(number, int | float) and not isinstance(number, bool))
+        for number in value.values()
+    )
+
+
 def _problems(event: dict[str, Any]) -> Iterator[str]:
     """Yield the fields of an event that are missing or have the wrong type."""
     kind = event["event"]
@@ -192,7 +206,9 @@ def _problems(event: dict[str, Any]) -> Iterator[str]:
         if value is not None and not whole:
             yield name
     yield from (name for name in _WORDS if not isinstance(event.get(name), str | None))
-    if kind in (RECOVERED, CHECKPOINT_SAVED) and not _is_length(event.get("seconds")):
+    if kind == EVALUATED and not _are_numbers(event["numbers"]):
+        yield "numbers"
+    if kind in (RECOVERED, CHECKPOINT_SAVED, EVALUATED) and not _is_length(event.get("seconds")):
         yield "seconds"
     if kind == PACKED and not _is_length(event.get("padding")):
         yield "padding"
