@@ -1,10 +1,10 @@
 """``atom …`` and ``python -m …`` from a process that has imported torchtitan, which takes longer
 than a small run.
 
-The process listens on a socket and forks for each command: a process that waits, and the command
-itself, in a session of its own, with the environment, folder and pipes of whoever asks. From there
-on everything is what it is for a user; only the imports are done, and the end does not take the
-interpreter down piece by piece, which takes longer than many a command.
+The process listens on a socket and forks for each command, which has a session of its own, and the
+environment, folder and pipes of whoever asks. From there on everything is what it is for a user;
+only the imports are done, and the end does not take the interpreter down piece by piece, which
+takes longer than many a command.
 """
 
 from __future__ import annotations
@@ -176,29 +176,42 @@ def _serve(path: str) -> NoReturn:
     # A collection in a child would write to all that it shares with this process.
     gc.collect()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    ended, tells = os.pipe()
+    for end in (ended, tells):
+        os.set_blocking(end, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
     listener.listen(64)
     Path(path + ".new").rename(path)
+    asking: dict[int, socket.socket] = {}  # by the process of the command
     while True:
-        connection, _ = listener.accept()
-        if os.fork():
-            connection.close()
+        ready, _, _ = select.select([listener, ended], [], [])
+        if ended in ready:
+            os.read(ended, 4096)
+            for command in list(asking):
+                number, status = os.waitpid(command, os.WNOHANG)
+                if number:
+                    with asking.pop(command) as connection, suppress(ConnectionError):
+                        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        if listener not in ready:
             continue
-        listener.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+        connection, _ = listener.accept()
         length, pipes, _, _ = socket.recv_fds(connection, 4, 2)
         request = connection.makefile("rb").read(int.from_bytes(length, "big"))
         command = os.fork()
         if command == 0:
-            connection.close()
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGHUP):  # the tests may run under nohup
+                signal.signal(number, signal.SIG_DFL)
+            for inherited in (listener, connection, *asking.values()):
+                inherited.close()
+            os.close(ended)
+            os.close(tells)
             _run(*json.loads(request), *pipes)
         for pipe in pipes:
             os.close(pipe)
+        asking[command] = connection
         connection.sendall(f"{command}\n".encode())
-        _, status = os.waitpid(command, 0)
-        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-        os._exit(0)
 
 
 def _run(

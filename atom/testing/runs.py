@@ -16,6 +16,9 @@ from atom.testing import partners, ranks
 Sections = dict[str, Any]
 
 STEPS = 3
+RESUMED_STEPS = STEPS + 2
+"""Steps of a run that resumes from the checkpoint of a run of ``STEPS``."""
+
 SEQ_LEN = 64
 """Divisible as TP 2 x CP 2 and attention masks in blocks of 16 require."""
 
@@ -102,7 +105,15 @@ def assert_trains_alike(
         changed: other sections of the run under the layout, complete.
     """
     rows = train(sections(architecture, parallelism, **changed))
-    assert_same(rows, train(sections(architecture)))
+    assert_same(rows, on_one_rank(architecture))
+
+
+def on_one_rank(architecture: Sections, *, steps: int = STEPS) -> list[StepMetrics]:
+    """Return the metrics of an architecture's run on one rank.
+
+    One run serves every number of steps up to :data:`RESUMED_STEPS`.
+    """
+    return train(sections(architecture, steps=RESUMED_STEPS))[:steps]
 
 
 def assert_same(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 WRITE = "ATOM_GOLDEN"
-"""Set to ``write``, values are recorded and not compared."""
+"""Set to ``write``, values are recorded and not compared; to ``all``, all of them are compared."""
 
 
 class Record:

@@ -305,12 +305,12 @@ class ArchitectureSuite(Options, ComponentSuite):
         saved = next(name for name in ("pp", "tp", *supported) if name in supported)
         others = [name for name in ("fsdp", *supported) if name in supported and name != saved]
         loaded = runs.LAYOUTS[others[0]] if others else runs.SINGLE
-        steps = runs.STEPS + 2
+        steps = runs.RESUMED_STEPS
         rows = runs.train(
             runs.sections(self.architecture, loaded, steps=steps),
             after=runs.sections(self.architecture, runs.LAYOUTS[saved]),
         )
-        runs.assert_same(rows, runs.train(runs.sections(self.architecture, steps=steps)))
+        runs.assert_same(rows, runs.on_one_rank(self.architecture, steps=steps))
 
     def can_be_laid_out(self, layout: str) -> bool:
         """Return whether the architecture supports a layout."""

@@ -121,14 +121,14 @@ class ParallelismSuite(Options, ComponentSuite):
         """Losses and gradient norms on real ranks equal those of one rank, on two architectures."""
         architecture = self.architectures[number]
         rows = runs.train(self._run(architecture))
-        runs.assert_same(rows, runs.train(runs.sections(architecture)))
+        runs.assert_same(rows, runs.on_one_rank(architecture))
 
     @pytest.mark.slow
     def test_checkpoints_load_on_one_rank(self) -> None:
         """A checkpoint saved under the strategy resumes under ``single``."""
-        architecture, steps = self.architectures[0], runs.STEPS + 2
+        architecture, steps = self.architectures[0], runs.RESUMED_STEPS
         rows = runs.train(runs.sections(architecture, steps=steps), after=self._run(architecture))
-        runs.assert_same(rows, runs.train(runs.sections(architecture, steps=steps)))
+        runs.assert_same(rows, runs.on_one_rank(architecture, steps=steps))
 
     def _run(self, architecture: dict[str, Any]) -> dict[str, Any]:
         """Return the run under the strategy, on two ranks if the degrees are open."""

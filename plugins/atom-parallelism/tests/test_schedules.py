@@ -107,9 +107,9 @@ def test_a_checkpoint_of_one_layout_goes_on_under_another(layout: str) -> None:
     """
     names = list(RESHARDED)
     before = runs.sections(MIXTURE, RESHARDED[names[names.index(layout) - 1]])
-    steps = runs.STEPS + 2
+    steps = runs.RESUMED_STEPS
     rows = runs.train(runs.sections(MIXTURE, RESHARDED[layout], steps=steps), after=before)
-    runs.assert_same(rows, runs.train(runs.sections(MIXTURE, steps=steps)))
+    runs.assert_same(rows, runs.on_one_rank(MIXTURE, steps=steps))
 
     single = runs.sections(MIXTURE)
     runs.train(single)
