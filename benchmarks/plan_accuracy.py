@@ -22,7 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from plan_parts import fit
-from plan_parts.jobs import Job, UnfitError, job
+from plan_parts.frameworks import UnfitError
+from plan_parts.jobs import Job, job
 from plan_parts.scores import Scored, drift, is_hopper, ordered, table
 
 from atom.plan.time.constants import DEFAULT, PRIORS, PUBLISHED, Constants

@@ -246,6 +246,7 @@ def test_every_fitted_constant_has_a_prior() -> None:
 
 ROW = {
     "id": "t/one", "set": "torchtitan-2024-12", "clean": "A",
+    "framework": "torchtitan", "date": "2024-12",
     "model": LLAMA_8B | {"name": "Llama 3.1 8B"},
     "hardware": {"gpu": "H100 SXM 96GB HBM2e", "count": 8, "gpus_per_node": 8},
     "layout": {

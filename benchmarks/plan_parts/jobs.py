@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from atom.plan.device import DeviceDescription, named
-from atom.plan.execution import (
-    BFLOAT16,
-    COMPILED,
-    CUDNN,
-    DELAYED,
-    EAGER,
-    FLASH1,
-    FLASH2,
-    FSDP,
-    KERNELS,
-    MXFP8,
-    ROWWISE,
-    TENSORWISE,
-    UNFUSED,
-    ZERO1,
-    Execution,
-)
+from plan_parts import frameworks
+from plan_parts.frameworks import UnfitError
+
+from atom.plan.device import DeviceDescription
+from atom.plan.execution import ZERO1
 from atom.plan.layout import Layout
-from atom.plan.model import FULL, NONE, SELECTIVE
 from atom.plan.time.orders import interleaved
 from atom.plan.transformer import transformer
 from atom.plan.work import ModelWork
 
-MEGATRON = ("dgxc", "megatron-bridge", "narayanan", "korthikanti")
 CHUNKS = {"nemotron4-340b": 12}
 """Virtual stages that rows leave out: NVIDIA/dgxc-benchmarking, nemotron/README.md."""
-
-OLD = ("narayanan", "korthikanti")
 
 
 @dataclass(frozen=True)
@@ -59,10 +42,6 @@ class Job:
     fitted: bool
 
 
-class UnfitError(Exception):
-    """A row that cannot be predicted; the message says why."""
-
-
 def job(row: Mapping[str, Any]) -> Job:
     """Return the job of ``row``.
 
@@ -76,8 +55,8 @@ def job(row: Mapping[str, Any]) -> Job:
     if not dims.get("layers") or not dims.get("dim"):
         raise UnfitError("no architecture")
     work = transformer(dims)
-    device = _device(row)
-    layout = _layout(row, source, work)
+    device = frameworks.device(row)
+    layout = _layout(row, work)
     return Job(
         id=row["id"],
         source=source,
@@ -90,7 +69,8 @@ def job(row: Mapping[str, Any]) -> Job:
         layout=layout,
         device=device,
         seconds=_measured(row, layout),
-        fitted=source != "torchtitan-b200" and "zero-3" not in row["id"],
+        fitted="cap not said" not in row["hardware"]["gpu"]
+        and "DeepSpeed" not in str(row.get("framework")),
     )
 
 
@@ -112,82 +92,12 @@ def _measured(row: Mapping[str, Any], layout: Layout) -> float:
     raise UnfitError("nothing to score")
 
 
-def _device(row: Mapping[str, Any]) -> DeviceDescription:
-    hardware = row["hardware"]
-    gpu, nic = hardware["gpu"], str(hardware.get("nic") or "")
-    hbm2e = "HBM2e" in gpu or row["set"] == "torchao-float8"
-    name = "a100" if gpu.startswith("A100") else "b200" if gpu.startswith("B200") else "h100"
-    device = named("h100_hbm2e_500w" if hbm2e else name)
-    if "40GB" in gpu:
-        device = replace(device, name="a100_40gb", memory_bandwidth=1.555e12)
-    for text, gigabits in (("1600", 200), ("800 Gb/s per node", 100), ("8x200", 200)):
-        if text in nic:
-            device = replace(device, network_bandwidth=gigabits / 8 * 1e9)
-    if nic.startswith("400 Gb/s per node"):
-        device = replace(device, network_bandwidth=50 / 8 * 1e9)
-    if "800 Gb/s per node" in nic:
-        device = replace(device, network_bandwidth=100 / 8 * 1e9)
-    return device
-
-
-def _precision(row: Mapping[str, Any]) -> str:
-    text = row["precision"].lower()
-    if "rowwise" in text:
-        return ROWWISE
-    if "nvfp4" in text:
-        raise UnfitError("NVFP4")
-    if "mxfp8" in text or "fp8-mx" in text or "other gran" in text:
-        return MXFP8
-    if "tensorwise" in text:
-        return TENSORWISE
-    if text.startswith("fp8"):
-        return DELAYED
-    return BFLOAT16
-
-
-def _execution(row: Mapping[str, Any]) -> Execution:
-    source, flags = row["set"], row["flags"]
-    old, megatron = source.startswith(OLD), source.startswith(MEGATRON)
-    zero3 = "zero-3" in row["id"]
-    if old:
-        kernel = UNFUSED
-    elif megatron:
-        kernel = CUDNN
-    else:
-        kernel = FLASH1 if source == "llm-foundry" else FLASH2
-        if row["hardware"]["gpu"].startswith("B200"):
-            kernel = CUDNN
-    compiled = flags.get("compile") is True or "torchtitan-2024-perf" in source
-    return Execution(
-        products=_precision(row),
-        fusion=KERNELS if megatron else COMPILED if compiled else EAGER,
-        attention=kernel,
-        sharding=ZERO1 if megatron and not zero3 else FSDP,
-        async_tp=bool(flags.get("async_tp")) or (megatron and not old),
-        regathers=megatron,
-        saves_products=not megatron,
-        cached_weights=megatron,
-        float8_gather="tensorwise" in row["precision"],
-        sends_once=source.startswith("megatron-bridge"),
-        overlaps_dp=not old or zero3,
-    )
-
-
-def _checkpointing(row: Mapping[str, Any]) -> str:
-    text = str(row["flags"].get("ac", "none"))
-    if "layer" in text or "n-th" in text:
-        raise UnfitError("checkpointing of every other layer")
-    if text.startswith("selective"):
-        return SELECTIVE
-    return FULL if text.startswith("full") else NONE
-
-
-def _layout(row: Mapping[str, Any], source: str, work: ModelWork) -> Layout:
+def _layout(row: Mapping[str, Any], work: ModelWork) -> Layout:
     given, gpus = row["layout"], row["hardware"]["count"]
     tp, cp, pp = (given.get(name) or 1 for name in ("tp", "cp", "pp"))
     dp = gpus // (tp * cp * pp)
     replicas = given.get("dp_replicate") or 1
-    execution = _execution(row)
+    execution = frameworks.execution(row)
     if execution.sharding == ZERO1:
         shard, replicas = 1, dp
     else:
@@ -195,7 +105,7 @@ def _layout(row: Mapping[str, Any], source: str, work: ModelWork) -> Layout:
     micro, batch = given.get("micro_batch"), given.get("global_batch")
     if "local_batch" in given:
         micro = given["local_batch"] // pp
-    if micro is None and source == "narayanan-2021":
+    if micro is None and row["set"] == "narayanan-2021":
         micro = {24: 16, 30: 16, 36: 16, 40: 4}.get(row["model"]["layers"], 2)
     if not micro:
         raise UnfitError("no micro-batch")
@@ -208,8 +118,8 @@ def _layout(row: Mapping[str, Any], source: str, work: ModelWork) -> Layout:
     if chunks * pp > row["model"]["layers"] + 2:
         raise UnfitError("more chunks than layers")
     stages = _stages(list(work.blocks), pp * chunks)
-    old = source.startswith(OLD) or source == "llm-foundry"
-    pure = "PURE" in row["precision"] or execution.sharding == ZERO1
+    old = frameworks.is_old(row)
+    half = "PURE" in row["precision"] or (execution.sharding == ZERO1 and not old)
     return Layout(
         dp_replicate=replicas,
         dp_shard=shard,
@@ -221,13 +131,13 @@ def _layout(row: Mapping[str, Any], source: str, work: ModelWork) -> Layout:
         local_batch_size=micro * (passes if pp > 1 else 1),
         microbatch_size=micro,
         accumulation=1 if pp > 1 else passes,
-        sequence_parallel=tp > 1 and given.get("sequence_parallel", not source.startswith(OLD)),
+        sequence_parallel=tp > 1 and given.get("sequence_parallel", not old),
         reshard=given.get("sharding") != "SHARD_GRAD_OP" and pp == 1,
         stages=stages,
         stages_of=tuple(tuple(range(rank, pp * chunks, pp)) for rank in range(pp)),
         in_flight=tuple({} for _ in range(pp)),
-        checkpointing=_checkpointing(row),
-        reduce_dtype="bfloat16" if (pure and not old) or "PURE" in row["precision"] else "float32",
+        checkpointing=frameworks.checkpointing(row),
+        reduce_dtype="bfloat16" if half else "float32",
         execution=execution,
         order=interleaved(pp, chunks, passes) if pp > 1 else None,
     )
