@@ -53,6 +53,8 @@ LONGEST = (
     "plugins/atom-qwen3-5/tests/test_conformance.py",
     "plugins/atom-llama/tests/test_conformance.py",
     "plugins/atom-olmo/tests/test_conformance.py",
+    "plugins/atom-objectives/tests/test_conformance.py",
+    "plugins/atom-evaluators/tests/test_conformance.py",
     "plugins/atom-tokenizers/tests/test_conformance.py",
     "plugins/atom-datasets/tests/test_conformance.py",
     "plugins/atom-kernels-triton/tests/test_training.py",
