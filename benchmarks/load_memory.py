@@ -247,6 +247,7 @@ def sections(
         "architecture": architecture,
         "tokenizer": {"name": "bytes"},
         "dataset": {"name": "stdlib"},
+        "optimizer": {"name": "AdamW"},
         "parallelism": {"name": "mesh", "data_parallel_shard_degree": RANKS},
         "training": {
             "steps": 1,

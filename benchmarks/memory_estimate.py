@@ -120,6 +120,7 @@ def sections(combination: Combination) -> dict[str, Any]:
         "architecture": model,
         "tokenizer": {"name": "bytes"},
         "dataset": {"name": "stdlib"},
+        "optimizer": {"name": "AdamW"},
         "parallelism": {"name": "mesh", "pipeline_parallel_schedule": "1F1B"} | combination.degrees,
         # 12 is a multiple of all degrees used here.
         "training": {
@@ -190,6 +191,7 @@ def measure(combination: Combination, place: Path) -> dict[str, tuple[int, int]]
     model = planning.description(parts, config.training)
     estimate = planning.estimate_of(
         ready.run,
+        selection,
         model,
         parts.model,
         planning.described(ready.run),

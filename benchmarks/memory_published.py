@@ -96,6 +96,7 @@ def estimated(row: Published) -> float:
             "tokenizer": {"name": "bytes"},
             "dataset": {"name": "stdlib"},
             "parallelism": {"name": "mesh"},
+            "optimizer": {"name": "AdamW"},
         }
     )
     selection = select(run, Host.load())
@@ -108,6 +109,7 @@ def estimated(row: Published) -> float:
     )
     found = planning.estimate_of(
         run,
+        selection,
         model,
         parts.model,
         named("h100"),

@@ -68,6 +68,7 @@ def saver(below: Path) -> Save:
             {
                 "architecture": architecture,
                 "tokenizer": {"name": "bytes"},
+                "optimizer": {"name": "AdamW"},
                 "dataset": {"name": "stdlib"},
                 "parallelism": {"name": "mesh"},
             }

@@ -59,6 +59,7 @@ def parts_of(architecture: dict[str, Any]) -> ModelParts:
         {
             "architecture": architecture,
             "tokenizer": {"name": "bytes"},
+            "optimizer": {"name": "AdamW"},
             "dataset": {"name": "stdlib"},
             "parallelism": {"name": "mesh"},
         }

@@ -13,6 +13,7 @@ from atom.run_dir.metrics import StepMetrics
 SECTIONS = {
     "architecture": {"name": "llama3", "dim": 64},
     "tokenizer": {"name": "bytes"},
+    "optimizer": {"name": "AdamW"},
     "dataset": {"name": "stdlib"},
     "parallelism": {"name": "mesh"},
     "training": {"steps": 2, "seq_len": 64},

@@ -29,7 +29,7 @@ EXACTLY = {
     "atom plugins ": {"lock", "--help", "--json", "--kind"},
     "atom plugins --kind ": {
         *("tokenizer", "architecture", "parallelism", "kernel", "dataset", "objective"),
-        *("launcher", "callback", "evaluator"),
+        *("launcher", "callback", "evaluator", "optimizer"),
     },
     "atom plugins --kind=t": {"--kind=tokenizer"},
     "atom plugins --kind dataset --j": {"--json"},

@@ -208,6 +208,7 @@ def shards() -> list[list[tuple[int, int]]]:
             "world_size": math.prod(degrees.values()),
             "architecture": architecture,
             "tokenizer": {"name": "bytes"},
+            "optimizer": {"name": "AdamW"},
             "dataset": {"name": "stdlib"},
             "parallelism": {"name": "mesh", "data_parallel_shard_degree": 1} | degrees,
             "training": {"seq_len": 256, "global_batch_size": 12, "disable_cuda_graphs": True},

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from atom.recipe import defaults
 from atom.recipe.effect_rules import RULES, Seen, Situation
 from atom.recipe.effects import composed
-from atom.recipe.optimizers import OPTIMIZERS
 from atom.recipe.run import Run
 from atom.recipe.sections import Component
 from atom.recipe.training_sections import Parallelism
@@ -32,8 +31,8 @@ ELSEWHERE = {
     "launch.hang_seconds": "atom.cli.train, under torchrun",
     "launch.max_restarts": "atom.cli.train, under torchrun",
     "launch.start_seconds": "atom.cli.train, under torchrun",
-    "optimizer.momentum": "a key of one optimizer alone: atom.recipe.optimizers",
-    "optimizer.state_dtype": "atom.titan.checks.device",
+    "lr_scheduler.phases": "made from lr_scheduler.stages",
+    "optimizer.groups": "without parameters: atom.titan.optim.optimizer",
     "parallelism.expert_parallel_degree": "atom.titan.checks.experts",
     "parallelism.fsdp_reshard_after_forward": "without FSDP: atom_parallelism.unsharded",
     "profiler.enable_profiling": "of which nothing would be written: atom.recipe.lengths",
@@ -43,6 +42,7 @@ ELSEWHERE = {
 
 ALWAYS = {
     "evaluation.interval",
+    "optimizer.no_decay",  # a model may have no such parameters
     "validation.fraction",
     "validation.sets",
     "activation_checkpoint.mode",
@@ -58,18 +58,12 @@ ALWAYS = {
     "faults.non_finite",
     "launch.ranks",
     "loss.num_chunks",
-    "lr_scheduler.total_steps",
-    "lr_scheduler.warmup_steps",
     "metrics.disable_color_printing",
     "metrics.enable_tensorboard",
     "metrics.enable_trackio",
     "metrics.enable_wandb",
     "metrics.log_freq",
-    "optimizer.betas",
-    "optimizer.eps",
-    "optimizer.lr",
     "optimizer.name",
-    "optimizer.weight_decay",
     "parallelism.context_parallel_degree",
     "parallelism.data_parallel_replicate_degree",
     "parallelism.data_parallel_shard_degree",
@@ -92,6 +86,9 @@ ALWAYS = {
 """Keys that always have an effect."""
 
 
+NAMED = ("architecture", "tokenizer", "dataset", "optimizer")
+
+
 def every_key() -> set[str]:
     schemas = list(CONFIGS.items())
     schemas += [("activation_checkpoint", mode) for mode in ACTIVATION_CHECKPOINT.values() if mode]
@@ -99,8 +96,8 @@ def every_key() -> set[str]:
         f"{name}.{field.name}" for name, schema in schemas for field in dataclasses.fields(schema)
     }
     # Those of components and launchers are their plugins' own; the rest is the command's.
-    keys |= {f"optimizer.{field}" for model in OPTIMIZERS.values() for field in model.model_fields}
-    for name in ("data", "faults", "launch", "loss", "profile", "validation", "evaluation"):
+    names = ("optimizer", "data", "faults", "launch", "loss", "profile", "validation", "evaluation")
+    for name in names:
         model = Run.model_fields[name].annotation
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)
@@ -113,7 +110,7 @@ def test_of_every_key_it_is_decided() -> None:
 
 
 def test_rules_know_the_defaults() -> None:
-    named = {name: Component(name="x") for name in ("architecture", "tokenizer", "dataset")}
+    named = {name: Component(name="x") for name in NAMED}
     run = Run(**named, parallelism=Parallelism(name="x"))
     for key in RULED:
         section, _, name = key.partition(".")
@@ -134,7 +131,7 @@ def test_rules_know_the_defaults() -> None:
 def test_degrees_that_are_known(
     parallelism: dict[str, int], chooses: bool, known: dict[str, int | None]
 ) -> None:
-    sections = {name: Component(name="x") for name in ("architecture", "tokenizer", "dataset")}
+    sections = {name: Component(name="x") for name in NAMED}
     run = Run(**sections, parallelism=Parallelism(name="x", **parallelism))
     found = composed(run, chooses=chooses)
     assert {name: found.degrees.get(name) for name in known} == known

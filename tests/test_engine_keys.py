@@ -20,6 +20,7 @@ ATOMS = {
     "parallelism.name": "the strategy",
     "activation_checkpoint.mode": "which of torchtitan's policies",
     "metrics.show": "what the launcher's screen shows",
+    "lr_scheduler.stages": "the phases of a schedule",
 }
 """Own keys that are no field of a config of torchtitan's, and what they say."""
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchtitan.components.optimizer import default_adamw
+from optimizer_configs import optimizer_config
 
-from atom.titan.optim.muon import Muon, with_muon
+from atom.titan.optim.muon import Muon
 
 MUON = ("optimizer.name=Muon", "training.steps=4")
 TOLERANCE = 2e-4
@@ -36,7 +36,7 @@ def test_matrices_of_layers_are_muons_and_all_else_is_adamws() -> None:
     embedding = torch.nn.Embedding(16, 8)
     first = torch.nn.ModuleDict({"layers": torch.nn.ModuleDict({"0": layer}), "tok": embedding})
     last = torch.nn.ModuleDict({"norm": torch.nn.RMSNorm(8), "lm_head": torch.nn.Linear(8, 16)})
-    config = with_muon(default_adamw(lr=1e-3, weight_decay=0.2), momentum=0.9)
+    config = optimizer_config("Muon", lr=1e-3, weight_decay=0.2, momentum=0.9)
     container = config.build(model_parts=[first, last])
     found = {
         name: (type(optimizer).__name__, group["lr"], group["weight_decay"])

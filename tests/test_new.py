@@ -33,6 +33,7 @@ CODE = {
     "launcher": {"config.py", "plan.py"},
     "callback": {"config.py", "callback.py"},
     "evaluator": {"config.py", "evaluate.py"},
+    "optimizer": {"config.py", "build.py"},
 }
 """Kind -> the files of its import package, beside those that every kind has."""
 

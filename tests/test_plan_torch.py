@@ -49,6 +49,7 @@ def described(architecture: dict[str, Any], **training: Any) -> ModelDescription
         {
             "architecture": architecture,
             "tokenizer": {"name": "bytes"},
+            "optimizer": {"name": "AdamW"},
             "dataset": {"name": "stdlib"},
             "parallelism": {"name": "mesh"},
             "training": {"seq_len": SEQ_LEN} | training,

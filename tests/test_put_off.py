@@ -52,7 +52,7 @@ from atom.registry.select import select
 from atom.titan.preflight.preflight import preflight
 from atom.titan.trainer_config import trainer_config
 
-named = {"tokenizer": "bytes", "dataset": "stdlib", "parallelism": "mesh"}
+named = {"tokenizer": "bytes", "dataset": "stdlib", "parallelism": "mesh", "optimizer": "AdamW"}
 sections = {section: {"name": name} for section, name in named.items()}
 sections["architecture"] = {"name": "llama3", "dim": 64, "n_layers": 2, "n_heads": 4}
 run, host, place = parse(sections | {"device": "cpu"}), Host.load(), Path("nowhere")

@@ -52,7 +52,7 @@ def run(tmp_path: Path) -> Path:
             "dataset": {"name": "local", "path": HOSTILE},
             "parallelism": {"name": "mesh"},
             "training": {"steps": 6, "seq_len": 64},
-            "optimizer": {"lr": 0.125},
+            "optimizer": {"name": "AdamW", "lr": 0.125},
             "resolved": {
                 "device": "cpu",
                 "world_size": 12,

@@ -128,6 +128,8 @@ MIXED = {
 }
 UNEVEN = {"architecture.multiple_of": 1, "architecture.ffn_dim_multiplier": 1.01}
 
+STAGES = [{"tokens": 10**9, "to": 1.0}, {"to": 0.1}]
+
 REFUSED = {
     "effects": Refused(MICROBATCH, "has no effect", {MICROBATCH: 2}),
     "lengths": Refused(CHUNKS, "must divide training.seq_len", {CHUNKS: 3}),
@@ -149,7 +151,8 @@ REFUSED = {
         BACKEND, "did you mean inductor", COMPILED | {BACKEND: "inducter"}
     ),
     "device.check_offload": Refused(OFFLOAD, "on the CPU already", {OFFLOAD: True}),
-    "device.check_state_dtype": Refused(
+    "schedule": Refused("lr_scheduler.stages.1", "has no steps", {"lr_scheduler.stages": STAGES}),
+    "optimizer": Refused(
         "optimizer.state_dtype", "only a GPU has", {"optimizer.state_dtype": "bfloat16"}
     ),
     "context_parallel.check_name": Refused(
@@ -212,6 +215,7 @@ def plan(
     sections: dict[str, dict[str, Any]] = {
         "architecture": {"name": "llama3", "dim": 64, "n_layers": 2, "n_heads": 4},
         "tokenizer": {"name": "bytes"},
+        "optimizer": {"name": "AdamW"},
         "dataset": {"name": "stdlib"},
         "parallelism": {"name": "mesh"},
         "training": {"seq_len": 64, "global_batch_size": 4},

@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from atom.data import order
 from atom.errors import UserError
 from atom.recipe import migrations, run
-from atom.recipe.optimizers import AdamW, Muon
 from atom.run_dir import metrics, resume
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "runs_0.1.0.tar.gz"
@@ -51,8 +50,10 @@ def test_an_earlier_run_is_read_and_written_in_the_present_schema(
     earlier: Path, tmp_path: Path
 ) -> None:
     adamw, muon = (run.read(earlier / name / "run.yaml") for name in ("adamw", "muon"))
-    assert adamw.optimizer == AdamW()
-    assert muon.optimizer == Muon(momentum=0.9)
+    usual = {"lr": 3e-4, "betas": [0.9, 0.95], "eps": 1e-8}
+    usual |= {"state_dtype": None, "weight_decay": 0.1}
+    assert (adamw.optimizer.name, adamw.optimizer.parameters) == ("AdamW", usual)
+    assert (muon.optimizer.name, muon.optimizer.parameters) == ("Muon", usual | {"momentum": 0.9})
     assert (muon.training.max_norm, muon.lr_scheduler.decay_type) == (0.5, "cosine")
     assert muon.training.local_batch_size is None
     assert (adamw.data.order, muon.data.order) == (1, 1)
@@ -96,9 +97,9 @@ def test_a_resumed_run_keeps_its_order_and_a_new_one_has_the_newest(
 
 EDITS = {
     # what somebody has written into a run.yaml of 0.1.0: what is said of it
-    "an unknown key of the optimizer": (
-        lambda text: text.replace("  lr: ", "  learning_rate: 1\n  lr: "),
-        "optimizer.learning_rate=1: learning_rate is no key here",
+    "an unknown key of the schedule": (
+        lambda text: text.replace("  warmup_steps: ", "  warmup: 1\n  warmup_steps: "),
+        "lr_scheduler.warmup=1: warmup is no key here",
     ),
     "a section twice": (
         lambda text: f"{text}training: {{steps: 7}}\n",

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from optimizer_configs import declared, optimizer_config
 from torchtitan.distributed import utils
 
 from atom.errors import UserError
 from atom.kernels.choose import Situation, choose
 from atom.plan.device import DeviceDescription
-from atom.recipe.optimizers import OPTIMIZERS, AdamW
 from atom.registry.host import Host
 from atom.titan import kernels
 from atom.titan.optim.kept_optimizers import STATES_IN_BFLOAT16, KeptOptimizers
-from atom.titan.optim.optimizer import config as optimizer_config
 from atom.titan.optim.optimizer import state_bytes
 from atom.titan.train.trainer import AtomTrainer
 
@@ -124,15 +123,15 @@ def test_functions_are_put_back() -> None:
 def test_which_of_them_a_run_has() -> None:
     offered = ("gradient_clipping", "newton_schulz", "optimizer_step")
     assert not kernels.operations(None, offered)
-    assert kernels.operations(None, offered, optimizer="Muon") == set(offered)
-    assert "newton_schulz" not in kernels.operations(None, offered, optimizer="AdamW")
+    assert kernels.operations(None, offered, optimizer=declared("Muon")) == set(offered)
+    assert "newton_schulz" not in kernels.operations(None, offered, optimizer=declared("AdamW"))
 
 
 @pytest.mark.parametrize("name", ["AdamW", "Muon"])
 def test_a_kernel_of_the_step_keeps_the_optimizer(name: str) -> None:
     """It is in place before torchtitan applies the other overrides: plans depend on it."""
     host = Host.load()
-    config = AtomTrainer.Config(optimizer=optimizer_config(OPTIMIZERS[name](lr=0.5)))
+    config = AtomTrainer.Config(optimizer=optimizer_config(name, lr=0.5))
     before = config.optimizer
     kernels.put(config, [host.find("kernel", "optimizer_step/foreach")])
     assert config.override.imports == []
@@ -143,19 +142,20 @@ def test_a_kernel_of_the_step_keeps_the_optimizer(name: str) -> None:
 
 def test_moments_in_another_dtype_are_the_fused_steps_alone() -> None:
     host = Host.load()
-    section = AdamW(state_dtype="bfloat16")
-    config = AtomTrainer.Config(optimizer=optimizer_config(section))
+    halved = optimizer_config("AdamW", device="cuda", state_dtype="bfloat16")
+    config = AtomTrainer.Config(optimizer=halved)
     for name in ("reference", "foreach"):
         kernel = host.find("kernel", f"optimizer_step/{name}")
         with pytest.raises(UserError, match="state_dtype=bfloat16; valid: fused"):
             kernels.put(config, [kernel])
     kernels.put(config, [host.find("kernel", "optimizer_step/fused")])
-    assert state_bytes(config.optimizer, "float32") == 4
-    assert state_bytes(optimizer_config(AdamW()), "float32") == 8
+    weight = [("weight", (1,))]
+    assert state_bytes(config.optimizer, weight, "float32") == 4
+    assert state_bytes(optimizer_config("AdamW"), weight, "float32") == 8
 
 
 def adamw(implementation: str, model: torch.nn.Module) -> KeptOptimizers:
-    config = optimizer_config(AdamW())
+    config = optimizer_config("AdamW")
     config.implementation = implementation
     container = config.build(model_parts=[model])
     assert isinstance(container, KeptOptimizers)

@@ -50,6 +50,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         sections = {
             "architecture": {"name": "llama3", "dim": 64},
             "tokenizer": {"name": "bytes"},
+            "optimizer": {"name": "AdamW"},
             "dataset": {"name": "stdlib"},
             "parallelism": {"name": "mesh"},
             "training": {"steps": max(len(losses), 1), "seq_len": 64},
@@ -280,8 +281,8 @@ def test_stop_signals_no_process_that_only_has_the_number(write: Callable) -> No
 def test_compare_shows_what_differs(
     write: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = write("a/x", [3.0, 2.0, 2.5], optimizer={"lr": 1e-3})
-    second = write("b/x", [3.0, 1.5], optimizer={"lr": 3e-3})
+    first = write("a/x", [3.0, 2.0, 2.5], optimizer={"name": "AdamW", "lr": 1e-3})
+    second = write("b/x", [3.0, 1.5], optimizer={"name": "AdamW", "lr": 3e-3})
     out = said(capsys, "compare", first, second, "--out", tmp_path / "curves.svg")
     lines = [line.split() for line in out.splitlines()]
     assert ["optimizer.lr", "0.001", "0.003"] in lines

@@ -26,7 +26,6 @@ from atom.compose.internals import ConfigLoaderImpl
 from atom.errors import UserError, shown
 from atom.plugin import Declaration, Kernel
 from atom.plugin.parameters import Component, kind_of
-from atom.recipe import optimizers
 from atom.recipe.run import Run
 from atom.registry.configured import model_of
 from atom.registry.host import Host
@@ -125,8 +124,6 @@ def _types(config: Mapping[str, Any], host: Host, path: Sequence[str]) -> dict[s
     if list(path) == ["kernels"]:
         return _kernels(host)
     annotation: Any = Run.model_fields[path[0]].annotation if path[0] in Run.model_fields else None
-    if path[0] == "optimizer":
-        annotation = optimizers.model_of(config.get("optimizer"))
     value: Any = config.get(path[0])
     for name in path[1:]:
         annotation = _fields(annotation, value, host).get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,10 @@ from atom.errors import UserError
 from atom.io.process import call
 from atom.io.terminal import say
 from atom.launch import joined, start, submit
-from atom.plugin import Dataset, LaunchJob
+from atom.plugin import Dataset, LaunchJob, Optimizer
 from atom.recipe.run import Run
 from atom.registry.host import Host
-from atom.registry.select import select
+from atom.registry.select import select, written_out
 from atom.run_dir import branch, folder, objective, resume
 from atom.run_dir.prepare import prepare
 from atom.watch import mixture_rows
@@ -115,6 +116,7 @@ def _dry_run(run: Run, host: Host) -> None:
         UserError: the run is invalid, or does not fit in memory; raised after the plan is printed.
     """
     selection = select(run, host)
+    run = written_out(run, selection)
     place = run.run.dir or folder.default()
     # Only a branch: a plan of another layout may have the folder of a run that exists.
     run = branch.with_origin(place, run)
@@ -122,7 +124,13 @@ def _dry_run(run: Run, host: Host) -> None:
     resumption = None
     if run.resume.origin is not None:
         run = resume.with_order(place, run)
-        resumption = resume.check(place, run, prepared.inputs, dataset=selection[Dataset])
+        resumption = resume.check(
+            place,
+            run,
+            prepared.inputs,
+            dataset=selection[Dataset],
+            optimizer=selection[Optimizer],
+        )
     from atom.titan.preflight.dry_run import dry_run
     from atom.titan.preflight.dry_run_report import report
 
@@ -135,7 +143,8 @@ def _dry_run(run: Run, host: Host) -> None:
         resumption=resumption,
     )
     data = mixture_rows.data(run.dataset.name, found.ready.resolved)
-    print(report(found, data), end="", flush=True)
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    print(report(found, data, ascii_only=ascii_only), end="", flush=True)
     found.check()
 
 

@@ -17,11 +17,11 @@ from atom.io.terminal import say
 from atom.launch import evaluations, local
 from atom.launch.announcements import News
 from atom.launch.stopper import Stopper
-from atom.plugin import Callback, Dataset
+from atom.plugin import Callback, Dataset, Optimizer
 from atom.recipe.run import Run
 from atom.recipe.settings import FOLLOW
 from atom.registry.host import Host
-from atom.registry.select import select
+from atom.registry.select import select, written_out
 from atom.run_dir import branch, events, folder, logs, metrics, progress, resume
 from atom.run_dir.changes import Change
 from atom.run_dir.inputs import Inputs
@@ -156,8 +156,13 @@ def check(
     run = resume.with_order(place, branch.with_origin(place, run))
     selection = select(run, host)
     evaluations.check(run, host, joined=ranks is not None)
+    run = written_out(run, selection)
     checked = partial(
-        resume.check, place, dataset=selection[Dataset], callbacks=selection.many(Callback)
+        resume.check,
+        place,
+        dataset=selection[Dataset],
+        callbacks=selection.many(Callback),
+        optimizer=selection[Optimizer],
     )
     checked(run)
     prepared = call(partial(prepare, selection, run))

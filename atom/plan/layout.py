@@ -31,7 +31,7 @@ class Layout:
         compute_dtype: dtype of parameters gathered by FSDP, and of activations.
         reduce_dtype: dtype of gradient reduction.
         state_bytes: bytes of optimizer state per parameter element.
-        matrix_state_bytes: the same for the layers' matrices, if another optimizer updates them.
+        matrix_state_bytes: the same for the layers' matrices, if it differs.
         loss_chunks: chunks of the sequence that logits are computed in.
         offload: whether parameters, gradients and optimizer states are in the memory of the CPU.
         averages: number of callbacks that average the weights, in float32.
@@ -60,8 +60,8 @@ class Layout:
     parameter_dtype: str = "float32"
     compute_dtype: str = "bfloat16"
     reduce_dtype: str = "float32"
-    state_bytes: int = 8
-    matrix_state_bytes: int | None = None
+    state_bytes: float = 8
+    matrix_state_bytes: float | None = None
     loss_chunks: int = 1
     offload: bool = False
     averages: int = 0
@@ -70,13 +70,13 @@ class Layout:
 
     def optimizer_bytes(self, every: Count, matrices: Count) -> int:
         """Return the bytes of optimizer state for ``every``, including ``matrices``."""
-        of_matrices = 0
+        of_matrices = 0.0
         if self.matrix_state_bytes is not None:
             of_matrices = matrices.numel * self.matrix_state_bytes
             every = Count(every.numel - matrices.numel, every.parameters - matrices.parameters)
         # AdamW counts its steps in a float32 for each parameter.
         steps = BYTES["float32"] * every.parameters
-        return every.numel * self.state_bytes + steps + of_matrices
+        return round(every.numel * self.state_bytes + steps + of_matrices)
 
     @property
     def ranks(self) -> int:

@@ -33,12 +33,21 @@ from typing import Any
 
 import pluggy
 
-from atom.plugin import callbacks, contexts, declarations, evaluators, objectives, sources
+from atom.plugin import (
+    callbacks,
+    contexts,
+    declarations,
+    evaluators,
+    objectives,
+    optimizers,
+    sources,
+)
 from atom.plugin.callbacks import *
 from atom.plugin.contexts import *
 from atom.plugin.declarations import *
 from atom.plugin.evaluators import *
 from atom.plugin.objectives import *
+from atom.plugin.optimizers import *
 from atom.plugin.sources import *
 
 __all__ = [
@@ -57,6 +66,7 @@ __all__ += contexts.__all__
 __all__ += declarations.__all__
 __all__ += evaluators.__all__
 __all__ += objectives.__all__
+__all__ += optimizers.__all__
 __all__ += sources.__all__
 
 INTERFACE = 1

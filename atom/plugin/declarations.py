@@ -24,6 +24,7 @@ __all__ = [
     "Launcher",
     "Needs",
     "Objective",
+    "Optimizer",
     "Parallelism",
     "Tokenizer",
 ]
@@ -52,11 +53,16 @@ class Declaration:
             the user gives; ``otherwise``, if the section has another form.
         references: the fields that reference code.
         in_ranks: True if ranks load the component; False if only the process that starts them does.
+        trains: True if only training uses it: a trained model loads without its package.
         users_alone: True if its parameters run code or send data, so that a file from someone else
             must not set them for another component.
         engine_parameters: True if the parameters are torchtitan's, which validates them.
         change: effect of another component or parameter on a resumed run
             (:mod:`atom.run_dir.changes`).
+        written_out: True if ``run.yaml`` records the defaults of its parameters, too.
+        alike: True if components share parameters, so that the error for a parameter that one lacks
+            names those that have it.
+        names: pattern of a component's name.
     """
 
     kind: ClassVar[str]
@@ -64,9 +70,13 @@ class Declaration:
     chosen: ClassVar[Literal["one", "optional", "many", "otherwise"]] = "one"
     references: ClassVar[tuple[str, ...]] = ("config",)
     in_ranks: ClassVar[bool] = True
+    trains: ClassVar[bool] = False
     users_alone: ClassVar[bool] = False
     engine_parameters: ClassVar[bool] = False
     change: ClassVar[Literal["harmless", "matters", "refused"]] = "matters"
+    written_out: ClassVar[bool] = False
+    alike: ClassVar[bool] = False
+    names: ClassVar[re.Pattern[str]] = _NAME
 
     name: str
     summary: str
@@ -84,8 +94,8 @@ class Declaration:
             cls.section = cls.kind
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"name {self.name!r} must match {_NAME.pattern}")
+        if not self.names.fullmatch(self.name):
+            raise ValueError(f"name {self.name!r} must match {self.names.pattern}")
         if not self.summary.strip() or "\n" in self.summary:
             raise ValueError(f"summary of {self.name!r} must be one line")
         for attribute in self.references:
@@ -351,6 +361,34 @@ class Evaluator(Declaration):
 
     tasks: str
     evaluate: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Declaration):
+    """An optimizer of the model's parameters. Its name may have capital letters, as in ``AdamW``.
+
+    ``build(config, context: OptimizerContext) -> Sequence[OptimizerPart]``. It must be cheap: it
+    describes which torch optimizer updates which parameters, and every rank builds them.
+
+    ``state`` names the tensors that it keeps for a parameter. A run resumes with another optimizer
+    only if both have the same names. A tensor of a parameter's shape must have the parameter's
+    placements, so that it is sharded like the parameter; others are DTensors, too, or equal on
+    every rank.
+
+    ``operations`` are the operations with kernels that it executes: ``optimizer_step`` if a part is
+    torch's Adam or AdamW, ``newton_schulz`` for ATOM's Muon.
+    """
+
+    kind = "optimizer"
+    references = ("config", "build")
+    trains = True
+    written_out = True
+    alike = True
+    names = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
+
+    build: str
+    state: tuple[str, ...]
+    operations: tuple[str, ...] = ()
 
 
 KINDS: tuple[type[Declaration], ...] = tuple(Declaration.__subclasses__())

@@ -190,6 +190,16 @@ RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
     ),
     (("training.gc_freq",), _with("training.gc_debug", True)),
     (
+        (
+            "lr_scheduler.warmup_steps",
+            "lr_scheduler.total_steps",
+            "lr_scheduler.decay_ratio",
+            "lr_scheduler.decay_type",
+            "lr_scheduler.min_lr_factor",
+        ),
+        lambda seen: "with lr_scheduler.stages" if seen["lr_scheduler.stages"] else None,
+    ),
+    (
         ("lr_scheduler.decay_type", "lr_scheduler.min_lr_factor"),
         _with("lr_scheduler.decay_ratio", 0),
     ),

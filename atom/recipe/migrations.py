@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from atom.errors import UserError
-from atom.recipe import optimizers
 from atom.recipe.sections import Section
 
 KEY = "schema"
@@ -20,9 +19,9 @@ SCHEMA = 3
 def _one_optimizer(sections: Section) -> Section:
     """Migrate from schema 1: remove keys that belong to other optimizers."""
     section = sections.get("optimizer")
-    if not isinstance(section, dict):
+    if not isinstance(section, dict) or section.get("name") == "Muon":
         return sections
-    return sections | {"optimizer": optimizers.without_others(section)}
+    return sections | {"optimizer": {k: v for k, v in section.items() if k != "momentum"}}
 
 
 def _order_of_documents(sections: Section) -> Section:

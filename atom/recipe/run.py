@@ -20,10 +20,10 @@ from atom.io import yaml_data
 from atom.io.files import read_text, write_text
 from atom.plugin import Callback, Declaration
 from atom.plugin.parameters import Component, components, kind_of
-from atom.recipe import checks, migrations, optimizers, ranges
+from atom.recipe import checks, migrations, ranges
 from atom.recipe.components import fields
 from atom.recipe.evaluation import Evaluation, check_evaluation
-from atom.recipe.optimizers import AdamW, Optimizer
+from atom.recipe.optimizers import Optimizer
 from atom.recipe.resolved import Resolved
 from atom.recipe.sections import (
     Batch,
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
 else:
     # Sections that have keys of ATOM's own, too, are declared by Run.
     _Components = create_model(
-        "_Components", __base__=Model, **fields(but=("launcher", "parallelism"))
+        "_Components", __base__=Model, **fields(but=("launcher", "optimizer", "parallelism"))
     )
     """The sections of the kinds: ``run.architecture``, ``run.dataset``, …"""
 
@@ -119,7 +119,7 @@ class Run(_Components):
         "preference",
     )
 
-    optimizer: Optimizer = AdamW()
+    optimizer: Optimizer
     loss: Loss = Loss()
     batch: Batch = Batch()
     training: Training = Training()
@@ -198,7 +198,6 @@ def parse(sections: Section) -> Run:
     for section in (*SECTIONS, *ENGINE_SECTIONS):
         checks.engine_keys(section, sections.get(section))
         checks.places(section, sections.get(section))
-    optimizers.check(sections.get("optimizer"))
     sections = ranges.check(checks.counted_in_tokens(sections))
     run = validated(_RUN, sections, key="", fields=Run.model_fields)
     checks.dry_run(run)

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 from atom import plugin
 from atom.plugin.parameters import Component
 from atom.recipe.ranges import Range
-from atom.recipe.sections import Numbers, Section
+from atom.recipe.sections import Model, Numbers, Section
 
 _Steps = Annotated[int, Range(1, 10**12)]
 _Count = Annotated[int, Range(1)]
@@ -85,9 +85,27 @@ class Training(TrainingSection):
     )
 
 
+class LRStage(Model):
+    """A stage of the learning-rate schedule: from the last rate to another one, along a curve."""
+
+    steps: Annotated[int | None, Range(1, 10**12, null="for the rest of the run")] = Field(
+        default=None, description="its length in steps; the last stage can be the rest of the run"
+    )
+    tokens: Annotated[int | None, Range(1, null="for a length in steps")] = Field(
+        default=None, description="its length in tokens instead, rounded up to whole steps"
+    )
+    to: Annotated[float | None, Range(0, whole=False, null="for the last rate")] = Field(
+        default=None, description="the rate at its end, as a fraction of the peak; null: no change"
+    )
+    curve: Literal["linear", "cosine", "sqrt", "inverse_sqrt", "constant"] = Field(
+        default="linear",
+        description="`inverse_sqrt` falls with the root of the step; `constant` is `to` at once",
+    )
+
+
 class LRScheduler(TrainingSection):
     """The learning-rate schedule: a linear warm-up, the peak, and a decay; then the rate is
-    constant.
+    constant. `stages` describes any other one.
     """
 
     warmup_steps: _Natural = Field(default=200, description="steps of the warm-up")
@@ -106,6 +124,10 @@ class LRScheduler(TrainingSection):
     )
     min_lr_factor: _Share = Field(
         default=0.0, description="the final rate, as a fraction of the peak"
+    )
+    stages: list[LRStage] = Field(
+        default=[],
+        description="stages of the schedule, from a rate of 0, instead of the keys above",
     )
 
 

@@ -17,7 +17,7 @@ from atom.plugin import Context, Dataset, Declaration, DocumentSource, SourceCon
 from atom.plugin import parameters as nested
 from atom.recipe import checks, idle
 from atom.recipe.run import COMMAND_LINE, nowhere
-from atom.registry.configured import configured
+from atom.registry.configured import configured, model_of
 from atom.registry.host import Component, Host, resolve
 from atom.registry.renaming import absolute, placed, renamed, renamed_source
 
@@ -98,9 +98,34 @@ class Opener:
                 with renamed(kind.section, key):
                     checks.section(kind.section, {"name": name, **parameters})
             return Chosen(component, None, key, self, above)
+        if kind.alike:
+            self._refuse_others(component, parameters, key)
         config = configured(component, parameters, key=key, also=also)
         idle.check(key, config, self._given)
         return self.chosen(component, config, key, above=above)
+
+    def declaration(self, kind: type[K], name: str) -> K | None:
+        """Return the declaration of a component; None if it cannot be found."""
+        try:
+            return self._host.find(kind.kind, name).declaration  # type: ignore[return-value]
+        except UserError:
+            return None
+
+    def _refuse_others(self, component: Component, parameters: Mapping[str, Any], key: str) -> None:
+        """Refuse a parameter that only other components of the kind have, and name them."""
+        own = _keys(component)
+        for name, value in parameters.items():
+            if name in own:
+                continue
+            every = [c for c in self._host.components if c.kind == component.kind]
+            having = sorted({c.name for c in every if name in _keys(c)})
+            if having:
+                raise UserError(
+                    f"has no effect with {key}.name={component.name}",
+                    valid=f"leave it out, or {key}.name={' or '.join(having)}",
+                    key=f"{key}.{name}",
+                    value=value,
+                )
 
     def _refuse_files(self, kind: type[Declaration], key: str, section: Mapping[str, Any]) -> None:
         """Refuse an untrusted file that sets what a nested component runs, or where it sends data.
@@ -261,6 +286,16 @@ class Chosen(Generic[K]):
     @property
     def _fields(self) -> tuple[str, ...]:
         return () if self.config is None else tuple(type(self.config).model_fields)
+
+
+def _keys(component: Component) -> frozenset[str]:
+    """Return the names of a component's parameters; none if they cannot be found out."""
+    try:
+        model = model_of(component)
+    except UserError:
+        return frozenset()
+    fields = {} if model is None else model.model_fields
+    return frozenset(nested.spelled(name, each) for name, each in fields.items())
 
 
 def takes_context(code: Callable[..., Any]) -> bool:

@@ -60,8 +60,19 @@ class Selection:
             yield from chosen.every()
 
 
-def select(run: Run, host: Host) -> Selection:
-    """Find the components that ``run`` names.
+def written_out(run: Run, selection: Selection) -> Run:
+    """Return ``run`` with the defaults of parameters that ``run.yaml`` records."""
+    sections: dict[str, Any] = {}
+    for key, chosen in selection.chosen.items():
+        if chosen.declaration.written_out and chosen.config is not None:
+            section = getattr(run, key)
+            parameters = chosen.config.model_dump(mode="json")
+            sections[key] = type(section).model_validate(dict(section) | parameters)
+    return run.model_copy(update=sections)
+
+
+def select(run: Run, host: Host, *, training: bool = True) -> Selection:
+    """Find the components that ``run`` names; without ``training``, those of its model and data.
 
     Raises:
         UserError: a name is unknown or ambiguous, its plugin is broken, or a parameter is invalid.
@@ -70,7 +81,7 @@ def select(run: Run, host: Host) -> Selection:
     chosen = {
         key: opener.of_section(kind, section, key)
         for kind, key, section in run.components()
-        if kind.in_ranks
+        if kind.in_ranks and (training or not kind.trains)
     }
     selection = Selection(chosen, opener)
     objective = selection.optional(Objective)

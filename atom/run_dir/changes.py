@@ -31,6 +31,7 @@ KINDS: dict[str, Kind] = {
     "lr_scheduler.decay_ratio": "matters",
     "lr_scheduler.decay_type": "matters",
     "lr_scheduler.min_lr_factor": "matters",
+    "lr_scheduler.stages": "matters",
     "training.steps": "matters",  # also the end of the schedule
     "training.max_norm": "matters",
     "training.dtype": "matters",
@@ -181,6 +182,11 @@ def _decided(sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schedule_end(sections: dict[str, Any]) -> Any:
+    """Return the last step of the schedule; None if its stages do not depend on the run's end."""
+    if stages := sections["lr_scheduler"].get("stages"):
+        last = stages[-1]
+        given = last.get("steps") is not None or last.get("tokens") is not None
+        return None if given else sections["training"].get("steps")
     return sections["lr_scheduler"].get("total_steps") or sections["training"].get("steps")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from atom.data.order import NEWEST
 from atom.data.position import data_step
 from atom.errors import UserError, shown
-from atom.plugin import Callback, Dataset, Trained
+from atom.plugin import Callback, Dataset, Optimizer, Trained
 from atom.recipe import settings
 from atom.recipe.run import Run
 from atom.recipe.run import read as run_of
@@ -21,7 +21,6 @@ from atom.run_dir.changes import Change, Judge, Kind, changes, is_place
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.inputs import Inputs
 
-_MUON = "Muon"
 _OPTIMIZER, _POSITION = "optimizer", "dataloader"
 _EXCLUDED = "checkpoint.exclude_from_loading"
 _READ = ("dataset", "tokenizer")
@@ -77,6 +76,7 @@ def check(
     *,
     dataset: Chosen[Dataset] | None = None,
     callbacks: Mapping[str, Chosen[Callback]] | None = None,
+    optimizer: Chosen[Optimizer] | None = None,
 ) -> Resumption | None:
     """Return where the run in ``folder`` resumes, or None if it starts anew.
 
@@ -87,6 +87,7 @@ def check(
         read: the content of its input data, once known.
         dataset: its dataset, which judges changes of its own parameters.
         callbacks: its callbacks, by name.
+        optimizer: its optimizer; None accepts the state of any other one.
 
     Raises:
         UserError: the checkpoints in the folder belong to a run that this one cannot resume.
@@ -123,7 +124,7 @@ def check(
     if anew:
         begins = start.step
     for change in found:
-        _check_change(change, start, run)
+        _check_change(change, start, run, optimizer)
     if not run.resume.force:
         for name, words in differing.items():
             _check_content(name, words, start.folder, start.step, run)
@@ -362,9 +363,19 @@ def _check_loaded(folder: Path, run: Run) -> None:
         )
 
 
-def _check_change(change: Change, start: Origin, run: Run) -> None:
+def _has_same_state(optimizer: Chosen[Optimizer] | None, name: str) -> bool:
+    """Return whether an optimizer can load the state of the one of another name."""
+    if optimizer is None:
+        return True
+    other = optimizer.opener.declaration(Optimizer, name)
+    return other is not None and set(other.state) == set(optimizer.declaration.state)
+
+
+def _check_change(
+    change: Change, start: Origin, run: Run, optimizer: Chosen[Optimizer] | None
+) -> None:
     folder = start.folder
-    if change.key == "optimizer.name" and _MUON in (change.before, change.after):
+    if change.key == "optimizer.name" and not _has_same_state(optimizer, str(change.before)):
         if _OPTIMIZER in run.checkpoint.engine.get("exclude_from_loading", ()):
             return
         raise UserError(

@@ -62,7 +62,7 @@ def of_run(folder: Path, given: Mapping[str, Any]) -> tuple[Run, dict[str, Texts
     if not is_regular(folder / RUN_FILE):
         raise UserError(f"{folder} holds no {RUN_FILE}", valid="the folder of a run, or its export")
     run = read(folder / RUN_FILE)
-    selection = select(run, Host.load(Trust.of_run(run.plugins)))
+    selection = select(run, Host.load(Trust.of_run(run.plugins)), training=False)
     sets = selection.validation()
     if given:
         sets = {name: _opened(selection.opener, name, value) for name, value in given.items()}

@@ -70,7 +70,7 @@ def sections(
             "global_batch_size": 4,
             "disable_cuda_graphs": True,
         },
-        "optimizer": {"lr": 1e-3},
+        "optimizer": {"name": "AdamW", "lr": 1e-3},
         "lr_scheduler": {"warmup_steps": 1, "total_steps": 20},
         "activation_checkpoint": {"mode": "none"},
         "checkpoint": {"enable": True, "interval": 500, "last_save_model_only": False},

@@ -19,14 +19,12 @@ from atom.kernels.choose import Choice, Preferences, Situation
 from atom.kernels.choose import choose as choose_for
 from atom.kernels.operations import OPERATIONS
 from atom.plan.device import DeviceDescription
-from atom.plugin import Declaration, Kernel
+from atom.plugin import Declaration, Kernel, Optimizer
 from atom.recipe.run import Run
 from atom.registry.host import Component, Host, resolve
 from atom.titan import windows
-from atom.titan.optim.muon import MUON
 
 LINEAR_CROSS_ENTROPY = "linear_cross_entropy"
-NEWTON_SCHULZ = "newton_schulz"
 _AT_ONCE = frozenset({"moe_dispatch", "optimizer_step"})
 """Operations with overrides applied at config time, before torchtitan's trainer exists.
 
@@ -34,9 +32,8 @@ torchtitan fills in the run's sizes for ``moe_dispatch`` before it applies overr
 ``optimizer_step`` are reported before ranks start. Kernels with ``before_sharding`` follow, too.
 """
 
-_OF_TRAINING = frozenset(
-    {"cross_entropy", LINEAR_CROSS_ENTROPY, "optimizer_step", "gradient_clipping"}
-)
+_OF_TRAINING = frozenset({"cross_entropy", LINEAR_CROSS_ENTROPY, "gradient_clipping"})
+_OF_OPTIMIZERS = frozenset({"newton_schulz", "optimizer_step"})
 
 
 Coverage = dict[str, tuple[int, int]]
@@ -62,6 +59,7 @@ def situation(
     *,
     run: Run | None = None,
     training: TrainingConfig | None = None,
+    optimizer: Optimizer | None = None,
     vocab_size: int | None = None,
     tensor_parallel: int = 1,
     context_parallel: int = 1,
@@ -77,6 +75,7 @@ def situation(
         device: the device of the run.
         run: None if there is no training.
         training: its section.
+        optimizer: the declaration of its optimizer.
         unfit: see :class:`atom.kernels.choose.Situation`.
     """
     offered = [
@@ -96,7 +95,7 @@ def situation(
         context_parallel=context_parallel,
         expert_parallel=expert_parallel,
         deterministic=run is not None and run.debug.deterministic,
-        operations=operations(model, offered, optimizer=run.optimizer.name if run else None),
+        operations=operations(model, offered, optimizer=optimizer),
         supposed=supposed or {},
         unfit=unfit or {},
     )
@@ -120,7 +119,7 @@ def choose(
 
 
 def operations(
-    model: Any, offered: Iterable[str], *, optimizer: str | None = None
+    model: Any, offered: Iterable[str], *, optimizer: Optimizer | None = None
 ) -> frozenset[str]:
     """Return the operations among ``offered`` that ``model`` contains.
 
@@ -130,14 +129,14 @@ def operations(
     Args:
         model: a torchtitan model config.
         offered: operations that have kernels.
-        optimizer: the run's ``optimizer.name``; None if there is no training.
+        optimizer: the declaration of the run's optimizer; None if there is no training.
     """
 
     def present(name: str) -> bool:
+        if name in _OF_OPTIMIZERS:
+            return optimizer is not None and name in optimizer.operations
         if name in _OF_TRAINING:
             return optimizer is not None
-        if name == NEWTON_SCHULZ:
-            return optimizer == MUON
         node = OPERATIONS[name].node if name in OPERATIONS else None
         return node is None or _has(model, node)
 

@@ -88,7 +88,7 @@ def trained(folder: Path, run_file: Path | None = None) -> Trained:
     if run.resolved is None:
         raise UserError(f"{file} belongs to a run that has not started")
     host = Host.load(Trust.of_run(run.plugins))
-    selection = select(run, host)
+    selection = select(run, host, training=False)
     training = translate.training(run.training, run.resolved.device)
     parts = model_parts(selection, run.resolved.vocab_size, training.seq_len)
     on_one_rank(parts, training)

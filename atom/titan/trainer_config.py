@@ -29,11 +29,13 @@ from atom.plugin import (
     ModelParts,
     Objective,
     ObjectiveContext,
+    Optimizer,
     Parallelism,
     ParallelismContext,
     Tokenizer,
     TrainerCallback,
 )
+from atom.recipe import schedules
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import Selection
@@ -101,12 +103,22 @@ def trainer_config(
         tokenizer=selection[Tokenizer].call("build"),
         dataloader=data_loader(selection, run, folder / TOKENIZER),
         loss=_loss(run, resolved.vocab_size, parts, fused=fused),
-        optimizer=optimizer.config(run.optimizer),
+        optimizer=optimizer.config(
+            selection[Optimizer],
+            run.optimizer,
+            device=resolved.device,
+            parameter_dtype=training.dtype,
+        ),
         parallelism=strategy.parallelism,
         training=translate.changed(
             training, "training", global_batch_size=resolved.global_batch_size
         ),
-        lr_scheduler=translate.lr_scheduler(run.lr_scheduler),
+        lr_scheduler=translate.lr_scheduler(
+            run.lr_scheduler,
+            schedules.phases(run, resolved.global_batch_size * training.seq_len)
+            if run.lr_scheduler.stages
+            else (),
+        ),
         activation_checkpoint=translate.activation_checkpoint(run.activation_checkpoint),
         checkpoint=translate.checkpoint(run.checkpoint),
         compile=translate.compilation(run.compile),

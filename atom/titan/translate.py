@@ -26,6 +26,7 @@ from torchtitan.distributed.activation_checkpoint import FullAC, MemoryBudgetAC,
 from torchtitan.tools.profiler import Profiler
 
 from atom.errors import UserError, nearest
+from atom.recipe.schedules import Phase
 from atom.recipe.sections import Section
 from atom.recipe.training_sections import (
     ActivationCheckpoint,
@@ -94,6 +95,7 @@ NOT_IN_A_RUN = {
     "loss": "made from the section loss, and of the kernel that is chosen for it",
     "override": "the kernels that are chosen",
     "validator": "left out: ATOM validates by a callback of its own (validation.sets)",
+    "lr_scheduler.phases": "made from lr_scheduler.stages: atom.recipe.schedules",
     "profiler.trace_post_processor": "left out: a function, which is no data",
 }
 """Field of torchtitan's ``Trainer.Config`` without a key in a run -> why."""
@@ -139,8 +141,8 @@ def changed(config: T, section: str, **values: Any) -> T:
     return dataclasses.replace(config, **_named(section, values))  # type: ignore[type-var]
 
 
-def lr_scheduler(section: LRScheduler) -> EndingLRSchedulers.Config:
-    """Return the config of the learning-rate schedule."""
+def lr_scheduler(section: LRScheduler, phases: tuple[Phase, ...] = ()) -> EndingLRSchedulers.Config:
+    """Return the config of the learning-rate schedule; ``phases`` are those of its stages."""
     own = {
         "warmup_steps": section.warmup_steps,
         "total_steps": section.total_steps,
@@ -148,7 +150,9 @@ def lr_scheduler(section: LRScheduler) -> EndingLRSchedulers.Config:
         "decay_type": section.decay_type,
         "min_lr_factor": section.min_lr_factor,
     }
-    return _config("lr_scheduler", own | section.engine)
+    found: EndingLRSchedulers.Config = _config("lr_scheduler", own | section.engine)
+    found.phases = phases
+    return found
 
 
 def checkpoint(section: Checkpoint) -> VerifiedCheckpointManager.Config:

@@ -22,7 +22,7 @@ SOUND: dict[str, Any] = {
     "dataset": {"name": "stdlib"},
     "parallelism": {"name": "fsdp", "degree": -1},
     "training": {"steps": 5, "seq_len": 64, "global_batch_size": 4},
-    "optimizer": {"lr": 1e-3},
+    "optimizer": {"name": "AdamW", "lr": 1e-3},
     "plugins": {"allow": ["atom-*"], "block": [], "used": ["atom-llama"]},
     "resolved": {"device": "cpu", "world_size": 1, "vocab_size": 256, "global_batch_size": 4},
 }

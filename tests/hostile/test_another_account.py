@@ -24,6 +24,7 @@ IS_ROOT = os.getuid() == 0
 SECTIONS = {
     "architecture": {"name": "llama3", "dim": 64},
     "tokenizer": {"name": "bytes"},
+    "optimizer": {"name": "AdamW"},
     "dataset": {"name": "stdlib"},
     "parallelism": {"name": "mesh"},
     "training": {"steps": 2, "seq_len": 64},

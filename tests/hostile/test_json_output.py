@@ -30,6 +30,7 @@ def run(tmp_path: Path) -> Path:
     sections = {
         "architecture": {"name": "llama3", "dim": 64},
         "tokenizer": {"name": "bytes"},
+        "optimizer": {"name": "AdamW"},
         "dataset": {"name": "local", "path": STEERING},
         "parallelism": {"name": "mesh"},
         "training": {"steps": 2, "seq_len": 64},

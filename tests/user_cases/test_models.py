@@ -170,6 +170,7 @@ def planned(architecture: dict[str, Any], layout: dict[str, int], **training: in
             "device": "h100",
             "architecture": architecture,
             "tokenizer": {"name": "bytes"},
+            "optimizer": {"name": "AdamW"},
             "dataset": {"name": "stdlib"},
             "parallelism": {"name": "mesh"} | layout,
             "training": {"seq_len": 64, "disable_cuda_graphs": True} | training,

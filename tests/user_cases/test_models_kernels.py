@@ -193,6 +193,7 @@ def described(architecture: str) -> Any:
         {
             "architecture": ARCHITECTURES[architecture] | changed,
             "tokenizer": {"name": "bytes"},
+            "optimizer": {"name": "AdamW"},
             "dataset": {"name": "stdlib"},
             "parallelism": {"name": "mesh"},
         }

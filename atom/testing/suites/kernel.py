@@ -328,7 +328,7 @@ class KernelSuite(Options, ComponentSuite):
         architecture = {"name": f"{partners.PACKAGE}:{partners.ARCHITECTURES[0]}"}
 
         # Only Muon uses it.
-        optimizer = {"name": "Muon"} if kernel.operation == "newton_schulz" else {}
+        optimizer = {"name": "Muon" if kernel.operation == "newton_schulz" else "AdamW"}
 
         def chosen(name: str) -> dict[str, Any]:
             return {

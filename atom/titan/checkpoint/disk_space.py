@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from atom.errors import UserError
 from atom.plan.layout import BYTES
 from atom.run_dir import checkpoint
 from atom.run_dir.folder import check_writable
-from atom.titan.optim.muon import is_muons
-from atom.titan.optim.optimizer import matrix_state_bytes, state_bytes
+from atom.titan.optim.optimizer import state_bytes
 
 _GIB = 2**30
 
@@ -26,16 +26,9 @@ def checkpoint_bytes(config: Any, model: torch.nn.Module) -> int:
         model: the whole model, on any device.
     """
     dtype = config.training.dtype
-    of_others = state_bytes(config.optimizer, dtype)
-    of_matrices = matrix_state_bytes(config.optimizer, dtype)
-    if of_matrices is None:
-        of_matrices = of_others
-    of_averages = _of_averages(config)
-    return sum(
-        parameter.numel()
-        * (BYTES[dtype] + of_averages + (of_matrices if is_muons(name, parameter) else of_others))
-        for name, parameter in model.named_parameters()
-    )
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    weights = sum(prod(shape) for _, shape in shapes) * (BYTES[dtype] + _of_averages(config))
+    return weights + state_bytes(config.optimizer, shapes, dtype)
 
 
 def _of_averages(config: Any) -> int:

@@ -51,7 +51,7 @@ def _compare(theirs: Mapping[str, Any], parts: ModelParts, **which: Any) -> Disa
 
 def _candidates(run: Run, host: Host, problem: Disagreement) -> Iterator[tuple[str, Any]]:
     """Yield candidate parameters and values."""
-    config = select(run, host)[Architecture].config
+    config = select(run, host, training=False)[Architecture].config
     for name, field in type(config).model_fields.items() if config is not None else ():
         if "layers" in name and "layer" not in problem.field:
             continue  # as a layer count, a width would be far too large
@@ -78,7 +78,7 @@ def _with(run: Run, name: str, value: Any) -> Run:
 
 def _made(run: Run, host: Host, vocab_size: int) -> ModelParts | None:
     try:
-        return model_parts(select(run, host), vocab_size, 1)
+        return model_parts(select(run, host, training=False), vocab_size, 1)
     except UserError:
         return None
 

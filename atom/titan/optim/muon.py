@@ -8,22 +8,14 @@ ranks, each computes less.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
-from torchtitan.components.checkpointer.utils import canonical_fqn
-from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
 
-from atom.titan.optim.kept_optimizers import KeptOptimizers
 from atom.titan.optim.whole_matrices import on_owners
-
-MUON = "Muon"
-_LAYERS = r"^layers\."
 
 
 def newton_schulz(
@@ -83,53 +75,6 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def is_muons(name: str, parameter: torch.Tensor) -> bool:
+def is_matrix_of_layer(name: str, dimensions: int) -> bool:
     """Return whether Muon, not AdamW, updates a parameter: a matrix of a layer."""
-    return parameter.ndim == 2 and re.search(_LAYERS, canonical_fqn(name)) is not None
-
-
-class OptimizersWithMuon(KeptOptimizers):
-    """A container of optimizers that also supports Muon, in groups of matrices only."""
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(KeptOptimizers.Config):
-        pass
-
-    @staticmethod
-    def _resolve_optimizer_factory(name: str) -> Any:
-        if name == MUON:
-            return Muon
-        return OptimizersContainer._resolve_optimizer_factory(name)
-
-    @staticmethod
-    def _build_param_groups(
-        model: torch.nn.Module, param_group_configs: list[ParamGroupConfig], impl_kwargs: Any
-    ) -> Any:
-        groups = []
-        for group in param_group_configs:
-            if group.optimizer_name == MUON:
-                matrices = [
-                    re.escape(name)
-                    for name, parameter in model.named_parameters()
-                    if is_muons(name, parameter)
-                ]
-                if not matrices:  # a pipeline stage may have none
-                    continue
-                group = replace(group, pattern=f"^(?:{'|'.join(matrices)})$")
-            groups.append(group)
-        return OptimizersContainer._build_param_groups(model, groups, impl_kwargs)
-
-
-def with_muon(adamw: OptimizersContainer.Config, momentum: float) -> OptimizersContainer.Config:
-    """Return ``adamw``, a config of one group, with Muon for the matrices of layers.
-
-    Updates are scaled to the size of AdamW's, so the learning rate and weight decay still fit.
-    """
-    (rest,) = adamw.param_groups
-    given = {name: rest.optimizer_kwargs[name] for name in ("lr", "weight_decay")}
-    muon = ParamGroupConfig(
-        pattern=_LAYERS,
-        optimizer_name=MUON,
-        optimizer_kwargs=given | {"momentum": momentum, "adjust_lr_fn": "match_rms_adamw"},
-    )
-    return OptimizersWithMuon.Config(param_groups=[muon, rest], implementation=adamw.implementation)
+    return dimensions == 2 and name.startswith("layers.")

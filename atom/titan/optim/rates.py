@@ -13,13 +13,20 @@ from typing import Any
 
 from torchtitan.components.optimizer import LRSchedulersContainer
 
+from atom.recipe.schedules import Phase, rate
+
 
 class EndingLRSchedulers(LRSchedulersContainer):
     """A scheduler that keeps the final learning rate after the last scheduled step."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(LRSchedulersContainer.Config):
+        phases: tuple[Any, ...] = ()
+        """The phases of ``lr_scheduler.stages``; empty for torchtitan's schedule."""
+
         def build(self, *, optimizers: Any, training_steps: int) -> LRSchedulersContainer:
+            if self.phases:
+                return LRSchedulersContainer(optimizers, partial(_rate, self.phases))
             built: LRSchedulersContainer = LRSchedulersContainer.Config.build(
                 self, optimizers=optimizers, training_steps=training_steps
             )
@@ -29,6 +36,11 @@ class EndingLRSchedulers(LRSchedulersContainer):
                     partial(_until, last, factor) for factor in scheduler.lr_lambdas
                 ]
             return built
+
+
+def _rate(phases: tuple[Phase, ...], step: int) -> float:
+    """Return the factor of a step, counted from 0."""
+    return rate(phases, step + 1)
 
 
 def _until(last: int, factor: Callable[[int], float], step: int) -> float:

@@ -7,7 +7,6 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-from torchtitan.components.optimizer import OptimizersContainer
 from torchtitan.config import ParallelismConfig, TrainingConfig
 from torchtitan.distributed import pipeline_parallel
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
@@ -18,7 +17,6 @@ from atom.plan.execution import COMPILED, CUDNN, EAGER, FLASH2, ROWWISE, TENSORW
 from atom.plan.layout import Layout
 from atom.plan.model import FULL, NONE, SELECTIVE
 from atom.plan.pipeline import Schedule, bubble, in_flight
-from atom.titan.optim.optimizer import matrix_state_bytes, state_bytes
 from atom.titan.planning import schedule
 
 
@@ -29,7 +27,7 @@ def layout_of(
     *,
     checkpointing: str,
     global_batch_size: int,
-    optimizer: OptimizersContainer.Config,
+    of_state: tuple[float, float | None],
     loss_chunks: int = 1,
     averages: int = 0,
     execution: Execution | None = None,
@@ -42,7 +40,7 @@ def layout_of(
         model: the architecture's model config.
         checkpointing: one of :data:`atom.plan.model.MODES`.
         global_batch_size: in sequences.
-        optimizer: determines the size of its state.
+        of_state: bytes of optimizer state per element: see :class:`atom.plan.layout.Layout`.
         loss_chunks: chunks that logits are computed in.
         averages: number of callbacks that average the weights.
         execution: how the layout is run.
@@ -82,8 +80,8 @@ def layout_of(
         parameter_dtype=training.dtype,
         compute_dtype=training.mixed_precision_param,
         reduce_dtype=training.mixed_precision_reduce,
-        state_bytes=state_bytes(optimizer, training.dtype),
-        matrix_state_bytes=matrix_state_bytes(optimizer, training.dtype),
+        state_bytes=of_state[0],
+        matrix_state_bytes=of_state[1],
         loss_chunks=loss_chunks,
         offload=training.enable_cpu_offload,
         averages=averages,

@@ -10,7 +10,14 @@ from atom.errors import UserError
 from atom.plan.device import DeviceDescription, named
 from atom.plan.estimate import Estimate, estimate
 from atom.plan.model import MODES, ModelDescription
-from atom.plugin import Architecture, LayoutChoice, LayoutContext, ModelParts, Parallelism
+from atom.plugin import (
+    Architecture,
+    LayoutChoice,
+    LayoutContext,
+    ModelParts,
+    Optimizer,
+    Parallelism,
+)
 from atom.recipe.run import Run
 from atom.registry.select import Selection
 from atom.titan import translate
@@ -45,6 +52,7 @@ def description(
 
 def estimate_of(
     run: Run,
+    selection: Selection,
     model: ModelDescription,
     config: Any,
     target: DeviceDescription,
@@ -59,6 +67,7 @@ def estimate_of(
 
     Args:
         run: for its optimizer, loss and checkpointing.
+        selection: its components.
         model: the description of ``config``.
         config: the architecture's model config.
         target: the device of the run.
@@ -70,13 +79,23 @@ def estimate_of(
     """
     if checkpointing is None:
         checkpointing = checkpointing_of(translate.activation_checkpoint(run.activation_checkpoint))
+    of_state = optimizer.state_rates(
+        optimizer.config(
+            selection[Optimizer],
+            run.optimizer,
+            device=target.kind,
+            parameter_dtype=training.dtype,
+        ),
+        {parameter.name: parameter.shape for parameter in model.parameters},
+        training.dtype,
+    )
     found = layout_of(
         parallelism,
         training,
         config,
         checkpointing=checkpointing,
         global_batch_size=global_batch_size,
-        optimizer=optimizer.config(run.optimizer),
+        of_state=of_state,
         loss_chunks=run.loss.num_chunks,
         averages=averages,
         execution=execution_of(
@@ -176,6 +195,7 @@ def choose(
         mode = tried.activation_checkpoint.mode
         return estimate_of(
             tried,
+            selection,
             model,
             parts.model,
             target,

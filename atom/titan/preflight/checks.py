@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from atom.recipe import effects, lengths
+from atom.recipe import effects, lengths, schedules
 from atom.recipe.effect_rules import Situation
 from atom.titan import windows
 from atom.titan.checks import (
@@ -29,7 +29,9 @@ from atom.titan.checks import (
     shardings,
 )
 from atom.titan.checks.candidate import LAYOUT_CHECKS
+from atom.titan.optim import optimizer
 from atom.titan.preflight.run_plan import RunPlan
+from atom.titan.saved_model import on_meta
 
 
 def check_effects(plan: RunPlan) -> None:
@@ -50,6 +52,20 @@ def check_initial_weights(plan: RunPlan) -> None:
 def check_mixture(plan: RunPlan) -> None:
     """Refuse a mixture that does not fit the run's steps."""
     _ = plan.mixture
+
+
+def check_optimizer(plan: RunPlan) -> None:
+    """Refuse an optimizer that does not fit the device, the dtypes or the parameters."""
+    model = on_meta(plan.model_config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    optimizer.check(plan.optimizer, shapes)
+
+
+def check_schedule(plan: RunPlan) -> None:
+    """Refuse stages of the learning rate that do not fit into the run."""
+    if plan.laid_out.lr_scheduler.stages:
+        tokens = plan.global_batch_size * plan.training.seq_len
+        schedules.check_stages(plan.laid_out, tokens)
 
 
 def check_kernels(plan: RunPlan) -> None:
@@ -86,7 +102,8 @@ CHECKS: tuple[Callable[[RunPlan], None], ...] = (
     compilation.check_async,
     compilation.check_backend,
     device.check_offload,
-    device.check_state_dtype,
+    check_optimizer,
+    check_schedule,
     context_parallel.check_name,
     faults.check_replicas,
     faults.check_replay,

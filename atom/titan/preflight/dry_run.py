@@ -179,7 +179,7 @@ def _built(
     """Build one rank of the run and count its shards."""
     from atom.titan.checks.engine import refused
     from atom.titan.checks.pretend import mesh, model_parts, pretending
-    from atom.titan.optim.muon import is_muons
+    from atom.titan.optim.muon import is_matrix_of_layer
 
     with pretending(rank, estimate.layout.ranks):
         with refused():
@@ -190,7 +190,7 @@ def _built(
         matrices = [
             _local_numel(parameter)
             for name, parameter in zip(names, held, strict=True)
-            if is_muons(name, parameter)
+            if is_matrix_of_layer(name, parameter.ndim)
         ]
     plain = memory(model, estimate.layout, rank=pipeline_rank)
     size = BYTES[estimate.layout.parameter_dtype]

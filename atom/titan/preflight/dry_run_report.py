@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from atom.io.numbers import sparkline
 from atom.plan.device import GIB
 from atom.plan.time.step import Step
+from atom.recipe import schedules
 from atom.recipe.run import DEGREES
 from atom.titan.preflight.dry_run import LABELS, DryRun, Rank
+from atom.titan.preflight.preflight import Preflight
+
+_COLUMNS = 40
+_TURNS = 6
 
 
-def report(found: DryRun, data: Sequence[tuple[str, str]] = ()) -> str:
+def report(found: DryRun, data: Sequence[tuple[str, str]] = (), *, ascii_only: bool = False) -> str:
     """Return ``found`` as text, with a line break at the end.
 
     Args:
         found: the dry run.
         data: rows about the data: label and text.
+        ascii_only: whether the learning rate is drawn in ASCII.
     """
     ready, estimate = found.ready, found.estimate
     resolved, layout, step = ready.resolved, estimate.layout, estimate.step
@@ -34,6 +41,7 @@ def report(found: DryRun, data: Sequence[tuple[str, str]] = ()) -> str:
         f"layout   {' x '.join(degrees) or 'one rank'}",
         f"batch    {resolved.global_batch_size:,} sequences x {ready.seq_len:,} tokens; "
         f"{layout.local_batch_size} a rank at once, gradient accumulation {layout.accumulation}",
+        f"rate     {_rate(ready, ascii_only=ascii_only)}",
         *(f"{label:8} {text}" for label, text in data),
         f"memory   activation checkpointing {layout.checkpointing}; parameters in "
         f"{layout.parameter_dtype}, gathered in {layout.compute_dtype}",
@@ -82,6 +90,23 @@ def _parts_of(step: Step) -> str:
     }
     shown = sorted(parts.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {s:.3g}" for name, s in shown if s >= 0.001 * step.seconds)
+
+
+def _rate(ready: Preflight, *, ascii_only: bool) -> str:
+    """Return a picture of the learning rate, and its values where it turns."""
+    run, resolved = ready.run, ready.resolved
+    phases = schedules.phases(run, resolved.global_batch_size * ready.seq_len)
+    steps, peak = ready.steps, run.optimizer.parameters.get("lr")
+
+    def at(step: int) -> float:
+        return schedules.rate(phases, step) * (peak if peak is not None else 1)
+
+    count = min(steps, _COLUMNS)
+    shown = [at(1 + column * (steps - 1) // max(count - 1, 1)) for column in range(count)]
+    turns = {1, *(p.before + p.steps for p in phases if p.before + p.steps < steps), steps}
+    picture = sparkline(shown, count, ascii_only=ascii_only)
+    values = ", ".join(f"{at(step):.2g} at step {step:,}" for step in sorted(turns)[:_TURNS])
+    return f"{picture}  {values}{' of the peak' if peak is None else ''}"
 
 
 def _table(ranks: list[Rank]) -> list[str]:

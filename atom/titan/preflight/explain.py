@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from atom.kernels.choose import Choice, Situation
 from atom.kernels.operations import OPERATIONS
+from atom.plugin import Optimizer
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import Selection
@@ -48,6 +49,7 @@ def explain(
         described,
         run=run,
         training=training,
+        optimizer=selection[Optimizer].declaration,
         tensor_parallel=_known(run.parallelism.tensor_parallel_degree),
         context_parallel=_known(run.parallelism.context_parallel_degree),
         expert_parallel=_known(run.parallelism.expert_parallel_degree),

@@ -20,7 +20,7 @@ from atom.kernels.choose import Choice
 from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.model import ModelDescription
-from atom.plugin import Architecture, Callback, Contents, Dataset, ModelParts
+from atom.plugin import Architecture, Callback, Contents, Dataset, ModelParts, Optimizer
 from atom.recipe.resolved import Mixed, Read, Resolved
 from atom.recipe.run import DEGREES, Run
 from atom.registry.host import Host
@@ -31,6 +31,7 @@ from atom.titan import kernels, saved_model, translate
 from atom.titan.checkpoint import disk_space
 from atom.titan.checks import batch, layout
 from atom.titan.checks.division import shapes_of
+from atom.titan.optim import optimizer
 from atom.titan.planning import planning
 from atom.titan.preflight.assembly import Assembly, assemble
 from atom.titan.train.callbacks import CALLBACKS
@@ -191,6 +192,16 @@ class RunPlan:
     def run(self) -> Run:
         return self._loaded[0]
 
+    @cached_property
+    def optimizer(self) -> Any:
+        """The config of the optimizer."""
+        return optimizer.config(
+            self.selection[Optimizer],
+            self.laid_out.optimizer,
+            device=self.kind,
+            parameter_dtype=self.training.dtype,
+        )
+
     # ------------------------------------------------------------------ kernels and config
 
     @cached_property
@@ -205,6 +216,7 @@ class RunPlan:
             self.device,
             run=self.run,
             training=self.training,
+            optimizer=self.selection[Optimizer].declaration,
             vocab_size=self.vocab_size,
             tensor_parallel=self.parallelism.tensor_parallel_degree,
             context_parallel=self.parallelism.context_parallel_degree,
@@ -288,6 +300,7 @@ class RunPlan:
         """The estimate of memory, communication and time."""
         return planning.estimate_of(
             self.run,
+            self.selection,
             self.description,
             self.model_config,
             self.device,

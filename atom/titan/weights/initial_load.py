@@ -159,7 +159,7 @@ def _compare(
         return [f"its architecture is {there.name}, and that of this run is {here.name}"]
     size = other.resolved.vocab_size if other.resolved else vocab_size
     try:
-        selection = select(run.model_copy(update={"architecture": there}), host)
+        selection = select(run.model_copy(update={"architecture": there}), host, training=False)
         before = model_parts(selection, size, 1)
     except UserError as error:
         return [f"its architecture cannot be compared: {error}"]

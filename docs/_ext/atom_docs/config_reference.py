@@ -45,10 +45,12 @@ class ConfigReference(SphinxDirective):
 def _own() -> Iterator[nodes.Node]:
     values = []
     for name, field in Run.model_fields.items():
-        of_kind = name in KIND and KIND[name].chosen in ("one", "many")
-        if of_kind or name in (*SECTIONS, *ENGINE_SECTIONS, "resolved"):
-            continue
         models = models_in(field.annotation)
+        # A section can have keys of its own beside the name of a component.
+        plain = all(set(model.model_fields) == {"name"} for model in models)
+        of_kind = name in KIND and KIND[name].chosen in ("one", "many")
+        if (of_kind and plain) or name in (*SECTIONS, *ENGINE_SECTIONS, "resolved"):
+            continue
         if not models:
             values.append(_pydantic_entry(name, field))
             continue

@@ -47,7 +47,9 @@ def test_a_run_with_them_is_one_with_the_references() -> None:
     training = runs.sections(QWEN)["training"] | few
     losses = []
     for chosen in liger, {"default": "reference"}:
-        run = runs.sections(QWEN, training=training, optimizer={"lr": 1e-2}, kernels=chosen)
+        run = runs.sections(
+            QWEN, training=training, optimizer={"name": "AdamW", "lr": 1e-2}, kernels=chosen
+        )
         losses.append([row.loss for row in runs.train(run, interpreted=True)])
         lock = json.loads((ranks.shared(interpreted=True).place(run) / "lock.json").read_text())
         kernels = {row["operation"]: row["kernel"] for row in lock["kernels"]}

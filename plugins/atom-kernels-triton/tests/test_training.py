@@ -45,7 +45,7 @@ def sections(
     given = {
         "training": usual["training"] | few,
         "validation": usual["validation"] | {"tokens": 90},
-        "optimizer": {"lr": 1e-2},
+        "optimizer": {"name": "AdamW", "lr": 1e-2},
         "kernels": kernels,
     }
     return runs.sections(LLAMA, layout, **given, **changed)

@@ -213,6 +213,7 @@ def test_a_refusal_names_the_parameters_to_set(case: str) -> None:
     theirs, expected = REMEDIES[case]
     architecture = {"name": "llama3", **SHAPE}
     sections = {"tokenizer": {"name": "bytes"}, "dataset": {"name": "stdlib"}}
+    sections["optimizer"] = {"name": "AdamW"}
     run = parse({"architecture": architecture, "parallelism": {"name": "mesh"}, **sections})
     host, parts = Host.load(), parts_of(architecture)
     assert hf_config.disagreement(theirs, parts.hf_config or {}, parts.hf_defaults or {})
