@@ -151,9 +151,19 @@ BAD = {
     "a short sequence": (
         ["training.seq_len=16"],
         '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}',
-        ["training.seq_len=16", "no answer of the first 1 documents fits"],
+        ["training.seq_len=16", "nothing of the first 1 documents of dataset fits"],
     ),
     "text": (["dataset=stdlib", "~dataset.path"], "", ["is text", "records with messages"]),
+    "a validation set of text": (
+        ["validation.sets.web=stdlib"],
+        '{"prompt": "x", "completion": "y"}',
+        ["validation.sets.web (command line)", "is text", "records with messages"],
+    ),
+    "a tokenizer that is trained on the data": (
+        ["tokenizer=bpe"],
+        '{"prompt": "x", "completion": "y"}',
+        ["tokenizer.name=bpe", "the dataset is of records; valid: bytes or hf"],
+    ),
     "a field of text": (
         ["dataset.text_field=messages"],
         '{"prompt": "x", "completion": "y"}',

@@ -119,7 +119,13 @@ class ChatTemplate:
                     "marks no answers by {% generation %}, and does not render the beginning of a "
                     f"conversation as it renders the whole (message {number + 1})"
                 )
-            answers.append((len(before), len(_trimmed(after, message))))
+            end = len(_trimmed(after, message))
+            if after[:end].endswith(str(message.get("content"))):
+                raise TemplateError(
+                    "marks no answers by {% generation %}, and writes nothing that ends one "
+                    f"(message {number + 1})"
+                )
+            answers.append((len(before), end))
         return Conversation(text, tuple(answers))
 
     def _marked(

@@ -101,10 +101,11 @@ def prepare(selection: Selection, run: Run | None = None) -> Prepared:
             if not trained.has(document):
                 continue
             if document.tokens is not None or document.record is not None:
-                what = "stored as tokens" if document.record is None else "of records"
+                stored_tokens = document.record is None
+                what = "stored as tokens" if stored_tokens else "of records"
                 raise UserError(
                     f"is trained on text, and the dataset is {what}",
-                    valid=sets.OF_THE_TOKENS,
+                    valid=sets.OF_THE_TOKENS if stored_tokens else "bytes or hf",
                     key="tokenizer.name",
                     value=name,
                 )

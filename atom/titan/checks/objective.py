@@ -10,7 +10,9 @@ from typing import Protocol
 
 from atom.errors import UserError
 from atom.io.files import copy
-from atom.plugin import Dataset, Objective, Tokenizer
+from atom.plugin import Dataset, DocumentEncoder, Objective, Tokenizer
+from atom.registry.opening import Chosen
+from atom.registry.renaming import renamed
 from atom.titan.checks.plan import Plan
 from atom.titan.trainer_config import encoder_of
 
@@ -70,13 +72,19 @@ def check_documents(plan: _Plan) -> None:
             return
         tokenizer = plan.selection[Tokenizer].call("build").build(tokenizer_path=scratch)
         encoder = encoder_for(tokenizer)
-        documents = plan.selection[Dataset].call("source").lane(0, 1, seed=0, epoch=0)
-        readable = [each for each in islice(documents, FIRST) if each.problem is None]
-        encoded = [encoder.encode(document) for document in readable]
+        for chosen in (plan.selection[Dataset], *plan.selection.validation().values()):
+            with renamed(Dataset.kind, chosen.key):
+                _encode(chosen, encoder, plan.run.training.seq_len)
+
+
+def _encode(chosen: Chosen[Dataset], encoder: DocumentEncoder, seq_len: int) -> None:
+    documents = chosen.call("source").lane(0, 1, seed=0, epoch=0)
+    readable = [each for each in islice(documents, FIRST) if each.problem is None]
+    encoded = [encoder.encode(document) for document in readable]
     if readable and not any(encoded):
         raise UserError(
-            f"no answer of the first {len(readable)} documents fits a sequence",
+            f"nothing of the first {len(readable)} documents of {chosen.key} fits a sequence",
             valid="more",
             key="training.seq_len",
-            value=plan.run.training.seq_len,
+            value=seq_len,
         )

@@ -231,6 +231,16 @@ def test_a_template_that_does_not_add_to_what_was_before(folder: Path) -> None:
         sft(folder, backwards).encode(document(messages=messages(CONVERSATIONS[2])))
 
 
+def test_a_template_that_ends_no_answer(folder: Path) -> None:
+    endless = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    with pytest.raises(UserError, match="writes nothing that ends one"):
+        sft(folder, endless).encode(
+            document(
+                messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+            )
+        )
+
+
 HOSTILE = {
     "attributes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "import": "{% import 'os' as os %}",
