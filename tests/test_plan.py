@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -298,6 +299,43 @@ def test_an_unknown_device_is_named() -> None:
     with pytest.raises(UserError, match="h100") as error:
         named("h1000")
     assert error.value.key == "device"
+
+
+def test_a_device_can_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "cloud.yaml"
+    file.write_text("like: h100\nnetwork_bandwidth: 12.5e9\npower_limit: 400\n")
+    found = named(str(file))
+    assert found == replace(
+        named("h100"), name="cloud", network_bandwidth=12.5e9, power_limit=400.0
+    )
+
+
+WRONG_DEVICES = {
+    "like: h1": "has like: h1; valid: a100, ",
+    "like: h100\nnic: 3": "has the unknown key nic; ",
+    "kind: cuda": "lacks capability, flops, memory_gib, ",
+    "like: h100\nkind: tpu": "has kind: tpu; valid: cpu, cuda",
+    "like: h100\nmemory_gib: -1": "has memory_gib: -1; valid: a number above 0",
+    "like: h100\nflops: {bfloat16: fast}": "has flops.bfloat16: fast; valid: a number above 0",
+    "like: h100\nflops: 3": "has flops: 3; valid: FLOP/s by dtype",
+    "like: h100\ncapability: 9": "has capability: 9; valid: null, or such as [9, 0]",
+    "like: h100\ndevices_per_node: 2.5": "has devices_per_node: 2.5; valid: a whole number",
+    "- a": "describes no device; valid: keys kind, ",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_DEVICES)
+def test_a_file_that_describes_no_device_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "d.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        named(str(file))
+    assert WRONG_DEVICES[text] in error.value.sentence()
+
+
+def test_a_device_file_that_is_not_there_is_told() -> None:
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        named("none.yaml")
 
 
 def test_plans_need_no_torch() -> None:

@@ -5,13 +5,13 @@ A description is a YAML file in ``atom/plan/devices/``, each number with its sou
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from atom.errors import UserError, nearest
+from atom.io import yaml_data
 
 GIB = 2**30
 
@@ -83,26 +83,102 @@ def names() -> list[str]:
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
+def is_file(name: str) -> bool:
+    """Return whether ``name`` is that of a file that describes a device."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def named(name: str, *, key: str = "device") -> DeviceDescription:
-    """Return the description of the device ``name``.
+    """Return the description of the device ``name``: one that ATOM ships, or a YAML file.
 
     Raises:
-        UserError: the name is unknown.
+        UserError: there is none, or the file describes no device.
     """
-    if name not in names():
+    if name in names():
+        return _described(name, _shipped(name))
+    if not is_file(name):
         raise UserError(
-            f"there is no description of such a device; {nearest(name, names())}",
+            f"there is no description of such a device; {nearest(name, [*names(), 'FILE.yaml'])}",
             key=key,
             value=name,
         )
-    data: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    capability = data.pop("capability")
-    memory = data.pop("memory_gib")
+    try:
+        text = yaml_data.text_of(Path(name), what="a device")
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", key=key, value=name) from None
+    data = yaml_data.load(text, name)
+    if not isinstance(data, dict):
+        raise UserError(f"{name} describes no device", valid=f"keys {', '.join(_KEYS)}")
+    like = data.pop("like", None)
+    if like is not None:
+        if like not in names():
+            raise UserError(f"{name} has like: {like}", valid=", ".join(names()))
+        data = _shipped(like) | data
+    return _described(name, data)
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = yaml_data.load((FOLDER / f"{name}.yaml").read_text(), name)
+    return data
+
+
+_NUMBERS = (
+    "memory_gib", "memory_bandwidth", "node_bandwidth", "network_bandwidth", "reserve", "power",
+    "power_limit",
+)  # fmt: skip
+_COUNTS = ("devices_per_node", "multiprocessors")
+_RATES = ("flops", "products")
+_KEYS = ("kind", "capability", *_RATES, *_NUMBERS, *_COUNTS)
+_OPTIONAL = ("products", "reserve", "power", "power_limit", "multiprocessors")
+
+
+def _described(name: str, data: dict[str, Any]) -> DeviceDescription:
+    """Return the description in ``data``; refuse unknown, missing and impossible values."""
+    for key in data:
+        if key not in _KEYS:
+            raise UserError(
+                f"{name} has the unknown key {key}; {nearest(str(key), [*_KEYS, 'like'])}"
+            )
+    missing = [key for key in _KEYS if key not in data and key not in _OPTIONAL]
+    if missing:
+        raise UserError(
+            f"{name} lacks {', '.join(missing)}",
+            valid="all of a device, or `like: h100` and what differs",
+        )
+    if data["kind"] not in ("cpu", "cuda"):
+        raise UserError(f"{name} has kind: {data['kind']}", valid="cpu, cuda")
+    capability = data["capability"]
+    if capability is not None and not (
+        isinstance(capability, list)
+        and len(capability) == 2
+        and all(isinstance(part, int) for part in capability)
+    ):
+        raise UserError(f"{name} has capability: {capability}", valid="null, or such as [9, 0]")
+    values: dict[str, Any] = {key: _number(name, key, data[key]) for key in _NUMBERS if key in data}
+    for key in _COUNTS:
+        if key in data:
+            if not isinstance(data[key], int) or data[key] < 1:
+                raise UserError(f"{name} has {key}: {data[key]}", valid="a whole number from 1")
+            values[key] = data[key]
+    for key in _RATES:
+        if not isinstance(data.get(key, {}), dict):
+            raise UserError(f"{name} has {key}: {data[key]}", valid="FLOP/s by dtype")
+        rates = data.get(key, {}).items()
+        values[key] = {str(d): _number(name, f"{key}.{d}", rate) for d, rate in rates}
     return DeviceDescription(
-        name=name,
-        capability=None if capability is None else (int(capability[0]), int(capability[1])),
-        memory=round(memory * GIB),
-        flops={dtype: float(value) for dtype, value in data.pop("flops").items()},
-        products={dtype: float(value) for dtype, value in data.pop("products", {}).items()},
-        **data,
+        name=Path(name).stem if is_file(name) else name,
+        kind=data["kind"],
+        capability=None if capability is None else (capability[0], capability[1]),
+        memory=round(values.pop("memory_gib") * GIB),
+        **values,
     )
+
+
+def _number(name: str, key: str, value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UserError(f"{name} has {key}: {value}", valid="a number above 0")
+    return number

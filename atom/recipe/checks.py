@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from atom.errors import UserError, nearest
+from atom.plan.device import is_file as is_device_file
 from atom.plan.device import names as device_names
 from atom.recipe import ranges
 from atom.recipe.defaults import ENGINE
@@ -61,8 +62,8 @@ def in_sequences(tokens: int, training: Training) -> Training:
 def dry_run(run: Run) -> None:
     """Refuse settings that only a dry run supports: an absent device, or any number of ranks."""
     known = ("auto", "cpu", "cuda")
-    if run.device not in (*known, *device_names()):
-        described = ", ".join(device_names())
+    if run.device not in (*known, *device_names()) and not is_device_file(run.device):
+        described = ", ".join([*device_names(), "FILE.yaml"])
         raise UserError(
             "there is no such device",
             valid=f"{', '.join(map(repr, known))}, and with dry_run=true {described}",
