@@ -315,7 +315,7 @@ def both(trained: Path) -> SimpleNamespace:
     boot("cpu")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from atom.titan.weights.evaluate import Settings, subject
+    from atom.titan.evaluation.evaluate import Settings, subject
 
     model = AutoModelForCausalLM.from_pretrained(trained / "export").eval()
     tokenizer = AutoTokenizer.from_pretrained(trained / "export")

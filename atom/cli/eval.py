@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
 
     kind = device.pick(options.device)
     boot(kind)
-    from atom.titan.weights.evaluate import Settings, evaluate, subject
+    from atom.titan.evaluation.evaluate import Settings, evaluate, subject
 
     settings = Settings(
         step=options.step,

@@ -14,7 +14,7 @@ from atom.errors import UserError
 from atom.plugin import EvaluatorContext, Measured
 from atom.registry.host import Host
 from atom.registry.opening import Opener
-from atom.titan.weights.score import ModelScorer
+from atom.titan.evaluation.scorer import ModelScorer
 
 sys.path.append(str(Path(__file__).parent))
 

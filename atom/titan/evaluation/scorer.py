@@ -35,6 +35,8 @@ class ModelScorer:
         max_length: the longest sequence in tokens.
         device: the device of the ids.
         tokens: tokens of one pass.
+        generate: returns the likeliest ids that follow prompts, as :meth:`_recomputed` does, which
+            is the default.
 
     Attributes:
         truncated: number of requests since :meth:`new_digest` that lost their beginning.
@@ -48,8 +50,10 @@ class ModelScorer:
         max_length: int,
         device: str,
         tokens: int | None = None,
+        generate: Callable[..., list[list[int]]] | None = None,
     ) -> None:
         self._forward = forward
+        self._generate = generate or self._recomputed
         self._device = device
         self._tokens = tokens or TOKENS
         self._tokenizer = tokenizer
@@ -200,15 +204,29 @@ class ModelScorer:
                 found[number] = text
         return found
 
-    @torch.no_grad()
     def _continued(
         self, prompts: Sequence[list[int]], until: Sequence[str], tokens: int
     ) -> list[str]:
+        def finished(_number: int, ids: list[int]) -> bool:
+            text = self.decode(ids)
+            return any(stop and stop in text for stop in until)
+
+        made = self._generate(prompts, tokens=tokens, finished=finished)
+        return [_cut(self.decode(ids), until) for ids in made]
+
+    @torch.no_grad()
+    def _recomputed(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        tokens: int,
+        finished: Callable[[int, list[int]], bool],
+    ) -> list[list[int]]:
+        """Return the ids that follow prompts, each computed from all before it."""
         made: list[list[int]] = [[] for _ in prompts]
-        texts = [""] * len(prompts)
         going = list(range(len(prompts)))
         for _ in range(tokens):
-            logits_BLV = self._logits([prompts[i] + made[i] for i in going])
+            logits_BLV = self._logits([[*prompts[i], *made[i]] for i in going])
             still = []
             for row, number in enumerate(going):
                 end = len(prompts[number]) + len(made[number])
@@ -217,12 +235,11 @@ class ModelScorer:
                 if token == self.eos_id:
                     continue
                 made[number].append(token)
-                texts[number] = self.decode(made[number])
-                if not any(stop and stop in texts[number] for stop in until):
+                if not finished(number, made[number]):
                     still.append(number)
             if not (going := still):
                 break
-        return [_cut(text, until) for text in texts]
+        return made
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

@@ -22,10 +22,11 @@ from atom.run_dir import checkpoint, inputs, saved
 from atom.run_dir.evals import Evaluation
 from atom.run_dir.evaluators import Task
 from atom.run_dir.folder import RUN_FILE
+from atom.titan.evaluation.scorer import ModelScorer
+from atom.titan.generation.generate import generate, longest
 from atom.titan.weights import transformers_model
 from atom.titan.weights.forward import logits
 from atom.titan.weights.loaded import load
-from atom.titan.weights.score import ModelScorer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -103,9 +104,18 @@ def subject(folder: Path, settings: Settings, *, kind: str) -> Subject:
     for parameter in loaded.model.parameters():
         parameter.data = parameter.data.to(DTYPES[settings.dtype])
     recorded = inputs.read(folder / inputs.FILE_NAME)
+    tokenizer = loaded.trained.tokenizer()
+    eos = getattr(tokenizer, "eos_id", None)
     scorer = ModelScorer(
         partial(logits, loaded.model),
-        loaded.trained.tokenizer(),
+        tokenizer,
+        generate=partial(
+            generate,
+            loaded.model,
+            ends=() if eos is None else (eos,),
+            size=tokenizer.get_vocab_size(),
+            reach=longest(loaded.trained.parts),
+        ),
         max_length=_length(settings, loaded.trained.run.training.seq_len),
         device=kind,
         tokens=settings.tokens,

@@ -1,0 +1,1 @@
+"""Evaluate saved weights on tasks of evaluators."""
