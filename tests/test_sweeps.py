@@ -248,7 +248,8 @@ BAD = {
     ),
     "an evaluation": (
         ["sweep.objective=evaluation.arc.acc"],
-        "atom: sweep.objective=evaluation.arc.acc: is measured by `atom eval`, after a run; valid:",
+        "atom: sweep.objective=evaluation.arc.acc: is measured by evaluations, and "
+        "evaluation.interval=0; valid: evaluation.interval and evaluation.tasks, or `atom eval`",
     ),
     "no direction": (["sweep.direction=up"], "atom: sweep.direction=up: must be 'minimize' or"),
     "two directions": (
@@ -276,3 +277,26 @@ def test_a_value_that_a_run_has_not_measured_ends_the_sweep(write: Write) -> Non
     run = parse(SECTIONS | sections | {"sweep": {"objective": "callbacks.norms.weight/layer.0"}})
     with pytest.raises(UserError, match=r"has not measured it; did you mean callbacks\.norms\.we"):
         objective.measured(run, place)
+
+
+def test_an_evaluation_that_has_failed_has_no_value(write: Write) -> None:
+    """It does not end the sweep; another one than the named one does."""
+    from atom.run_dir import objective
+
+    place = write("0", 2.0)
+    named = {"sweep": {"objective": "evaluation.arc.ac"}}
+    tasks = {
+        "evaluation": {"interval": 500, "tasks": ["arc"]},
+        "checkpoint": {"enable": True, "interval": 500},
+    }
+    run = parse(SECTIONS | named | tasks)
+    objective.check(run, [])
+    assert math.isnan(objective.measured(run, place))
+    texts = dict.fromkeys(("time", "asked", "package", "prompts", "weights", "dtype", "atom"), "x")
+    line = {"step": 1, "evaluator": "olmes", "task": "arc", "metric": "acc", "samples": 9}
+    line |= texts | {"max_length": 64, "value": 0.5}
+    (place / "evals.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match=r"has not measured it; did you mean evaluation\.arc\.acc"):
+        objective.measured(run, place)
+    right = parse(SECTIONS | tasks | {"sweep": {"objective": "evaluation.arc.acc"}})
+    assert objective.measured(right, place) == 0.5

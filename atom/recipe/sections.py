@@ -197,7 +197,7 @@ class Sweep(Model):
     objective: str = Field(
         default="loss",
         description="a number in metrics.jsonl, such as loss, validation.NAME.bits_per_byte or "
-        "callbacks.NAME.VALUE; its last value is the objective",
+        "callbacks.NAME.VALUE, or evaluation.TASK.METRIC; its last value is the objective",
     )
     direction: Literal["minimize", "maximize"] = Field(
         default="minimize", description="whether the lowest or the highest objective is the best"

@@ -32,12 +32,15 @@ def check(run: Run, sets: Iterable[str]) -> None:
     """
     name = run.sweep.objective
     if name.startswith(_EVALUATION):
-        raise UserError(
-            "is measured by `atom eval`, after a run",
-            valid=f"another value, or `atom compare FOLDER --objective {name}` afterwards",
-            key=KEY,
-            value=name,
-        )
+        if not run.evaluation.interval:
+            raise UserError(
+                "is measured by evaluations, and evaluation.interval=0",
+                valid="evaluation.interval and evaluation.tasks, or `atom eval` and `atom compare "
+                f"FOLDER --objective {name}` afterwards",
+                key=KEY,
+                value=name,
+            )
+        return  # an evaluator names its parts of tasks and metrics
     chosen.check(run, KEY, name, sets, value=name)
 
 
@@ -60,14 +63,18 @@ def direction(folder: Path, name: str) -> str | None:
 
 
 def measured(run: Run, folder: Path) -> float:
-    """Return the objective of a run that has ended; NaN without rows, or if it is not finite.
+    """Return the objective of a run that has ended; NaN if it is not finite.
+
+    It is NaN, too, if the run has logged no step, or if its evaluations have failed.
 
     Raises:
-        UserError: the run has rows, and none has the value.
+        UserError: the run has measured other values, and not this one.
     """
     name = run.sweep.objective
     found = value(folder, name)
-    if found is None and metrics.last_step(folder / metrics.FILE_NAME):
+    evaluated = name.startswith(_EVALUATION)
+    others = _evaluations(folder) if evaluated else metrics.last_step(folder / metrics.FILE_NAME)
+    if found is None and others:
         raise UserError(
             f"the run in {folder} has not measured it; {nearest_in([folder], name)}",
             key=KEY,
