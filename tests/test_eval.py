@@ -7,13 +7,14 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from atom.run_dir import evals, events
+from atom.run_dir import evals, events, status
 
 sys.path.append(str(Path(__file__).parents[1] / "plugins/atom-evaluators/tests"))
 
@@ -188,6 +189,14 @@ def test_the_last_checkpoint_was_evaluated(trained: Path) -> None:
     assert {(row.step, row.samples, row.asked) for row in rows} == {(20, 2, "code_rc")}
     (event,) = (e for e in events.read(trained / "run") if e["event"] == events.EVALUATED)
     assert event["numbers"] == {row.name: row.value for row in rows}
+    found = status.status(trained / "run")
+    assert found.evaluation == "step 20"
+    times = {
+        e["event"]: datetime.fromisoformat(e["time"]).timestamp()
+        for e in events.read(trained / "run")
+    }
+    # An evaluation after the last step is not time of the run.
+    assert found.wall == pytest.approx(times[events.FINISHED] - times[events.STARTED])
 
 
 def test_an_evaluation_that_fails_does_not_fail_the_run(
@@ -204,6 +213,8 @@ def test_an_evaluation_that_fails_does_not_fail_the_run(
     assert event["step"] == 2
     assert event["reason"].startswith(reason)
     assert not evals.read(trained / "failing")
+    told = atom("status", "failing", cwd=trained).stdout
+    assert f"evaluated  step 2 failed: {reason}" in told
 
 
 REFUSED = {

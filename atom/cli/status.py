@@ -8,6 +8,7 @@ from pathlib import Path
 from atom.cli import Parser
 from atom.io.json_data import dumps
 from atom.io.numbers import clock
+from atom.io.printing import clean
 from atom.run_dir import status
 
 
@@ -57,4 +58,6 @@ def lines(found: status.Status) -> list[tuple[str, str]]:
         shown.append(("goodput", f"{found.goodput:.0%} ({spent})"))
     saved = "none" if found.checkpoint is None else f"step {found.checkpoint:,}"
     shown.append(("checkpoint", saved))
+    if found.evaluation is not None:
+        shown.append(("evaluated", clean(found.evaluation)))
     return shown

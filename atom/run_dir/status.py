@@ -44,6 +44,7 @@ class Status:
         checkpoint: the newest step to resume from.
         left: estimated time until the last step, at the recent pace.
         started: when ranks were first started, ISO 8601 in UTC.
+        evaluation: the last evaluation while training, in words.
     """
 
     state: State
@@ -66,6 +67,7 @@ class Status:
     pid: int | None
     host: str | None
     started: str | None
+    evaluation: str | None = None
 
 
 def status(run: Path) -> Status:
@@ -114,6 +116,7 @@ def status(run: Path) -> Status:
         pid=at_work.get("pid") if at_work else None,
         host=at_work.get("host") if at_work else None,
         started=_started(happened),
+        evaluation=_evaluation(happened),
     )
 
 
@@ -137,9 +140,27 @@ def _wall(run: Path, happened: list[dict], at_work: bool) -> float | None:
     begin = _started(happened)
     if begin is None:
         return None
+    finished = next((e["time"] for e in reversed(happened) if e["event"] == events.FINISHED), None)
+    if finished is not None and not at_work and _state(happened, at_work)[0] == "finished":
+        # Checkpoints may be evaluated after it.
+        return _seconds(finished) - _seconds(begin)
     signs = [run / metrics.FILE_NAME, run / events.FILE_NAME, run / heartbeat.FILE_NAME]
     last = max((at for sign in signs if (at := modified(sign)) is not None), default=time.time())
-    return (time.time() if at_work else last) - datetime.fromisoformat(begin).timestamp()
+    return (time.time() if at_work else last) - _seconds(begin)
+
+
+def _seconds(when: str) -> float:
+    return datetime.fromisoformat(when).timestamp()
+
+
+def _evaluation(happened: list[dict]) -> str | None:
+    """Return the last evaluation while training, in words."""
+    for event in reversed(happened):
+        if event["event"] == events.EVALUATED:
+            return f"step {event['step']:,}"
+        if event["event"] == events.EVALUATION_FAILED:
+            return f"step {event['step']:,} failed: {event['reason']}"
+    return None
 
 
 def _started(happened: list[dict]) -> str | None:
