@@ -55,6 +55,13 @@ def losses(run: runs.Sections, after: runs.Sections | None = None) -> list[float
     return [row.loss for row in runs.train(run, after=after, interpreted=True)]
 
 
+def validation_loss(run: runs.Sections) -> float:
+    """Return the loss of the validation set after the last step."""
+    results = runs.train(run, interpreted=True)[-1].validation
+    assert results is not None
+    return results["more"].loss
+
+
 def chosen(run: runs.Sections, after: runs.Sections | None = None) -> dict[str, str]:
     """Return the kernel of each operation that the lock of a run names."""
     place = ranks.shared(interpreted=True).place(run, after)
@@ -94,8 +101,10 @@ def test_without_the_interpreter_a_cpu_refuses_them() -> None:
 )
 def test_all_of_them_under_a_layout(given: dict[str, Any]) -> None:
     """Together, where the suite of a kernel has each by itself: the losses of one rank with the
-    references. Blocks are compiled as one graph: the compiler takes each kernel as it is."""
-    run = sections(HOPPER, **given)
+    references, and that of validation. Blocks are compiled as one graph: the compiler takes each
+    kernel as it is."""
+    run, reference = sections(HOPPER, **given), sections(REFERENCE)
     found = losses(run)
-    assert "triton" in chosen(run).values()
-    assert found == pytest.approx(losses(sections(REFERENCE)), abs=TOLERANCE)
+    assert chosen(run)["linear_cross_entropy"] == "triton"
+    assert found == pytest.approx(losses(reference), abs=TOLERANCE)
+    assert validation_loss(run) == pytest.approx(validation_loss(reference), abs=TOLERANCE)
