@@ -161,6 +161,26 @@ CAUGHT = {
         "test_compiles_for_gpus",
         "for compute capability 9.0, float32: _changes_type_kernel: ",
     ),
+    "optimizer:decays_all": (
+        "test_groups_have_their_own_options",
+        "the decay of its group is ignored",
+    ),
+    "optimizer:hides_its_state": (
+        "test_keeps_the_state_that_it_declares",
+        "another size of its state",
+    ),
+    "optimizer:moves_at_rest": (
+        "test_a_rate_of_zero_changes_nothing",
+        "changed without a step",
+    ),
+    "optimizer:norms_its_shard": (
+        "test_every_layout_trains_like_one_rank[fsdp]",
+        "another loss than on one rank",
+    ),
+    "optimizer:counts_steps_itself": (
+        "test_resumes_as_if_uninterrupted",
+        "state that the checkpoint does not have",
+    ),
     "kernel:optimizer_step/mutant_without_correction": (
         "test_agrees_with_the_reference",
         "the output is off by",
@@ -175,6 +195,13 @@ TWINS: dict[str, tuple[str, ...]] = {
         "test_changes_no_loss",
         "test_resumes_as_if_uninterrupted",
         "test_values_agree_over_layouts[fsdp]",
+    ),
+    "optimizer:twin": (
+        "test_groups_have_their_own_options",
+        "test_keeps_the_state_that_it_declares",
+        "test_a_rate_of_zero_changes_nothing",
+        "test_every_layout_trains_like_one_rank[fsdp]",
+        "test_resumes_as_if_uninterrupted",
     ),
     "architecture:windowed_twin": ("test_windows_are_kept",),
     "parallelism:twin": (),

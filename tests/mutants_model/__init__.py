@@ -6,7 +6,7 @@ conformance kit on it.
 
 from collections.abc import Iterator
 
-from atom.plugin import Architecture, Callback, Kernel, Needs, Parallelism, hookimpl
+from atom.plugin import Architecture, Callback, Kernel, Needs, Optimizer, Parallelism, hookimpl
 
 ARCHITECTURES = (
     "twin",
@@ -36,6 +36,14 @@ CALLBACKS = (
     "draws_random_numbers",
     "forgets_its_state",
     "logs_its_shard",
+)
+OPTIMIZERS = (
+    "twin",
+    "decays_all",
+    "hides_its_state",
+    "moves_at_rest",
+    "norms_its_shard",
+    "counts_steps_itself",
 )
 KERNELS = (
     "twin",
@@ -73,6 +81,17 @@ def atom_parallelisms() -> Iterator[Parallelism]:
     for name in PARALLELISMS:
         yield Parallelism(
             name=name, summary=f"a strategy: {name}", build=f"mutants_model.strategies:{name}"
+        )
+
+
+@hookimpl
+def atom_optimizers() -> Iterator[Optimizer]:
+    for name in OPTIMIZERS:
+        yield Optimizer(
+            name=name,
+            summary=f"momentum: {name}",
+            build=f"mutants_model.optimizers:{name}",
+            state=("mean",),
         )
 
 
