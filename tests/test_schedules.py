@@ -119,9 +119,11 @@ STAGES = "lr_scheduler.stages=[{tokens: 512, to: 1}, {steps: 2, to: 0.5}, {curve
 @pytest.mark.slow
 def test_a_run_with_stages_resumes(train: Callable, tmp_path: Path) -> None:
     """With the same bits; the open stage ends with the run, and that is all it says of its end."""
-    stages = (STAGES, "lr_scheduler.warmup_steps=200")  # what it is if it is left out
+    # The defaults of the other keys, which the fixture sets.
+    others = ("warmup_steps=200", "total_steps=null", "min_lr_factor=0")
+    stages = (STAGES, *(f"lr_scheduler.{key}" for key in others))
     whole = train(tmp_path / "whole", "training.steps=6", *stages)
-    train(tmp_path / "halves", "training.steps=3", *stages)
+    train(tmp_path / "halves", "training.steps=4", *stages)
     halves = train(tmp_path / "halves", "training.steps=6", *stages)
     assert [(row["loss"], row["lr"]) for row in whole] == [
         (row["loss"], row["lr"]) for row in halves
