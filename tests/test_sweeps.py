@@ -35,7 +35,8 @@ def write(tmp_path: Path) -> Write:
     ) -> Path:
         place = tmp_path / "sweep" / name
         (place / "logs").mkdir(parents=True)
-        run = SECTIONS | {"optimizer": {"lr": lr}, "training": {"steps": 1, "seq_len": 64}}
+        optimizer = SECTIONS["optimizer"] | {"lr": lr}
+        run = SECTIONS | {"optimizer": optimizer, "training": {"steps": 1, "seq_len": 64}}
         parse(run | sections).write(place / "run.yaml")
         row = StepMetrics(
             **{"step": 1, "loss": loss, "grad_norm": 1.0, "lr": lr, "tokens_seen": 512},
