@@ -124,7 +124,9 @@ def test_experts_shared_out_need_not_be_split() -> None:
 
 @pytest.mark.parametrize("degree", [3, 8])
 def test_expert_parallelism_divides_the_ranks_that_it_borrows(degree: int) -> None:
-    sections = {name: {"name": "any"} for name in ("architecture", "tokenizer", "dataset")}
+    sections = {
+        name: {"name": "any"} for name in ("architecture", "tokenizer", "dataset", "optimizer")
+    }
     run = Run.model_validate(
         sections
         | {

@@ -13,7 +13,9 @@ from atom.titan.preflight import preflight
 
 def run(wanted: str, ranks: int | None = None, **degrees: int):
     named = {f"{name}_degree": degree for name, degree in degrees.items()}
-    sections = {kind: {"name": "any"} for kind in ("architecture", "tokenizer", "dataset")}
+    sections = {
+        kind: {"name": "any"} for kind in ("architecture", "tokenizer", "dataset", "optimizer")
+    }
     sections |= {"parallelism": {"name": "any", **named}, "launch": {"ranks": ranks}}
     return parse(sections | {"device": wanted})
 

@@ -161,7 +161,7 @@ def test_a_batch_in_tokens_that_cannot_be_is_told(
 
 
 def run_with(**changed: Any) -> Run:
-    names = ("architecture", "tokenizer", "dataset", "parallelism")
+    names = ("architecture", "tokenizer", "dataset", "optimizer", "parallelism")
     return Run.model_validate({name: {"name": "any"} for name in names} | changed)
 
 

@@ -25,7 +25,7 @@ from atom.launch.verdict import EX_AGAIN, verdict
 from atom.recipe.run import parse
 from atom.run_dir import events, heartbeat, status
 
-SECTIONS = {name: {"name": "any"} for name in ("architecture", "tokenizer", "dataset")}
+SECTIONS = {name: {"name": "any"} for name in ("architecture", "tokenizer", "dataset", "optimizer")}
 SECTIONS["parallelism"] = {"name": "any"}
 
 

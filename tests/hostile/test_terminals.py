@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> Path:
     place = tmp_path / f"run{STEERS['color']}"
     (place / "logs").mkdir(parents=True)
     sections: dict = {
-        name: {"name": f"x{ALL}"} for name in ("architecture", "tokenizer", "dataset")
+        name: {"name": f"x{ALL}"} for name in ("architecture", "tokenizer", "dataset", "optimizer")
     }
     sections["dataset"][f"key{ALL}"] = ALL
     sections |= {"parallelism": {"name": f"x{ALL}"}, "training": {"steps": 2}}

@@ -23,7 +23,7 @@ OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "auto
 def run(option: str, ranks: int | None = None, **overrides: object) -> Run:
     section = yaml.safe_load((CONF / f"{option}.yaml").read_text())
     return Run.model_validate(
-        {name: {"name": "any"} for name in ("architecture", "tokenizer", "dataset")}
+        {name: {"name": "any"} for name in ("architecture", "tokenizer", "dataset", "optimizer")}
         | {"parallelism": section | overrides, "launch": {"ranks": ranks}}
     )
 
