@@ -186,7 +186,6 @@ def check(plan: Any) -> None:
         compilation.check_async,
         compilation.check_backend,
         device.check_offload,
-        device.check_state_dtype,
         context_parallel.check_name,
     ):
         each(plan)
