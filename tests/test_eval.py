@@ -267,6 +267,14 @@ BAD = {
         ["run", "--tasks", "x", "--evaluator", "x={name: olmes, pth: y}"],
         "atom: evaluators.x.pth=y: pth is no key here; did you mean path?",
     ),
+    "an evaluator twice": (
+        ["run", "--tasks", "x", "--evaluator", "x=olmes", "--evaluator", "x=lm_eval"],
+        "atom: --evaluator=x: is given twice",
+    ),
+    "a name that no task can have": (
+        ["run", "--tasks", "x", "--evaluator", "x:y=olmes"],
+        "atom: atom eval: argument --evaluator: 'x:y=olmes' is not valid; valid: NAME or NAME=",
+    ),
     "no such folder of requests": (
         ["run", "--tasks", "x:a", "--evaluator", "x={name: olmes, path: nowhere}"],
         "atom: evaluators.x.path=nowhere: there is no such folder",

@@ -10,9 +10,10 @@ import os
 import select
 import sys
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import atom
 from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError, nearest
@@ -89,6 +90,20 @@ class Parser(argparse.ArgumentParser):
         _, unknown, words = message.partition("unrecognized arguments: ")
         hint = f"; {nearest(words.split()[0], self._option_string_actions)}" if unknown else ""
         raise UserError(f"{self.prog}: {message}{hint}")
+
+
+def named(option: str, given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the values of an option that may be repeated, by name.
+
+    Raises:
+        UserError: a name is given twice.
+    """
+    found: dict[str, Any] = {}
+    for name, value in given:
+        if name in found:
+            raise UserError("is given twice", key=option, value=name)
+        found[name] = value
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from atom.cli import Parser
+from atom.cli import Parser, named
 from atom.errors import UserError
 from atom.io import yaml_data
 from atom.io.json_data import dumps
@@ -80,7 +80,7 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run ``atom eval``; return the exit code."""
     options = parser().parse_args(arguments)
-    run, offered = evaluators.of_folder(options.run, dict(options.evaluators))
+    run, offered = evaluators.of_folder(options.run, named("--evaluator", options.evaluators))
     if options.list:
         _list(offered)
         return 0
@@ -174,8 +174,10 @@ def _words(text: str) -> list[str]:
 
 def _evaluator(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
-    if not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not valid; valid: NAME or NAME=SECTION")
+    # A colon ends the name in --tasks.
+    if not name or ":" in name:
+        valid = "NAME or NAME=SECTION, and no colon in NAME"
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid; valid: {valid}")
     try:
         return name, yaml_data.load(value, f"--evaluator {name}") if equals else name
     except UserError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from atom.cli import Parser
+from atom.cli import Parser, named
 from atom.errors import UserError
 from atom.io import yaml_data
 from atom.io.json_data import dumps
@@ -55,7 +55,7 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run ``atom validate``; return the exit code."""
     options = parser().parse_args(arguments)
-    run, chosen = sets.of_run(options.run, dict(options.sets or []))
+    run, chosen = sets.of_run(options.run, named("--set", options.sets or []))
     from atom.titan.boot import boot
     from atom.titan.compat import device
 

@@ -15,12 +15,13 @@ import gzip
 import importlib.util
 import io
 import math
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from atom.errors import UserError
 from atom.io import json_data
@@ -129,7 +130,7 @@ def _chosen(questions: Sequence[Question], scores: Scores) -> dict[str, list[flo
         found["acc"].append(float(_best(raw) == question.label))
         per_character = {i: raw[i] / len(question.choices[i].text) for i in raw}
         found["len_norm"].append(float(_best(per_character) == question.label))
-        right = question.label if question.label in raw else min(raw)
+        right = cast(int, question.label)  # each document has one
         _add_losses(found, raw[right], question.choices[right].text)
     return found
 
@@ -138,7 +139,7 @@ def _answers(questions: Sequence[Question], scores: Scores) -> dict[str, list[fl
     """Return the values of each document with one answer, by metric."""
     found: dict[str, list[float]] = {"bpb": [], "ce_loss": []}
     for question, each in zip(questions, scores, strict=True):
-        right = question.label if question.label in each else min(each)
+        right = min(each) if question.label is None else question.label
         _add_losses(found, each[right].logprob, question.choices[right].text)
     return found
 
@@ -236,8 +237,21 @@ def _questions(file: Path, limit: int | None) -> list[Question]:
             if alone or (limit is not None and len(found) >= limit):
                 continue
             found[document] = Question(label)
-        each = found[document].unconditional if alone else found[document].choices
-        each.setdefault(index, choice)
+        question = found[document]
+        each = question.unconditional if alone else question.choices
+        kept = each.setdefault(index, choice)
+        problem = None
+        if not alone and label != question.label:
+            problem = f"document {document} has another right answer in an earlier line"
+        elif label is not None and kept != choice:
+            problem = f"document {document} has another choice {index} in an earlier line"
+        if problem:
+            raise UserError(f"line {number} of {file} is wrong: {problem}")
+    for document, question in found.items():
+        if question.label is not None and question.label not in question.choices:
+            raise UserError(
+                f"document {document} of {file} has no choice {question.label}, its right answer"
+            )
     return list(found.values())
 
 
@@ -249,6 +263,8 @@ def _request(line: Any) -> tuple[int, int | None, int, Choice]:
     choice = Choice(request["context"], request["continuation"])
     if not isinstance(choice.context, str) or not isinstance(choice.text, str) or not choice.text:
         raise ValueError("its context or its continuation is no text")
+    if any("\ud800" <= character <= "\udfff" for character in choice.context + choice.text):
+        raise ValueError("half of a surrogate pair is no text")
     label = line["label"] if type(line["label"]) is int else None
     # Without a number of the right choice, the first continuation is the answer.
     index = line["idx"] if label is not None else 0
@@ -268,5 +284,5 @@ def _lines(file: Path) -> Iterator[bytes]:
                     raise UserError(f"{file} is too large for a file of requests")
                 if line.strip():
                     yield line
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{file} cannot be read: {error}") from None
