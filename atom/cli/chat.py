@@ -11,6 +11,7 @@ from atom.cli.generate import add_sampling
 from atom.errors import UserError
 from atom.io import json_data
 from atom.io.files import is_regular
+from atom.io.process import importing
 from atom.run_dir.folder import TOKENIZER
 
 if TYPE_CHECKING:
@@ -42,14 +43,15 @@ def main(arguments: list[str]) -> int:
     """Run ``atom chat``; return the exit code."""
     options = parser().parse_args(arguments)
     _check_template(options.run)
-    from atom.titan.boot import boot
-    from atom.titan.compat import device
+    with importing():
+        from atom.titan.boot import boot
+        from atom.titan.compat import device
 
-    kind = device.pick(options.device)
-    boot(kind)
-    from atom.titan.generation import speakers
-    from atom.titan.generation.conversation import Conversation
-    from atom.titan.generation.sampling import Sampling
+        kind = device.pick(options.device)
+        boot(kind)
+        from atom.titan.generation import speakers
+        from atom.titan.generation.conversation import Conversation
+        from atom.titan.generation.sampling import Sampling
 
     speaker = speakers.load(options.run, step=options.step, kind=kind, average=options.average)
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)

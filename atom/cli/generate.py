@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from atom.cli import Parser
+from atom.io.process import importing
 
 N = TypeVar("N", int, float)
 
@@ -79,13 +80,14 @@ def add_sampling(parser: Parser, tokens: int | None) -> None:
 def main(arguments: list[str]) -> int:
     """Run ``atom generate``; return the exit code."""
     options = parser().parse_args(arguments)
-    from atom.titan.boot import boot
-    from atom.titan.compat import device
+    with importing():
+        from atom.titan.boot import boot
+        from atom.titan.compat import device
 
-    kind = device.pick(options.device)
-    boot(kind)
-    from atom.titan.generation.generator import Generator
-    from atom.titan.generation.sampling import Sampling
+        kind = device.pick(options.device)
+        boot(kind)
+        from atom.titan.generation.generator import Generator
+        from atom.titan.generation.sampling import Sampling
 
     generator = Generator(options.run, step=options.step, kind=kind, average=options.average)
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed)

@@ -7,12 +7,14 @@ process with threads must not fork, and on a CPU the ranks are forked.
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Generic, TypeVar
 
@@ -103,3 +105,19 @@ def _answer(sender: Connection, function: Callable[[], T]) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     sender.send(answer)
     sender.close()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import large packages without collecting garbage, which takes a fifth of the time.
+
+    What they have allocated is then left out of later collections.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
