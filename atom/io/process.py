@@ -109,15 +109,11 @@ def _answer(sender: Connection, function: Callable[[], T]) -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import large packages without collecting garbage, which takes a fifth of the time.
-
-    What they have allocated is then left out of later collections.
-    """
+    """Import large packages without collecting garbage, which takes a fifth of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if enabled:
             gc.enable()
