@@ -90,10 +90,11 @@ def test_commands_in_prose_exist(page: Path) -> None:
 
 EXAMPLES = {
     "components.md": ("dataset.data", "dataset.sources."),
-    "callback.md": ("callbacks.my_callback.",),
+    "callback.md": ("callbacks.my_callback.", "training.model_parts"),
+    "optimizer.md": ("optimizer.state",),
     "evaluator.md": ("evaluators.my_evaluator.",),
 }
-"""Page -> parameters of a plugin that the page itself writes."""
+"""Page -> parameters of a plugin that the page itself writes, and names of Python that look so."""
 
 
 @every_page
@@ -197,6 +198,8 @@ def check_command(command: str) -> None:
     if name != "train":
         module = import_module(COMMANDS[name][0])
         below = getattr(module, "SUBCOMMANDS", {})
+        if name == "plan":  # overrides of a run, and a sweep of them
+            arguments = [word for word in arguments if word != "-m"]
         if arguments and arguments[0] in below:
             below[arguments[0]]().parse_args(arguments[1:])
         else:
