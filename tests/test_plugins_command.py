@@ -58,7 +58,8 @@ def test_one_kind(capsys: pytest.CaptureFixture[str]) -> None:
         assert found
     assert main(["plugins", "--kind", "dataset"]) == 0
     names = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert names == ["huggingface", "local", "mixture", "prepared", "stdlib", "tokens"]
+    known = ["huggingface", "local", "mixture", "prepared", "stdlib", "stdlib_chat", "tokens"]
+    assert names == known
 
 
 def test_table(capsys: pytest.CaptureFixture[str], host: Host) -> None:
@@ -165,7 +166,7 @@ def test_no_plugins_at_all(
             ["--kind", "kernels"],
             "argument --kind: invalid choice: 'kernels' (choose from 'tokenizer', "
             "'architecture', 'parallelism', 'kernel', 'dataset', 'objective', 'launcher', "
-            "'callback', 'evaluator')",
+            "'callback', 'evaluator', 'optimizer')",
         ),
         (["--js"], "unrecognized arguments: --js; did you mean --json?"),
         (["lock"], "the following arguments are required: FILE"),
