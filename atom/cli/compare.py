@@ -77,6 +77,8 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     of_sweep = len(options.runs) == 1 and sweep.is_sweep(options.runs[0])
     if len(options.runs) < 2 and not of_sweep:
+        if not options.runs[0].is_dir():
+            raise UserError(f"{options.runs[0]}: there is no such folder", valid="one of a sweep")
         raise UserError(
             f"{options.runs[0]} alone cannot be compared",
             valid="two or more run folders, or the folder of a sweep",

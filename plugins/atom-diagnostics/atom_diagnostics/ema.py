@@ -22,6 +22,15 @@ def callback(config: Ema, context: CallbackContext) -> TrainerCallback:
             key=f"callbacks.{context.name}.start",
             value=config.start,
         )
+    most = max(context.steps - config.start, 1)
+    if config.interval > most:
+        raise UserError(
+            f"is longer than the run: training.steps={context.steps}, and "
+            f"start={config.start}, so that nothing would be averaged",
+            valid=f"at most {most}",
+            key=f"callbacks.{context.name}.interval",
+            value=config.interval,
+        )
     return MovingAverage(config)
 
 

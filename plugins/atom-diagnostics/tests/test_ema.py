@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from atom.errors import UserError
 from atom_diagnostics.config import Ema
-from atom_diagnostics.ema import MovingAverage
+from atom_diagnostics.ema import MovingAverage, callback
 
 
 @torch.no_grad()
@@ -62,3 +63,12 @@ def test_a_rollback_without_an_average_begins_with_the_weights(loaded: bool) -> 
     assert float(average.averages()[0]) == (before if loaded else 3.0)
     average.on_gone_back(training)
     assert float(average.averages()[0]) == 3.0, "one loading is for one time"
+
+
+def test_an_interval_without_an_update_is_refused() -> None:
+    context: Any = SimpleNamespace(name="ema", steps=9)
+    assert callback(Ema(start=4, interval=5), context)
+    with pytest.raises(UserError, match=r"nothing would be averaged.*valid: at most 5"):
+        callback(Ema(start=4, interval=6), context)
+    one: Any = SimpleNamespace(name="ema", steps=1)
+    assert callback(Ema(), one)
