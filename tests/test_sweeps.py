@@ -190,6 +190,7 @@ def test_an_evaluation_ranks_by_what_is_better(
         (["sweep/0", "sweep/1", "--objective", "loss"], "--objective is for the folder of a sweep"),
         (["sweep", "--show", "lr"], "--show is for two or more run folders; valid: --objective"),
         (["."], "alone cannot be compared"),
+        (["sweep", "--out", "no/a.svg"], "no/a.svg cannot be written: No such file or directory"),
         (["nowhere"], "nowhere: there is no such folder; valid: one of a sweep"),
         (["other"], "different values of sweep.objective: grad_norm, loss; valid: --objective"),
     ],

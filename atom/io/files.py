@@ -21,6 +21,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from atom.errors import UserError
+
 MOST = 8 << 20
 """Default limit on the size of a file, in bytes."""
 
@@ -168,12 +170,20 @@ def write_given(path: Path, content: str) -> None:
     """Write to a path that the user has named.
 
     A special file, such as ``/dev/stdout``, is written directly; any other path as by
-    :func:`write_text`."""
+    :func:`write_text`.
+
+    Raises:
+        UserError: its folder is missing, or it is a folder.
+    """
     data = content.encode(errors="replace")
-    if path.exists() and not path.is_file() and not path.is_dir():
-        path.write_bytes(data)
-    else:
-        write_bytes(path, data)
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+        else:
+            write_bytes(path, data)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        problem = f"{path} cannot be written: {error.strerror}"
+        raise UserError(problem, valid="--out FILE") from None
 
 
 def copy(source: Path, target: Path, *, below: Path | None = None) -> None:
