@@ -9,23 +9,22 @@ from typing import Any
 
 from atom.data.order import NEWEST
 from atom.data.position import data_step
-from atom.errors import UserError, shown
+from atom.errors import UserError
 from atom.plugin import Callback, Dataset, Optimizer, Trained
 from atom.recipe import settings
 from atom.recipe.run import Run
 from atom.recipe.run import read as run_of
 from atom.registry.opening import Chosen
-from atom.run_dir import branch, checkpoint, events, inputs
+from atom.run_dir import branch, checkpoint, events, inputs, resume_refusals
 from atom.run_dir.branch import Origin
 from atom.run_dir.changes import Change, Judge, Kind, changes, is_place
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.inputs import Inputs
+from atom.run_dir.resume_refusals import EXCLUDED, SEQUENCES
 
-_OPTIMIZER, _POSITION = "optimizer", "dataloader"
-_EXCLUDED = "checkpoint.exclude_from_loading"
+_POSITION = "dataloader"
 _READ = ("dataset", "tokenizer")
-_SEQUENCES = "training.global_batch_size"
-_OPEN = ("resolved.", _SEQUENCES)
+_OPEN = ("resolved.", SEQUENCES)
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def check(
     start = branch.origin(folder, run)
     if start is None:
         return None
-    _check_loaded(start.folder, run)
+    resume_refusals.loaded(start.folder, run)
     before = run_of(start.beside(RUN_FILE))
     position = data_step(start.step + 1, events.read(start.folder))
     sources = _sources_read(before, position)
@@ -120,14 +119,14 @@ def check(
         _check_steps(start, run)
         anew, found, differing = _branched(found, differing)
     if not anew and _is_data_excluded(before, run):
-        anew = (f"{_EXCLUDED}=[{_POSITION}]",)
+        anew = (f"{EXCLUDED}=[{_POSITION}]",)
     if anew:
         begins = start.step
     for change in found:
-        _check_change(change, start, run, optimizer)
+        resume_refusals.change(change, start, run, optimizer)
     if not run.resume.force:
         for name, words in differing.items():
-            _check_content(name, words, start.folder, start.step, run)
+            resume_refusals.content(name, words, start.folder, start.step, run)
     mixture = resolved.mixture if resolved is not None and not anew else None
     names = tuple(mixture.names) if mixture is not None else ()
     forced = [str(c) for c in found if c.kind == "refused" and _is_data(c.key)]
@@ -340,67 +339,3 @@ def _differing(
     return {
         name: new.difference(old) for name, (old, new) in pairs.items() if new.digest != old.digest
     }, False
-
-
-def _check_content(name: str, words: str, folder: Path, step: int, run: Run) -> None:
-    raise UserError(
-        f"has other content than when the checkpoint of step {step} in {folder} was saved "
-        f"({words})",
-        valid="that content, another run.dir, or resume.force=true",
-        key=name,
-        value=getattr(run, name).name,
-    )
-
-
-def _check_loaded(folder: Path, run: Run) -> None:
-    """Refuse to start anew without notice when checkpoints exist."""
-    if not run.checkpoint.enable:
-        raise UserError(
-            f"{folder} holds checkpoints of a run, which would not be loaded",
-            valid="true, or another run.dir",
-            key="checkpoint.enable",
-            value=False,
-        )
-
-
-def _has_same_state(optimizer: Chosen[Optimizer] | None, name: str) -> bool:
-    """Return whether an optimizer can load the state of the one of another name."""
-    if optimizer is None:
-        return True
-    other = optimizer.opener.declaration(Optimizer, name)
-    return other is not None and set(other.state) == set(optimizer.declaration.state)
-
-
-def _check_change(
-    change: Change, start: Origin, run: Run, optimizer: Chosen[Optimizer] | None
-) -> None:
-    folder = start.folder
-    if change.key == "optimizer.name" and not _has_same_state(optimizer, str(change.before)):
-        if _OPTIMIZER in run.checkpoint.engine.get("exclude_from_loading", ()):
-            return
-        raise UserError(
-            f"{folder} holds checkpoints with the state of {change.before}, which {change.after} "
-            "cannot load",
-            valid=f"{change.before}, or {_EXCLUDED}=[{_OPTIMIZER}] to begin without that state",
-            key=change.key,
-            value=change.after,
-        )
-    # Each sequence has a position in the data, which no other can continue from.
-    forced = run.resume.force and change.key != _SEQUENCES
-    if forced or change.kind not in ("refused", "unused"):
-        return
-    if change.kind == "unused":
-        raise UserError(
-            f"{folder} holds checkpoints of the run itself, so no initial weights are loaded",
-            valid=f"{shown(change.before)}, another run.dir, or resume.force=true",
-            key=change.key,
-            value=change.after,
-        )
-    raise UserError(
-        f"{folder} holds checkpoints of a run with {change.key}={shown(change.before)}",
-        valid=f"that value, or resume.from={folder} in another run.dir"
-        if change.key == _SEQUENCES
-        else f"that value, {'' if start.branch else 'another run.dir, '}or resume.force=true",
-        key=change.key,
-        value=change.after,
-    )

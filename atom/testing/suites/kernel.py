@@ -72,9 +72,8 @@ class KernelSuite(Options, ComponentSuite):
             }
             for name in [preference] if isinstance(preference, str) else preference:
                 if name not in {*offered, "auto"}:
-                    raise UserError(
-                        "there is no such kernel", key=f"kernels.{operation}", value=name
-                    )
+                    key = f"kernels.{operation}"
+                    raise UserError("there is no such kernel", key=key, value=name)
 
     @pytest.fixture(autouse=True)
     def one_thread(self) -> Iterator[None]:
@@ -361,9 +360,8 @@ class KernelSuite(Options, ComponentSuite):
             pytest.skip(f"{reason}; the ranks of this test are on the CPU")
         architecture = {"name": f"{partners.PACKAGE}:{contract.family}"}
         layout = runs.LAYOUTS["tp"] | {"spmd_backend": backend}
-        # Few tokens: the interpreter is slow.
         few = {"steps": 2, "seq_len": runs.SEQ_LEN // 4, "global_batch_size": 2}
-        short: dict[str, Any] = {
+        short: dict[str, Any] = {  # the interpreter is slow
             "training": runs.sections(architecture)["training"] | few,
             "validation": {},
             "checkpoint": {"enable": False},
