@@ -159,6 +159,8 @@ def test_declaration_and_group_agree(
     section = yaml.safe_load(file.read_text())
     if declaration.chosen == "many":
         section = section[package]
+    if file.read_text().startswith("# @package _global_"):
+        section = section[group(kind)]
     if declaration.config is not None:
         where, _, what = declaration.config.partition(":")
         fields = getattr(importlib.import_module(where), what).model_fields

@@ -363,7 +363,7 @@ def test_a_run_is_watched_and_stopped(
     origins = json.loads((job.place / "origins.json").read_text())
     assert origins["training.steps"] == "command line"
     assert origins["architecture.n_heads"].endswith("conf/architecture/llama3_tiny.yaml")
-    assert origins["optimizer.eps"] == "default"
+    assert origins["training.max_norm"] == "default"
     follower = subprocess.Popen(
         [sys.executable, "-m", "atom", "logs", "-f", str(job.place)],
         stdout=subprocess.PIPE,

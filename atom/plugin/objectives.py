@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from atom.plugin.sources import Document
 
 if TYPE_CHECKING:  # listing plugins imports no numpy
-    import numpy as np
     import numpy.typing as npt
 
 __all__ = ["DocumentEncoder", "Example"]
@@ -20,11 +19,12 @@ class Example:
 
     Attributes:
         tokens: the ids: a one-dimensional array of integers.
-        trained: for each id, whether the model is trained to predict it; None: all.
+        trained: for each id, whether the model is trained to predict it: an array of bool; None:
+            all.
     """
 
     tokens: npt.NDArray[Any]
-    trained: npt.NDArray[np.bool_] | None = None
+    trained: npt.NDArray[Any] | None = None
 
 
 class DocumentEncoder(Protocol):

@@ -140,6 +140,7 @@ def test_what_the_command_line_says_does_not_excuse_a_file(victim: Victim) -> No
 
 def test_a_primary_configuration(victim: Victim) -> None:
     chosen = "architecture: llama3_tiny, tokenizer: bytes, dataset: stdlib, parallelism: single"
+    chosen += ", optimizer: adamw"
     defaults = f"defaults: [{chosen}, _self_]\n"
     victim.write("train.yaml", f"{defaults}launcher: {{name: slurm, before: {TOUCH}}}\n")
     # Without ATOM's own, Hydra would make a folder for its logs.

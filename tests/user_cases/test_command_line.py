@@ -166,7 +166,7 @@ def test_a_sweep_has_a_run_for_each(typed: str, runs: list[str]) -> None:
             ["launcher=kubernetes", "launcher.image=x", "launcher.memory=x"],
             "launcher.memory=x (command line): must be an amount, such as 64Gi",
         ),
-        (["optimizer=3"], "optimizer=3 (command line): must be a section of keys"),
+        (["lr_scheduler=3"], "lr_scheduler=3 (command line): must be a section of keys"),
         (
             ["dataset=local", "dataset.path={a: 1}"],
             "dataset.path={a: 1} (command line): must be text or a list, such as [a,b]",

@@ -81,7 +81,10 @@ NUMBERS: dict[str, tuple[str, ...]] = {
 PIPELINE = "has no effect with parallelism.pipeline_parallel_degree=1"
 
 IGNORED: dict[str, tuple[str, ...]] = {
-    "optimizer.momentum=0.5": ("has no effect with optimizer.name=AdamW", "optimizer.name=Muon"),
+    "optimizer.momentum=0.5": (
+        "has no effect with optimizer.name=AdamW",
+        "optimizer.name=Dion or Muon",
+    ),
     "optimizer.name=Adam optimizer.momentum=0.5": ("optimizer.name=Adam;",),
     "optimizer.name=Muon optimizer.momentom=0.5": ("is no key here", "momentum"),
     "parallelism.pipeline_parallel_schedule=2F2B": (PIPELINE, "valid: 1F1B"),

@@ -18,6 +18,7 @@ from atom.compose import command_line
 from atom.errors import UserError
 from atom.recipe import validation, validation_words
 from atom.recipe.run import Run
+from atom.registry.host import Host
 
 # ---------------------------------------------------------------------------- what was validated
 
@@ -109,7 +110,7 @@ def test_every_path_of_a_run_is_known_as_one() -> None:
     }
     assert {"run.dir", "plugins.locked"} <= found
     assert all(command_line.taken(f"{key}=").path for key in found)
-    assert dataclasses.asdict(command_line.taken("optimizer.lr="))["numbers"]
+    assert dataclasses.asdict(command_line.taken("optimizer.lr=", Host.load()))["numbers"]
 
 
 @pytest.mark.slow

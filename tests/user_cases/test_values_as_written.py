@@ -40,9 +40,9 @@ FILES: dict[str, tuple[str, str]] = {
 
 TYPED: dict[str, str] = {
     # arguments, of which the last is at fault: what is said of it
-    "optimizer=[]": "optimizer (command line): must be a section of keys",
+    "training=[]": "training (command line): must be a section of keys",
     "optimizer.betas=[true,0.9]": "optimizer.betas=[true, 0.9] (command line): valid: a finite",
-    "optimizer.name=null": "optimizer.name=null (command line): there is no such optimizer",
+    "optimizer.name=null": "optimizer.name=null (command line): must be text",
     "training.steps=3 +training.steps=4": "+training.steps=4 (command line): has a value already",
     "training.steps=3 ~training.steps=4": "~training.steps=4 (command line): removes nothing",
     "training.steps=${oc.env:ABSENT}": (

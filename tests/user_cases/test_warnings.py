@@ -55,7 +55,7 @@ def test_a_rank_warns(tmp_path: Path) -> None:
     call(warn)
     told = [e["text"] for e in events.read(tmp_path) if e["event"] == events.WARNED]
     assert told == ["loud: slow 0"]
-    assert [announcements._words(e) for e in events.read(tmp_path)] == told
+    assert [announcements.told(e) for e in events.read(tmp_path)] == told
     for rank in (0, 1):
         assert (tmp_path / f"logs/rank_{rank}.jsonl").read_text().count(f"slow {rank}") == 2
 

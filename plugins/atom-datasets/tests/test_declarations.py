@@ -15,7 +15,7 @@ import atom_datasets
 pytestmark = pytest.mark.slow
 
 DECLARED = {dataset.name: dataset for dataset in atom_datasets.atom_datasets()}
-NAMES = ["stdlib", "local", "prepared", "tokens", "mixture", "huggingface"]
+NAMES = ["stdlib", "stdlib_chat", "local", "prepared", "tokens", "mixture", "huggingface"]
 CONF = Path(atom_datasets.__file__).parent / "conf" / "dataset"
 
 
