@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,26 @@ def environment(cache: Path) -> dict[str, str]:
     return kept | SAFE_PATH | {"ATOM_CACHE": str(cache), "COLUMNS": "100"}
 
 
+@pytest.fixture(scope="session")
+def free_port() -> Callable[..., int]:
+    """Return a port that is free, as are those that follow it by the given distances: launchers'
+    own is one for all, and other tests run at the same time. The system gives none of these to
+    whoever asks for any port, so no connection of another process takes one before the test."""
+
+    def find(*distances: int) -> int:
+        while True:
+            number = random.SystemRandom().randrange(10_000, 24_000)
+            with suppress(OSError), ExitStack() as held:
+                for distance in (0, *distances):
+                    held.enter_context(socket.create_server(("", number + distance)))
+                return number
+
+    return find
+
+
 @pytest.fixture
-def port() -> int:
-    """A free one: launchers' own is one for all, and other tests run at the same time."""
-    with socket.create_server(("", 0)) as free:
-        number: int = free.getsockname()[1]
-        return number
+def port(free_port: Callable[..., int]) -> int:
+    return free_port()
 
 
 @pytest.fixture(scope="session")

@@ -277,39 +277,55 @@ def test_every_node_meets_others_that_agree_on_it(nodes: int) -> None:
     assert min(map(len, met.values())) >= min(2, nodes - 1)
 
 
+@pytest.fixture
 def look_at_links(
-    warm: Any, environment: dict[str, str], *options: str, count: int = 3, silent: str = ""
-) -> dict[str, str]:
+    warm: Any, environment: dict[str, str], free_port: Callable[..., int]
+) -> Callable[..., dict[str, str]]:
     """Run the check on nodes that are this machine; return what each says."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = min(free.getsockname()[1], 65535 - 1536)
-    names = [f"n{number}" for number in range(count)]
-    command = ["-m", "atom.launch.links", "--port", str(port), *options]
-    command += [f"{name}=127.0.0.1" for name in names]
-    nodes = {
-        name: warm.start(command, cwd=Path(), environment=environment | {"SLURMD_NODENAME": name})
-        for name in names
-        if name != silent
-    }
-    said = {name: process.communicate(300)[0] for name, process in nodes.items()}
-    assert all(line.startswith(f"atom-links {name} ") for name, line in said.items())
-    return {name: line.removeprefix(f"atom-links {name} ") for name, line in said.items()}
+
+    def run(*options: str, count: int = 3, silent: str = "", seconds: float = 60) -> dict[str, str]:
+        turns = links.turns(count)
+        used = [turn * links.PORTS + node for turn in range(turns) for node in range(count)]
+        port = free_port(*used[1:])
+        names = [f"n{number}" for number in range(count)]
+        command = ["-m", "atom.launch.links", "--port", str(port), "--seconds", str(seconds)]
+        command += [*options, *(f"{name}=127.0.0.1" for name in names)]
+        nodes = {
+            name: warm.start(
+                command, cwd=Path(), environment=environment | {"SLURMD_NODENAME": name}
+            )
+            for name in names
+            if name != silent
+        }
+        try:
+            # Longer than the command itself takes, at most.
+            most = turns * seconds + 60
+            said = {name: process.communicate(most)[0] for name, process in nodes.items()}
+        finally:
+            for process in nodes.values():
+                process.end()
+        assert all(line.startswith(f"atom-links {name} ") for name, line in said.items())
+        return {name: line.removeprefix(f"atom-links {name} ") for name, line in said.items()}
+
+    return run
 
 
 @pytest.mark.slow
-def test_a_node_that_reaches_no_neighbour_is_found(warm: Any, environment: dict[str, str]) -> None:
+def test_a_node_that_reaches_no_neighbour_is_found(
+    look_at_links: Callable[..., dict[str, str]],
+) -> None:
     """The silent node costs its neighbours the whole time of a pair: as long as all three pairs of
     the first look took, for this machine may be slow."""
     begin = time.monotonic()
-    assert look_at_links(warm, environment) == dict.fromkeys(("n0", "n1", "n2"), "ok\n")
-    seconds = str(max(8, time.monotonic() - begin))
-    said = look_at_links(warm, environment, "--seconds", seconds, count=4, silent="n3")
+    assert look_at_links() == dict.fromkeys(("n0", "n1", "n2"), "ok\n")
+    seconds = max(8, time.monotonic() - begin)
+    said = look_at_links(count=4, silent="n3", seconds=seconds)
     # Two of the others fail with n3, and agree with the third.
     assert said == dict.fromkeys(("n0", "n1", "n2"), "ok\n")
 
 
 @pytest.mark.slow
-def test_links_that_are_slow_are_told(warm: Any, environment: dict[str, str]) -> None:
-    said = look_at_links(warm, environment, "--least", "1e6")
+def test_links_that_are_slow_are_told(look_at_links: Callable[..., dict[str, str]]) -> None:
+    said = look_at_links("--least", "1e6")
     for line in said.values():
         assert re.match(r"bad: all-reduce with n\d runs at [\d.]+ GB/s, 1e\+06 wanted; all", line)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from atom.io.process import Child
 
-_PORTS = 512
+PORTS = 512
 """Each pair of a round uses its own port, in case several nodes share a host."""
 
 
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
             continue
         met += 1
         place = pair.index(names.index(name))
-        endpoint = f"{addresses[pair.first]}:{options.port + turn * _PORTS + pair.first % _PORTS}"
+        endpoint = f"{addresses[pair.first]}:{options.port + turn * PORTS + pair.first % PORTS}"
         # Nodes that finish early wait for nodes that their partner delayed.
         deadline = begin + (turn + 1) * options.seconds
         wrong = _meet(endpoint, place, options.gpus, options.least, deadline)
