@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import shlex
 import sys
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atom.cli import Parser
+from atom.cli.plan_numbers import number
 from atom.errors import UserError, nearest
 from atom.io import new_folder
 from atom.io.files import write_text
@@ -142,22 +142,10 @@ def _wanted(overrides: list[str]) -> Wanted:
             )
         if keys[key] in found:
             raise UserError("is given twice", key=key, value=text, origin="command line")
-        found[keys[key]] = _number(key, keys[key], text) if keys[key] in _RANGES else text
+        name = keys[key]
+        limits = _RANGES.get(name)
+        found[name] = text if limits is None else number(key, text, limits, whole=name in _WHOLE)
     return Wanted(**found)
-
-
-def _number(key: str, name: str, text: str) -> float:
-    low, high = _RANGES[name]
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high or (name in _WHOLE and value != int(value)):
-        what = "a whole number" if name in _WHOLE else "a number"
-        raise UserError(
-            key=key, value=text, origin="command line", valid=f"{what} from {low:g} to {high:g}"
-        )
-    return value
 
 
 def _rule(name: str) -> Rule:

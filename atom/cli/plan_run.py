@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
+from atom.cli.plan_numbers import number
 from atom.compose import compose, plugin_lists
 from atom.errors import UserError, nearest
 from atom.io.json_data import dumps
@@ -91,21 +92,9 @@ def read(words: list[str]) -> Settings:
             raise UserError(key=key, value=text, origin=origin, valid=f"{FSDP}, {ZERO1}")
         if name == "network":
             _gigabits(text)
-        found[name] = _number(key, name, text) if name in _RANGES else text
+        limits = _RANGES.get(name)
+        found[name] = text if limits is None else number(key, text, limits, whole=name == "nodes")
     return Settings(**found)
-
-
-def _number(key: str, name: str, text: str) -> float:
-    low, high = _RANGES[name]
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high or (name == "nodes" and value != int(value)):
-        what = "a whole number" if name == "nodes" else "a number"
-        valid = f"{what} from {low:g} to {high:g}"
-        raise UserError(key=key, value=text, origin="command line", valid=valid)
-    return value
 
 
 def _gigabits(text: str) -> float:
