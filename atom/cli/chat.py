@@ -10,15 +10,13 @@ from atom.cli import Parser
 from atom.cli.generate import add_sampling
 from atom.errors import UserError
 from atom.io import json_data
+from atom.io.chat_files import SETTINGS, TEMPLATE
 from atom.io.files import is_regular
 from atom.io.process import importing
 from atom.run_dir.folder import TOKENIZER
 
 if TYPE_CHECKING:
     from atom.titan.generation.conversation import Conversation
-
-TEMPLATE = "chat_template.jinja"
-SETTINGS = "tokenizer_config.json"
 
 _MOST = 64 << 20
 """Largest accepted tokenizer_config.json, in bytes."""

@@ -13,6 +13,7 @@ from atom.data.held_out import Side
 from atom.data.ids import check_some
 from atom.errors import UserError
 from atom.io import caches
+from atom.io.chat_files import TEMPLATE
 from atom.io.files import make_folder, write_text
 from atom.plugin import (
     Contents,
@@ -32,9 +33,6 @@ from atom.registry.trust import Trust
 from atom.run_dir import inputs, sets
 from atom.run_dir.folder import RUN_FILE
 from atom.run_dir.inputs import Inputs
-
-CHAT_TEMPLATE = "chat_template.jinja"
-"""The file of a tokenizer with its chat template, as ``transformers`` names it."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def _with_template(prepared: PreparedTokenizer, selection: Selection) -> Prepare
     path = caches.folder() / "chat_templates" / f"{digest}.jinja"
     make_folder(path.parent)
     write_text(path, template)
-    return replace(prepared, files={**prepared.files, CHAT_TEMPLATE: path})
+    return replace(prepared, files={**prepared.files, TEMPLATE: path})
 
 
 def _check_settings(source: LaneSource, run: Run) -> None:

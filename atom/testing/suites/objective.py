@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from atom.errors import UserError
+from atom.io.chat_files import TEMPLATE
 from atom.plugin import (
     Document,
     DocumentEncoder,
@@ -146,7 +147,7 @@ class ObjectiveSuite(Options, ComponentSuite):
         if _declared(component).template is not None:
             template = chosen.call("template", TemplateContext(files={}))
             if template is not None:
-                (folder / "chat_template.jinja").write_text(template)
+                (folder / TEMPLATE).write_text(template)
         context = ObjectiveContext(
             tokenizer=tokenizer.build(None).build(tokenizer_path=str(folder)),
             files=folder,

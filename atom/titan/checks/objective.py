@@ -63,14 +63,15 @@ def check_documents(plan: _Plan) -> None:
     Raises:
         UserError: a document has not what the objective needs, or no document fits a sequence.
     """
+    if plan.selection.optional(Objective) is None:
+        return
     with tempfile.TemporaryDirectory() as scratch:
         files = Path(scratch)
         for name, path in plan.tokenizer_files.items():
             copy(path.resolve(), files / name)
-        encoder_for = encoder_of(plan.selection, plan.run, files)
-        if encoder_for is None:
-            return
         tokenizer = plan.selection[Tokenizer].call("build").build(tokenizer_path=scratch)
+        encoder_for = encoder_of(plan.selection, plan.run, files)
+        assert encoder_for is not None
         encoder = encoder_for(tokenizer)
         for chosen in (plan.selection[Dataset], *plan.selection.validation().values()):
             with renamed(Dataset.kind, chosen.key):

@@ -61,6 +61,7 @@ class SftEncoder:
         self, tokenizer: Any, template: ChatTemplate, seq_len: int, *, last: bool = False
     ) -> None:
         self._tokenizer, self._template = tokenizer, template
+        self._spelt = tokenizer.special_texts()
         self._most = seq_len + 1
         self._last = last
 
@@ -132,10 +133,11 @@ class SftEncoder:
 
     def _check_contents(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Refuse a message that spells a special token: the template would make it one."""
-        spelt = self._tokenizer.special_texts()
         for number, message in enumerate(messages):
             for text in _texts(message):
-                if (found := next((each for each in spelt if each in text), None)) is not None:
+                if (
+                    found := next((each for each in self._spelt if each in text), None)
+                ) is not None:
                     raise BadRecordError(
                         f"message {number + 1} has the text {found!r}, a special token"
                     )

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from atom.errors import UserError
+from atom.io.chat_files import SETTINGS, TEMPLATE, default_of
 from atom.io.files import read_text
 from atom.plugin import TemplateContext
 from atom_objectives.config import Sft
 
 FOLDER = Path(__file__).parent / "chat_templates"
-FILE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
 
 MOST = 1 << 20
 """Bytes of a template."""
@@ -40,7 +40,7 @@ def of_run(config: Sft, context: TemplateContext) -> str | None:
 
 def context_of(folder: Path) -> TemplateContext:
     """Return the context of the files in a folder."""
-    names = (FILE, SETTINGS)
+    names = (TEMPLATE, SETTINGS)
     return TemplateContext(
         files={name: folder / name for name in names if (folder / name).is_file()}
     )
@@ -77,16 +77,11 @@ def special(folder: Path, tokenizer: Any) -> dict[str, str]:
 
 
 def _of_files(files: Mapping[str, Path]) -> str | None:
-    if (path := files.get(FILE)) is not None:
+    if (path := files.get(TEMPLATE)) is not None:
         return read_text(path, most=MOST)
     path = files.get(SETTINGS)
     value = _settings(path).get("chat_template") if path is not None else None
-    if isinstance(value, list):  # several, by name
-        by_name = {
-            item.get("name"): item.get("template") for item in value if isinstance(item, dict)
-        }
-        value = by_name.get("default")
-    return value if isinstance(value, str) else None
+    return default_of(value)
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from atom.data.chat_template import ChatTemplate, TemplateError
 from atom.errors import UserError
@@ -24,14 +24,6 @@ class TemplateTokenizer(Protocol):
     ) -> tuple[list[int], list[tuple[int, int]]]: ...
 
     def special_texts(self) -> list[str]: ...
-
-
-def source(template: Any) -> str | None:
-    """Return the template in a tokenizer's settings, or None; of several, the default."""
-    if isinstance(template, list):
-        named = {each.get("name"): each for each in template if isinstance(each, dict)}
-        template = named.get("default", {}).get("template")
-    return template if isinstance(template, str) else None
 
 
 class Chat:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from atom.errors import UserError
-from atom.io import copied_urls, object_cache
+from atom.io import chat_files, copied_urls, object_cache
 from atom.io.files import read_bytes
 from atom.io.objects import ObjectError
 from atom.io.strangers import real
@@ -33,7 +33,7 @@ SPECIAL_TOKENS, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 MODEL_CONFIG = "config.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 
-BESIDE = (TOKENIZER_CONFIG, SPECIAL_TOKENS, "chat_template.jinja")
+BESIDE = (TOKENIZER_CONFIG, SPECIAL_TOKENS, chat_files.TEMPLATE)
 """Optional files to copy along."""
 
 _OTHERS = (*BESIDE, SPECIAL_TOKENS, ADDED_TOKENS, MODEL_CONFIG)

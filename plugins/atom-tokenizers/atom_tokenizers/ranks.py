@@ -17,15 +17,13 @@ from tokenizers import Tokenizer
 from torchtitan.components.tokenizer import BaseTokenizer, HuggingFaceTokenizer
 
 from atom.errors import UserError
+from atom.io import chat_files
 from atom.io.files import read_text
 from atom_tokenizers import chat
 from atom_tokenizers.byte_lengths import byte_lengths
 from atom_tokenizers.config import Bytes
 from atom_tokenizers.text import well_formed
 from atom_tokenizers.tokenizer_config import ROLES, TokenizerConfig
-
-CHAT_TEMPLATE = "chat_template.jinja"
-"""The file of a tokenizer with its chat template."""
 
 
 def from_files(_config: BaseModel) -> PlainTextTokenizer.Config:
@@ -159,7 +157,7 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
         return byte_lengths(self.tokenizer, self._special, self._unknown_id())
 
     def set_chat_template(self, template: Any) -> None:
-        self._template = chat.source(template)
+        self._template = chat_files.default_of(template)
         self._chat: chat.Chat | None = None
 
     def chat(self) -> chat.Chat | None:
@@ -236,7 +234,7 @@ class ByteTokenizer(BaseTokenizer):
         Raises:
             UserError: the template is not valid.
         """
-        path = self._files / CHAT_TEMPLATE
+        path = self._files / chat_files.TEMPLATE
         return chat.Chat(read_text(path), {}, self) if path.is_file() else None
 
     def decode(self, token_ids: Iterable[int]) -> str:
