@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from atom.io.process import call
+from atom.plugin import PreparedTokenizer
 from atom.recipe.run import read
 from atom.run_dir.folder import RUN_FILE
 
@@ -69,7 +70,12 @@ def launcher(ranks: int, place: Path) -> dict[str, float]:
 
     begin = time.process_time()
     ready = preflight(
-        found[0], select(found[0], host), host, place, vocab_size=128256, joined=ranks
+        found[0],
+        select(found[0], host),
+        host,
+        place,
+        tokenizer=PreparedTokenizer(vocab_size=128256),
+        joined=ranks,
     )
     checked = time.process_time() - begin
     ready.run.write(place / RUN_FILE)

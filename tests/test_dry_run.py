@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from atom.plan.memory import parts_of
+from atom.plugin import PreparedTokenizer
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import select
@@ -248,7 +249,7 @@ def counted_and_estimated(run: Run) -> list[tuple[int, int]]:
     from atom.titan.preflight.dry_run import dry_run
 
     host = Host.load()
-    found = dry_run(run, select(run, host), host, vocab_size=320)
+    found = dry_run(run, select(run, host), host, tokenizer=PreparedTokenizer(vocab_size=320))
     layout, model = found.estimate.layout, found.model
     assert [rank.pipeline_rank for rank in found.ranks] == list(range(layout.pp))
     return [

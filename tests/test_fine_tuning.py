@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,17 @@ def test_the_template_goes_with_the_model(packed: Path, atom: Callable, tmp_path
     done = atom("export", str(packed), "--to", "hf", "--out", str(tmp_path / "hf"))
     assert done.returncode == 0, done.stderr
     assert "<|im_start|>" in (tmp_path / "hf/chat_template.jinja").read_text()
+
+
+def test_a_dry_run_reads_the_tokenizers_files(base: Path, atom: Callable, tmp_path: Path) -> None:
+    shutil.copytree(base.parent / "run/tokenizer", tmp_path / "tokenizer")
+    chat = ("objective=sft", "objective.template=chatml", "dataset=stdlib_chat")
+    for command in (("train", "dry_run=true"), ("plan",)):
+        result = atom(
+            *command, *chat, "tokenizer=hf", f"tokenizer.path={tmp_path / 'tokenizer'}",
+            "architecture=llama3_tiny", "architecture.dim=64", "device=h100", "world_size=1",
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
 
 
 BAD = {

@@ -46,6 +46,7 @@ from pathlib import Path
 from atom.titan.boot import boot
 
 boot("cpu")
+from atom.plugin import PreparedTokenizer
 from atom.recipe.run import parse
 from atom.registry.host import Host
 from atom.registry.select import select
@@ -56,7 +57,8 @@ named = {"tokenizer": "bytes", "dataset": "stdlib", "parallelism": "mesh", "opti
 sections = {section: {"name": name} for section, name in named.items()}
 sections["architecture"] = {"name": "llama3", "dim": 64, "n_layers": 2, "n_heads": 4}
 run, host, place = parse(sections | {"device": "cpu"}), Host.load(), Path("nowhere")
-ready = preflight(run, select(run, host), host, place, vocab_size=320, joined=1).run
+tokenizer = PreparedTokenizer(vocab_size=320)
+ready = preflight(run, select(run, host), host, place, tokenizer=tokenizer, joined=1).run
 trainer_config(ready, select(ready, host), host, place)
 assert not {"datasets", "pandas"} & sys.modules.keys()
 """

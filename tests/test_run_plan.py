@@ -22,6 +22,7 @@ from atom.plugin import (
     ModelParts,
     Parallelism,
     ParallelismContext,
+    PreparedTokenizer,
     Strategy,
 )
 from atom.recipe.run import parse
@@ -236,10 +237,17 @@ def plan(
             kind=kind,
             device=named("h100"),
             available=1,
-            vocab_size=320,
+            tokenizer=PreparedTokenizer(vocab_size=320),
             joined=ranks,
         )
-    return preflight.plan(run, select(run, host), host, folder, vocab_size=320, joined=ranks)
+    return preflight.plan(
+        run,
+        select(run, host),
+        host,
+        folder,
+        tokenizer=PreparedTokenizer(vocab_size=320),
+        joined=ranks,
+    )
 
 
 # ---------------------------------------------------------------------------- the list

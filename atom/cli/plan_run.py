@@ -137,7 +137,7 @@ def _plan(composed: Run, host: Host, settings: Settings, *, as_json: bool) -> No
         composed,
         selection,
         host,
-        vocab_size=prepared.tokenizer.vocab_size,
+        tokenizer=prepared.tokenizer,
         contents=prepared.contents,
         changed=partial(changed, settings),
     )

@@ -138,7 +138,7 @@ def _dry_run(run: Run, host: Host) -> None:
         run,
         selection,
         host,
-        vocab_size=prepared.tokenizer.vocab_size,
+        tokenizer=prepared.tokenizer,
         contents=prepared.contents,
         resumption=resumption,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atom.errors import UserError
+from atom.plugin import PreparedTokenizer
 from atom.recipe.run import parse
 from atom.registry.host import Host
 from atom.registry.select import select
@@ -55,7 +56,7 @@ class Subject:
             self._selection,
             self._host,
             Path("conformance"),  # placeholder for the run folder; nothing is written
-            vocab_size=partners.VOCAB_SIZE,
+            tokenizer=PreparedTokenizer(vocab_size=partners.VOCAB_SIZE),
             joined=None,
         )
         self._run = ready.run

@@ -17,6 +17,7 @@ from atom.cli.new import make
 from atom.errors import UserError
 from atom.io.process import call
 from atom.plan.device import named
+from atom.plugin import PreparedTokenizer
 from atom.recipe.run import DEGREES, Run, parse
 from atom.registry.host import Host
 from atom.registry.select import select
@@ -183,7 +184,10 @@ def put_together(run: Run) -> tuple[Any, int]:
     selection, place = select(run, HOST), Path("nowhere")
     ranks = math.prod(run.parallelism.parameters.get(name, 1) for name in DEGREES)
     found = preflight.plan(
-        *(run, selection, HOST, place), vocab_size=320, joined=ranks, planned=named("h100")
+        *(run, selection, HOST, place),
+        tokenizer=PreparedTokenizer(vocab_size=320),
+        joined=ranks,
+        planned=named("h100"),
     )
     preflight.checked(found)
     return found.config, ranks

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from atom.errors import UserError
 from atom.io.files import copy
-from atom.plugin import Dataset, DocumentEncoder, Objective, Tokenizer
+from atom.plugin import Dataset, DocumentEncoder, Objective, PreparedTokenizer, Tokenizer
 from atom.registry.opening import Chosen
 from atom.registry.renaming import renamed
 from atom.titan.checks.plan import Plan
@@ -22,7 +21,7 @@ FIRST = 100
 
 class _Plan(Plan, Protocol):
     @property
-    def tokenizer_files(self) -> Mapping[str, Path]: ...
+    def tokenizer(self) -> PreparedTokenizer: ...
 
 
 def check_packing(plan: Plan) -> None:
@@ -67,7 +66,7 @@ def check_documents(plan: _Plan) -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         files = Path(scratch)
-        for name, path in plan.tokenizer_files.items():
+        for name, path in plan.tokenizer.files.items():
             copy(path.resolve(), files / name)
         tokenizer = plan.selection[Tokenizer].call("build").build(tokenizer_path=scratch)
         encoder_for = encoder_of(plan.selection, plan.run, files)

@@ -19,7 +19,7 @@ from atom.plan.estimate import Estimate
 from atom.plan.layout import BYTES
 from atom.plan.memory import FLOAT32, Memory, memory
 from atom.plan.model import Count, ModelDescription
-from atom.plugin import Contents
+from atom.plugin import Contents, PreparedTokenizer
 from atom.recipe.run import DEGREES, Run
 from atom.registry.host import Host
 from atom.registry.opening import Chosen
@@ -117,7 +117,7 @@ def dry_run(
     selection: Selection,
     host: Host,
     *,
-    vocab_size: int,
+    tokenizer: PreparedTokenizer,
     contents: Contents | None = None,
     resumption: Resumption | None = None,
 ) -> DryRun:
@@ -127,7 +127,7 @@ def dry_run(
         run: as composed.
         selection: its components.
         host: the plugins.
-        vocab_size: of the tokenizer.
+        tokenizer: the prepared tokenizer.
         contents: the dataset's description of its contents.
         resumption: the checkpoint of another run to begin from.
 
@@ -142,7 +142,7 @@ def dry_run(
         selection,
         host,
         Path("dry_run"),  # the place of the run folder; nothing is written
-        vocab_size=vocab_size,
+        tokenizer=tokenizer,
         joined=run.world_size or run.launch.ranks,
         planned=planning.described(run),
         contents=contents,

@@ -9,7 +9,7 @@ from pathlib import Path
 from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.model import ModelDescription
-from atom.plugin import Contents
+from atom.plugin import Contents, PreparedTokenizer
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import Selection
@@ -33,7 +33,7 @@ def planned(
     selection: Selection,
     host: Host,
     *,
-    vocab_size: int,
+    tokenizer: PreparedTokenizer,
     contents: Contents | None,
     changed: Callable[[DeviceDescription, int], DeviceDescription],
 ) -> Planned:
@@ -43,7 +43,7 @@ def planned(
         run: as composed.
         selection: its components.
         host: the plugins.
-        vocab_size: of the tokenizer.
+        tokenizer: the prepared tokenizer.
         contents: the dataset's description of its contents.
         changed: returns the device with another network, for a number of ranks.
 
@@ -59,7 +59,7 @@ def planned(
         selection,
         host,
         Path("plan"),  # the place of the run folder; nothing is written
-        vocab_size=vocab_size,
+        tokenizer=tokenizer,
         joined=ranks,
         planned=changed(planning.described(run), ranks),
         contents=contents,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atom.plan.device import DeviceDescription
-from atom.plugin import Contents
+from atom.plugin import Contents, PreparedTokenizer
 from atom.recipe.resolved import Resolved
 from atom.recipe.run import DEGREES, Run
 from atom.registry.host import Host
@@ -51,12 +50,11 @@ def preflight(
     host: Host,
     place: Path,
     *,
-    vocab_size: int,
+    tokenizer: PreparedTokenizer,
     joined: int | None,
     planned: DeviceDescription | None = None,
     contents: Contents | None = None,
     resumption: Resumption | None = None,
-    tokenizer_files: Mapping[str, Path] | None = None,
 ) -> Preflight:
     """Resolve ``run``; refuse it if it cannot train.
 
@@ -65,12 +63,11 @@ def preflight(
         selection: its components.
         host: the plugins.
         place: the path of the run folder; nothing is written there.
-        vocab_size: of the prepared tokenizer.
+        tokenizer: the prepared tokenizer.
         joined: number of ranks that an outer launcher has started; None without one.
         planned: the device of another machine, for a run that will not be started here.
         contents: the dataset's description of its contents.
         resumption: the checkpoint to resume from.
-        tokenizer_files: the files of the prepared tokenizer by name.
 
     Raises:
         UserError: torchtitan or a plugin would refuse the run.
@@ -81,12 +78,11 @@ def preflight(
             selection,
             host,
             place,
-            vocab_size=vocab_size,
+            tokenizer=tokenizer,
             joined=joined,
             planned=planned,
             contents=contents,
             resumption=resumption,
-            tokenizer_files=tokenizer_files,
         )
     )
 
@@ -97,12 +93,11 @@ def plan(
     host: Host,
     place: Path,
     *,
-    vocab_size: int,
+    tokenizer: PreparedTokenizer,
     joined: int | None,
     planned: DeviceDescription | None = None,
     contents: Contents | None = None,
     resumption: Resumption | None = None,
-    tokenizer_files: Mapping[str, Path] | None = None,
 ) -> RunPlan:
     """Return the plan of ``run``; the arguments are those of :func:`preflight`."""
     kind = planned.kind if planned else _device(run, joined)
@@ -120,11 +115,10 @@ def plan(
         kind=kind,
         device=planned or device.describe(kind),
         available=torch.cuda.device_count() if kind == "cuda" else device.cores(),
-        vocab_size=vocab_size,
+        tokenizer=tokenizer,
         joined=joined,
         contents=contents,
         resumption=resumption,
-        tokenizer_files=tokenizer_files or {},
     )
 
 

@@ -7,7 +7,7 @@ the described model (:func:`atom.titan.trainer_config.copied`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ from atom.kernels.choose import Choice
 from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.model import ModelDescription
-from atom.plugin import Architecture, Callback, Contents, Dataset, ModelParts, Optimizer
+from atom.plugin import (
+    Architecture,
+    Callback,
+    Contents,
+    Dataset,
+    ModelParts,
+    Optimizer,
+    PreparedTokenizer,
+)
 from atom.recipe.resolved import Mixed, Read, Resolved
 from atom.recipe.run import DEGREES, Run
 from atom.registry.host import Host
@@ -51,11 +59,10 @@ class RunPlan:
         kind: the kind of device: ``cpu`` or ``cuda``.
         device: the device of the ranks.
         available: GPUs, or cores of the CPU, of this machine.
-        vocab_size: of the prepared tokenizer.
+        tokenizer: the prepared tokenizer.
         joined: number of ranks that an outer launcher has started; None without one.
         contents: the dataset's description of its contents.
         resumption: the checkpoint to resume from; None without one.
-        tokenizer_files: the files of the prepared tokenizer by name.
     """
 
     composed: Run
@@ -65,11 +72,14 @@ class RunPlan:
     kind: str
     device: DeviceDescription
     available: int
-    vocab_size: int
+    tokenizer: PreparedTokenizer
     joined: int | None = None
     contents: Contents | None = None
     resumption: Resumption | None = None
-    tokenizer_files: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.vocab_size
 
     # ------------------------------------------------------------------ the layout
 
