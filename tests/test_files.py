@@ -105,6 +105,13 @@ def test_what_cannot_be_written_leaves_what_was_there(place: Path) -> None:
     assert {path.name for path in place.iterdir()} == {"x", "folder"}
 
 
+@pytest.mark.parametrize("name", ["/", "/dev/null", "/dev/stdout", ".", ".."])
+def test_a_device_or_a_folder_is_not_replaced(place: Path, name: str) -> None:
+    with pytest.raises(OSError, match=r"regular file|Is a directory"):
+        files.write_bytes(place / name, b"new")
+    assert stat.S_ISCHR(Path("/dev/null").lstat().st_mode)
+
+
 def test_a_new_file_has_the_mode_of_any_other(place: Path) -> None:
     files.write_text(place / "x", "")
     (place / "y").touch()

@@ -279,6 +279,7 @@ def _place(path: Path, below: Path | None) -> Iterator[tuple[str, int | None]]:
 @contextmanager
 def _unfinished(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Yield a temporary file in the folder of ``path``, renamed to ``path`` when it is complete."""
+    _check_replaceable(path)
     new = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
     try:
@@ -293,6 +294,18 @@ def _unfinished(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
         raise
     finally:
         new.unlink(missing_ok=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise an OSError if renaming a file to ``path`` would take a device or a folder away.
+
+    As root, /dev/null and /dev/stdout, a link, can be replaced as well as any other name.
+    """
+    if path.is_dir() or not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    in_devices = path.absolute().parent in (Path("/dev"), Path("/dev/fd"))
+    if in_devices or path.is_char_device() or path.is_block_device():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def _size(most: int) -> str:

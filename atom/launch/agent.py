@@ -57,6 +57,7 @@ class Agent(LocalElasticAgent):
         run: the run folder.
         launch: how long ranks may go without a step before they count as hung.
         started: called when every worker has been started.
+        finished: the folder where each rank leaves a file when it has finished.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Agent(LocalElasticAgent):
         run: Path,
         launch: Launch,
         started: Callable[[], None],
+        finished: Path,
     ) -> None:
         spec = WorkerSpec(
             role="rank",
@@ -86,6 +88,8 @@ class Agent(LocalElasticAgent):
         self._run_folder = run
         self._launch = launch
         self._started = started
+        self._finished = finished
+        self._known_to_finish: set[int] = set()
         self.failure: Failure | None = None
         """Why the ranks ended; None if they ended by themselves."""
 
@@ -107,6 +111,9 @@ class Agent(LocalElasticAgent):
         return workers
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        if (left := self._left_early()) is not None:
+            self.failure = left
+            return RunResult(state=WorkerState.FAILED)
         hung = self._hung()
         if hung is not None:
             self._end_hung()
@@ -121,6 +128,24 @@ class Agent(LocalElasticAgent):
         self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = _END_SECONDS
     ) -> None:
         super()._shutdown(death_sig, min(timeout, _END_SECONDS))
+
+    def _left_early(self) -> Failure | None:
+        """Return the failure of a rank that called ``exit(0)``: for torch it has succeeded, or,
+        forked, it still owes its result, and the agent would wait for it forever.
+        """
+        for place, code in self._exit_codes().items():
+            rank = self._first_rank + place
+            if code != 0 or rank in self._known_to_finish:
+                continue
+            if not (self._finished / str(rank)).exists():
+                return Failure(
+                    f"rank {rank} failed: it ended with exit code 0 before the training did; "
+                    "something in a plugin or a library calls exit",
+                    rank=rank,
+                    raised=True,
+                )
+            self._known_to_finish.add(rank)
+        return None
 
     # ------------------------------------------------------------------------ hangs
 

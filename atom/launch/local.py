@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -18,7 +17,7 @@ from atom.io.process import Child, call
 from atom.launch.failure import Failure
 from atom.launch.gate import Gate
 from atom.launch.machine import Machine
-from atom.launch.rendezvous import meeting_file
+from atom.launch.rendezvous import private_folder
 from atom.launch.restarts import Restarts
 from atom.recipe.sections import Launch
 from atom.run_dir import checkpoint, events, logs, progress
@@ -86,18 +85,28 @@ def start_once(
     from atom.launch import rank
     from atom.launch.agent import Agent
 
-    with meeting_file() if machine.endpoint is None else nullcontext("") as store:
+    with private_folder() as private:
+        store = str(private / "store") if machine.endpoint is None else None
+        (finished := private / "finished").mkdir()
         gate = Gate()
         entrypoint: Callable[..., Any] | str = rank.main
-        arguments: tuple[Any, ...] = (str(folder), str(store) or None, verbose, gate)
+        arguments: tuple[Any, ...] = (str(folder), str(finished), store, verbose, gate)
         if device != "cpu":
             entrypoint = sys.executable
-            options = (*(("--store", str(store)) if store else ()), *(("-v",) if verbose else ()))
-            arguments = ("-u", "-P", "-m", rank.__name__, str(folder), *options)
+            options = (*(("--store", store) if store else ()), *(("-v",) if verbose else ()))
+            arguments = ("-u", "-P", "-m", rank.__name__, str(folder), str(finished), *options)
         else:
             # A GC pass would break copy-on-write sharing between the ranks.
             gc.freeze()
-        agent = Agent(entrypoint, arguments, machine, run=folder, launch=launch, started=gate.open)
+        agent = Agent(
+            entrypoint,
+            arguments,
+            machine,
+            run=folder,
+            launch=launch,
+            started=gate.open,
+            finished=finished,
+        )
         agent.start()
         return agent.failure
 

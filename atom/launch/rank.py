@@ -34,12 +34,18 @@ for it after a kernel launch. Python's default is ten times as long."""
 
 
 def main(
-    folder: str, store: str | None = None, verbose: bool = False, gate: Gate | None = None
+    folder: str,
+    finished: str,
+    store: str | None = None,
+    verbose: bool = False,
+    gate: Gate | None = None,
 ) -> None:
     """Train as a rank that ATOM's own launcher started; end when the launcher ends.
 
     Args:
         folder: the run folder.
+        finished: the folder where the rank leaves a file named by its number when it has finished.
+            An exit code of 0 does not say so: any library can call ``exit``.
         store: the rendezvous file of the ranks of a single machine; None with several machines.
         verbose: show torchtitan's own log of rank 0.
         gate: opens once all ranks have been started.
@@ -51,6 +57,7 @@ def main(
     # The launcher's own handler, inherited through the fork, would wait for the interpreter.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     train(Path(folder), store=store, verbose=verbose, stop_on=(signal.SIGUSR1,))
+    Path(finished, os.environ["RANK"]).touch()
 
 
 def train(
@@ -123,6 +130,7 @@ def _train(path: Path, store: str | None, stop_on: tuple[signal.Signals, ...]) -
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m atom.launch.rank", description=__doc__)
     parser.add_argument("folder", help="the run folder")
+    parser.add_argument("finished", help="the folder of the files of ranks that have finished")
     parser.add_argument("--store", help="the file that the ranks of one machine meet in")
     parser.add_argument("-v", dest="verbose", action="store_true", help="show torchtitan's log")
     return parser

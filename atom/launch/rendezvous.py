@@ -47,11 +47,11 @@ _GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 @contextmanager
-def meeting_file() -> Iterator[Path]:
-    """Yield the path of a file that only this user can access, for :func:`use_file`."""
+def private_folder() -> Iterator[Path]:
+    """Yield a folder of this machine that only this user can access, removed afterwards."""
     # mkdtemp creates a folder with mode 0700.
     with tempfile.TemporaryDirectory(prefix="atom-") as folder:
-        yield Path(folder, "store")
+        yield Path(folder)
 
 
 def use_file(path: Path) -> None:
