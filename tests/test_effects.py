@@ -58,6 +58,7 @@ ALWAYS = {
     "faults.non_finite",
     "launch.ranks",
     "loss.num_chunks",
+    "loss.z_loss",
     "metrics.disable_color_printing",
     "metrics.enable_tensorboard",
     "metrics.enable_trackio",

@@ -170,6 +170,7 @@ def test_logits_are_the_peak_until_they_are_chunked() -> None:
     logits = 16 * 10_000 * 4 * 3
     assert memory(big, layout()).working == logits
     assert memory(big, layout(loss_chunks=4)).working == logits // 4
+    assert memory(big, layout(z_loss=True)).working == logits // 3 * 4
     assert memory(big, layout(loss_chunks=10**6)).working < logits // 4
 
 

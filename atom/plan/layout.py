@@ -33,6 +33,7 @@ class Layout:
         state_bytes: bytes of optimizer state per parameter element.
         matrix_state_bytes: the same for the layers' matrices, if it differs.
         loss_chunks: chunks of the sequence that logits are computed in.
+        z_loss: whether the loss has a penalty, which needs the logits again.
         offload: whether parameters, gradients and optimizer states are in the memory of the CPU.
         averages: number of callbacks that average the weights, in float32.
         execution: kernels, precision of products, sharding, overlap.
@@ -63,6 +64,7 @@ class Layout:
     state_bytes: float = 8
     matrix_state_bytes: float | None = None
     loss_chunks: int = 1
+    z_loss: bool = False
     offload: bool = False
     averages: int = 0
     execution: Execution = field(default_factory=Execution)

@@ -238,7 +238,7 @@ def _activations(model: ModelDescription, layout: Layout, rank: int) -> tuple[in
         kept += flying * final
         logits = tokens * ceil(model.vocab_size / layout.tp) / layout.loss_chunks
         # Log-probabilities, their gradient, and temporaries of both, all in float32.
-        worst_loss = logits * FLOAT32 * (4 if layout.tp > 1 else 3)
+        worst_loss = logits * FLOAT32 * ((4 if layout.tp > 1 else 3) + layout.z_loss)
         if layout.pp > 1:
             # The schedule keeps each stage's output, and autograd the log-probabilities.
             kept += (flying - 1) * logits * (element + FLOAT32) + logits * element

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -311,6 +311,12 @@ class Loss(Model):
         le=2**20,
         description="number of chunks of the sequence in which logits and "
         "loss are computed; more need less memory",
+    )
+    z_loss: Annotated[float, ranges.Range(0, 1, whole=False)] = Field(
+        default=0.0,
+        description="factor of z-loss, the square of log(sum(exp(logits))) of each token "
+        "(https://arxiv.org/abs/2204.02311, section 5), such as 1e-4. The metric `z_loss` has it, "
+        "and `loss` stays the cross-entropy; 0: none",
     )
 
 

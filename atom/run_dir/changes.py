@@ -50,6 +50,7 @@ KINDS: dict[str, Kind] = {
     "training.gc_freq": "harmless",
     "training.gc_debug": "harmless",
     "loss": "harmless",
+    "loss.z_loss": "matters",
     "activation_checkpoint": "harmless",
     "compile": "harmless",
     "debug.deterministic": "harmless",

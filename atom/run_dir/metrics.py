@@ -83,6 +83,10 @@ class StepMetrics:
     """Model FLOPS utilization, as a fraction of the devices' peak: 0 to 1. None, and absent from
     the JSON, if the peak is unknown."""
 
+    z_loss: float | None = None
+    """``loss.z_loss`` times the mean over tokens of the square of log(sum(exp(logits))), which
+    ``loss`` does not contain. None, and absent from the JSON, without ``loss.z_loss``."""
+
     data: str | None = None
     """Digest of the tokens of this step's global batch, 16 hexadecimal digits; the same on every
     layout. None, and absent from the JSON, if the data loader is the dataset's own."""

@@ -97,8 +97,20 @@ def situation(
         deterministic=run is not None and run.debug.deterministic,
         operations=operations(model, offered, optimizer=optimizer),
         supposed=supposed or {},
-        unfit=unfit or {},
+        unfit=(_without_z_loss(host) if run is not None and run.loss.z_loss else {})
+        | dict(unfit or {}),
     )
+
+
+def _without_z_loss(host: Host) -> dict[tuple[str, str], str]:
+    """Return the reason against each kernel of the loss, if the run's loss has z-loss."""
+    return {
+        (each.declaration.operation, each.declaration.name): "computes no z-loss (loss.z_loss)"
+        for each in host.components
+        if isinstance(each.declaration, Kernel)
+        and each.declaration.operation in ("cross_entropy", LINEAR_CROSS_ENTROPY)
+        and each.declaration.override is not None
+    }
 
 
 def choose(

@@ -52,6 +52,7 @@ from atom.titan.train.initial_weights import seed_parameters
 from atom.titan.train.plugin_callbacks import Opened
 from atom.titan.train.trainer import AtomTrainer
 from atom.titan.train.validation import ValidationConfig
+from atom.titan.train.z_loss import ChunkedLossWithZLoss, CrossEntropyWithZLoss
 
 
 def trainer_config(
@@ -254,7 +255,12 @@ def validation_config(run: Run, selection: Selection, files: Path) -> Validation
 def _loss(run: Run, vocab_size: int, parts: ModelParts, *, fused: bool) -> BaseLoss.Config:
     """Return the loss; ``fused`` if a kernel replaces the output layer and the loss."""
     size = getattr(parts.model, "vocab_size", vocab_size)
+    chunks, weight = run.loss.num_chunks, run.loss.z_loss
     cross_entropy = CrossEntropyLoss.Config(global_vocab_size=size)
-    if run.loss.num_chunks == 1 and not fused:
+    chunked = ChunkedLossWrapper.Config
+    if weight:
+        cross_entropy = CrossEntropyWithZLoss.Config(global_vocab_size=size, z_loss=weight)
+        chunked = ChunkedLossWithZLoss.Config
+    if chunks == 1 and not fused:
         return cross_entropy
-    return ChunkedLossWrapper.Config(num_chunks=run.loss.num_chunks, loss_fn=cross_entropy)
+    return chunked(num_chunks=chunks, loss_fn=cross_entropy)

@@ -29,6 +29,7 @@ def layout_of(
     global_batch_size: int,
     of_state: tuple[float, float | None],
     loss_chunks: int = 1,
+    z_loss: bool = False,
     averages: int = 0,
     execution: Execution | None = None,
 ) -> Layout:
@@ -42,6 +43,7 @@ def layout_of(
         global_batch_size: in sequences.
         of_state: bytes of optimizer state per element: see :class:`atom.plan.layout.Layout`.
         loss_chunks: chunks that logits are computed in.
+        z_loss: whether the loss has a penalty.
         averages: number of callbacks that average the weights.
         execution: how the layout is run.
 
@@ -83,6 +85,7 @@ def layout_of(
         state_bytes=of_state[0],
         matrix_state_bytes=of_state[1],
         loss_chunks=loss_chunks,
+        z_loss=z_loss,
         offload=training.enable_cpu_offload,
         averages=averages,
         execution=execution or Execution(),

@@ -97,6 +97,7 @@ def estimate_of(
         global_batch_size=global_batch_size,
         of_state=of_state,
         loss_chunks=run.loss.num_chunks,
+        z_loss=run.loss.z_loss > 0,
         averages=averages,
         execution=execution_of(
             _kernels(run),

@@ -58,7 +58,7 @@ def explain(
 
     def choose(unfit: Mapping[tuple[str, str], str]) -> tuple[Choice, ...]:
         nonlocal where
-        where = replace(where, unfit=unfit)
+        where = replace(where, unfit={**where.unfit, **unfit})
         return kernels.choose(run.kernels, host, where, loss_chunks=run.loss.num_chunks)
 
     def place(chosen: tuple[Choice, ...]) -> None:

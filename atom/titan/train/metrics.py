@@ -54,6 +54,8 @@ class StepMetricsProcessor(MetricsProcessor):
             self._trackers.add_trackio(place, settings)
         self.data: str | None = None
         """Digest of the tokens of the step that is logged next."""
+        self.z_loss: float | None = None
+        """z-loss of the step that is logged next; None without ``loss.z_loss``."""
         self.last_step: int | None = None
         """The run's last step, which is always logged."""
         self.also_logs: list[Callable[[int], bool]] = []
@@ -153,6 +155,7 @@ class StepMetricsProcessor(MetricsProcessor):
         row = StepMetrics(
             step=step,
             loss=global_avg_loss,
+            z_loss=self.z_loss,
             grad_norm=grad_norm,
             lr=next(value for name, value in extra_metrics.items() if name.startswith("lr/")),
             tokens_seen=tokens_seen,
@@ -178,6 +181,7 @@ class StepMetricsProcessor(MetricsProcessor):
         extra_metrics = (
             extra_metrics
             | dict(scalars(results or {}))
+            | ({} if self.z_loss is None else {"z_loss": self.z_loss})
             | {
                 f"callbacks/{name}/{key}": value
                 for name, values in self.callbacks.items()

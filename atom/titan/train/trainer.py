@@ -30,6 +30,7 @@ from atom.titan.train.metrics import StepMetricsProcessor
 from atom.titan.train.plugin_callbacks import Opened, PluginCallback
 from atom.titan.train.stop import StopRequest
 from atom.titan.train.validation import ValidationConfig
+from atom.titan.train.z_loss import of as penalties
 
 Microbatch = tuple[dict[str, Any], torch.Tensor]
 """Inputs and labels of a micro-batch, as a loader yields them."""
@@ -193,6 +194,7 @@ class AtomTrainer(Trainer):
             valid = dist_utils.dist_sum_tensor(valid, dims.get_mesh("batch"))
         should_log = self.metrics_processor.should_log(self.step)
         total: torch.Tensor | None = None
+        z_loss: torch.Tensor | None = None
         for group in groups:
             inputs = [self._on_device(inputs) for inputs, _ in group]
             labels = [labels.to(self.device) for _, labels in group]
@@ -201,11 +203,13 @@ class AtomTrainer(Trainer):
                 labels=labels if dims.pp_enabled else labels[0],
                 global_valid_tokens=valid,
             )
+            part = penalties(self.loss_fn, len(group))
+            z_loss = part if z_loss is None or part is None else z_loss + part
             if should_log:
                 loss = loss.detach()
                 # A copy: with CUDA graphs the next pass overwrites this loss.
                 total = loss.clone() if total is None else total.add_(loss)
-        return _Losses(loss=total, valid_here=valid_here, valid=valid)
+        return _Losses(loss=total, valid_here=valid_here, valid=valid, z_loss=z_loss)
 
     def _read_batch(
         self, data_iterator: Iterator[Microbatch]
@@ -260,6 +264,8 @@ class AtomTrainer(Trainer):
             else:
                 mean = largest = float(loss.item())
                 seen = self.ntokens_seen
+            if losses.z_loss is not None:
+                self._log_z_loss(losses.z_loss)
         if isinstance(self.metrics_processor, StepMetricsProcessor):
             self.metrics_processor.data = self._data_digest()
         self.metrics_processor.log(
@@ -269,6 +275,14 @@ class AtomTrainer(Trainer):
             float(grad_norm.item()),
             extra_metrics={"n_tokens_seen": seen, **self.rates},
         )
+
+    def _log_z_loss(self, share: torch.Tensor) -> None:
+        """Add z-loss to the row of this step, apart from the loss."""
+        dims = self.parallel_dims
+        mesh = dims.get_optional_mesh("loss") if dims.dp_cp_enabled else None
+        value = dist_utils.dist_sum(share.to(self.device), mesh)
+        if isinstance(self.metrics_processor, StepMetricsProcessor):
+            self.metrics_processor.z_loss = value
 
     def _data_digest(self) -> str | None:
         """Return the digest of the tokens of this step's global batch."""
@@ -379,8 +393,10 @@ class _Losses:
         loss: this rank's share of the mean over the global batch; None if the step is not logged.
         valid_here: this rank's tokens with a label, on the CPU.
         valid: those of all ranks, on the device.
+        z_loss: this rank's share of z-loss; None without ``loss.z_loss``.
     """
 
     loss: torch.Tensor | None
     valid_here: torch.Tensor
     valid: torch.Tensor
+    z_loss: torch.Tensor | None
