@@ -172,6 +172,14 @@ REFUSED = {
         "packs its data itself",
         {DATASET: "faults:own_loader", "data.packing": "none"},
     ),
+    "data.check_schedule": Refused(
+        "training.batch_schedule",
+        "reads batches of one size",
+        {
+            DATASET: "faults:own_loader",
+            "training.batch_schedule": [{"steps": 1, "global_batch_size": 2}],
+        },
+    ),
     "objective.check_loader": Refused(
         "objective.name", "has its own data loader", {DATASET: "faults:own_loader"} | SFT
     ),

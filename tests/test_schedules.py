@@ -11,6 +11,7 @@ import pytest
 import torch
 from optimizer_configs import section_run
 
+from atom.recipe.batches import Batches
 from atom.recipe.schedules import phases, rate
 from atom.titan.optim.rates import EndingLRSchedulers
 
@@ -39,7 +40,7 @@ def test_stages_are_torchtitans_schedule(
     section = {"warmup_steps": warmup, "decay_ratio": ratio, "decay_type": kind}
     section |= {"min_lr_factor": least, "total_steps": 12}
     expected = used(EndingLRSchedulers.Config(**section), 20, 99)
-    drawn = phases(section_run(lr_scheduler=section), 1)
+    drawn = phases(section_run(lr_scheduler=section), Batches((), 1))
     assert [2 * rate(drawn, step) for step in range(1, 21)] == pytest.approx(expected, abs=1e-12)
     warm = min(warmup, 12)
     decay = 12 - warm if ratio is None else round(12 * ratio)
@@ -51,7 +52,7 @@ def test_stages_are_torchtitans_schedule(
     if not warm:
         stages[:2] = [{"steps": 12 - decay, "to": 1.0, "curve": "constant"}]
     stages = [stage for stage in stages if stage["steps"]]
-    made = phases(section_run(lr_scheduler={"stages": stages}), 1)
+    made = phases(section_run(lr_scheduler={"stages": stages}), Batches((), 1))
     found = used(EndingLRSchedulers.Config(phases=made), 20, 99)
     assert found == pytest.approx(expected, abs=1e-12)
 
@@ -83,7 +84,8 @@ RATES: dict[str, tuple[list[dict[str, Any]], list[float]]] = {
 def test_rates_of_stages(name: str) -> None:
     """A rise has its final rate at its last step, a fall after it; a step has 100 tokens."""
     stages, expected = RATES[name]
-    made = phases(section_run(lr_scheduler={"stages": stages}, training={"steps": 6}), 100)
+    run = section_run(lr_scheduler={"stages": stages}, training={"steps": 6})
+    made = phases(run, Batches((), 10, 10))
     assert [rate(made, step) for step in range(1, 7)] == pytest.approx(expected, abs=1e-12)
 
 

@@ -41,6 +41,7 @@ def page(told: Mapping[str, Any]) -> str:
         f"GPU, MFU {told['mfu']:.1%} of bfloat16's peak with causal attention "
         f"({told['mfu_full_attention']:.1%} with full)",
         *_bars(told),
+        *_batches(told),
         f"run      {told['steps']:,} steps, {human(told['tokens'])} tokens: "
         f"{told['days']:.3g} days ({first:.3g} to {last:.3g}) with goodput {told['goodput']:.1%}",
         f"         a checkpoint of {told['checkpoint_gib']:,.1f} GiB each "
@@ -50,6 +51,17 @@ def page(told: Mapping[str, Any]) -> str:
         + (f", {told['co2_kg']:,.0f} kg CO2" if "co2_kg" in told else ""),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _batches(told: Mapping[str, Any]) -> list[str]:
+    """Return a line about a schedule of batches, if there is one."""
+    sizes = list(told["batches"])
+    if len(sizes) == 1:
+        return []
+    return [
+        f"batches  {sizes[0]:,} to {sizes[-1]:,} sequences in {len(sizes)} sizes; the step above "
+        "is of the largest"
+    ]
 
 
 def _bars(told: Mapping[str, Any]) -> list[str]:

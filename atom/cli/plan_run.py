@@ -14,6 +14,7 @@ from atom.errors import UserError, nearest
 from atom.io.json_data import dumps
 from atom.io.process import call
 from atom.plan.device import DeviceDescription
+from atom.plan.estimate import Estimate
 from atom.plan.execution import FSDP, ZERO1
 from atom.plan.outlook import Prices, outlook
 from atom.plan.what_if import zero1
@@ -141,20 +142,35 @@ def _plan(composed: Run, host: Host, settings: Settings, *, as_json: bool) -> No
         contents=prepared.contents,
         changed=partial(changed, settings),
     )
-    found = plan.estimate
-    if settings.sharding == ZERO1:
-        found = zero1(found, plan.model, plan.device)
-    layout = found.layout
-    tokens = layout.dp * layout.local_batch_size * layout.accumulation * layout.seq_len
-    steps = plan.steps
+
+    def estimated(found: Estimate) -> Estimate:
+        return zero1(found, plan.model, plan.device) if settings.sharding == ZERO1 else found
+
+    found, of = estimated(plan.estimate), plan.batches
+    layout, steps = found.layout, plan.steps
     if settings.tokens is not None:
-        steps = max(round(settings.tokens / tokens), 1)
-    told = outlook(found, plan.model, plan.device, steps, settings.prices)
+        steps = max(round(settings.tokens / of.tokens(1)), 1)
+        if not of.constant:
+            steps = of.steps(round(settings.tokens))
+    seconds = None
+    if not of.constant:
+        times = {size: estimated(plan.at(size)).step.seconds for size in of.counts(steps)}
+        seconds = sum(times[size] * count for size, count in of.counts(steps).items())
+    told = outlook(
+        found,
+        plan.model,
+        plan.device,
+        steps,
+        settings.prices,
+        tokens=of.tokens(steps),
+        seconds=seconds,
+    )
     told |= {
         "device": plan.device.name,
         "ranks": layout.ranks,
         "parameters": plan.model.numel,
         "sharding": settings.sharding,
+        "batches": of.counts(steps),
     }
     degrees = ("dp_replicate", "dp_shard", "cp", "tp", "pp", "ep")
     told["layout"] = {name: getattr(layout, name) for name in degrees}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 _RESUMED, _FAULT, _BRANCHED = "resumed", "numerical_fault", "branched"
@@ -21,6 +21,22 @@ def data_step(step: int, events: Iterable[Mapping[str, Any]]) -> int:
         events: the run's events, in order.
     """
     return step - 1 + sum(count for checkpoint, count in left_out(events) if checkpoint < step)
+
+
+def sequences_before(
+    step: int, events: Iterable[Mapping[str, Any]], sequences: Callable[[int], int]
+) -> int:
+    """Return how many sequences were read before those that ``step`` was trained on last.
+
+    Args:
+        step: a step of the run, from 1.
+        events: the run's events, in order.
+        sequences: returns the sequences of the first steps of the run together.
+    """
+    gone = (each for each in left_out(events) if each[0] < step)
+    return sequences(step - 1) + sum(
+        sequences(checkpoint + count) - sequences(checkpoint) for checkpoint, count in gone
+    )
 
 
 def left_out(events: Iterable[Mapping[str, Any]]) -> list[LeftOut]:

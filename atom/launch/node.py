@@ -28,6 +28,7 @@ from atom.launch.failure import Failure
 from atom.launch.local import start_once
 from atom.launch.machine import Machine
 from atom.launch.stopper import Stopper
+from atom.recipe import batches
 from atom.recipe.run import Run, read
 from atom.recipe.sections import Launch
 from atom.run_dir import checkpoint, claim, events, logs, metrics, progress
@@ -142,6 +143,7 @@ def _start(
 
     screen, begin, steps = Screen(), time.time(), run.training.steps
     screen.choose(run.metrics.show)
+    screen.weigh(batches.batches(run, run.resolved.global_batch_size).sequences)
     first = machine.node == 0
     make_folder(folder / "logs")
     if first:

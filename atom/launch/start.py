@@ -18,6 +18,7 @@ from atom.launch import evaluations, local
 from atom.launch.announcements import News
 from atom.launch.stopper import Stopper
 from atom.plugin import Callback, Dataset, Optimizer
+from atom.recipe import batches
 from atom.recipe.run import Run
 from atom.recipe.settings import FOLLOW
 from atom.registry.host import Host
@@ -91,6 +92,7 @@ def follow(
     ranks = ready.resolved.world_size
     news = News(place, screen)
     screen.choose(ready.run.metrics.show)
+    screen.weigh(batches.batches(ready.run, ready.resolved.global_batch_size).sequences)
     try:
         screen.starting(f"starting {ranks:,} rank{'s' * (ranks > 1)}", steps=ready.steps)
 
@@ -271,6 +273,17 @@ def _start(place: Path, ready: Preflight, *, verbose: bool) -> None:
     local.start(place, ranks, device, ready.run.launch, verbose=verbose)
 
 
+def _batch(of: batches.Batches, ready: Preflight) -> str:
+    """Return the batch of a step in words; with a schedule, of the first and the last one."""
+    first, last = of.size(1), of.size(ready.steps)
+    if len(of.counts(ready.steps)) == 1:
+        return f"{first} sequences × {ready.seq_len} tokens = {of.tokens(1):,} tokens a step"
+    return (
+        f"{first} to {last} sequences × {ready.seq_len} tokens = {of.tokens(1):,} to "
+        f"{last * ready.seq_len:,} tokens a step"
+    )
+
+
 def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None) -> Header:
     run, resolved = ready.run, ready.resolved
 
@@ -279,7 +292,7 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
         return f"{option} ({name})" if option and option != name else name
 
     partial = resolved.kernels_partial
-    sequences, tokens = resolved.global_batch_size, ready.seq_len
+    of = batches.batches(run, resolved.global_batch_size)
     degrees = resolved.degrees
     # Expert parallelism shares ranks with other dimensions, so it is not a factor of the world
     # size.
@@ -307,7 +320,7 @@ def _header(ready: Preflight, choices: dict[str, str], resumed_from: int | None)
             *([("ep", experts)] if experts > 1 else []),
         ],
         schedule=ready.schedule,
-        batch=f"{sequences} sequences × {tokens} tokens = {sequences * tokens:,} tokens a step",
+        batch=_batch(of, ready),
         steps=ready.steps,
         validation=run.validation.described,
         kernels=[

@@ -49,15 +49,32 @@ def flops_per_token(model: ModelWork, seq_len: int, *, full: bool = False) -> fl
 
 
 def outlook(
-    found: Estimate, model: ModelDescription, device: DeviceDescription, steps: int, prices: Prices
+    found: Estimate,
+    model: ModelDescription,
+    device: DeviceDescription,
+    steps: int,
+    prices: Prices,
+    *,
+    tokens: int | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Return what a run of ``steps`` steps will take, as JSON values."""
+    """Return what a run will take, as JSON values.
+
+    Args:
+        found: the estimate of a step; of the largest batch, if batches differ.
+        model: the model.
+        device: the device.
+        steps: steps of the run.
+        prices: what GPUs and power cost.
+        tokens: tokens of all steps; None: those of ``found`` in each.
+        seconds: time of all steps; None: that of ``found`` for each.
+    """
     layout, step, ranks = found.layout, found.step, found.layout.ranks
-    tokens = layout.dp * layout.local_batch_size * layout.accumulation * layout.seq_len
-    rate = tokens / step.seconds / ranks
+    each = layout.dp * layout.local_batch_size * layout.accumulation * layout.seq_len
+    rate = each / step.seconds / ranks
     described, peak = work(model), device.peak(BFLOAT16)
     campaign = Campaign(
-        step_seconds=step.seconds,
+        step_seconds=step.seconds if seconds is None else seconds / steps,
         steps=steps,
         nodes=max(ranks / DEVICES_PER_NODE, 1),
         checkpoint=asynchronous(CHECKPOINT * model.numel, ranks),
@@ -86,7 +103,7 @@ def outlook(
         },
         "exposed": step.exposed,
         "bubble": step.idle / step.seconds,
-        "tokens": tokens * steps,
+        "tokens": each * steps if tokens is None else tokens,
         "steps": steps,
         "days": middle,
         "days_range": ranges,

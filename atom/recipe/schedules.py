@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from atom.errors import UserError
+from atom.recipe.batches import Batches, batches
 from atom.recipe.defaults import value
 from atom.recipe.run import Run
 from atom.recipe.training_sections import LRStage
@@ -89,10 +90,10 @@ def rate(phases: Sequence[Phase], step: int) -> float:
     return phases[-1].end
 
 
-def phases(run: Run, tokens_per_step: int) -> tuple[Phase, ...]:
-    """Return the phases of a run's schedule."""
+def phases(run: Run, of: Batches) -> tuple[Phase, ...]:
+    """Return the phases of the schedule of a run with these batches."""
     if run.lr_scheduler.stages:
-        return _of_stages(run.lr_scheduler.stages, run.training.steps, tokens_per_step)
+        return _of_stages(run.lr_scheduler.stages, run.training.steps, of)
     found = schedule(run)
     warmup = min(found.warmup, found.total)
     decay = min(found.decay, found.total - warmup)
@@ -106,16 +107,14 @@ def phases(run: Run, tokens_per_step: int) -> tuple[Phase, ...]:
     return tuple(made)
 
 
-def _of_stages(
-    stages: Sequence[LRStage], steps: int, tokens_per_step: int | None
-) -> tuple[Phase, ...]:
-    """Return the phases of stages; a length in tokens is 1 step if tokens a step are unknown."""
+def _of_stages(stages: Sequence[LRStage], steps: int, of: Batches | None) -> tuple[Phase, ...]:
+    """Return the phases of stages; a length in tokens is 1 step if the batches are unknown."""
     made: list[Phase] = []
     before, begin = 0, 0.0
     for stage in stages:
         length = stage.steps
         if stage.tokens is not None:
-            length = -(-stage.tokens // tokens_per_step) if tokens_per_step else 1
+            length = of.steps(stage.tokens, after=before) if of is not None else 1
         if length is None:
             length = max(steps - before, 0)
         end = begin if stage.to is None else stage.to
@@ -126,18 +125,18 @@ def _of_stages(
     return tuple(made)
 
 
-def check_stages(run: Run, tokens_per_step: int | None) -> None:
+def check_stages(run: Run, of: Batches | None) -> None:
     """Refuse stages without a length, an effect, or a rate.
 
     Args:
         run: a run.
-        tokens_per_step: None if it is unknown.
+        of: its batches; None if they are unknown.
 
     Raises:
         UserError: names the stage at fault.
     """
     stages, steps = run.lr_scheduler.stages, run.training.steps
-    found = _of_stages(stages, steps, tokens_per_step)
+    found = _of_stages(stages, steps, of)
     for number, (stage, phase) in enumerate(zip(stages, found, strict=True)):
         key = f"lr_scheduler.stages.{number}"
         if stage.steps is not None and stage.tokens is not None:
@@ -188,7 +187,7 @@ def check_stages(run: Run, tokens_per_step: int | None) -> None:
                 value=stage.to,
             )
     last = found[-1]
-    if tokens_per_step is None and any(stage.tokens for stage in stages):
+    if of is None and any(stage.tokens for stage in stages):
         return
     if steps > last.before + last.steps and last.end == 0:
         raise UserError(
@@ -210,10 +209,9 @@ def check(run: Run, given: Callable[[str], str | None]) -> None:
     Raises:
         UserError: names the key at fault.
     """
+    found_batches = batches(run)
     if run.lr_scheduler.stages:
-        batch = int(value(run, "training.global_batch_size"))
-        tokens = batch * int(value(run, "training.seq_len")) if batch > 0 else None
-        check_stages(run, tokens)
+        check_stages(run, found_batches if found_batches.last > 0 else None)
         return
     found, steps = schedule(run), int(value(run, "training.steps"))
     ratio = value(run, "lr_scheduler.decay_ratio")

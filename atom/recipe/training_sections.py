@@ -55,6 +55,25 @@ class TrainingSection(Numbers):
         return self.model_copy(update=dict(values))
 
 
+class BatchStage(Model):
+    """A stage of the schedule of the global batch: a size, or a ramp to the next one."""
+
+    steps: Annotated[int | None, Range(1, 10**12, null="for a length in tokens")] = Field(
+        default=None, description="its length in steps"
+    )
+    tokens: Annotated[int | None, Range(1, null="for a length in steps")] = Field(
+        default=None, description="its length in tokens instead, rounded up to whole steps"
+    )
+    global_batch_size: Annotated[int, Range(1, 10**9)] = Field(
+        description="sequences per step, over all ranks"
+    )
+    increment: Annotated[int | None, Range(1, 10**9, null="for one size")] = Field(
+        default=None,
+        description="sequences by which the batch rises, in equal parts of the stage, to the size "
+        "after it",
+    )
+
+
 class Training(TrainingSection):
     """Steps, batch, clipping and precision."""
 
@@ -65,11 +84,15 @@ class Training(TrainingSection):
     global_batch_size: Annotated[int, _GlobalBatch] = Field(
         default=-1, description="sequences per step, over all ranks"
     )
+    batch_schedule: list[BatchStage] = Field(
+        default=[],
+        description="stages with smaller batches, before global_batch_size, the largest",
+    )
     local_batch_size: Annotated[int | None, _Sequences] = Field(
         default=None,
         description="sequences per forward and backward pass of a data-parallel rank; gradients "
         "are accumulated if it is less than the rank's share of the global batch; "
-        "null: the whole share",
+        "null: the whole share, or with batch_schedule the most that divide the share of each size",
     )
     # 0 would set every gradient to 0.
     max_norm: Annotated[float, Range(0, above=True, whole=False)] = Field(

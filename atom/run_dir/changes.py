@@ -32,6 +32,7 @@ KINDS: dict[str, Kind] = {
     "lr_scheduler.decay_type": "matters",
     "lr_scheduler.min_lr_factor": "matters",
     "lr_scheduler.stages": "matters",
+    "training.batch_schedule": "matters",  # each sequence keeps its place in the data
     "training.steps": "matters",  # also the end of the schedule
     "training.max_norm": "matters",
     "training.dtype": "matters",

@@ -13,6 +13,7 @@ from atom.data.mixing import MOST_SEQUENCES, Schedule, key_of, leaves, shares
 from atom.data.packing import Packing
 from atom.errors import UserError
 from atom.plugin import Contents, LaneSource
+from atom.recipe.batches import Batches
 from atom.recipe.resolved import Mixed, MixedSource, MixedStage
 from atom.recipe.run import read
 
@@ -34,6 +35,7 @@ def resolve(
     packing: Packing = "concat",
     begin: int = 0,
     vocab_size: int | None = None,
+    batches: Batches | None = None,
 ) -> Mixed | None:
     """Return the mixture that a run reads; None if its source is none.
 
@@ -47,14 +49,31 @@ def resolve(
         packing: how documents become sequences.
         begin: the number of steps before the first that reads the mixture.
         vocab_size: of the tokenizer, to check stored tokens; None: they are not checked.
+        batches: the sequences of each step; None: ``lanes``.
 
     Raises:
         UserError: the stages do not fit the run, a source would be read too often, or one has text
             where stored tokens are needed.
     """
-    mixture = leaves(source, lanes * seq_len, steps, begin)
+    batches = batches or Batches((), lanes, seq_len)
+    # A mixture counts how often all lanes are read, which is once a step without a schedule.
+    read, rest = divmod(batches.sequences(steps) - batches.sequences(begin), lanes)
+    begun, rounds = batches.rounds(begin), batches.rounds(steps, begin)
+    try:
+        mixture = leaves(source, lanes * seq_len, rounds, begun)
+    except UserError as error:
+        if batches.constant:
+            raise
+        error.problem += f" (with training.batch_schedule, {lanes} sequences count as a step)"
+        raise
     if mixture is None:
         return None
+    if len(mixture.stages) > 1 and not batches.constant:
+        raise UserError(
+            "is not possible with stages of a mixture, which count steps of one size",
+            valid="a mixture without dataset.stages, or a branch (resume.from) for each stage",
+            key="training.batch_schedule",
+        )
     if lanes > MOST_SEQUENCES:
         raise UserError(
             "is more than a mixture can divide",
@@ -77,12 +96,17 @@ def resolve(
         _checked(
             MixedSource(
                 name=name,
-                tokens=(schedule.before(steps, number) - schedule.before(begin, number)) * seq_len,
+                tokens=(
+                    schedule.before(begun + read, number)
+                    - schedule.before(begun, number)
+                    + int((schedule.choice(begun + read, slice(rest)) == number).sum())
+                )
+                * seq_len,
                 documents=told[name].documents if name in told else None,
                 epoch_tokens=_predicted(told[name], packing) if name in told else None,
                 max_repetitions=mixture.max_epochs.get(name),
             ),
-            steps - begin,
+            rounds - begun,
             1 if packing == "windows" else readings(dealt(mixture.sources[name]), lanes),
         )
         for number, name in enumerate(names)
@@ -90,10 +114,10 @@ def resolve(
     stages = [
         MixedStage(
             name=stage.name,
-            first_step=max(stage.step, begin) + 1,
+            first_step=(max(stage.step, begin) if batches.constant else begin) + 1,
             shares=_shares(names, stage.weights),
         )
-        for stage in mixture.stages[schedule.stage(begin) :]
+        for stage in mixture.stages[schedule.stage(begun) :]
     ]
     return Mixed(sources=sources, stages=stages)
 

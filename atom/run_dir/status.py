@@ -13,7 +13,8 @@ from typing import Literal
 from atom.errors import UserError
 from atom.io import strangers
 from atom.io.files import modified
-from atom.recipe.run import read
+from atom.recipe import batches
+from atom.recipe.run import Run, read
 from atom.run_dir import checkpoint, claim, events, heartbeat, metrics, progress
 from atom.run_dir.folder import RUN_FILE
 
@@ -79,7 +80,8 @@ def status(run: Path) -> Status:
     if not os.path.lexists(run / RUN_FILE):
         raise UserError(f"{run} holds no run", valid=f"a folder with a {RUN_FILE}")
     strangers.check(run)
-    steps = read(run / RUN_FILE).training.steps
+    declared = read(run / RUN_FILE)
+    steps = declared.training.steps
     happened = events.read(run)
     rows = metrics.read(run / metrics.FILE_NAME)
     at_work = claim.holder(run)
@@ -112,7 +114,7 @@ def status(run: Path) -> Status:
         wall=wall,
         goodput=min(productive / wall, 1.0) if wall else None,
         checkpoint=saved[0] if saved else None,
-        left=pace * (steps - step) if pace and steps and state == "running" else None,
+        left=_left(declared, step, pace) if pace and steps and state == "running" else None,
         pid=at_work.get("pid") if at_work else None,
         host=at_work.get("host") if at_work else None,
         started=_started(happened),
@@ -176,3 +178,10 @@ def _productive(rows: list[metrics.StepMetrics], step: int, pace: float | None) 
         row.step_seconds * (row.step - last) for last, row in zip(before, rows, strict=False)
     )
     return logged + (pace or 0.0) * max(step - before[-1], 0)
+
+
+def _left(run: Run, step: int, pace: float) -> float:
+    """Return the seconds from ``step``, which takes ``pace`` seconds, to the last one."""
+    of = batches.batches(run, run.resolved.global_batch_size if run.resolved else 1)
+    missing = of.sequences(run.training.steps) - of.sequences(step)
+    return pace * missing / of.size(step)

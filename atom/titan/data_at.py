@@ -10,9 +10,10 @@ from typing import Any
 from atom.data.documents import TextEncoder
 from atom.data.lanes import ALONE, Lane, Sources
 from atom.data.packing import Part
-from atom.data.position import data_step
+from atom.data.position import sequences_before
 from atom.errors import UserError
 from atom.plugin import Dataset
+from atom.recipe.batches import Batches
 from atom.recipe.run import read
 from atom.run_dir import checkpoint, events, history, inputs, metrics, mixture
 from atom.run_dir.folder import RUN_FILE
@@ -64,13 +65,6 @@ def data_at(
             valid=f"{begun + 1} to {last}",
             key="--step",
         )
-    size = resolved.global_batch_size
-    chosen = sorted(set(range(size) if sequences is None else sequences))
-    for number in chosen:
-        if not 0 <= number < size:
-            raise UserError(
-                f"a step has no sequence {number}", valid=f"0 to {size - 1}", key="--sequence"
-            )
     dataset = run.selection[Dataset]
     if dataset.declaration.build is not None:
         raise UserError(
@@ -83,9 +77,11 @@ def data_at(
     reading = config.reading(run.run.training.seq_len)
     sources = Sources(reading)
     happened = events.read(folder)
-    wanted = data_step(step, happened)
+    size = resolved.global_batch_size
+    of = config.batches or Batches((), size)
+    wanted = sequences_before(step, happened, of.sequences)
     forced = _forced(happened, step)
-    place = None if from_start else _before(run, wanted, step, happened, max(forced, begun))
+    place = None if from_start else _before(run, wanted, step, happened, max(forced, begun), of)
     if place is None and forced > begun:
         raise UserError(
             f"the data was changed by force after step {forced}, and no position in it is known",
@@ -95,19 +91,71 @@ def data_at(
             key="--step",
             value=step,
         )
+    _check_schedule(run, step, 0 if place is None else _step_of(place[1]))
+    begin, cursor = _through(begun, happened, of), 0
+    if place is not None:
+        begin, saved = place
+        cursor = _cursor(saved)
+    turns = [divmod(cursor + wanted - begin + i, size) for i in range(of.size(step))]
+    readings = {number: turn - (number < cursor) for turn, number in turns}
+    chosen = sorted(set(readings if sequences is None else sequences))
+    for number in chosen:
+        if number not in readings:
+            valid = f"0 to {size - 1}" if len(readings) == size else _ranges(sorted(readings))
+            raise UserError(f"the step has no sequence {number}", valid=valid, key="--sequence")
     encoder = (config.encoder or TextEncoder)(run.tokenizer())
     found = []
     for number in chosen:
         lane = Lane(number, reading, sources, encoder)
-        lane.begin(begun)
-        begin = data_step(begun, happened) + 1
+        lane.begin(of.rounds(begun))
         if place is not None:
-            begin, saved = place
             names = mixture.saved_sources(saved.place / RUN_FILE) or ALONE
-            lane.go_to(saved.read(_key(saved, number)).numpy(), names, begin)
-        lane.skip(wanted - begin)
+            lane.go_to(saved.read(_key(saved, number)).numpy(), names, begin // size)
+        lane.skip(readings[number])
         found.append(Sequence(number, tuple(lane.parts()), reading.seq_len))
     return found
+
+
+def _through(step: int, happened: list[dict[str, Any]], of: Batches) -> int:
+    """Return the sequences that were read when the checkpoint of a step was saved."""
+    return sequences_before(step, happened, of.sequences) + of.size(step) if step else 0
+
+
+def _step_of(saved: Checkpoint) -> int:
+    return int(saved.place.name.rpartition("-")[2])
+
+
+def _cursor(saved: Checkpoint) -> int:
+    """Return the first lane after a checkpoint: 0 if it is of a run without a schedule."""
+    names = (name for name in saved.tensors if name.rpartition(".")[2] == "cursor")
+    name = next(names, None)
+    return 0 if name is None else int(saved.read(name))
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return ``4 to 7, 0 to 1`` for sequences that follow each other."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(f"{a} to {b}" if a < b else str(a) for a, b in found)
+
+
+def _check_schedule(run: Trained, step: int, after: int) -> None:
+    """Refuse a step if its position depends on batches of earlier settings."""
+    periods = history.periods(run.folder, RUN_FILE)
+    files = [p.file for p in periods if p.first <= step and (p.last is None or p.last > after)]
+    schedule = run.run.training.batch_schedule
+    if any(read(file).training.batch_schedule != schedule for file in files):
+        raise UserError(
+            f"training.batch_schedule has changed after step {after}, and the position in the data "
+            "is known from checkpoints only",
+            valid="a step after a checkpoint that is kept, without --from-start",
+            key="--step",
+            value=step,
+        )
 
 
 def _declaration(folder: Path, step: int) -> tuple[Path, int]:
@@ -151,17 +199,17 @@ def _forced(happened: list[dict[str, Any]], step: int) -> int:
 
 
 def _before(
-    run: Trained, wanted: int, step: int, happened: list[dict[str, Any]], first: int
+    run: Trained, wanted: int, step: int, happened: list[dict[str, Any]], first: int, of: Batches
 ) -> tuple[int, Checkpoint] | None:
-    """Return the newest checkpoint with a position before the batch ``wanted``, and the number of
-    the batch that it continues with; None if there is none from step ``first`` on.
+    """Return the newest checkpoint with a position before the sequence ``wanted``, and the number
+    of sequences that were read until then; None if there is none from step ``first`` on.
     """
     place = run.folder / checkpoint.FOLDER
     begun = run.run.resolved.data_begins if run.run.resolved is not None else None
     for saved in checkpoint.resumable(place):
         if saved < first or saved == begun:
             continue  # of the data of before
-        if saved < step and (begin := data_step(saved, happened) + 1) <= wanted:
+        if saved < step and (begin := _through(saved, happened, of)) <= wanted:
             found = Checkpoint(checkpoint.step_folder(place, saved))
             if any(".lane." in f".{name}" for name in found.tensors):
                 return begin, found

@@ -35,7 +35,7 @@ from atom.plugin import (
     Tokenizer,
     TrainerCallback,
 )
-from atom.recipe import schedules
+from atom.recipe import batches, schedules
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import Selection
@@ -80,7 +80,7 @@ def trainer_config(
     seed = run.debug.seed or 0
     degree = parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree
     if run.training.local_batch_size is None:
-        local = resolved.global_batch_size // degree
+        local = batches.batches(run, resolved.global_batch_size).unit // degree
         training = translate.changed(training, "training", local_batch_size=local)
     chosen = [
         host.find("kernel", f"{operation}/{name}") for operation, name in resolved.kernels.items()
@@ -116,7 +116,7 @@ def trainer_config(
         ),
         lr_scheduler=translate.lr_scheduler(
             run.lr_scheduler,
-            schedules.phases(run, resolved.global_batch_size * training.seq_len)
+            schedules.phases(run, batches.batches(run, resolved.global_batch_size))
             if run.lr_scheduler.stages
             else (),
         ),
@@ -210,6 +210,7 @@ def data_loader(selection: Selection, run: Run, files: Path) -> Any:
         )
         return chosen.call("build", context)
     mixed = resolved.mixture.sources if resolved.mixture is not None else []
+    scheduled = batches.batches(run, resolved.global_batch_size)
     return DocumentLoader.Config(
         source=chosen.call("source"),
         encoder=encoder_of(selection, run, files),
@@ -217,6 +218,7 @@ def data_loader(selection: Selection, run: Run, files: Path) -> Any:
         measured=frozenset(source.name for source in mixed if source.epoch_tokens),
         seed=seed,
         global_batch_size=resolved.global_batch_size,
+        batches=scheduled if run.training.batch_schedule else None,
         packing=run.data.packing,
         ahead=run.data.ahead,
         steps=run.training.steps,

@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from atom.errors import shown
+from atom.recipe import batches
 from atom.recipe import settings as run_settings
 from atom.recipe.resolved import Resolved
 from atom.run_dir import events, profile
@@ -121,11 +122,11 @@ def data(record: Record) -> list[Element]:
         rows += [("left out", phrase, "") for phrase in read.left_out]
     length = run.training.seq_len
     if run.resolved is not None:
-        batch = run.resolved.global_batch_size
+        of = batches.batches(run, run.resolved.global_batch_size)
         rows.append(("vocabulary", f"{run.resolved.vocab_size:,} ids", ""))
-        rows.append(
-            ("batch of a step", f"{batch * length:,} tokens", f"{batch:,} sequences of {length:,}")
-        )
+        sizes = dict.fromkeys(of.size(step) for step in (1, run.training.steps))
+        tokens, sequences = (" to ".join(f"{n * by:,}" for n in sizes) for by in (length, 1))
+        rows.append(("batch of a step", f"{tokens} tokens", f"{sequences} sequences of {length:,}"))
     found = record.status
     if found.tokens_seen is not None:
         rows.append(("seen", f"{found.tokens_seen:,} tokens", f"{found.step:,} steps"))

@@ -169,6 +169,10 @@ class Screen:
         """Show further numbers of each step, by their names in :mod:`atom.run_dir.chosen`."""
         self._chosen = list(names)
 
+    def weigh(self, sequences: Callable[[int], int]) -> None:
+        """Estimate the remaining time by sequences, which ``sequences`` counts up to a step."""
+        self._pace.sequences = sequences
+
     def step(self, metrics: StepMetrics) -> None:
         """Show a step."""
         self._pace.add(metrics)

@@ -352,6 +352,8 @@ class VerifiedCheckpointManager(CheckpointManager):
             state_dict.pop(DATALOADER, None)
         loader, place = self.states.get(DATALOADER), Path(checkpoint_id)
         own = place.parent == self._place and (place / RUN_FILE).is_file()
+        if DATALOADER in state_dict and isinstance(loader, mixed_sources.HasSources):
+            loader.expect_cursor(f"{DATALOADER}.cursor" in saved)
         if own and isinstance(loader, mixed_sources.HasSources):
             step = self._step_of(checkpoint_id)
             mixed_sources.prepare(loader, place, step, loaded=DATALOADER in state_dict)

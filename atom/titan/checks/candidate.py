@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 from torchtitan.config import ParallelismConfig, TrainingConfig
 
+from atom.recipe.batches import Batches
 from atom.titan.checks import batch, experts, pipeline, sequence, tensor_parallel
 from atom.titan.checks.plan import LaidOut
 
@@ -31,6 +32,7 @@ class Candidate:
     model_config: Any
     architecture: BaseModel | None = None
     local_given: bool = False
+    batches: Batches = field(default=Batches((), 1))
 
     def check(self) -> None:
         """Refuse degrees and batch sizes that do not divide evenly.

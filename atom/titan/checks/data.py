@@ -37,6 +37,20 @@ def check_unused(plan: Plan) -> None:
             )
 
 
+def check_schedule(plan: Plan) -> None:
+    """Refuse a schedule of batches for a dataset with its own loader, which reads equal batches.
+
+    Raises:
+        UserError: the dataset has its own loader.
+    """
+    if plan.run.training.batch_schedule and plan.selection[Dataset].declaration.build is not None:
+        raise UserError(
+            "the data loader of this dataset reads batches of one size",
+            valid="[]",
+            key="training.batch_schedule",
+        )
+
+
 def check_packing(plan: Plan) -> None:
     """Refuse another packing where the dataset's own loader packs.
 

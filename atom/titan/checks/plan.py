@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from torch import nn
 from torchtitan.config import ParallelismConfig, TrainingConfig
 
+from atom.recipe.batches import Batches
 from atom.recipe.run import Run
 from atom.registry.select import Selection
 
@@ -26,6 +27,7 @@ class LaidOut(Protocol):
         model_config: the architecture's model config, as the architecture describes it.
         architecture: the architecture's parameters, which hints name.
         local_given: whether the run sets ``training.local_batch_size``.
+        batches: the sequences of each step.
     """
 
     @property
@@ -38,6 +40,8 @@ class LaidOut(Protocol):
     def architecture(self) -> BaseModel | None: ...
     @property
     def local_given(self) -> bool: ...
+    @property
+    def batches(self) -> Batches: ...
 
 
 class Plan(LaidOut, Protocol):

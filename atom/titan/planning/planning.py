@@ -18,6 +18,7 @@ from atom.plugin import (
     Optimizer,
     Parallelism,
 )
+from atom.recipe import batches
 from atom.recipe.run import Run
 from atom.registry.select import Selection
 from atom.titan import translate
@@ -163,6 +164,7 @@ def choose(
             value=sequences,
         )
 
+    of_steps = batches.batches(run)
     known: dict[tuple[Any, ...], Division] = {}
     shapes = shapes_of(on_meta(parts.model))
 
@@ -184,13 +186,14 @@ def choose(
         section = translate.training(tried.training, target.kind)
         given = tried.training.local_batch_size is not None
         if not given:
-            section = batch.shared(section, parallelism)
+            section = batch.shared(section, parallelism, of_steps)
         Candidate(
             training=section,
             parallelism=parallelism,
             model_config=parts.model,
             architecture=selection[Architecture].config,
             local_given=given,
+            batches=of_steps,
         ).check()
         check_division(parallelism)
         mode = tried.activation_checkpoint.mode
@@ -210,7 +213,7 @@ def choose(
     strategy = selection[Parallelism]
     context = LayoutContext(
         ranks=ranks,
-        global_batch_size=sequences,
+        global_batch_size=of_steps.unit,  # what divides it divides each batch of a schedule
         model=model,
         device=target,
         parallelism=run.parallelism.parameters,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from atom.recipe import effects, lengths, schedules
+from atom.recipe import batches, effects, lengths, schedules
 from atom.recipe.effect_rules import Situation
 from atom.titan import windows
 from atom.titan.checks import (
@@ -64,8 +64,8 @@ def check_optimizer(plan: RunPlan) -> None:
 def check_schedule(plan: RunPlan) -> None:
     """Refuse stages of the learning rate that do not fit into the run."""
     if plan.laid_out.lr_scheduler.stages:
-        tokens = plan.global_batch_size * plan.training.seq_len
-        schedules.check_stages(plan.laid_out, tokens)
+        of = batches.batches(plan.laid_out, plan.global_batch_size)
+        schedules.check_stages(plan.laid_out, of)
 
 
 def check_kernels(plan: RunPlan) -> None:
@@ -110,6 +110,7 @@ CHECKS: tuple[Callable[[RunPlan], None], ...] = (
     objective.check_loader,
     data.check_trace,
     data.check_packing,
+    data.check_schedule,
     data.check_unused,
     objective.check_packing,
     faults.check_rollback,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from atom.io.numbers import sparkline
 from atom.plan.device import GIB
 from atom.plan.time.step import Step
-from atom.recipe import schedules
+from atom.recipe import batches, schedules
 from atom.recipe.run import DEGREES
 from atom.titan.preflight.dry_run import LABELS, DryRun, Rank
 from atom.titan.preflight.preflight import Preflight
@@ -41,6 +41,7 @@ def report(found: DryRun, data: Sequence[tuple[str, str]] = (), *, ascii_only: b
         f"layout   {' x '.join(degrees) or 'one rank'}",
         f"batch    {resolved.global_batch_size:,} sequences x {ready.seq_len:,} tokens; "
         f"{layout.local_batch_size} a rank at once, gradient accumulation {layout.accumulation}",
+        *_sizes(ready, ascii_only=ascii_only),
         f"rate     {_rate(ready, ascii_only=ascii_only)}",
         *(f"{label:8} {text}" for label, text in data),
         f"memory   activation checkpointing {layout.checkpointing}; parameters in "
@@ -95,18 +96,38 @@ def _parts_of(step: Step) -> str:
 def _rate(ready: Preflight, *, ascii_only: bool) -> str:
     """Return a picture of the learning rate, and its values where it turns."""
     run, resolved = ready.run, ready.resolved
-    phases = schedules.phases(run, resolved.global_batch_size * ready.seq_len)
+    phases = schedules.phases(run, batches.batches(run, resolved.global_batch_size))
     steps, peak = ready.steps, run.optimizer.parameters.get("lr")
 
     def at(step: int) -> float:
         return schedules.rate(phases, step) * (peak if peak is not None else 1)
 
-    count = min(steps, _COLUMNS)
-    shown = [at(1 + column * (steps - 1) // max(count - 1, 1)) for column in range(count)]
+    shown = [at(step) for step in _columns(steps)]
     turns = {1, *(p.before + p.steps for p in phases if p.before + p.steps < steps), steps}
-    picture = sparkline(shown, count, ascii_only=ascii_only)
+    picture = sparkline(shown, len(shown), ascii_only=ascii_only)
     values = ", ".join(f"{at(step):.2g} at step {step:,}" for step in sorted(turns)[:_TURNS])
     return f"{picture}  {values}{' of the peak' if peak is None else ''}"
+
+
+def _columns(steps: int) -> list[int]:
+    """Return the steps that a picture shows."""
+    count = min(steps, _COLUMNS)
+    return [1 + column * (steps - 1) // max(count - 1, 1) for column in range(count)]
+
+
+def _sizes(ready: Preflight, *, ascii_only: bool) -> list[str]:
+    """Return a picture of the schedule of batches, if there is one, above that of the rate."""
+    of = batches.batches(ready.run, ready.resolved.global_batch_size)
+    if not ready.run.training.batch_schedule:
+        return []
+    shown = [float(of.size(step)) for step in _columns(ready.steps)]
+    picture = sparkline(shown, len(shown), ascii_only=ascii_only)
+    turns = of.turns(ready.steps)
+    shown_turns = turns if len(turns) <= _TURNS else [*turns[: _TURNS - 1], turns[-1]]
+    values = ", ".join(f"{of.size(step):,} from step {step:,}" for step in shown_turns)
+    return [
+        f"schedule {picture}  {values}; {of.tokens(ready.steps):,} tokens in {ready.steps:,} steps"
+    ]
 
 
 def _table(ranks: list[Rank]) -> list[str]:

@@ -10,6 +10,8 @@ from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.model import ModelDescription
 from atom.plugin import Contents, PreparedTokenizer
+from atom.recipe import batches
+from atom.recipe.batches import Batches
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import Selection
@@ -19,9 +21,17 @@ from atom.titan.preflight import preflight
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that was checked, and its estimate."""
+    """A run that was checked, and its estimate.
+
+    Attributes:
+        estimate: of its largest batch.
+        batches: the sequences of each step.
+        at: returns the estimate of a step of so many sequences.
+    """
 
     estimate: Estimate
+    batches: Batches
+    at: Callable[[int], Estimate]
     model: ModelDescription
     device: DeviceDescription
     steps: int
@@ -65,4 +75,12 @@ def planned(
         contents=contents,
     )
     ready = preflight.checked(plan)
-    return Planned(plan.estimate, plan.description, plan.device, ready.steps, ready.explanation)
+    return Planned(
+        estimate=plan.estimate,
+        batches=batches.batches(ready.run, plan.global_batch_size),
+        at=plan.estimate_at,
+        model=plan.description,
+        device=plan.device,
+        steps=ready.steps,
+        explanation=ready.explanation,
+    )

@@ -29,6 +29,8 @@ from atom.plugin import (
     Optimizer,
     PreparedTokenizer,
 )
+from atom.recipe import batches
+from atom.recipe.batches import Batches
 from atom.recipe.resolved import Mixed, Read, Resolved
 from atom.recipe.run import DEGREES, Run
 from atom.registry.host import Host
@@ -128,12 +130,19 @@ class RunPlan:
     @cached_property
     def training(self) -> TrainingConfig:
         section = translate.training(self.laid_out.training, self.kind)
-        return section if self.local_given else batch.shared(section, self.parallelism)
+        return (
+            section if self.local_given else batch.shared(section, self.parallelism, self.batches)
+        )
 
     @cached_property
     def global_batch_size(self) -> int:
-        """The sequences of one step."""
+        """The sequences of one step; with a schedule, the most."""
         return batch.global_batch_size(self.training, self.parallelism)
+
+    @cached_property
+    def batches(self) -> Batches:
+        """The sequences of each step; -1 if the layout decides."""
+        return batches.batches(self.laid_out)
 
     @property
     def _data_begins(self) -> int | None:
@@ -151,6 +160,7 @@ class RunPlan:
             dataset.call("source"),
             lanes=self.global_batch_size,
             seq_len=self.training.seq_len,
+            batches=batches.batches(self.laid_out, self.global_batch_size),
             steps=self.laid_out.training.steps,
             contents=self.contents,
             earlier=self.resumption.sources if self.resumption is not None else (),
@@ -307,7 +317,11 @@ class RunPlan:
 
     @cached_property
     def estimate(self) -> Estimate:
-        """The estimate of memory, communication and time."""
+        """The estimate of memory, communication and time; with a schedule, of its largest batch."""
+        return self.estimate_at(self.global_batch_size)
+
+    def estimate_at(self, sequences: int) -> Estimate:
+        """Return the estimate of a step of so many sequences."""
         return planning.estimate_of(
             self.run,
             self.selection,
@@ -316,6 +330,6 @@ class RunPlan:
             self.device,
             self.config.parallelism,
             self.config.training,
-            global_batch_size=self.global_batch_size,
+            global_batch_size=sequences,
             averages=len(self.selection.averages()),
         )

@@ -4,6 +4,10 @@ A global batch of G sequences is G *lanes*. Lane i reads its own documents of th
 them into sequence i of every step, whatever the number of ranks; data-parallel rank r of D owns
 lanes r·G/D to (r+1)·G/D - 1. :mod:`atom.data.lanes` reads them; a thread reads a few steps ahead.
 
+With a schedule of batches, G is the largest one. A step of S sequences reads the S lanes after
+those of the step before, and lane 0 follows lane G - 1; rank r owns lanes r, r + D, …, so that it
+has S/D of any S lanes in a row, if D divides S and G.
+
 Shape suffixes: B = sequences per call, L = tokens per sequence, S = sequences of this rank.
 """
 
@@ -27,9 +31,12 @@ from atom.data.lanes import Lane, Reading, Row, Sources, State, state_size
 from atom.data.packing import Packed, Packing, Span
 from atom.errors import UserError
 from atom.plugin import DocumentEncoder, LaneSource
+from atom.recipe.batches import Batches
 from atom.titan.train.read_ahead import ReadAhead
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+_CURSOR = "cursor"
 
 EncoderOf = Callable[[Any], DocumentEncoder]
 """Returns the encoder of an objective for a tokenizer."""
@@ -43,7 +50,8 @@ class DocumentLoader(BaseDataLoader):
     return the rank's lanes in order, B at a time, and then start over.
 
     The state is ``{"lane.I": state}`` of the rank's own lanes, see :data:`atom.data.lanes.State`.
-    Keys name lanes, not ranks, so a checkpoint can be loaded on any number of ranks.
+    Keys name lanes, not ranks, so a checkpoint can be loaded on any number of ranks. With a
+    schedule of batches, ``{"cursor": lane}`` is the first lane of the next step.
 
     Attributes:
         left_out: documents without anything to train on, up to the last step.
@@ -60,7 +68,9 @@ class DocumentLoader(BaseDataLoader):
         """Of the run's objective; None: text is predicted."""
         seed: int
         global_batch_size: int
-        """In sequences."""
+        """In sequences; the largest one, if there is a schedule."""
+        batches: Batches | None = None
+        """The schedule of batches; None: the global batch size in every step."""
         packing: Packing = "concat"
         ahead: int = 0
         """Steps to read ahead, in a thread."""
@@ -78,15 +88,16 @@ class DocumentLoader(BaseDataLoader):
         """The documents to train on; None: all."""
 
         def reading(self, seq_len: int) -> Reading:
-            """Return how all lanes are read."""
+            """Return how all lanes are read; a mixture counts how often all lanes are read."""
+            of = self.batches or Batches((), self.global_batch_size)
             return Reading(
                 source=self.source,
                 seed=self.seed,
                 lanes=self.global_batch_size,
                 seq_len=seq_len,
                 packing=self.packing,
-                steps=self.steps,
-                begin=self.begin,
+                steps=of.rounds(self.steps, self.begin),
+                begin=of.rounds(self.begin),
                 vocab_size=self.vocab_size,
                 names=self.sources,
                 measured=self.measured,
@@ -118,15 +129,20 @@ class DocumentLoader(BaseDataLoader):
             UserError: the global batch does not divide evenly.
         """
         lanes = config.global_batch_size
+        self._batches = config.batches or Batches((), lanes)
         unit = dp_world_size * local_batch_size
-        if lanes < 1 or lanes % unit:
-            raise UserError(
-                f"must be a multiple of {unit} ({dp_world_size} data-parallel ranks x "
-                f"{local_batch_size} sequences)",
-                key="training.global_batch_size",
-                value=lanes,
-            )
+        for size in self._batches.sizes:
+            if size < 1 or size % unit:
+                raise UserError(
+                    f"must be a multiple of {unit} ({dp_world_size} data-parallel ranks x "
+                    f"{local_batch_size} sequences)",
+                    key="training.global_batch_size",
+                    value=size,
+                )
         share = lanes // dp_world_size
+        own = range(dp_rank * share, (dp_rank + 1) * share)
+        if config.batches is not None:
+            own = range(dp_rank, lanes, dp_world_size)
         reading = config.reading(seq_len)
         sources = Sources(reading)
         self.sources = sources.names
@@ -134,10 +150,15 @@ class DocumentLoader(BaseDataLoader):
         self.left_out = LeftOut()
         self.packed = Packed()
         encoder = (config.encoder or TextEncoder)(tokenizer)
-        self._lanes = [
-            Lane(lane, reading, sources, encoder)
-            for lane in range(dp_rank * share, (dp_rank + 1) * share)
-        ]
+        self._lanes = [Lane(lane, reading, sources, encoder) for lane in own]
+        self._unit = unit
+        self._scheduled = config.batches is not None
+        self._next = 1
+        """The step that is read next."""
+        self._cursor = 0
+        """The first lane of that step, if there is a schedule."""
+        self._saved_cursor = True
+        """Whether the state that is loaded next has a cursor."""
         self._global_batch_size = lanes
         self._local_batch_size = local_batch_size
         self.seq_len = seq_len
@@ -169,7 +190,7 @@ class DocumentLoader(BaseDataLoader):
             self.packed.add(self._step.packed)
         assert self._step is not None
         first, last = self._handed_out, self._handed_out + self._local_batch_size
-        self._handed_out = last % len(self._lanes)
+        self._handed_out = last % len(self._step.samples)
         if self._handed_out == 0:
             self._states = self._step.states
         inputs_BL, labels_BL, positions_BL = (tensor[first:last] for tensor in self._step.tensors)
@@ -177,20 +198,40 @@ class DocumentLoader(BaseDataLoader):
 
     def _read(self) -> _Step:
         """Read the next step of all lanes; called in the thread that reads ahead."""
-        shape = (3, len(self._lanes), self.seq_len)
+        lanes = self._lanes
+        if self._scheduled:
+            size = self._batches.size(self._next)
+            lanes = _in_turn(lanes, self._cursor, size, self._global_batch_size)
+            self._cursor = (self._cursor + size) % self._global_batch_size
+        self._next += 1
+        shape = (3, len(lanes), self.seq_len)
         tensors = torch.empty(shape, dtype=torch.int64)
         inputs, labels, positions = tensors.numpy()
         left_out, packed, digest = LeftOut(), Packed(), 0
-        for number, lane in enumerate(self._lanes):
+        for number, lane in enumerate(lanes):
             lane.read(Row(inputs[number], labels[number], positions[number]))
             left_out.add(lane.left_out())
             packed.add(lane.packed())
             digest += _digest(lane.number, inputs[number], labels[number])
-        samples = {lane.number: lane.spans for lane in self._lanes}
+        samples = {lane.number: lane.spans for lane in lanes}
         return _Step(tensors, self._current(), samples, left_out, packed, _signed(digest))
 
     def _current(self) -> dict[str, State]:
-        return {f"lane.{lane.number}": lane.state for lane in self._lanes}
+        states = {f"lane.{lane.number}": lane.state for lane in self._lanes}
+        if self._scheduled:
+            states[_CURSOR] = np.array([self._cursor], dtype=np.int64)
+        return states
+
+    def passes(self, step: int) -> int:
+        """Return the number of calls of this loader for a step."""
+        return self._batches.size(step) // self._unit
+
+    def follow(self, step: int) -> None:
+        """Let the next step that is read be the one after ``step``: its size depends on it.
+
+        Called after the position was loaded, before anything is read.
+        """
+        self._next = step + 1
 
     def samples(self) -> dict[int, list[Span]]:
         """Return, for each lane of this rank, the parts of documents in the last step."""
@@ -198,11 +239,16 @@ class DocumentLoader(BaseDataLoader):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state of each lane of this rank, in separate tensors."""
+        names = [n for n in self._states if n != _CURSOR or self._saved_cursor]
         if self._expected is not None:
             size = state_size(self._expected[0])
-            return {name: torch.zeros(size, dtype=torch.int64) for name in self._states}
+            return {n: torch.zeros(1 if n == _CURSOR else size, dtype=torch.int64) for n in names}
         assert self._handed_out == 0, "the state is taken between two steps"
-        return {name: torch.from_numpy(state.copy()) for name, state in self._states.items()}
+        return {name: torch.from_numpy(self._states[name].copy()) for name in names}
+
+    def expect_cursor(self, there: bool) -> None:
+        """Prepare for a state with a cursor, or for one of a run without a schedule of batches."""
+        self._saved_cursor = there
 
     def expect(self, sources: Sequence[str], step: int) -> None:
         """Prepare for the state of a loader with other sources.
@@ -220,8 +266,9 @@ class DocumentLoader(BaseDataLoader):
         them.
         """
         with self._moved():
+            self._cursor = 0
             for lane in self._lanes:
-                lane.begin(step)
+                lane.begin(self._batches.rounds(step))
 
     def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
         """Resume from the states of a loader with as many lanes.
@@ -230,7 +277,7 @@ class DocumentLoader(BaseDataLoader):
             UserError: the state is of another global batch size.
         """
         beyond = f"lane.{self._global_batch_size}"
-        if beyond in state_dict or any(name not in state_dict for name in self._states):
+        if beyond in state_dict or any(f"lane.{n.number}" not in state_dict for n in self._lanes):
             raise UserError(
                 "the checkpoint was saved with another",
                 valid="that one, or a new run.dir",
@@ -239,7 +286,10 @@ class DocumentLoader(BaseDataLoader):
             )
         names, step = self._expected or (self.sources, 0)
         self._expected = None
+        self._saved_cursor = True
         with self._moved():
+            # Without a schedule, all lanes have been read equally often.
+            self._cursor = int(state_dict[_CURSOR]) if _CURSOR in state_dict else 0
             for lane in self._lanes:
                 lane.go_to(state_dict[f"lane.{lane.number}"].numpy(), names, step)
 
@@ -275,6 +325,13 @@ class _Step:
     left_out: LeftOut
     packed: Packed
     digest: int
+
+
+def _in_turn(lanes: list[Lane], first: int, size: int, of: int) -> list[Lane]:
+    """Return those of ``lanes`` that are among the ``size`` lanes from lane ``first`` on."""
+    places = ((lane.number - first) % of for lane in lanes)
+    found = ((place, lane) for place, lane in zip(places, lanes, strict=True) if place < size)
+    return [lane for _, lane in sorted(found, key=lambda each: each[0])]
 
 
 def _digest(lane: int, inputs: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> int:

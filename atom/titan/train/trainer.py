@@ -148,6 +148,10 @@ class AtomTrainer(Trainer):
                 callback.before_step()
             self.optimizers.zero_grad(set_to_none=self.config.training.disable_cuda_graphs)
             self.rates = self.lr_schedulers.get_metrics()
+            if isinstance(self.dataloader, DocumentLoader):
+                self.gradient_accumulation_steps = (
+                    self.dataloader.passes(self.step) // self.num_pipeline_parallel_microbatches
+                )
             losses = self._compute_gradients(data_iterator)
             for callback in self.callbacks:
                 callback.after_backward()
@@ -309,6 +313,8 @@ class AtomTrainer(Trainer):
             discarded: number of later steps that had been done.
         """
         self.discarded += discarded
+        if isinstance(self.dataloader, DocumentLoader):
+            self.dataloader.follow(step)
         if isinstance(self.metrics_processor, StepMetricsProcessor):
             self.metrics_processor.go_back(step, self.tokens_seen(), self.discarded)
         for callback in self.callbacks:
