@@ -225,4 +225,6 @@ def test_the_list_has_each_concern_once() -> None:
     names = [callback.name for callback in CALLBACKS]
     assert len(set(names)) == len(names)
     states = [callback.state_name for callback in CALLBACKS if callback.state_name is not None]
-    assert states == ["faults"], "keys of checkpoints: those that there are must still load"
+    assert states == ["stream", "faults"], (
+        "keys of checkpoints: those that there are must still load"
+    )

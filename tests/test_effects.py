@@ -72,6 +72,9 @@ ALWAYS = {
     "parallelism.spmd_backend",
     "parallelism.tensor_parallel_degree",
     "profile.steps",
+    "provenance.patch",
+    "provenance.tensor_digest",
+    "provenance.token_digest",
     "profiler.trace_post_processor",  # a function, which no configuration can give
     "training.disable_cuda_graphs",
     "training.dtype",
@@ -98,6 +101,7 @@ def every_key() -> set[str]:
     }
     # Those of components and launchers are their plugins' own; the rest is the command's.
     names = ("optimizer", "data", "faults", "launch", "loss", "profile", "validation", "evaluation")
+    names += ("provenance",)
     for name in names:
         model = Run.model_fields[name].annotation
         assert isinstance(model, type)

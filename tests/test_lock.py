@@ -21,6 +21,9 @@ from atom.io import files
 from atom.registry.host import Host
 from atom.registry.installed import Plugin
 from atom.run_dir import provenance
+from atom.run_dir.environment import distributions
+from atom.run_dir.repositories import Repository, repositories
+from atom.run_dir.variables import numerics
 
 NET = """
 from atom.plugin import Architecture, hookimpl
@@ -56,8 +59,10 @@ def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 def test_contents(host: Host) -> None:
     content = provenance.lock(host, seed=7, device="cuda")
     assert list(content) == [
-        *("python", "platform", "atom", "torch", "torchtitan", "packages", "plugins"),
-        *("components", "kernels", "git", "seed", "device", "created"),
+        *("python", "platform", "atom", "torch", "torchtitan", "packages", "code"),
+        "plugins",
+        *("components", "kernels", "repositories", "environment", "variables"),
+        *("seed", "device", "created"),
     ]
     assert content["python"] == platform.python_version()
     assert content["platform"] == platform.platform()
@@ -73,7 +78,10 @@ def test_contents(host: Host) -> None:
         plugin.package for plugin in host.plugins
     ]
     by_package = {plugin["package"]: plugin for plugin in content["plugins"]}
-    assert by_package["atom-llama"].keys() == {"package", "version", "module", "sha256"}
+    assert by_package["atom-llama"].keys() == {
+        *("package", "version", "module", "sha256", "licence"),
+    }
+    assert by_package["atom-llama"]["licence"] == "Apache-2.0"
     assert by_package["atom-llama"]["version"] == metadata.version("atom-llama")
     assert by_package["atom-llama"]["module"] == "atom_llama"
     digests = [plugin["sha256"] for plugin in content["plugins"]]
@@ -182,46 +190,93 @@ def test_no_digest_of_what_is_not_there(net: Plugin) -> None:
 # ---------------------------------------------------------------------------- git
 
 
-def at(host: Host) -> object:
-    return provenance.lock(replace(host, plugins=()), seed=0, device="cpu")["git"]
+def of(*folders: str) -> list[Repository]:
+    return repositories({folder: Path(folder) for folder in folders})
 
 
-def test_commit_and_whether_files_differ(git: Callable[..., str], host: Host) -> None:
-    assert at(host) is None, "no repository"
+def test_code_in_repositories(git: Callable[..., str], tmp_path: Path) -> None:
+    """The commit is that of the code, and a patch makes it the code that ran."""
+    for name in ("code", "other", "beside"):
+        Path(name).mkdir()
+        Path(name, "one.py").write_text("x = 1\n")
+    assert of("code") == [], "no repository"
     git("init", "-q")
-    assert at(host) is None, "no commit"
-    Path("file").write_text("one\n")
-    git("add", "file")
+    assert of("code") == [], "no commit"
+    git("add", "code", "beside")
     git("commit", "-q", "-m", "first")
-    commit = git("rev-parse", "HEAD")
-    assert at(host) == {"commit": commit, "dirty": False}
-    Path("untracked").write_text("")
-    assert at(host) == {"commit": commit, "dirty": False}
-    Path("file").write_text("two\n")
-    assert at(host) == {"commit": commit, "dirty": True}
-    git("add", "file")
-    assert at(host) == {"commit": commit, "dirty": True}
-    git("commit", "-q", "-m", "second")
-    git("checkout", "-q", "--detach", "HEAD~1")
-    assert at(host) == {"commit": commit, "dirty": False}
-    Path("file").unlink()
-    assert at(host) == {"commit": commit, "dirty": True}
+    git("remote", "add", "origin", "https://name:secret@example.org/code.git")
+    clean = Repository(
+        ("code", "beside"),
+        "https://(redacted)@example.org/code.git",
+        git("rev-parse", "HEAD"),
+        False,
+    )
+    assert of("code", "other", "beside") == [clean], "the other one is not tracked"
+    Path("elsewhere").write_text("")
+    assert of("code", "beside") == [clean], "what is beside the code is no code"
+    index = Path(".git/index").read_bytes()
+    Path("code/one.py").write_text("x = 2\n")
+    Path("code/new.py").write_text("y = 1\n")
+    [dirty] = of("code")
+    assert dirty.dirty
+    assert dirty.to_json()["patch"] == "patches/code.patch"
+    assert Path(".git/index").read_bytes() == index
     # Only looked at: nothing is waiting to be written.
     assert not list(Path(".git").glob("*.lock"))
+    git("clone", "-q", ".", "again")
+    (tmp_path / "patch").write_bytes(dirty.patch or b"")
+    git("-C", "again", "apply", str(tmp_path / "patch"))
+    assert {path.name: path.read_text() for path in Path("again/code").iterdir()} == {
+        "one.py": "x = 2\n",
+        "new.py": "y = 1\n",
+    }
+    assert not repositories({"code": Path("code")}, patches=False)[0].patch
+    Path("code/new.py").write_text(f"token = 'hf_{'a' * 30}'\n")
+    assert of("code")[0].to_json()["patch_left_out"] == "it holds what looks like a secret"
 
 
-def test_without_git(
-    git: Callable[..., str], host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_repositories_that_cannot_be_read(
+    git: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     git("init", "-q")
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert at(host) is None
-
-
-def test_a_repository_that_git_cannot_read(git: Callable[..., str], host: Host) -> None:
-    git("init", "-q")
+    Path("code").mkdir()
+    Path("code/one.py").write_text("")
+    git("add", "code")
+    git("commit", "-q", "-m", "first")
+    head = Path(".git/HEAD").read_text()
     Path(".git/HEAD").write_text("nonsense\n")
-    assert at(host) is None
+    assert of("code") == []
+    Path(".git/HEAD").write_text(head)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert of("code") == []
+
+
+def test_digests_of_distributions(install: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are of the wheel's files: neither installer nor bytecode changes them."""
+    found = distributions()
+    assert found["torch"]["version"] == metadata.version("torch")
+    assert re.fullmatch("[0-9a-f]{64}", found["torch"]["sha256"])
+    assert found["atom-train"]["sha256"] is None, "editable: see the digests of code"
+    site = install("net", {"__init__.py": ""})
+    monkeypatch.syspath_prepend(str(site))
+    info = next(site.glob("*.dist-info"))
+    digests = set()
+    for record in (
+        "net/__init__.py,sha256=a,1\nnet.dist-info/METADATA,sha256=b,1\n",
+        "net.dist-info/METADATA,sha256=b,1\nnet/__init__.py,sha256=a,1\n../bin/net,sha256=c,1\n"
+        "net/__pycache__/__init__.cpython.pyc,sha256=d,1\nnet.dist-info/INSTALLER,sha256=e,1\n",
+        "net/__init__.py,sha256=x,1\nnet.dist-info/METADATA,sha256=b,1\n",
+    ):
+        (info / "RECORD").write_text(record)
+        digests.add(distributions()["net"]["sha256"])
+    assert len(digests) == 2
+
+
+def test_variables_that_change_numbers() -> None:
+    found = numerics(
+        {"NCCL_ALGO": "Ring", "HOME": "/root", "TORCH_TOKEN": "abc", "TRITON_CACHE_DIR": "/tmp"}
+    )
+    assert found == {"NCCL_ALGO": "Ring", "TORCH_TOKEN": "(redacted)"}
 
 
 # ---------------------------------------------------------------------------- the file

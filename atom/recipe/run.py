@@ -36,6 +36,7 @@ from atom.recipe.sections import (
     Model,
     Plugins,
     Profile,
+    Provenance,
     Resume,
     Section,
     Sweep,
@@ -101,6 +102,7 @@ class Run(_Components):
     evaluation: Evaluation = Evaluation()
     sweep: Sweep = Sweep()
     profile: Profile = Profile()
+    provenance: Provenance = Provenance()
     dry_run: bool = Field(
         default=False,
         description="check the run and report its memory and step time, without starting ranks",

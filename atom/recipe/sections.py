@@ -320,6 +320,25 @@ class Loss(Model):
     )
 
 
+class Provenance(Model):
+    """What is recorded so that others can check and repeat the run: see docs/openness.md."""
+
+    token_digest: bool = Field(
+        default=True,
+        description="digest the tokens of each step: `data` and `stream` of metrics.jsonl",
+    )
+    tensor_digest: bool = Field(
+        default=True,
+        description="digest weights and optimizer state at each checkpoint, independent of the "
+        "layout",
+    )
+    patch: bool = Field(
+        default=True,
+        description="keep a patch of code that differs from its commit, in starts/ of the run "
+        "folder",
+    )
+
+
 class Plugins(Model):
     """The installed packages that a run loads: see :mod:`atom.registry.trust`."""
 

@@ -82,6 +82,7 @@ KINDS: dict[str, Kind] = {
     "metrics": "harmless",
     "profiler": "harmless",
     "profile": "harmless",
+    "provenance": "harmless",
     "validation": "harmless",
     "validation.fraction": "refused",  # which documents are trained on
     "evaluation": "harmless",

@@ -20,6 +20,8 @@ from atom.io.files import is_regular, sha256, write_text
 
 FOLDER = "checkpoint"
 MANIFEST = "manifest.json"
+TENSORS = "tensors.json"
+"""The digests of a checkpoint's tensors: see :mod:`atom.titan.checkpoint.tensor_digest`."""
 HF_INDEX = "model.safetensors.index.json"
 
 _STEP = re.compile(r"step-([0-9]{1,19})")
@@ -111,6 +113,16 @@ def last_whole(folder: Path) -> int:
 def in_own_format(folder: Path) -> list[int]:
     """Return the steps of all checkpoints, damaged or not, except exported weights, in order."""
     return [step for step in steps(folder) if not is_exported(step_folder(folder, step))]
+
+
+def tensors(folder: Path, step: int) -> str | None:
+    """Return the digest of all tensors of a checkpoint, or None if it has none."""
+    try:
+        found = json_data.read(step_folder(folder, step) / TENSORS, most=_MOST)
+    except (OSError, ValueError):
+        return None
+    digest = found.get("digest")
+    return digest if isinstance(digest, str) else None
 
 
 def is_exported(place: Path) -> bool:

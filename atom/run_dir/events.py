@@ -29,7 +29,9 @@ UNDER_WAY = "under_way"
 on rank 0; ``slowest``, the longest duration of each phase over all ranks:
 :mod:`atom.titan.train.startup`."""
 CHECKPOINT_SAVED = "checkpoint_saved"
-"""A checkpoint is complete. ``step``, ``seconds`` from the end of the step until then."""
+"""A checkpoint is complete. ``step``, ``seconds`` from the end of the step until then; ``tensors``,
+the digest of its tensors, the same on every layout (none without
+``provenance.tensor_digest``)."""
 CHECKPOINT_FAILED = "checkpoint_failed"
 """A checkpoint could not be written; the run continues. ``step``, ``reason``."""
 CHECKPOINT_DAMAGED = "checkpoint_damaged"

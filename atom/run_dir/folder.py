@@ -13,7 +13,7 @@ from atom.io.files import is_regular, write_json
 from atom.recipe.run import Run, read
 from atom.registry.host import Host
 from atom.registry.select import select
-from atom.run_dir import claim, history, inputs, provenance
+from atom.run_dir import claim, history, inputs, provenance, starts
 from atom.run_dir.inputs import Inputs
 
 RUN_FILE = "run.yaml"
@@ -109,12 +109,15 @@ def create(
     assert run.resolved is not None
     files.make_folder(folder / "logs")
     claim.claim(folder)
-    locked = provenance.lock(
+    code = provenance.repositories_of(host, patches=run.provenance.patch)
+    number = starts.following(folder)
+    locked = {"start": number, "step": resumed} | provenance.lock(
         host,
         seed=run.debug.seed,
         device=run.resolved.device,
         kernels=run.resolved.kernels,
         chosen=select(run, host).every(),
+        code=code,
     )
     kept: tuple[str, ...] = (RUN_FILE, ORIGINS, LOCK, inputs.FILE_NAME)
     if "tokenizer" in (contents or {}):
@@ -135,6 +138,9 @@ def create(
     if origins := run.origins:
         write_json(folder / ORIGINS, origins)
     write_json(folder / LOCK, locked)
+    names = (RUN_FILE, ORIGINS, LOCK, inputs.FILE_NAME)
+    patches = {each.name: each.patch for each in code if each.patch is not None}
+    starts.keep(folder, number, names, patches)
 
 
 def _names(folder: Path) -> list[str]:

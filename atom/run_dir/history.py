@@ -21,7 +21,7 @@ from atom.run_dir.changes import changes
 
 FOLDER = "history"
 
-_IN_LOCK = ("python", "atom", "packages", "git", "device")
+_IN_LOCK = ("python", "atom", "packages", "code", "device", "variables")
 """Keys of ``lock.json`` that can change the results of a run with the same settings."""
 
 _CHOSEN = "resolved.kernels."
@@ -161,7 +161,15 @@ def _told(lock: Mapping[str, Any]) -> dict[str, Any]:
         for each in (listed if isinstance(listed, list) else ())
         if isinstance(each, dict) and "package" in each
     }
-    return {name: lock.get(name) for name in _IN_LOCK} | {"plugins": plugins}
+    commits = {
+        str(name): {key: each.get(key) for key in ("commit", "dirty")}
+        for name, each in (lock.get("repositories") or {}).items()
+        if isinstance(each, dict)
+    }
+    return {name: lock.get(name) for name in _IN_LOCK} | {
+        "repositories": commits,
+        "plugins": plugins,
+    }
 
 
 def _next(folder: Path) -> Path:

@@ -91,6 +91,10 @@ class StepMetrics:
     """Digest of the tokens of this step's global batch, 16 hexadecimal digits; the same on every
     layout. None, and absent from the JSON, if the data loader is the dataset's own."""
 
+    stream: str | None = None
+    """Digest of the tokens of all steps up to this one, in their order, 16 hexadecimal digits; the
+    same on every layout. None, and absent from the JSON, as ``data``."""
+
     data_seconds: float | None = None
     """Mean seconds per step, since the previous row, in which the rank that writes has waited for
     data. None, and absent from the JSON, in rows of earlier versions."""

@@ -131,6 +131,8 @@ def trainer_config(
         callbacks=_callbacks(selection, run),
         validation=validation_config(run, selection, folder / TOKENIZER),
         trace_samples=run.data.trace,
+        tensor_digest=run.provenance.tensor_digest,
+        token_digest=run.provenance.token_digest,
         branch=run.resume.origin,
         data_begins=resolved.data_begins,
         # Its default loader imports Hugging Face's datasets, and it is not used.
@@ -225,6 +227,7 @@ def data_loader(selection: Selection, run: Run, files: Path) -> Any:
         begin=resolved.data_begins or 0,
         vocab_size=resolved.vocab_size,
         side=Side(run.validation.fraction) if run.validation.fraction else None,
+        digests=run.provenance.token_digest,
     )
 
 

@@ -235,10 +235,9 @@ def environment(record: Record) -> list[Element]:
         for name in ("platform", "python", "device", "seed")
         if name in lock
     ]
-    git = lock.get("git")
-    if isinstance(git, dict):
+    for name, git in _repositories(lock):
         changed = "with changes" if git.get("dirty") else "without changes"
-        rows.append(("git commit", element("code", str(git.get("commit"))), changed))
+        rows.append((f"git commit{name}", element("code", str(git.get("commit"))), changed))
     packages = lock.get("packages")
     if isinstance(packages, dict):
         rows += [(str(name), shown(version), "") for name, version in packages.items()]
@@ -247,6 +246,17 @@ def environment(record: Record) -> list[Element]:
             digest = element("code", str(plugin.get("sha256"))[:16])
             rows.append((str(plugin.get("package")), str(plugin.get("version")), digest))
     return [table(("", "", "sha256 of files"), rows)]
+
+
+def _repositories(lock: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the repositories of a lock; one that an older ATOM wrote has at most one."""
+    found = lock.get("repositories")
+    listed = found if isinstance(found, dict) else {"": lock.get("git")}
+    return [
+        (f" of {name}" if name else "", each)
+        for name, each in listed.items()
+        if isinstance(each, dict)
+    ]
 
 
 def _words(event: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from torchtitan.tools.utils import GarbageCollection
 from atom.errors import RunError, UserError
 from atom.recipe.run import read
 from atom.run_dir import checkpoint, events, inputs
-from atom.run_dir.folder import RUN_FILE
+from atom.run_dir.folder import LOCK, RUN_FILE
 from atom.run_dir.kept import Kept
 from atom.titan.checkpoint import callback_state, mixed_sources
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
@@ -44,6 +44,9 @@ HUGGING_FACE = "hf:"
 
 FAULTS = "faults"
 """State-dict key of the history that faults are judged by: see :mod:`atom.titan.train.anomaly`."""
+
+STREAM = "stream"
+"""State-dict key of the digest of all tokens up to a step: see :mod:`atom.titan.train.stream`."""
 
 log = structlog.get_logger("atom")
 
@@ -112,6 +115,8 @@ class VerifiedCheckpointManager(CheckpointManager):
         """The step of a checkpoint of another run, without its position in the data."""
         self.branch: str | None = None
         """The checkpoint that the run has begun from: ``resume.from``."""
+        self.tensor_digest = False
+        """Whether checkpoints have digests of their tensors."""
 
     # ------------------------------------------------------------------------ saving
 
@@ -135,7 +140,9 @@ class VerifiedCheckpointManager(CheckpointManager):
             self._place,
             step,
             model_only=RANDOM not in state_dict,
-            companions=(self._run / RUN_FILE, self._run / inputs.FILE_NAME),
+            companions=tuple(self._run / name for name in (RUN_FILE, LOCK, inputs.FILE_NAME)),
+            tensors=self.tensor_digest,
+            by_rank=(f"{RANDOM}.",),
         )
         future: Any = None
         if async_mode is AsyncMode.DISABLED:
@@ -218,7 +225,10 @@ class VerifiedCheckpointManager(CheckpointManager):
             return
         if error is None:
             seconds = round(time.monotonic() - begin, 3)
-            events.record(self._run, events.CHECKPOINT_SAVED, step=step, seconds=seconds)
+            told = {}
+            if self.tensor_digest and (digest := checkpoint.tensors(self._place, step)):
+                told["tensors"] = digest
+            events.record(self._run, events.CHECKPOINT_SAVED, step=step, seconds=seconds, **told)
             # The checkpoint exists only now; torchtitan purges before it does, and not after the
             # last.
             self._purge_stale_checkpoints()
@@ -345,6 +355,10 @@ class VerifiedCheckpointManager(CheckpointManager):
             state_dict.pop(RANDOM)
         if FAULTS in state_dict and f"{FAULTS}.good" not in saved:
             state_dict.pop(FAULTS)  # saved by an earlier version
+        if STREAM in state_dict and f"{STREAM}.digest" not in saved:
+            state_dict.pop(
+                STREAM
+            )  # saved by an earlier version, or without provenance.token_digest
         callback_state.leave_out_new(state_dict, saved)
         if self.exclude_from_loading and self._excluded_before(Path(checkpoint_id)):
             state_dict |= {name: self.states[name] for name in self.exclude_from_loading}

@@ -25,16 +25,27 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystem
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import LoadPlanner, ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.metadata import (
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlanner,
+    ReadItem,
+    SavePlan,
+    SavePlanner,
+    WriteItemType,
+)
 from torch.distributed.checkpoint.storage import StorageReader, WriteResult
 from torch.futures import Future
 from torch.utils.serialization import config as serialization
 
 from atom.errors import UserError
-from atom.io.files import NotAFileError, copy, is_regular, open_regular, sha256
+from atom.io.files import NotAFileError, copy, is_regular, open_regular, sha256, write_json
 from atom.run_dir import checkpoint
-from atom.titan.checkpoint import dcp_index
+from atom.titan.checkpoint import dcp_index, tensor_digest
 from atom.titan.checkpoint.dcp_index import HostileCheckpointError
 
 # ---------------------------------------------------------------------------- writing
@@ -45,11 +56,15 @@ _OF_ANOTHER = ("Missing key in checkpoint", "Size mismatch between saved")
 
 @dataclass(frozen=True)
 class _HashedResult(WriteResult):
-    """The write result of one value, with the digest of the file that contains it."""
+    """The write result of one value, with the digest of the file that contains it.
+
+    ``digest`` is that of the part of the tensor: see :mod:`atom.titan.checkpoint.tensor_digest`.
+    """
 
     file: str
     file_size: int
     sha256: str
+    digest: int = 0
 
 
 class AtomicWriter(FileSystemWriter):
@@ -63,6 +78,8 @@ class AtomicWriter(FileSystemWriter):
         model_only: recorded in the manifest.
         companions: files to copy beside the weights, if they exist.
         split: write a file for each value: torch holds all values of a file until it is written.
+        tensors: write the digests of the tensors, too.
+        by_rank: prefix of the tensors of single ranks, which have no digest.
     """
 
     def __init__(
@@ -73,6 +90,8 @@ class AtomicWriter(FileSystemWriter):
         model_only: bool,
         companions: tuple[Path, ...] = (),
         split: bool = False,
+        tensors: bool = False,
+        by_rank: tuple[str, ...] = (),
     ) -> None:
         self._partial = checkpoint.partial_folder(folder, step)
         super().__init__(self._partial, single_file_per_rank=not split)
@@ -80,12 +99,15 @@ class AtomicWriter(FileSystemWriter):
         self._step = step
         self._model_only = model_only
         self._companions = companions
+        self._tensors = tensors
+        self._by_rank = by_rank
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         # The file's digest replaces the checksum of each value, which takes most of the writing
         # time.
         with serialization.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
             results = super().write_data(plan, planner).wait()
+        of_tensors = _of_tensors(plan, planner) if self._tensors else {}
         digests: dict[str, tuple[int, str]] = {}
         hashed: list[WriteResult] = []
         for result in results:
@@ -95,7 +117,12 @@ class AtomicWriter(FileSystemWriter):
                 digests[name] = (path.stat().st_size, sha256(path))
             hashed.append(
                 _HashedResult(
-                    result.index, result.size_in_bytes, result.storage_data, name, *digests[name]
+                    result.index,
+                    result.size_in_bytes,
+                    result.storage_data,
+                    name,
+                    *digests[name],
+                    digest=of_tensors.get(result.index, 0),
                 )
             )
         future: Future[list[WriteResult]] = Future()
@@ -113,7 +140,11 @@ class AtomicWriter(FileSystemWriter):
         present = [companion for companion in self._companions if is_regular(companion)]
         for companion in present:
             copy(companion, self._partial / companion.name)
-        for name in (dcp_index.FILE_NAME, *(companion.name for companion in present)):
+        names = [dcp_index.FILE_NAME, *(companion.name for companion in present)]
+        if self._tensors:
+            write_json(self._partial / checkpoint.TENSORS, self._digests(metadata, results))
+            names.append(checkpoint.TENSORS)
+        for name in names:
             path = self._partial / name
             files[name] = checkpoint.File(path.stat().st_size, sha256(path))
         manifest = self._partial / checkpoint.MANIFEST
@@ -126,6 +157,33 @@ class AtomicWriter(FileSystemWriter):
             shutil.rmtree(place)
         self._partial.rename(place)
         _sync(self._folder)
+
+    def _digests(self, metadata: Metadata, results: list[list[WriteResult]]) -> dict[str, Any]:
+        """Add up the digests of the parts of each tensor."""
+        sums: dict[str, int] = {}
+        for result in (result for of_rank in results for result in of_rank):
+            if isinstance(result, _HashedResult):
+                sums[result.index.fqn] = sums.get(result.index.fqn, 0) + result.digest
+        tensors = {
+            name: (str(entry.properties.dtype).removeprefix("torch."), entry.size, sums[name])
+            for name, entry in metadata.state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+        found: dict[str, Any] = tensor_digest.content(tensors, self._by_rank)
+        return found
+
+
+def _of_tensors(plan: SavePlan, planner: SavePlanner) -> dict[MetadataIndex, int]:
+    """Return the digests of the parts of tensors that this rank writes."""
+    found = {}
+    for item in plan.items:
+        if item.type is WriteItemType.BYTE_IO or item.tensor_data is None:
+            continue
+        tensor = planner.resolve_data(item)
+        assert isinstance(tensor, torch.Tensor)
+        chunk = item.tensor_data.chunk
+        found[item.index] = tensor_digest.part(tensor, chunk.offsets, item.tensor_data.size)
+    return found
 
 
 def _sync(path: Path) -> None:

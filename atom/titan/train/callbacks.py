@@ -9,10 +9,12 @@ from atom.titan.train.replay import ReplayCheck
 from atom.titan.train.replicas import ReplicaCheck
 from atom.titan.train.samples import Samples
 from atom.titan.train.startup import StartUp
+from atom.titan.train.stream import Provenance
 from atom.titan.train.validation import Validation
 
 CALLBACKS: tuple[type[Callback], ...] = (
     StartUp,  # first, so that a phase does not include other callbacks' work
+    Provenance,
     Recovery,
     ReplayCheck,  # before faults are judged: flipped bits are not a numerical fault
     Faults,

@@ -86,6 +86,8 @@ class DocumentLoader(BaseDataLoader):
         """Sources of a mixture that are known to suffice."""
         side: Side | None = None
         """The documents to train on; None: all."""
+        digests: bool = True
+        """Whether the tokens of a step have a digest."""
 
         def reading(self, seq_len: int) -> Reading:
             """Return how all lanes are read; a mixture counts how often all lanes are read."""
@@ -162,6 +164,7 @@ class DocumentLoader(BaseDataLoader):
         self._global_batch_size = lanes
         self._local_batch_size = local_batch_size
         self.seq_len = seq_len
+        self._digests = config.digests
         self._handed_out = 0
         """Lanes of the current step already returned."""
         self._step: _Step | None = None
@@ -212,7 +215,8 @@ class DocumentLoader(BaseDataLoader):
             lane.read(Row(inputs[number], labels[number], positions[number]))
             left_out.add(lane.left_out())
             packed.add(lane.packed())
-            digest += _digest(lane.number, inputs[number], labels[number])
+            if self._digests:
+                digest += _digest(lane.number, inputs[number], labels[number])
         samples = {lane.number: lane.spans for lane in lanes}
         return _Step(tensors, self._current(), samples, left_out, packed, _signed(digest))
 

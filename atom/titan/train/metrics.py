@@ -56,6 +56,8 @@ class StepMetricsProcessor(MetricsProcessor):
         """Digest of the tokens of the step that is logged next."""
         self.z_loss: float | None = None
         """z-loss of the step that is logged next; None without ``loss.z_loss``."""
+        self.stream: str | None = None
+        """Digest of the tokens of all steps up to it."""
         self.last_step: int | None = None
         """The run's last step, which is always logged."""
         self.also_logs: list[Callable[[int], bool]] = []
@@ -164,6 +166,7 @@ class StepMetricsProcessor(MetricsProcessor):
             memory_gib=self.device_memory_monitor.get_peak_stats().max_reserved_gib,
             mfu=mfu,
             data=self.data,
+            stream=self.stream,
             data_seconds=sum(self.data_loading_times) / (step - last_step),
             callbacks={name: dict(values) for name, values in self.callbacks.items() if values}
             or None,

@@ -23,6 +23,7 @@ from atom.run_dir.profile import DATA
 from atom.titan import kernels
 from atom.titan.checkpoint.checkpointer import VerifiedCheckpointManager
 from atom.titan.compat.register_training import SLEEP
+from atom.titan.train import stream
 from atom.titan.train.callback import Callback, Decision
 from atom.titan.train.callbacks import CALLBACKS
 from atom.titan.train.data import DocumentLoader
@@ -43,12 +44,20 @@ class AtomTrainer(Trainer):
     It performs the same computations in the same order: the losses have the same bits.
     """
 
+    stream: torch.Tensor | None = None
+    """The digest of the tokens of all steps so far; None if it is not computed."""
+
+    _tokens: torch.Tensor | None = None
+    """The digest of the tokens of the current step's global batch."""
+
     @dataclass(kw_only=True, slots=True)
     class Config(Trainer.Config):
         faults: Faults = field(default_factory=Faults)
         callbacks: tuple[Opened, ...] = ()
         validation: ValidationConfig = field(default_factory=ValidationConfig)
         trace_samples: bool = False
+        tensor_digest: bool = True
+        token_digest: bool = True
         branch: str | None = None
         data_begins: int | None = None
         functions: dict[str, str] = field(default_factory=dict)
@@ -83,6 +92,7 @@ class AtomTrainer(Trainer):
         if isinstance(self.checkpointer, VerifiedCheckpointManager):
             self.checkpointer.branch = config.branch
             self.checkpointer.data_begins = config.data_begins
+            self.checkpointer.tensor_digest = config.tensor_digest
         self.stop_request = StopRequest()
 
     def init_distributed(self) -> ParallelDims:
@@ -192,10 +202,13 @@ class AtomTrainer(Trainer):
         """Compute the gradients of all of this rank's sequences in the step."""
         groups, valid_here = self._read_batch(data_iterator)
         dims = self.parallel_dims
-        valid = valid_here.to(self.device)
+        sums = torch.stack([valid_here, self._tokens_here()]).to(self.device)
         if dims.dp_enabled:
-            # It stays on the device, so dividing a loss by it does not wait.
-            valid = dist_utils.dist_sum_tensor(valid, dims.get_mesh("batch"))
+            # They stay on the device, so dividing a loss by them does not wait.
+            sums = dist_utils.dist_sum_tensor(sums, dims.get_mesh("batch"))
+        valid, self._tokens = sums.unbind()
+        if self.stream is not None:
+            self.stream = stream.extended(self.stream.to(self.device), self._tokens)
         should_log = self.metrics_processor.should_log(self.step)
         total: torch.Tensor | None = None
         z_loss: torch.Tensor | None = None
@@ -271,7 +284,8 @@ class AtomTrainer(Trainer):
             if losses.z_loss is not None:
                 self._log_z_loss(losses.z_loss)
         if isinstance(self.metrics_processor, StepMetricsProcessor):
-            self.metrics_processor.data = self._data_digest()
+            self.metrics_processor.data = self._shown(self._tokens)
+            self.metrics_processor.stream = self._shown(self.stream)
         self.metrics_processor.log(
             self.step,
             mean,
@@ -288,16 +302,16 @@ class AtomTrainer(Trainer):
         if isinstance(self.metrics_processor, StepMetricsProcessor):
             self.metrics_processor.z_loss = value
 
-    def _data_digest(self) -> str | None:
-        """Return the digest of the tokens of this step's global batch."""
-        if not isinstance(self.dataloader, DocumentLoader):
+    def _tokens_here(self) -> torch.Tensor:
+        """Return the digest of the tokens of this rank's sequences in the step."""
+        loader = self.dataloader
+        digest = loader.digest if isinstance(loader, DocumentLoader) else 0
+        return torch.tensor(digest, dtype=torch.int64)
+
+    def _shown(self, digest: torch.Tensor | None) -> str | None:
+        if self.stream is None or digest is None:
             return None
-        digest = self.dataloader.digest
-        if self.parallel_dims.dp_enabled:
-            part = torch.tensor(digest, dtype=torch.int64, device=self.device)
-            mesh = self.parallel_dims.get_mesh("batch")
-            digest = int(dist_utils.dist_sum_tensor(part, mesh))
-        return f"{digest % 2**64:016x}"
+        return f"{int(digest) % 2**64:016x}"
 
     # ------------------------------------------------------------------------ for callbacks
 

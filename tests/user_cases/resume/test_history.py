@@ -104,8 +104,8 @@ def test_a_finished_sweep_is_finished(
     sweep = (*kept, "training.steps=1", "checkpoint.enable=true,false", "-m")
     train(tmp_path, *sweep)
     before = tree(tmp_path)
-    assert len([name for name in before if name.endswith("/run.yaml")]) == 3, (
-        "one in the checkpoint"
+    assert len([name for name in before if name.endswith("/run.yaml")]) == 5, (
+        "one in the checkpoint, and one of each start"
     )
     said = train(tmp_path, *sweep)
     assert said.count("is finished at step 1: nothing is left to train") == 2
