@@ -13,6 +13,7 @@ from atom.plan.layout import Layout
 from atom.plan.memory import activation_bytes, memory
 from atom.plan.model import MODES, ModelDescription
 from atom.plan.pipeline import Order, bubble, in_flight
+from atom.plan.transformer import described as of_widths
 from atom.plan.work import work
 from atom.recipe.run import parse
 from atom.registry.host import Host
@@ -105,6 +106,32 @@ def test_llama_keeps_what_its_formula_says(llama: ModelDescription) -> None:
     assert found.residual + found.gathered == 2 * (4 * width) + 2 * 4 + 16 * 8 + 8
     split = 2 * ((width + 2 * keys) + width + 4 * hidden) + 4 * 4
     assert found.tensor == pytest.approx(split, abs=1)
+
+
+def test_published_widths_describe_the_same_activations(llama: ModelDescription) -> None:
+    """Plans of published runs describe a model without building it."""
+    options = tiny()["llama3_tiny"]
+    work_of = work(llama).blocks["layers.0"]
+    inner = [product for product in work_of.products if product.split == "row"][-1]
+    dims = {
+        "layers": options["n_layers"], "dim": llama.width, "heads": options["n_heads"],
+        "kv_heads": options["n_kv_heads"], "ffn_dim": inner.inputs, "vocab": llama.vocab_size,
+    }  # fmt: skip
+    found = of_widths(dims)
+    theirs = work(found).blocks["layers.0"]
+    assert (theirs.attention_width, theirs.keys_width) == (
+        work_of.attention_width, work_of.keys_width,
+    )  # fmt: skip
+    assert (theirs.dense, theirs.hidden) == (work_of.dense, work_of.hidden)
+    for mode in MODES:
+        for name in ("saved", "working"):
+            mine = getattr(found.blocks["layers.0"], name)[mode]
+            traced = getattr(llama.blocks["layers.0"], name)[mode]
+            assert mine.tensor == pytest.approx(traced.tensor, rel=0.01)
+            assert mine.gathered == traced.gathered
+            assert mine.scattered == traced.scattered
+            # Positions and statistics of a norm.
+            assert mine.residual == pytest.approx(traced.residual, abs=600)
 
 
 def test_selective_checkpointing_keeps_every_other_product(llama: ModelDescription) -> None:

@@ -30,7 +30,10 @@ def page(told: Mapping[str, Any]) -> str:
     cheap, dear = told["dollars_range"]
     fits = "fits" if told["fits"] else "does not fit"
     rate = told["tokens_per_second_per_gpu"]
+    explained = told.get("explanation") or []
     lines = [
+        *explained,
+        *([""] if explained else []),
         f"plan     {told['ranks']:,} x {told['device']}, {human(told['parameters'])} parameters, "
         f"sharding {told['sharding']}",
         f"layout   {' x '.join(degrees) or 'one rank'}; activation checkpointing "

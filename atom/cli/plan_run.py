@@ -175,6 +175,7 @@ def _plan(composed: Run, host: Host, settings: Settings, *, as_json: bool) -> No
     degrees = ("dp_replicate", "dp_shard", "cp", "tp", "pp", "ep")
     told["layout"] = {name: getattr(layout, name) for name in degrees}
     told["layout"]["checkpointing"] = layout.checkpointing
+    told["explanation"] = plan.explanation.splitlines()
     if as_json:
         print(dumps(told, indent=2), flush=True)
         return

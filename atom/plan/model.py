@@ -8,6 +8,7 @@ sequence.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
 NONE, SELECTIVE, FULL = "none", "selective", "full"
@@ -142,12 +143,12 @@ class ModelDescription:
     )
     """Degrees -> the size of each part under them; a cache of :mod:`atom.plan.memory`."""
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """Return the number of parameters."""
         return sum(parameter.numel for parameter in self.parameters)
 
-    @property
+    @cached_property
     def head(self) -> tuple[str, ...]:
         """Return the parts after the last block: the final norm and the output layer."""
         names = [p.part for p in self.parameters]

@@ -8,6 +8,7 @@ al. (2021, https://arxiv.org/abs/2104.04473, section 2.2) this yields their clos
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ FORWARD, BACKWARD, INPUT, WEIGHT = "F", "B", "I", "W"
 The halves follow Qi et al., 2023, zero bubble pipeline parallelism,
 https://arxiv.org/abs/2401.10241.
 """
+
+KINDS = (FORWARD, BACKWARD, INPUT, WEIGHT)
+_KINDS = {kind: number for number, kind in enumerate(KINDS)}
 
 COST = {FORWARD: 1.0, BACKWARD: 2.0, INPUT: 1.0, WEIGHT: 1.0}
 """Time of one action on one stage, in units of a forward pass."""
@@ -44,25 +48,45 @@ class Schedule:
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        stages = 1 + max(action.stage for actions in order for action in actions)
-        finished: dict[Action, int] = {}
+        every = [action for actions in order for action in actions]
+        stages = 1 + max(action.stage for action in every)
+        microbatches = 1 + max(action.microbatch for action in every)
+        each = stages * microbatches
+        # An action's number is kind x each + stage x microbatches + microbatch.
+        place = [-1] * (4 * each)
+        numbered = [
+            [(_KINDS[a.kind], a.stage, a.stage * microbatches + a.microbatch) for a in actions]
+            for actions in order
+        ]
         position = [0] * len(order)
-        left = sum(len(actions) for actions in order)
+        left = len(every)
         steps: list[tuple[int, int, str, tuple[int, ...], int]] = []
         while left:
             before = left
-            for rank, actions in enumerate(order):
-                while position[rank] < len(actions):
-                    action = actions[position[rank]]
-                    needs = _needs(action, finished, stages)
-                    if needs is None:
-                        break
-                    here = tuple(i for i, stage in needs if stage == action.stage)
-                    sent = next((i for i, stage in needs if stage != action.stage), -1)
-                    steps.append((rank, action.stage, action.kind, here, sent))
-                    finished[action] = len(finished)
+            for rank, actions in enumerate(numbered):
+                start = position[rank]
+                for kind, stage, at in itertools.islice(actions, start, None):
+                    sent, here = -1, ()
+                    if kind == 0:
+                        if stage > 0:
+                            sent = place[at - microbatches]
+                            if sent < 0:
+                                break
+                    else:
+                        mine = place[at] if kind != 3 else place[2 * each + at]
+                        if mine < 0:
+                            break
+                        here = (mine,)
+                        if kind != 3 and stage < stages - 1:
+                            after = at + microbatches
+                            sent = place[2 * each + after]
+                            sent = sent if sent >= 0 else place[each + after]
+                            if sent < 0:
+                                break
+                    place[kind * each + at] = len(steps)
+                    steps.append((rank, stage, KINDS[kind], here, sent))
                     position[rank] += 1
-                    left -= 1
+                left -= position[rank] - start
             if left == before:
                 raise ValueError("the schedule has a cyclic dependency")
         self.steps = steps
@@ -90,31 +114,12 @@ class Schedule:
         return max(clock)
 
 
-def bubble(order: Order, stages: int) -> float:
+def bubble(order: Order | Schedule, stages: int) -> float:
     """Return the fraction of the step in which ranks wait for each other, averaged over ranks."""
+    schedule = order if isinstance(order, Schedule) else Schedule(order)
     unit = [(COST[FORWARD], COST[BACKWARD])] * stages
-    busy = sum(COST[action.kind] for actions in order for action in actions)
-    return 1.0 - busy / (Schedule(order).duration(unit) * len(order))
-
-
-def _needs(
-    action: Action, finished: dict[Action, int], stages: int
-) -> list[tuple[int, int]] | None:
-    """Return the actions that ``action`` needs, by number and stage; None if one is to come."""
-    stage, microbatch = action.stage, action.microbatch
-    if action.kind == FORWARD:
-        needs = [Action(stage - 1, FORWARD, microbatch)] if stage > 0 else []
-    elif action.kind == WEIGHT:
-        needs = [Action(stage, INPUT, microbatch)]
-    else:
-        needs = [Action(stage, FORWARD, microbatch)]
-        if stage < stages - 1:
-            whole = Action(stage + 1, BACKWARD, microbatch)
-            half = Action(stage + 1, INPUT, microbatch)
-            needs.append(half if half in finished else whole)
-    if any(need not in finished for need in needs):
-        return None
-    return [(finished[need], need.stage) for need in needs]
+    busy = sum(COST[action.kind] for actions in schedule.order for action in actions)
+    return 1.0 - busy / (schedule.duration(unit) * len(schedule.order))
 
 
 def in_flight(actions: Sequence[Action]) -> dict[int, int]:
@@ -124,11 +129,14 @@ def in_flight(actions: Sequence[Action]) -> dict[int, int]:
     """
     held: dict[int, int] = {}
     worst: dict[int, int] = {}
+    live = most = 0
     for action in actions:
         if action.kind == FORWARD:
             held[action.stage] = held.get(action.stage, 0) + 1
-            if sum(held.values()) > sum(worst.values()):
-                worst = dict(held)
+            live += 1
+            if live > most:
+                worst, most = dict(held), live
         elif action.kind in (BACKWARD, WEIGHT):
             held[action.stage] -= 1
+            live -= 1
     return worst

@@ -1,11 +1,23 @@
-"""Write the work of a transformer from its published widths, without building it."""
+"""Write the work and the memory of a transformer from its published widths, without building it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from atom.plan.model import (
+    FULL,
+    NONE,
+    SELECTIVE,
+    Activations,
+    Block,
+    ModelDescription,
+    Parameter,
+)
 from atom.plan.work import COLUMN, ROW, BlockWork, ModelWork, Product
+
+_ELEMENT, _STATISTIC = 2, 4
+"""Bytes of an activation, and of a number that normalization or attention keeps."""
 
 
 def transformer(dims: Mapping[str, Any]) -> ModelWork:
@@ -34,6 +46,75 @@ def transformer(dims: Mapping[str, Any]) -> ModelWork:
             window=window if layer % 2 == 0 else 0,
         )
     return ModelWork(blocks, width, dims["vocab"], bool(dims.get("tied")))
+
+
+def described(dims: Mapping[str, Any]) -> ModelDescription:
+    """Return the description of a dense transformer, with the activations of torchtitan's Llama.
+
+    They are those that :mod:`atom.titan.planning.tracing` finds in the model itself.
+    """
+    width, vocab, heads = dims["dim"], dims["vocab"], dims["heads"]
+    plan = transformer(dims)
+    parameters = [Parameter("tok_embeddings.weight", "tok_embeddings", (vocab, width), 0)]
+    blocks: dict[str, Block] = {}
+    for part, found in plan.blocks.items():
+        for number, each in enumerate(found.products):
+            shape: tuple[int, ...] = (each.outputs, each.inputs)
+            axis = {COLUMN: 0, ROW: 1}.get(each.split)
+            if each.experts:
+                shape = (each.experts, *shape)
+                axis = None if axis is None else axis + 1
+            name = f"{part}.{number}.weight"
+            parameters.append(Parameter(name, part, shape, axis, bool(each.experts)))
+        parameters += [Parameter(f"{part}.norm{n}.weight", part, (width,)) for n in (1, 2)]
+        blocks[part] = _block(found, width, heads, gated=_gated(dims))
+    uses = 2 if dims.get("tied") else 1
+    parameters[0] = Parameter(
+        "tok_embeddings.weight", "tok_embeddings", (vocab, width), 0, uses=uses
+    )
+    parameters.append(Parameter("norm.weight", "norm", (width,)))
+    groups: dict[tuple[str, ...], bool] = {("tok_embeddings", "norm", "lm_head"): True}
+    if not dims.get("tied"):
+        parameters.append(Parameter("lm_head.weight", "lm_head", (vocab, width), 0))
+        groups = {("tok_embeddings",): False, ("norm", "lm_head"): True}
+    return ModelDescription(tuple(parameters), blocks, width, vocab, groups)
+
+
+def _block(found: BlockWork, width: int, heads: int, *, gated: bool) -> Block:
+    """Return what a block keeps.
+
+    Without checkpointing: the inputs of both norms and of both column-parallel products, queries
+    after rotation and attention's output (twice: with its input), keys and values, and four tensors
+    of a gated hidden width (two without a gate). Selective checkpointing keeps every other product.
+    """
+    inner = [each for each in found.products if each.split == ROW][-1]
+    hidden = inner.inputs * inner.top_k
+    tensors = 4 if gated else 2
+    attention = 4.0 * found.attention_width + 2.0 * found.keys_width + _STATISTIC * heads
+    stream = float(_ELEMENT * width)
+    whole = Activations(
+        residual=2 * stream + 2 * _STATISTIC,
+        tensor=attention + _ELEMENT * tensors * hidden,
+        gathered=2 * stream,
+    )
+    peak = Activations(
+        residual=4 * stream + 2 * _STATISTIC,
+        tensor=attention + _ELEMENT * 1.5 * tensors * hidden,
+        gathered=2 * stream,
+    )
+    saved = {
+        NONE: whole,
+        SELECTIVE: Activations(
+            residual=stream,
+            tensor=attention + _ELEMENT * hidden,
+            gathered=stream,
+            scattered=2 * stream,
+        ),
+        FULL: Activations(residual=stream),
+    }
+    working = dict.fromkeys(saved, peak)
+    flops = 2.0 * sum(each.inputs * each.outputs * each.top_k for each in found.products)
+    return Block(saved, working, flops, found.attention_width, round(found.keys_width))
 
 
 def _gated(dims: Mapping[str, Any]) -> bool:

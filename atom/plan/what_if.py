@@ -8,7 +8,7 @@ from atom.plan.communication import communication
 from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.execution import ZERO1
-from atom.plan.memory import memory, sizes
+from atom.plan.memory import memory, reserved, sizes
 from atom.plan.model import ModelDescription
 from atom.plan.time.step import step
 from atom.plan.work import work
@@ -34,7 +34,7 @@ def zero1(found: Estimate, model: ModelDescription, device: DeviceDescription) -
         gathered=0,
         reduced=0,
     )
-    reserve = round(needed.total * (device.reserve - 1))
+    reserve = round(needed.total * (reserved(layout, device.reserve) - 1))
     return replace(
         found,
         layout=layout,

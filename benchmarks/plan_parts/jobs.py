@@ -25,7 +25,8 @@ class Job:
     """A published row: what to predict, and what was measured (seconds of a step).
 
     ``fitted`` is false for rows that no constant is fitted to: GPUs with an unknown power cap, and
-    DeepSpeed's ZeRO-3 of 2021, which gathers a tensor at a time. They are scored.
+    DeepSpeed's ZeRO-3 of 2021, which gathers a tensor at a time. They are scored. ``dims`` are the
+    model's, ``gib`` is the peak of reserved memory where it was published.
     """
 
     id: str
@@ -40,6 +41,8 @@ class Job:
     device: DeviceDescription
     seconds: float
     fitted: bool
+    dims: Mapping[str, Any]
+    gib: float | None
 
 
 def job(row: Mapping[str, Any]) -> Job:
@@ -69,6 +72,8 @@ def job(row: Mapping[str, Any]) -> Job:
         layout=layout,
         device=device,
         seconds=_measured(row, layout),
+        dims=dims,
+        gib=row["measured"].get("memory_gib") if "memory" in row["score"] else None,
         fitted="cap not said" not in row["hardware"]["gpu"]
         and "DeepSpeed" not in str(row.get("framework")),
     )
@@ -117,7 +122,7 @@ def _layout(row: Mapping[str, Any], work: ModelWork) -> Layout:
         chunks = 2
     if chunks * pp > row["model"]["layers"] + 2:
         raise UnfitError("more chunks than layers")
-    stages = _stages(list(work.blocks), pp * chunks)
+    stages = split(list(work.blocks), pp * chunks)
     old = frameworks.is_old(row)
     half = "PURE" in row["precision"] or (execution.sharding == ZERO1 and not old)
     return Layout(
@@ -143,7 +148,7 @@ def _layout(row: Mapping[str, Any], work: ModelWork) -> Layout:
     )
 
 
-def _stages(parts: list[str], stages: int) -> tuple[tuple[str, ...], ...]:
+def split(parts: list[str], stages: int) -> tuple[tuple[str, ...], ...]:
     """Split layers evenly; if that cannot be, the embedding and the output layer count as one."""
     total = len(parts) + (2 if len(parts) % stages else 0)
     sizes = [total // stages + (1 if number < total % stages else 0) for number in range(stages)]
@@ -154,5 +159,6 @@ def _stages(parts: list[str], stages: int) -> tuple[tuple[str, ...], ...]:
     for size in sizes:
         found.append(tuple(parts[start : start + size]))
         start += size
-    found[-1] = (*found[-1], "lm_head")
+    found[0] = ("tok_embeddings", *found[0])
+    found[-1] = (*found[-1], "norm", "lm_head")
     return tuple(found)

@@ -160,4 +160,5 @@ def _pipeline(
         return ((0,),), ({0: 1},), 0.0, None
     order = schedule.order(name, pp, stages, microbatches)
     flying = tuple(in_flight(actions) for actions in order)
-    return schedule.stages_of(name, pp, stages), flying, bubble(order, stages), Schedule(order)
+    ordered = Schedule(order)
+    return schedule.stages_of(name, pp, stages), flying, bubble(ordered, stages), ordered

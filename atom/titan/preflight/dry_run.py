@@ -17,7 +17,7 @@ from atom.io.process import Child
 from atom.plan.device import GIB, DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.layout import BYTES
-from atom.plan.memory import FLOAT32, Memory, memory
+from atom.plan.memory import FLOAT32, Memory, memory, reserved
 from atom.plan.model import Count, ModelDescription
 from atom.plugin import Contents, PreparedTokenizer
 from atom.recipe.run import DEGREES, Run
@@ -203,7 +203,9 @@ def _built(
         ),
         averages=numel * FLOAT32 * estimate.layout.averages,
     )
-    counted = replace(counted, reserve=round(counted.total * (planned.reserve - 1)))
+    counted = replace(
+        counted, reserve=round(counted.total * (reserved(estimate.layout, planned.reserve) - 1))
+    )
     return Rank(
         rank=rank,
         pipeline_rank=pipeline_rank,
