@@ -66,7 +66,8 @@ class Schedule:
             for rank, actions in enumerate(numbered):
                 start = position[rank]
                 for kind, stage, at in itertools.islice(actions, start, None):
-                    sent, here = -1, ()
+                    sent = -1
+                    here: tuple[int, ...] = ()
                     if kind == 0:
                         if stage > 0:
                             sent = place[at - microbatches]

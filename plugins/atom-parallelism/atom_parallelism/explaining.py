@@ -42,7 +42,9 @@ def name(candidate: Candidate) -> str:
 def explain(search: Search, found: Found) -> str:
     """Return a table of the best layouts, and a line for each obvious layout that loses."""
     best = found.fitting[0]
-    rows = [("layout", "checkpointing", "local batch", "micro-batch", "GiB a rank", "s a step", "")]
+    rows: list[tuple[str, ...]] = [
+        ("layout", "checkpointing", "local batch", "micro-batch", "GiB a rank", "s a step", "")
+    ]
     for tried in found.fitting:
         why = "chosen" if tried is best else _slower(_of(best), _of(tried))
         rows.append((*_row(tried), why))
