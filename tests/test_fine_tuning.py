@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,10 +122,60 @@ def test_ten_steps_are_those_of_a_plain_loop(packed: Path, base: Path) -> None:
         optimizer.zero_grad()
 
 
-def test_the_template_goes_with_the_model(packed: Path, atom: Callable, tmp_path: Path) -> None:
-    done = atom("export", str(packed), "--to", "hf", "--out", str(tmp_path / "hf"))
+@pytest.fixture(scope="module")
+def exported(packed: Path, atom: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("exported") / "hf"
+    done = atom("export", str(packed), "--to", "hf", "--out", str(place))
     assert done.returncode == 0, done.stderr
-    assert "<|im_start|>" in (tmp_path / "hf/chat_template.jinja").read_text()
+    return place
+
+
+def test_ten_steps_are_those_of_trl(
+    packed: Path, base: Path, exported: Path, chat: Path, tmp_path: Path
+) -> None:
+    """SFTTrainer on the same weights: losses of all steps, and the weights after the last."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    losses = []
+
+    class Recorded(SFTTrainer):
+        def compute_loss(self, *arguments: Any, **options: Any) -> Any:
+            found = super().compute_loss(*arguments, **options)
+            losses.append(found.item())
+            return found
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(exported)  # with the run's chat template
+    tokenizer.pad_token = tokenizer.eos_token
+    rates = [row["lr"] for row in rows(packed)]
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1.0, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rates[min(step, STEPS - 1)]
+    )
+    config = SFTConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", save_strategy="no",
+        per_device_train_batch_size=len(CONVERSATIONS), max_steps=STEPS, max_grad_norm=1.0,
+        assistant_only_loss=True, max_length=None, disable_tqdm=True, gradient_checkpointing=False,
+    )  # fmt: skip
+    records = [json.loads(line) for line in chat.read_text().splitlines()]
+    trainer = Recorded(
+        model, args=config, train_dataset=Dataset.from_list(records), processing_class=tokenizer,
+        optimizers=(optimizer, schedule),
+    )  # fmt: skip
+    trainer.train()
+    assert losses == pytest.approx([row["loss"] for row in rows(packed)], abs=1e-4)
+    ours = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.allclose(weight, ours[name], atol=1e-4), name
+
+
+def test_the_template_goes_with_the_model(exported: Path) -> None:
+    assert "<|im_start|>" in (exported / "chat_template.jinja").read_text()
 
 
 def test_a_dry_run_reads_the_tokenizers_files(base: Path, atom: Callable, tmp_path: Path) -> None:

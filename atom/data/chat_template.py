@@ -8,7 +8,7 @@ run trains on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
@@ -95,37 +95,47 @@ class ChatTemplate:
         return text.replace(_BEGIN, "").replace(_END, "")
 
     def conversation(
-        self, messages: Sequence[Message], *, tools: Sequence[Any] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        only: Collection[int] | None = None,
     ) -> Conversation:
         """Return a conversation with its answers.
 
         Answers are what the template marks. Without marks, an answer is what a message of the
         assistant adds to the text before it; this is checked against the whole text.
 
+        Args:
+            messages: the messages.
+            tools: descriptions of tools.
+            only: the numbers of the assistant's messages that are the answers; None: all.
+
         Raises:
             TemplateError: the template refuses the messages, or its answers cannot be told.
         """
         if self._marks:
-            return _split(self._marked(messages, tools, False))
+            return _chosen(_split(self._marked(messages, tools, False)), messages, only)
         text = self.render(messages, tools=tools)
         answers = []
         for number, message in enumerate(messages):
-            if message.get("role") != "assistant":
+            if message.get("role") != "assistant" or (only is not None and number not in only):
                 continue
             before = self.render(messages[:number], tools=tools, add_generation_prompt=True)
             after = self.render(messages[: number + 1], tools=tools)
-            if not after.startswith(before) or not text.startswith(after.rstrip()):
+            if not text.startswith(after):
+                after = after.rstrip()  # it may end a conversation by another white space
+            if not after.startswith(before) or not text.startswith(after):
                 raise TemplateError(
                     "marks no answers by {% generation %}, and does not render the beginning of a "
                     f"conversation as it renders the whole (message {number + 1})"
                 )
-            end = len(_trimmed(after, message))
-            if after[:end].endswith(str(message.get("content"))):
+            if not _ends(after[len(before) :], message):
                 raise TemplateError(
                     "marks no answers by {% generation %}, and writes nothing that ends one "
                     f"(message {number + 1})"
                 )
-            answers.append((len(before), end))
+            answers.append((len(before), len(after)))
         return Conversation(text, tuple(answers))
 
     def _marked(
@@ -143,20 +153,22 @@ class ChatTemplate:
         except TemplateError:
             raise
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise TemplateError(f"refuses the messages ({error})") from None
+            raise TemplateError(f"refuses the messages ({_reason(error)})") from None
 
 
-def _trimmed(text: str, message: Message) -> str:
-    """Return text without the white space after an answer's end, as the next turn's."""
-    content = message.get("content")
-    if isinstance(content, str) and text.rstrip().endswith(content.rstrip()):
-        return text  # nothing ends the answer but white space
-    return text.rstrip()
+def _ends(answer: str, message: Message) -> bool:
+    """Return whether a rendered answer has something after the message's content."""
+    content = str(message.get("content") or "")
+    if message.get("tool_calls") or not (written := content.strip()):
+        return bool(answer.strip())
+    after = answer.rpartition(written)[2]
+    return bool(after.strip()) or (bool(after) and not content.endswith(after))
 
 
 def _split(marked: str) -> Conversation:
     """Return the text without marks, and the spans between them."""
-    text, answers = "", []
+    text = ""
+    answers: list[tuple[int, int]] = []
     for number, part in enumerate(marked.split(_BEGIN)):
         if number == 0:
             text = part
@@ -164,9 +176,28 @@ def _split(marked: str) -> Conversation:
         answer, end, rest = part.partition(_END)
         if not end or _END in rest:
             raise TemplateError("has {% generation %} blocks within each other")
-        answers.append((len(text), len(text) + len(answer)))
+        if answers and answers[-1][1] == len(text):  # a part of the same answer
+            answers[-1] = (answers[-1][0], len(text) + len(answer))
+        else:
+            answers.append((len(text), len(text) + len(answer)))
         text += answer + rest
     return Conversation(text, tuple(span for span in answers if span[0] < span[1]))
+
+
+def _chosen(
+    whole: Conversation, messages: Sequence[Message], only: Collection[int] | None
+) -> Conversation:
+    """Return a conversation with some of its answers."""
+    numbers = [at for at, each in enumerate(messages) if each.get("role") == "assistant"]
+    if only is None or set(numbers) <= set(only):
+        return whole
+    if len(whole.answers) != len(numbers):
+        raise TemplateError(
+            f"marks {len(whole.answers)} spans of {len(numbers)} answers, so that some answers "
+            "cannot be left out of training"
+        )
+    pairs = zip(numbers, whole.answers, strict=True)
+    return Conversation(whole.text, tuple(span for number, span in pairs if number in only))
 
 
 def _bounded(parts: Iterator[str]) -> Iterator[str]:
@@ -202,6 +233,13 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment.filters["tojson"] = _json
     environment.globals["raise_exception"] = _raise
     return environment
+
+
+def _reason(error: Exception) -> str:
+    """Return why a template failed, in words."""
+    if "strftime_now" in str(error):
+        return "it asks for today's date by strftime_now, and a run would change from day to day"
+    return str(error)
 
 
 def _json(value: Any, **options: Any) -> str:

@@ -151,10 +151,15 @@ class TokenizerContext(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTokenizer:
-    """``files`` are copied into the run's ``tokenizer/`` folder under the names given."""
+    """``files`` are copied into the run's ``tokenizer/`` folder under the names given.
+
+    ``without_added`` is the number of ids without the tokens that the run adds to an existing
+    tokenizer, which have the last ids; None if it adds none. Initial weights may lack their rows.
+    """
 
     vocab_size: int
     files: Mapping[str, Path] = field(default_factory=dict)
+    without_added: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

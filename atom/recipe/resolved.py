@@ -69,6 +69,11 @@ class Resolved(Model):
     device: Literal["cpu", "cuda"]
     world_size: PositiveInt
     vocab_size: PositiveInt
+    vocab_size_before: PositiveInt | None = Field(
+        default=None,
+        description="ids of the tokenizer without `tokenizer.added_tokens`; initial weights get "
+        "rows for the later ones; null: none are added",
+    )
     data: Read | None = Field(default=None, description="size of the dataset; null: unknown")
     mixture: Mixed | None = Field(
         default=None, description="the sources that are mixed; null: no mixture"

@@ -42,6 +42,7 @@ from atom.registry.select import Selection
 from atom.run_dir import sets
 from atom.run_dir.folder import TOKENIZER
 from atom.titan import kernels, translate
+from atom.titan.checkpoint.new_rows import Added
 from atom.titan.compat.device import mend_fsdp
 from atom.titan.compat.pipeline import send_contiguous
 from atom.titan.optim import optimizer
@@ -135,6 +136,9 @@ def trainer_config(
         token_digest=run.provenance.token_digest,
         branch=run.resume.origin,
         data_begins=resolved.data_begins,
+        added=None
+        if resolved.vocab_size_before is None
+        else Added(resolved.vocab_size_before, resolved.vocab_size),
         # Its default loader imports Hugging Face's datasets, and it is not used.
         validator=Validator.Config(dataloader=BaseDataLoader.Config()),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,10 @@ from atom.recipe.run import read
 from atom.run_dir import checkpoint, events, inputs
 from atom.run_dir.folder import LOCK, RUN_FILE
 from atom.run_dir.kept import Kept
-from atom.titan.checkpoint import callback_state, mixed_sources
+from atom.titan.checkpoint import callback_state, mixed_sources, new_rows
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
 from atom.titan.checkpoint.dcp import AtomicWriter, SafeReader, load_fitting
+from atom.titan.checkpoint.new_rows import Added, Growing
 from atom.titan.checkpoint.random_state import RandomState
 from atom.titan.compat.staging import without_offsets
 from atom.titan.optim.kept_optimizers import StateOnly, follow_schedule
@@ -113,6 +115,8 @@ class VerifiedCheckpointManager(CheckpointManager):
         self.states[RANDOM] = RandomState()
         self.data_begins: int | None = None
         """The step of a checkpoint of another run, without its position in the data."""
+        self.added: Added | None = None
+        """The tokens that the run adds to the tokenizer of its initial weights."""
         self.branch: str | None = None
         """The checkpoint that the run has begun from: ``resume.from``."""
         self.tensor_digest = False
@@ -340,12 +344,17 @@ class VerifiedCheckpointManager(CheckpointManager):
         """
         if from_hf:
             folder = Path(checkpoint_id)
+            growing = self._growing(
+                state_dict, lambda: new_rows.in_hugging_face(folder, self.sd_adapter, state_dict)
+            )
             try:
                 loaded = hf_reader.load(
                     state_dict, self.sd_adapter, folder, quantized=from_quantized, alone=False
                 )
             except hf_reader.NotFiniteError as error:
                 raise _no_numbers(checkpoint_id, error) from None
+            if growing is not None:
+                loaded = growing.end(loaded)
             self.states[MODEL].load_state_dict(loaded)
             return
         reader = SafeReader(checkpoint_id)
@@ -373,7 +382,12 @@ class VerifiedCheckpointManager(CheckpointManager):
             mixed_sources.prepare(loader, place, step, loaded=DATALOADER in state_dict)
         if OPTIMIZER in state_dict:
             state_dict[OPTIMIZER] = StateOnly(state_dict[OPTIMIZER])
+        growing = None
+        if place.parent != self._place:
+            growing = self._growing(state_dict, lambda: new_rows.in_checkpoint(saved))
         load_fitting(state_dict, reader)
+        if growing is not None:
+            state_dict |= growing.end(state_dict)
         if LR_SCHEDULER in state_dict:
             follow_schedule(state_dict[LR_SCHEDULER])
         if Path(checkpoint_id).parent != self._place:
@@ -383,6 +397,11 @@ class VerifiedCheckpointManager(CheckpointManager):
                 raise _no_numbers(checkpoint_id, error) from None
         if MODEL in self.states:
             self.states[MODEL].load_state_dict(state_dict)
+
+    def _growing(self, state: dict[str, Any], rows: Callable[[], int | None]) -> Growing | None:
+        """Let ``state`` be read with as many rows as initial weights have, if tokens are added."""
+        found = rows() if self.added is not None else None
+        return Growing(state, self.added, found) if self.added and found else None
 
     @staticmethod
     def _step_of(checkpoint_id: str) -> int:

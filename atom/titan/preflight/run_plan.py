@@ -206,6 +206,7 @@ class RunPlan:
             self.folder,
             self.host,
             vocab_size=self.vocab_size,
+            vocab_size_before=self.tokenizer.without_added,
         )
 
     @property
@@ -260,6 +261,7 @@ class RunPlan:
             device=self.kind,
             world_size=self.world_size,
             vocab_size=self.vocab_size,
+            vocab_size_before=self.tokenizer.without_added,
             data=Read.model_validate(contents, from_attributes=True) if contents else None,
             mixture=self.mixture,
             data_begins=self._data_begins,

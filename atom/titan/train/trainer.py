@@ -22,6 +22,7 @@ from atom.run_dir import events, progress
 from atom.run_dir.profile import DATA
 from atom.titan import kernels
 from atom.titan.checkpoint.checkpointer import VerifiedCheckpointManager
+from atom.titan.checkpoint.new_rows import Added
 from atom.titan.compat.register_training import SLEEP
 from atom.titan.train import stream
 from atom.titan.train.callback import Callback, Decision
@@ -60,6 +61,7 @@ class AtomTrainer(Trainer):
         token_digest: bool = True
         branch: str | None = None
         data_begins: int | None = None
+        added: Added | None = None
         functions: dict[str, str] = field(default_factory=dict)
         overrides: dict[str, str] = field(default_factory=dict)
         replaced: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -93,6 +95,7 @@ class AtomTrainer(Trainer):
             self.checkpointer.branch = config.branch
             self.checkpointer.data_begins = config.data_begins
             self.checkpointer.tensor_digest = config.tensor_digest
+            self.checkpointer.added = config.added
         self.stop_request = StopRequest()
 
     def init_distributed(self) -> ParallelDims:

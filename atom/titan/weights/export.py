@@ -100,10 +100,17 @@ def _describe(run: Trained, folder: Path, dtype: str) -> bool:
     tokenizer = run.tokenizer()
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_id", None) for name in ("bos", "eos")}
     _write(folder / CONFIG, dict(run.parts.hf_config or {}) | ids | {"dtype": dtype})
-    _write(folder / "generation_config.json", ids)
+    _write(folder / "generation_config.json", ids | _ends(tokenizer))
     # The export needs it for ``atom generate``, and it records the origin.
     files.copy(run.folder / RUN_FILE, folder / RUN_FILE)
     return hf_tokenizer.copy(run.folder / TOKENIZER, folder, bos_id=ids["bos_token_id"])
+
+
+def _ends(tokenizer: Any) -> dict[str, list[int]]:
+    """Return the ids that end an answer of the chat template, if there are others than EOS."""
+    chat = tokenizer.chat() if callable(getattr(tokenizer, "chat", None)) else None
+    found: frozenset[int] = chat.ends()[0] if chat is not None else frozenset()
+    return {"eos_token_id": sorted(found)} if len(found) > 1 else {}
 
 
 class _Writer:

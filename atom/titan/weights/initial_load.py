@@ -23,12 +23,20 @@ from atom.titan.hugging_face import config as hf_config
 from atom.titan.hugging_face import remedy
 from atom.titan.hugging_face import weights as hf_weights
 from atom.titan.trainer_config import copied, model_parts
+from atom.titan.weights import smaller_model
 
 KEY = "checkpoint.initial_load"
 
 
 def resolve(
-    run: Run, parts: ModelParts, training: Any, place: Path, host: Host, *, vocab_size: int
+    run: Run,
+    parts: ModelParts,
+    training: Any,
+    place: Path,
+    host: Host,
+    *,
+    vocab_size: int,
+    vocab_size_before: int | None = None,
 ) -> tuple[Run, list[str]]:
     """Return ``run`` with the full path of its initial weights, and notes about them.
 
@@ -39,6 +47,7 @@ def resolve(
         place: the run folder. A run that resumes there no longer needs its initial weights.
         host: the plugins.
         vocab_size: of the prepared tokenizer.
+        vocab_size_before: of the tokenizer without tokens that the run adds; None if it adds none.
 
     Raises:
         UserError: there are no weights at the path, or they belong to another model.
@@ -64,15 +73,22 @@ def resolve(
     notes: list[str] = []
     if not checkpoint.resumable(place / section.folder):
         parts = copied(parts)
+        folder = folder if hugging_face else _step(folder, wanted)
+        compared, size = run, vocab_size
+        if vocab_size_before is not None:
+            compared, size = smaller_model.of(
+                run, parts, folder, vocab_size_before, hugging_face=hugging_face
+            )
+            parts = model_parts(select(compared, host, training=False), size, training.seq_len)
         saved_model.on_one_rank(parts, training)
         if hugging_face:
             quantized = section.initial_load_in_hf_quantized
             notes = _check_hugging_face(
-                run, parts, folder, wanted, host, vocab_size, quantized=quantized
+                compared, parts, folder, wanted, host, size, quantized=quantized
             )
         else:
-            folder = _native(parts, folder, wanted)
-            notes = _compare(run, parts, folder, wanted, host, vocab_size)
+            _check_native(parts, folder, wanted)
+            notes = _compare(compared, parts, folder, wanted, host, size)
     full = f"{HUGGING_FACE if hugging_face else ''}{folder}"
     others = ("initial_load_path", "initial_load_in_hf")
     kept = {key: value for key, value in run.checkpoint.said.items() if key not in others}
@@ -116,7 +132,7 @@ def _valid(settings: str) -> str:
     return f"; valid: {settings}" if settings else ""
 
 
-def _native(parts: ModelParts, folder: Path, wanted: str) -> Path:
+def _step(folder: Path, wanted: str) -> Path:
     """Return the folder of a native checkpoint, given by its path or by its run's."""
     if any(folder.glob(f"*{hf_folder.SUFFIX}")):
         raise _refusal(wanted, f"is in Hugging Face's format; did you mean {HUGGING_FACE}{wanted}?")
@@ -131,11 +147,14 @@ def _native(parts: ModelParts, folder: Path, wanted: str) -> Path:
             f"holds no checkpoint; valid: the folder of a run, its checkpoint/step-N, or "
             f"{HUGGING_FACE}FOLDER",
         )
+    return folder
+
+
+def _check_native(parts: ModelParts, folder: Path, wanted: str) -> None:
     try:
         saved_model.Checkpoint(folder).check(saved_model.on_meta(parts.model).state_dict())
     except UserError as error:
         raise _refusal(wanted, str(error)) from None
-    return folder
 
 
 def _compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from atom.data.order import permutation
 from atom.errors import UserError
-from atom.plugin import Contents, Document
+from atom.plugin import Contents, Document, SourceContext
 from atom_datasets import admitted, content, identity, labels, patterns, saved
 from atom_datasets.bounding import bound
 from atom_datasets.compression import let_streams_decompress
@@ -23,7 +24,7 @@ from atom_datasets.finding import Tally, find
 from atom_datasets.leading_out import Links
 from atom_datasets.links import linked
 from atom_datasets.quiet import quiet
-from atom_datasets.streaming import no_column, read_only
+from atom_datasets.streaming import RECORD, no_column, read_only, read_records
 
 if TYPE_CHECKING:
     import datasets
@@ -39,7 +40,7 @@ _LOOKED_AT = 100_000
 """Rows searched for text before a run starts."""
 
 
-def source(config: HuggingFace) -> HuggingFaceSource:
+def source(config: HuggingFace, context: SourceContext | None = None) -> HuggingFaceSource:
     """Return the source that ``config`` describes; the Hub is contacted on first use."""
     return HuggingFaceSource(
         config.path,
@@ -52,6 +53,7 @@ def source(config: HuggingFace) -> HuggingFaceSource:
         patterns.listed(config.data_files),
         config.licence,
         config.origin,
+        context is not None and context.records,
     )
 
 
@@ -74,6 +76,7 @@ class HuggingFaceSource:
     data_files: tuple[str, ...] = ()
     licence: str | None = None
     origin: str | None = None
+    records: bool = False
 
     def check(self) -> str:
         """Return a digest of the dataset: of its commit, or of its files' content.
@@ -81,16 +84,28 @@ class HuggingFaceSource:
         Raises:
             UserError: the dataset is unavailable or empty, or lacks the text column.
         """
+        if self.records and self.text_field != (default := _default("text_field")):
+            raise UserError(
+                "has no effect on records, which an objective reads whole",
+                valid=default,
+                key="dataset.text_field",
+                value=self.text_field,
+            )
         rows, text = 0, False
         with quiet(), _explained(self):
             for row in islice(_opened(self).stream, _LOOKED_AT):
                 rows += 1
-                if text := bool(_text(row.get(self.text_field), self.text_field)):
+                if text := bool(_text(row.get(self._column), self._column)):
                     break
         if not text and rows < _LOOKED_AT:
             problem = "there is no text in its column" if rows else "it has no rows"
             raise UserError(problem, key="dataset.path", value=self.path)
-        return identity.digest(self.parts().values(), self.split, self.text_field)
+        kind = ("records",) if self.records else ()
+        return identity.digest(self.parts().values(), self.split, self.text_field, *kind)
+
+    @property
+    def _column(self) -> str:
+        return RECORD if self.records else self.text_field
 
     def parts(self) -> dict[str, str]:
         """Return the identity of each file by its name."""
@@ -120,13 +135,14 @@ class HuggingFaceSource:
         """
         stream, id = _opened(self).stream, "its start"
         rows = chain.from_iterable(
-            _rows(stream, slice, self.text_field)
+            _rows(stream, slice, self._column)
             for slice in dealt(stream.num_shards, lane, lanes, seed=seed, epoch=epoch)
         )
         try:
             for shard, row, value in islice(rows, start, None):
                 id = f"{self.path}/{self.split} shard {shard} row {row}"
-                yield Document(_text(value.as_py(), self.text_field), id)
+                text = _text(value.as_py(), self._column)
+                yield Document(text, id, record=json.loads(text) if self.records else None)
         except ValueError as error:  # from Arrow, pandas and UTF-8; network errors are OSError
             reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(
@@ -185,7 +201,10 @@ def _opened(source: HuggingFaceSource) -> _Opened:
     with quiet(), _explained(source):
         builder, links = _builder(source, left_out)
         admitted.check(builder, source.path, links or None)
-        read_only(builder, source.text_field)
+        if source.records:
+            read_records(builder)
+        else:
+            read_only(builder, source.text_field)
         stream = builder.as_streaming_dataset(split=source.split)
         files = builder.config.data_files
         if files is None:
@@ -255,7 +274,7 @@ def _explained(source: HuggingFaceSource) -> Iterator[None]:
         names: list[str] = []
         with suppress(Exception):
             names = _columns(source)
-        if names and source.text_field not in names:
+        if names and not source.records and source.text_field not in names:
             raise no_column(source.text_field, names) from None
         if type(error).__name__ == "DataFilesNotFoundError":
             patterns.check_used(source.data_files, (), source.path)
@@ -271,6 +290,10 @@ def _explained(source: HuggingFaceSource) -> Iterator[None]:
         raise UserError(
             f"cannot be streamed: {reason}", key="dataset.path", value=source.path
         ) from error
+
+
+def _default(name: str) -> str:
+    return str(HuggingFace.model_fields[name].default)
 
 
 def _text(value: object, text_field: str) -> str:

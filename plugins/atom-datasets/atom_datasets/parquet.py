@@ -84,9 +84,21 @@ def _records(path: Path, name: Path, left: Budget) -> Iterator[Row]:
         for batch in file.iter_batches(_ROWS[0]):
             for record in batch.to_pylist():
                 number += 1
-                text = as_text(record)
+                text = as_text(without_nulls(record))
                 left.use(len(text), name)
                 yield Row(number, text)
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a value of a table without the fields that are null.
+
+    Rows of a column have the same fields, so that one has null for what only another row has.
+    """
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [without_nulls(each) for each in value]
+    return value
 
 
 def _rows(file: Any, column: str) -> int:

@@ -1,4 +1,4 @@
-"""Make ``datasets`` stream one text column and ignore all others."""
+"""Make ``datasets`` stream one text column, or rows as records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from atom.errors import UserError, nearest
 from atom_datasets import json_lines
 from atom_datasets.links import original
-from atom_datasets.parquet import is_text
+from atom_datasets.parquet import is_text, without_nulls
 
 if TYPE_CHECKING:
     import datasets
@@ -16,6 +16,40 @@ if TYPE_CHECKING:
 
 _ROWS = 256
 """Rows per table, or fewer if they reach the maximum bytes of a record."""
+
+
+RECORD = "record"
+"""The column of records, each as JSON."""
+
+
+def read_records(builder: datasets.DatasetBuilder) -> None:
+    """Make ``builder`` read all columns, as one column of records.
+
+    Raises:
+        UserError: it reads no table, for example images.
+    """
+    from datasets import Features, Value
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.json.json import Json
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    config = builder.config
+    if not hasattr(builder, "_cast_table"):
+        raise UserError(
+            f"is of the format {builder.name}, which has no records",
+            valid="Parquet, JSON lines or CSV",
+            key="dataset.path",
+        )
+    if isinstance(builder, Parquet):
+        config.batch_size = config.batch_size or _ROWS
+    elif isinstance(builder, Csv):
+        # "NA", "null" and numbers are texts, too.
+        config.dtype = "str"
+        config.keep_default_na = False
+    elif isinstance(builder, Json) and config.field is None and config.encoding == "utf-8":
+        builder._generate_tables = _JsonTables(None)
+    builder.info.features = Features({RECORD: Value("large_string")})
+    builder._cast_table = _as_records
 
 
 def read_only(builder: datasets.DatasetBuilder, text_field: str) -> None:
@@ -50,6 +84,14 @@ def read_only(builder: datasets.DatasetBuilder, text_field: str) -> None:
     builder._cast_table = _Column(text_field)
 
 
+def _as_records(table: pa.Table, **_: Any) -> pa.Table:
+    """Return a table of rows as JSON, without what is null, as in the files of records."""
+    import pyarrow as pa
+
+    rows = [json_lines.as_text(without_nulls(row)) for row in table.to_pylist()]
+    return pa.table({RECORD: pa.array(rows, pa.large_string())})
+
+
 class _Column:
     """A transform that keeps one text column of a table."""
 
@@ -74,7 +116,7 @@ class _Column:
 class _JsonTables:
     """A reader that makes tables of JSON lines, or of files with a single array."""
 
-    def __init__(self, text_field: str) -> None:
+    def __init__(self, text_field: str | None) -> None:
         self._field = text_field
 
     def __call__(
@@ -83,6 +125,7 @@ class _JsonTables:
         import pyarrow as pa
         from datasets.utils.file_utils import xopen
 
+        name = self._field or RECORD
         for shard, files in enumerate(files_iterables):
             number = 0
             for file in files:
@@ -90,7 +133,7 @@ class _JsonTables:
                     rows = _json_rows(stream, original(file), self._field)
                     for batch in _batches(row.text for row in rows):
                         column = pa.array(batch, pa.large_string())
-                        yield (shard, number), pa.table({self._field: column})
+                        yield (shard, number), pa.table({name: column})
                         number += 1
 
 
@@ -145,7 +188,7 @@ def _batches(texts: Iterable[str | None]) -> Iterator[list[str | None]]:
         yield batch
 
 
-def _json_rows(stream: BinaryIO, name: str, text_field: str) -> Iterator[json_lines.Row]:
+def _json_rows(stream: BinaryIO, name: str, text_field: str | None) -> Iterator[json_lines.Row]:
     """Yield the records of a file.
 
     Raises:
@@ -155,11 +198,11 @@ def _json_rows(stream: BinaryIO, name: str, text_field: str) -> Iterator[json_li
     found = False
     for row in json_lines.read(stream, name, text_field, arrays=True):
         if row.problem is not None:
-            raise row.mistake(text_field)
+            raise row.mistake(text_field or "")
         found = found or row.note != json_lines.WITHOUT_FIELD
         fields.update(row.fields if not found else ())
         yield row
-    if fields and not found:
+    if text_field is not None and fields and not found:
         raise no_column(text_field, fields)
 
 

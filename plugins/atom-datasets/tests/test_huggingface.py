@@ -9,16 +9,18 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from atom.errors import UserError
-from atom_datasets import huggingface, labels
-from atom_datasets.config import HuggingFace
+from atom_datasets import huggingface, labels, local
+from atom_datasets.config import HuggingFace, Local
 
 SHARDS, ROWS = 5, 600  # more rows than are read at a time
 
@@ -232,3 +234,58 @@ except UserError as error:
     assert done.stdout.startswith("dataset.path=allenai/c4: cannot be streamed: Couldn't reach")
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
+
+
+class Records(NamedTuple):
+    records: bool = True
+
+
+CHATS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"{number}?"},
+            {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": call}]},
+        ],
+        "n": number,
+    }
+    for number, call in enumerate([{"x": 1}, {"y": "NA"}, {}])
+]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "parquet"])
+def test_rows_are_records(form: str, tmp_path: Path) -> None:
+    """Nulls with which a table fills rows up are no part of a record."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(CHATS), tmp_path / "train.parquet")
+    elif form == "json":
+        (tmp_path / "train.json").write_text(json.dumps(CHATS))
+    else:
+        lines = "".join(json.dumps(row) + "\n" for row in CHATS)
+        (tmp_path / "train.jsonl").write_text(lines)
+    source = records(tmp_path)
+    source.check()
+    documents = list(source.lane(0, 1, seed=0, epoch=0))
+    assert [each.record for each in documents] == CHATS
+    assert documents[1].id == f"{tmp_path}/train shard 0 row 1"
+    if form != "json":
+        read = local.source(Local(path=str(tmp_path)), Records()).documents()
+        assert [read[number].record for number in range(len(read))] == CHATS
+
+
+def test_a_table_of_text_is_of_records_too(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text('prompt,completion\n2+2=,4\nnull?,"NA"\n')
+    found = [each.record for each in records(tmp_path).lane(0, 1, seed=0, epoch=0)]
+    assert found == [{"prompt": "2+2=", "completion": "4"}, {"prompt": "null?", "completion": "NA"}]
+
+
+def test_a_text_field_has_no_effect_on_records(folder: Path) -> None:
+    with pytest.raises(UserError, match="has no effect on records"):
+        records(folder, text_field="n").check()
+    assert records(folder).check() != made(folder).check()
+
+
+def records(path: Path, **parameters: object) -> huggingface.HuggingFaceSource:
+    return replace(made(path, **parameters), records=True)

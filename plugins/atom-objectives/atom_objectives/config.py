@@ -16,8 +16,8 @@ class Sft(BaseModel):
 
     template: Name | None = Field(
         default=None,
-        description="the chat template: chatml, llama3, olmo, or the path of a Jinja file; "
-        "null: the tokenizer's",
+        description="the chat template: chatml, gemma, llama3, olmo, qwen, smollm, zephyr, or the "
+        "path of a Jinja file; null: the tokenizer's",
     )
     train_on: Literal["answers", "last_answer"] = Field(
         default="answers",

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from atom_objectives import tool_calls
+from atom_objectives.problems import BadRecordError
+
 _SENDERS = {
     "human": "user",
     "user": "user",
@@ -24,16 +27,13 @@ _SENDERS = {
 """ShareGPT's ``from`` -> role."""
 
 _BEFORE = {
-    "user": (None, "system", "assistant"),
+    "user": (None, "system", "developer", "assistant"),
     "assistant": ("user", "tool"),
     "tool": ("assistant", "tool"),
     "system": (None,),
+    "developer": (None,),
 }
 """Role -> the roles of the message before it; None: it is the first."""
-
-
-class BadRecordError(ValueError):
-    """A record holds no conversation that can be trained on. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,19 @@ class Messages:
 
     Attributes:
         messages: in their order.
-        first: number of the first message that may be trained on; those before it are a prompt.
+        trained: numbers of the answers that are trained on; not those of a prompt, or of weight 0.
         tools: descriptions of tools; None if there are none.
     """
 
     messages: list[dict[str, Any]]
-    first: int = 0
+    trained: frozenset[int]
     tools: list[Any] | None = None
+
+
+def is_text(record: Mapping[str, Any]) -> bool:
+    """Return whether a record is a ``prompt`` and its ``completion`` as text."""
+    shapes = ("messages", "conversations")
+    return isinstance(record.get("prompt"), str) and not any(record.get(each) for each in shapes)
 
 
 def messages_of(record: Mapping[str, Any]) -> Messages:
@@ -57,25 +63,33 @@ def messages_of(record: Mapping[str, Any]) -> Messages:
     Raises:
         BadRecordError: it holds none, or one with empty answers or roles out of order.
     """
-    tools = record.get("tools") or None
-    if tools is not None and not isinstance(tools, list):
-        raise BadRecordError("its tools are no list")
+    first = 0
     if record.get("messages") is not None:
-        found = Messages(_listed(record["messages"], "messages"), tools=tools)
+        messages = _listed(record["messages"], "messages")
     elif record.get("conversations") is not None:
-        found = Messages(_listed(record["conversations"], "conversations"), tools=tools)
+        messages = _listed(record["conversations"], "conversations")
     elif isinstance(record.get("prompt"), list):
         prompt = _listed(record["prompt"], "prompt")
-        answer = _listed(record.get("completion"), "completion")
-        found = Messages([*prompt, *answer], len(prompt), tools)
+        first = len(prompt)
+        messages = [*prompt, *_listed(record.get("completion"), "completion")]
     else:
         fields = ", ".join(list(record)[:9]) or "none"
         raise BadRecordError(
             "it has no messages, conversations, or prompt and completion (its fields: "
             f"{fields[:200]})"
         )
-    _check(found)
-    return found
+    if added := _system(record, messages):
+        messages, first = [added, *messages], first + 1 if first else 0
+    _check_order(messages)
+    weights = [_weight(message, number) for number, message in enumerate(messages)]
+    trained = [
+        number
+        for number, (message, weight) in enumerate(zip(messages, weights, strict=True))
+        if number >= first and weight and message["role"] == "assistant"
+    ]
+    if not trained:
+        raise BadRecordError("it has no answer of the assistant to train on")
+    return Messages(messages, frozenset(trained), tool_calls.described(record.get("tools")))
 
 
 def _listed(value: Any, name: str) -> list[dict[str, Any]]:
@@ -89,10 +103,12 @@ def _message(item: Any, place: str) -> dict[str, Any]:
         raise BadRecordError(f"{place} is no message")
     message = {key: value for key, value in item.items() if value is not None}
     if "role" not in message and "from" in message:
-        sender, content = message.pop("from"), message.pop("value", None)
-        role = _SENDERS.get(str(sender).lower())
+        sender, content = str(message.pop("from")).lower(), message.pop("value", None)
+        role = _SENDERS.get(sender)
         if role is None:
             raise BadRecordError(f"{place} is from {sender!r}; known: {', '.join(_SENDERS)}")
+        if sender == "function_call":
+            message["tool_calls"], content = tool_calls.spelt(content, place), ""
         message = {"role": role, "content": content, **message}
     role = message.get("role")
     if not isinstance(role, str) or role not in _BEFORE:
@@ -102,7 +118,12 @@ def _message(item: Any, place: str) -> dict[str, Any]:
         message["content"] = content = _joined(content, place)
     if not isinstance(content, str):
         raise BadRecordError(f"{place} has a content that is no text")
-    if role == "assistant" and not content.strip() and not message.get("tool_calls"):
+    calls = tool_calls.of(message, place)
+    if calls:
+        message["tool_calls"] = calls
+    else:
+        message.pop("tool_calls", None)
+    if role == "assistant" and not content.strip() and not calls:
         raise BadRecordError(f"{place} is an empty answer")
     return message
 
@@ -117,14 +138,31 @@ def _joined(parts: list[Any], place: str) -> str:
     return "".join(texts)
 
 
-def _check(found: Messages) -> None:
-    """Refuse roles out of order, and a conversation without an answer."""
+def _system(record: Mapping[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the system turn that a record has beside its messages, if any."""
+    content = record.get("system")
+    if content is None or content == "":
+        return None
+    if not isinstance(content, str):
+        raise BadRecordError("its system is no text")
+    if messages[0]["role"] in ("system", "developer"):
+        raise BadRecordError("it has a system turn twice: as a message, and as system")
+    return {"role": "system", "content": content}
+
+
+def _check_order(messages: list[dict[str, Any]]) -> None:
     before: str | None = None
-    for number, message in enumerate(found.messages):
+    for number, message in enumerate(messages):
         role = message["role"]
         if before not in _BEFORE[role]:
             after = f"after {before!r}" if before else "first"
             raise BadRecordError(f"message {number + 1} has the role {role!r} {after}")
         before = role
-    if not any(message["role"] == "assistant" for message in found.messages[found.first :]):
-        raise BadRecordError("it has no answer of the assistant")
+
+
+def _weight(message: dict[str, Any], number: int) -> bool:
+    """Take the weight out of a message, and return whether its answer is trained on."""
+    weight = message.pop("weight", 1)
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise BadRecordError(f"message {number + 1} has the weight {weight!r}; valid: 0 or 1")
+    return bool(weight)

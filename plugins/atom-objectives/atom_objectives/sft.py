@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -11,9 +13,10 @@ import numpy.typing as npt
 from atom.data.chat_template import ChatTemplate, Conversation, TemplateError
 from atom.errors import UserError
 from atom.plugin import Document, Example, ObjectiveContext
-from atom_objectives import templates
+from atom_objectives import kept, templates, tool_calls
 from atom_objectives.config import Sft
-from atom_objectives.messages import BadRecordError, Messages, messages_of
+from atom_objectives.messages import Messages, is_text, messages_of
+from atom_objectives.problems import BadRecordError
 
 Spans = Sequence[tuple[int, int]]
 """Begin and end of pieces of a text, in characters."""
@@ -80,33 +83,44 @@ class SftEncoder:
                 key="dataset",
             )
         try:
-            if isinstance(record.get("prompt"), str):
+            if is_text(record):
                 return self._completion(record)
             return self._conversation(messages_of(record))
         except (BadRecordError, TemplateError) as error:
             _refuse(document, error)
 
     def _conversation(self, found: Messages) -> Example | None:
-        self._check_contents(found.messages)
-        rendered = self._template.conversation(found.messages, tools=found.tools)
-        _check_calls(rendered, found.messages)
-        answers = list(rendered.answers)
-        if found.first:
-            prompt = self._template.render(
-                found.messages[: found.first], tools=found.tools, add_generation_prompt=True
-            )
-            if not rendered.text.startswith(prompt):
-                raise TemplateError("does not render a prompt as it renders the whole")
-            answers = [span for span in answers if span[0] >= len(prompt)]
-        if not answers:
-            raise BadRecordError("the template marks no answer in it")
-        return self._example(rendered.text, answers[-1:] if self._last else answers)
+        if self._last:
+            found = replace(found, trained=frozenset({max(found.trained)}))
+        self._check_contents(found)
+        rendered = self._rendered(found)
+        kept.check(rendered.text, found)
+        if not rendered.answers:
+            raise TemplateError("marks no answer")
+        return self._example(rendered.text, rendered.answers)
+
+    def _rendered(self, found: Messages) -> Conversation:
+        def render(messages: Sequence[Mapping[str, Any]]) -> Conversation:
+            return self._template.conversation(messages, tools=found.tools, only=found.trained)
+
+        try:
+            return render(found.messages)
+        except TemplateError:
+            if any(message.get("tool_calls") for message in found.messages):
+                # DeepSeek's templates, for example, take arguments as JSON.
+                with suppress(TemplateError):
+                    return render(tool_calls.as_text(found.messages))
+            raise
 
     def _completion(self, record: Mapping[str, Any]) -> Example | None:
         """Return text with its continuation, between BOS and EOS, which is trained on."""
         prompt, completion = record["prompt"], record.get("completion")
-        if not isinstance(completion, str) or not completion.strip():
+        if completion is not None and not isinstance(completion, str):
+            raise BadRecordError("its prompt is text, and its completion is not")
+        if not completion or not completion.strip():
             raise BadRecordError("its completion is empty")
+        if dropped := [key for key in ("tools", "system") if record.get(key)]:
+            raise BadRecordError(f"it has {dropped[0]}, and its prompt is text without a template")
         ids = self._tokenizer.encode(prompt + completion, add_bos=True, add_eos=True)
         plain, offsets = self._tokenizer.encode_template(prompt + completion, special=False)
         before = next((at for at in (0, 1) if ids[at : at + len(plain)] == plain), None)
@@ -131,22 +145,24 @@ class SftEncoder:
             tokens, trained = tokens[:end], trained[:end]
         return Example(tokens, trained)
 
-    def _check_contents(self, messages: Sequence[Mapping[str, Any]]) -> None:
+    def _check_contents(self, found: Messages) -> None:
         """Refuse a message that spells a special token: the template would make it one."""
-        for number, message in enumerate(messages):
-            for text in _texts(message):
-                if (
-                    found := next((each for each in self._spelt if each in text), None)
-                ) is not None:
-                    raise BadRecordError(
-                        f"message {number + 1} has the text {found!r}, a special token"
-                    )
+        parts = {f"message {number + 1}": each for number, each in enumerate(found.messages)}
+        for place, part in (parts | {"a description of tools": found.tools or []}).items():
+            texts = _texts(part)
+            for token in self._spelt:
+                if any(token in text for text in texts):
+                    raise BadRecordError(f"{place} has the text {token!r}, a special token")
 
 
 def _refuse(document: Document, error: ValueError) -> NoReturn:
     if isinstance(error, TemplateError):
         raise UserError(
-            f"the template {error}, in {document.id}", key="objective.template"
+            f"the template {error}, in {document.id}",
+            valid="a template that marks all of each answer by {% generation %}"
+            if "marks no answers" in str(error)
+            else None,
+            key="objective.template",
         ) from None
     raise UserError(
         f"{document.id} cannot be trained on: {error}",
@@ -181,13 +197,3 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, list):
         return [text for item in value for text in _texts(item)]
     return []
-
-
-def _check_calls(rendered: Conversation, messages: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a template that leaves tool calls out."""
-    for number, message in enumerate(messages):
-        for call in message.get("tool_calls") or ():
-            function = call.get("function", call) if isinstance(call, dict) else {}
-            name = function.get("name") if isinstance(function, dict) else None
-            if not isinstance(name, str) or name not in rendered.text:
-                raise TemplateError(f"leaves out the tool calls of message {number + 1}")

@@ -8,27 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from chats import CALL, CALLING, CONVERSATIONS, TOOLS, document, messages, ours, sft, source
 from transformers import PreTrainedTokenizerFast
 
-from atom.data.chat_template import ChatTemplate
 from atom.errors import UserError
 from atom.plugin import Document, ObjectiveContext
 from atom_objectives import templates
 from atom_objectives.config import Sft
-from atom_objectives.sft import SftEncoder, encoder
+from atom_objectives.sft import encoder
 from atom_tokenizers.config import Bytes
-from atom_tokenizers.ranks import PlainTextTokenizer, byte_level
+from atom_tokenizers.ranks import byte_level
 
-CONVERSATIONS = [
-    [("user", "What is 2+2?"), ("assistant", "4.")],
-    [("system", "Be brief."), ("user", "Häagen-Dazs? 🍨"), ("assistant", "Ice cream: 🍦 é.")],
-    [
-        *[("user", "  Leading space\n"), ("assistant", "one\n\ntwo  ")],
-        *[("user", "Sure?"), ("assistant", "Yes."), ("user", "Thanks"), ("assistant", "Bye 👋🏽")],
-    ],
-    [("user", "?"), ("assistant", "a" * 300)],
-]
 MARKED = templates.named()
 UNMARKED = {
     "chatml": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
@@ -37,48 +27,6 @@ UNMARKED = {
     "{{ eos_token }}{% else %}User: {{ m.content }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Bot: {% endif %}",
 }
-
-
-def messages(conversation: list[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in conversation]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer of a few hundred tokens, with the special tokens of the templates."""
-    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    texts = [content for each in CONVERSATIONS for _, content in each]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(texts * 5, trainer)
-    tokenizer.add_special_tokens([AddedToken(each, special=True) for each in special])
-    folder = tmp_path_factory.mktemp("tokenizer")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    fast.save_pretrained(folder)
-    return folder
-
-
-def ours(folder: Path) -> PlainTextTokenizer:
-    return PlainTextTokenizer.Config().build(tokenizer_path=str(folder))
-
-
-def sft(folder: Path, template: str, seq_len: int = 10_000, **more: Any) -> SftEncoder:
-    """An encoder with a template given by its text."""
-    tokenizer = ours(folder)
-    special = templates.special(folder, tokenizer)
-    return SftEncoder(tokenizer, ChatTemplate(template, special), seq_len, **more)
-
-
-def document(**record: Any) -> Document:
-    return Document(json.dumps(record), "data.jsonl:7", record=record)
-
-
-def source(name: str) -> str:
-    return (templates.FOLDER / f"{name}.jinja").read_text()
 
 
 @pytest.mark.parametrize("name", MARKED)
@@ -113,7 +61,7 @@ def test_answers_without_marks_are_what_the_assistant_adds(
     text = ours(folder).tokenizer.decode(
         example.tokens[example.trained].tolist(), skip_special_tokens=False
     )
-    end = "<|im_end|>" if name == "chatml" else "</s>"
+    end = "<|im_end|>\n" if name == "chatml" else "</s>"
     answers = [content for role, content in conversation if role == "assistant"]
     assert text == "".join(answer + end for answer in answers)
 
@@ -148,6 +96,59 @@ def test_shapes_of_records_are_alike(folder: Path) -> None:
     assert np.array_equal(prompted.trained, last.trained)
 
 
+def test_tool_calls_of_all_shapes_are_alike(folder: Path) -> None:
+    """Calls are trained on, as what the assistant writes; results of tools are not."""
+    made = sft(folder, source("qwen"))
+    arguments = json.dumps(CALL["function"]["arguments"])
+    text = {"type": "function", "function": {"name": "look_up", "arguments": arguments}}
+    sharegpt = [
+        {"from": "human", "value": "Find it."},
+        {"from": "function_call", "value": json.dumps(CALL["function"])},
+        {"from": "observation", "value": "It is a spell."},
+        {"from": "gpt", "value": "A spell."},
+    ]
+    examples = [
+        made.encode(document(**record))
+        for record in (
+            {"messages": CALLING, "tools": TOOLS},
+            {"messages": CALLING, "tools": json.dumps(TOOLS)},
+            {"messages": [CALLING[0], CALLING[1] | {"tool_calls": [text]}, *CALLING[2:]]}
+            | {"tools": TOOLS},
+            {"conversations": sharegpt, "tools": json.dumps(TOOLS)},
+            {"prompt": CALLING[:1], "completion": CALLING[1:], "tools": TOOLS},
+        )
+    ]
+    first = examples[0]
+    assert first is not None
+    for example in examples:
+        assert example is not None
+        assert np.array_equal(example.tokens, first.tokens)
+        assert np.array_equal(example.trained, first.trained)
+    trained = ours(folder).tokenizer.decode(
+        first.tokens[first.trained].tolist(), skip_special_tokens=False
+    )
+    assert trained == (
+        '<tool_call>\n{"name": "look_up", "arguments": {"word": "xyzzy"}}\n</tool_call><|im_end|>'
+        "A spell.<|im_end|>"
+    )
+
+
+def test_weights_and_system_turns_beside_the_messages(folder: Path) -> None:
+    made = sft(folder, source("chatml"))
+    conversation = messages(CONVERSATIONS[2])
+    weighed = [each | {"weight": int(at == 3)} for at, each in enumerate(conversation)]
+    example = made.encode(document(messages=weighed, system="Be brief.", prompt="not read"))
+    system = [{"role": "system", "content": "Be brief."}]
+    whole = made.encode(document(messages=system + conversation))
+    assert example is not None
+    assert whole is not None
+    assert np.array_equal(example.tokens, whole.tokens)
+    text = ours(folder).tokenizer.decode(
+        example.tokens[example.trained].tolist(), skip_special_tokens=False
+    )
+    assert text == "Yes.<|im_end|>"
+
+
 def test_a_completion_is_text_after_a_prompt(folder: Path) -> None:
     example = sft(folder, source("chatml")).encode(document(prompt="Hello ", completion="world"))
     assert example is not None
@@ -173,7 +174,10 @@ def test_a_long_conversation_keeps_whole_answers(folder: Path) -> None:
     assert sft(folder, source("chatml"), end - 2).encode(document(messages=conversation)) is None
 
 
-CALL = {"type": "function", "function": {"name": "look_up", "arguments": {"word": "x"}}}
+def calling(function: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+
+
 BAD = {
     "no messages": ({"text": "hello"}, "no messages, conversations, or prompt and completion"),
     "no list": ({"messages": "hello"}, "its messages are no list"),
@@ -199,6 +203,62 @@ BAD = {
         "message 1 has the text '<|im_end|>', a special token",
     ),
     "an empty completion": ({"prompt": "x", "completion": ""}, "its completion is empty"),
+    "a system turn twice": (
+        {"messages": messages([("system", "x"), ("user", "y"), ("assistant", "z")]), "system": "s"},
+        "it has a system turn twice",
+    ),
+    "tools that are no list": (
+        {"messages": messages([("user", "x"), ("assistant", "y")]), "tools": {"name": "x"}},
+        "its tools are no list of objects",
+    ),
+    "tools that are no JSON": (
+        {"messages": messages([("user", "x"), ("assistant", "y")]), "tools": "[{"},
+        "its tools are no JSON",
+    ),
+    "arguments that are no JSON": (
+        {"messages": [*CALLING[:1], calling({"name": "f", "arguments": "word=x"})]},
+        "messages[1].tool_calls[0] has arguments that are no JSON",
+    ),
+    "a call without a name": (
+        {"messages": [*CALLING[:1], calling({"arguments": {}})]},
+        "messages[1].tool_calls[0] has no name of a function",
+    ),
+    "a call of the user": (
+        {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}, CALLING[3]]},
+        "messages[0] calls tools, and is no answer",
+    ),
+    "an older form of calls": (
+        {"messages": [*CALLING[:1], CALLING[3] | {"function_call": {"name": "f"}}]},
+        "messages[1] has a function_call",
+    ),
+    "a call that is no JSON": (
+        {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call"}]},
+        "conversations[1] is from 'function_call', and is no text",
+    ),
+    "weights of no answer": (
+        {"messages": [*CALLING[:1], CALLING[3] | {"weight": 0}]},
+        "no answer of the assistant to train on",
+    ),
+    "half a weight": (
+        {"messages": [*CALLING[:1], CALLING[3] | {"weight": 0.5}]},
+        "message 2 has the weight 0.5; valid: 0 or 1",
+    ),
+    "a thought that the template leaves out": (
+        {"messages": [*CALLING[:1], CALLING[3] | {"reasoning_content": "Hmm."}]},
+        "leaves out the reasoning_content of message 2",
+    ),
+    "tools without a template": (
+        {"prompt": "x", "completion": "y", "tools": TOOLS},
+        "it has tools, and its prompt is text without a template",
+    ),
+    "a text and messages": (
+        {"prompt": "x", "completion": messages([("assistant", "y")])},
+        "its prompt is text, and its completion is not",
+    ),
+    "tools that the template leaves out": (
+        {"messages": messages([("user", "x"), ("assistant", "y")]), "tools": TOOLS},
+        "leaves out tools[0]",
+    ),
     "calls that the template leaves out": (
         {
             "messages": [

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from atom.recipe.idle import Idle
 
 
 class _Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AddedToken = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 def _text(path: object) -> object:
@@ -24,6 +27,20 @@ class HuggingFace(_Parameters):
         "tokenizer.json itself, with the other files beside it; a path, or a URL such as "
         "s3://BUCKET/FOLDER"
     )
+    added_tokens: list[AddedToken] = Field(
+        default=[],
+        max_length=65536,
+        description="special tokens to add if it lacks them, such as those of a chat template; "
+        "they get the next ids, and initial weights get rows for them",
+    )
+
+    @field_validator("added_tokens")
+    @classmethod
+    def _no_token_twice(cls, tokens: list[str]) -> list[str]:
+        if len(set(tokens)) < len(tokens):
+            twice = next(token for token in tokens if tokens.count(token) > 1)
+            raise ValueError(f"{twice} is named twice")
+        return tokens
 
 
 class Bytes(_Parameters):

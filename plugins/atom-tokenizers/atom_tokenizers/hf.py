@@ -72,8 +72,10 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
         _add(tokenizer, named)
     with _refused(path, "the tokenizer cannot read every text"):
         tokenizer.encode(_UNSEEN)
-        if not (vocabulary := tokenizer.get_vocab()):
+        if not tokenizer.get_vocab():
             raise ValueError("its vocabulary is empty")
+    without_added = _size(tokenizer)
+    wanted = _add_wanted(tokenizer, config.added_tokens)
     _check_ids(path, tokenizer, named)
     if named.eos_token is None:
         _log.warning(
@@ -83,7 +85,37 @@ def prepare(config: HuggingFace, context: TokenizerContext) -> PreparedTokenizer
     files = {TOKENIZER: source} | beside
     if tokenizer.to_str() != before or settings != said:
         files |= _written(tokenizer, settings, context.cache)
-    return PreparedTokenizer(vocab_size=max(vocabulary.values()) + 1, files=files)
+    return PreparedTokenizer(
+        vocab_size=_size(tokenizer),
+        files=files,
+        without_added=without_added if wanted else None,
+    )
+
+
+def _size(tokenizer: Tokenizer) -> int:
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def _add_wanted(tokenizer: Tokenizer, wanted: list[str]) -> list[str]:
+    """Add special tokens that the tokenizer lacks; return them.
+
+    Raises:
+        UserError: a token is a word of the vocabulary, which text needs.
+    """
+    vocabulary = tokenizer.get_vocab()
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for token in wanted:
+        if token in vocabulary and token not in known:
+            raise UserError(
+                f"{token!r} is a piece of text in this vocabulary",
+                valid="special tokens, which no text has",
+                key="tokenizer.added_tokens",
+            )
+    added = [token for token in wanted if token not in known]
+    tokenizer.add_special_tokens(
+        [Token(content=token, normalized=False, special=True).added() for token in added]
+    )
+    return added
 
 
 def _on_disk(given: Place) -> Path:
