@@ -258,20 +258,22 @@ def test_rows_are_records(form: str, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    place = tmp_path / "data"
+    place.mkdir()
     if form == "parquet":
-        pq.write_table(pa.Table.from_pylist(CHATS), tmp_path / "train.parquet")
+        pq.write_table(pa.Table.from_pylist(CHATS), place / "train.parquet")
     elif form == "json":
-        (tmp_path / "train.json").write_text(json.dumps(CHATS))
+        (place / "train.json").write_text(json.dumps(CHATS))
     else:
         lines = "".join(json.dumps(row) + "\n" for row in CHATS)
-        (tmp_path / "train.jsonl").write_text(lines)
-    source = records(tmp_path)
+        (place / "train.jsonl").write_text(lines)
+    source = records(place)
     source.check()
     documents = list(source.lane(0, 1, seed=0, epoch=0))
     assert [each.record for each in documents] == CHATS
-    assert documents[1].id == f"{tmp_path}/train shard 0 row 1"
+    assert documents[1].id == f"{place}/train shard 0 row 1"
     if form != "json":
-        read = local.source(Local(path=str(tmp_path)), Records()).documents()
+        read = local.source(Local(path=str(place)), Records()).documents()
         assert [read[number].record for number in range(len(read))] == CHATS
 
 

@@ -53,6 +53,7 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
 
     def __init__(self, config: Config, *, tokenizer_path: str) -> None:
         self._template: str | None = None
+        self._chat: chat.Chat | None = None
         super().__init__(config, tokenizer_path=tokenizer_path)
         added = self.tokenizer.get_added_tokens_decoder()
         self._special = {token_id for token_id, token in added.items() if token.special}
@@ -158,7 +159,7 @@ class PlainTextTokenizer(HuggingFaceTokenizer):
 
     def set_chat_template(self, template: Any) -> None:
         self._template = chat_files.default_of(template)
-        self._chat: chat.Chat | None = None
+        self._chat = None
 
     def chat(self) -> chat.Chat | None:
         """Return the conversations of the chat template; None without one.
