@@ -257,10 +257,13 @@ def _activations(model: ModelDescription, layout: Layout, rank: int) -> tuple[in
         flying = layout.in_flight[rank].get(last, 1)
         # The final norm's input, and its output, which TP gathers for the output layer.
         final = activation_bytes(stream + Activations(gathered=stream.residual), layout, tokens)
-        kept += flying * final
+        kept += flying * final * model.outputs
         logits = tokens * ceil(model.vocab_size / layout.tp) / layout.loss_chunks
+        kept += (model.outputs - 1) * logits * element
         # Log-probabilities, their gradient, and temporaries of both, all in float32.
-        worst_loss = logits * FLOAT32 * ((4 if layout.tp > 1 else 3) + layout.z_loss)
+        worst_loss = (
+            model.outputs * logits * FLOAT32 * ((4 if layout.tp > 1 else 3) + layout.z_loss)
+        )
         if layout.pp > 1:
             # The schedule keeps each stage's output, and autograd the log-probabilities.
             kept += (flying - 1) * logits * (element + FLOAT32) + logits * element

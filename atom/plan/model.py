@@ -129,6 +129,7 @@ class ModelDescription:
             block is a group.
         activation_bytes: bytes of an activation's element.
         routed: block part -> bytes that expert parallelism sends per token, one way.
+        outputs: how often the output layer is computed for a token of training.
     """
 
     parameters: tuple[Parameter, ...]
@@ -138,6 +139,7 @@ class ModelDescription:
     groups: dict[tuple[str, ...], bool] = field(hash=False)
     activation_bytes: int = 2
     routed: dict[str, float] = field(default_factory=dict, hash=False)
+    outputs: int = 1
     sizes: dict[tuple[int, ...], dict[str, Size]] = field(
         default_factory=dict, compare=False, repr=False
     )

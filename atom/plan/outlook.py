@@ -40,7 +40,7 @@ def flops_per_token(model: ModelWork, seq_len: int, *, full: bool = False) -> fl
     Attention is causal, half of its scores; ``full`` counts all of them, as some tables do.
     Recomputation does not count.
     """
-    total = 6.0 * model.width * model.vocab_size
+    total = 6.0 * model.width * model.vocab_size * model.outputs
     for block in model.blocks.values():
         total += 6.0 * sum(p.inputs * p.outputs * p.top_k for p in block.products)
         seen = min(block.window or seq_len, seq_len if full else seq_len / 2)

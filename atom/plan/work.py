@@ -79,12 +79,13 @@ class BlockWork:
 
 @dataclass(frozen=True)
 class ModelWork:
-    """The work of a model: its blocks by part, and the output layer."""
+    """The work of a model: its blocks by part, and the output layer, computed ``outputs`` times."""
 
     blocks: dict[str, BlockWork] = field(hash=False)
     width: int
     vocab_size: int
     tied: bool = False
+    outputs: int = 1
 
 
 def work(model: ModelDescription) -> ModelWork:
@@ -103,7 +104,7 @@ def work(model: ModelDescription) -> ModelWork:
             known[key] = _block(block, weights.get(part, []), max(top_k, 1))
         blocks[part] = known[key]
     tied = any(p.uses > 1 and p.shape[0] == model.vocab_size for p in model.parameters if p.shape)
-    return ModelWork(blocks, model.width, model.vocab_size, tied)
+    return ModelWork(blocks, model.width, model.vocab_size, tied, model.outputs)
 
 
 def _block(block: Block, weights: list[Parameter], top_k: int) -> BlockWork:

@@ -200,6 +200,12 @@ class ModelParts:
     computation. Without it a run cannot be exported. ``hf_defaults`` are the defaults of this
     ``model_type`` for fields that affect the computation and that a ``config.json`` omits. With
     both, weights of a model with a different computation are refused.
+
+    ``loss(cross_entropy=…)`` returns a torchtitan ``BaseLoss.Config`` for a model with more outputs
+    in training than logits (multi-token prediction), from the config of the run's cross-entropy.
+    The loss has the value of the logits' cross-entropy, and an attribute ``further``: this rank's
+    share of the mean of the other outputs' losses in its latest call, which is logged as
+    ``mtp_loss``. The model's config has ``outputs``, the number of all outputs.
     """
 
     model: Any
@@ -209,6 +215,7 @@ class ModelParts:
     parallelize_fn: Callable[..., Any] | None = None
     pipelining_fn: Callable[..., Any] | None = None
     post_optimizer_build_fn: Callable[..., None] | None = None
+    loss: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

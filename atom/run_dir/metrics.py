@@ -87,6 +87,10 @@ class StepMetrics:
     """``loss.z_loss`` times the mean over tokens of the square of log(sum(exp(logits))), which
     ``loss`` does not contain. None, and absent from the JSON, without ``loss.z_loss``."""
 
+    mtp_loss: float | None = None
+    """The mean loss of multi-token prediction over its depths, in nats per token of the batch,
+    which ``loss`` does not contain. None, and absent from the JSON, for a model without it."""
+
     data: str | None = None
     """Digest of the tokens of this step's global batch, 16 hexadecimal digits; the same on every
     layout. None, and absent from the JSON, if the data loader is the dataset's own."""

@@ -98,6 +98,7 @@ def situation(
         operations=operations(model, offered, optimizer=optimizer),
         supposed=supposed or {},
         unfit=(_without_z_loss(host) if run is not None and run.loss.z_loss else {})
+        | (_of_one_output(host) if getattr(model, "outputs", 1) > 1 else {})
         | dict(unfit or {}),
     )
 
@@ -109,6 +110,20 @@ def _without_z_loss(host: Host) -> dict[tuple[str, str], str]:
         for each in host.components
         if isinstance(each.declaration, Kernel)
         and each.declaration.operation in ("cross_entropy", LINEAR_CROSS_ENTROPY)
+        and each.declaration.override is not None
+    }
+
+
+def _of_one_output(host: Host) -> dict[tuple[str, str], str]:
+    """Return the reason against each kernel of output layer and loss, for several outputs."""
+    return {
+        (
+            LINEAR_CROSS_ENTROPY,
+            each.declaration.name,
+        ): "computes one output, and the model predicts several tokens (architecture.mtp_depth)"
+        for each in host.components
+        if isinstance(each.declaration, Kernel)
+        and each.declaration.operation == LINEAR_CROSS_ENTROPY
         and each.declaration.override is not None
     }
 

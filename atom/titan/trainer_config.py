@@ -270,6 +270,27 @@ def _loss(run: Run, vocab_size: int, parts: ModelParts, *, fused: bool) -> BaseL
     if weight:
         cross_entropy = CrossEntropyWithZLoss.Config(global_vocab_size=size, z_loss=weight)
         chunked = ChunkedLossWithZLoss.Config
+    if parts.loss is not None:
+        return _of_several_outputs(parts.loss, cross_entropy, chunks, weight)
     if chunks == 1 and not fused:
         return cross_entropy
     return chunked(num_chunks=chunks, loss_fn=cross_entropy)
+
+
+def _of_several_outputs(
+    loss: Callable[..., Any], cross_entropy: BaseLoss.Config, chunks: int, z_loss: float
+) -> Any:
+    """Return the loss of a model with several outputs in training.
+
+    Raises:
+        UserError: the loss is to be computed in chunks, or with a penalty.
+    """
+    for name, value, valid in (("num_chunks", chunks, 1), ("z_loss", z_loss, 0)):
+        if value != valid:
+            raise UserError(
+                "is not possible for a model that predicts several tokens",
+                valid=f"{valid}, or architecture.mtp_depth=0",
+                key=f"loss.{name}",
+                value=value,
+            )
+    return loss(cross_entropy=cross_entropy)

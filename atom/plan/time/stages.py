@@ -55,7 +55,7 @@ def stages(
         last = head in parts if head else number == len(layout.stages) - 1
         if last:
             once, twice = _head(work, layout, device, constants)
-            forward, backward = forward + once, backward + twice
+            forward, backward = forward + once * work.outputs, backward + twice * work.outputs
             numel += vocabulary
         if number == 0 and not (work.tied and last):
             numel += vocabulary

@@ -77,6 +77,7 @@ def describe(config: Any, *, compute_dtype: str = "bfloat16") -> ModelDescriptio
         groups=_groups(model),
         activation_bytes=dtype.itemsize,
         routed=routed,
+        outputs=getattr(config, "outputs", 1),
     )
 
 

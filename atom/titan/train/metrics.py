@@ -54,10 +54,10 @@ class StepMetricsProcessor(MetricsProcessor):
             self._trackers.add_trackio(place, settings)
         self.data: str | None = None
         """Digest of the tokens of the step that is logged next."""
-        self.z_loss: float | None = None
-        """z-loss of the step that is logged next; None without ``loss.z_loss``."""
         self.stream: str | None = None
         """Digest of the tokens of all steps up to it."""
+        self.apart: dict[str, float] = {}
+        """Losses of the step that is logged next, beside its loss: z_loss, mtp_loss."""
         self.last_step: int | None = None
         """The run's last step, which is always logged."""
         self.also_logs: list[Callable[[int], bool]] = []
@@ -157,7 +157,7 @@ class StepMetricsProcessor(MetricsProcessor):
         row = StepMetrics(
             step=step,
             loss=global_avg_loss,
-            z_loss=self.z_loss,
+            **self.apart,
             grad_norm=grad_norm,
             lr=next(value for name, value in extra_metrics.items() if name.startswith("lr/")),
             tokens_seen=tokens_seen,
@@ -184,7 +184,7 @@ class StepMetricsProcessor(MetricsProcessor):
         extra_metrics = (
             extra_metrics
             | dict(scalars(results or {}))
-            | ({} if self.z_loss is None else {"z_loss": self.z_loss})
+            | self.apart
             | {
                 f"callbacks/{name}/{key}": value
                 for name, values in self.callbacks.items()

@@ -215,6 +215,7 @@ class AtomTrainer(Trainer):
         should_log = self.metrics_processor.should_log(self.step)
         total: torch.Tensor | None = None
         z_loss: torch.Tensor | None = None
+        further: torch.Tensor | None = None
         for group in groups:
             inputs = [self._on_device(inputs) for inputs, _ in group]
             labels = [labels.to(self.device) for _, labels in group]
@@ -225,11 +226,14 @@ class AtomTrainer(Trainer):
             )
             part = penalties(self.loss_fn, len(group))
             z_loss = part if z_loss is None or part is None else z_loss + part
+            part = getattr(self.loss_fn, "further", None)
+            if part is not None:
+                further = part.clone() if further is None else further + part
             if should_log:
                 loss = loss.detach()
                 # A copy: with CUDA graphs the next pass overwrites this loss.
                 total = loss.clone() if total is None else total.add_(loss)
-        return _Losses(loss=total, valid_here=valid_here, valid=valid, z_loss=z_loss)
+        return _Losses(total, valid_here, valid, z_loss, further)
 
     def _read_batch(
         self, data_iterator: Iterator[Microbatch]
@@ -284,8 +288,7 @@ class AtomTrainer(Trainer):
             else:
                 mean = largest = float(loss.item())
                 seen = self.ntokens_seen
-            if losses.z_loss is not None:
-                self._log_z_loss(losses.z_loss)
+            self._log_apart(z_loss=losses.z_loss, mtp_loss=losses.further)
         if isinstance(self.metrics_processor, StepMetricsProcessor):
             self.metrics_processor.data = self._shown(self._tokens)
             self.metrics_processor.stream = self._shown(self.stream)
@@ -297,13 +300,16 @@ class AtomTrainer(Trainer):
             extra_metrics={"n_tokens_seen": seen, **self.rates},
         )
 
-    def _log_z_loss(self, share: torch.Tensor) -> None:
-        """Add z-loss to the row of this step, apart from the loss."""
+    def _log_apart(self, **shares: torch.Tensor | None) -> None:
+        """Add losses to the row of this step, apart from the loss, from this rank's shares."""
         dims = self.parallel_dims
         mesh = dims.get_optional_mesh("loss") if dims.dp_cp_enabled else None
-        value = dist_utils.dist_sum(share.to(self.device), mesh)
-        if isinstance(self.metrics_processor, StepMetricsProcessor):
-            self.metrics_processor.z_loss = value
+        for name, share in shares.items():
+            if share is None:
+                continue
+            value = dist_utils.dist_sum(share.to(self.device), mesh)
+            if isinstance(self.metrics_processor, StepMetricsProcessor):
+                self.metrics_processor.apart[name] = value
 
     def _tokens_here(self) -> torch.Tensor:
         """Return the digest of the tokens of this rank's sequences in the step."""
@@ -417,9 +423,11 @@ class _Losses:
         valid_here: this rank's tokens with a label, on the CPU.
         valid: those of all ranks, on the device.
         z_loss: this rank's share of z-loss; None without ``loss.z_loss``.
+        further: that of the loss of tokens ahead; None if the model predicts none.
     """
 
     loss: torch.Tensor | None
     valid_here: torch.Tensor
     valid: torch.Tensor
     z_loss: torch.Tensor | None
+    further: torch.Tensor | None

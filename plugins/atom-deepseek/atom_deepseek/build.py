@@ -20,6 +20,7 @@ from torchtitan.models.deepseek_v3.state_dict_adapter import DeepSeekV3StateDict
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
 from atom_deepseek.config import DeepSeekV3
+from atom_deepseek.mtp import PredictingLoss, PredictingModel, predicting
 
 Initializers = dict[str, Callable]
 
@@ -47,11 +48,12 @@ NORM: Initializers = {"weight": nn.init.ones_}
 
 
 def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
-    """Return the parts of a DeepSeek-V3 model, without multi-token prediction."""
+    """Return the parts of a DeepSeek-V3 model."""
     check_reach(config.max_seq_len, context)
     vocab_size = vocabulary(config.vocab_size, context)
     output_std = config.dim**-0.5
-    model = DeepSeekV3Model.Config(
+    kind: Any = PredictingModel if config.mtp_depth else DeepSeekV3Model
+    model = kind.Config(
         dim=config.dim,
         vocab_size=vocab_size,
         tok_embeddings=Embedding.Config(
@@ -79,6 +81,9 @@ def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
         },
         parallelize_fn=parallelize_deepseekv3,
         post_optimizer_build_fn=register_moe_load_balancing_hook,
+        loss=partial(PredictingLoss.Config, weight=config.mtp_loss_weight)
+        if config.mtp_depth
+        else None,
     )
 
 
@@ -127,6 +132,7 @@ def _hugging_face(config: DeepSeekV3, vocab_size: int) -> dict[str, Any] | None:
         "hidden_act": "silu",
         "attention_bias": False,
         "tie_word_embeddings": False,
+        **({"num_nextn_predict_layers": config.mtp_depth} if config.mtp_depth else {}),
     }
 
 
@@ -177,7 +183,12 @@ def _layers(config: DeepSeekV3) -> list[Any]:
             norm.eps = config.norm_eps
         if layer.moe is not None:
             layer.moe.load_balance_coeff = config.load_balance_coeff
-    return layers
+    linear = _linear(0.02)
+    ahead = (
+        predicting(layers[-1], config.dim, config.norm_eps, linear, NORM)
+        for _ in range(config.mtp_depth)
+    )
+    return [*layers, *ahead]
 
 
 def _linear(std: float, cut: float = 2.0) -> Initializers:

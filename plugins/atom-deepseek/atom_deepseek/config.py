@@ -94,6 +94,17 @@ class DeepSeekV3(BaseModel):
         "no balancing",
     )
 
+    # Multi-token prediction (section 2.2)
+    mtp_depth: int = Field(
+        default=0,
+        ge=0,
+        le=MOST_LAYERS,
+        description="blocks that predict a further token each, in training only; 0: none",
+    )
+    mtp_loss_weight: Annotated[float, Idle("mtp_depth", 0)] = Field(
+        default=0.3, gt=0, description="weight of the mean of their losses, λ of the paper"
+    )
+
     # Positions
     max_seq_len: int = Field(
         default=16384,
