@@ -109,7 +109,8 @@ def tensors(config: Any) -> dict[str, torch.Tensor]:
     """Return the parameters and buffers of a model as it starts."""
     model = config.build()
     torch.manual_seed(0)
-    model.init_weights(buffer_device=None)
+    with torch.no_grad():
+        model.init_weights(buffer_device=None)
     return dict([*model.named_parameters(), *model.named_buffers()])
 
 

@@ -159,6 +159,19 @@ def disagreement(
     return None
 
 
+def scaling(config: Mapping[str, Any]) -> str | None:
+    """Return how a config scales RoPE, by Hugging Face's name; None if it says nothing of RoPE."""
+    found: str | None = _canonical(config, {}).get(f"{_ROPE}.rope_type")
+    return found
+
+
+SCALING = frozenset(
+    f"{_ROPE}.{name}"
+    for name in ("rope_type", *(field for fields in _ROPE_FIELDS.values() for field in fields))
+)
+"""Fields of the scaling of RoPE, by canonical name."""
+
+
 def unknown(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> list[str]:

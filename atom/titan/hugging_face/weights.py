@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,12 @@ _BLOCK = [128, 128]
 
 
 def check(
-    parts: ModelParts, adapter: Any, folder: Path, *, quantized: bool = False
+    parts: ModelParts,
+    adapter: Any,
+    folder: Path,
+    *,
+    quantized: bool = False,
+    without: Container[str] = (),
 ) -> tuple[str | None, list[str]]:
     """Check the weights in ``folder`` against a model.
 
@@ -35,6 +40,7 @@ def check(
         adapter: its state-dict adapter.
         folder: in Hugging Face's format.
         quantized: whether to read quantized weights.
+        without: fields of its config that may differ.
 
     Returns:
         Why the weights belong to another model, or None; and notes for the user, a sentence each.
@@ -47,7 +53,7 @@ def check(
     ours, defaults = dict(parts.hf_config or {}), dict(parts.hf_defaults or {})
     problem = _packing(theirs.get("quantization_config"), adapter, quantized=quantized)
     if problem is None and ours:
-        problem = hf_config.disagreement(theirs, ours, defaults)
+        problem = hf_config.disagreement(theirs, ours, defaults, without=without)
     if problem is not None:
         return problem, []
     notes = [f"its {name} is not read" for name in hf_folder.others(folder)]

@@ -5,6 +5,7 @@ The ranks later load their own shards for any layout: torchtitan does this throu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,15 @@ def _check_hugging_face(
     except UserError as error:
         raise _refusal(wanted, error.told) from None
     try:
-        problem, notes = hf_weights.check(parts, adapter, folder, quantized=quantized)
+        theirs = hf_folder.config(folder)
+        extended = _extended(run, parts, theirs)
+        problem, notes = hf_weights.check(
+            parts,
+            adapter,
+            folder,
+            quantized=quantized,
+            without=hf_config.SCALING if extended else (),
+        )
     except ValueError as error:
         raise _refusal(
             wanted,
@@ -121,11 +130,21 @@ def _check_hugging_face(
             "and transformers' save_pretrained write it",
         ) from None
     if isinstance(problem, hf_config.Disagreement):
-        theirs = hf_folder.config(folder)
         problem += _valid(remedy.settings(theirs, parts, run, host, vocab_size))
     if problem:
         raise _refusal(wanted, f"is of another model: {problem}")
-    return notes
+    return extended + notes
+
+
+def _extended(run: Run, parts: ModelParts, theirs: Mapping[str, Any]) -> list[str]:
+    """Return a note if the user extends the context of weights that were trained without."""
+    here = hf_config.scaling(parts.hf_config or {})
+    there = hf_config.scaling(theirs)
+    if run.given("architecture.rope_scaling") is None or there not in ("default", None):
+        return []
+    if here in ("default", None):
+        return []
+    return [f"was trained without scaling of RoPE, and this run has that of {here}"]
 
 
 def _valid(settings: str) -> str:
@@ -185,12 +204,15 @@ def _compare(
     ours, theirs = (dict(of.hf_config or {}) for of in (parts, before))
     if not (ours and theirs):
         return [] if there == here else ["its architecture has other settings than this run's"]
-    problem = hf_config.disagreement(theirs, ours, parts.hf_defaults or {})
+    extended = _extended(run, parts, theirs)
+    problem = hf_config.disagreement(
+        theirs, ours, parts.hf_defaults or {}, without=hf_config.SCALING if extended else ()
+    )
     if problem:
         words = problem.removeprefix("its config.json says ")
         words += _valid(remedy.settings(theirs, parts, run, host, vocab_size))
         raise _refusal(wanted, f"is of another model: there {words}")
-    return []
+    return extended
 
 
 def _is_run(folder: Path) -> bool:

@@ -19,6 +19,7 @@ from torchtitan.models.deepseek_v3.state_dict_adapter import DeepSeekV3StateDict
 
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
+from atom.titan.rotary import rotary
 from atom_deepseek.config import DeepSeekV3
 from atom_deepseek.mtp import PredictingLoss, PredictingModel, predicting
 
@@ -91,17 +92,6 @@ def _hugging_face(config: DeepSeekV3, vocab_size: int) -> dict[str, Any] | None:
     """Return ``config.json``; None for routing that Hugging Face's model does not support."""
     if config.score_func != "sigmoid":
         return None
-    positions: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
-    if config.rope_factor > 1:
-        positions |= {
-            "rope_type": "yarn",
-            "factor": config.rope_factor,
-            "original_max_position_embeddings": config.rope_original_seq_len,
-            "beta_fast": config.rope_beta_fast,
-            "beta_slow": config.rope_beta_slow,
-            "mscale": config.mscale,
-            "mscale_all_dim": config.mscale,
-        }
     return {
         "model_type": "deepseek_v3",
         "architectures": ["DeepseekV3ForCausalLM"],
@@ -126,7 +116,7 @@ def _hugging_face(config: DeepSeekV3, vocab_size: int) -> dict[str, Any] | None:
         "routed_scaling_factor": config.route_scale,
         "norm_topk_prob": config.route_norm,
         "max_position_embeddings": config.max_seq_len,
-        "rope_parameters": positions,
+        "rope_parameters": config.rope_parameters(config.rope_theta),
         "rope_interleave": True,
         "rms_norm_eps": config.norm_eps,
         "hidden_act": "silu",
@@ -137,15 +127,12 @@ def _hugging_face(config: DeepSeekV3, vocab_size: int) -> dict[str, Any] | None:
 
 
 def _layers(config: DeepSeekV3) -> list[Any]:
-    rope = ComplexRoPE.Config(
+    rope = rotary(
+        ComplexRoPE,
+        config,
         dim=config.qk_rope_head_dim,
         max_seq_len=config.max_seq_len,
         theta=config.rope_theta,
-        scaling="yarn" if config.rope_factor > 1 else "none",
-        rope_factor=config.rope_factor,
-        beta_fast=config.rope_beta_fast,
-        beta_slow=config.rope_beta_slow,
-        original_seq_len=config.rope_original_seq_len,
     )
     layers: list[Any] = build_mla_moe_layers(
         n_layers=config.n_layers,

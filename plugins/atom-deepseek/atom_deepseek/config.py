@@ -1,15 +1,17 @@
 """Parameters of DeepSeek-V3 models (DeepSeek-AI, 2024, https://arxiv.org/abs/2412.19437)."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
 from atom.errors import UserError
 from atom.recipe.idle import Idle
+from atom.recipe.rope_scaling import Kind, RopeScaling
 
 
-class DeepSeekV3(BaseModel):
+class DeepSeekV3(RopeScaling):
     """One size of the family. Every field can be overridden: ``architecture.n_layers=12``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -113,25 +115,29 @@ class DeepSeekV3(BaseModel):
         description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=10_000.0, gt=0, description="base of RoPE's frequencies")
-    rope_factor: float = Field(
-        default=1.0, ge=1, description="factor by which YaRN extends the context; 1: plain RoPE"
+    rope_scaling: Annotated[Kind, Idle("rope_factor", 1)] = Field(
+        default="yarn", description=RopeScaling.model_fields["rope_scaling"].description
     )
-    rope_original_seq_len: Annotated[int, Idle("rope_factor", 1)] = Field(
-        default=4096, gt=0, le=MOST_TOKENS, description="original context length of YaRN, in tokens"
-    )
-    rope_beta_fast: Annotated[float, Idle("rope_factor", 1)] = Field(
-        default=32.0,
-        gt=0,
-        description="rotations in the original length above which YaRN keeps a frequency",
-    )
-    rope_beta_slow: Annotated[float, Idle("rope_factor", 1)] = Field(
-        default=1.0,
-        gt=0,
-        description="rotations in the original length below which YaRN scales a frequency fully",
-    )
-    mscale: Annotated[float, Idle("rope_factor", 1)] = Field(
-        default=1.0, gt=0, description="strength of YaRN's scaling of attention"
-    )
+    mscale: Annotated[
+        float, Idle("rope_factor", 1), Idle("rope_scaling", "none", "linear", "llama3")
+    ] = Field(default=1.0, gt=0, description="strength of YaRN's scaling of attention")
+
+    @classmethod
+    def _of_mscale(cls, scale: Any, of_all: Any, section: Mapping[str, Any]) -> dict[str, Any]:
+        super()._of_mscale(scale, of_all, section)
+        return {"mscale": scale}
+
+    @property
+    def attention_factor(self) -> float:
+        """1: attention scales its logits instead, by ``mscale``."""
+        return 1.0
+
+    def rope_parameters(self, theta: float) -> dict[str, Any]:
+        """Return ``rope_parameters`` of a ``config.json``."""
+        said = super().rope_parameters(theta)
+        if self.scaling == "yarn":
+            said |= {"mscale": self.mscale, "mscale_all_dim": self.mscale}
+        return said
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

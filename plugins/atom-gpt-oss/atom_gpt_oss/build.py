@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from torchtitan.models.gpt_oss.parallelize import parallelize_gptoss
 
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
+from atom.titan.rotary import rotary
 from atom_gpt_oss.config import GptOss
 from atom_gpt_oss.experts import GptOssExperts
 from atom_gpt_oss.model import GptOssDecoder
@@ -83,17 +85,6 @@ def gpt_oss(config: GptOss, context: ArchitectureContext) -> ModelParts:
 
 
 def _hugging_face(config: GptOss, model: GptOssDecoder.Config) -> dict[str, Any]:
-    rope = model.layers[0].attention.rope
-    positions: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
-    if config.rope_factor > 1:
-        positions |= {
-            "rope_type": "yarn",
-            "factor": config.rope_factor,
-            "beta_fast": rope.beta_fast,
-            "beta_slow": rope.beta_slow,
-            "truncate": rope.truncate,
-            "original_max_position_embeddings": config.rope_original_seq_len,
-        }
     return {
         "model_type": "gpt_oss",
         "architectures": ["GptOssForCausalLM"],
@@ -109,7 +100,7 @@ def _hugging_face(config: GptOss, model: GptOssDecoder.Config) -> dict[str, Any]
         "num_local_experts": config.num_experts,
         "num_experts_per_tok": config.top_k,
         "max_position_embeddings": config.max_seq_len,
-        "rope_parameters": positions,
+        "rope_parameters": config.rope_parameters(config.rope_theta),
         "rms_norm_eps": model.norm.eps,
         "hidden_act": "silu",
         "attention_bias": True,
@@ -157,16 +148,21 @@ def _attention(config: GptOss, layer: int) -> Attention.Config:
         sliding_window_size=config.sliding_window if layer % 2 == 0 else None,
         inner_attention=FlexAttention.Config(),
         param_init={"sinks": weights["weight"]},
-        rope=CosSinRoPE.Config(
+        rope=rotary(
+            CosSinRoPE,
+            config,
             dim=config.head_dim,
             max_seq_len=config.max_seq_len,
             theta=config.rope_theta,
-            scaling="yarn" if config.rope_factor > 1 else "none",
-            rope_factor=config.rope_factor,
-            truncate=False,
-            original_seq_len=config.rope_original_seq_len,
+            # torchtitan's attention multiplies the logits by the square of this.
+            folded=_folded(config),
         ),
     )
+
+
+def _folded(config: GptOss) -> float:
+    yarn = config.scaling == "yarn"
+    return 0.1 * math.log(config.rope_factor) + 1.0 if yarn else 1.0
 
 
 def _experts(config: GptOss, layer: int) -> GptOssMoE.Config:

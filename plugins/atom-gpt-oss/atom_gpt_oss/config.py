@@ -2,13 +2,14 @@
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
 from atom.recipe.idle import Idle
+from atom.recipe.rope_scaling import Kind, RopeScaling, SharpenedRopeScaling
 
 
-class GptOss(BaseModel):
+class GptOss(SharpenedRopeScaling):
     """One size of the family. Every field can be overridden: ``architecture.n_layers=12``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,12 +50,15 @@ class GptOss(BaseModel):
         description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=150_000.0, gt=0, description="base of RoPE's frequencies")
-    rope_factor: float = Field(
-        default=32.0, ge=1, description="factor by which YaRN extends the context; 1: plain RoPE"
+    rope_scaling: Annotated[Kind, Idle("rope_factor", 1)] = Field(
+        default="yarn", description=RopeScaling.model_fields["rope_scaling"].description
     )
-    rope_original_seq_len: Annotated[int, Idle("rope_factor", 1)] = Field(
-        default=4096, gt=0, le=MOST_TOKENS, description="original context length of YaRN, in tokens"
+    rope_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(
+        default=32.0, ge=1, description="factor by which the scaling extends the context; 1: none"
     )
+    rope_truncate: Annotated[
+        bool, Idle("rope_scaling", "none", "linear", "llama3"), Idle("rope_factor", 1)
+    ] = Field(default=False, description="round the dimensions between which YaRN interpolates")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

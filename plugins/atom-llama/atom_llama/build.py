@@ -16,6 +16,7 @@ from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
+from atom.titan.rotary import rotary
 from atom_llama.config import Llama3
 
 Initializers = dict[str, Callable]
@@ -73,15 +74,12 @@ def _block(config: Llama3, layer: int) -> Llama3TransformerBlock.Config:
             wo_param_init=_linear(depth_scaled_std(0.02, layer)),
             inner_attention=FlexAttention.Config(),
             fuse_qkv=True,
-            rope=ComplexRoPE.Config(
+            rope=rotary(
+                ComplexRoPE,
+                config,
                 dim=config.dim // config.n_heads,
                 max_seq_len=config.max_seq_len,
                 theta=config.rope_theta,
-                scaling=config.rope_scaling,
-                scaling_factor=config.rope_factor,
-                low_freq_factor=config.rope_low_freq_factor,
-                high_freq_factor=config.rope_high_freq_factor,
-                original_max_position_embeddings=config.rope_original_seq_len,
             ),
         ),
         feed_forward=make_ffn_config(
@@ -100,16 +98,6 @@ def _block(config: Llama3, layer: int) -> Llama3TransformerBlock.Config:
 
 def _hugging_face(config: Llama3, model: Llama3Model.Config) -> dict[str, Any]:
     block = model.layers[0]
-    rope = block.attention.rope
-    positions: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
-    if config.rope_scaling == "llama":
-        positions |= {
-            "rope_type": "llama3",
-            "factor": rope.scaling_factor,
-            "low_freq_factor": rope.low_freq_factor,
-            "high_freq_factor": rope.high_freq_factor,
-            "original_max_position_embeddings": rope.original_max_position_embeddings,
-        }
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -121,7 +109,7 @@ def _hugging_face(config: Llama3, model: Llama3Model.Config) -> dict[str, Any]:
         "num_key_value_heads": config.n_kv_heads or config.n_heads,
         "head_dim": config.dim // config.n_heads,
         "max_position_embeddings": config.max_seq_len,
-        "rope_parameters": positions,
+        "rope_parameters": config.rope_parameters(config.rope_theta),
         "rms_norm_eps": model.norm.eps,
         "hidden_act": "silu",
         "attention_bias": False,

@@ -1,15 +1,15 @@
 """Parameters of a Llama 3 model (Llama Team, 2024, https://arxiv.org/abs/2407.21783, table 3)."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_head_dim, check_heads
-from atom.errors import UserError
 from atom.recipe.idle import Idle
+from atom.recipe.rope_scaling import Kind, RopeScaling, SharpenedRopeScaling
 
 
-class Llama3(BaseModel):
+class Llama3(SharpenedRopeScaling):
     """One size of the family. Every field can be overridden: ``architecture.n_layers=12``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,34 +58,18 @@ class Llama3(BaseModel):
         description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=500_000.0, gt=0, description="base of RoPE's frequencies")
-    rope_scaling: Literal["none", "llama"] = Field(
-        default="llama", description="llama: Llama 3.1's scaling of low frequencies"
+    rope_scaling: Annotated[Kind, Idle("rope_factor", 1)] = Field(
+        default="llama3", description=RopeScaling.model_fields["rope_scaling"].description
     )
     rope_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(
-        default=8.0, ge=1, description="factor by which low frequencies are scaled"
+        default=8.0, ge=1, description="factor by which the scaling extends the context; 1: none"
     )
-    rope_low_freq_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(
-        default=1.0,
-        gt=0,
-        description="rotations in the original length below which frequencies are scaled fully",
-    )
-    rope_high_freq_factor: Annotated[float, Idle("rope_scaling", "none")] = Field(
-        default=4.0,
-        gt=0,
-        description="rotations in the original length above which frequencies are unchanged",
-    )
-    rope_original_seq_len: Annotated[int, Idle("rope_scaling", "none")] = Field(
-        default=8192, gt=0, le=MOST_TOKENS, description="original context length, in tokens"
-    )
+    rope_original_seq_len: Annotated[
+        int, Idle("rope_scaling", "none", "linear"), Idle("rope_factor", 1)
+    ] = Field(default=8192, gt=0, le=MOST_TOKENS, description="original context length, in tokens")
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "Llama3":
         check_head_dim(self.dim, self.n_heads)
         check_heads(self.n_heads, self.n_kv_heads or self.n_heads)
-        if self.rope_low_freq_factor >= self.rope_high_freq_factor:
-            raise UserError(
-                f"must be below rope_high_freq_factor={self.rope_high_freq_factor}",
-                key="architecture.rope_low_freq_factor",
-                value=self.rope_low_freq_factor,
-            )
         return self

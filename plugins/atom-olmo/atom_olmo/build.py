@@ -12,6 +12,7 @@ from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_conf
 
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
+from atom.titan.rotary import rotary
 from atom_olmo.config import Olmo2
 from atom_olmo.model import HeadsRMSNorm, Olmo2Attention, Olmo2Model, Olmo2TransformerBlock
 from atom_olmo.state_dict_adapter import Olmo2StateDictAdapter
@@ -63,7 +64,7 @@ def _hugging_face(config: Olmo2, vocab_size: int) -> dict[str, Any]:
         "num_attention_heads": config.n_heads,
         "num_key_value_heads": config.n_kv_heads or config.n_heads,
         "max_position_embeddings": config.max_seq_len,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_parameters": config.rope_parameters(config.rope_theta),
         "rms_norm_eps": config.norm_eps,
         "hidden_act": "silu",
         "attention_bias": False,
@@ -98,8 +99,12 @@ def _attention(config: Olmo2) -> Olmo2Attention.Config:
         wo_param_init=weights,
         inner_attention=FlexAttention.Config(),
         fuse_qkv=True,
-        rope=CosSinRoPE.Config(
-            dim=head_dim, max_seq_len=config.max_seq_len, theta=config.rope_theta
+        rope=rotary(
+            CosSinRoPE,
+            config,
+            dim=head_dim,
+            max_seq_len=config.max_seq_len,
+            theta=config.rope_theta,
         ),
     )
     return Olmo2Attention.Config(

@@ -2,12 +2,13 @@
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_head_dim, check_heads
+from atom.recipe.rope_scaling import SharpenedRopeScaling
 
 
-class Olmo2(BaseModel):
+class Olmo2(SharpenedRopeScaling):
     """One size of the family. Every field can be overridden: ``architecture.n_layers=12``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

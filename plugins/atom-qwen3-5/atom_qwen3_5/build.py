@@ -27,6 +27,7 @@ from torchtitan.models.common.param_init import depth_scaled_std, skip_param_ini
 
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
+from atom.titan.rotary import rotary
 from atom_qwen3_5.config import Decoder, Qwen35, Qwen35MoE
 
 # Import this first: it suppresses FLA's warning.
@@ -40,6 +41,7 @@ from torchtitan.models.qwen3_5.model import (
 from torchtitan.models.qwen3_5.parallelize import parallelize_qwen3_5
 from torchtitan.models.qwen3_5.rope import MRoPE
 
+from atom_qwen3_5.rotary import ScaledMRoPE
 from atom_qwen3_5.state_dict_adapter import (
     Qwen35MixtureStateDictAdapter,
     Qwen35TextStateDictAdapter,
@@ -159,8 +161,7 @@ def _hugging_face(config: Decoder, vocab_size: int) -> dict[str, Any]:
         ],
         "max_position_embeddings": config.max_seq_len,
         "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": config.rope_theta,
+            **config.rope_parameters(config.rope_theta),
             "partial_rotary_factor": config.rotary_dim / config.head_dim,
             "mrope_interleaved": True,
             "mrope_section": _sections(config),
@@ -247,7 +248,10 @@ def _attention(config: Decoder, residual: Initializers) -> Qwen35Attention.Confi
         n_kv_heads=config.n_kv_heads,
         head_dim=config.head_dim,
         rotary_dim=config.rotary_dim,
-        rope=MRoPE.Config(
+        rope=rotary(
+            MRoPE,
+            config,
+            scaled=ScaledMRoPE,
             dim=config.rotary_dim,
             max_seq_len=config.max_seq_len,
             theta=config.rope_theta,

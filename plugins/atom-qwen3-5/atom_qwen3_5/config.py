@@ -5,14 +5,15 @@ The linear layers are Gated DeltaNet (Yang et al., 2025, https://arxiv.org/abs/2
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
 from atom.errors import UserError
 from atom.recipe.idle import Idle
+from atom.recipe.rope_scaling import SharpenedRopeScaling
 
 
-class Decoder(BaseModel):
+class Decoder(SharpenedRopeScaling):
     """Parameters shared by dense models and mixtures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +72,11 @@ class Decoder(BaseModel):
         description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=10_000_000.0, gt=0, description="base of RoPE's frequencies")
+    rope_original_seq_len: Annotated[
+        int, Idle("rope_scaling", "none", "linear"), Idle("rope_factor", 1)
+    ] = Field(
+        default=262144, gt=0, le=MOST_TOKENS, description="original context length, in tokens"
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

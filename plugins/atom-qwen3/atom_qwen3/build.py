@@ -25,6 +25,7 @@ from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
+from atom.titan.rotary import rotary
 from atom_qwen3.config import Decoder, Qwen3, Qwen3MoE
 
 Initializers = dict[str, Callable]
@@ -149,7 +150,7 @@ def _hugging_face(config: Decoder, model: Qwen3Model.Config) -> dict[str, Any]:
         "num_key_value_heads": config.n_kv_heads,
         "head_dim": config.head_dim,
         "max_position_embeddings": config.max_seq_len,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_parameters": config.rope_parameters(config.rope_theta),
         "rms_norm_eps": model.norm.eps,
         "hidden_act": "silu",
         "attention_bias": False,
@@ -167,8 +168,12 @@ def _attention(config: Decoder, output: Initializers) -> GQAttention.Config:
         wo_param_init=output,
         inner_attention=FlexAttention.Config(),
         fuse_qkv=True,
-        rope=CosSinRoPE.Config(
-            dim=config.head_dim, max_seq_len=config.max_seq_len, theta=config.rope_theta
+        rope=rotary(
+            CosSinRoPE,
+            config,
+            dim=config.head_dim,
+            max_seq_len=config.max_seq_len,
+            theta=config.rope_theta,
         ),
         qk_norm=_norm(config, config.head_dim),
     )

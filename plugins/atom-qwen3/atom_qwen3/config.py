@@ -1,13 +1,15 @@
 """Parameters of Qwen3 models (Qwen Team, 2025, https://arxiv.org/abs/2505.09388, section 2)."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
+from atom.recipe.idle import Idle
+from atom.recipe.rope_scaling import SharpenedRopeScaling
 
 
-class Decoder(BaseModel):
+class Decoder(SharpenedRopeScaling):
     """Parameters shared by dense models and mixtures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +42,9 @@ class Decoder(BaseModel):
         description="maximum sequence length of RoPE, in tokens",
     )
     rope_theta: float = Field(default=1_000_000.0, gt=0, description="base of RoPE's frequencies")
+    rope_original_seq_len: Annotated[
+        int, Idle("rope_scaling", "none", "linear"), Idle("rope_factor", 1)
+    ] = Field(default=32768, gt=0, le=MOST_TOKENS, description="original context length, in tokens")
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
