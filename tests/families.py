@@ -10,10 +10,12 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from atom.recipe.resolved import Resolved
-from atom.recipe.run import DEGREES, parse
+from atom.recipe.run import DEGREES, parse, read
 from atom.run_dir import checkpoint
 from atom.titan import saved_model
 from atom.titan.checkpoint.dcp import AtomicWriter
+from atom.titan.lora.adapt import adapt, is_adapter
+from atom.titan.weights.base import digest
 
 VOCABULARY = 320
 SHAPE = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
@@ -96,3 +98,25 @@ def saver(below: Path) -> Save:
         return folder
 
     return save
+
+
+def adapted(base: Path, folder: Path, lora: dict[str, Any]) -> Path:
+    """Write a run with random adapters of the run ``base``, as if trained; return its folder."""
+    folder.mkdir()
+    before = read(base / "run.yaml")
+    place = checkpoint.step_folder(base / checkpoint.FOLDER, 3)
+    weights = {"initial_load": str(place), "enable": True}
+    described = parse(before.model_dump(mode="json") | {"lora": lora, "checkpoint": weights})
+    assert described.resolved is not None
+    resolved = described.resolved.model_copy(update={"base": digest(described, verify=True)})
+    described.model_copy(update={"resolved": resolved}).write(folder / "run.yaml")
+    torch.manual_seed(1)
+    parts = adapt(saved_model.trained(folder).parts, described.lora)
+    state = {
+        name: torch.randn(parameter.shape) * 0.3
+        for name, parameter in saved_model.on_meta(parts.model).named_parameters()
+        if is_adapter(name)
+    }
+    writer = AtomicWriter(folder / checkpoint.FOLDER, 3, model_only=True)
+    dcp.save(state, storage_writer=writer, no_dist=True)
+    return folder

@@ -18,6 +18,7 @@ from atom.titan.translate import ACTIVATION_CHECKPOINT, CONFIGS
 RULED = {key for keys, _ in RULES for key in keys}
 
 ELSEWHERE = {
+    "checkpoint.adapters": "follows lora.rank",
     "checkpoint.create_seed_checkpoint": "refused: atom.recipe.effects",
     "comm.mode": "what sends nothing is refused: atom.recipe.effects",
     "compile.enable": "with no components it is refused: atom.recipe.effects",
@@ -57,6 +58,7 @@ ALWAYS = {
     "debug.seed",
     "faults.non_finite",
     "launch.ranks",
+    "lora.rank",
     "loss.num_chunks",
     "loss.z_loss",
     "metrics.disable_color_printing",
@@ -100,8 +102,8 @@ def every_key() -> set[str]:
         f"{name}.{field.name}" for name, schema in schemas for field in dataclasses.fields(schema)
     }
     # Those of components and launchers are their plugins' own; the rest is the command's.
-    names = ("optimizer", "data", "faults", "launch", "loss", "profile", "validation", "evaluation")
-    names += ("provenance",)
+    names = ("optimizer", "data", "faults", "launch", "loss", "lora", "profile", "validation")
+    names += ("evaluation", "provenance")
     for name in names:
         model = Run.model_fields[name].annotation
         assert isinstance(model, type)

@@ -132,6 +132,11 @@ UNEVEN = {"architecture.multiple_of": 1, "architecture.ffn_dim_multiplier": 1.01
 STAGES = [{"tokens": 10**9, "to": 1.0}, {"to": 0.1}]
 
 REFUSED = {
+    "adapters": Refused(
+        "lora.targets.0",
+        "matches no linear layer",
+        SAVES | {WEIGHTS: "nowhere", "lora.rank": 4, "lora.targets": ["q_proj"]},
+    ),
     "effects": Refused(MICROBATCH, "has no effect", {MICROBATCH: 2}),
     "lengths": Refused(CHUNKS, "must divide training.seq_len", {CHUNKS: 3}),
     "gpus": Refused("launch.ranks", "this machine has 1 GPUs", {TP: 2}, kind="cuda"),

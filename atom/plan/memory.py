@@ -122,15 +122,18 @@ def sizes(model: ModelDescription, layout: Layout) -> dict[str, Size]:
     if key not in model.sizes:
         found: dict[str, Size] = {}
         for parameter in model.parameters:
-            before = found.get(parameter.part, Size(0, 0, 0, 0, Count()))
+            before = found.get(parameter.part, Size(0, 0, Count(), 0, 0, Count()))
             local = local_numel(parameter, layout)
-            is_matrix = parameter.part in model.blocks and len(parameter.shape) == 2
+            gathered = gathered_numel(parameter, layout) * parameter.uses
+            learns = int(parameter.trained)
+            is_matrix = learns and parameter.part in model.blocks and len(parameter.shape) == 2
             found[parameter.part] = Size(
                 local=before.local + local,
-                gathered=before.gathered + gathered_numel(parameter, layout) * parameter.uses,
-                parameters=before.parameters + 1,
+                gathered=before.gathered + gathered,
+                trained=before.trained + Count(local * learns, learns),
                 # FSDP reduces a group into one buffer; the gradients are views of it.
-                gradients=before.gradients + local * parameter.uses,
+                gradients=before.gradients + local * parameter.uses * learns,
+                reduced=before.reduced + gathered * learns,
                 matrices=before.matrices + (Count(local, 1) if is_matrix else Count()),
             )
         model.sizes[key] = found
@@ -169,8 +172,9 @@ def memory(
     mine = parts_of(model, layout, rank)
     numel = sum(size.local for size in mine.values())
     size = BYTES[layout.parameter_dtype]
+    trained = sum((part.trained for part in mine.values()), Count())
     optimizer = layout.optimizer_bytes(
-        Count(numel, sum(part.parameters for part in mine.values())),
+        trained,
         sum((part.matrices for part in mine.values()), Count()),
     )
     gathered, waiting = _fsdp(model, layout, mine)
@@ -187,7 +191,7 @@ def memory(
         reduced=waiting if in_block or layout.pp > 1 else 0,
         activations=kept,
         working=block if in_block else loss,
-        averages=numel * FLOAT32 * layout.averages * on_device,
+        averages=trained.numel * FLOAT32 * layout.averages * on_device,
     )
     return Memory(
         **{field.name: getattr(result, field.name) for field in fields(Memory)[:-1]},
@@ -216,11 +220,13 @@ def _fsdp(model: ModelDescription, layout: Layout, mine: dict[str, Size]) -> tup
         held = sum(units.values())
     largest = max([*block_units[:1], *group_units.values()], default=0)
     buffers = largest + (block_units[0] if block_units else 0) if layout.fsdp > 1 else 0
+    reduced = {part: size.reduced for part, size in mine.items()}
     if layout.pp > 1:
         # Gradients of all micro-batches accumulate before they are reduced, in the reduce dtype.
-        waiting = sum(units.values()) * reduce
+        waiting = sum(reduced.values()) * reduce
     else:
-        waiting = (block_units[0] if block_units else 0) * (compute + reduce)
+        largest = max((n for part, n in reduced.items() if part in model.blocks), default=0)
+        waiting = largest * (compute + reduce)
     return (held + buffers) * compute, waiting
 
 

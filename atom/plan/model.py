@@ -23,7 +23,8 @@ class Parameter:
     ``part`` is its pipeline unit (``tok_embeddings``, ``layers.3``, …). ``tensor_dim`` is the
     dimension that tensor parallelism shards, None if it is replicated; ``expert`` means that
     dimension 0 counts experts, which expert parallelism shards. ``uses`` counts the modules that
-    share it: FSDP gathers and reduces a tied weight once for each.
+    share it: FSDP gathers and reduces a tied weight once for each. A parameter that is not
+    ``trained`` has no gradient and no state.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Parameter:
     tensor_dim: int | None = None
     expert: bool = False
     uses: int = 1
+    trained: bool = True
 
     @property
     def numel(self) -> int:
@@ -104,15 +106,17 @@ class Count:
 class Size:
     """The size of one part on one rank.
 
-    ``local`` counts elements of its shards, ``gathered`` those while FSDP holds it gathered, in
-    ``parameters`` parameters; ``gradients`` counts elements of gradient shards. ``matrices`` is the
-    part of ``local`` in two-dimensional parameters, if the part is a layer.
+    ``local`` counts elements of its shards, ``gathered`` those while FSDP holds it gathered;
+    ``trained`` counts those of ``local`` that are trained, and their parameters. ``gradients``
+    counts elements of gradient shards, ``reduced`` those before they are reduced. ``matrices`` is
+    the part of ``trained`` in two-dimensional parameters, if the part is a layer.
     """
 
     local: int
     gathered: int
-    parameters: int
+    trained: Count
     gradients: int
+    reduced: int
     matrices: Count
 
 

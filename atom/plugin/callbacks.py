@@ -157,7 +157,8 @@ class TrainerCallback:
 
         Returns:
             From :meth:`on_start` on, always the same tensors: one in float32 for each parameter of
-            ``model_parts``, in the order of ``parameters()``, with its shape, mesh and placements.
+            ``model_parts`` that requires a gradient, in the order of ``parameters()``, with its
+            shape, mesh and placements.
         """
         return ()
 

@@ -84,6 +84,9 @@ class Resolved(Model):
         "saved it or the position in the data was excluded from loading",
     )
     global_batch_size: PositiveInt = Field(description="in sequences")
+    base: str | None = Field(
+        default=None, description="SHA-256 of the weights that the run trains adapters of"
+    )
     parameters: PositiveInt | None = Field(
         default=None, description="of the model, over all ranks; null: an earlier ATOM"
     )

@@ -20,9 +20,10 @@ from atom.io import yaml_data
 from atom.io.files import read_text, write_text
 from atom.plugin import Callback, Declaration
 from atom.plugin.parameters import Component, components, kind_of
-from atom.recipe import checks, migrations, ranges
+from atom.recipe import checks, lora, migrations, ranges
 from atom.recipe.components import fields
 from atom.recipe.evaluation import Evaluation, check_evaluation
+from atom.recipe.lora import Lora
 from atom.recipe.optimizers import Optimizer
 from atom.recipe.resolved import Resolved
 from atom.recipe.sections import (
@@ -122,6 +123,7 @@ class Run(_Components):
     )
 
     optimizer: Optimizer
+    lora: Lora = Lora()
     loss: Loss = Loss()
     batch: Batch = Batch()
     training: Training = Training()
@@ -208,6 +210,7 @@ def parse(sections: Section) -> Run:
     check_best(run)
     check_fraction(run)
     check_evaluation(run)
+    lora.check(run)
     if run.batch.tokens is None:
         return run
     return run.model_copy(update={"training": checks.in_sequences(run.batch.tokens, run.training)})

@@ -111,6 +111,11 @@ def _source(folder: Path, step: int | None, weight: float) -> Source:
     run = read(folder / RUN_FILE)
     if run.resolved is None:
         raise UserError(f"{folder / RUN_FILE} belongs to a run that has not started")
+    if run.lora.rank:
+        raise UserError(
+            f"{folder} holds adapters, and the product of two means is not the mean of products",
+            valid="runs without lora.rank, or callbacks=ema in the run of the adapters",
+        )
     if (who := claim.holder(folder)) is not None:
         raise UserError(
             f"{folder}: a job is at work in it (process {who.get('pid', '?')} on "

@@ -35,6 +35,7 @@ KINDS: dict[str, Kind] = {
     "training.batch_schedule": "matters",  # each sequence keeps its place in the data
     "training.steps": "matters",  # also the end of the schedule
     "training.max_norm": "matters",
+    "lora": "refused",
     "training.dtype": "matters",
     "training.mixed_precision_param": "matters",
     "training.mixed_precision_reduce": "matters",

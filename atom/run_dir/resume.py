@@ -42,6 +42,7 @@ class Resumption:
         data_begins: the step after which the data of this run has begun anew, or None.
         sources: the sources of the mixture whose positions the checkpoint has, in their order.
         sequences: the sequences of a step of the run that saved it; None if that is not known.
+        base: the digest of the weights that its adapters belong to; None without adapters.
     """
 
     start: Origin
@@ -53,6 +54,7 @@ class Resumption:
     data_begins: int | None = None
     sources: tuple[str, ...] = ()
     sequences: int | None = None
+    base: str | None = None
 
     def begins(self, sequences: int) -> int | None:
         """Return :attr:`data_begins` of a run with so many sequences a step, which are known late:
@@ -105,7 +107,9 @@ def check(
         run.model_dump(mode="json"),
         same=same,
         judge=_first(
-            _judge(dataset, before, run, position), _judge_callbacks(callbacks or {}, before)
+            _judge(dataset, before, run, position),
+            _judge_callbacks(callbacks or {}, before),
+            _judge_base(before, run),
         ),
     )
     if run.resolved is None:
@@ -141,6 +145,7 @@ def check(
         begins,
         names,
         resolved.global_batch_size if resolved is not None else None,
+        resolved.base if resolved is not None else None,
     )
 
 
@@ -321,6 +326,14 @@ def _judge_callbacks(after: Mapping[str, Chosen[Callback]], before: Run) -> Judg
         return "harmless" if name not in after or after[name].declaration.observes else None
 
     return judge
+
+
+def _judge_base(before: Run, after: Run) -> Judge:
+    """Return a judgement of other initial weights: adapters need them at every start, wherever
+    they lie, and are refused if their content differs.
+    """
+    adapters = before.lora.rank and after.lora.rank
+    return lambda key: "harmless" if adapters and key == "checkpoint.initial_load" else None
 
 
 def _differing(

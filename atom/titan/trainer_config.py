@@ -45,6 +45,7 @@ from atom.titan import kernels, translate
 from atom.titan.checkpoint.new_rows import Added
 from atom.titan.compat.device import mend_fsdp
 from atom.titan.compat.pipeline import send_contiguous
+from atom.titan.lora.adapt import adapt, freeze
 from atom.titan.optim import optimizer
 from atom.titan.shards import changed, parameters_of
 from atom.titan.train import profiling
@@ -71,7 +72,7 @@ def trainer_config(
     resolved = run.resolved
     assert resolved is not None
     training = translate.training(run.training, resolved.device)
-    parts = parts or model_parts(selection, resolved.vocab_size, training.seq_len)
+    parts = parts or adapt(model_parts(selection, resolved.vocab_size, training.seq_len), run.lora)
     parallelism = translate.parallelism(run.parallelism.updated(resolved.degrees))
     strategy = selection[Parallelism].call(
         "build",
@@ -95,7 +96,9 @@ def trainer_config(
             name=run.architecture.name,
             flavor=f"dim{getattr(parts.model, 'dim', '')}",
             model=parts.model,
-            parallelize_fn=_finished(strategy.parallelize_fn, seed, resolved.device),
+            parallelize_fn=_finished(
+                strategy.parallelize_fn, seed, resolved.device, adapters=bool(run.lora.rank)
+            ),
             pipelining_fn=strategy.pipelining_fn,
             post_optimizer_build_fn=parts.post_optimizer_build_fn,
             state_dict_adapter=parts.state_dict_adapter,
@@ -122,7 +125,7 @@ def trainer_config(
             else (),
         ),
         activation_checkpoint=translate.activation_checkpoint(run.activation_checkpoint),
-        checkpoint=translate.checkpoint(run.checkpoint),
+        checkpoint=translate.checkpoint(run.checkpoint, adapters=bool(run.lora.rank)),
         compile=translate.compilation(run.compile),
         comm=translate.comm(run.comm, resolved.device),
         metrics=translate.metrics(run.metrics),
@@ -165,7 +168,9 @@ def copied(parts: ModelParts) -> ModelParts:
     return replace(parts, model=deepcopy(parts.model))
 
 
-def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callable[..., Any]:
+def _finished(
+    parallelize: Callable[..., Any], seed: int, device: str, *, adapters: bool
+) -> Callable[..., Any]:
     """Wrap a strategy's parallelize function with the steps common to all strategies."""
 
     def parallelize_and_finish(model: Any, **arguments: Any) -> Any:
@@ -175,6 +180,8 @@ def _finished(parallelize: Callable[..., Any], seed: int, device: str) -> Callab
             raise UserError(
                 f"this layout trains another model than on one rank: {problem}", key="parallelism"
             )
+        if adapters:
+            freeze(model)  # parallelized parameters are new ones
         seed_parameters(model, seed)
         if arguments["parallel_dims"].pp_enabled:
             send_contiguous(model)

@@ -13,20 +13,22 @@ from atom.errors import UserError
 from atom.plan.layout import BYTES
 from atom.run_dir import checkpoint
 from atom.run_dir.folder import check_writable
+from atom.titan.lora.adapt import trained
 from atom.titan.optim.optimizer import state_bytes
 
 _GIB = 2**30
 
 
 def checkpoint_bytes(config: Any, model: torch.nn.Module) -> int:
-    """Return the size of a full checkpoint: weights, averaged weights and optimizer state.
+    """Return the size of a full checkpoint: weights, averaged weights and optimizer state, or those
+    of adapters alone.
 
     Args:
         config: torchtitan's ``Trainer.Config``.
         model: the whole model, on any device.
     """
     dtype = config.training.dtype
-    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in trained(model)]
     weights = sum(prod(shape) for _, shape in shapes) * (BYTES[dtype] + _of_averages(config))
     return weights + state_bytes(config.optimizer, shapes, dtype)
 
@@ -67,7 +69,7 @@ def check(config: Any, place: Path, model: torch.nn.Module) -> str:
     size = checkpoint_bytes(config, model)
     if section.last_save_model_only and saves == 1:
         of_weight = BYTES[section.export_dtype] + _of_averages(config)
-        size = sum(parameter.numel() for parameter in model.parameters()) * of_weight
+        size = sum(parameter.numel() for _, parameter in trained(model)) * of_weight
     free = shutil.disk_usage(
         next(p for p in (folder, *folder.absolute().parents) if p.exists())
     ).free

@@ -24,6 +24,7 @@ from torchtitan.tools.utils import set_default_dtype
 
 from atom.plan import model as plan
 from atom.plan.model import Activations, Block, ModelDescription, Parameter
+from atom.titan.lora.adapt import freeze, is_adapter
 from atom.titan.planning.tracing import (
     COLUMN,
     ROW,
@@ -83,6 +84,7 @@ def describe(config: Any, *, compute_dtype: str = "bfloat16") -> ModelDescriptio
 
 def _parameters(model: nn.Module) -> Iterator[Parameter]:
     seen: set[int] = set()
+    adapters = any(is_adapter(name) for name, _ in model.named_parameters())
     uses = Counter(
         id(parameter)
         for module in model.modules()
@@ -107,6 +109,7 @@ def _parameters(model: nn.Module) -> Iterator[Parameter]:
                 tensor_dim=split.dim % parameter.dim() if isinstance(split, Shard) else None,
                 expert=bool(experts) and parameter.shape[0] == experts,
                 uses=uses[id(parameter)],
+                trained=not adapters or is_adapter(full),
             )
 
 
@@ -134,6 +137,8 @@ def _block(block: nn.Module, width: int, dtype: torch.dtype) -> Block:
     working: dict[str, Activations] = {}
     _stand_in(block)
     block.requires_grad_(True)
+    if any(is_adapter(name) for name, _ in block.named_parameters()):
+        freeze(block)
     for mode, policy in _CHECKPOINTING.items():
         wrapped = block if policy is None else policy.build(dump_folder="")._wrap_block(block)
         roles = _roles(block)

@@ -87,7 +87,7 @@ def estimate_of(
             device=target.kind,
             parameter_dtype=training.dtype,
         ),
-        {parameter.name: parameter.shape for parameter in model.parameters},
+        {each.name: each.shape for each in model.parameters if each.trained},
         training.dtype,
     )
     found = layout_of(

@@ -15,6 +15,7 @@ from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import Selection
 from atom.titan.checks import engine, output_layers
+from atom.titan.lora import adapt
 from atom.titan.saved_model import on_meta
 from atom.titan.trainer_config import trainer_config
 
@@ -70,10 +71,12 @@ def assemble(
     resolved = run.resolved.model_copy(update=settled)
     section = run.run.model_copy(update={"dir": folder})
     run = run.model_copy(update={"run": section, "resolved": resolved})
+    adapters = adapt.names(parts.model) if run.lora.rank else frozenset()
     config = trainer_config(run, selection, host, folder, parts)
     engine.assemble(config)
     model = on_meta(config.model_spec.model)
     output_layers.check_fused(config, model)
+    adapt.check(model, adapters)
     partial = {
         operation: f"{number} of {total}"
         for operation, (number, total) in config.replaced.items()

@@ -29,6 +29,7 @@ from atom.titan.checks import (
     shardings,
 )
 from atom.titan.checks.candidate import LAYOUT_CHECKS
+from atom.titan.lora.adapt import trained
 from atom.titan.optim import optimizer
 from atom.titan.preflight.run_plan import RunPlan
 from atom.titan.saved_model import on_meta
@@ -44,9 +45,14 @@ def check_lengths(plan: RunPlan) -> None:
     lengths.check(plan.laid_out, plan.parallelism.context_parallel_degree)
 
 
+def check_adapters(plan: RunPlan) -> None:
+    """Refuse adapters of layers that the model does not have."""
+    _ = plan.parts  # computing a part refuses what it cannot be computed from
+
+
 def check_initial_weights(plan: RunPlan) -> None:
-    """Refuse initial weights that are missing, or of another model."""
-    _ = plan.run  # computing a part refuses what it cannot be computed from
+    """Refuse initial weights that are missing, of another model, or not those of the adapters."""
+    _ = plan.base_digest
 
 
 def check_mixture(plan: RunPlan) -> None:
@@ -57,7 +63,7 @@ def check_mixture(plan: RunPlan) -> None:
 def check_optimizer(plan: RunPlan) -> None:
     """Refuse an optimizer that does not fit the device, the dtypes or the parameters."""
     model = on_meta(plan.model_config)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in trained(model)}
     optimizer.check(plan.optimizer, shapes)
 
 
@@ -90,6 +96,7 @@ def check_disk(plan: RunPlan) -> None:
 
 
 CHECKS: tuple[Callable[[RunPlan], None], ...] = (
+    check_adapters,
     check_effects,
     check_lengths,
     layout.check_gpus,

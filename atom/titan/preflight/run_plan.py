@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from torch import nn
 from torchtitan.config import ParallelismConfig, TrainingConfig
 
+from atom.errors import UserError
 from atom.kernels.choose import Choice
 from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
@@ -41,12 +42,13 @@ from atom.titan import kernels, saved_model, translate
 from atom.titan.checkpoint import disk_space
 from atom.titan.checks import batch, layout
 from atom.titan.checks.division import shapes_of
+from atom.titan.lora.adapt import adapt
 from atom.titan.optim import optimizer
 from atom.titan.planning import planning
 from atom.titan.preflight.assembly import Assembly, assemble
 from atom.titan.train.callbacks import CALLBACKS
 from atom.titan.trainer_config import copied, model_parts
-from atom.titan.weights import initial_load
+from atom.titan.weights import base, initial_load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ class RunPlan:
         return planning.choose(
             self.composed,
             self.selection,
-            self._composed_parts,
+            adapt(self._composed_parts, self.composed.lora),
             translate.training(self.composed.training, self.kind),
             self.device,
             ranks=self.joined or self.composed.launch.ranks or self.available,
@@ -177,11 +179,16 @@ class RunPlan:
         return model_parts(self.selection, self.vocab_size, training.seq_len)
 
     @cached_property
-    def parts(self) -> ModelParts:
+    def described(self) -> ModelParts:
         """The model as the architecture describes it."""
         if self.laid_out.training.seq_len == self.composed.training.seq_len:
             return self._composed_parts
         return model_parts(self.selection, self.vocab_size, self.training.seq_len)
+
+    @cached_property
+    def parts(self) -> ModelParts:
+        """The model with the adapters of the run, if it has any."""
+        return adapt(self.described, self.laid_out.lora)
 
     @property
     def model_config(self) -> Any:
@@ -201,7 +208,7 @@ class RunPlan:
         """The run with the full path of its initial weights, and notes about them."""
         return initial_load.resolve(
             self.laid_out,
-            self.parts,
+            self.described,
             translate.training(self.laid_out.training, self.kind),
             self.folder,
             self.host,
@@ -212,6 +219,20 @@ class RunPlan:
     @property
     def run(self) -> Run:
         return self._loaded[0]
+
+    @cached_property
+    def base_digest(self) -> str | None:
+        """The digest of the weights that adapters are trained of; None without adapters."""
+        found = base.digest(self.run, verify=True)
+        start = self.resumption
+        if start is not None and found is not None and start.base not in (None, found):
+            raise UserError(
+                f"has other weights than when the adapters in {start.start.folder} were trained",
+                valid="those weights, or another run.dir",
+                key=initial_load.KEY,
+                value=self.run.checkpoint.initial_load,
+            )
+        return found
 
     @cached_property
     def optimizer(self) -> Any:
@@ -264,6 +285,7 @@ class RunPlan:
             vocab_size_before=self.tokenizer.without_added,
             data=Read.model_validate(contents, from_attributes=True) if contents else None,
             mixture=self.mixture,
+            base=self.base_digest,
             data_begins=self._data_begins,
             global_batch_size=self.global_batch_size,
             degrees=self.degrees,

@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from atom.errors import RunError
+from atom.titan.lora.adapt import is_adapter
 
 if TYPE_CHECKING:
     from atom.titan.train.trainer import AtomTrainer
@@ -21,7 +22,7 @@ class Averages:
 
     Args:
         trainer: the run.
-        averages: returns a tensor for each parameter of the model parts, in their order.
+        averages: returns a tensor for each trained parameter of the model parts, in their order.
     """
 
     def __init__(
@@ -35,9 +36,11 @@ class Averages:
         found: dict[str, torch.Tensor] = {}
         with self._in_the_model():
             for part in self._parts:
-                buffers = {id(buffer) for buffer in part.buffers()}
+                left_out = {id(buffer) for buffer in part.buffers()}
                 state = part.state_dict(keep_vars=True)
-                found |= {name: value for name, value in state.items() if id(value) not in buffers}
+                adapters = {name: value for name, value in state.items() if is_adapter(name)}
+                state = adapters or state
+                found |= {name: value for name, value in state.items() if id(value) not in left_out}
         return found
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -73,7 +76,7 @@ class Averages:
             for part in self._parts
             for module in part.modules()
             for name, parameter in module._parameters.items()
-            if parameter is not None
+            if parameter is not None and id(parameter) in averages
         ]
         for parameters, name, parameter in places:
             parameters[name] = averages[id(parameter)]  # type: ignore[assignment]
@@ -84,7 +87,8 @@ class Averages:
                 parameters[name] = parameter
 
     def _pairs(self) -> list[tuple[nn.Parameter, torch.Tensor]]:
-        parameters = [parameter for part in self._parts for parameter in part.parameters()]
+        every = (parameter for part in self._parts for parameter in part.parameters())
+        parameters = [parameter for parameter in every if parameter.requires_grad]
         averages = list(self._averages())
         if [p.shape for p in parameters] != [average.shape for average in averages]:
             raise RunError(

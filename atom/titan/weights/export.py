@@ -24,6 +24,7 @@ from atom.titan import saved_model
 from atom.titan.checkpoint.hugging_face_folder import CONFIG, INDEX
 from atom.titan.hugging_face import tokenizer as hf_tokenizer
 from atom.titan.saved_model import Checkpoint, Trained
+from atom.titan.weights import merged
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHARD_SIZE = 5 * 10**9
@@ -39,6 +40,7 @@ class Exported:
         files: the weight files.
         size: their size in bytes.
         lost: weights of the run that the Hugging Face model does not have.
+        base: the weights that adapters were added to; empty for a run without adapters.
         tokenizer: whether the tokenizer's files were copied.
     """
 
@@ -47,6 +49,7 @@ class Exported:
     size: int
     lost: tuple[str, ...]
     tokenizer: bool
+    base: str = ""
 
 
 def export(
@@ -84,7 +87,7 @@ def export(
     number, place = saved.newest(folder, run.run, step)
     saved.verify(place)
     model = saved_model.on_meta(run.parts.model)
-    source = Checkpoint(place, average)
+    source = merged.checkpoint(run, place, average)
     source.check(model.state_dict())
     writer = _Writer(source, adapter, model, DTYPES[dtype] if dtype else None, shard_size)
 
@@ -92,7 +95,8 @@ def export(
         writer.write(partial)
         named = dtype or str(writer.dtype).removeprefix("torch.")
         found = _describe(run, partial, named)
-    return Exported(number, writer.files, writer.size, tuple(writer.lost), found)
+    base = run.run.checkpoint.initial_load if run.run.lora.rank else ""
+    return Exported(number, writer.files, writer.size, tuple(writer.lost), found, base)
 
 
 def _describe(run: Trained, folder: Path, dtype: str) -> bool:

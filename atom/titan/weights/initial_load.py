@@ -72,7 +72,8 @@ def resolve(
         raise _refusal(wanted, "nothing is loaded with checkpoint.enable=false")
     folder = Path(str(section.initial_load_path))
     notes: list[str] = []
-    if not checkpoint.resumable(place / section.folder):
+    # Checkpoints of adapters lack these weights, so such a run loads them at every start.
+    if run.lora.rank or not checkpoint.resumable(place / section.folder):
         parts = copied(parts)
         folder = folder if hugging_face else _step(folder, wanted)
         compared, size = run, vocab_size
@@ -166,6 +167,12 @@ def _step(folder: Path, wanted: str) -> Path:
             f"holds no checkpoint; valid: the folder of a run, its checkpoint/step-N, or "
             f"{HUGGING_FACE}FOLDER",
         )
+    if _has_adapters(folder):
+        raise _refusal(
+            wanted,
+            "holds adapters, and not the weights that they belong to; valid: the same weights as "
+            f"there, or {HUGGING_FACE}FOLDER with its export, which has them merged",
+        )
     return folder
 
 
@@ -213,6 +220,11 @@ def _compare(
         words += _valid(remedy.settings(theirs, parts, run, host, vocab_size))
         raise _refusal(wanted, f"is of another model: there {words}")
     return extended
+
+
+def _has_adapters(folder: Path) -> bool:
+    """Return whether a checkpoint is of a run with adapters."""
+    return _is_run(folder) and bool(read(folder / RUN_FILE).lora.rank)
 
 
 def _is_run(folder: Path) -> bool:

@@ -20,7 +20,8 @@ from atom.titan.checkpoint import hugging_face_folder as hf_folder
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
 from atom.titan.compat import device
 from atom.titan.hugging_face import weights as hf_weights
-from atom.titan.saved_model import Checkpoint, Trained
+from atom.titan.saved_model import Trained
+from atom.titan.weights import merged
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def load(folder: Path, *, step: int | None, kind: str, average: str | None = Non
         state = _exported(run, state)
     else:
         found, place = saved.newest(folder, run.run, step)
-        source = Checkpoint(place, average)
+        source = merged.checkpoint(run, place, average)
         source.check(state)
         source.fill(state)
     wrapper.load_state_dict(state)

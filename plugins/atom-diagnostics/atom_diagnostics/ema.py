@@ -87,4 +87,5 @@ class MovingAverage(TrainerCallback):
 
 
 def _weights(training: Training) -> list[torch.Tensor]:
-    return [parameter for part in training.model_parts for parameter in part.parameters()]
+    every = (parameter for part in training.model_parts for parameter in part.parameters())
+    return [parameter for parameter in every if parameter.requires_grad]
