@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from atom.errors import UserError
 from atom.recipe import batches, effects, lengths, schedules
 from atom.recipe.effect_rules import Situation
 from atom.titan import windows
@@ -46,8 +47,14 @@ def check_lengths(plan: RunPlan) -> None:
 
 
 def check_adapters(plan: RunPlan) -> None:
-    """Refuse adapters of layers that the model does not have."""
+    """Refuse adapters of layers that the model does not have, and of a vocabulary that grows."""
     _ = plan.parts  # computing a part refuses what it cannot be computed from
+    if plan.laid_out.lora.rank and plan.tokenizer.without_added is not None:
+        raise UserError(
+            "adds rows to the embeddings, which stay as they are with lora.rank",
+            valid="[], or lora.rank=0",
+            key="tokenizer.added_tokens",
+        )
 
 
 def check_initial_weights(plan: RunPlan) -> None:
