@@ -24,6 +24,12 @@ def atom_datasets() -> Iterator[Dataset]:
         source="atom_datasets.stdlib_chat:source",
     )
     yield Dataset(
+        name="stdlib_pairs",
+        summary="preferences made from the documentation strings of Python's standard library",
+        config="atom_datasets.config:StdlibPairs",
+        source="atom_datasets.stdlib_pairs:source",
+    )
+    yield Dataset(
         name="local",
         summary="files of your own: plain text, JSON lines, WebDataset or Parquet",
         config="atom_datasets.config:Local",

@@ -38,6 +38,12 @@ class StdlibChat(_Parameters):
     longest: int = Field(default=200, ge=20, le=10_000, description="characters of an answer")
 
 
+class StdlibPairs(_Parameters):
+    """Preferences made from the documentation strings of Python's standard library."""
+
+    longest: int = Field(default=200, ge=20, le=10_000, description="characters of an answer")
+
+
 class Local(_TextFiles, _Folder):
     """Files on this machine, on a disk that all machines see, or in a store."""
 

@@ -95,6 +95,7 @@ def another_document(folder: Path) -> dict[str, object]:
 
 
 TestStdlibChat = conformance("dataset:stdlib_chat").having(change=lambda _: {"longest": 60})
+TestStdlibPairs = conformance("dataset:stdlib_pairs").having(change=lambda _: {"longest": 60})
 TestStdlib = conformance("dataset:stdlib").having(change=lambda _: {"max_chars": 2000})
 TestLocalText = conformance("dataset:local").having(sample=texts, change=more_text)
 TestLocalRecords = conformance("dataset:local").having(

@@ -15,7 +15,10 @@ import atom_datasets
 pytestmark = pytest.mark.slow
 
 DECLARED = {dataset.name: dataset for dataset in atom_datasets.atom_datasets()}
-NAMES = ["stdlib", "stdlib_chat", "local", "prepared", "tokens", "mixture", "huggingface"]
+NAMES = [
+    *("stdlib", "stdlib_chat", "stdlib_pairs", "local", "prepared", "tokens", "mixture"),
+    "huggingface",
+]
 CONF = Path(atom_datasets.__file__).parent / "conf" / "dataset"
 
 
