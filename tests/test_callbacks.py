@@ -84,6 +84,7 @@ class Layer(AtomTrainer):
         self.metrics_processor = Metrics()
         self.checkpointer = SimpleNamespace(enable=False, maybe_wait_for_staging=lambda: None)
         self.dataloader = None
+        self.loss_fn = None
         self.gradient_accumulation_steps = self.num_pipeline_parallel_microbatches = 1
         self.step = self.ntokens_seen = self.discarded = 0
         self.noise = 0.0

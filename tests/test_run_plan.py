@@ -110,6 +110,8 @@ OFFLOAD = "training.enable_cpu_offload"
 LENGTH = "training.seq_len"
 PACKING = "data.packing"
 SFT = {"objective.name": "sft", "objective.template": "chatml", PACKING: "best_fit"}
+DPO = SFT | {"objective.name": "dpo"}
+GRAPHS = "training.disable_cuda_graphs"
 MODE = "activation_checkpoint.mode"
 PRINTED = "debug.print_config"
 RECOMPUTED = "activation_checkpoint.force_recompute_mm_shapes_by_fqns"
@@ -120,7 +122,7 @@ REPLAY = "faults.replay_check_interval"
 BALANCE = "debug.moe_force_load_balance"
 MODEL, STRATEGY, DATASET = "architecture.name", "parallelism.name", "dataset.name"
 COMPILED, SAVES = {"compile.enable": True}, {"checkpoint.enable": True}
-PLAIN = {"training.disable_cuda_graphs": True}
+PLAIN = {GRAPHS: True}
 ZBV = {PP: 2, SCHEDULE: "ZBVZeroBubble", "architecture.n_layers": 6} | COMPILED | PLAIN
 MIXED = {
     DATASET: "mixture",
@@ -191,6 +193,7 @@ REFUSED = {
     "objective.check_packing": Refused(
         "data.packing", "best_fit or none", SFT | {PACKING: "concat"}
     ),
+    "objective.check_loss": Refused(GRAPHS, "a CUDA graph computes the same", DPO, kind="cuda"),
     "objective.check_documents": Refused("dataset", "reads records with messages", SFT),
     "faults.check_rollback": Refused(
         "faults.spike", "to roll back to", {"faults.spike": "rollback", "checkpoint.enable": False}

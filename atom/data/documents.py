@@ -66,12 +66,14 @@ class Encoded:
         id: its id, for people.
         tokens: its ids; fewer than two have no training pair.
         trained: for each id, whether the model is trained to predict it; None: all.
+        begins: where each further sequence of an example begins.
     """
 
     index: int
     id: str
     tokens: Tokens
     trained: npt.NDArray[np.bool_] | None = None
+    begins: tuple[int, ...] = ()
 
     @property
     def pairs(self) -> int:
@@ -149,7 +151,7 @@ class Stream:
         for index, document in enumerate(documents, start):
             document = self.named(document)
             example = self._example(document)
-            yield Encoded(index, document.id, example.tokens, example.trained)
+            yield Encoded(index, document.id, example.tokens, example.trained, example.begins)
 
     def named(self, document: Document) -> Document:
         """Return a document of the source with the id by which people know it."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from atom.data import numbering
 from atom.data.dealing import dealt, readings
 from atom.data.documents import LeftOut, Stream
 from atom.data.held_out import Side
@@ -55,6 +56,8 @@ class Reading:
         measured: sources that preflight has compared with the run's length, so that they may be
             read as often as the steps require.
         side: the documents that are read, of those that a split holds out or leaves; None: all.
+        sequences: sequences of an example, whose labels are numbered
+            (:mod:`atom.data.numbering`); None: labels are ids.
     """
 
     source: LaneSource
@@ -68,6 +71,7 @@ class Reading:
     names: tuple[str, ...] = ()
     measured: frozenset[str] = frozenset()
     side: Side | None = None
+    sequences: int | None = None
 
 
 class Sources:
@@ -125,10 +129,43 @@ class Row(NamedTuple):
                 labels = np.where(trained[begin + 1 : begin + count + 1], labels, IGNORED)
             self.labels[here] = labels
             self.positions[here] = np.arange(count)
+            for first in part.document.begins:
+                self.labels[at + first - 1] = IGNORED
+                self.positions[at + first : at + count] = np.arange(count - first)
             at += count
         self.inputs[at:] = 0
         self.labels[at:] = IGNORED
         self.positions[at:] = np.arange(len(self.positions) - at)
+
+    def number(self, parts: list[Part], sequences: int) -> list[bytes]:
+        """Number the labels by their sequences, from 0; return the digests of the sequences.
+
+        Args:
+            parts: whole examples, as written.
+            sequences: of each example.
+        """
+        digests: list[bytes] = []
+        at = 0
+        for part in parts:
+            document = part.document
+            ends = (*document.begins, len(document.tokens))
+            if part.cut or part.begin or len(ends) != sequences:
+                raise RuntimeError(
+                    f"the objective's encoder made of {document.id} an example of {len(ends)} "
+                    f"sequences and {len(document.tokens)} tokens; valid: {sequences} sequences "
+                    "that fit into training.seq_len together"
+                )
+            for begin, end in zip((0, *document.begins), ends, strict=True):
+                trained = document.trained
+                digests.append(
+                    numbering.digest(
+                        document.tokens[begin:end], None if trained is None else trained[begin:end]
+                    )
+                )
+                here = slice(at + begin, at + end - 1)
+                self.labels[here] = numbering.numbered(self.labels[here], len(digests))
+            at += part.count
+        return digests
 
 
 class Lane:
@@ -142,6 +179,7 @@ class Lane:
 
     Attributes:
         spans: the parts of documents in the last sequence.
+        digests: those of the examples' sequences in it, if its labels are numbered.
     """
 
     def __init__(
@@ -149,6 +187,7 @@ class Lane:
     ) -> None:
         self.number = number
         self.spans: list[Span] = []
+        self.digests: list[bytes] = []
         self._reading = reading
         self._sources = sources
         self._step = 0
@@ -190,6 +229,8 @@ class Lane:
             if smallest < 0 or largest >= size:
                 documents = (part.document for part in parts)
                 raise next(filter(None, (beyond(d.id, d.tokens, size) for d in documents)))
+        if self._reading.sequences is not None:
+            self.digests = row.number(parts, self._reading.sequences)
 
     def parts(self) -> list[Part]:
         """Return the parts of documents in the sequence of the next step, without reading stored

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from atom.data import numbering
 from atom.data.documents import TextEncoder
 from atom.data.held_out import Side
 from atom.data.lanes import IGNORED, Lane, Reading, Row, Sources
@@ -29,6 +30,8 @@ SEED = 0
 """Seed of the order of the documents."""
 
 Ids = npt.NDArray[np.int32]
+
+Digests = tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,19 @@ class ValidationSet:
         tokens: tokens that are predicted in all of them.
         bytes: their bytes; None if unknown.
         digest: of all sequences, 16 hexadecimal digits.
+        examples: examples of the objective in all of them; None: its loss is of tokens.
+        sequences_here: digests of the examples' sequences on this rank, by their numbers.
     """
 
     inputs: Ids
-    labels: Ids
+    labels: npt.NDArray[Any]
     positions: Ids
     sequences: int
     tokens: int
     bytes: int | None
     digest: str
+    examples: int | None = None
+    sequences_here: Digests = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,7 @@ def read(
     seq_len: int,
     vocab_size: int | None = None,
     side: Side | None = None,
+    sequences: int | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> ValidationSet:
@@ -124,6 +132,7 @@ def read(
         seq_len: L.
         vocab_size: an id beyond it is refused.
         side: the documents to read; None: all.
+        sequences: sequences of an example, whose labels are numbered; None: labels are ids.
 
     Raises:
         UserError: there is nothing to predict, or an id is out of range.
@@ -133,21 +142,26 @@ def read(
     packing: Packing = "concat" if encoder is None else "best_fit"
     encoder = TextEncoder(tokenizer) if encoder is None else encoder
     found = hashlib.blake2b(digest_size=8)
-    kept: list[npt.NDArray[np.int32]] = []
-    count = size = sequences = 0
+    kept: list[npt.NDArray[Any]] = []
+    count = size = rows = examples = 0
     known = True
-    for row in _rows(_reading(source, tokens, seq_len, vocab_size, side, packing), encoder):
+    here: list[bytes] = []
+    reading = _reading(source, tokens, seq_len, vocab_size, side, packing, sequences)
+    for row, digests in _rows(reading, encoder):
         row.labels[np.isin(row.labels, unpredicted)] = IGNORED
-        arrays = np.stack(row).astype(np.int32)
-        found.update(arrays.astype("<i4").tobytes())
-        predicted = arrays[1][arrays[1] != IGNORED]
+        ids = np.stack(row).astype(np.int32)
+        found.update(ids.astype("<i4").tobytes())
+        predicted = ids[1][ids[1] != IGNORED]
         count += len(predicted)
         bytes_here = text.count(predicted)
         known &= bytes_here is not None
         size += bytes_here or 0
-        if sequences % ranks == rank:
-            kept.append(arrays)
-        sequences += 1
+        if rows % ranks == rank:
+            labels = numbering.numbered(row.labels, len(here))
+            kept.append(ids if sequences is None else np.stack([ids[0], labels, ids[2]]))
+            here += digests
+        rows += 1
+        examples += len(digests) // (sequences or 1)
     if count == 0:
         raise UserError("has no text to validate on", valid="a dataset with text", key="dataset")
     shares = np.stack(kept) if kept else np.empty((0, 3, seq_len), dtype=np.int32)
@@ -155,10 +169,12 @@ def read(
         inputs=shares[:, 0],
         labels=shares[:, 1],
         positions=shares[:, 2],
-        sequences=sequences,
+        sequences=rows,
         tokens=count,
         bytes=size if known else None,
         digest=found.hexdigest(),
+        examples=None if sequences is None else examples,
+        sequences_here=tuple(here),
     )
 
 
@@ -169,6 +185,7 @@ def _reading(
     vocab_size: int | None,
     side: Side | None,
     packing: Packing,
+    sequences: int | None,
 ) -> Reading:
     """Return how the sequences of a set are read: one lane, of as many steps as sequences."""
     reading = Reading(
@@ -180,13 +197,16 @@ def _reading(
         packing=packing,
         vocab_size=vocab_size,
         side=side,
+        sequences=sequences,
     )
     # A mixture's max_repetitions are those of a run.
     return replace(reading, measured=frozenset(Sources(reading).names))
 
 
-def _rows(reading: Reading, encoder: DocumentEncoder) -> Iterator[Row]:
-    """Yield the sequences, until a document would be read again."""
+def _rows(reading: Reading, encoder: DocumentEncoder) -> Iterator[tuple[Row, list[bytes]]]:
+    """Yield the sequences, with the digests of the examples' sequences in them, until a document
+    would be read again.
+    """
     lane = Lane(0, reading, Sources(reading), encoder)
     for _ in range(reading.steps):
         parts = lane.parts()
@@ -194,7 +214,7 @@ def _rows(reading: Reading, encoder: DocumentEncoder) -> Iterator[Row]:
         if first:
             row = Row(*np.empty((3, reading.seq_len), dtype=np.int64))
             lane.write(row, first)
-            yield row
+            yield row, lane.digests
         if _ended(parts):
             return
 

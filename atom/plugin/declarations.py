@@ -286,10 +286,15 @@ class Objective(Declaration):
     ``reads`` is what it needs a dataset to yield: ``text``, or ``records``.
 
     ``packings`` are the values of ``data.packing`` that it supports; the first is the default.
+
+    ``loss(config) -> ExampleLoss`` returns the loss of examples of ``sequences`` sequences each,
+    from the sums of their log-probabilities. Left out: cross-entropy of each predicted token.
+    ``reference=True``: it needs those of the initial weights, too, which ATOM computes before
+    training.
     """
 
     kind = "objective"
-    references = ("config", "encoder", "template")
+    references = ("config", "encoder", "template", "loss")
     chosen = "optional"
     change = "refused"
 
@@ -297,6 +302,16 @@ class Objective(Declaration):
     template: str | None = None
     reads: Literal["text", "records"] = "text"
     packings: tuple[Literal["concat", "best_fit", "none"], ...] = ("concat", "best_fit", "none")
+    loss: str | None = None
+    sequences: int = 1
+    reference: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sequences < 1 or (self.loss is None and (self.sequences > 1 or self.reference)):
+            raise ValueError(f"sequences and reference of {self.name!r} are for one with a loss")
+        if self.loss is not None and "concat" in self.packings:
+            raise ValueError(f"packings of {self.name!r}: concat cuts examples, and it has a loss")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,8 +10,9 @@ from atom.plugin.sources import Document
 
 if TYPE_CHECKING:  # listing plugins imports no numpy
     import numpy.typing as npt
+    import torch
 
-__all__ = ["DocumentEncoder", "Example"]
+__all__ = ["DocumentEncoder", "Example", "ExampleLoss", "Sums"]
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,14 @@ class Example:
         tokens: the ids: a one-dimensional array of integers.
         trained: for each id, whether the model is trained to predict it: an array of bool; None:
             all.
+        begins: the index at which each further sequence begins, for an example of several
+            sequences. Attention and positions do not cross them, and the first token of each is
+            not predicted. Such an example is never cut.
     """
 
     tokens: npt.NDArray[Any]
     trained: npt.NDArray[Any] | None = None
+    begins: tuple[int, ...] = ()
 
 
 class DocumentEncoder(Protocol):
@@ -35,5 +41,33 @@ class DocumentEncoder(Protocol):
 
         Raises:
             atom.errors.UserError: the document has not what the objective needs; its id is named.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sequences of N examples, K each: tensors [N, K] on the run's device.
+
+    Attributes:
+        logprobs: sum of the log-probabilities of the predicted tokens, float64.
+        tokens: number of the predicted tokens.
+        reference: the sums under the model's initial weights; None if the objective declares no
+            ``reference``.
+    """
+
+    logprobs: torch.Tensor
+    tokens: torch.Tensor
+    reference: torch.Tensor | None
+
+
+class ExampleLoss(Protocol):
+    """A loss of examples that depends on their sequences' log-probabilities alone."""
+
+    def __call__(self, sums: Sums) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """Return the loss of each example [N], and values to log [N] by name.
+
+        ATOM averages both over the examples of the global batch. The loss of an example depends on
+        its own row alone, and is differentiable in ``logprobs``.
         """
         ...

@@ -96,6 +96,10 @@ fraction of the training pairs."""
 VALIDATION_SET = "validation_set"
 """A validation set was read. ``set`` (its name), ``sequences``, ``tokens`` (that are predicted),
 ``bytes`` (of these; null if the tokenizer does not tell), ``data`` (a digest of the sequences)."""
+REFERENCES = "references"
+"""The log-probabilities of examples under the initial weights are complete. ``computed`` (number of
+sequences), ``sequences`` (those that were kept before included), ``folder`` (in the run folder),
+``seconds``."""
 EVALUATED = "evaluated"
 """A checkpoint was evaluated while training went on. ``step``, ``seconds``, ``numbers`` (task and
 metric -> value)."""

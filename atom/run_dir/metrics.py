@@ -58,7 +58,8 @@ class StepMetrics:
     """Number of the optimizer step, counted from 1 since the run began."""
 
     loss: float
-    """Mean cross-entropy per token over the global batch, in nats."""
+    """Mean cross-entropy per token over the global batch, in nats; or the loss of the objective, as
+    a mean over the examples of the global batch."""
 
     grad_norm: float
     """L2 norm of the gradient of all parameters, before clipping."""
@@ -114,6 +115,10 @@ class StepMetrics:
     validation: dict[str, SetResult] | None = dataclasses.field(default=None, hash=False)
     """The results of the validation sets, by name, with the weights after this step. None, and
     absent from the JSON, if the step is not validated."""
+
+    objective: dict[str, float] | None = dataclasses.field(default=None, hash=False)
+    """Values of the objective beside its loss, such as the accuracy of preferences: means over the
+    examples of the global batch. None, and absent from the JSON, without any."""
 
     def to_json(self) -> str:
         """Return the row as one line of JSON, without the newline."""
@@ -360,6 +365,8 @@ def _value(field: dataclasses.Field[Any], value: object) -> Any:
     """Return ``value`` as the type of ``field``."""
     if field.name == "callbacks":
         return _callback_values(value)
+    if field.name == "objective":
+        return _callback_values({"objective": value})["objective"]
     if field.name == "histograms":
         return histograms.read(value)
     if field.name == "validation":

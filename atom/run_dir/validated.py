@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from atom.io.numbers import decimal
+
+_KNOWN = frozenset({"loss", "perplexity", "bits_per_byte", "tokens", "bytes", "data", "examples"})
 
 LOSSES = ("loss", "perplexity", "bits_per_byte")
 """The results that can be compared."""
@@ -30,6 +32,13 @@ class SetResult:
     data: str | None = None
     """Digest of the sequences, 16 hexadecimal digits; the same on every layout."""
 
+    examples: int | None = None
+    """Examples that the loss is a mean over, if it is the objective's own. None, and absent from
+    the JSON, if it is a mean over tokens."""
+
+    values: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """Values of the objective beside the loss: means over the examples."""
+
     @property
     def perplexity(self) -> float:
         """``exp(loss)``; infinite if that exceeds the range of a float."""
@@ -47,6 +56,9 @@ class SetResult:
 
     def numbers(self) -> dict[str, float]:
         """Return what is logged: the loss and what follows from it, by name."""
+        if self.examples is not None:
+            own = {"loss": self.loss, **self.values}
+            return own | {"examples": self.examples, "tokens": self.tokens}
         found = {"loss": self.loss, "perplexity": self.perplexity}
         if (bits := self.bits_per_byte) is not None:
             found["bits_per_byte"] = bits
@@ -76,9 +88,28 @@ class SetResult:
         if not (data is None or isinstance(data, str)):
             raise ValueError("the data of a result of validation is no digest")
         loss = math.nan if loss is None else float(loss)
-        return cls(loss=loss, tokens=int(tokens or 0), bytes=size, data=data)
+        examples, values = value.get("examples"), {}
+        if examples is not None:
+            if type(examples) is not int or examples < 0:
+                raise ValueError("a result of validation has no examples")
+            values = {
+                str(name): math.nan if number is None else float(number)
+                for name, number in value.items()
+                if name not in _KNOWN and (number is None or type(number) in (int, float))
+            }
+        return cls(
+            loss=loss,
+            tokens=int(tokens or 0),
+            bytes=size,
+            data=data,
+            examples=examples,
+            values=values,
+        )
 
     def __str__(self) -> str:
+        if self.examples is not None:
+            told = ("loss", self.loss), *self.values.items()
+            return " ".join(f"{name} {decimal(value, 4)}" for name, value in told)
         bits = self.bits_per_byte
         tail = "" if bits is None else f" bits/byte {decimal(bits, 4)}"
         return f"loss {decimal(self.loss, 4)} ppl {decimal(self.perplexity, 2)}{tail}"

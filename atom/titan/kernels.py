@@ -19,7 +19,7 @@ from atom.kernels.choose import Choice, Preferences, Situation
 from atom.kernels.choose import choose as choose_for
 from atom.kernels.operations import OPERATIONS
 from atom.plan.device import DeviceDescription
-from atom.plugin import Declaration, Kernel, Optimizer
+from atom.plugin import Declaration, Kernel, Objective, Optimizer
 from atom.recipe.run import Run
 from atom.registry.host import Component, Host, resolve
 from atom.titan import windows
@@ -33,6 +33,8 @@ torchtitan fills in the run's sizes for ``moe_dispatch`` before it applies overr
 """
 
 _OF_TRAINING = frozenset({"cross_entropy", LINEAR_CROSS_ENTROPY, "gradient_clipping"})
+_OF_TOKENS = frozenset({"cross_entropy", LINEAR_CROSS_ENTROPY})
+"""Operations that are the loss, unless the objective has its own."""
 _OF_OPTIMIZERS = frozenset({"newton_schulz", "optimizer_step"})
 
 
@@ -95,7 +97,9 @@ def situation(
         context_parallel=context_parallel,
         expert_parallel=expert_parallel,
         deterministic=run is not None and run.debug.deterministic,
-        operations=operations(model, offered, optimizer=optimizer),
+        operations=operations(
+            model, offered, optimizer=optimizer, own_loss=run is not None and _own_loss(run, host)
+        ),
         supposed=supposed or {},
         unfit=(_without_z_loss(host) if run is not None and run.loss.z_loss else {})
         | (_of_one_output(host) if getattr(model, "outputs", 1) > 1 else {})
@@ -146,7 +150,11 @@ def choose(
 
 
 def operations(
-    model: Any, offered: Iterable[str], *, optimizer: Optimizer | None = None
+    model: Any,
+    offered: Iterable[str],
+    *,
+    optimizer: Optimizer | None = None,
+    own_loss: bool = False,
 ) -> frozenset[str]:
     """Return the operations among ``offered`` that ``model`` contains.
 
@@ -157,9 +165,12 @@ def operations(
         model: a torchtitan model config.
         offered: operations that have kernels.
         optimizer: the declaration of the run's optimizer; None if there is no training.
+        own_loss: true if the objective has a loss of its own.
     """
 
     def present(name: str) -> bool:
+        if own_loss and name in _OF_TOKENS:
+            return False
         if name in _OF_OPTIMIZERS:
             return optimizer is not None and name in optimizer.operations
         if name in _OF_TRAINING:
@@ -389,6 +400,13 @@ def _problem(
             kind, name = type(old).__qualname__.removesuffix(".Config"), plain.__qualname__
             return f"would replace {kind}, which computes more than {name.removesuffix('.Config')}"
     return None
+
+
+def _own_loss(run: Run, host: Host) -> bool:
+    """Return whether the run's objective has a loss of its own."""
+    named = (section.name for kind, _, section in run.components() if kind is Objective)
+    found = (host.find(Objective.kind, name).declaration for name in named)
+    return any(isinstance(each, Objective) and each.loss is not None for each in found)
 
 
 def _has_sinks(attention: Any) -> bool:

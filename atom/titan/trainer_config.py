@@ -50,8 +50,10 @@ from atom.titan.optim import optimizer
 from atom.titan.shards import changed, parameters_of
 from atom.titan.train import profiling
 from atom.titan.train.data import DocumentLoader, EncoderOf
+from atom.titan.train.example_loss import ChunkedSequenceLoss, SequenceLoss
 from atom.titan.train.initial_weights import seed_parameters
 from atom.titan.train.plugin_callbacks import Opened
+from atom.titan.train.references import ReferenceConfig
 from atom.titan.train.trainer import AtomTrainer
 from atom.titan.train.validation import ValidationConfig
 from atom.titan.train.z_loss import ChunkedLossWithZLoss, CrossEntropyWithZLoss
@@ -107,7 +109,7 @@ def trainer_config(
         dump_folder=str(folder),
         tokenizer=selection[Tokenizer].call("build"),
         dataloader=data_loader(selection, run, folder / TOKENIZER),
-        loss=_loss(run, resolved.vocab_size, parts, fused=fused),
+        loss=_loss(run, selection, parts, fused=fused),
         optimizer=optimizer.config(
             selection[Optimizer],
             run.optimizer,
@@ -134,6 +136,7 @@ def trainer_config(
         faults=run.faults,
         callbacks=_callbacks(selection, run),
         validation=validation_config(run, selection, folder / TOKENIZER),
+        references=_references(run, selection),
         trace_samples=run.data.trace,
         tensor_digest=run.provenance.tensor_digest,
         token_digest=run.provenance.token_digest,
@@ -239,6 +242,37 @@ def data_loader(selection: Selection, run: Run, files: Path) -> Any:
         vocab_size=resolved.vocab_size,
         side=Side(run.validation.fraction) if run.validation.fraction else None,
         digests=run.provenance.token_digest,
+        sequences=_sequences(selection),
+    )
+
+
+def _sequences(selection: Selection) -> int | None:
+    """Return the sequences of an example; None if the loss is of tokens."""
+    objective = selection.optional(Objective)
+    if objective is None or objective.declaration.loss is None:
+        return None
+    return objective.declaration.sequences
+
+
+def _references(run: Run, selection: Selection) -> ReferenceConfig | None:
+    """Return what references depend on; None if the objective needs none."""
+    objective = selection.optional(Objective)
+    if objective is None or not objective.declaration.reference:
+        return None
+    assert run.resolved is not None
+    said = run.model_dump(mode="json")
+    training = translate.training(run.training, run.resolved.device)
+    return ReferenceConfig(
+        model={
+            "architecture": said["architecture"],
+            "dtypes": [training.dtype, training.mixed_precision_param],
+        },
+        data={
+            "seed": run.debug.seed or 0,
+            "seq_len": run.training.seq_len,
+            "global_batch_size": run.resolved.global_batch_size,
+            **{name: said[name] for name in ("dataset", "data", "objective", "validation")},
+        },
     )
 
 
@@ -265,12 +299,24 @@ def validation_config(run: Run, selection: Selection, files: Path) -> Validation
         interval=run.validation.interval,
         tokens=run.validation.tokens,
         vocab_size=run.resolved.vocab_size,
+        sequences=_sequences(selection),
     )
 
 
-def _loss(run: Run, vocab_size: int, parts: ModelParts, *, fused: bool) -> BaseLoss.Config:
+def _loss(run: Run, selection: Selection, parts: ModelParts, *, fused: bool) -> BaseLoss.Config:
     """Return the loss; ``fused`` if a kernel replaces the output layer and the loss."""
-    size = getattr(parts.model, "vocab_size", vocab_size)
+    assert run.resolved is not None
+    size = getattr(parts.model, "vocab_size", run.resolved.vocab_size)
+    objective = selection.optional(Objective)
+    if objective is not None and objective.declaration.loss is not None:
+        of_examples = SequenceLoss.Config(
+            loss=objective.call("loss"),
+            sequences=objective.declaration.sequences,
+            global_vocab_size=size,
+        )
+        if run.loss.num_chunks == 1:
+            return of_examples
+        return ChunkedSequenceLoss.Config(num_chunks=run.loss.num_chunks, loss_fn=of_examples)
     chunks, weight = run.loss.num_chunks, run.loss.z_loss
     cross_entropy = CrossEntropyLoss.Config(global_vocab_size=size)
     chunked = ChunkedLossWrapper.Config

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from atom.io.numbers import decimal
 from atom.io.printing import clean
 from atom.run_dir import chosen
 from atom.run_dir.metrics import ALWAYS, SHOWN, StepMetrics
@@ -32,6 +33,8 @@ def words(row: StepMetrics, names: Sequence[str]) -> Iterator[str]:
     for name, shown in SHOWN.items():
         if (value := getattr(row, name)) is not None:
             yield shown.words.format(shown.text(value))
+    for name, value in (row.objective or {}).items():
+        yield f"{clean(name)} {decimal(value, 4)}"
     for name in names:
         if (found := chosen.find(row, name)) is not None:
             yield f"{clean(chosen.short(found[0]))} {chosen.text(found[1])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,11 +56,12 @@ class ObjectiveSuite(Options, ComponentSuite):
         self, component: Component, config: BaseModel | None, tmp_path: Path
     ) -> None:
         """Each document has ids of the vocabulary, and at least one to predict that is not the
-        first."""
+        first; it has as many sequences as are declared, each with one to predict."""
         for document, example in self._examples(component, config, tmp_path):
             tokens = np.asarray(example.tokens)
             assert tokens.ndim == 1, f"{document.id}: tokens are no list of ids"
             assert ((tokens >= 0) & (tokens < partners.VOCAB_SIZE)).all(), document.id
+            _check_sequences(example, _declared(component), document.id)
             if example.trained is None:
                 continue
             trained = np.asarray(example.trained)
@@ -170,6 +172,17 @@ class ObjectiveSuite(Options, ComponentSuite):
 
 def _declared(component: Component) -> Objective:
     return component.declaration  # type: ignore[return-value]
+
+
+def _check_sequences(example: Example, declared: Objective, name: str) -> None:
+    """Check that an example has its sequences, and each at least one token to predict."""
+    bounds = [0, *example.begins, len(example.tokens)]
+    assert len(bounds) - 1 == declared.sequences, f"{name}: {len(bounds) - 1} sequences"
+    for begin, end in itertools.pairwise(bounds):
+        assert end - begin > 1, f"{name}: a sequence has fewer than two tokens"
+        if example.trained is not None:
+            predicted = example.trained[begin + 1 : end]
+            assert predicted.any(), f"{name}: nothing of a sequence is trained on"
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -333,6 +333,18 @@ class VerifiedCheckpointManager(CheckpointManager):
         finally:
             self.initial_load_path, self.initial_load_in_hf = base, hugging_face
 
+    def load_initial(self) -> None:
+        """Load the run's initial weights alone, if it names some; adapters stay as they are."""
+        if self.enable and self.initial_load_path:
+            self.dcp_load(
+                self._states_to_load(model_only=True)
+                if self._adapters is None
+                else self._adapters.base(),
+                checkpoint_id=self.initial_load_path,
+                from_hf=self.initial_load_in_hf,
+                from_quantized=self.initial_load_in_hf_quantized,
+            )
+
     def _verified(self, step: int) -> tuple[str | None, bool]:
         """Return why a step's checkpoint is damaged, or None; and whether to resume from it."""
         place = checkpoint.step_folder(self._place, step)

@@ -56,6 +56,40 @@ def check_loader(plan: Plan) -> None:
         )
 
 
+def check_loss(plan: Plan) -> None:
+    """Refuse settings that an objective's own loss does not work with.
+
+    Raises:
+        UserError: names the setting.
+    """
+    objective = plan.selection.optional(Objective)
+    if objective is None or objective.declaration.loss is None:
+        return
+    name = objective.component.name
+    if plan.parallelism.spmd_backend == "full_dtensor":
+        raise UserError(
+            f"does not work with the loss of objective={name}",
+            valid="spmd_types or partial_dtensor",
+            key="parallelism.spmd_backend",
+            value="full_dtensor",
+        )
+    if plan.run.loss.z_loss:
+        raise UserError(
+            f"has no effect on the loss of objective={name}",
+            valid="0",
+            key="loss.z_loss",
+            value=plan.run.loss.z_loss,
+        )
+    if plan.kind == "cuda" and not plan.run.training.engine.get("disable_cuda_graphs"):
+        raise UserError(
+            f"a CUDA graph computes the same number of sequences in each step, and the loss of "
+            f"objective={name} that of the step's examples",
+            valid="true",
+            key="training.disable_cuda_graphs",
+            value=False,
+        )
+
+
 def check_documents(plan: _Plan) -> None:
     """Encode the first documents, as the ranks will.
 

@@ -127,6 +127,7 @@ CHECKS: tuple[Callable[[RunPlan], None], ...] = (
     data.check_schedule,
     data.check_unused,
     objective.check_packing,
+    objective.check_loss,
     faults.check_rollback,
     check_assembly,
     pipeline.check_compiled,

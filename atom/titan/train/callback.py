@@ -52,6 +52,12 @@ class Callback:
     def on_built(self) -> None:
         """Called after the trainer is built, before a checkpoint is loaded."""
 
+    def before_load(self) -> None:
+        """Called after the trainer is built, within ``train``, before a checkpoint is loaded."""
+
+    def still_starting(self) -> None:
+        """Called at times while another callback works in :meth:`before_load`."""
+
     def between_steps(self) -> None:
         """Called after step ``trainer.step`` is done or loaded, before the next begins."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from atom.titan.train.callback import Callback
 from atom.titan.train.faults import Faults
 from atom.titan.train.recovery import Recovery
+from atom.titan.train.references import References
 from atom.titan.train.replay import ReplayCheck
 from atom.titan.train.replicas import ReplicaCheck
 from atom.titan.train.samples import Samples
@@ -19,6 +20,7 @@ CALLBACKS: tuple[type[Callback], ...] = (
     ReplayCheck,  # before faults are judged: flipped bits are not a numerical fault
     Faults,
     ReplicaCheck,
+    References,
     Validation,
     Samples,
 )

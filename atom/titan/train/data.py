@@ -25,6 +25,7 @@ import torch
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.tokenizer import BaseTokenizer
 
+from atom.data import numbering
 from atom.data.documents import LeftOut, TextEncoder
 from atom.data.held_out import Side
 from atom.data.lanes import Lane, Reading, Row, Sources, State, state_size
@@ -88,6 +89,8 @@ class DocumentLoader(BaseDataLoader):
         """The documents to train on; None: all."""
         digests: bool = True
         """Whether the tokens of a step have a digest."""
+        sequences: int | None = None
+        """Sequences of an example, whose labels are numbered; None: labels are ids."""
 
         def reading(self, seq_len: int) -> Reading:
             """Return how all lanes are read; a mixture counts how often all lanes are read."""
@@ -104,6 +107,7 @@ class DocumentLoader(BaseDataLoader):
                 names=self.sources,
                 measured=self.measured,
                 side=self.side,
+                sequences=self.sequences,
             )
 
     def __init__(
@@ -211,14 +215,20 @@ class DocumentLoader(BaseDataLoader):
         tensors = torch.empty(shape, dtype=torch.int64)
         inputs, labels, positions = tensors.numpy()
         left_out, packed, digest = LeftOut(), Packed(), 0
+        sequences: list[bytes] = []
         for number, lane in enumerate(lanes):
             lane.read(Row(inputs[number], labels[number], positions[number]))
+            if sequences:
+                labels[number] = numbering.numbered(labels[number], len(sequences))
+            sequences += lane.digests
             left_out.add(lane.left_out())
             packed.add(lane.packed())
             if self._digests:
                 digest += _digest(lane.number, inputs[number], labels[number])
         samples = {lane.number: lane.spans for lane in lanes}
-        return _Step(tensors, self._current(), samples, left_out, packed, _signed(digest))
+        return _Step(
+            tensors, self._current(), samples, left_out, packed, _signed(digest), sequences
+        )
 
     def _current(self) -> dict[str, State]:
         states = {f"lane.{lane.number}": lane.state for lane in self._lanes}
@@ -240,6 +250,10 @@ class DocumentLoader(BaseDataLoader):
     def samples(self) -> dict[int, list[Span]]:
         """Return, for each lane of this rank, the parts of documents in the last step."""
         return dict(self._step.samples) if self._step is not None else {}
+
+    def sequences(self) -> list[bytes]:
+        """Return the digests of the examples' sequences in the last step, by their numbers."""
+        return self._step.sequences if self._step is not None else []
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state of each lane of this rank, in separate tensors."""
@@ -321,6 +335,7 @@ class _Step:
         left_out: documents that were skipped.
         packed: what was packed.
         digest: sum of the digests of the sequences, modulo 2**64.
+        sequences: digests of the examples' sequences, if labels are numbered.
     """
 
     tensors: torch.Tensor
@@ -329,6 +344,7 @@ class _Step:
     left_out: LeftOut
     packed: Packed
     digest: int
+    sequences: list[bytes]
 
 
 def _in_turn(lanes: list[Lane], first: int, size: int, of: int) -> list[Lane]:

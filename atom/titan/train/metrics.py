@@ -62,6 +62,8 @@ class StepMetricsProcessor(MetricsProcessor):
         """The run's last step, which is always logged."""
         self.also_logs: list[Callable[[int], bool]] = []
         """Functions that return whether a step is logged, beside every ``log_freq``-th."""
+        self.objective: dict[str, float] = {}
+        """The values of the objective for the step that is logged next."""
         self.callbacks: CallbackValues = {}
         """The values of callbacks for the step that is logged next; empty on ranks that do not
         write."""
@@ -172,6 +174,7 @@ class StepMetricsProcessor(MetricsProcessor):
             or None,
             histograms=dict(self.histograms) or None,
             validation=results,
+            objective=dict(self.objective) or None,
         )
         # torchtitan's value is wrong if rows are not log_freq steps apart.
         flops = self.num_flops_per_token * tokens_per_second / ranks
@@ -185,6 +188,7 @@ class StepMetricsProcessor(MetricsProcessor):
             extra_metrics
             | dict(scalars(results or {}))
             | self.apart
+            | {f"objective/{name}": value for name, value in self.objective.items()}
             | {
                 f"callbacks/{name}/{key}": value
                 for name, values in self.callbacks.items()

@@ -23,6 +23,10 @@ class Recovery(Callback):
         self._begun = False
         self._interruption = Interruption(self.trainer.run) if dist.get_rank() == 0 else None
 
+    def still_starting(self) -> None:
+        if self._interruption is not None:
+            self._interruption.alive()
+
     def between_steps(self) -> None:
         self._tell(self.trainer.step)
 
@@ -47,11 +51,21 @@ class Interruption:
     def __init__(self, run: Path) -> None:
         self._run = run
         self._beats = 0
+        self._begun = False
+        self._before = heartbeat.last(run)
         self._open: dict[str, Any] | None = None
+
+    def alive(self) -> None:
+        """Write the heartbeat of a process that works, and has not begun to train."""
+        before = self._before
+        self._beats += 1
+        step, tokens = (before.step, before.tokens_seen) if before is not None else (0, 0)
+        heartbeat.beat(self._run, step, self._beats, tokens or 0)
 
     def between_steps(self, step: int, tokens_seen: int) -> None:
         """Record that ``step`` is done or loaded, with the tokens so far; write the heartbeat."""
-        if not self._beats:
+        if not self._begun:
+            self._begun = True
             self._begin(step)
         self._beats += 1
         heartbeat.beat(self._run, step, self._beats, tokens_seen)
@@ -71,7 +85,7 @@ class Interruption:
 
     def _begin(self, step: int) -> None:
         happened = events.read(self._run)
-        before = heartbeat.last(self._run)
+        before = self._before
         ended = _ended(happened)
         if before is None or ended is None:
             return

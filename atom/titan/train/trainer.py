@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,12 +24,13 @@ from atom.titan import kernels
 from atom.titan.checkpoint.checkpointer import VerifiedCheckpointManager
 from atom.titan.checkpoint.new_rows import Added
 from atom.titan.compat.register_training import SLEEP
-from atom.titan.train import stream
+from atom.titan.train import example_loss, stream
 from atom.titan.train.callback import Callback, Decision
 from atom.titan.train.callbacks import CALLBACKS
 from atom.titan.train.data import DocumentLoader
 from atom.titan.train.metrics import StepMetricsProcessor
 from atom.titan.train.plugin_callbacks import Opened, PluginCallback
+from atom.titan.train.references import ReferenceConfig, References
 from atom.titan.train.stop import StopRequest
 from atom.titan.train.validation import ValidationConfig
 from atom.titan.train.z_loss import of as penalties
@@ -56,6 +57,7 @@ class AtomTrainer(Trainer):
         faults: Faults = field(default_factory=Faults)
         callbacks: tuple[Opened, ...] = ()
         validation: ValidationConfig = field(default_factory=ValidationConfig)
+        references: ReferenceConfig | None = None
         trace_samples: bool = False
         tensor_digest: bool = True
         token_digest: bool = True
@@ -111,6 +113,8 @@ class AtomTrainer(Trainer):
     def train(self) -> None:
         # A barrier replaces torchtitan's sleep: it waits for the other ranks, and no longer.
         with SLEEP.replaced(), kernels.called(self.config.functions):
+            for callback in self.callbacks:
+                callback.before_load()
             super().train()
         dist.barrier()
 
@@ -204,6 +208,11 @@ class AtomTrainer(Trainer):
     def _compute_gradients(self, data_iterator: Iterator[Microbatch]) -> _Losses:
         """Compute the gradients of all of this rank's sequences in the step."""
         groups, valid_here = self._read_batch(data_iterator)
+        if self.example_loss is not None:
+            assert isinstance(self.dataloader, DocumentLoader)
+            sequences = self.dataloader.sequences()
+            self.expect(sequences)
+            valid_here = torch.tensor(len(sequences) // self.example_loss.sequences)
         dims = self.parallel_dims
         sums = torch.stack([valid_here, self._tokens_here()]).to(self.device)
         if dims.dp_enabled:
@@ -233,7 +242,8 @@ class AtomTrainer(Trainer):
                 loss = loss.detach()
                 # A copy: with CUDA graphs the next pass overwrites this loss.
                 total = loss.clone() if total is None else total.add_(loss)
-        return _Losses(total, valid_here, valid, z_loss, further)
+        values = self.example_loss.take() if self.example_loss is not None else {}
+        return _Losses(total, valid_here, valid, z_loss, further, values)
 
     def _read_batch(
         self, data_iterator: Iterator[Microbatch]
@@ -251,6 +261,38 @@ class AtomTrainer(Trainer):
             groups.append(group)
         sl.log_trace_scalar({"local_valid_tokens": int(valid)})
         return groups, valid
+
+    @property
+    def example_loss(self) -> example_loss.SequenceLoss | None:
+        """The loss of examples, if the run's objective has one."""
+        return example_loss.of(self.loss_fn)
+
+    def expect(self, sequences: Sequence[bytes]) -> None:
+        """Prepare the loss for the examples' sequences of a step, or of a validation set."""
+        for callback in self.callbacks:
+            if isinstance(callback, References):
+                callback.expect(sequences)
+
+    def another_loader(self) -> DocumentLoader:
+        """Return a second loader of the run's data, at its beginning."""
+        config, dims = self.config, self.parallel_dims
+        mesh = dims.get_mesh("batch") if dims.dp_enabled else None
+        made = config.dataloader.build(
+            dp_world_size=mesh.size() if mesh is not None else 1,
+            dp_rank=mesh.get_local_rank() if mesh is not None else 0,
+            tokenizer=self.tokenizer,
+            seq_len=config.training.seq_len,
+            local_batch_size=config.parallelism.pipeline_parallel_microbatch_size
+            if dims.pp_enabled
+            else config.training.local_batch_size,
+        )
+        assert isinstance(made, DocumentLoader)
+        return made
+
+    def on_device(self, microbatch: Microbatch) -> Microbatch:
+        """Return a micro-batch on this rank's device."""
+        inputs, labels = microbatch
+        return self._on_device(inputs), labels.to(self.device)
 
     def _on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -287,11 +329,16 @@ class AtomTrainer(Trainer):
                 seen = dist_utils.dist_sum(tokens, mesh)
             else:
                 mean = largest = float(loss.item())
-                seen = self.ntokens_seen
+                mesh, seen = None, self.ntokens_seen
             self._log_apart(z_loss=losses.z_loss, mtp_loss=losses.further)
+            values = {
+                name: dist_utils.dist_sum(value / losses.valid, mesh)
+                for name, value in losses.values.items()
+            }
         if isinstance(self.metrics_processor, StepMetricsProcessor):
             self.metrics_processor.data = self._shown(self._tokens)
             self.metrics_processor.stream = self._shown(self.stream)
+            self.metrics_processor.objective = values
         self.metrics_processor.log(
             self.step,
             mean,
@@ -424,6 +471,9 @@ class _Losses:
         valid: those of all ranks, on the device.
         z_loss: this rank's share of z-loss; None without ``loss.z_loss``.
         further: that of the loss of tokens ahead; None if the model predicts none.
+        values: this rank's sums over examples of what the objective logs.
+
+    With an objective's loss of examples, ``valid`` counts examples instead.
     """
 
     loss: torch.Tensor | None
@@ -431,3 +481,4 @@ class _Losses:
     valid: torch.Tensor
     z_loss: torch.Tensor | None
     further: torch.Tensor | None
+    values: dict[str, torch.Tensor]

@@ -10,14 +10,13 @@ Shape suffixes: B = sequences of one pass, L = tokens per sequence.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 from torchtitan.distributed import utils as dist_utils
 
 from atom.data import validation
@@ -26,12 +25,15 @@ from atom.data.validation import Texts, ValidationSet
 from atom.registry.renaming import renamed
 from atom.run_dir import events
 from atom.run_dir.validated import SetResult
-from atom.titan.compat.pipeline import forward_only
+from atom.titan.train import forward
 from atom.titan.train.averages import Averages
 from atom.titan.train.callback import Callback, is_due
 from atom.titan.train.data import EncoderOf
 from atom.titan.train.metrics import StepMetricsProcessor
 from atom.titan.train.untouched import Untouched
+
+if TYPE_CHECKING:
+    from atom.titan.train.trainer import Microbatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class ValidationConfig:
         interval: steps from one validation to the next.
         tokens: tokens of a set to read.
         vocab_size: an id beyond it is refused.
+        sequences: sequences of an example of the objective; None: its loss is of tokens.
     """
 
     sets: Mapping[str, Texts] = field(default_factory=dict)
@@ -51,6 +54,7 @@ class ValidationConfig:
     interval: int = 1
     tokens: int = 1
     vocab_size: int | None = None
+    sequences: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data."""
@@ -74,6 +78,7 @@ def read(
             seq_len=seq_len,
             vocab_size=config.vocab_size,
             side=texts.side,
+            sequences=config.sequences,
             **share,
         )
 
@@ -155,18 +160,30 @@ class Validation(Callback):
     def _result(self, found: ValidationSet) -> SetResult:
         trainer = self.trainer
         total = torch.zeros((), dtype=torch.float64, device=trainer.device)
+        trainer.expect(found.sequences_here)
         for microbatches in self._passes(found):
-            total += _plain(self._loss(microbatches)).to(trainer.device, torch.float64)
+            total += forward.loss(trainer, microbatches).to(trainer.device, torch.float64)
         dims = trainer.parallel_dims
         mesh = dims.get_optional_mesh("loss") if dims.dp_cp_enabled else None
+        count = found.tokens if found.examples is None else found.examples
+        values = trainer.example_loss.take() if trainer.example_loss is not None else {}
         return SetResult(
-            loss=dist_utils.dist_sum(total, mesh) / found.tokens,
+            loss=dist_utils.dist_sum(total, mesh) / count,
             tokens=found.tokens,
-            bytes=found.bytes,
+            bytes=None if found.examples is not None else found.bytes,
             data=found.digest,
+            examples=found.examples,
+            values={
+                name: dist_utils.dist_sum(value, mesh) / count for name, value in values.items()
+            },
         )
 
-    def _passes(self, found: ValidationSet) -> Iterator[list[tuple[dict[str, Any], torch.Tensor]]]:
+    def everything(self) -> Iterator[tuple[Sequence[bytes], Iterator[list[Microbatch]]]]:
+        """Yield the examples' sequences of each set, and its passes."""
+        for found in self._sets.values():
+            yield found.sequences_here, self._passes(found)
+
+    def _passes(self, found: ValidationSet) -> Iterator[list[Microbatch]]:
         """Yield the micro-batches of each forward pass, as many on every rank: where sequences are
         lacking, there is padding.
         """
@@ -185,9 +202,7 @@ class Validation(Callback):
             if len(group) == count:
                 yield group
 
-    def _microbatch(
-        self, found: ValidationSet, here: slice, size: int
-    ) -> tuple[dict[str, Any], torch.Tensor]:
+    def _microbatch(self, found: ValidationSet, here: slice, size: int) -> Microbatch:
         length = self.trainer.config.training.seq_len
         arrays = []
         padding = (0, IGNORED, np.arange(length))
@@ -201,39 +216,3 @@ class Validation(Callback):
             arrays.append(torch.from_numpy(array_BL).to(self.trainer.device))
         inputs_BL, labels_BL, positions_BL = arrays
         return {"input": inputs_BL, "positions": positions_BL}, labels_BL
-
-    def _loss(self, microbatches: list[tuple[dict[str, Any], torch.Tensor]]) -> torch.Tensor:
-        """Return this rank's share of the sum of the losses of one pass."""
-        trainer = self.trainer
-        prepared = [trainer.post_dataloading_process(*each) for each in microbatches]
-        if trainer.parallel_dims.pp_enabled:
-            return self._pipelined(prepared)
-        ((inputs, labels, arguments),) = prepared
-        with trainer.train_context():
-            output = trainer.model_parts[0](inputs, **arguments)
-            positions = {k: v for k, v in arguments.items() if k == "positions"}
-            loss, _ = trainer.loss_fn(output, labels, **positions)
-        found: torch.Tensor = loss
-        return found
-
-    def _pipelined(self, prepared: list[tuple[Any, Any, dict[str, Any]]]) -> torch.Tensor:
-        """Return the sum on the ranks of the last stage; 0 on the others."""
-        trainer = self.trainer
-        last = trainer.pp_has_last_stage
-        losses: list[torch.Tensor] | None = [] if last else None
-        with trainer.train_context(), forward_only(trainer.pp_schedule):
-            trainer.pp_schedule.eval(
-                arg_mbs=[(each[0],) for each in prepared] if trainer.pp_has_first_stage else None,
-                kwarg_mbs=[each[2] for each in prepared],
-                target_mbs=[each[1] for each in prepared] if last else None,
-                losses=losses,
-                return_outputs=False,
-            )
-        if losses is None:
-            return torch.zeros(())
-        return torch.stack([_plain(loss) for loss in losses]).sum()
-
-
-def _plain(loss: torch.Tensor) -> torch.Tensor:
-    """Return this rank's share of a loss as a plain tensor."""
-    return loss.to_local() if isinstance(loss, DTensor) else loss

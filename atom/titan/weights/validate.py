@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from atom.data.lanes import IGNORED
 from atom.data.validation import Texts, ValidationSet
+from atom.errors import UserError
+from atom.plugin import Objective
 from atom.run_dir.validated import SetResult
 from atom.titan.train.validation import ValidationConfig, read
 from atom.titan.trainer_config import encoder_of
@@ -51,6 +53,12 @@ def validate(
     run = loaded.trained.run
     assert run.resolved is not None  # a run that has not started has no weights
     trained = loaded.trained
+    objective = trained.selection.optional(Objective)
+    if objective is not None and objective.declaration.loss is not None:
+        raise UserError(
+            f"the loss of objective={objective.component.name} is computed while it trains",
+            valid="validation.sets of the run, whose results are in metrics.jsonl",
+        )
     config = ValidationConfig(
         tokens=tokens,
         vocab_size=run.resolved.vocab_size,
