@@ -309,6 +309,13 @@ def _loss(run: Run, selection: Selection, parts: ModelParts, *, fused: bool) -> 
     size = getattr(parts.model, "vocab_size", run.resolved.vocab_size)
     objective = selection.optional(Objective)
     if objective is not None and objective.declaration.loss is not None:
+        if parts.loss is not None:
+            raise UserError(
+                "has its own loss, and the model predicts several tokens with another",
+                valid="architecture.mtp_depth=0",
+                key="objective.name",
+                value=objective.component.name,
+            )
         of_examples = SequenceLoss.Config(
             loss=objective.call("loss"),
             sequences=objective.declaration.sequences,

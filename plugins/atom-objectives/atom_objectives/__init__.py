@@ -1,4 +1,4 @@
-"""Objectives: supervised fine-tuning on conversations."""
+"""Objectives: supervised fine-tuning on conversations, and preferences."""
 
 from collections.abc import Iterator
 
@@ -18,4 +18,16 @@ def atom_objectives() -> Iterator[Objective]:
         template="atom_objectives.templates:of_run",
         reads="records",
         packings=("best_fit", "none"),
+    )
+    yield Objective(
+        name="dpo",
+        summary="direct preference optimization: chosen and rejected answers",
+        config="atom_objectives.config:Dpo",
+        encoder="atom_objectives.preferences:encoder",
+        template="atom_objectives.templates:of_run",
+        reads="records",
+        packings=("best_fit", "none"),
+        loss="atom_objectives.dpo:loss",
+        sequences=2,
+        reference=True,
     )

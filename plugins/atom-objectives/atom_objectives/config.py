@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from atom.recipe.idle import Idle
+
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -22,4 +24,34 @@ class Sft(BaseModel):
     train_on: Literal["answers", "last_answer"] = Field(
         default="answers",
         description="the answers that are trained on: all of a conversation, or the last",
+    )
+
+
+class Dpo(BaseModel):
+    """Direct preference optimization: prefer the chosen answers of pairs to the rejected ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    template: Name | None = Field(
+        default=None,
+        description="the chat template, as of objective=sft",
+    )
+    beta: float = Field(
+        default=0.1,
+        gt=0,
+        allow_inf_nan=False,
+        description="how strongly the model is kept near the reference",
+    )
+    loss: Literal["sigmoid", "ipo"] = Field(
+        default="sigmoid", description="the loss of a pair: of DPO, or of IPO"
+    )
+    label_smoothing: Annotated[float, Idle("loss", "ipo")] = Field(
+        default=0.0,
+        ge=0,
+        lt=0.5,
+        description="the probability that a preference is wrong (loss=sigmoid)",
+    )
+    length_normalized: bool | None = Field(
+        default=None,
+        description="means over the tokens of an answer instead of sums; null: with loss=ipo",
     )

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning holds the contract of an objective."""
+"""Fine-tuning and preferences hold the contract of an objective."""
 
 import itertools
 from pathlib import Path
@@ -23,3 +23,12 @@ RECORDS = [
 TestSft = conformance(
     "objective:sft", template=str(Path(__file__).with_name("short.jinja"))
 ).having(records=RECORDS, bad_record={"messages": RECORDS[0]["messages"][:1]})
+
+PAIRS = [
+    {"prompt": f"after {one}? ", "chosen": other, "rejected": wrong}
+    for (one, other), wrong in zip(itertools.pairwise(NUMBERS), [*"abcdefghi"], strict=True)
+]
+
+TestDpo = conformance(
+    "objective:dpo", template=str(Path(__file__).with_name("short.jinja")), beta=0.5
+).having(records=PAIRS, bad_record=PAIRS[0] | {"rejected": PAIRS[0]["chosen"]})
