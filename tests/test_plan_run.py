@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,22 @@ from atom.plan.transformer import transformer
 
 WRONG = {
     "": "a budget is missing; valid: budget=1e23, `atom plan fit`, or overrides of `atom train`",
-    "plan.price=3 world_size=8": "plan.price=3: is no key of a plan; did you mean plan.price_gpu",
+    "plan.price=3 world_size=8": "plan.price=3: is no key of a plan; did you mean plan.",
     "plan.price_gpu_hour=-1": "plan.price_gpu_hour=-1 (command line): valid: a number from 0",
     "plan.tokens=many": "plan.tokens=many (command line): valid: a number from 1",
     "plan.nodes=1.5": "plan.nodes=1.5 (command line): valid: a whole number from 1",
     "plan.network=carrier": "plan.network=carrier (command line): valid: Gb/s a GPU above 0, or",
     "plan.network=0": "plan.network=0 (command line): valid: Gb/s a GPU above 0, or infiniband_ndr",
     "plan.sharding=zero9": "plan.sharding=zero9 (command line): valid: fsdp, zero1",
+    "plan.spares=-1": "plan.spares=-1 (command line): valid: a whole number from 0",
+    "plan.failure_rate=nan": "plan.failure_rate=nan (command line): valid: a number from 0",
+    "plan.checkpoint_write=0": "plan.checkpoint_write=0 (command line): valid: a number from 0.001",
+    "world_size=8 --html nowhere/page.html": "--html=nowhere/page.html: there is no folder",
+    "world_size=8 --html .": "--html=.: is a folder; valid: a file in an existing folder",
+    "budget=1e23 --html page.html": "--html is for the plan of a run, and a budget has none",
+    "budget=1e23 -m": "--multirun is for the plan of a run, and a budget has none",
+    "budget=1e300": "budget=1e300 (command line): is 1e+300 FLOPs, far beyond all runs that laws",
+    "budget=1e-9usd": "budget=1e-9usd (command line): is 4.2",
     "plan.tokens=1 plan.tokens=2": "plan.tokens=2 (command line): is given twice",
 }
 
@@ -64,6 +74,43 @@ RUN = (
 )  # fmt: skip
 
 
+SWEPT = (
+    "world_size=8,16", "device=h100", "architecture=llama3_tiny", "tokenizer=bytes",
+    "architecture.n_layers=6", "training.seq_len=64", "training.global_batch_size=32",
+    "parallelism=pp", "parallelism.pipeline_parallel_degree=2,4",
+    "parallelism.data_parallel_shard_degree=-1", "plan.spares=1",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_sweep_prints_each_plan_and_draws_all(atom: Callable, tmp_path: Path) -> None:
+    file = tmp_path / "plan.html"
+    done = atom("plan", *SWEPT, "-m", "--json", "--html", str(file), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    decoder, plans, text = json.JSONDecoder(), [], done.stdout.lstrip()
+    while text:
+        found, end = decoder.raw_decode(text)
+        plans.append(found)
+        text = text[end:].lstrip()
+    assert [(p["ranks"], p["layout"]["pp"]) for p in plans] == [(8, 2), (8, 4), (16, 2), (16, 4)]
+    for plan in plans:
+        assert plan["bubble"] > 0
+        assert plan["campaign"]["spares"] == 1
+        assert plan["range_of"] == "hopper_bf16"
+        for name in ("step_seconds", "days", "dollars", "kwh", "goodput", "memory_gib"):
+            low, high = plan[f"{name}_range"]
+            assert low * 0.999999 <= plan[name] <= high * 1.000001
+    assert list(tmp_path.iterdir()) == [file], "a sweep leaves no folder"
+    page_of_all = file.read_text()
+    assert "<script" not in page_of_all
+    assert not re.search(r"(src|href)=\"(?!#)", page_of_all)
+    for heading in ("Scaling", "A step", "Memory", "Pipeline", "Campaign"):
+        assert f">{heading}</h2>" in page_of_all
+    # Each bar is as long as its parts, and has a part for each of a thousandth or more.
+    for plan in plans:
+        assert f"matrix products: {plan['parts']['products']:.3g} s" in page_of_all
+
+
 @pytest.mark.slow
 def test_a_plan_has_all_numbers_and_what_if(atom: Callable, tmp_path: Path) -> None:
     plans = []
@@ -81,6 +128,8 @@ def test_a_plan_has_all_numbers_and_what_if(atom: Callable, tmp_path: Path) -> N
     assert 0.1 < mine["mfu"] < mine["mfu_full_attention"] < 1
     assert 0 < mine["goodput"] <= 1
     assert mine["bubble"] == 0
+    assert mine["campaign"]["ettr"] == mine["goodput"]
+    assert mine["inputs"]["price_gpu_hour"] == 3
     assert mine["dollars"] == pytest.approx(mine["days"] * 16 * 24 * 3)
     assert mine["kwh"] == pytest.approx(mine["gpu_hours"] * 0.9125)
     assert mine["co2_kg"] == pytest.approx(mine["kwh"] / 2)

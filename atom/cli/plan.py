@@ -22,6 +22,11 @@ def main(arguments: list[str]) -> int:
         return plan_fit.run(plan_fit.parser().parse_args(arguments[1:]))
     options = parser().parse_intermixed_args(arguments)
     if any(word.startswith("budget=") for word in options.overrides):
+        for name, given in (("--html", options.html), ("--multirun", options.multirun)):
+            if given:
+                raise UserError(
+                    f"{name} is for the plan of a run, and a budget has none", valid="--json"
+                )
         return plan_budget.run(options)
     of_budget = [w for w in options.overrides if w.startswith(("law=", "rule="))]
     if options.ladder or of_budget or not options.overrides:

@@ -56,6 +56,18 @@ def parser() -> Parser:
         help="write experiments of small runs that check the law and the rule to this new folder, "
         "for `atom train --config-dir FOLDER -m`",
     )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write the plan of a run, or of a sweep, to this file as a page with pictures",
+    )
+    parser.add_argument(
+        "-m",
+        "--multirun",
+        action="store_true",
+        help="plan each combination of comma-separated values: world_size=256,512 -m",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object, for programs")
     return parser
 

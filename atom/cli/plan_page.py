@@ -22,7 +22,7 @@ NAMES = {
 
 
 def page(told: Mapping[str, Any]) -> str:
-    """Return the page of an outlook's values, with a line break at the end."""
+    """Return the page of an outlook's values."""
     layout = told["layout"]
     degrees = [f"{n} {v}" for n, v in layout.items() if n != "checkpointing" and v > 1]
     low, high = told["step_seconds_range"]
@@ -48,12 +48,14 @@ def page(told: Mapping[str, Any]) -> str:
         f"run      {told['steps']:,} steps, {human(told['tokens'])} tokens: "
         f"{told['days']:.3g} days ({first:.3g} to {last:.3g}) with goodput {told['goodput']:.1%}",
         f"         a checkpoint of {told['checkpoint_gib']:,.1f} GiB each "
-        f"{told['checkpoint_steps']:,} steps",
+        f"{told['checkpoint_steps']:,} steps pauses {told['checkpoint_pause_seconds']:.2g} s; "
+        f"{told['campaign']['interruptions']:,.1f} interruptions, "
+        f"{told['campaign']['spares_needed']:,} spare nodes are enough",
         f"cost     {told['gpu_hours']:,.0f} GPU-hours, {told['dollars']:,.0f} dollars "
         f"({cheap:,.0f} to {dear:,.0f}), {told['kwh']:,.0f} kWh"
         + (f", {told['co2_kg']:,.0f} kg CO2" if "co2_kg" in told else ""),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _batches(told: Mapping[str, Any]) -> list[str]:

@@ -6,17 +6,20 @@ import argparse
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from atom.cli.plan_numbers import number
+from atom.cli.plan_page import page
 from atom.compose import compose, plugin_lists
 from atom.errors import UserError, nearest
+from atom.io.files import write_given
 from atom.io.json_data import dumps
 from atom.io.process import call
 from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.execution import FSDP, ZERO1
-from atom.plan.outlook import Prices, outlook
+from atom.plan.outlook import Interruptions, Outlook, Prices, outlook
 from atom.plan.what_if import zero1
 from atom.recipe.run import Run
 from atom.registry.host import Host
@@ -36,7 +39,12 @@ _RANGES = {
     "co2_kwh": (0.0, 100.0),
     "nodes": (1, 2**24),
     "tokens": (1.0, 1e18),
+    "failure_rate": (0.0, 10.0),
+    "spares": (0, 2**20),
+    "repair_hours": (0.0, 1e5),
+    "checkpoint_write": (1e-3, 1e6),
 }
+_WHOLE = ("nodes", "spares")
 KEYS = {"network", "sharding", *_RANGES}
 
 
@@ -51,26 +59,59 @@ class Settings:
     price_gpu_hour: float | None = None
     watts_gpu: float | None = None
     co2_kwh: float | None = None
+    failure_rate: float | None = None
+    spares: float | None = None
+    repair_hours: float | None = None
+    checkpoint_write: float | None = None
 
     @property
     def prices(self) -> Prices:
-        given = {f.name: getattr(self, f.name) for f in fields(Prices)}
-        return Prices(**{name: value for name, value in given.items() if value is not None})
+        return Prices(**self._given(Prices))
+
+    @property
+    def interruptions(self) -> Interruptions:
+        found = Interruptions(**self._given(Interruptions))
+        return found if found.spares is None else replace(found, spares=int(found.spares))
+
+    def _given(self, kind: type) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(kind)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan of each run that the overrides compose; return the exit code."""
     settings = read([word for word in options.overrides if word.startswith("plan.")])
     overrides = [word for word in options.overrides if not word.startswith("plan.")]
-    overrides = [*overrides, "dry_run=true"]
+    overrides = [*overrides, "dry_run=true", *(["--multirun"] if options.multirun else [])]
+    if options.html is not None:
+        check_page(options.html)
+    plans: list[Outlook] = []
     host = Host.load(plugin_lists.trust(overrides))
 
     def job(composed: Run) -> None:
         # In a child process, for sweeps: torchtitan supports one device per process.
-        call(partial(_plan, composed, host, settings, as_json=options.json))
+        found = call(partial(_plan, composed, host, settings))
+        plans.append(found)
+        print(dumps(found.told, indent=2) if options.json else page(found.told), flush=True)
 
     compose.main(overrides, partial(compose.do, host=host, job=job), host)
+    if options.html is not None:
+        # Imported here, because few plans need it.
+        from atom.watch import plan_report
+
+        write_given(options.html, plan_report.page(plans))
     return 0
+
+
+def check_page(file: Path) -> None:
+    """Refuse a file that cannot be written, before anything is computed.
+
+    Raises:
+        UserError: its folder is missing, or it is a folder.
+    """
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        why = "is a folder" if file.is_dir() else f"there is no folder {file.absolute().parent}"
+        raise UserError(why, key="--html", value=str(file), valid="a file in an existing folder")
 
 
 def read(words: list[str]) -> Settings:
@@ -94,7 +135,7 @@ def read(words: list[str]) -> Settings:
         if name == "network":
             _gigabits(text)
         limits = _RANGES.get(name)
-        found[name] = text if limits is None else number(key, text, limits, whole=name == "nodes")
+        found[name] = text if limits is None else number(key, text, limits, whole=name in _WHOLE)
     return Settings(**found)
 
 
@@ -129,7 +170,7 @@ def changed(settings: Settings, device: DeviceDescription, ranks: int) -> Device
     return device
 
 
-def _plan(composed: Run, host: Host, settings: Settings, *, as_json: bool) -> None:
+def _plan(composed: Run, host: Host, settings: Settings) -> Outlook:
     selection = select(composed, host)
     prepared = call(partial(prepare, selection, composed))
     from atom.titan.preflight.planned import planned
@@ -156,15 +197,17 @@ def _plan(composed: Run, host: Host, settings: Settings, *, as_json: bool) -> No
     if not of.constant:
         times = {size: estimated(plan.at(size)).step.seconds for size in of.counts(steps)}
         seconds = sum(times[size] * count for size, count in of.counts(steps).items())
-    told = outlook(
+    ahead = outlook(
         found,
         plan.model,
         plan.device,
         steps,
         settings.prices,
+        settings.interruptions,
         tokens=of.tokens(steps),
         seconds=seconds,
     )
+    told = ahead.told
     told |= {
         "device": plan.device.name,
         "ranks": layout.ranks,
@@ -176,9 +219,4 @@ def _plan(composed: Run, host: Host, settings: Settings, *, as_json: bool) -> No
     told["layout"] = {name: getattr(layout, name) for name in degrees}
     told["layout"]["checkpointing"] = layout.checkpointing
     told["explanation"] = plan.explanation.splitlines()
-    if as_json:
-        print(dumps(told, indent=2), flush=True)
-        return
-    from atom.cli.plan_page import page
-
-    print(page(told), end="", flush=True)
+    return ahead

@@ -34,6 +34,11 @@ _UNITS = {
 }
 
 
+LIMITS = (1e15, 1e30)
+"""The least and the greatest FLOPs of a budget: seconds of a GPU, and 10,000 times the largest run
+of 2025."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """A budget in all its units.
@@ -91,7 +96,17 @@ def read(
                 valid="above 0 with a budget in dollars",
             )
         days = amount / price_gpu_hour / 24
-    return Budget(unit, amount if unit == "flops" else days * day, days, days * 24 * price_gpu_hour)
+    flops = amount if unit == "flops" else days * day
+    low, high = LIMITS
+    if not low <= flops <= high:
+        raise UserError(
+            f"is {flops:.3g} FLOPs, far beyond all runs that laws are fitted to",
+            key="budget",
+            value=text,
+            origin="command line",
+            valid=f"{low:g} to {high:g} FLOPs",
+        )
+    return Budget(unit, flops, days, days * 24 * price_gpu_hour)
 
 
 def _invalid(text: str) -> UserError:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from atom.plan.campaign import Campaign, simulate
+import numpy as np
+
+from atom.plan import errors
+from atom.plan.campaign import Campaign, Outcome, simulate
 from atom.plan.device import GIB, DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.execution import BFLOAT16
-from atom.plan.failures import DEVICES_PER_NODE, asynchronous
+from atom.plan.failures import (
+    DAY,
+    DEVICES_PER_NODE,
+    RATE,
+    STORAGE,
+    Failures,
+    asynchronous,
+    spares_needed,
+)
 from atom.plan.model import ModelDescription
+from atom.plan.time.constants import DEFAULT
+from atom.plan.time.stages import stages
 from atom.plan.work import ModelWork, work
 
 CHECKPOINT = 13.0
@@ -18,9 +31,6 @@ CHECKPOINT = 13.0
 
 WATTS = 7300 / 8
 """Watts of a GPU with its share of a node: 7.3 kW a node of 8 H100s (arXiv 2506.14551)."""
-
-HELD_OUT = 0.20
-"""Relative error that 92 % of the steps of H100s published by sources not fitted stay below."""
 
 CAMPAIGNS = 200
 
@@ -32,6 +42,38 @@ class Prices:
     price_gpu_hour: float = 3.0
     watts_gpu: float = WATTS
     co2_kwh: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interruptions:
+    """Inputs: failures of a node-day, nodes in reserve, hours of a repair, bytes/s to storage."""
+
+    failure_rate: float = RATE.value
+    spares: int | None = None
+    repair_hours: float = 24.0
+    checkpoint_write: float = STORAGE.value / 1e9
+
+    @property
+    def failures(self) -> Failures:
+        """Return the failures; each campaign has a rate of its own around the given one."""
+        repair = None if self.spares is None else self.repair_hours * 3600
+        plain = Failures(rate=self.failure_rate, spares=self.spares, repair_seconds=repair)
+        return plain.uncertain()
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run will take.
+
+    Attributes:
+        told: as JSON values.
+        days: the finishing day of each simulated campaign.
+        timeline: the pipeline ranks' actions of a step; empty without a pipeline.
+    """
+
+    told: dict[str, Any]
+    days: list[float] = field(default_factory=list)
+    timeline: list[list[tuple[int, str, float, float]]] = field(default_factory=list)
 
 
 def flops_per_token(model: ModelWork, seq_len: int, *, full: bool = False) -> float:
@@ -54,11 +96,12 @@ def outlook(
     device: DeviceDescription,
     steps: int,
     prices: Prices,
+    interruptions: Interruptions | None = None,
     *,
     tokens: int | None = None,
     seconds: float | None = None,
-) -> dict[str, Any]:
-    """Return what a run will take, as JSON values.
+) -> Outlook:
+    """Return what a run will take.
 
     Args:
         found: the estimate of a step; of the largest batch, if batches differ.
@@ -66,32 +109,44 @@ def outlook(
         device: the device.
         steps: steps of the run.
         prices: what GPUs and power cost.
+        interruptions: failures, spare nodes, storage; by default the published ones.
         tokens: tokens of all steps; None: those of ``found`` in each.
         seconds: time of all steps; None: that of ``found`` for each.
     """
     layout, step, ranks = found.layout, found.step, found.layout.ranks
-    each = layout.dp * layout.local_batch_size * layout.accumulation * layout.seq_len
-    rate = each / step.seconds / ranks
+    inputs = interruptions or Interruptions()
+    batch = layout.dp * layout.local_batch_size * layout.accumulation * layout.seq_len
+    rate = batch / step.seconds / ranks
     described, peak = work(model), device.peak(BFLOAT16)
+    below, above = errors.spread(layout, device)
+    size = CHECKPOINT * model.numel
+    checkpoint = asynchronous(size, ranks, write=inputs.checkpoint_write * 1e9)
     campaign = Campaign(
         step_seconds=step.seconds if seconds is None else seconds / steps,
         steps=steps,
         nodes=max(ranks / DEVICES_PER_NODE, 1),
-        checkpoint=asynchronous(CHECKPOINT * model.numel, ranks),
+        checkpoint=checkpoint,
+        failures=inputs.failures,
     )
     days = simulate(campaign, campaigns=CAMPAIGNS, seed=0)
     low, middle, high = days.days(0.05, 0.5, 0.95)
     hours = ranks * middle * 24
-    ranges = [low / (1 + HELD_OUT), high * (1 + HELD_OUT)]
+    ranges = [low * below, high * above]
     kwh = hours * prices.watts_gpu / 1000
-    return {
+    told: dict[str, Any] = {
         "fits": found.fits,
         "step_seconds": step.seconds,
-        "step_seconds_range": [step.seconds / (1 + HELD_OUT), step.seconds * (1 + HELD_OUT)],
+        "step_seconds_range": [step.seconds * below, step.seconds * above],
+        "range_of": errors.class_of(layout, device),
         "tokens_per_second_per_gpu": rate,
+        "tokens_per_second_per_gpu_range": [rate / above, rate / below],
         "mfu": rate * flops_per_token(described, layout.seq_len) / peak,
         "mfu_full_attention": rate * flops_per_token(described, layout.seq_len, full=True) / peak,
         "memory_gib": found.memory.total / GIB,
+        "memory_gib_range": [
+            found.memory.total / GIB * (1 - errors.MEMORY),
+            found.memory.total / GIB * (1 + errors.MEMORY),
+        ],
         "memory_limit_gib": found.limit / GIB,
         "memory": {f.name: getattr(found.memory, f.name) / GIB for f in fields(found.memory)},
         "parts": {
@@ -103,16 +158,48 @@ def outlook(
         },
         "exposed": step.exposed,
         "bubble": step.idle / step.seconds,
-        "tokens": each * steps if tokens is None else tokens,
+        "tokens": batch * steps if tokens is None else tokens,
         "steps": steps,
         "days": middle,
         "days_range": ranges,
         "goodput": float(days.effective.mean()),
+        "goodput_range": [float(q) for q in np.quantile(days.effective, (0.05, 0.95))],
+        "campaign": campaign_of(days, campaign, inputs),
         "checkpoint_steps": days.interval,
-        "checkpoint_gib": CHECKPOINT * model.numel / GIB,
+        "checkpoint_gib": size / GIB,
+        "checkpoint_pause_seconds": checkpoint.pause,
+        "checkpoint_write_seconds": checkpoint.durable,
         "gpu_hours": hours,
         "dollars": hours * prices.price_gpu_hour,
         "dollars_range": [day * ranks * 24 * prices.price_gpu_hour for day in ranges],
         "kwh": kwh,
-        **({"co2_kg": kwh * prices.co2_kwh} if prices.co2_kwh else {}),
+        "kwh_range": [day * ranks * 24 * prices.watts_gpu / 1000 for day in ranges],
+        "inputs": {
+            **{f.name: getattr(prices, f.name) for f in fields(prices)},
+            **{f.name: getattr(inputs, f.name) for f in fields(inputs)},
+        },
     }  # fmt: skip
+    if prices.co2_kwh:
+        told["co2_kg"] = kwh * prices.co2_kwh
+        told["co2_kg_range"] = [each * prices.co2_kwh for each in told["kwh_range"]]
+    return Outlook(told, [float(day) for day in days.wall / DAY], _timeline(found, model, device))
+
+
+def campaign_of(found: Outcome, campaign: Campaign, inputs: Interruptions) -> dict[str, Any]:
+    """Return the means of the simulated campaigns, and the spare nodes that would be enough."""
+    failures = replace(campaign.failures, repair_seconds=inputs.repair_hours * 3600)
+    return found.to_json() | {
+        "ettr": float(found.effective.mean()),
+        "spares": inputs.spares,
+        "spares_needed": spares_needed(failures, campaign.nodes),
+    }
+
+
+def _timeline(
+    found: Estimate, model: ModelDescription, device: DeviceDescription
+) -> list[list[tuple[int, str, float, float]]]:
+    layout = found.layout
+    if layout.order is None:
+        return []
+    each = stages(work(model), layout, device, DEFAULT)
+    return layout.order.timeline([stage.seconds for stage in each])

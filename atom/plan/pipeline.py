@@ -100,19 +100,31 @@ class Schedule:
                 backward pass take half of it each.
             send: time from the end of an action until its result is on the next stage's rank.
         """
+        return max(end for rank in self.timeline(times, send) for *_, end in rank)
+
+    def timeline(
+        self, times: Sequence[tuple[float, float]], send: float = 0.0
+    ) -> list[list[tuple[int, str, float, float]]]:
+        """Return stage, kind, begin and end of each rank's actions, in order.
+
+        The arguments are those of :meth:`duration`.
+        """
         cost = {FORWARD: [f for f, _ in times], BACKWARD: [b for _, b in times]}
         cost[INPUT] = cost[WEIGHT] = [b / 2 for _, b in times]
         clock = [0.0] * len(self.order)
         ends: list[float] = []
+        found: list[list[tuple[int, str, float, float]]] = [[] for _ in self.order]
         for rank, stage, kind, here, sent in self.steps:
             start = clock[rank]
             for need in here:
                 start = max(start, ends[need])
             if sent >= 0:
                 start = max(start, ends[sent] + send)
-            clock[rank] = start + cost[kind][stage]
-            ends.append(clock[rank])
-        return max(clock)
+            end = start + cost[kind][stage]
+            clock[rank] = end
+            ends.append(end)
+            found[rank].append((stage, kind, start, end))
+        return found
 
 
 def bubble(order: Order | Schedule, stages: int) -> float:
