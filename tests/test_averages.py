@@ -175,7 +175,7 @@ def test_commands_read_it(screen: str, said: Callable[..., str], place: Path) ->
     [
         (
             "validate run --average em",
-            "step-5 has no averaged weights of a callback em; valid: ema",
+            "atom: run has no averaged weights of a callback em; valid: ema",
         ),
         (
             "export run --to hf --out no --average x",

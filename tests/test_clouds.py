@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atom.run_dir import events
+from atom.run_dir import evals, events
+
+sys.path.append(str(Path(__file__).parents[1] / "plugins/atom-evaluators/tests"))
+
+from made import evaluating
 
 POD = (
     "launcher=kubernetes",
@@ -85,7 +89,7 @@ def test_a_pod_trains(
     """The command of the only pod, with the variables that Kubernetes and JobSet set."""
     run = tmp_path / "run"
     overrides = (*small, *POD, f"launcher.port={port}", f"launcher.mounts=[shared:{tmp_path}]")
-    overrides += ("training.steps=2",)
+    overrides += ("training.steps=2", *evaluating(tmp_path))
     result = atom("train", *overrides, f"run.dir={run}", PATH=accepting(tmp_path, "kubectl"))
     assert result.returncode == 0, result.stderr
     jobset = yaml.safe_load((run / "jobset.yaml").read_text())
@@ -102,6 +106,8 @@ def test_a_pod_trains(
     )
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in rows(run)] == [1, 2]
+    assert "evaluated step 2: colors_rc acc " in done.stdout
+    assert {row.step for row in evals.read(run)} == {2}
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from atom.launch.evaluations import Evaluations
+from atom.recipe.evaluation import Evaluation
 from atom.run_dir import evals, events, status
 
 sys.path.append(str(Path(__file__).parents[1] / "plugins/atom-evaluators/tests"))
@@ -149,6 +151,46 @@ def test_another_step_and_a_limit(atom: Callable[..., Any], trained: Path) -> No
     assert "code_rc bpb" in (trained / "curves.svg").read_text()
 
 
+@pytest.mark.parametrize("layout", ["dp_shard=2", "tp=2"])
+def test_ranks_that_share_a_model_have_the_scores_of_one_process(
+    layout: str,
+    atom: Callable[..., Any],
+    trained: Path,
+    scored: dict[str, list[evals.Evaluation]],
+    both: SimpleNamespace,
+    tmp_path: Path,
+) -> None:
+    """One rank records; batches of one sequence are uneven for two ranks. Under TP, the harness
+    generates, too."""
+    place = tmp_path / "run"
+    shutil.copytree(trained / "run", place, ignore=shutil.ignore_patterns(evals.FILE_NAME))
+    words = ["--evaluator", OLMES, "--tasks", "mine:code_rc", "--max-length", "128"]
+    if layout == "tp=2":
+        (tmp_path / "tasks").mkdir()
+        parameters = made.tasks(tmp_path / "tasks")
+        words += ["--evaluator", f"h={json.dumps({'name': 'lm_eval'} | parameters)}"]
+        words += ["--tasks", "h:made_written"]
+    ranks = ("--layout", layout, "--batch-tokens", "1", "--device", "cpu")
+    done = atom("eval", str(place), *words, *ranks, cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("code_rc") == 4
+    found = {row.metric: row for row in evals.read(place)}
+    for row in scored["run"]:
+        assert found[row.metric].value == pytest.approx(row.value, abs=1e-4)
+        assert found[row.metric].prompts == row.prompts
+        assert found[row.metric].weights == row.weights
+    assert len(evals.read(place)) == 4 + (layout == "tp=2")
+    if layout == "tp=2":
+        from atom.plugin import Evaluator, EvaluatorContext
+        from atom.registry.host import Host
+        from atom.registry.opening import Opener
+
+        chosen = Opener(Host.load()).choose(Evaluator, "lm_eval", parameters, "evaluators.x")
+        context = EvaluatorContext(model=both.scorer, task="made_written")
+        (alone,) = chosen.call("evaluate", context)
+        assert found["exact_match"].value == alone.value
+
+
 def test_the_harness_has_the_scores_of_its_own_model(
     trained: Path, both: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -217,6 +259,35 @@ def test_an_evaluation_that_fails_does_not_fail_the_run(
     assert f"evaluated  step 2 failed: {reason}" in told
 
 
+SUBMITTED = {
+    "a job": (
+        'echo "Submitted batch job $2"',
+        events.EVALUATION_SUBMITTED,
+        "Submitted batch job 20",
+    ),
+    "a refusal": (
+        "echo 'sbatch: error: no time' >&2; exit 1",
+        events.EVALUATION_FAILED,
+        "it could not be submitted: sbatch: error: no time",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUBMITTED)
+def test_a_scheduler_gets_each_evaluation(name: str, tmp_path: Path) -> None:
+    """The command of the launcher, with the run folder and the step; the run waits for no job."""
+    script, kind, words = SUBMITTED[name]
+    settings = Evaluation(interval=20, tasks=["a"])
+    jobs = Evaluations(tmp_path, settings, 50, ("bash", "-c", script, "evaluate"))
+    for step in (10, 20, 50):
+        events.record(tmp_path, events.CHECKPOINT_SAVED, step=step, seconds=1.0)
+    jobs.finish()
+    jobs.close()
+    first, last = (e for e in events.read(tmp_path) if e["event"] != events.CHECKPOINT_SAVED)
+    assert (first["event"], first["step"], last["step"]) == (kind, 20, 50)
+    assert words in first.values()
+
+
 REFUSED = {
     "no tasks": (["evaluation.tasks=[]"], "evaluation.interval=20: has no effect without"),
     "tasks, and no interval": (
@@ -235,9 +306,24 @@ REFUSED = {
         ["evaluation.tasks=[own:cod_rc]"],
         "evaluation.tasks=own:cod_rc: the evaluator own has no task cod_rc; did you mean code_rc?",
     ),
-    "another launcher": (
-        ["launcher=slurm"],
-        "evaluation.interval=20: is for runs on this machine, and launcher=slurm submits the run",
+    "a layout with stages": (
+        ["evaluation.layout=pp=2"],
+        "evaluation.layout=pp=2: stages of a pipeline (pp) cannot be scored; valid: other degrees",
+    ),
+    "the layout of a run with stages": (
+        ["evaluation.layout=run", "parallelism.pipeline_parallel_degree=2"],
+        "evaluation.layout=run: stages of a pipeline (pp) cannot be scored; valid: other degrees",
+    ),
+    "a layout, and no interval": (
+        [
+            *("evaluation.interval=0", "~evaluation.tasks", "evaluation.limit=null"),
+            "evaluation.layout=tp=2",
+        ],
+        "evaluation.layout=tp=2: has no effect with evaluation.interval=0",
+    ),
+    "a container of Slurm": (
+        ["launcher=slurm", "launcher.image=x"],
+        "evaluation.interval: is not possible in a container, where there is no sbatch; valid: 0",
     ),
 }
 
@@ -297,6 +383,30 @@ BAD = {
     "a damaged checkpoint": (
         ["damaged", "--tasks", "mine:code_rc"],
         "atom: the checkpoint damaged/checkpoint/step-20 is damaged: ",
+    ),
+    "a layout with stages": (
+        ["run", "--tasks", "mine:code_rc", "--layout", "pp=2"],
+        "atom: --layout=pp=2: stages of a pipeline (pp) cannot be scored; valid: other degrees",
+    ),
+    "no degree": (
+        ["run", "--tasks", "mine:code_rc", "--layout", "fsdp=2"],
+        "atom: --layout=fsdp=2: 'fsdp=2' is no degree; valid: dp_replicate, dp_shard, ep, tp",
+    ),
+    "a layout that divides no heads": (
+        ["run", "--tasks", "mine:code_rc", "--layout", "tp=3"],
+        "atom: --layout=tp=3: tensor_parallel 3 must divide the model's 4 query heads",
+    ),
+    "experts of a model without": (
+        ["run", "--tasks", "mine:code_rc", "--layout", "dp_shard=2,ep=2"],
+        "atom: --layout=dp_shard=2,ep=2: expert_parallel 2 this model has no experts to share out",
+    ),
+    "a layout of transformers": (
+        ["foreign", "--tasks", "mine:code_rc", "--layout", "tp=2"],
+        "atom: --layout=tp=2: is for the folder of a run or its export: transformers computes",
+    ),
+    "a task that a rank refuses": (
+        ["run", "--tasks", "mine:broken_rc", "--layout", "dp_shard=2"],
+        "atom: line 1 of requests/broken/rc/requests.jsonl.gz is no request: its type 'generate'",
     ),
     "too long": (
         ["run", "--tasks", "mine:code_rc", "--max-length", "999"],

@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from atom.run_dir import checkpoint
+from atom.run_dir import checkpoint, evals, events
 from atom.testing.installing import describe
+
+sys.path.append(str(Path(__file__).parents[1] / "plugins/atom-evaluators/tests"))
+
+from made import evaluating
 
 pytestmark = pytest.mark.slow
 
@@ -138,10 +142,14 @@ def test_ranks_that_torchrun_started_join_one_run(
             timeout=300,
         )
 
-    result = run("run.dir=run")
+    result = run("run.dir=run", *evaluating(tmp_path))
     assert result.returncode == 0, result.stderr
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4, 5]
     assert "step 5/5" in result.stdout
+    # By a process beside rank 0, which is no rank.
+    (scored,) = (e for e in events.read(tmp_path / "run") if e["event"] == events.EVALUATED)
+    assert scored["step"] == 5
+    assert set(scored["numbers"]) == {row.name for row in evals.read(tmp_path / "run")}
 
     refused = run("run.dir=other", "training.global_batch_size=3")
     assert refused.returncode != 0

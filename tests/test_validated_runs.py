@@ -200,6 +200,13 @@ def test_a_checkpoint_is_validated_afterwards(
     assert told["step"] == 3
     assert told["sets"]["web"]["loss"] == pytest.approx(found[3].loss, abs=1e-5)
     assert told["sets"]["web"]["data"] == found[3].data
+    ranks = ("--layout", "dp_shard=2", "--tokens", "300", "--device", "cpu", "--json")
+    shared, alone = (
+        json.loads(atom("validate", "run", *words, cwd=place).stdout)["sets"]["web"]
+        for words in (ranks, ranks[2:])
+    )
+    assert shared.pop("loss") == pytest.approx(alone.pop("loss"), abs=1e-5)
+    assert shared["tokens"] == alone["tokens"] == 320, "five sequences for two ranks"
     other = atom(
         *("validate", "run", "--tokens", "100"),
         *("--set", "same={name: local, path: texts}", "--set", "py=stdlib"),

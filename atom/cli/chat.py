@@ -13,6 +13,7 @@ from atom.io import json_data
 from atom.io.chat_files import SETTINGS, TEMPLATE
 from atom.io.files import is_regular
 from atom.io.process import importing
+from atom.run_dir import saved
 from atom.run_dir.folder import TOKENIZER
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run ``atom chat``; return the exit code."""
     options = parser().parse_args(arguments)
+    saved.check_folder(options.run, step=options.step, average=options.average)
     _check_template(options.run)
     with importing():
         from atom.titan.boot import boot

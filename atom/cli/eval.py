@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from atom.cli import Parser, named
+from atom.cli.scoring import add_layout, as_rank, is_first, on_layout
 from atom.errors import UserError
 from atom.io import yaml_data
 from atom.io.json_data import dumps
 from atom.io.numbers import decimal
 from atom.io.printing import clean
 from atom.io.terminal import Encodable, Styled
+from atom.recipe.scoring_layout import ScoringLayout
 from atom.run_dir import evals, evaluators, saved
 from atom.run_dir.evals import Evaluation
 
@@ -70,9 +73,7 @@ def parser() -> Parser:
         default="float32",
         help="precision of the weights; default: float32",
     )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
-    )
+    add_layout(parser)
     parser.add_argument("--json", action="store_true", help="print JSON lines, for programs")
     return parser
 
@@ -82,22 +83,28 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     run, offered = evaluators.of_folder(options.run, named("--evaluator", options.evaluators))
     if options.list:
-        _list(offered)
-        return 0
+        return _list(offered)
     if not options.tasks:
         raise UserError("atom eval: no task is named", valid="--tasks TASK,…; --list lists them")
     tasks = offered.find(options.tasks)
-    exported = (options.run / evaluators.CONFIG).is_file()
-    if run is not None and not exported:
-        saved.newest(options.run, run, options.step)
-    for option in ("step", "average") if exported else ():
-        if (value := getattr(options, option)) is not None:
-            raise UserError(f"--{option} {value} is for the folder of a run")
-    from atom.titan.boot import boot
-    from atom.titan.compat import device
+    saved.check(options.run, run, step=options.step, average=options.average)
+    on_layout("eval", arguments, options, run, partial(_score, options, tasks))
+    return 0
 
-    kind = device.pick(options.device)
-    boot(kind)
+
+def on_rank(arguments: list[str]) -> None:
+    """Run ``atom eval`` as one of the ranks of a layout, on a GPU."""
+    options = parser().parse_args(arguments)
+    tasks = []
+    if is_first():
+        _, offered = evaluators.of_folder(options.run, named("--evaluator", options.evaluators))
+        tasks = offered.find(options.tasks)
+    as_rank(options, partial(_score, options, tasks))
+
+
+def _score(
+    options: argparse.Namespace, tasks: Sequence[evaluators.Task], kind: str, layout: ScoringLayout
+) -> None:
     from atom.titan.evaluation.evaluate import Settings, evaluate, subject
 
     settings = Settings(
@@ -108,8 +115,12 @@ def main(arguments: list[str]) -> int:
         dtype=options.dtype,
         max_length=options.max_length,
         tokens=options.batch_tokens,
+        layout=layout,
     )
     scored = subject(options.run, settings, kind=kind)
+    if scored.shared is not None and not is_first():
+        scored.shared.serve()
+        return
     console = Styled(Encodable(sys.stdout))
     if not options.json:
         where = "a folder of weights" if scored.step is None else f"step {scored.step:,}"
@@ -122,9 +133,10 @@ def main(arguments: list[str]) -> int:
         if options.json:
             for result in results:
                 print(dumps(result.to_json()), flush=True)
+    if scored.shared is not None:
+        scored.shared.end()
     if not options.json:
         console.print(_table(found))
-    return 0
 
 
 def _warn(result: Evaluation) -> None:
@@ -154,15 +166,19 @@ def _table(results: Sequence[Evaluation]) -> Table:
     return table
 
 
-def _list(offered: evaluators.Evaluators) -> None:
+def _list(offered: evaluators.Evaluators) -> int:
+    """Print the tasks; return 2 if an evaluator that the user has named cannot list its own."""
+    code = 0
     for name in offered.by_name:
         try:
             tasks = sorted(offered.tasks(name))
         except UserError as error:
             print(f"atom: {name}: {error.sentence()}", file=sys.stderr)
+            code = 2 if name in offered.named else code
             continue
         for task in tasks:
             print(f"{name}:{task}")
+    return code
 
 
 def _words(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from atom.cli import Parser
 from atom.io.process import importing
+from atom.run_dir import saved
 
 N = TypeVar("N", int, float)
 
@@ -80,6 +81,7 @@ def add_sampling(parser: Parser, tokens: int | None) -> None:
 def main(arguments: list[str]) -> int:
     """Run ``atom generate``; return the exit code."""
     options = parser().parse_args(arguments)
+    saved.check_folder(options.run, step=options.step, average=options.average)
     with importing():
         from atom.titan.boot import boot
         from atom.titan.compat import device

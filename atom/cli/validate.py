@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from atom.cli import Parser, named
+from atom.cli.scoring import add_layout, as_rank, is_first, on_layout
+from atom.data.validation import Texts
 from atom.errors import UserError
 from atom.io import yaml_data
 from atom.io.json_data import dumps
 from atom.io.numbers import decimal
 from atom.io.printing import clean
 from atom.io.terminal import Encodable, Styled
-from atom.run_dir import sets
+from atom.recipe.run import Run
+from atom.recipe.scoring_layout import ScoringLayout
+from atom.run_dir import saved, sets
 from atom.run_dir.validated import SetResult
 
 
@@ -24,8 +29,7 @@ def parser() -> Parser:
     """Return the parser of the command's arguments."""
     parser = Parser(
         "atom validate",
-        "Compute the loss, perplexity and bits per byte of a run's model on sets of text, in one "
-        "process.",
+        "Compute the loss, perplexity and bits per byte of a run's model on sets of text.",
     )
     parser.add_argument("run", type=Path, help="the run folder, or an export of it")
     parser.add_argument(
@@ -45,9 +49,7 @@ def parser() -> Parser:
     )
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     parser.add_average()
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
-    )
+    add_layout(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON object, for programs")
     return parser
 
@@ -56,31 +58,46 @@ def main(arguments: list[str]) -> int:
     """Run ``atom validate``; return the exit code."""
     options = parser().parse_args(arguments)
     run, chosen = sets.of_run(options.run, named("--set", options.sets or []))
-    from atom.titan.boot import boot
-    from atom.titan.compat import device
+    saved.check(options.run, run, step=options.step, average=options.average)
+    on_layout("validate", arguments, options, run, partial(_score, options, run, chosen))
+    return 0
 
-    kind = device.pick(options.device)
-    boot(kind)
+
+def on_rank(arguments: list[str]) -> None:
+    """Run ``atom validate`` as one of the ranks of a layout, on a GPU."""
+    options = parser().parse_args(arguments)
+    run, chosen = sets.of_run(options.run, named("--set", options.sets or []))
+    as_rank(options, partial(_score, options, run, chosen))
+
+
+def _score(
+    options: argparse.Namespace,
+    run: Run,
+    chosen: dict[str, Texts],
+    kind: str,
+    layout: ScoringLayout,
+) -> None:
     from atom.titan.weights.validate import validate
 
-    tokens = options.tokens or run.validation.tokens
     step, results = validate(
         options.run,
         chosen,
         step=options.step,
-        tokens=tokens,
+        tokens=options.tokens or run.validation.tokens,
         kind=kind,
         average=options.average,
+        layout=layout,
     )
+    if not is_first():
+        return
     if options.json:
         found = {name: result.to_json() for name, result in results.items()}
         print(dumps({"run": str(options.run), "step": step, "sets": found}, indent=2))
-        return 0
+        return
     where = "an export" if step is None else f"step {step:,}"
     console = Styled(Encodable(sys.stdout))
     console.print(f"{clean(str(options.run))}, {where}\n", soft_wrap=True)
     console.print(_table(results))
-    return 0
 
 
 def _table(results: dict[str, SetResult]) -> Table:

@@ -75,6 +75,19 @@ class ValidationSet:
     examples: int | None = None
     sequences_here: Digests = ()
 
+    def rows(self, begin: int, size: int) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the inputs, labels and positions of ``size`` sequences, each [size, L]; after the
+        last one there is padding, of which nothing is predicted.
+        """
+        length = self.inputs.shape[1]
+        fillers = (np.array(0), np.array(IGNORED), np.arange(length))
+        for kept, filler in zip((self.inputs, self.labels, self.positions), fillers, strict=True):
+            array = np.empty((size, length), dtype=np.int64)
+            array[:] = filler
+            found = kept[begin : begin + size]
+            array[: len(found)] = found
+            yield array
+
 
 @dataclass(frozen=True)
 class TokenBytes:

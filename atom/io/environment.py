@@ -18,6 +18,12 @@ OBJECT_CACHE_GIB, OBJECT_SECONDS = "ATOM_OBJECT_CACHE_GIB", "ATOM_OBJECT_SECONDS
 VARIABLES = (ALLOW, BLOCK, CACHE, JOIN_SECONDS, OBJECT_CACHE_GIB, OBJECT_SECONDS)
 THREADS = "OMP_NUM_THREADS"
 
+_OF_RANKS = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|"
+    r"(TORCHELASTIC|SLURM|OMPI|PMI|PMIX|MPI)_.*"
+)
+"""Names of variables that make a process one of several ranks."""
+
 _LISTS = {"PLUGIN", "PLUGINS", "ALLOW", "ALLOWED", "BLOCK", "BLOCKED"}
 """Words in the name of a variable that was probably meant to block plugins."""
 
@@ -42,6 +48,11 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
                 f"{name}={environment[name]} in the environment is not a variable of ATOM; did "
                 f"you mean {close[0]}? (env -u {name} atom … runs without it)"
             )
+
+
+def no_rank(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process that is no rank, though its parent may be one."""
+    return {name: text for name, text in environment.items() if not _OF_RANKS.fullmatch(name)}
 
 
 def number(name: str, default: float, environment: Mapping[str, str] = os.environ) -> float:

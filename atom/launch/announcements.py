@@ -51,6 +51,8 @@ def told(event: dict) -> str | None:
                 for name, value in event["numbers"].items()
             )
             return f"evaluated step {event['step']:,}: {', '.join(numbers)}"
+        case events.EVALUATION_SUBMITTED:
+            return f"step {event['step']:,} is evaluated by a job of its own: {event['job']}"
         case events.EVALUATION_FAILED:
             return f"step {event['step']:,} was not evaluated ({event['reason']}); the run goes on"
         case events.WARNED:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from atom.errors import EX_STOPPED, RunStoppedError, UserError
+from atom.launch import evaluations
 from atom.launch.joined import recorded
 from atom.launch.local import refuse_stopped
 from atom.recipe.run import read
@@ -25,10 +26,13 @@ def main(folder: Path) -> int:
     if os.environ["RANK"] != "0":
         return EX_STOPPED if rank.train(folder) else 0
     try:
-        resolved = read(folder / RUN_FILE).resolved
-        assert resolved is not None
+        run = read(folder / RUN_FILE)
+        assert run.resolved is not None
         claim.claim(folder)
-        with recorded(folder, resolved.world_size):
+        with (
+            evaluations.in_background(folder, run.evaluation, run.training.steps),
+            recorded(folder, run.resolved.world_size),
+        ):
             rank.train(folder)
             refuse_stopped(folder)
     except UserError as error:

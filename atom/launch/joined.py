@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from atom.errors import EX_STOPPED, RunError, RunStoppedError, UserError
 from atom.io.environment import JOIN_SECONDS
+from atom.launch import evaluations
 from atom.launch.local import refuse_stopped
 from atom.launch.rendezvous import tcp_store
 from atom.launch.start import follow
@@ -180,7 +181,11 @@ def train(compose: Callable[[], Preflight | None], *, verbose: bool = False) -> 
         store.set(_KEY, _DONE)
         return 0
     store.set(_KEY, str(ready.place.absolute()))
-    with recorded(ready.place, ready.resolved.world_size), _followed(ready, verbose=verbose):
+    with (
+        evaluations.in_background(ready.place, ready.run.evaluation, ready.steps),
+        recorded(ready.place, ready.resolved.world_size),
+        _followed(ready, verbose=verbose),
+    ):
         rank.train(ready.place, verbose=verbose)
         refuse_stopped(ready.place)
     return 0

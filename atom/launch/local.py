@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -76,25 +77,55 @@ def _pass_on(child: Child[Any], number: int, _frame: FrameType | None) -> None:
 def start_once(
     folder: Path, machine: Machine, device: str, launch: Launch, *, verbose: bool
 ) -> Failure | None:
+    """Train on every rank of a machine to its end; return the failure that ended them early, or
+    None.
+    """
+    from atom.launch import rank
+
+    work = Work(rank.main, (str(folder), verbose), rank.__name__, ("-v",) if verbose else ())
+    return start_ranks(work, folder, machine, device, launch)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each rank runs.
+
+    Attributes:
+        function: called as ``function(*arguments, finished, store, gate)`` on a CPU; see
+            :func:`atom.launch.rank.main`.
+        arguments: its first arguments.
+        module: run as ``python -m MODULE FOLDER FINISHED [--store FILE] WORDS…`` on GPUs.
+        words: its last arguments.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    module: str
+    words: tuple[str, ...] = ()
+
+
+def start_ranks(
+    work: Work, folder: Path, machine: Machine, device: str, launch: Launch
+) -> Failure | None:
     """Run every rank of a machine to its end; return the failure that ended them early, or None.
 
     On a CPU the ranks are forked from this process, which has already imported torchtitan: sixteen
     imports on two cores take longer than a short run. With GPUs each rank is a new process, since
     CUDA does not survive a fork.
     """
-    from atom.launch import rank
     from atom.launch.agent import Agent
 
     with private_folder() as private:
         store = str(private / "store") if machine.endpoint is None else None
         (finished := private / "finished").mkdir()
         gate = Gate()
-        entrypoint: Callable[..., Any] | str = rank.main
-        arguments: tuple[Any, ...] = (str(folder), str(finished), store, verbose, gate)
+        entrypoint: Callable[..., Any] | str = work.function
+        arguments: tuple[Any, ...] = (*work.arguments, str(finished), store, gate)
         if device != "cpu":
             entrypoint = sys.executable
-            options = (*(("--store", store) if store else ()), *(("-v",) if verbose else ()))
-            arguments = ("-u", "-P", "-m", rank.__name__, str(folder), str(finished), *options)
+            options = ("--store", store) if store else ()
+            arguments = ("-u", "-P", "-m", work.module, str(folder), str(finished))
+            arguments += (*options, *work.words)
         else:
             # A GC pass would break copy-on-write sharing between the ranks.
             gc.freeze()

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -24,6 +26,7 @@ from atom.io import strangers
 from atom.io.files import make_folder
 from atom.io.printing import protected
 from atom.io.process import Child, call
+from atom.launch.evaluations import Evaluations
 from atom.launch.failure import Failure
 from atom.launch.local import start_once
 from atom.launch.machine import Machine
@@ -55,7 +58,12 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"atom: {error.sentence()}", file=sys.stderr, flush=True)
         return 2
-    failure = _start(options.run, run, machine, early, attempt=options.attempt)
+    submit = shlex.split(options.evaluate) if options.evaluate is not None else None
+    scored = Evaluations(options.run, run.evaluation, run.training.steps, submit)
+    with closing(scored):
+        failure = _start(options.run, run, machine, early, scored, attempt=options.attempt)
+        if failure is None and machine.node == 0 and not events.stopped(options.run):
+            scored.finish()
     # The ranks have handled repeated stop requests; another one would kill the interpreter as it
     # exits.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -99,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, default=1, help="how many nodes there are")
     parser.add_argument("--node", type=int, default=0, help="which one this is, from 0")
     parser.add_argument("--endpoint", help="HOST:PORT, where the first node is reached")
+    parser.add_argument(
+        "--evaluate", help="a command that submits an evaluation; RUN and the step are appended"
+    )
     parser.add_argument("--attempt", type=int, default=1, help="of this job, for the events")
     return parser
 
@@ -132,7 +143,13 @@ def _check_data(folder: Path) -> None:
 
 
 def _start(
-    folder: Path, run: Run, machine: Machine, early: _Early, *, attempt: int
+    folder: Path,
+    run: Run,
+    machine: Machine,
+    early: _Early,
+    scored: Evaluations,
+    *,
+    attempt: int,
 ) -> Failure | None:
     """Run the ranks of this node; draw the run's progress on the first node."""
     from atom.titan.boot import boot
@@ -158,6 +175,8 @@ def _start(
             step = progress.since(folder, begin, of_their_own=True) if first else None
             if step is not None:
                 screen.reached(step)
+            if first:
+                scored.poll()
             return not child.working()
 
         if first:

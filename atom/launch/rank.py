@@ -35,29 +35,49 @@ for it after a kernel launch. Python's default is ten times as long."""
 
 def main(
     folder: str,
+    verbose: bool,
     finished: str,
     store: str | None = None,
-    verbose: bool = False,
     gate: Gate | None = None,
 ) -> None:
     """Train as a rank that ATOM's own launcher started; end when the launcher ends.
 
     Args:
         folder: the run folder.
+        verbose: show torchtitan's own log of rank 0.
         finished: the folder where the rank leaves a file named by its number when it has finished.
             An exit code of 0 does not say so: any library can call ``exit``.
         store: the rendezvous file of the ranks of a single machine; None with several machines.
-        verbose: show torchtitan's own log of rank 0.
         gate: opens once all ranks have been started.
     """
+    begin(gate)
+    train(Path(folder), store=store, verbose=verbose, stop_on=(signal.SIGUSR1,))
+    Path(finished, os.environ["RANK"]).touch()
+
+
+def begin(gate: Gate | None) -> None:
+    """Wait until all ranks of a launcher have been started; end when the launcher ends."""
     die_with_parent(signal.SIGKILL)
     if gate is not None:
         gate.pass_through()
     # A SIGTERM here comes from the launcher, which has lost another rank, so nothing can be saved.
     # The launcher's own handler, inherited through the fork, would wait for the interpreter.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    train(Path(folder), store=store, verbose=verbose, stop_on=(signal.SIGUSR1,))
-    Path(finished, os.environ["RANK"]).touch()
+
+
+def share_cpu(ranks: int) -> None:
+    """Let this rank keep freed memory, and compute on its share of the cores.
+
+    Args:
+        ranks: the number of ranks; the environment may say how many are on this machine.
+    """
+    import torch
+
+    device.keep_freed_memory()
+    if not os.environ.get(environment.THREADS, "").strip():
+        # More threads than cores only add contention.
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+        torch.set_num_threads(max(device.cores() // local, 1))
 
 
 def train(
@@ -109,11 +129,7 @@ def _train(path: Path, store: str | None, stop_on: tuple[signal.Signals, ...]) -
         profiling.note_groups()
 
     if run.resolved.device == "cpu":
-        device.keep_freed_memory()
-        if not os.environ.get(environment.THREADS, "").strip():
-            # Ranks share the cores; more threads than cores only add contention.
-            local = int(os.environ.get("LOCAL_WORLD_SIZE", run.resolved.world_size))
-            torch.set_num_threads(max(device.cores() // local, 1))
+        share_cpu(run.resolved.world_size)
 
     host = Host.load(Trust.of_run(run.plugins))
     trainer = trainer_config(run, select(run, host), host, path).build()

@@ -157,7 +157,7 @@ def check(
     folder.check_usable(place)
     run = resume.with_order(place, branch.with_origin(place, run))
     selection = select(run, host)
-    evaluations.check(run, host, joined=ranks is not None)
+    evaluations.check(run, host)
     run = written_out(run, selection)
     checked = partial(
         resume.check,

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from atom import plugin
@@ -18,7 +19,8 @@ from atom.launch import start
 from atom.launch.looked_at import LookedAt
 from atom.plan.device import DeviceDescription, named
 from atom.plugin import LaunchContext, LaunchJob, Submission
-from atom.recipe import defaults
+from atom.recipe import defaults, scoring_layout
+from atom.recipe.evaluation import LAYOUT
 from atom.recipe.run import Run
 from atom.redaction import REDACTED, found
 from atom.registry.host import Host
@@ -29,6 +31,9 @@ _SWEEP = "multirun.yaml"
 
 COMMAND = (sys.executable, "-P", "-m", "atom.launch.node")
 """Command that each node runs; the run folder is appended."""
+
+EVALUATE = (sys.executable, "-P", "-m", "atom.launch.evaluation_job")
+"""Command that evaluates a checkpoint; the run folder and the step are appended."""
 
 
 def prepare(run: Run, host: Host, place: Path, choices: dict[str, str]) -> LaunchJob | None:
@@ -168,15 +173,44 @@ def plan(jobs: Sequence[LaunchJob], run: Run, host: Host, place: Path) -> Submis
         UserError: the launcher does not support a setting, or did not read one.
     """
     resources = LookedAt(run.launcher)
+    chosen = _launcher(run, host)
+    evaluation = _evaluation(chosen, jobs, run, place)
+    # The first machine submits evaluations while the run goes on.
+    words = [shlex.join(command) for command in evaluation.commands]
+    submits = ("--evaluate", *words) if words else ()
     context = LaunchContext(
-        jobs=tuple(jobs),
+        jobs=tuple(replace(job, command=(*job.command, *submits)) for job in jobs),
         place=place.absolute(),
         resources=resources,
         max_restarts=run.launch.max_restarts,
         python=sys.executable,
     )
-    submission: Submission = _launcher(run, host).call("plan", context)
+    submission: Submission = chosen.call("plan", context)
     _refuse_ignored([f"launcher.{name}" for name in resources.missed()], run)
+    return replace(submission, files={**submission.files, **evaluation.files})
+
+
+def _evaluation(
+    chosen: Chosen[plugin.Launcher], jobs: Sequence[LaunchJob], run: Run, place: Path
+) -> Submission:
+    """Return the job that evaluates a checkpoint; nothing if a process beside the run does."""
+    if not run.evaluation.interval or chosen.declaration.evaluate is None:
+        return Submission()
+    layout = run.evaluation.layout
+    ranks = scoring_layout.parse(layout, run, LAYOUT).ranks if layout is not None else 1
+    context = LaunchContext(
+        jobs=tuple(
+            replace(job, ranks=ranks, device=run.evaluation.device, command=EVALUATE)
+            for job in jobs
+        ),
+        place=place.absolute(),
+        resources=LookedAt(run.launcher),
+        max_restarts=0,
+        python=sys.executable,
+    )
+    submission: Submission = chosen.call("evaluate", context)
+    if len(submission.commands) != 1:
+        raise ValueError(f"{chosen.declaration.evaluate} must return one command")
     return submission
 
 

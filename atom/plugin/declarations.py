@@ -321,16 +321,24 @@ class Launcher(Declaration):
     ``plan(config, context: LaunchContext) -> Submission`` returns the submission as text. It writes
     and starts nothing: ATOM shows the submission (``launcher.dry_run=true``), or writes its files
     and runs its commands. It needs no torch.
+
+    ``evaluate(config, context: LaunchContext) -> Submission`` returns the job that evaluates one
+    checkpoint, on one machine, for runs with ``evaluation.interval``. A job's ``command``, to which
+    the run folder and the step are appended, evaluates it, on ``ranks`` ranks of ``device``. The
+    files are written with those of the run; the first machine of the run runs the only command, to
+    which the run folder and the step are appended, when a checkpoint is complete. Without
+    ``evaluate``, the first machine evaluates in a process of low priority.
     """
 
     kind = "launcher"
-    references = ("config", "plan")
+    references = ("config", "plan", "evaluate")
     chosen = "optional"
     in_ranks = False
     users_alone = True
     change = "harmless"
 
     plan: str
+    evaluate: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

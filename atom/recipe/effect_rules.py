@@ -232,7 +232,7 @@ RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
         ),
     ),
     (
-        ("evaluation.tasks", "evaluation.limit", "evaluation.device"),
+        ("evaluation.tasks", "evaluation.limit", "evaluation.device", "evaluation.layout"),
         _with("evaluation.interval", 0),
     ),
     (("checkpoint.export_dtype",), _with("checkpoint.last_save_model_only", False)),

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from atom.errors import UserError
+from atom.recipe import scoring_layout
 from atom.recipe.sections import Model
 
 if TYPE_CHECKING:
     from atom.recipe.run import Run
+
+
+LAYOUT = "evaluation.layout"
 
 
 class Evaluation(Model):
@@ -28,6 +32,11 @@ class Evaluation(Model):
     limit: PositiveInt | None = Field(
         default=None, le=10**12, description="maximum number of documents of a task; null: all"
     )
+    layout: str | None = Field(
+        default=None,
+        description="ranks that share the model, as in `atom eval --layout`, such as "
+        "dp_shard=2,tp=2; null: one process",
+    )
     device: Literal["cpu", "cuda"] = Field(
         default="cpu", description="device of the evaluations; a GPU is shared with the ranks"
     )
@@ -38,8 +47,7 @@ class Evaluation(Model):
 
 
 def check_evaluation(run: Run) -> None:
-    """Refuse evaluations of checkpoints that there will not be, and where ATOM cannot start
-    them."""
+    """Refuse evaluations of checkpoints that there will not be, and impossible layouts."""
     interval = run.evaluation.interval
     if not interval:
         return
@@ -51,8 +59,7 @@ def check_evaluation(run: Run) -> None:
     elif interval % run.checkpoint.interval:
         problem = f"is no multiple of checkpoint.interval={run.checkpoint.interval}"
         valid = f"{run.checkpoint.interval}, or a multiple"
-    elif run.launcher.name is not None:
-        problem = f"is for runs on this machine, and launcher={run.launcher.name} submits the run"
-        valid = "0, and `atom eval` afterwards"
     if problem is not None:
         raise UserError(problem, valid=valid, key="evaluation.interval", value=interval)
+    if run.evaluation.layout is not None:
+        scoring_layout.parse(run.evaluation.layout, run, LAYOUT)

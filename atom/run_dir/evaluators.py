@@ -47,6 +47,9 @@ class Evaluators:
         run: the run; None for a folder without one.
         given: name -> an evaluator's name, or a mapping of it and its parameters.
 
+    Attributes:
+        named: the names that the user or the run has given.
+
     Raises:
         UserError: an evaluator is unknown, or has an invalid parameter.
     """
@@ -60,6 +63,7 @@ class Evaluators:
             self.by_name[name] = self._opener.of_section(Evaluator, section, key)
         for name, value in given.items():
             self.by_name[name] = self._opened(name, value)
+        self.named = frozenset(self.by_name)
         for component in host.components:
             if component.kind == Evaluator.kind and component.name not in self.by_name:
                 name = component.address

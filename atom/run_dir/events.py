@@ -103,6 +103,9 @@ sequences), ``sequences`` (those that were kept before included), ``folder`` (in
 EVALUATED = "evaluated"
 """A checkpoint was evaluated while training went on. ``step``, ``seconds``, ``numbers`` (task and
 metric -> value)."""
+EVALUATION_SUBMITTED = "evaluation_submitted"
+"""The evaluation of a checkpoint is a job of a scheduler. ``step``, ``job`` (what the scheduler
+said)."""
 EVALUATION_FAILED = "evaluation_failed"
 """A checkpoint could not be evaluated; the run continues. ``step``, ``reason``."""
 REPLICAS_DIFFER = "replicas_differ"
@@ -166,6 +169,7 @@ _NEEDED = {
     NUMERICAL_FAULT: ("step", "decision"),
     ALERT: ("step", "reason", "callback"),
     EVALUATED: ("step", "numbers"),
+    EVALUATION_SUBMITTED: ("step", "job"),
     EVALUATION_FAILED: ("step", "reason"),
     VALIDATION_SET: ("set", "sequences", "tokens"),
 }

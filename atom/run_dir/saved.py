@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from atom.errors import UserError
-from atom.recipe.run import Run
-from atom.run_dir import checkpoint
+from atom.io import strangers
+from atom.io.files import is_regular
+from atom.recipe.run import Run, read
+from atom.run_dir import checkpoint, history
+from atom.run_dir.folder import RUN_FILE
+
+_EXPORTED = "config.json"
+"""A file that each export has."""
 
 
 def folder(run: Run) -> str:
@@ -44,6 +50,53 @@ def newest(place: Path, run: Run, step: int | None = None) -> tuple[int, Path]:
     if problem is not None:
         raise UserError(f"the checkpoint {found} is damaged: {problem}{valid}")
     return chosen, found
+
+
+def check(place: Path, run: Run | None, *, step: int | None, average: str | None) -> None:
+    """Refuse weights that are not there, without torch.
+
+    Args:
+        place: the folder of a run or of an export, or one in Hugging Face's format.
+        run: its ``run.yaml``; None without one.
+        step: the wanted step; None for the newest.
+        average: the wanted average; None for the weights.
+
+    Raises:
+        UserError: there is no such checkpoint, or the folder is no run's.
+    """
+    if run is not None and not is_regular(place / _EXPORTED):
+        newest(place, run, step)
+        if average is not None:
+            _check_average(place, average)
+        return
+    for option, value in (("step", step), ("average", average)):
+        if value is not None:
+            raise UserError(f"--{option} {value} is for the folder of a run; {place} is an export")
+
+
+def check_folder(place: Path, *, step: int | None, average: str | None) -> None:
+    """Refuse a folder that is no run's or export's, or has no such weights, without torch.
+
+    Raises:
+        UserError: names what is missing.
+    """
+    if not place.is_dir():
+        raise UserError(f"{place}: there is no such folder", valid="one of a run")
+    strangers.check(place)
+    if is_regular(place / RUN_FILE):
+        check(place, read(place / RUN_FILE), step=step, average=average)
+
+
+def _check_average(place: Path, average: str) -> None:
+    """Refuse the name of a callback that no start of a run has had."""
+    starts = history.periods(place, RUN_FILE)
+    files = [place / RUN_FILE, *(start.file for start in starts)]
+    names = {name for file in files for name in read(file, below=place).callback_names}
+    if average not in names:
+        raise UserError(
+            f"{place} has no averaged weights of a callback {average}",
+            valid=", ".join(sorted(names)) or "no --average: it has the weights alone",
+        )
 
 
 def verify(place: Path) -> None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from atom.run_dir import checkpoint, events, metrics
+from atom.run_dir import checkpoint, evals, events, metrics
 from atom.testing.installing import describe
+
+sys.path.append(str(Path(__file__).parents[2] / "plugins/atom-evaluators/tests"))
+
+from made import requests
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -105,13 +110,19 @@ def submit(
 
 
 @pytest.fixture(scope="session")
-def jobs(submit: Submit) -> dict[str, int]:
+def jobs(submit: Submit, place: Path) -> dict[str, int]:
     """The jobs that are at work together."""
     # 80 seconds of training in jobs of two minutes: Slurm warns after half a minute to one.
     short = ("launcher.time=2", "launcher.signal_seconds=60")
+    own = requests(place / "requests")
+    evaluating = (
+        *("checkpoint.interval=20", "evaluation.interval=20", "evaluation.tasks=[own:colors_rc]"),
+        f"evaluators.own={{name: olmes, path: {own['path']}}}",
+    )
+    links = ("launcher.time=30", "launcher.check_links=true")
     return {
         "chained": submit("chained", *LAYOUT, *short, step_seconds=2),
-        "stopped": submit("stopped", *LAYOUT, "launcher.time=30", "launcher.check_links=true"),
+        "stopped": submit("stopped", *LAYOUT, *links, *evaluating),
     }
 
 
@@ -131,7 +142,8 @@ def wait_for_end(cluster: Any, job: int, place: Path, seconds: float = LOADED_SE
         cluster.wait_for(ended, seconds)
     except AssertionError:
         raise AssertionError(said(place)) from None
-    assert events.read(place)[-1]["event"] == events.FINISHED, (job, said(place))
+    # Jobs that evaluate may end later.
+    assert events.FINISHED in happened(place), (job, said(place))
 
 
 def said(run: Path) -> str:
@@ -171,6 +183,26 @@ def test_a_signal_leads_to_a_checkpoint_a_requeue_and_the_same_losses(
         "rank_1.jsonl",
         "node_1.jsonl",
     }
+
+
+def test_each_checkpoint_is_evaluated_by_a_job_of_its_own(
+    jobs: dict[str, int], cluster: Any, place: Path
+) -> None:
+    """The job of the run has submitted it; it records its results itself, also after the run."""
+    run = place / "stopped"
+    kinds = (events.EVALUATED, events.EVALUATION_FAILED)
+    cluster.wait_for(
+        lambda: {e["step"] for e in events.read(run) if e["event"] in kinds} == {20, STEPS},
+        LOADED_SECONDS,
+    )
+    assert events.EVALUATION_FAILED not in happened(run), events.read(run)
+    submitted = [e["job"] for e in events.read(run) if e["event"] == events.EVALUATION_SUBMITTED]
+    numbers = {int(words.split()[-1]) for words in submitted}
+    assert len(numbers) == 2
+    assert jobs["stopped"] not in numbers
+    outputs = {path.name for path in (run / "logs").glob("evaluation-*.out")}
+    assert outputs == {f"evaluation-{number}.out" for number in numbers}
+    assert {row.step for row in evals.read(run)} == {20, STEPS}
 
 
 def test_jobs_follow_each_other_over_the_time_limit(

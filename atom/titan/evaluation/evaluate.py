@@ -11,24 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter
 
 import atom
 from atom.errors import UserError
 from atom.io.files import sha256
 from atom.plugin import EvaluatorContext, Measured
+from atom.recipe.scoring_layout import ScoringLayout
 from atom.run_dir import checkpoint, inputs, saved
 from atom.run_dir.evals import Evaluation
 from atom.run_dir.evaluators import Task
 from atom.run_dir.folder import RUN_FILE
+from atom.titan.evaluation.passes import OwnPasses, SharedPasses
 from atom.titan.evaluation.scorer import ModelScorer
-from atom.titan.generation.generate import generate, longest
+from atom.titan.generation.generate import generate, generate_by, longest
 from atom.titan.weights import transformers_model
 from atom.titan.weights.forward import logits
-from atom.titan.weights.loaded import load
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from atom.titan.weights.loaded import ALONE, DTYPES, Loaded, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +42,7 @@ class Settings:
         dtype: precision of the weights in the forward pass.
         max_length: longest sequence in tokens; None for that of the training.
         tokens: tokens of one pass; None for the default.
+        layout: the layout of the ranks that share the model.
     """
 
     step: int | None = None
@@ -52,6 +52,7 @@ class Settings:
     dtype: str = "float32"
     max_length: int | None = None
     tokens: int | None = None
+    layout: ScoringLayout = ALONE
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Subject:
 
     Attributes:
         scorer: their model.
+        shared: the passes that several ranks compute together; None in one process.
         step: their step; None for a folder in Hugging Face's format.
         weights: their digest.
         tokenizer: digest of the tokenizer; None if it is not known.
@@ -69,6 +71,7 @@ class Subject:
     step: int | None
     weights: str
     tokenizer: str | None
+    shared: SharedPasses | None = None
 
 
 def subject(folder: Path, settings: Settings, *, kind: str) -> Subject:
@@ -83,44 +86,69 @@ def subject(folder: Path, settings: Settings, *, kind: str) -> Subject:
         UserError: there are no readable weights.
     """
     if not (folder / RUN_FILE).is_file():
-        found = transformers_model.load(folder, kind=kind, dtype=DTYPES[settings.dtype])
-        length = _length(settings, found.max_length)
-        scorer = ModelScorer(
-            found.forward,
-            found.tokenizer,
-            max_length=length,
-            device=kind,
-            tokens=settings.tokens,
-        )
-        return Subject(scorer, None, _files_digest(folder), None)
-    loaded = load(folder, step=settings.step, kind=kind, average=settings.average)
-    if loaded.step is None:
-        weights = _files_digest(folder)
-    else:
-        _, place = saved.newest(folder, loaded.trained.run, loaded.step)
-        saved.verify(place)
-        weights = sha256(place / checkpoint.MANIFEST)
-    # As under FSDP: parameters have the dtype, buffers keep theirs.
-    for parameter in loaded.model.parameters():
-        parameter.data = parameter.data.to(DTYPES[settings.dtype])
+        return _foreign(folder, settings, kind)
+    loaded = load(
+        folder,
+        step=settings.step,
+        kind=kind,
+        average=settings.average,
+        dtype=settings.dtype,
+        layout=settings.layout,
+    )
+    weights = _digest(folder, loaded) if loaded.first else ""
     recorded = inputs.read(folder / inputs.FILE_NAME)
     tokenizer = loaded.trained.tokenizer()
-    eos = getattr(tokenizer, "eos_id", None)
-    scorer = ModelScorer(
+    own = OwnPasses(
         partial(logits, loaded.model),
-        tokenizer,
-        generate=partial(
+        partial(
             generate,
             loaded.model,
-            ends=() if eos is None else (eos,),
-            size=tokenizer.get_vocab_size(),
             reach=longest(loaded.trained.parts),
+            **_ends(tokenizer),
         ),
-        max_length=_length(settings, loaded.trained.run.training.seq_len),
+        tokenizer.decode,
         device=kind,
         tokens=settings.tokens,
     )
-    return Subject(scorer, loaded.step, weights, recorded.tokenizer.digest if recorded else None)
+    shared = SharedPasses(own, loaded.ranks) if loaded.ranks is not None else None
+    length = _length(settings, loaded.trained.run.training.seq_len)
+    scorer = ModelScorer(shared or own, tokenizer, max_length=length)
+    digest = recorded.tokenizer.digest if recorded else None
+    return Subject(scorer, loaded.step, weights, digest, shared)
+
+
+def _foreign(folder: Path, settings: Settings, kind: str) -> Subject:
+    """Load weights with ``transformers``."""
+    found = transformers_model.load(folder, kind=kind, dtype=DTYPES[settings.dtype])
+    passes = OwnPasses(
+        found.forward,
+        partial(generate_by, found.forward, kind, **_ends(found.tokenizer)),
+        found.tokenizer.decode,
+        device=kind,
+        tokens=settings.tokens,
+    )
+    length = _length(settings, found.max_length)
+    scorer = ModelScorer(passes, found.tokenizer, max_length=length)
+    return Subject(scorer, None, _files_digest(folder), None)
+
+
+def _ends(tokenizer: Any) -> dict[str, Any]:
+    """Return the ids that end a text, and the number of ids: further rows are padding."""
+    eos = getattr(tokenizer, "eos_id", None)
+    return {"ends": () if eos is None else (eos,), "size": tokenizer.get_vocab_size()}
+
+
+def _digest(folder: Path, loaded: Loaded) -> str:
+    """Return the digest of loaded weights.
+
+    Raises:
+        UserError: the checkpoint was changed after it was saved.
+    """
+    if loaded.step is None:
+        return _files_digest(folder)
+    _, place = saved.newest(folder, loaded.trained.run, loaded.step)
+    saved.verify(place)
+    return sha256(place / checkpoint.MANIFEST)
 
 
 def _length(settings: Settings, most: int) -> int:

@@ -12,11 +12,12 @@ Shape suffixes: B = texts, L = new tokens of each, T = tokens so far, V = vocabu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torchtitan.models.common.attention import (
     FlexAttention,
@@ -184,8 +185,7 @@ class Recomputed:
     @torch.inference_mode()
     def extend(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
         """Add as many tokens to each text; return the logits after the last ones, (B, V)."""
-        texts = self._texts or [[] for _ in ids]
-        self._texts = [[*text, *more] for text, more in zip(texts, ids, strict=True)]
+        self._add(ids)
         device = next(self._model.parameters()).device
         rows: list[torch.Tensor] = []
         for text in self._texts:
@@ -196,6 +196,10 @@ class Recomputed:
             )
         return torch.cat(rows)
 
+    def _add(self, ids: Sequence[Sequence[int]]) -> None:
+        texts = self._texts or [[] for _ in ids]
+        self._texts = [[*text, *more] for text, more in zip(texts, ids, strict=True)]
+
     def keep(self, rows: Sequence[int]) -> None:
         """Keep some texts, in the given order."""
         self._texts = [self._texts[row] for row in rows]
@@ -205,10 +209,35 @@ class Recomputed:
         self._texts = [text for part in parts for text in part._texts]
 
 
+class RecomputedBy(Recomputed):
+    """Texts whose logits a function computes, padded at their end: attention is causal.
+
+    Args:
+        forward: (ids_BL, positions_BL) -> logits_BLV.
+        device: the device of the ids.
+    """
+
+    def __init__(self, forward: Callable[..., torch.Tensor], device: str) -> None:
+        super().__init__(None)
+        self._forward, self._device = forward, device
+
+    @torch.inference_mode()
+    def extend(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Add tokens to each text; return the logits after the last ones, (B, V)."""
+        self._add(ids)
+        longest = max(self.lengths)
+        padded = [[*text, *[0] * (longest - len(text))] for text in self._texts]
+        ids_BL = torch.tensor(padded, device=self._device)
+        positions_BL = torch.arange(longest, device=self._device).expand(len(padded), -1)
+        logits_BLV = self._forward(ids_BL, positions_BL.contiguous())
+        return logits_BLV[torch.arange(len(padded)), torch.tensor(self.lengths) - 1]
+
+
 def last_logits(model: Any, ids_BL: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
     """Return the logits after the last token of each text, (B, V), and compute no others."""
     head = getattr(model, "lm_head", None)
-    if head is None or beside_layer(model, head) is not None:
+    # Ranks that share a model compute its parts in its own forward alone.
+    if dist.is_initialized() or head is None or beside_layer(model, head) is not None:
         whole_BLV: torch.Tensor = model(ids_BL, **arguments)
         return whole_BLV[:, -1]
     before = model._skip_lm_head

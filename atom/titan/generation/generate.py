@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from atom.titan.generation.cache import RecomputedBy
 from atom.titan.generation.decoding import begin
 from atom.titan.generation.sampling import Sampler, Sampling
 
@@ -36,6 +37,27 @@ def generate(
 
         for text, token in stream(model, prompts[first : first + batch], finished=done, **options):
             made[first + text].append(token)
+    return made
+
+
+def generate_by(
+    forward: Callable[..., torch.Tensor],
+    device: str,
+    prompts: Sequence[Sequence[int]],
+    **options: Any,
+) -> list[list[int]]:
+    """Return the ids that follow each prompt, for a model that no cache knows.
+
+    Args:
+        forward: (ids_BL, positions_BL) -> logits_BLV.
+        device: the device of the ids.
+        prompts: the ids of each text, which are computed together; none is empty.
+        options: those of :func:`follow`.
+    """
+    state = RecomputedBy(forward, device)
+    made: list[list[int]] = [[] for _ in prompts]
+    for text, token in follow(state, state.extend(prompts), **options):
+        made[text].append(token)
     return made
 
 

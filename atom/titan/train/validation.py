@@ -14,13 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torchtitan.distributed import utils as dist_utils
 
 from atom.data import validation
-from atom.data.lanes import IGNORED
 from atom.data.validation import Texts, ValidationSet
 from atom.registry.renaming import renamed
 from atom.run_dir import events
@@ -197,22 +195,13 @@ class Validation(Callback):
         for number in range(passes * count):
             if number % count == 0:
                 group = []
-            here = slice(number * size, (number + 1) * size)
-            group.append(self._microbatch(found, here, size))
+            group.append(self._microbatch(found, number * size, size))
             if len(group) == count:
                 yield group
 
-    def _microbatch(self, found: ValidationSet, here: slice, size: int) -> Microbatch:
-        length = self.trainer.config.training.seq_len
-        arrays = []
-        padding = (0, IGNORED, np.arange(length))
-        for kept, filler in zip(
-            (found.inputs, found.labels, found.positions), padding, strict=True
-        ):
-            array_BL = np.empty((size, length), dtype=np.int64)
-            array_BL[:] = filler
-            rows = kept[here]
-            array_BL[: len(rows)] = rows
-            arrays.append(torch.from_numpy(array_BL).to(self.trainer.device))
-        inputs_BL, labels_BL, positions_BL = arrays
+    def _microbatch(self, found: ValidationSet, begin: int, size: int) -> Microbatch:
+        device = self.trainer.device
+        inputs_BL, labels_BL, positions_BL = (
+            torch.from_numpy(array).to(device) for array in found.rows(begin, size)
+        )
         return {"input": inputs_BL, "positions": positions_BL}, labels_BL

@@ -16,7 +16,7 @@ def logits(model: Any, ids_BL: torch.Tensor, positions_BL: torch.Tensor) -> torc
     """Return the model's output of shape (B, L, V).
 
     Args:
-        model: a whole model.
+        model: a whole model, or this rank's part of one.
         ids_BL: the tokens.
         positions_BL: counted from 0 in each document, as in :mod:`atom.titan.train.data`.
     """

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch.distributed.checkpoint.metadata import TensorProperties, TensorStorageMetadata
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from atom.errors import UserError
 from atom.titan import saved_model
@@ -90,4 +91,8 @@ class Merged(Checkpoint):
 
     def fill(self, tensors: dict[str, torch.Tensor]) -> None:
         for name, tensor in tensors.items():
-            tensor.copy_(self.read(name))
+            found = self.read(name)
+            if isinstance(tensor, DTensor):  # this rank's shard of it
+                mesh, placements = tensor.device_mesh, tensor.placements
+                found = distribute_tensor(found, mesh, placements, src_data_rank=None)
+            tensor.copy_(found)

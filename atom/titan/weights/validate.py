@@ -1,4 +1,4 @@
-"""Validate a trained model on sets of text, in one process.
+"""Validate a trained model on sets of text, on one rank or several.
 
 Shape suffixes: B = sequences of one pass, L = tokens per sequence, V = vocabulary.
 """
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -17,11 +16,12 @@ from atom.data.lanes import IGNORED
 from atom.data.validation import Texts, ValidationSet
 from atom.errors import UserError
 from atom.plugin import Objective
+from atom.recipe.scoring_layout import ScoringLayout
 from atom.run_dir.validated import SetResult
 from atom.titan.train.validation import ValidationConfig, read
 from atom.titan.trainer_config import encoder_of
 from atom.titan.weights.forward import logits
-from atom.titan.weights.loaded import load
+from atom.titan.weights.loaded import ALONE, load
 
 TOKENS = 4096
 """Tokens of one pass, at least one sequence."""
@@ -35,8 +35,9 @@ def validate(
     tokens: int,
     kind: str,
     average: str | None = None,
+    layout: ScoringLayout = ALONE,
 ) -> tuple[int | None, dict[str, SetResult]]:
-    """Return the step of the weights, and the result of each set.
+    """Return the step of the weights, and the result of each set, on all ranks.
 
     Args:
         folder: the folder of the run or the export.
@@ -45,11 +46,13 @@ def validate(
         tokens: tokens of a set to read.
         kind: the device that torchtitan is set up for, ``cpu`` or ``cuda``.
         average: the callback whose averaged weights to validate; None: the weights.
+        layout: the layout of the ranks that share the model.
 
     Raises:
         UserError: there are no readable weights, or a set has nothing to predict.
     """
-    loaded = load(folder, step=step, kind=kind, average=average)
+    loaded = load(folder, step=step, kind=kind, average=average, layout=layout)
+    rank, ranks = loaded.ranks.share if loaded.ranks is not None else (0, 1)
     run = loaded.trained.run
     assert run.resolved is not None  # a run that has not started has no weights
     trained = loaded.trained
@@ -67,9 +70,12 @@ def validate(
     tokenizer, length = trained.tokenizer(), run.training.seq_len
     results = {}
     for name, texts in sets.items():
-        found = read(texts, config, tokenizer, length)
+        found = read(texts, config, tokenizer, length, rank=rank, ranks=ranks)
+        nats = _nats(loaded.model, found, ranks, kind)
+        if loaded.ranks is not None:
+            nats = loaded.ranks.sum(nats, kind)
         results[name] = SetResult(
-            loss=_nats(loaded.model, found, kind) / found.tokens,
+            loss=nats / found.tokens,
             tokens=found.tokens,
             bytes=found.bytes,
             data=found.digest,
@@ -78,14 +84,15 @@ def validate(
 
 
 @torch.no_grad()
-def _nats(model: Any, found: ValidationSet, kind: str) -> float:
-    """Return the sum of the losses of all tokens."""
+def _nats(model: Any, found: ValidationSet, ranks: int, kind: str) -> float:
+    """Return the sum of the losses of this rank's tokens."""
     total = 0.0
     size = max(1, TOKENS // found.inputs.shape[1])
-    for begin in range(0, found.sequences, size):
+    # Each rank takes part in each pass: without a sequence of its own, with padding.
+    for begin in range(0, -(-found.sequences // ranks), size):
+        here = max(1, min(size, len(found.inputs) - begin))
         inputs_BL, labels_BL, positions_BL = (
-            torch.from_numpy(array[begin : begin + size].astype(np.int64)).to(kind)
-            for array in (found.inputs, found.labels, found.positions)
+            torch.from_numpy(array).to(kind) for array in found.rows(begin, here)
         )
         logits_BLV = logits(model, inputs_BL, positions_BL)
         loss = F.cross_entropy(

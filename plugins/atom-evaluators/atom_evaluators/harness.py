@@ -23,6 +23,7 @@ from atom.io.files import make_folder, write_text
 from atom.plugin import EvaluatorContext, Measured, SourceContext
 from atom_evaluators import task_folder
 from atom_evaluators.config import LmEval
+from atom_evaluators.hub import offline_if_needed
 
 PACKAGE = "lm_eval"
 
@@ -47,14 +48,18 @@ def evaluate(config: LmEval, context: EvaluatorContext) -> Iterable[Measured]:
     datasets.disable_progress_bars()
     model = HarnessModel(context.model)
     manager = _manager(config.include, context.task)
-    with _sandbox() if config.include else nullcontext(), redirect_stderr(io.StringIO()):
+    with (
+        offline_if_needed() as unreachable,
+        _sandbox() if config.include else nullcontext(),
+        redirect_stderr(io.StringIO()),
+    ):
         try:
             loaded = manager.load([context.task])
         # Data is loaded by many libraries, each with exceptions of its own.
         except Exception as error:
+            why = f", and {unreachable} cannot be reached" if unreachable else ""
             raise UserError(
-                f"the task {context.task} cannot be loaded, which may need a network: "
-                f"{_words(error)}"
+                f"the task {context.task} cannot be loaded{why}: {_words(error)}"
             ) from error
         for task in loaded["tasks"].values():
             _prepare(task, config, context.seed)

@@ -74,6 +74,17 @@ def requests(folder: Path) -> dict[str, str]:
     return {"path": str(folder)}
 
 
+def evaluating(folder: Path) -> tuple[str, ...]:
+    """Write request files below ``folder``; return the overrides of a run whose last checkpoint is
+    evaluated on them."""
+    own = requests(folder / "requests")
+    return (
+        "evaluation.interval=500",
+        "evaluation.tasks=[own:colors_rc]",
+        f"evaluators.own={{name: olmes, path: {own['path']}}}",
+    )
+
+
 def tasks(folder: Path) -> dict[str, str]:
     """Write tasks of the harness, and their data; return the parameters that name them."""
     data: dict[str, list[Any]] = {

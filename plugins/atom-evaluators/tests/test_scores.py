@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from atom.errors import UserError
 from atom.plugin import EvaluatorContext, Measured
 from atom.registry.host import Host
 from atom.registry.opening import Opener
+from atom.titan.evaluation.passes import OwnPasses
 from atom.titan.evaluation.scorer import ModelScorer
+from atom.titan.generation.generate import generate_by
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -59,7 +63,10 @@ def scorer(table: torch.Tensor) -> ModelScorer:
     def forward(ids_BL: torch.Tensor, _positions_BL: torch.Tensor) -> torch.Tensor:
         return table[ids_BL]
 
-    return ModelScorer(forward, Bytes(), max_length=2048, device="cpu")
+    tokenizer = Bytes()
+    generated = partial(generate_by, forward, "cpu", ends=(EOS,), size=SIZE)
+    passes = OwnPasses(forward, generated, tokenizer.decode, device="cpu")
+    return ModelScorer(passes, tokenizer, max_length=2048)
 
 
 def evaluated(
@@ -157,6 +164,20 @@ def test_code_in_a_folder_of_tasks_is_refused(
         evaluated("lm_eval", {"include": str(tmp_path)}, "t", scorer)
     assert words in error.value.sentence()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_task_that_needs_a_network_is_refused_without_one(
+    tmp_path: Path, scorer: ModelScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: the library of data sets would repeat its requests for three minutes."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("it waits"))
+    text = "task: t\ndataset_path: nobody/nothing\noutput_type: multiple_choice\n"
+    (tmp_path / "a.yaml").write_text(text + "doc_to_text: a\ntest_split: test\n")
+    with pytest.raises(UserError) as error:
+        evaluated("lm_eval", {"include": str(tmp_path)}, "t", scorer)
+    words = "the task t cannot be loaded, and 127.0.0.1:9 cannot be reached: "
+    assert error.value.sentence().startswith(words)
 
 
 def test_templates_reach_no_code(tmp_path: Path, scorer: ModelScorer) -> None:

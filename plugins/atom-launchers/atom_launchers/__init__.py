@@ -21,6 +21,7 @@ def atom_launchers() -> Iterator[Launcher]:
         summary="a batch job, with health checks, restarts, requeueing and arrays",
         config="atom_launchers.config:Slurm",
         plan="atom_launchers.slurm:plan",
+        evaluate="atom_launchers.slurm_evaluation:evaluate",
     )
     yield Launcher(
         name="kubernetes",

@@ -6,6 +6,7 @@ import hashlib
 import re
 import shlex
 from importlib.resources import files
+from pathlib import Path
 
 from atom.errors import UserError
 from atom.plugin import LaunchContext, LaunchJob, Submission
@@ -68,14 +69,20 @@ def plan(config: Slurm, context: LaunchContext) -> Submission:
     }
     template = (files("atom_launchers") / "slurm.sh").read_text()
     return Submission(
-        files={SCRIPT: _filled_in(template, values)},
+        files={SCRIPT: filled_in(template, values)},
         commands=(("sbatch", SCRIPT),),
         advice=f"output in {context.jobs[0].folder}/logs/slurm-JOB.out; squeue --me lists jobs",
         reason=reason,
     )
 
 
-def _filled_in(template: str, values: dict[str, str]) -> str:
+def name(place: Path) -> str:
+    """Return a unique name of a folder for jobs."""
+    digest = hashlib.sha256(str(place).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', place.name)}-{digest}"
+
+
+def filled_in(template: str, values: dict[str, str]) -> str:
     """Replace ``@NAME@`` by values; drop a line that consists of an empty value."""
 
     def value(match: re.Match[str]) -> str:
@@ -104,10 +111,9 @@ def _check_links(config: Slurm, context: LaunchContext) -> bool:
 def _options(config: Slurm, context: LaunchContext, job: LaunchJob) -> list[str]:
     resources = context.resources
     sweep = len(context.jobs) > 1
-    name = hashlib.sha256(str(context.place).encode()).hexdigest()[:8]
     logs = f"{context.place}/slurm-%A_%a.out" if sweep else f"{job.folder}/logs/slurm-%j.out"
     values: dict[str, str | int | None] = {
-        "job-name": f"atom-{re.sub(r'[^A-Za-z0-9_.-]', '_', context.place.name)}-{name}",
+        "job-name": f"atom-{name(context.place)}",
         "nodes": resources.nodes + config.spares,
         "ntasks-per-node": 1,
         "cpus-per-task": resources.cpus_per_node,
