@@ -259,6 +259,7 @@ OTHERS = {
     "plugins/atom-datasets/atom_datasets/tar_members.py": _DESCRIPTOR,
     "plugins/atom-kernels-triton/atom_kernels_triton/tuning.py": _PACKAGE,
     "plugins/atom-launchers/atom_launchers/slurm.py": _PACKAGE,
+    "plugins/atom-launchers/atom_launchers/slurm_evaluation.py": _PACKAGE,
     "plugins/atom-tokenizers/atom_tokenizers/files.py": _DESCRIPTOR,
 }
 """What opens files by itself, and why these are in no run folder, export or cache."""
