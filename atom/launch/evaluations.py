@@ -165,8 +165,8 @@ class Evaluations:
                 saved = event["event"] == events.CHECKPOINT_SAVED
                 if saved and self._settings.is_due(event["step"], self._last):
                     self._waiting.append(event["step"])
-        if self._job is not None and (event := self._job.outcome()) is not None:
-            self._record(event)
+        if self._job is not None and (ended := self._job.outcome()) is not None:
+            self._record(ended)
             self._job = None
         while self._job is None and self._waiting:
             self._start(self._waiting.popleft())
