@@ -41,13 +41,16 @@ class ObjectiveSuite(Options, ComponentSuite):
     Attributes:
         records: for an objective that reads records: some of them, of which each fits a sequence.
         bad_record: a record that is refused, because it has not what the objective needs.
+        answers: for each record, the texts that are trained on, with what ends them. A conversation
+            is then shortened between two of them only.
         architecture: the section of a run that it is tested on; by default a small dense decoder.
     """
 
     kind = "objective"
-    options = ("records", "bad_record", "architecture")
+    options = ("records", "bad_record", "answers", "architecture")
     records: ClassVar[Sequence[Mapping[str, Any]]] = ()
     bad_record: ClassVar[Mapping[str, Any] | None] = None
+    answers: ClassVar[Sequence[Sequence[str]]] = ()
     architecture: ClassVar[Mapping[str, Any]] = {
         "name": f"{partners.PACKAGE}:{partners.ARCHITECTURES[0]}"
     }
@@ -68,6 +71,15 @@ class ObjectiveSuite(Options, ComponentSuite):
             assert trained.shape == tokens.shape, f"{document.id}: trained has another length"
             assert trained.dtype == np.bool_, f"{document.id}: trained is no array of bool"
             assert trained[1:].any(), f"{document.id}: nothing is trained on"
+
+    @where(lambda suite, _: bool(suite.answers))
+    def test_trains_on_the_answers(
+        self, component: Component, config: BaseModel | None, tmp_path: Path
+    ) -> None:
+        """The tokens that are trained on are those of the given answers, ends included."""
+        examples = self._examples(component, config, tmp_path)
+        for (document, example), answers in zip(examples, self.answers, strict=True):
+            assert _trained_texts(example) == list(answers), f"{document.id}: other texts"
 
     def test_is_the_same_again(
         self, component: Component, config: BaseModel | None, tmp_path: Path
@@ -93,6 +105,10 @@ class ObjectiveSuite(Options, ComponentSuite):
                 if example is not None:
                     assert len(example.tokens) <= seq_len + 1, document.id
                     assert example.trained is None or example.trained[1:].any(), document.id
+            for (document, _), answers in zip(whole, self.answers, strict=bool(self.answers)):
+                if (example := made.encode(document)) is not None:
+                    kept = _trained_texts(example)
+                    assert kept == list(answers[: len(kept)]), f"{document.id}: an answer is cut"
 
     @where(lambda _, component: component.declaration.reads == "records")
     def test_bad_documents_are_named(
@@ -183,6 +199,14 @@ def _check_sequences(example: Example, declared: Objective, name: str) -> None:
         if example.trained is not None:
             predicted = example.trained[begin + 1 : end]
             assert predicted.any(), f"{name}: nothing of a sequence is trained on"
+
+
+def _trained_texts(example: Example) -> list[str]:
+    """Return the text of each run of trained tokens."""
+    trained = np.ones(len(example.tokens), bool) if example.trained is None else example.trained
+    text = tokenizer.build(None).build(tokenizer_path="")
+    runs_of = itertools.groupby(zip(example.tokens.tolist(), trained, strict=True), lambda p: p[1])
+    return [text.decode([token for token, _ in run]) for learnt, run in runs_of if learnt]
 
 
 def _equal(one: Any, other: Any) -> bool:

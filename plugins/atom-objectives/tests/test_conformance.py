@@ -20,9 +20,14 @@ RECORDS = [
     for at, (one, other) in enumerate(itertools.pairwise(NUMBERS))
 ]
 
+ANSWERS = [
+    [f"{each['content']}|" for each in record["messages"] if each["role"] == "assistant"]
+    for record in RECORDS
+]
+
 TestSft = conformance(
     "objective:sft", template=str(Path(__file__).with_name("short.jinja"))
-).having(records=RECORDS, bad_record={"messages": RECORDS[0]["messages"][:1]})
+).having(records=RECORDS, answers=ANSWERS, bad_record={"messages": RECORDS[0]["messages"][:1]})
 
 PAIRS = [
     {"prompt": f"after {one}? ", "chosen": other, "rejected": wrong}
