@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from atom.errors import UserError
 from atom.plugin import ArchitectureContext
 
@@ -10,6 +14,17 @@ MOST_LAYERS, MOST_WIDTH, MOST_TOKENS = 10_000, 2**20, 2**30
 
 They are far above any real model, and below what would exhaust the machine's memory.
 """
+
+
+SoftCap = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="soft cap of the logits, cap tanh(logits / cap), such as 30 "
+        "(https://arxiv.org/abs/2408.00118); exports are refused then; null: none",
+    ),
+]
+"""Type of the parameter ``logit_soft_cap`` of :func:`atom.titan.soft_cap.output_layer`."""
 
 
 def vocabulary(wanted: int | None, context: ArchitectureContext) -> int:

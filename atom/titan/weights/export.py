@@ -24,7 +24,11 @@ from atom.titan import saved_model
 from atom.titan.checkpoint.hugging_face_folder import CONFIG, INDEX
 from atom.titan.hugging_face import tokenizer as hf_tokenizer
 from atom.titan.saved_model import Checkpoint, Trained
+<<<<<<< HEAD
 from atom.titan.weights import merged
+=======
+from atom.titan.soft_cap import CappedLinear
+>>>>>>> af1900c (architecture.logit_soft_cap: the output layer of every family caps its logits)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHARD_SIZE = 5 * 10**9
@@ -77,6 +81,13 @@ def export(
     new_folder.check(out)
     run = saved_model.trained(folder)
     adapter = run.adapter()
+    output_layer = getattr(run.parts.model, "lm_head", None)
+    if isinstance(output_layer, CappedLinear.Config):
+        raise UserError(
+            "no config.json of this family describes a soft cap, so the export would lose it",
+            key="architecture.logit_soft_cap",
+            value=output_layer.cap,
+        )
     if run.parts.hf_config is None:
         raise UserError(
             "this architecture declares no config.json of Hugging Face, so it cannot be exported",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch.nn as nn
 from torchtitan.components.optimizer import register_moe_load_balancing_hook
-from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm
+from torchtitan.models.common import ComplexRoPE, Embedding, RMSNorm
 from torchtitan.models.common.param_init import depth_scaled_std
 from torchtitan.models.deepseek_v3 import (
     DeepSeekV3Model,
@@ -20,6 +20,7 @@ from torchtitan.models.deepseek_v3.state_dict_adapter import DeepSeekV3StateDict
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
 from atom.titan.rotary import rotary
+from atom.titan.soft_cap import output_layer
 from atom_deepseek.config import DeepSeekV3
 from atom_deepseek.mtp import PredictingLoss, PredictingModel, predicting
 
@@ -64,7 +65,8 @@ def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
         ),
         layers=_layers(config),
         norm=RMSNorm.Config(normalized_shape=config.dim, eps=config.norm_eps, param_init=NORM),
-        lm_head=Linear.Config(
+        lm_head=output_layer(
+            config.logit_soft_cap,
             in_features=config.dim,
             out_features=vocab_size,
             param_init=_linear(output_std, cut=3 * output_std),
@@ -73,7 +75,7 @@ def deepseek_v3(config: DeepSeekV3, context: ArchitectureContext) -> ModelParts:
     return ModelParts(
         model=model,
         state_dict_adapter=DeepSeekV3StateDictAdapter,
-        hf_config=_hugging_face(config, vocab_size),
+        hf_config=None if config.logit_soft_cap else _hugging_face(config, vocab_size),
         hf_defaults=LEFT_OUT
         | {
             # ``transformers`` computes and writes these.

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH
+from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, SoftCap
 from atom.errors import UserError
 from atom.recipe.idle import Idle
 from atom.recipe.rope_scaling import Kind, RopeScaling
@@ -24,6 +24,7 @@ class DeepSeekV3(RopeScaling):
         description="blocks at the start that have a feed-forward layer and no experts",
     )
     n_heads: int = Field(gt=0, le=MOST_WIDTH, description="attention heads")
+    logit_soft_cap: SoftCap = None
     vocab_size: int | None = Field(
         default=None,
         gt=0,

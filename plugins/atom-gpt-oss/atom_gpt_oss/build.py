@@ -22,6 +22,7 @@ from torchtitan.models.gpt_oss.parallelize import parallelize_gptoss
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
 from atom.titan.rotary import rotary
+from atom.titan.soft_cap import output_layer
 from atom_gpt_oss.config import GptOss
 from atom_gpt_oss.experts import GptOssExperts
 from atom_gpt_oss.model import GptOssDecoder
@@ -63,7 +64,8 @@ def gpt_oss(config: GptOss, context: ArchitectureContext) -> ModelParts:
         ),
         layers=[_block(config, layer) for layer in range(config.n_layers)],
         norm=_norm(config),
-        lm_head=Linear.Config(
+        lm_head=output_layer(
+            config.logit_soft_cap,
             in_features=config.dim,
             out_features=vocab_size,
             param_init={
@@ -77,7 +79,7 @@ def gpt_oss(config: GptOss, context: ArchitectureContext) -> ModelParts:
     return ModelParts(
         model=model,
         state_dict_adapter=GptOssStateDictAdapter,
-        hf_config=_hugging_face(config, model),
+        hf_config=None if config.logit_soft_cap else _hugging_face(config, model),
         hf_defaults=LEFT_OUT | {"layer_types": _kinds(config)},
         parallelize_fn=parallelize_gptoss,
         post_optimizer_build_fn=register_moe_load_balancing_hook,

@@ -4,7 +4,14 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
+from atom.architecture import (
+    MOST_LAYERS,
+    MOST_TOKENS,
+    MOST_WIDTH,
+    SoftCap,
+    check_experts,
+    check_heads,
+)
 from atom.recipe.idle import Idle
 from atom.recipe.rope_scaling import Kind, RopeScaling, SharpenedRopeScaling
 
@@ -37,6 +44,7 @@ class GptOss(SharpenedRopeScaling):
         "no balancing",
     )
     norm_eps: float = Field(default=1e-5, gt=0, description="added to the mean square in norms")
+    logit_soft_cap: SoftCap = None
     vocab_size: int | None = Field(
         default=None,
         gt=0,

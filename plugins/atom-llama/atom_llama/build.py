@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch.nn as nn
-from torchtitan.models.common import ComplexRoPE, Embedding, FlexAttention, Linear, RMSNorm
+from torchtitan.models.common import ComplexRoPE, Embedding, FlexAttention, RMSNorm
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
 from torchtitan.models.common.feed_forward import compute_ffn_hidden_dim
 from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
@@ -17,6 +17,7 @@ from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
 from atom.titan.rotary import rotary
+from atom.titan.soft_cap import output_layer
 from atom_llama.config import Llama3
 
 Initializers = dict[str, Callable]
@@ -50,14 +51,17 @@ def llama3(config: Llama3, context: ArchitectureContext) -> ModelParts:
         ),
         layers=[_block(config, layer) for layer in range(config.n_layers)],
         norm=_norm(config),
-        lm_head=Linear.Config(
-            in_features=config.dim, out_features=vocab_size, param_init=_output(config.dim)
+        lm_head=output_layer(
+            config.logit_soft_cap,
+            in_features=config.dim,
+            out_features=vocab_size,
+            param_init=_output(config.dim),
         ),
     )
     return ModelParts(
         model=model,
         state_dict_adapter=Llama3StateDictAdapter,
-        hf_config=_hugging_face(config, model),
+        hf_config=None if config.logit_soft_cap else _hugging_face(config, model),
         hf_defaults=LEFT_OUT,
     )
 

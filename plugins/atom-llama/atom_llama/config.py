@@ -4,7 +4,14 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
 
-from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_head_dim, check_heads
+from atom.architecture import (
+    MOST_LAYERS,
+    MOST_TOKENS,
+    MOST_WIDTH,
+    SoftCap,
+    check_head_dim,
+    check_heads,
+)
 from atom.recipe.idle import Idle
 from atom.recipe.rope_scaling import Kind, RopeScaling, SharpenedRopeScaling
 
@@ -42,6 +49,7 @@ class Llama3(SharpenedRopeScaling):
         default=None, gt=0, description="factor of the feed-forward width of 8/3 dim; null: 1"
     )
     norm_eps: float = Field(default=1e-5, gt=0, description="added to the mean square in norms")
+    logit_soft_cap: SoftCap = None
     vocab_size: int | None = Field(
         default=None,
         gt=0,

@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 import torch.nn as nn
-from torchtitan.models.common import CosSinRoPE, Embedding, FlexAttention, Linear, RMSNorm
+from torchtitan.models.common import CosSinRoPE, Embedding, FlexAttention, RMSNorm
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
 
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
 from atom.titan.rotary import rotary
+from atom.titan.soft_cap import output_layer
 from atom_olmo.config import Olmo2
 from atom_olmo.model import HeadsRMSNorm, Olmo2Attention, Olmo2Model, Olmo2TransformerBlock
 from atom_olmo.state_dict_adapter import Olmo2StateDictAdapter
@@ -43,12 +44,17 @@ def olmo2(config: Olmo2, context: ArchitectureContext) -> ModelParts:
         ),
         layers=[_block(config) for _ in range(config.n_layers)],
         norm=_norm(config),
-        lm_head=Linear.Config(in_features=config.dim, out_features=vocab_size, param_init=weights),
+        lm_head=output_layer(
+            config.logit_soft_cap,
+            in_features=config.dim,
+            out_features=vocab_size,
+            param_init=weights,
+        ),
     )
     return ModelParts(
         model=model,
         state_dict_adapter=Olmo2StateDictAdapter,
-        hf_config=_hugging_face(config, vocab_size),
+        hf_config=None if config.logit_soft_cap else _hugging_face(config, vocab_size),
         hf_defaults=LEFT_OUT,
     )
 

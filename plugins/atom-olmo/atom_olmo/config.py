@@ -4,7 +4,14 @@ from typing import Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_head_dim, check_heads
+from atom.architecture import (
+    MOST_LAYERS,
+    MOST_TOKENS,
+    MOST_WIDTH,
+    SoftCap,
+    check_head_dim,
+    check_heads,
+)
 from atom.recipe.rope_scaling import SharpenedRopeScaling
 
 
@@ -25,6 +32,7 @@ class Olmo2(SharpenedRopeScaling):
         description="key and value heads; null: as many as n_heads",
     )
     hidden_dim: int = Field(gt=0, le=MOST_WIDTH, description="width of the feed-forward layer")
+    logit_soft_cap: SoftCap = None
     vocab_size: int | None = Field(
         default=None,
         gt=0,

@@ -28,6 +28,7 @@ from torchtitan.models.common.param_init import depth_scaled_std, skip_param_ini
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
 from atom.titan.rotary import rotary
+from atom.titan.soft_cap import output_layer
 from atom_qwen3_5.config import Decoder, Qwen35, Qwen35MoE
 
 # Import this first: it suppresses FLA's warning.
@@ -83,7 +84,9 @@ def qwen3_5(config: Qwen35, context: ArchitectureContext) -> ModelParts:
     return ModelParts(
         model=model,
         state_dict_adapter=Qwen35TextStateDictAdapter,
-        hf_config={
+        hf_config=None
+        if config.logit_soft_cap
+        else {
             "model_type": "qwen3_5_text",
             "architectures": ["Qwen3_5ForCausalLM"],
             "intermediate_size": config.hidden_dim,
@@ -103,7 +106,9 @@ def qwen3_5_moe(config: Qwen35MoE, context: ArchitectureContext) -> ModelParts:
     return ModelParts(
         model=model,
         state_dict_adapter=Qwen35MixtureStateDictAdapter,
-        hf_config={
+        hf_config=None
+        if config.logit_soft_cap
+        else {
             "model_type": "qwen3_5_moe_text",
             "architectures": ["Qwen3_5MoeForCausalLM"],
             "moe_intermediate_size": config.moe_hidden_dim,
@@ -137,7 +142,12 @@ def _model(
         ),
         layers=layers,
         norm=_norm(config.dim),
-        lm_head=Linear.Config(in_features=config.dim, out_features=vocab_size, param_init=output),
+        lm_head=output_layer(
+            config.logit_soft_cap,
+            in_features=config.dim,
+            out_features=vocab_size,
+            param_init=output,
+        ),
     )
 
 

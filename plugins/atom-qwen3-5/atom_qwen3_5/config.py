@@ -7,7 +7,14 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from atom.architecture import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, check_experts, check_heads
+from atom.architecture import (
+    MOST_LAYERS,
+    MOST_TOKENS,
+    MOST_WIDTH,
+    SoftCap,
+    check_experts,
+    check_heads,
+)
 from atom.errors import UserError
 from atom.recipe.idle import Idle
 from atom.recipe.rope_scaling import SharpenedRopeScaling
@@ -56,6 +63,7 @@ class Decoder(SharpenedRopeScaling):
         le=MOST_WIDTH,
         description="kernel size of a linear layer's convolution, in tokens",
     )
+    logit_soft_cap: SoftCap = None
     vocab_size: int | None = Field(
         default=None,
         gt=0,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch.nn as nn
 from torchtitan.components.optimizer import register_moe_load_balancing_hook
-from torchtitan.models.common import CosSinRoPE, Embedding, FlexAttention, Linear, RMSNorm
+from torchtitan.models.common import CosSinRoPE, Embedding, FlexAttention, RMSNorm
 from torchtitan.models.common.attention import GQAttention
 from torchtitan.models.common.config_utils import (
     make_ffn_config,
@@ -26,6 +26,7 @@ from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
 from atom.titan.rotary import rotary
+from atom.titan.soft_cap import output_layer
 from atom_qwen3.config import Decoder, Qwen3, Qwen3MoE
 
 Initializers = dict[str, Callable]
@@ -75,7 +76,9 @@ def qwen3(config: Qwen3, context: ArchitectureContext) -> ModelParts:
     return ModelParts(
         model=model,
         state_dict_adapter=Qwen3StateDictAdapter,
-        hf_config={
+        hf_config=None
+        if config.logit_soft_cap
+        else {
             "model_type": "qwen3",
             "architectures": ["Qwen3ForCausalLM"],
             "intermediate_size": config.hidden_dim,
@@ -103,7 +106,9 @@ def qwen3_moe(config: Qwen3MoE, context: ArchitectureContext) -> ModelParts:
     return ModelParts(
         model=model,
         state_dict_adapter=Qwen3StateDictAdapter,
-        hf_config={
+        hf_config=None
+        if config.logit_soft_cap
+        else {
             "model_type": "qwen3_moe",
             "architectures": ["Qwen3MoeForCausalLM"],
             "moe_intermediate_size": config.moe_hidden_dim,
@@ -136,7 +141,12 @@ def _model(
         ),
         layers=layers,
         norm=_norm(config, config.dim),
-        lm_head=Linear.Config(in_features=config.dim, out_features=vocab_size, param_init=LINEAR),
+        lm_head=output_layer(
+            config.logit_soft_cap,
+            in_features=config.dim,
+            out_features=vocab_size,
+            param_init=LINEAR,
+        ),
     )
 
 
