@@ -24,11 +24,8 @@ from atom.titan import saved_model
 from atom.titan.checkpoint.hugging_face_folder import CONFIG, INDEX
 from atom.titan.hugging_face import tokenizer as hf_tokenizer
 from atom.titan.saved_model import Checkpoint, Trained
-<<<<<<< HEAD
-from atom.titan.weights import merged
-=======
 from atom.titan.soft_cap import CappedLinear
->>>>>>> af1900c (architecture.logit_soft_cap: the output layer of every family caps its logits)
+from atom.titan.weights import merged
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHARD_SIZE = 5 * 10**9
