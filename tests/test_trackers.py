@@ -9,10 +9,13 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from atom.run_dir import evals
 
 STEPS = 3
 
@@ -143,6 +146,62 @@ def test_trackio_has_every_step_beside_the_settings(tracked: Path) -> None:
     assert drawn["_type"] == "trackio.histogram"
     found = [count for count in drawn["values"] if count]
     assert found == pytest.approx([count for count in histogram_of(rows)[1] if count], rel=1e-3)
+
+
+def evaluated(step: int, value: float) -> evals.Evaluation:
+    said = {"evaluator": "olmes", "asked": "code_rc", "package": "p 1", "prompts": "0" * 16}
+    return evals.Evaluation(
+        **said,
+        **{"task": "code_rc", "metric": "acc", "samples": 4, "max_length": 64, "weights": "0"},
+        **{"dtype": "float32", "atom": "0.1.0"},
+        time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        step=step,
+        value=value,
+    )
+
+
+def test_an_evaluation_is_tracked_at_its_step(tmp_path: Path) -> None:
+    """With the next row, or as the run ends: training did not wait for it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from atom.titan import translate
+    from atom.titan.train.trackers import Container
+
+    evals.record(tmp_path, [evaluated(2, 0.25)])  # of an earlier start of the run
+    trackers = Container()
+    config = translate.config("metrics", enable_tensorboard=True)
+    trackers.start(config, tmp_path, None)
+    trackers.follow(tmp_path)
+    trackers.go_back(3, 0)
+    evals.record(tmp_path, [evaluated(4, 0.5), evaluated(4, float("nan"))])
+    trackers.log({"loss_metrics/global_avg_loss": 3.0}, 6)
+    evals.record(tmp_path, [evaluated(6, 0.75)])
+    trackers.close()
+    found = EventAccumulator(str(tmp_path / "tb"))
+    found.Reload()
+    points = [(event.step, event.value) for event in found.Scalars("evaluation/code_rc/acc")]
+    assert points == [(4, 0.5), (6, 0.75)]
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_the_last_checkpoint_is_tracked_after_the_run(
+    tracked: Path, atom: Callable
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    evals.record(tracked, [evaluated(STEPS, 0.5)])
+    before = set(tracked.glob("tb/events.out.tfevents.*"))
+    done = atom("-m", "atom.launch.late_evaluations", str(tracked))
+    assert done.returncode == 0, done.stderr
+    (file,) = set(tracked.glob("tb/events.out.tfevents.*")) - before
+    found = EventAccumulator(str(file))
+    found.Reload()
+    (point,) = found.Scalars("evaluation/code_rc/acc")
+    assert (point.step, point.value) == (STEPS, 0.5)
+    if importlib.util.find_spec("wandb") is not None:
+        kept = b"".join(path.read_bytes() for path in tracked.glob("tb/wandb/*/run-*.wandb"))
+        assert b"evaluation/code_rc/acc" in kept
+        assert b"evaluation/step" in kept
 
 
 @pytest.mark.slow

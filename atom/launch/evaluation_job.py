@@ -14,6 +14,7 @@ from pathlib import Path
 from atom.errors import UserError
 from atom.io import strangers
 from atom.io.printing import protected
+from atom.launch import late_evaluations
 from atom.launch.announcements import told
 from atom.launch.evaluations import Job, record
 from atom.recipe.run import read
@@ -39,6 +40,7 @@ def main(words: list[str]) -> int:
     while (event := job.outcome()) is None:
         time.sleep(_SECONDS)
     record(place, event)
+    late_evaluations.track(place)
     print(told(event), flush=True)
     return int(event["event"] != events.EVALUATED)
 

@@ -22,6 +22,7 @@ from atom.io.environment import no_rank
 from atom.io.files import appending, open_regular
 from atom.io.tail import Tail
 from atom.io.terminal import say
+from atom.launch import late_evaluations
 from atom.launch.announcements import told
 from atom.recipe.evaluation import Evaluation
 from atom.recipe.run import Run
@@ -181,6 +182,8 @@ class Evaluations:
             time.sleep(_SECONDS)
         for event in self._recorded:
             say(told(event) or "")
+        if self._submit is None:
+            late_evaluations.track(self._place)
 
     def close(self) -> None:
         """End an evaluation that is under way; those that wait are not done."""

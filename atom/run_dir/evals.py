@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from atom.errors import UserError
 from atom.io import json_data
 from atom.io.files import append, opened
+from atom.io.tail import Tail
 
 FILE_NAME = "evals.jsonl"
 
@@ -137,6 +139,41 @@ _KINDS: dict[str, Any] = {
     "limit": int | None,
     "average": str | None,
 } | dict.fromkeys(("time", "evaluator", "task", "metric", "asked", "package", "prompts"), str)
+
+
+Tracked = dict[int, dict[str, float]]
+"""Step -> the name in trackers -> the value."""
+
+
+class Arriving:
+    """The results of checkpoints that are added to the file in a folder from now on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tail = Tail(folder / FILE_NAME)
+        self._tail.lines()
+
+    def new(self) -> Tracked:
+        """Return the results since the last call; lines that are no result are ignored."""
+        found = []
+        for line in self._tail.lines():
+            with suppress(ValueError):
+                found.append(Evaluation.from_json(json_data.loads(line)))
+        return tracked(found)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tail.close()
+
+
+def tracked(results: Iterable[Evaluation]) -> Tracked:
+    """Return the finite numbers of checkpoints as trackers name them."""
+    found: Tracked = {}
+    for result in results:
+        if result.step is not None and math.isfinite(result.value):
+            average = f"/{result.average}" if result.average else ""
+            name = f"evaluation/{result.task}/{result.metric}{average}"
+            found.setdefault(result.step, {})[name] = result.value
+    return found
 
 
 def record(folder: Path, results: Sequence[Evaluation]) -> None:

@@ -52,6 +52,8 @@ class StepMetricsProcessor(MetricsProcessor):
         settings = runtime.get("config_dict")
         if writes and config.enable_trackio:
             self._trackers.add_trackio(place, settings)
+        if writes:
+            self._trackers.follow(place)
         self.data: str | None = None
         """Digest of the tokens of the step that is logged next."""
         self.stream: str | None = None

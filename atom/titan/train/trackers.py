@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,11 +25,14 @@ from torchtitan.components.metrics import (
 )
 
 from atom.errors import RunError
-from atom.run_dir import events
+from atom.run_dir import evals, events
 from atom.run_dir.histograms import Histogram
 
 STEP = "step"
 """Key of the step for W&B; W&B's own step never decreases."""
+
+EVALUATED_STEP = "evaluation/step"
+"""Key of the step of an evaluated checkpoint for W&B: its results come later than its row."""
 
 DISCARDED = "steps_discarded"
 """Key of the number of steps discarded before a point."""
@@ -61,6 +65,10 @@ class Tracker(BaseLogger):
         self.discarded = discarded
         self._told = {DISCARDED: discarded, GOES_ON_FROM: step}
 
+    def evaluated(self, step: int, values: dict[str, float]) -> None:
+        """Log results of the checkpoint of a step, which is past."""
+        self.log(dict(values), step)
+
 
 class TensorBoard(Tracker):
     """One folder of event files, however often the run is started."""
@@ -77,7 +85,8 @@ class TensorBoard(Tracker):
         self._writer = SummaryWriter(str(self._folder), max_queue=1000, purge_step=step + 1)
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
-        assert self._writer is not None
+        if self._writer is None:  # after the run
+            self._writer = SummaryWriter(str(self._folder))
         for name, value in metrics.items():
             if isinstance(value, Histogram):
                 self._histogram(name, value, step)
@@ -120,13 +129,24 @@ class WeightsAndBiases(Tracker):
         self._inner = WandBLogger(str(folder), settings)
         self._inner.wandb.define_metric(STEP, hidden=True)
         self._inner.wandb.define_metric("*", step_metric=STEP)
+        self._inner.wandb.define_metric(EVALUATED_STEP, hidden=True)
+        self._inner.wandb.define_metric("evaluation/*", step_metric=EVALUATED_STEP)
+        self._evaluated: deque[dict[str, float]] = deque()
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         # W&B drops points at or before its last step: count every step ever done.
         metrics = _with_histograms(metrics, self._inner.wandb.Histogram)
+        if self._evaluated:
+            metrics |= self._evaluated.popleft()
         self._inner.log({**metrics, **self._told, STEP: step}, step + self.discarded)
 
+    def evaluated(self, step: int, values: dict[str, float]) -> None:
+        # A point of its own would be one of W&B's steps, and the next row might be dropped.
+        self._evaluated.append({**values, EVALUATED_STEP: step})
+
     def close(self) -> None:
+        for values in self._evaluated:
+            self._inner.wandb.log(values)
         self._inner.close()
 
 
@@ -163,6 +183,9 @@ class Trackio(Tracker):
         metrics = _with_histograms(metrics, self._histogram)
         self._run.log({**metrics, **self._told}, step=step)
 
+    def evaluated(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
     def close(self) -> None:
         self._run.finish()
 
@@ -178,6 +201,7 @@ class Container(LoggerContainer):
         """Values that replace torchtitan's in the next row."""
         self.histograms: dict[str, Histogram] = {}
         """The histograms of the next row, by the name that trackers get."""
+        self._arriving: evals.Arriving | None = None
 
     def start(
         self, config: Trackers, run: Path, settings: dict[str, Any] | None, rank: int | None = None
@@ -216,12 +240,31 @@ class Container(LoggerContainer):
         valid = "`pip install trackio`, or metrics.enable_trackio=false"
         self._add("Trackio", lambda: Trackio(run, settings), valid)
 
+    def follow(self, run: Path) -> None:
+        """Log results of evaluations that are added to the run folder from now on."""
+        if self._loggers:
+            self._arriving = evals.Arriving(run)
+
+    def evaluated(self, results: evals.Tracked) -> None:
+        """Log results of evaluations of checkpoints."""
+        for step, values in sorted(results.items()):
+            for tracker in self._loggers:
+                tracker.evaluated(step, values)
+
+    def close(self) -> None:
+        if self._arriving is not None:
+            self.evaluated(self._arriving.new())
+            self._arriving.close()
+        super().close()
+
     def go_back(self, step: int, discarded: int) -> None:
         """Tell all trackers that steps after ``step`` will be repeated."""
         for tracker in self._loggers:
             tracker.go_back(step, discarded)
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
+        if self._arriving is not None:
+            self.evaluated(self._arriving.new())
         told = {name: self.measured.get(name, value) for name, value in metrics.items()}
         largest = "loss_metrics/global_max_loss"
         if math.isnan(told.get(largest, 0.0)):
