@@ -131,14 +131,16 @@ def test_another_step_and_a_limit(atom: Callable[..., Any], trained: Path) -> No
     """Half a line, which a killed process has left, costs no other."""
     shutil.copytree(trained / "run", trained / "copy")
     (trained / "copy" / evals.FILE_NAME).write_text('{"half": ')
-    words = ("--tasks", "m:*", "--evaluator", "m={name: olmes, path: good}", "--step", "10")
+    words = ("--tasks", "m:*", "--evaluator", "m={name: olmes, path: good}")
+    words += ("--dtype", "bfloat16", "--step", "10")
     shutil.copytree(trained / "requests" / "code", trained / "good" / "code")
     done = atom("eval", "copy", *words, "--limit", "3", "--json", cwd=trained)
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
     found = evals.read(trained / "copy")
     assert [row.to_json() for row in found] == told
-    assert {(row.step, row.samples, row.limit) for row in found} == {(10, 3, 3)}
+    kept = {(row.step, row.samples, row.limit, row.dtype) for row in found}
+    assert kept == {(10, 3, 3, "bfloat16")}
     assert atom("eval", "copy", *words[:-1], "20", cwd=trained).returncode == 0
     compared = atom("compare", "copy", "run", "--out", "curves.svg", cwd=trained)
     last = {row.metric: row.value for row in evals.read(trained / "copy") if row.step == 20}
@@ -472,6 +474,30 @@ def test_log_likelihoods_are_those_of_transformers(both: SimpleNamespace) -> Non
         greedy = all(logprobs[i].argmax() == ids[0, i + 1] for i in places)
         assert found.logprob == pytest.approx(expected, abs=1e-4)
         assert found.is_greedy == greedy
+
+
+def test_bfloat16_is_that_of_transformers(both: SimpleNamespace, trained: Path) -> None:
+    """Up to its own precision: both round each layer, in another order."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from atom.titan.evaluation.evaluate import Settings, subject
+
+    scorer = subject(trained / "run", Settings(dtype="bfloat16"), kind="cpu").scorer
+    model = AutoModelForCausalLM.from_pretrained(trained / "export", dtype=torch.bfloat16).eval()
+    pairs = [scorer.pair(text[:-3], text[-3:]) for text in TEXTS]
+    exact = both.scorer.loglikelihood(pairs)
+    for (context, continuation), found, other in zip(
+        pairs, scorer.loglikelihood(pairs), exact, strict=True
+    ):
+        ids = torch.tensor([[*context, *continuation]])
+        with torch.no_grad():
+            logprobs = model(ids).logits[0].float().log_softmax(dim=-1)
+        places = range(len(context) - 1, ids.shape[1] - 1)
+        expected = sum(logprobs[i, ids[0, i + 1]].item() for i in places)
+        assert found.logprob == pytest.approx(expected, abs=0.1)
+        assert found.logprob != other.logprob, "float32 was computed"
+        assert found.logprob == pytest.approx(other.logprob, abs=0.2)
 
 
 def test_batches_change_nothing(both: SimpleNamespace) -> None:

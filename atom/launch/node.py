@@ -16,7 +16,7 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -58,28 +58,21 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"atom: {error.sentence()}", file=sys.stderr, flush=True)
         return 2
-    submit = shlex.split(options.evaluate) if options.evaluate is not None else None
-    scored = Evaluations(options.run, run.evaluation, run.training.steps, submit)
-    with closing(scored):
+    with ExitStack() as stack:
+        scored: Evaluations | None = None
+        if machine.node == 0:
+            submit = shlex.split(options.evaluate) if options.evaluate is not None else None
+            steps = run.training.steps
+            scored = Evaluations(options.run, run.evaluation, steps, submit)
+            stack.enter_context(closing(scored))
         failure = _start(options.run, run, machine, early, scored, attempt=options.attempt)
-        if failure is None and machine.node == 0 and not events.stopped(options.run):
+        # The ranks have handled repeated stop requests; another one would kill the interpreter as
+        # it exits.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        code = _ended(options.run, machine, failure)
+        if scored is not None and code == 0:
             scored.finish()
-    # The ranks have handled repeated stop requests; another one would kill the interpreter as it
-    # exits.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if failure is not None:
-        events.record(
-            options.run,
-            events.NODE_FAILED,
-            node=machine.node,
-            reason=failure.words,
-            rank=failure.rank,
-            raised=failure.raised,
-            final=failure.final,
-        )
-        print(f"atom: {failure.words}", file=sys.stderr, flush=True)
-        return 2 if failure.final else 1
-    return _ended(options.run) if machine.node == 0 else 0
+    return code
 
 
 class _Early:
@@ -147,7 +140,7 @@ def _start(
     run: Run,
     machine: Machine,
     early: _Early,
-    scored: Evaluations,
+    scored: Evaluations | None,
     *,
     attempt: int,
 ) -> Failure | None:
@@ -175,7 +168,7 @@ def _start(
             step = progress.since(folder, begin, of_their_own=True) if first else None
             if step is not None:
                 screen.reached(step)
-            if first:
+            if scored is not None:
                 scored.poll()
             return not child.working()
 
@@ -193,7 +186,22 @@ def _logged(folder: Path, machine: Machine, device: str, launch: Launch) -> Fail
     return start_once(folder, machine, device, launch, verbose=False)
 
 
-def _ended(folder: Path) -> int:
+def _ended(folder: Path, machine: Machine, failure: Failure | None) -> int:
+    """Record how the ranks of a node ended; return the exit code."""
+    if failure is not None:
+        events.record(
+            folder,
+            events.NODE_FAILED,
+            node=machine.node,
+            reason=failure.words,
+            rank=failure.rank,
+            raised=failure.raised,
+            final=failure.final,
+        )
+        print(f"atom: {failure.words}", file=sys.stderr, flush=True)
+        return 2 if failure.final else 1
+    if machine.node != 0:
+        return 0
     if words := events.stopped(folder):
         print(f"atom: {words}", file=sys.stderr, flush=True)
         return EX_STOPPED
