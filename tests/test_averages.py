@@ -225,6 +225,14 @@ BAD = {
         "atom: checkpoint.keep_best_of=web/em: there is no such validation set; did you mean "
         "web/ema or web?",
     ),
+    "an average twice": (
+        ["callbacks=[ema,norms,ema]"],
+        "atom: callbacks: names ema twice; a second one has a name of its own, as in",
+    ),
+    "an average from the end": (
+        ["callbacks.ema.start=3", "training.steps=3"],
+        "atom: callbacks.ema.start=3: begins to average where the run ends: training.steps=3",
+    ),
     "no decay": (["callbacks.ema.decay=1"], "atom: callbacks.ema.decay=1: must be less than 1"),
 }
 

@@ -18,7 +18,7 @@ from atom.launch import joined, start, submit
 from atom.plugin import Dataset, LaunchJob, Optimizer
 from atom.recipe.run import Run
 from atom.registry.host import Host
-from atom.registry.select import select, written_out
+from atom.registry.select import check_callbacks, select, written_out
 from atom.run_dir import branch, folder, objective, resume
 from atom.run_dir.prepare import prepare
 from atom.watch import mixture_rows
@@ -116,6 +116,7 @@ def _dry_run(run: Run, host: Host) -> None:
         UserError: the run is invalid, or does not fit in memory; raised after the plan is printed.
     """
     selection = select(run, host)
+    check_callbacks(run, selection)
     run = written_out(run, selection)
     place = run.run.dir or folder.default()
     # Only a branch: a plan of another layout may have the folder of a run that exists.

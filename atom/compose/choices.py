@@ -24,6 +24,7 @@ def check(host: Host, config: DictConfig, defaults: Iterable[ResultDefault]) -> 
     """
     loader = current()
     _refuse_lists(defaults)
+    _refuse_twice(defaults)
     for group, option in HydraConfig.get().runtime.choices.items():
         if group.startswith("hydra/") or option is None:
             continue
@@ -69,6 +70,21 @@ def _refuse_lists(defaults: Iterable[ResultDefault]) -> None:
                 valid=f"{group}=OPTION",
                 key=group,
             )
+
+
+def _refuse_twice(defaults: Iterable[ResultDefault]) -> None:
+    """Refuse an option that a list names twice; Hydra would merge it with itself."""
+    seen = set()
+    for default in defaults:
+        place = str(default.config_path), default.package, default.parent
+        group, _, option = place[0].rpartition("/")
+        if place in seen and group:
+            raise UserError(
+                f"names {option} twice; a second one has a name of its own, as in "
+                f"+{group}.NAME={{name: {option}}}",
+                key=group,
+            )
+        seen.add(place)
 
 
 def _unknown(group: str, option: str, offered: list[str], host: Host) -> UserError:

@@ -22,7 +22,7 @@ from atom.recipe import batches
 from atom.recipe.run import Run
 from atom.recipe.settings import FOLLOW
 from atom.registry.host import Host
-from atom.registry.select import select, written_out
+from atom.registry.select import check_callbacks, select, written_out
 from atom.run_dir import branch, events, folder, logs, metrics, progress, resume
 from atom.run_dir.changes import Change
 from atom.run_dir.inputs import Inputs
@@ -158,6 +158,7 @@ def check(
     run = resume.with_order(place, branch.with_origin(place, run))
     selection = select(run, host)
     evaluations.check(run, host)
+    check_callbacks(run, selection)
     run = written_out(run, selection)
     checked = partial(
         resume.check,

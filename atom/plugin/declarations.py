@@ -353,14 +353,19 @@ class Callback(Declaration):
 
     ``averages=True`` is for a callback that averages the weights
     (:meth:`atom.plugin.TrainerCallback.averages`).
+
+    ``check(config, context: CallbackContext) -> None`` is optional. It refuses parameters that do
+    not fit the run, with a :class:`atom.errors.UserError`, before torch is imported; its module
+    must not import torch.
     """
 
     kind = "callback"
     section = "callbacks"
     chosen = "many"
-    references = ("config", "callback")
+    references = ("config", "callback", "check")
 
     callback: str
+    check: str | None = None
     observes: bool = True
     averages: bool = False
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from atom.plugin import Callback, Dataset, Declaration, Objective
+from atom.plugin import Callback, CallbackContext, Dataset, Declaration, Objective
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.opening import Chosen, Opener
@@ -69,6 +69,19 @@ def written_out(run: Run, selection: Selection) -> Run:
             parameters = chosen.config.model_dump(mode="json")
             sections[key] = type(section).model_validate(dict(section) | parameters)
     return run.model_copy(update=sections)
+
+
+def check_callbacks(run: Run, selection: Selection) -> None:
+    """Let callbacks refuse parameters that do not fit the run, without torch.
+
+    Raises:
+        UserError: one does.
+    """
+    for name, chosen in selection.many(Callback).items():
+        if chosen.declaration.check is not None:
+            steps = run.training.steps
+            context = CallbackContext(name=name, seed=run.debug.seed or 0, steps=steps)
+            chosen.call("check", context)
 
 
 def select(run: Run, host: Host, *, training: bool = True) -> Selection:

@@ -39,5 +39,6 @@ def atom_callbacks() -> Iterator[Callback]:
         summary="exponential moving average of the weights, saved and validated beside them",
         config="atom_diagnostics.config:Ema",
         callback="atom_diagnostics.ema:callback",
+        check="atom_diagnostics.ema_steps:check",
         averages=True,
     )

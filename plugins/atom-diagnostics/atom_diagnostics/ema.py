@@ -7,30 +7,13 @@ from typing import Any
 
 import torch
 
-from atom.errors import UserError
 from atom.plugin import CallbackContext, TrainerCallback, Training
 from atom_diagnostics import layers
 from atom_diagnostics.config import Ema
 
 
-def callback(config: Ema, context: CallbackContext) -> TrainerCallback:
+def callback(config: Ema, context: CallbackContext) -> TrainerCallback:  # noqa: ARG001
     """Return the callback of a run."""
-    if config.start >= max(context.steps, 2):
-        raise UserError(
-            f"begins to average where the run ends: training.steps={context.steps}",
-            valid=f"below {context.steps}",
-            key=f"callbacks.{context.name}.start",
-            value=config.start,
-        )
-    most = max(context.steps - config.start, 1)
-    if config.interval > most:
-        raise UserError(
-            f"is longer than the run: training.steps={context.steps}, and "
-            f"start={config.start}, so that nothing would be averaged",
-            valid=f"at most {most}",
-            key=f"callbacks.{context.name}.interval",
-            value=config.interval,
-        )
     return MovingAverage(config)
 
 

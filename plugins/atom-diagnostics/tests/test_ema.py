@@ -11,7 +11,8 @@ from torch import nn
 
 from atom.errors import UserError
 from atom_diagnostics.config import Ema
-from atom_diagnostics.ema import MovingAverage, callback
+from atom_diagnostics.ema import MovingAverage
+from atom_diagnostics.ema_steps import check
 
 
 @torch.no_grad()
@@ -67,8 +68,8 @@ def test_a_rollback_without_an_average_begins_with_the_weights(loaded: bool) -> 
 
 def test_an_interval_without_an_update_is_refused() -> None:
     context: Any = SimpleNamespace(name="ema", steps=9)
-    assert callback(Ema(start=4, interval=5), context)
+    check(Ema(start=4, interval=5), context)
     with pytest.raises(UserError, match=r"nothing would be averaged.*valid: at most 5"):
-        callback(Ema(start=4, interval=6), context)
+        check(Ema(start=4, interval=6), context)
     one: Any = SimpleNamespace(name="ema", steps=1)
-    assert callback(Ema(), one)
+    check(Ema(), one)
