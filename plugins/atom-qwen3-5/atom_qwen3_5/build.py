@@ -39,9 +39,9 @@ from torchtitan.models.qwen3_5.model import (
     Qwen35TransformerBlock,
     RMSNormGated,
 )
-from torchtitan.models.qwen3_5.parallelize import parallelize_qwen3_5
 from torchtitan.models.qwen3_5.rope import MRoPE
 
+from atom_qwen3_5.divided import parallelize
 from atom_qwen3_5.rotary import ScaledMRoPE
 from atom_qwen3_5.state_dict_adapter import (
     Qwen35MixtureStateDictAdapter,
@@ -93,7 +93,7 @@ def qwen3_5(config: Qwen35, context: ArchitectureContext) -> ModelParts:
         }
         | _hugging_face(config, model.vocab_size),
         hf_defaults=LEFT_OUT,
-        parallelize_fn=parallelize_qwen3_5,
+        parallelize_fn=parallelize,
     )
 
 
@@ -118,7 +118,7 @@ def qwen3_5_moe(config: Qwen35MoE, context: ArchitectureContext) -> ModelParts:
         }
         | _hugging_face(config, model.vocab_size),
         hf_defaults=LEFT_OUT,
-        parallelize_fn=parallelize_qwen3_5,
+        parallelize_fn=parallelize,
         post_optimizer_build_fn=register_moe_load_balancing_hook,
     )
 

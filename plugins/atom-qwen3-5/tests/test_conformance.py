@@ -30,13 +30,9 @@ TOLERANCE = 3e-4
 """|difference of logits| to ``transformers``. Of the six compared here five are below 4e-5; one
 kind of CPU rounds the linear layers' recurrence so that the sixth is 1.3e-4."""
 
-NO_CP = {"cp": "a linear layer reads the sequence from its beginning"}
-
-TestQwen35 = conformance("architecture:qwen3_5", **DENSE).having(unsupported=NO_CP)
+TestQwen35 = conformance("architecture:qwen3_5", **DENSE)
 # Without balancing: Hugging Face's model has no place for the biases that balance experts.
-TestQwen35MoE = conformance("architecture:qwen3_5_moe", **MOE, load_balance_coeff=None).having(
-    unsupported=NO_CP
-)
+TestQwen35MoE = conformance("architecture:qwen3_5_moe", **MOE, load_balance_coeff=None)
 
 
 @pytest.mark.slow

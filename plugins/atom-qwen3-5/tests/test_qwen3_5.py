@@ -90,7 +90,14 @@ def test_impossible_models_are_told(change: dict[str, int], says: str) -> None:
 @pytest.mark.parametrize(
     ("layout", "says"),
     [
-        ({"context_parallel_degree": 2}, "context_parallel_degree=2: a linear layer"),
+        (
+            {"context_parallel_degree": 3},
+            "context_parallel_degree=3: must divide the 4 value heads of linear layers",
+        ),
+        (
+            {"context_parallel_degree": 2, "context_parallel_load_balancer": "ptrr"},
+            "context_parallel_load_balancer=ptrr: divides sequences otherwise in each batch",
+        ),
         (
             {"tensor_parallel_degree": 2, "enable_sequence_parallel": False},
             "enable_sequence_parallel=.alse: torchtitan's Qwen3.5",
