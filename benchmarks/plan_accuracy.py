@@ -8,7 +8,7 @@ times are compared, never MFU, which every framework counts otherwise.
 
 ``--fit`` fits the constants again and prints them. ``--held-out`` predicts each source with
 constants that were fitted to all others: the error to expect of runs that nobody has seen. The
-refit is linearized at the constants of ``atom/plan/time/constants.py``, its predictions are not.
+refit is linearized at the constants of ``atom/plan/constants.py``, its predictions are not.
 
 ``--auto`` searches the layouts of each dense row as ``parallelism=auto`` does, and compares the
 best with the published one, both by their estimates and as ATOM runs them. It takes minutes.
@@ -30,7 +30,7 @@ from plan_parts.frameworks import UnfitError
 from plan_parts.jobs import Job, job
 from plan_parts.scores import Scored, drift, is_hopper, ordered, table
 
-from atom.plan.time.constants import DEFAULT, PRIORS, PUBLISHED, Constants
+from atom.plan.constants import DEFAULT, PRIORS, PUBLISHED, Constants
 from atom.plan.time.step import step
 
 

@@ -17,7 +17,7 @@ from atom.plan.outlook import flops_per_token
 from atom.plan.transformer import transformer
 
 WRONG = {
-    "": "a budget is missing; valid: budget=1e23, `atom plan fit`, or overrides of `atom train`",
+    "": "a budget is missing; valid: budget=1e23, `atom plan fit`, `atom plan calibrate`, or",
     "plan.price=3 world_size=8": "plan.price=3: is no key of a plan; did you mean plan.",
     "plan.price_gpu_hour=-1": "plan.price_gpu_hour=-1 (command line): valid: a number from 0",
     "plan.tokens=many": "plan.tokens=many (command line): valid: a number from 1",

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atom.plan.constants import DEFAULT, PRIORS, Constants
+from atom.plan.constants import PUBLISHED as PUBLISHED_CONSTANTS
 from atom.plan.device import named
 from atom.plan.execution import (
     COMPILED,
@@ -28,8 +30,6 @@ from atom.plan.execution import (
 from atom.plan.layout import Layout
 from atom.plan.model import FULL, NONE, SELECTIVE
 from atom.plan.time.collectives import all_to_all, gather
-from atom.plan.time.constants import DEFAULT, PRIORS, Constants
-from atom.plan.time.constants import PUBLISHED as PUBLISHED_CONSTANTS
 from atom.plan.time.orders import interleaved
 from atom.plan.time.products import product
 from atom.plan.time.step import Step, slowest, step

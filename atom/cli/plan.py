@@ -1,13 +1,16 @@
-"""``atom plan``: plan a run of any size, divide a budget by a scaling law, fit the law to runs."""
+"""``atom plan``: plan a run of any size, or a budget; fit a scaling law, or a device file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from atom.cli import Parser, plan_budget, plan_fit, plan_run
+from atom.cli import Parser, plan_budget, plan_calibrate, plan_fit, plan_run
 from atom.errors import UserError
 
-SUBCOMMANDS: dict[str, Callable[[], Parser]] = {"fit": plan_fit.parser}
+SUBCOMMANDS: dict[str, Callable[[], Parser]] = {
+    "fit": plan_fit.parser,
+    "calibrate": plan_calibrate.parser,
+}
 """Name -> the parser of its arguments, for completion."""
 
 
@@ -20,6 +23,8 @@ def main(arguments: list[str]) -> int:
     """Run ``atom plan``; return the exit code."""
     if arguments[:1] == ["fit"]:
         return plan_fit.run(plan_fit.parser().parse_args(arguments[1:]))
+    if arguments[:1] == ["calibrate"]:
+        return plan_calibrate.run(plan_calibrate.parser().parse_args(arguments[1:]))
     options = parser().parse_intermixed_args(arguments)
     if any(word.startswith("budget=") for word in options.overrides):
         for name, given in (("--html", options.html), ("--multirun", options.multirun)):
@@ -32,7 +37,7 @@ def main(arguments: list[str]) -> int:
     if options.ladder or of_budget or not options.overrides:
         raise UserError(
             "atom plan: a budget is missing",
-            valid="budget=1e23, `atom plan fit`, or overrides of `atom train`, such as "
-            "architecture=llama3_8b world_size=64 device=h100",
+            valid="budget=1e23, `atom plan fit`, `atom plan calibrate`, or overrides of "
+            "`atom train`, such as architecture=llama3_8b world_size=64 device=h100",
         )
     return plan_run.run(options)

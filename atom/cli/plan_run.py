@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_page(file: Path) -> None:
+def check_page(file: Path, key: str = "--html") -> None:
     """Refuse a file that cannot be written, before anything is computed.
 
     Raises:
@@ -111,7 +111,7 @@ def check_page(file: Path) -> None:
     """
     if file.is_dir() or not file.absolute().parent.is_dir():
         why = "is a folder" if file.is_dir() else f"there is no folder {file.absolute().parent}"
-        raise UserError(why, key="--html", value=str(file), valid="a file in an existing folder")
+        raise UserError(why, key=key, value=str(file), valid="a file in an existing folder")
 
 
 def read(words: list[str]) -> Settings:

@@ -12,6 +12,7 @@ from typing import Any
 
 from atom.errors import UserError, nearest
 from atom.io import yaml_data
+from atom.plan.constants import PRIORS
 
 GIB = 2**30
 
@@ -37,6 +38,8 @@ class DeviceDescription:
         power: rated watts; 0 if unknown.
         power_limit: watts that the device is limited to; 0 if it is not.
         multiprocessors: units that compute tiles of a product.
+        latency: seconds of the smallest collective in a node; 0 for the time model's own.
+        constants: constants of the time model that were fitted to this device, by name.
     """
 
     kind: str
@@ -53,6 +56,8 @@ class DeviceDescription:
     power: float = 0.0
     power_limit: float = 0.0
     multiprocessors: int = 1
+    latency: float = 0.0
+    constants: dict[str, float] | None = None
 
     def __hash__(self) -> int:
         return hash((self.name, self.memory_bandwidth, self.network_bandwidth, self.power_limit))
@@ -124,12 +129,14 @@ def _shipped(name: str) -> dict[str, Any]:
 
 _NUMBERS = (
     "memory_gib", "memory_bandwidth", "node_bandwidth", "network_bandwidth", "reserve", "power",
-    "power_limit",
+    "power_limit", "latency",
 )  # fmt: skip
 _COUNTS = ("devices_per_node", "multiprocessors")
-_RATES = ("flops", "products")
+_RATES = ("flops", "products", "constants")
 _KEYS = ("kind", "capability", *_RATES, *_NUMBERS, *_COUNTS)
-_OPTIONAL = ("products", "reserve", "power", "power_limit", "multiprocessors")
+_OPTIONAL = (
+    "products", "reserve", "power", "power_limit", "multiprocessors", "latency", "constants",
+)  # fmt: skip
 
 
 def _described(name: str, data: dict[str, Any]) -> DeviceDescription:
@@ -162,8 +169,10 @@ def _described(name: str, data: dict[str, Any]) -> DeviceDescription:
             values[key] = data[key]
     for key in _RATES:
         if not isinstance(data.get(key, {}), dict):
-            raise UserError(f"{name} has {key}: {data[key]}", valid="FLOP/s by dtype")
+            raise UserError(f"{name} has {key}: {data[key]}", valid="numbers by name")
         rates = data.get(key, {}).items()
+        if key == "constants":
+            _known(name, data.get(key, {}))
         values[key] = {str(d): _number(name, f"{key}.{d}", rate) for d, rate in rates}
     return DeviceDescription(
         name=Path(name).stem if is_file(name) else name,
@@ -172,6 +181,15 @@ def _described(name: str, data: dict[str, Any]) -> DeviceDescription:
         memory=round(values.pop("memory_gib") * GIB),
         **values,
     )
+
+
+def _known(name: str, given: dict[Any, Any]) -> None:
+    for constant in given:
+        if constant not in PRIORS:
+            raise UserError(
+                f"{name} has the unknown constant constants.{constant}; "
+                f"{nearest(str(constant), list(PRIORS))}"
+            )
 
 
 def _number(name: str, key: str, value: Any) -> float:

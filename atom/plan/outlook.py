@@ -22,7 +22,7 @@ from atom.plan.failures import (
     spares_needed,
 )
 from atom.plan.model import ModelDescription
-from atom.plan.time.constants import DEFAULT
+from atom.plan.time.own_constants import of_device
 from atom.plan.time.stages import stages
 from atom.plan.work import ModelWork, work
 
@@ -201,5 +201,5 @@ def _timeline(
     layout = found.layout
     if layout.order is None:
         return []
-    each = stages(work(model), layout, device, DEFAULT)
+    each = stages(work(model), layout, device, of_device(device))
     return layout.order.timeline([stage.seconds for stage in each])

@@ -18,13 +18,14 @@ from dataclasses import dataclass, field, replace
 
 from atom.errors import UserError
 from atom.plan.candidates import INTERLEAVED, ONE_CHUNK, Candidate, Shape, Space
+from atom.plan.constants import Constants
 from atom.plan.device import DeviceDescription
 from atom.plan.estimate import Estimate
 from atom.plan.layout import Layout
 from atom.plan.memory import Memory, memory
 from atom.plan.model import NONE, ModelDescription
-from atom.plan.time.constants import DEFAULT, Constants
 from atom.plan.time.data_parallel import optimizer, sharded
+from atom.plan.time.own_constants import of_device
 from atom.plan.time.stages import Stage, stages
 from atom.plan.time.step import slowest
 from atom.plan.work import work
@@ -109,10 +110,10 @@ class Search:
         model: ModelDescription,
         device: DeviceDescription,
         estimate: Callable[[Candidate], Estimate],
-        constants: Constants = DEFAULT,
+        constants: Constants | None = None,
     ) -> None:
         self.space, self.template, self.model, self.device = space, template, model, device
-        self._estimate, self._constants = estimate, constants
+        self._estimate, self._constants = estimate, constants or of_device(device)
         self._work = work(model)
         self._needed: dict[tuple[object, ...], dict[int, int]] = {}
         self._bounds: dict[Candidate, float] = {}

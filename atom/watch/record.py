@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atom.io import json_data
+from atom.plan.outlook import Outlook
 from atom.recipe.run import Run, read
 from atom.run_dir import evals, events, history, metrics, profile
 from atom.run_dir.evals import Evaluation
@@ -32,6 +33,7 @@ class Record:
         evaluations: the results of evaluations.
         profile: per profiled rank, how the time of its steps was spent.
         problems: what is left out because it is unreadable, and why.
+        planned: what was to be expected of the run; None if nobody asked.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class Record:
     evaluations: list[Evaluation]
     profile: dict[int, list[Shares]]
     problems: list[str]
+    planned: Outlook | None = None
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 
 import atom
 from atom.io.numbers import clock, decimal, human
-from atom.watch import chart, heat_map, mesh_picture
+from atom.watch import chart, heat_map, mesh_picture, report_plan
 from atom.watch import report_callbacks as measured
 from atom.watch import report_curves as curves
 from atom.watch import report_evals as evaluated
@@ -74,6 +74,7 @@ def _sections(record: Record) -> Iterator[tuple[str, str, list[Element]]]:
     yield "Callbacks", "callbacks", measured.callbacks(record)
     yield "What happened", "events", tables.happened(record)
     yield "Step time", "profile", tables.profiled(record)
+    yield "Planned and measured", "planned", report_plan.compared(record)
     yield "Layout", "layout", _layout(record)
     yield "Kernels", "kernels", tables.kernels(record)
     yield "Data", "data", tables.data(record)

@@ -15,7 +15,7 @@ from math import exp, log
 import numpy as np
 from plan_parts.jobs import Job
 
-from atom.plan.time.constants import PRIORS, Constants
+from atom.plan.constants import PRIORS, Constants
 from atom.plan.time.step import step
 
 NOISE = 0.05

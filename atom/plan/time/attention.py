@@ -11,10 +11,10 @@ forward and 20 backward (scale, mask, softmax, dropout in half precision).
 
 from __future__ import annotations
 
+from atom.plan.constants import Constants
 from atom.plan.device import DeviceDescription
 from atom.plan.execution import UNFUSED
 from atom.plan.layout import Layout
-from atom.plan.time.constants import Constants
 from atom.plan.time.products import clock, generation, rate
 from atom.plan.work import BlockWork
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from atom.plan.constants import Constants
 from atom.plan.device import DeviceDescription
 from atom.plan.layout import Layout
 from atom.plan.model import FULL, SELECTIVE
 from atom.plan.time import collectives, passes
 from atom.plan.time.attention import attention
-from atom.plan.time.constants import Constants
 from atom.plan.time.products import product
 from atom.plan.work import COLUMN, ROW, BlockWork, Product
 
@@ -85,7 +85,11 @@ def block_time(
         cp=max(2 * inside - score_back, 0.0),
         ep=2 * ep_each,
     )
-    forward, backward = (_launched(part, block, layout, constants) for part in (forward, backward))
+    # A CPU computes an operation before it begins the next.
+    hides = device.kind != "cpu"
+    forward, backward = (
+        _launched(part, block, layout, constants, hides=hides) for part in (forward, backward)
+    )
     return forward, backward + _again(forward, layout, constants)
 
 
@@ -105,10 +109,12 @@ def _again(forward: Parts, layout: Layout, constants: Constants) -> Parts:
     )
 
 
-def _launched(part: Parts, block: BlockWork, layout: Layout, constants: Constants) -> Parts:
+def _launched(
+    part: Parts, block: BlockWork, layout: Layout, constants: Constants, *, hides: bool
+) -> Parts:
     """Add the time that a block's launches take beyond the GPU's own."""
     launches = passes.launches(block, layout.ep, layout.execution) * constants.launch
-    return part + Parts(launches=max(launches - part.seconds, 0.0))
+    return part + Parts(launches=max(launches - (part.seconds if hides else 0.0), 0.0))
 
 
 def _product(

@@ -15,8 +15,7 @@ from __future__ import annotations
 from functools import lru_cache
 from math import ceil
 
-from atom.plan.device import DeviceDescription
-from atom.plan.time.constants import (
+from atom.plan.constants import (
     BASE_NETWORK,
     HOP_NETWORK,
     HOP_NODE,
@@ -27,6 +26,7 @@ from atom.plan.time.constants import (
     RAMP_NODE,
     Constants,
 )
+from atom.plan.device import DeviceDescription
 
 
 @lru_cache(maxsize=65536)
@@ -48,7 +48,7 @@ def gather(
     local = max(min(ranks, node // stride), 1)
     nodes = ceil(ranks / local)
     bandwidth = device.node_bandwidth * LINK
-    latency = LATENCY_NODE
+    latency = device.latency or LATENCY_NODE
     if nodes > 1:
         rails = local * device.network_bandwidth * constants.network
         bandwidth = min(bandwidth, rails) if local > 1 else rails
@@ -89,12 +89,12 @@ def all_to_all(
     outside = size * reached * (nodes - 1) / nodes
     outside /= device.network_bandwidth * constants.network
     size *= copies
-    latency = LATENCY_NODE if local == ranks else BASE_NETWORK + HOP_NETWORK
+    latency = (device.latency or LATENCY_NODE) if local == ranks else BASE_NETWORK + HOP_NETWORK
     return latency + max(inside, outside) + RAMP_NODE * size / (size + RAMP_BYTES)
 
 
 def send(size: float, *, inside: bool, device: DeviceDescription, constants: Constants) -> float:
     """Return the seconds of a send of ``size`` bytes to a rank of the same or another node."""
     if inside:
-        return POINT_TO_POINT + size / (device.node_bandwidth * LINK)
+        return max(POINT_TO_POINT, device.latency) + size / (device.node_bandwidth * LINK)
     return POINT_TO_POINT + size / (device.network_bandwidth * constants.network)

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from atom.plan.constants import Constants
 from atom.plan.device import DeviceDescription
 from atom.plan.execution import ZERO1
 from atom.plan.layout import BYTES, Layout
 from atom.plan.time import collectives, passes
-from atom.plan.time.constants import Constants
 from atom.plan.time.stages import Stage
 
 

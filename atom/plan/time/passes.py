@@ -6,6 +6,7 @@ torch.compile or for eager operations, which read and write every intermediate r
 
 from __future__ import annotations
 
+from atom.plan.constants import Constants
 from atom.plan.device import DeviceDescription
 from atom.plan.execution import (
     COMPILED,
@@ -17,7 +18,6 @@ from atom.plan.execution import (
     TENSORWISE,
     Execution,
 )
-from atom.plan.time.constants import Constants
 from atom.plan.work import BlockWork, Product
 
 ELEMENT = 2  # bytes of an activation

@@ -16,9 +16,9 @@ from __future__ import annotations
 from functools import lru_cache
 from math import ceil
 
+from atom.plan.constants import FULL_WAVES, RAMP, TILES, Constants
 from atom.plan.device import DeviceDescription
 from atom.plan.execution import DELAYED, MXFP8, RECIPES, ROWWISE
-from atom.plan.time.constants import FULL_WAVES, RAMP, TILES, Constants
 
 
 def clock(device: DeviceDescription, constants: Constants) -> float:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from atom.plan.constants import Constants
 from atom.plan.device import DeviceDescription
 from atom.plan.layout import Layout
 from atom.plan.time import passes
 from atom.plan.time.block import Parts, block_time
-from atom.plan.time.constants import Constants
 from atom.plan.time.products import product
 from atom.plan.work import BlockWork, ModelWork
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from statistics import NormalDist
 
+from atom.plan.constants import Constants
 from atom.plan.device import DeviceDescription
 from atom.plan.layout import Layout
 from atom.plan.time import collectives, passes
 from atom.plan.time.block import Parts
-from atom.plan.time.constants import DEFAULT, Constants
 from atom.plan.time.data_parallel import optimizer, sharded
+from atom.plan.time.own_constants import of_device
 from atom.plan.time.stages import Stage, stages
 from atom.plan.work import ModelWork
 
@@ -68,9 +69,10 @@ class Step:
 
 
 def step(
-    work: ModelWork, layout: Layout, device: DeviceDescription, constants: Constants = DEFAULT
+    work: ModelWork, layout: Layout, device: DeviceDescription, constants: Constants | None = None
 ) -> Step:
     """Return the time of one step of ``layout`` on ``device``."""
+    constants = constants or of_device(device)
     found = stages(work, layout, device, constants)
     rank = max(range(layout.pp), key=lambda r: _busy(found, layout.stages_of[r]))
     mine = [found[stage] for stage in layout.stages_of[rank]]
