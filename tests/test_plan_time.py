@@ -260,15 +260,18 @@ ROW = {
 
 def test_the_benchmark_scores_rows_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("\n".join(json.dumps(row) for row in (ROW, ROW | {"id": "c", "clean": "C"})))
+    row = ROW | {"score": ["memory"], "measured": ROW["measured"] | {"memory_gib": 77.0}}
+    rows.write_text("\n".join(json.dumps(row) for row in (row, ROW | {"id": "c", "clean": "C"})))
     script = Path(__file__).parents[1] / "benchmarks" / "plan_accuracy.py"
     done = subprocess.run(
-        [sys.executable, script, rows, "--show", "t/one"],
+        [sys.executable, script, rows, "--show", "t/one", "--auto"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert "| Hopper | 1 |" in done.stdout
     assert "left out: 1 of torchtitan-2024-12: class C" in done.stdout
     assert "t/one: 2.458 s, predicted" in done.stdout
+    assert "| t/one | 77.0 | 76.6 | -0.5% |" in done.stdout
+    assert "auto: 1 published layouts that fit" in done.stdout
 
 
 def test_the_documentation_has_every_constant() -> None:

@@ -132,7 +132,9 @@ _NUMBERS = (
     "power_limit", "latency",
 )  # fmt: skip
 _COUNTS = ("devices_per_node", "multiprocessors")
-_RATES = ("flops", "products", "constants")
+_RATES = {
+    "flops": "FLOP/s by dtype", "products": "FLOP/s by dtype", "constants": "numbers by name",
+}  # fmt: skip
 _KEYS = ("kind", "capability", *_RATES, *_NUMBERS, *_COUNTS)
 _OPTIONAL = (
     "products", "reserve", "power", "power_limit", "multiprocessors", "latency", "constants",
@@ -169,7 +171,7 @@ def _described(name: str, data: dict[str, Any]) -> DeviceDescription:
             values[key] = data[key]
     for key in _RATES:
         if not isinstance(data.get(key, {}), dict):
-            raise UserError(f"{name} has {key}: {data[key]}", valid="numbers by name")
+            raise UserError(f"{name} has {key}: {data[key]}", valid=_RATES[key])
         rates = data.get(key, {}).items()
         if key == "constants":
             _known(name, data.get(key, {}))

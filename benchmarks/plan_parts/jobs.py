@@ -73,7 +73,7 @@ def job(row: Mapping[str, Any]) -> Job:
         device=device,
         seconds=_measured(row, layout),
         dims=dims,
-        gib=row["measured"].get("memory_gib") if "memory" in row["score"] else None,
+        gib=row["measured"].get("memory_gib") if "memory" in row.get("score", ()) else None,
         fitted="cap not said" not in row["hardware"]["gpu"]
         and "DeepSpeed" not in str(row.get("framework")),
     )
