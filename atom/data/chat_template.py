@@ -8,7 +8,9 @@ run trains on.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
@@ -26,6 +28,9 @@ LONGEST = 1 << 24
 
 _BEGIN, _END = "\ufdd0", "\ufdd1"
 """Around what a ``{% generation %}`` block wrote: characters that are in no valid text."""
+
+
+_MARK = re.compile(r"<\|[^<>|\s]{1,64}\|>")
 
 
 class TemplateError(ValueError):
@@ -73,6 +78,16 @@ class ChatTemplate:
     def marks_answers(self) -> bool:
         """Whether the template marks the answers by ``{% generation %}``."""
         return self._marks
+
+    @cached_property
+    def turn_marks(self) -> frozenset[str]:
+        """The texts of the form ``<|im_start|>`` that the template writes around turns."""
+        turns = [{"role": role, "content": "x"} for role in ("system", "user", "assistant")]
+        found: set[str] = set()
+        for messages in (turns, turns[1:]):
+            with suppress(TemplateError):
+                found |= set(_MARK.findall(self.render(messages)))
+        return frozenset(found)
 
     def render(
         self,

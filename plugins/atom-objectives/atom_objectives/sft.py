@@ -64,7 +64,9 @@ class SftEncoder:
         self, tokenizer: Any, template: ChatTemplate, seq_len: int, *, last: bool = False
     ) -> None:
         self._tokenizer, self._template = tokenizer, template
-        self._spelt = tokenizer.special_texts()
+        special = dict.fromkeys(tokenizer.special_texts(), "a special token")
+        # Where it is no token, a message could still begin another turn by it.
+        self._spelt = dict.fromkeys(template.turn_marks, "a mark of the template") | special
         self._most = seq_len + 1
         self._last = last
 
@@ -146,13 +148,13 @@ class SftEncoder:
         return Example(tokens, trained)
 
     def _check_contents(self, found: Messages) -> None:
-        """Refuse a message that spells a special token: the template would make it one."""
+        """Refuse a message that spells a special token, or what the template begins turns by."""
         parts = {f"message {number + 1}": each for number, each in enumerate(found.messages)}
         for place, part in (parts | {"a description of tools": found.tools or []}).items():
             texts = _texts(part)
-            for token in self._spelt:
+            for token, what in self._spelt.items():
                 if any(token in text for text in texts):
-                    raise BadRecordError(f"{place} has the text {token!r}, a special token")
+                    raise BadRecordError(f"{place} has the text {token!r}, {what}")
 
 
 def _refuse(document: Document, error: ValueError) -> NoReturn:
