@@ -29,6 +29,15 @@ def takes(kernel: Kernel, case: Case) -> bool:
     return misfit_of_numbers(kernel, where) is None
 
 
+def divisible(kernel: Kernel, sizes: Sizes) -> Sizes:
+    """Return sizes that the kernel's multiples divide: ``sizes``, if they do."""
+    units = kernel.needs.multiples
+    if not any(v % unit for size, unit in units.items() for v in sizes.needed.get(size, ())):
+        return sizes
+    unit = max(units.values())
+    return replace(sizes, head_dim=unit, hidden_dim=unit, vocab_size=unit)
+
+
 def lacking(kernel: Kernel) -> str | None:
     """Return the package that the kernel needs and that is not installed, or None."""
     reason = missing(kernel.needs, {})

@@ -30,6 +30,9 @@ _FLOAT8 = {"bfloat16": 0.1}
 _FLOAT8_TENSORWISE = {"bfloat16": 0.15}
 """Its gradients are in e5m2, with two bits of mantissa; e4m3 has three."""
 
+_NVFP4 = {"bfloat16": 0.3}
+"""Four bits; the sizes of its errors have not been measured."""
+
 
 @hookimpl
 def atom_kernels() -> Iterator[Kernel]:
@@ -51,6 +54,7 @@ def atom_kernels() -> Iterator[Kernel]:
     )
     yield from _titan()
     yield from _float8()
+    yield from _block_scaled()
     yield from _deepep()
 
 
@@ -217,6 +221,30 @@ def _float8() -> Iterator[Kernel]:
                 tensor_parallel=name != "float8_tensorwise_gathered",
             ),
             _FLOAT8_TENSORWISE if tensorwise in what else _FLOAT8,
+        )
+
+
+def _block_scaled() -> Iterator[Kernel]:
+    for name, what, unit, tolerance in (
+        ("mxfp8", "MXFP8, a scale for each 32 elements", 32, _FLOAT8),
+        ("nvfp4", "NVFP4, a scale for each 16 elements, gradients rounded at random", 128, _NVFP4),
+    ):
+        yield _kernel(
+            "linear",
+            name,
+            f"torchao: products in {what}",
+            f"block_scaled:{name}",
+            Needs(
+                devices=_CUDA,
+                capability=(10, 0),
+                packages=("torchao>=0.18,<0.19",),
+                # A layer of another size is left unchanged.
+                multiples={"dim": unit, "hidden_dim": unit},
+                deterministic=name == "mxfp8",
+                # torchtitan's layer of NVFP4 renames the argument that layouts name: not tried.
+                tensor_parallel=name == "mxfp8",
+            ),
+            tolerance,
         )
 
 

@@ -19,6 +19,7 @@ from atom_kernels_adapters import atom_kernels
 
 KERNELS = {f"{kernel.operation}/{kernel.name}": kernel for kernel in atom_kernels()}
 CPU, A100, H100 = DeviceDescription("cpu"), named("a100"), named("h100")
+BLACKWELL = ("mxfp8", "nvfp4")
 SIZES = {"dim": (4096,), "head_dim": (128,), "hidden_dim": (14336,), "vocab_size": (128256,)}
 
 each = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
@@ -35,6 +36,11 @@ def layout(kernel: Kernel) -> dict[str, int]:
     return {"expert_parallel": 8, "tensor_parallel": tensor_parallel}
 
 
+def device(kernel: Kernel) -> DeviceDescription:
+    """Return a device on which the kernel works."""
+    return named("b200") if kernel.name in BLACKWELL else H100
+
+
 def installed(package: Requirement) -> bool:
     try:
         return metadata.version(package.name) in package.specifier
@@ -45,19 +51,19 @@ def installed(package: Requirement) -> bool:
 @each
 def test_a_package_that_is_missing_is_named(kernel: Kernel) -> None:
     package = theirs(kernel)
-    reason = misfit(kernel, Situation(H100, dtype="bfloat16", sizes=SIZES, **layout(kernel)))
+    reason = misfit(kernel, Situation(device(kernel), "bfloat16", SIZES, **layout(kernel)))
     assert reason == (
         None if installed(package) else f"needs the package {kernel.needs.packages[0]}"
     )
 
 
 @each
-def test_with_its_package_it_fits_an_h100_and_with_an_old_one_not(kernel: Kernel) -> None:
+def test_with_its_package_it_fits_a_device_and_with_an_old_one_not(kernel: Kernel) -> None:
     package = theirs(kernel)
 
     def reason(version: str | None) -> str | None:
         supposed = {package.name: version}
-        where = Situation(H100, dtype="bfloat16", sizes=SIZES, **layout(kernel), supposed=supposed)
+        where = Situation(device(kernel), "bfloat16", SIZES, **layout(kernel), supposed=supposed)
         return misfit(kernel, where)
 
     assert reason(None) is None
@@ -73,7 +79,7 @@ def test_a_device_that_cannot_is_told_so(kernel: Kernel, monkeypatch: pytest.Mon
     assert "and this device has 7.5" in str(old)
     a100 = Situation(A100, "bfloat16", SIZES, **layout(kernel), supposed=supposed)
     of_a100 = misfit(kernel, a100)
-    is_for_hopper = kernel.name.startswith(("quack", "float8", "deepep", "hybridep"))
+    is_for_hopper = kernel.name.startswith(("quack", "float8", "deepep", "hybridep", *BLACKWELL))
     assert (of_a100 is not None) == is_for_hopper
 
 
