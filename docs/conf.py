@@ -20,6 +20,7 @@ extensions = [
     "atom_docs.config_reference",
     "atom_docs.conformance_reference",
     "atom_docs.corpora_reference",
+    "atom_docs.engine_reference",
     "atom_docs.kernel_reference",
     "atom_docs.rendered",
     "atom_docs.repair_reference",

@@ -22,6 +22,7 @@ from atom_docs.command_reference import CommandReference
 from atom_docs.config_reference import ConfigReference
 from atom_docs.conformance_reference import ConformanceChecks, Kinds
 from atom_docs.corpora_reference import Corpora
+from atom_docs.engine_reference import Engine
 from atom_docs.kernel_reference import KernelExplanation, KernelFunctions, KernelOperations
 from atom_docs.pages import DOCS
 from atom_docs.repair_reference import Repairs
@@ -39,6 +40,7 @@ DIRECTIVES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "config-reference": (ConfigReference, ("key", "type and default", "meaning")),
     "conformance-checks": (ConformanceChecks, ("check", "", "what it holds")),
     "corpora": (Corpora, ()),
+    "engine": (Engine, ("part of torchtitan", "test", "key of a run, or why there is none")),
     "kernel-explanation": (KernelExplanation, ()),
     "kernel-functions": (KernelFunctions, ("function", "operation", "called with")),
     "kernel-operations": (KernelOperations, ("operation", "takes the place of", "computes")),
