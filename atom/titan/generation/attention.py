@@ -55,7 +55,7 @@ class KeysAndValues:
     ) -> torch.Tensor:
         """Store the new keys and values; return attention to all, shaped like ``q_BLNH``.
 
-        The first tokens of texts are computed by the module itself.
+        The first tokens of texts are computed by the module itself, if it has a mask for them.
         """
         for name, value in others.items():
             if value is not None and value is not True:
@@ -64,7 +64,10 @@ class KeysAndValues:
             raise UncachedError("an attention that is called twice has no cache")
         self._steps = self._place.steps
         self._store(k_BLNH.transpose(1, 2), v_BLNH.transpose(1, 2))
-        if max(self._place.starts) == 0:
+        first = max(self._place.starts) == 0
+        if isinstance(attention_masks, BlockMask):
+            first = first and attention_masks.seq_lengths[1] == self._place.length
+        if first:
             options = {"out_transform": out_transform} if out_transform is not None else {}
             return self._of_whole_texts(
                 q_BLNH,

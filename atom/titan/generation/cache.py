@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
 from torchtitan.models.common.attention import (
     FlexAttention,
     ScaledDotProductAttention,
@@ -38,6 +40,10 @@ _ATTENTION = (FlexAttention, VarlenAttention, ScaledDotProductAttention)
 
 _LEAST = 256
 """Tokens that a cache has memory for at first; it doubles."""
+
+
+_made: WeakKeyDictionary[Any, tuple[int, dict[str, Any]]] = WeakKeyDictionary()
+"""Model -> the capacity of its last cache, and the masks for it."""
 
 
 class State:
@@ -113,10 +119,7 @@ class Cache:
         )
         self._make_room(max(starts) + length)
         self._place.move(starts, length, self._capacity)
-        if self.lengths:
-            arguments = self._masks_of_all(device) | {"positions": positions_BL}
-        else:
-            arguments = forward.arguments(self._model, positions_BL)
+        arguments = self._arguments(positions_BL)
         with self._attached():
             logits_BV = last_logits(self._model, ids_BL, arguments)
         self.lengths = [start + length for start in starts]
@@ -144,11 +147,28 @@ class Cache:
             self._masks = {}
             self._place.forget()
 
+    def _arguments(self, positions_BL: torch.Tensor) -> dict[str, Any]:
+        """Return the arguments of the model beside the tokens.
+
+        Masks of blocks take longer to make than a short prompt to compute, which therefore gets
+        those of all texts.
+        """
+        masks = self._masks_of_all(positions_BL.device)
+        if not self.lengths:
+            short = positions_BL.shape[1] <= _LEAST
+            if not short or not any(map(_has_blocks, masks.values())):
+                return forward.arguments(self._model, positions_BL)
+        return masks | {"positions": positions_BL}
+
     def _masks_of_all(self, device: torch.device) -> dict[str, Any]:
         """Return the model's masks for texts as long as there is memory for; all have the same."""
         if not self._masks:
-            positions_1T = torch.arange(self._capacity, device=device)[None]
-            self._masks = forward.arguments(self._model, positions_1T)
+            capacity, masks = _made.get(self._model, (0, {}))
+            if capacity != self._capacity:
+                positions_1T = torch.arange(self._capacity, device=device)[None]
+                masks = forward.arguments(self._model, positions_1T)
+                _made[self._model] = self._capacity, masks
+            self._masks = masks
         return self._masks
 
     @contextmanager
@@ -248,6 +268,11 @@ def last_logits(model: Any, ids_BL: torch.Tensor, arguments: dict[str, Any]) -> 
         model._skip_lm_head = before
     logits_B1V: torch.Tensor = head(hidden_BLD[:, -1:])
     return logits_B1V[:, 0]
+
+
+def _has_blocks(masks: Any) -> bool:
+    each = masks.values() if isinstance(masks, dict) else (masks,)
+    return any(isinstance(mask, BlockMask) for mask in each)
 
 
 def _device(module: nn.Module, model: nn.Module) -> torch.device:
