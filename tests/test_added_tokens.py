@@ -9,9 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import FAMILIES
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from atom.recipe.run import parse
+from atom.registry.host import Host
+from atom.registry.select import select
+from atom.testing import partners, runs
+from atom.titan import saved_model, translate
+from atom.titan.checkpoint import new_rows
+from atom.titan.trainer_config import model_parts
 
 pytestmark = pytest.mark.slow
 
@@ -140,6 +149,25 @@ def test_the_export_loads_and_the_next_run_adds_nothing(
     )
     assert after[0]["loss"] == pytest.approx(resumed[3]["loss"], abs=1e-5)
     assert not torch.equal(before[WORDS], before[WORDS + 1])
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+def test_every_family_names_its_vocabulary_alike(family: dict, host: Host) -> None:
+    """Rows are added to all weights with a row for each id, in both formats."""
+    run = parse(runs.sections(family))
+    parts = model_parts(select(run, partners.with_partners(host), training=False), 500, 64)
+    saved_model.on_one_rank(parts, translate.training(run.training, "cpu"))
+    weights = saved_model.on_meta(parts.model).state_dict()
+    of_ids = {name for name, weight in weights.items() if weight.shape[:1] == (500,)}
+    assert of_ids == set(new_rows.VOCABULARY)
+    adapter = saved_model.adapter(parts, family["name"])
+    theirs = adapter.to_hf({name: weights[name] for name in of_ids})
+    assert "model.embed_tokens.weight" in theirs
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return Host.load()
 
 
 REFUSED = {
