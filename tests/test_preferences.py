@@ -240,6 +240,52 @@ def test_a_resumed_run_has_the_same_bits(
         gone.rename(base)
 
 
+def test_a_teachers_predictions_are_distilled(
+    base: Path, train: Callable, atom: Callable, tmp_path: Path
+) -> None:
+    """From its own weights there is nothing to learn; CP and chunks are as one rank."""
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text(
+        "".join(
+            json.dumps({"messages": pair["prompt"] + pair["chosen"]}) + "\n"
+            for pair in conversations()
+        )
+    )
+    settings = (
+        "objective=distill",
+        f"objective.teacher={base}",
+        "objective.top_k=8",
+        f"objective.template={base.parent / 'template.jinja'}",
+        "dataset=local",
+        f"dataset.path={chats}",
+        "training.seq_len=128",
+        "training.steps=3",
+        "training.global_batch_size=4",
+    )
+    itself = train(tmp_path / "itself", *settings, f"checkpoint.initial_load=hf:{base}")
+    assert itself[0]["loss"] == pytest.approx(0, abs=1e-5)
+    mixed = (*settings, "objective.temperature=2", "objective.hard_weight=0.3")
+    reference = train(tmp_path / "one", *mixed)
+    assert reference[0]["loss"] > 0.01
+    shared = ("parallelism=cp", "launch.ranks=2", "training.local_batch_size=2")
+    found = train(tmp_path / "cp", *mixed, *shared, "loss.num_chunks=2")
+    for one, other in zip(found, reference, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-5)
+    result = atom(
+        *(
+            "train",
+            *settings,
+            "architecture=llama3_tiny",
+            "tokenizer=bytes",
+            "tokenizer.pad_to=512",
+        ),
+        f"run.dir={tmp_path / 'other'}",
+    )
+    assert result.returncode == 2
+    assert "is of another vocabulary" in result.stderr
+
+
 BAD = {
     "chosen is rejected": (
         {"prompt": "x", "chosen": "y", "rejected": "y"},

@@ -9,6 +9,7 @@ import sys
 import traceback
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -132,7 +133,12 @@ def _train(path: Path, store: str | None, stop_on: tuple[signal.Signals, ...]) -
         share_cpu(run.resolved.world_size)
 
     host = Host.load(Trust.of_run(run.plugins))
-    trainer = trainer_config(run, select(run, host), host, path).build()
+    config: Any = trainer_config(run, select(run, host), host, path)
+    if config.teaching is not None:
+        from atom.titan.weights import teacher
+
+        teacher.provide(config)
+    trainer = config.build()
     try:
         trainer.train()
     finally:

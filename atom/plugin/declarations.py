@@ -291,10 +291,13 @@ class Objective(Declaration):
     from the sums of their log-probabilities. Left out: cross-entropy of each predicted token.
     ``reference=True``: it needs those of the initial weights, too, which ATOM computes before
     training.
+
+    ``teacher(config) -> Teacher`` returns a model whose predictions ATOM computes before training;
+    ``loss(config) -> TokenLoss`` is then the loss of each token against them.
     """
 
     kind = "objective"
-    references = ("config", "encoder", "template", "loss")
+    references = ("config", "encoder", "template", "loss", "teacher")
     chosen = "optional"
     change = "refused"
 
@@ -305,11 +308,14 @@ class Objective(Declaration):
     loss: str | None = None
     sequences: int = 1
     reference: bool = False
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sequences < 1 or (self.loss is None and (self.sequences > 1 or self.reference)):
             raise ValueError(f"sequences and reference of {self.name!r} are for one with a loss")
+        if self.teacher is not None and (self.loss is None or self.sequences > 1 or self.reference):
+            raise ValueError(f"teacher of {self.name!r} is for one with a loss of tokens")
         if self.loss is not None and "concat" in self.packings:
             raise ValueError(f"packings of {self.name!r}: concat cuts examples, and it has a loss")
 

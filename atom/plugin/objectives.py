@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from atom.plugin.sources import Document
@@ -12,7 +13,15 @@ if TYPE_CHECKING:  # listing plugins imports no numpy
     import numpy.typing as npt
     import torch
 
-__all__ = ["DocumentEncoder", "Example", "ExampleLoss", "Sums"]
+__all__ = [
+    "DocumentEncoder",
+    "Example",
+    "ExampleLoss",
+    "Predictions",
+    "Sums",
+    "Teacher",
+    "TokenLoss",
+]
 
 
 @dataclass(frozen=True)
@@ -70,4 +79,45 @@ class ExampleLoss(Protocol):
         ATOM averages both over the examples of the global batch. The loss of an example depends on
         its own row alone, and is differentiable in ``logprobs``.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model that the run's model is trained to imitate.
+
+    Attributes:
+        folder: of a run, an export, or a model in Hugging Face's format.
+        top: number of likeliest ids that are kept for each token.
+        temperature: the teacher's logits are divided by it.
+    """
+
+    folder: Path
+    top: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of N tokens, with a teacher's K likeliest ids: tensors on the run's device.
+
+    Attributes:
+        logits: of the model, float32: [N, V].
+        labels: the tokens' ids: [N].
+        teacher_ids: [N, K].
+        teacher_logprobs: their log-probabilities among all ids, at the teacher's temperature:
+            [N, K].
+    """
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+    teacher_ids: torch.Tensor
+    teacher_logprobs: torch.Tensor
+
+
+class TokenLoss(Protocol):
+    """A loss of tokens against the predictions of a teacher."""
+
+    def __call__(self, predictions: Predictions) -> torch.Tensor:
+        """Return the loss of each token: [N]. ATOM averages it over those of the global batch."""
         ...

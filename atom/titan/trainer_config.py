@@ -54,6 +54,8 @@ from atom.titan.train.example_loss import ChunkedSequenceLoss, SequenceLoss
 from atom.titan.train.initial_weights import seed_parameters
 from atom.titan.train.plugin_callbacks import Opened
 from atom.titan.train.references import ReferenceConfig
+from atom.titan.train.teacher_loss import TeacherLoss
+from atom.titan.train.teaching import TeachingConfig
 from atom.titan.train.trainer import AtomTrainer
 from atom.titan.train.validation import ValidationConfig
 from atom.titan.train.z_loss import ChunkedLossWithZLoss, CrossEntropyWithZLoss
@@ -137,6 +139,7 @@ def trainer_config(
         callbacks=_callbacks(selection, run),
         validation=validation_config(run, selection, folder / TOKENIZER),
         references=_references(run, selection),
+        teaching=_teaching(run, selection),
         trace_samples=run.data.trace,
         tensor_digest=run.provenance.tensor_digest,
         token_digest=run.provenance.token_digest,
@@ -242,16 +245,51 @@ def data_loader(selection: Selection, run: Run, files: Path) -> Any:
         vocab_size=resolved.vocab_size,
         side=Side(run.validation.fraction) if run.validation.fraction else None,
         digests=run.provenance.token_digest,
-        sequences=_sequences(selection),
+        sequences=1 if _taught(selection) else _sequences(selection),
+        each_token=_taught(selection),
     )
 
 
 def _sequences(selection: Selection) -> int | None:
     """Return the sequences of an example; None if the loss is of tokens."""
     objective = selection.optional(Objective)
-    if objective is None or objective.declaration.loss is None:
+    if objective is None or objective.declaration.loss is None or _taught(selection):
         return None
     return objective.declaration.sequences
+
+
+def _taught(selection: Selection) -> bool:
+    """Return whether the objective has a teacher."""
+    objective = selection.optional(Objective)
+    return objective is not None and objective.declaration.teacher is not None
+
+
+def _teaching(run: Run, selection: Selection) -> TeachingConfig | None:
+    """Return the teacher; None if the objective has none."""
+    objective = selection.optional(Objective)
+    if objective is None or not _taught(selection):
+        return None
+    assert run.resolved is not None
+    training = translate.training(run.training, run.resolved.device)
+    return TeachingConfig(
+        teacher=objective.call("teacher"),
+        vocab_size=run.resolved.vocab_size,
+        dtype=str(training.mixed_precision_param),
+        data=_data(run),
+    )
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """Return the settings that change which examples a run reads, as plain data."""
+    assert run.resolved is not None
+    said = run.model_dump(mode="json")
+    return {
+        "seed": run.debug.seed or 0,
+        "seq_len": run.training.seq_len,
+        "global_batch_size": run.resolved.global_batch_size,
+        "batches": said["training"].get("batch_schedule"),
+        **{name: said[name] for name in ("dataset", "data", "objective", "validation")},
+    }
 
 
 def _references(run: Run, selection: Selection) -> ReferenceConfig | None:
@@ -267,12 +305,7 @@ def _references(run: Run, selection: Selection) -> ReferenceConfig | None:
             "architecture": said["architecture"],
             "dtypes": [training.dtype, training.mixed_precision_param],
         },
-        data={
-            "seed": run.debug.seed or 0,
-            "seq_len": run.training.seq_len,
-            "global_batch_size": run.resolved.global_batch_size,
-            **{name: said[name] for name in ("dataset", "data", "objective", "validation")},
-        },
+        data=_data(run),
     )
 
 
@@ -316,14 +349,20 @@ def _loss(run: Run, selection: Selection, parts: ModelParts, *, fused: bool) -> 
                 key="objective.name",
                 value=objective.component.name,
             )
+        chunks = run.loss.num_chunks
+        if _taught(selection):
+            taught = TeacherLoss.Config(loss=objective.call("loss"))
+            if chunks == 1:
+                return taught
+            return ChunkedLossWrapper.Config(num_chunks=chunks, loss_fn=taught)
         of_examples = SequenceLoss.Config(
             loss=objective.call("loss"),
             sequences=objective.declaration.sequences,
             global_vocab_size=size,
         )
-        if run.loss.num_chunks == 1:
+        if chunks == 1:
             return of_examples
-        return ChunkedSequenceLoss.Config(num_chunks=run.loss.num_chunks, loss_fn=of_examples)
+        return ChunkedSequenceLoss.Config(num_chunks=chunks, loss_fn=of_examples)
     chunks, weight = run.loss.num_chunks, run.loss.z_loss
     cross_entropy = CrossEntropyLoss.Config(global_vocab_size=size)
     chunked = ChunkedLossWrapper.Config

@@ -5,14 +5,23 @@ from __future__ import annotations
 import tempfile
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from atom.errors import UserError
 from atom.io.files import copy
-from atom.plugin import Dataset, DocumentEncoder, Objective, PreparedTokenizer, Tokenizer
+from atom.plugin import (
+    Dataset,
+    DocumentEncoder,
+    Objective,
+    PreparedTokenizer,
+    Teacher,
+    Tokenizer,
+)
 from atom.registry.opening import Chosen
 from atom.registry.renaming import renamed
+from atom.run_dir.resume import Resumption
 from atom.titan.checks.plan import Plan
+from atom.titan.teacher_tokenizer import tokenizer_of
 from atom.titan.trainer_config import encoder_of
 
 FIRST = 100
@@ -22,6 +31,8 @@ FIRST = 100
 class _Plan(Plan, Protocol):
     @property
     def tokenizer(self) -> PreparedTokenizer: ...
+    @property
+    def resumption(self) -> Resumption | None: ...
 
 
 def check_packing(plan: Plan) -> None:
@@ -103,12 +114,51 @@ def check_documents(plan: _Plan) -> None:
         for name, path in plan.tokenizer.files.items():
             copy(path.resolve(), files / name)
         tokenizer = plan.selection[Tokenizer].call("build").build(tokenizer_path=scratch)
+        _check_teacher(plan, tokenizer)
         encoder_for = encoder_of(plan.selection, plan.run, files)
         assert encoder_for is not None
         encoder = encoder_for(tokenizer)
         for chosen in (plan.selection[Dataset], *plan.selection.validation().values()):
             with renamed(Dataset.kind, chosen.key):
                 _encode(chosen, encoder, plan.run.training.seq_len)
+
+
+def _check_teacher(plan: _Plan, tokenizer: Any) -> None:
+    """Refuse a teacher that is missing, or that predicts other ids than the run's tokenizer has.
+
+    Raises:
+        UserError: names the first id that differs.
+    """
+    objective = plan.selection[Objective]
+    if objective.declaration.teacher is None:
+        return
+    teacher: Teacher = objective.call("teacher")
+    if teacher.top > plan.tokenizer.vocab_size:
+        raise UserError(
+            f"is more than the tokenizer's {plan.tokenizer.vocab_size:,} ids",
+            valid="fewer",
+            key="objective.top_k",
+            value=teacher.top,
+        )
+    if not teacher.folder.is_dir() and plan.resumption is not None:
+        return  # a run that resumes no longer needs its teacher
+    theirs, size = tokenizer_of(teacher.folder)
+    problem = None
+    if size != plan.tokenizer.vocab_size:
+        problem = f"has {size:,} ids, and the run's tokenizer {plan.tokenizer.vocab_size:,}"
+    else:
+        for number in range(size):
+            there, here = theirs.decode([number]), tokenizer.decode([number])
+            if there and here and there != here:  # special tokens may be no text
+                problem = f"has {there!r} for the id {number}, which is {here!r} in the run"
+                break
+    if problem is not None:
+        raise UserError(
+            f"is of another vocabulary: it {problem}",
+            valid="a teacher with the run's tokenizer",
+            key="objective.teacher",
+            value=teacher.folder,
+        )
 
 
 def _encode(chosen: Chosen[Dataset], encoder: DocumentEncoder, seq_len: int) -> None:

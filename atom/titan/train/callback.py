@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,11 @@ class Callback:
 
     def before_step(self) -> None:
         """Called before a step, or its repetition, before the batch is read."""
+
+    def on_sequences(self, sequences: Sequence[bytes]) -> None:
+        """Called before the passes of a step, or of a validation set, with the digests of its
+        examples' sequences on this rank, by their numbers; not if labels are not numbered.
+        """
 
     def before_forward(self, inputs: dict[str, Any]) -> None:
         """Called before each forward and backward pass, with the arguments of the pass."""

@@ -11,6 +11,7 @@ from atom.titan.train.replicas import ReplicaCheck
 from atom.titan.train.samples import Samples
 from atom.titan.train.startup import StartUp
 from atom.titan.train.stream import Provenance
+from atom.titan.train.teaching import Teaching
 from atom.titan.train.validation import Validation
 
 CALLBACKS: tuple[type[Callback], ...] = (
@@ -21,6 +22,7 @@ CALLBACKS: tuple[type[Callback], ...] = (
     Faults,
     ReplicaCheck,
     References,
+    Teaching,
     Validation,
     Samples,
 )

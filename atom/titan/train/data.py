@@ -91,6 +91,8 @@ class DocumentLoader(BaseDataLoader):
         """Whether the tokens of a step have a digest."""
         sequences: int | None = None
         """Sequences of an example, whose labels are numbered; None: labels are ids."""
+        each_token: bool = False
+        """Number each predicted token instead, over all sequences of the rank."""
 
         def reading(self, seq_len: int) -> Reading:
             """Return how all lanes are read; a mixture counts how often all lanes are read."""
@@ -158,6 +160,7 @@ class DocumentLoader(BaseDataLoader):
         encoder = (config.encoder or TextEncoder)(tokenizer)
         self._lanes = [Lane(lane, reading, sources, encoder) for lane in own]
         self._unit = unit
+        self._each_token = config.each_token
         self._scheduled = config.batches is not None
         self._next = 1
         """The step that is read next."""
@@ -225,6 +228,9 @@ class DocumentLoader(BaseDataLoader):
             packed.add(lane.packed())
             if self._digests:
                 digest += _digest(lane.number, inputs[number], labels[number])
+        if self._each_token:
+            predicted = (ids := numbering.ids(labels)) >= 0
+            labels[...] = numbering.numbered(ids, np.cumsum(predicted).reshape(labels.shape))
         samples = {lane.number: lane.spans for lane in lanes}
         return _Step(
             tensors, self._current(), samples, left_out, packed, _signed(digest), sequences

@@ -71,6 +71,7 @@ class SequenceLoss(BaseLoss):
             device: of the labels.
         """
         self._count = count
+        self.values = {}  # a step that was computed again has left some
         self._reference_NK = None
         if reference is not None:
             found = torch.tensor(reference, dtype=torch.float64, device=device)

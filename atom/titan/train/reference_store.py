@@ -65,7 +65,9 @@ class ReferenceStore:
             name = path.name.removesuffix(_SUFFIX)
             if name in self._read or not is_regular(path):
                 continue
-            content = read_bytes(path, most=_MOST, below=self.folder)
+            # So much is allocated to read into.
+            most = min(_MOST, path.lstat().st_size)
+            content = read_bytes(path, most=most, below=self.folder)
             if hashlib.blake2b(content, digest_size=16).hexdigest() != name:
                 continue
             self._read.add(name)

@@ -8,23 +8,19 @@ computes what is lacking, such as the rest after an interruption.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import structlog
-import torch
 import torch.distributed as dist
 
-from atom.data.position import data_step
 from atom.errors import RunError, UserError
-from atom.io.files import is_regular, read_text, sha256, write_json
-from atom.run_dir import checkpoint, events, inputs
-from atom.titan.train import example_loss, forward
+from atom.io.files import is_regular, write_json
+from atom.run_dir import checkpoint, events
+from atom.titan.train import beforehand, example_loss, forward
+from atom.titan.train.beforehand import COMPLETE, told
 from atom.titan.train.callback import Callback
 from atom.titan.train.reference_store import ReferenceStore
 from atom.titan.train.untouched import Untouched
@@ -36,17 +32,12 @@ if TYPE_CHECKING:
 FOLDER = "references"
 """Folder in a run folder."""
 
-_COMPLETE = ".complete"
-_OF_WEIGHTS = (".safetensors", ".distcp")
-_KEY = "checkpoint.initial_load"
-T = TypeVar("T")
-
 VERSION = 1
 """Of how references are computed and kept."""
 
 SAVE_SECONDS = 60.0
 
-log = structlog.get_logger("atom")
+_KEY = "checkpoint.initial_load"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,32 +74,26 @@ class References(Callback):
         if config is None:
             return
         begun = time.monotonic()
-        mark = f"{self._mark(config)}{_COMPLETE}"
+        mark = beforehand.mark(self.trainer, config.data)
         store = ReferenceStore(self._folder(config, mark))
         store.load()
         self._store = store
-        if not _told(is_regular(store.folder / mark)):
+        if not told(is_regular(store.folder / mark)):
             self.trainer.checkpointer.load_initial()
             computed = self._compute(store)
             if dist.get_rank() == 0:
                 write_json(store.folder / mark, {"sequences": len(store)})
-                seconds = round(time.monotonic() - begun, 3)
                 events.record(
                     self.trainer.run,
                     events.REFERENCES,
                     computed=computed,
                     sequences=len(store),
                     folder=f"{FOLDER}/{store.folder.name}",
-                    seconds=seconds,
+                    seconds=round(time.monotonic() - begun, 3),
                 )
         dist.barrier()
 
-    def expect(self, sequences: Sequence[bytes]) -> None:
-        """Prepare the loss for the sequences of a step, or of a validation set.
-
-        Raises:
-            RunError: one has no reference.
-        """
+    def on_sequences(self, sequences: Sequence[bytes]) -> None:
         if self._loss is None:
             return
         found = None
@@ -121,8 +106,6 @@ class References(Callback):
             found = [self._store[digest] for digest in sequences]
         self._loss.expect(len(sequences), found, self.trainer.device)
 
-    # ------------------------------------------------------------------------ digests
-
     def _folder(self, config: ReferenceConfig, mark: str) -> Path:
         """Return the folder of the references, which is named by the digest of the initial weights
         and of the settings of the model.
@@ -133,10 +116,10 @@ class References(Callback):
         settings = self.trainer.config.checkpoint
         place = settings.initial_load_path if settings.enable else None
         kept = self.trainer.run / FOLDER
-        before = _told(sorted(path.parent.name for path in kept.glob(f"*/*{_COMPLETE}")))
-        resumes = _told(checkpoint.resumable(self.trainer.run / settings.folder))
-        if place is not None and not _told(Path(place).is_dir()):
-            complete = _told(sorted(path.parent.name for path in kept.glob(f"*/{mark}")))
+        before = told(sorted(path.parent.name for path in kept.glob(f"*/*{COMPLETE}")))
+        resumes = told(checkpoint.resumable(self.trainer.run / settings.folder))
+        if place is not None and not told(Path(place).is_dir()):
+            complete = told(sorted(path.parent.name for path in kept.glob(f"*/{mark}")))
             if len(complete) == 1:  # a run that resumes no longer needs its initial weights
                 return kept / complete[0]
             raise UserError(
@@ -147,8 +130,8 @@ class References(Callback):
             )
         weights = {"seed": str(self.trainer.config.debug.seed)}
         if place is not None:
-            weights = _weights(Path(place))
-        name = _digest([VERSION, weights, config.model])
+            weights = beforehand.weights(Path(place))
+        name = beforehand.digest([VERSION, weights, config.model])
         if resumes and before and name not in before:
             raise UserError(
                 "the initial weights, which are the reference, are not those that the run began "
@@ -159,35 +142,18 @@ class References(Callback):
             )
         return kept / name
 
-    def _mark(self, config: ReferenceConfig) -> str:
-        """Return the digest of the examples that the run reads."""
-        run = self.trainer.run
-        content = _told(read_text(run / inputs.FILE_NAME))
-        return _digest([content, self._steps(), config.data])
-
-    def _steps(self) -> int:
-        """Return the number of global batches that the run reads."""
-        happened = _told(events.read(self.trainer.run))
-        return data_step(self.trainer.config.training.steps, happened) + 1
-
-    # ------------------------------------------------------------------------ computing
-
     def _compute(self, store: ReferenceStore) -> int:
         """Compute the references that are lacking; return their number."""
         trainer, loss = self.trainer, self._loss
         assert loss is not None
         computed, saved, alive = 0, time.monotonic(), time.monotonic()
-        dims = trainer.parallel_dims
-        writes = all(
-            not enabled or dims.get_mesh(name).get_local_rank() == 0
-            for name, enabled in (("tp", dims.tp_enabled), ("cp", dims.cp_enabled))
-        ) and (not dims.pp_enabled or trainer.pp_has_last_stage)
+        writes = self._writes()
         with Untouched(trainer):
             for sequences, passes in self._everything():
                 lacking = {
                     digest: number for number, digest in enumerate(sequences) if digest not in store
                 }
-                if not _any(bool(lacking), trainer.device):
+                if not beforehand.on_any(bool(lacking), trainer.device):
                     continue
                 loss.record(len(sequences), trainer.device)
                 for microbatches in passes:
@@ -207,51 +173,21 @@ class References(Callback):
             store.save()
         dist.barrier()
         store.load()
-        total = torch.tensor(computed, dtype=torch.int64, device=trainer.device)
-        dist.all_reduce(total)
-        return int(total)
+        return beforehand.added(computed, trainer.device)
+
+    def _writes(self) -> bool:
+        """Return whether this rank has the sums, first of the ranks that share its sequences."""
+        dims = self.trainer.parallel_dims
+        first = all(
+            not enabled or dims.get_mesh(name).get_local_rank() == 0
+            for name, enabled in (("tp", dims.tp_enabled), ("cp", dims.cp_enabled))
+        )
+        return first and (not dims.pp_enabled or self.trainer.pp_has_last_stage)
 
     def _everything(self) -> Iterator[tuple[Sequence[bytes], Iterator[list[Microbatch]]]]:
         """Yield the sequences of each step and validation set, with their passes."""
-        trainer = self.trainer
-        loader = trainer.another_loader()
-        batches = iter(loader)
-        count = trainer.num_pipeline_parallel_microbatches
-        for step in range(1, self._steps() + 1):
-            groups = [
-                [trainer.on_device(next(batches)) for _ in range(count)]
-                for _ in range(loader.passes(step) // count)
-            ]
-            yield loader.sequences(), iter(groups)
-        loader.close()
-        for callback in trainer.callbacks:
+        for sequences, groups in beforehand.batches(self.trainer):
+            yield sequences, iter(groups)
+        for callback in self.trainer.callbacks:
             if isinstance(callback, Validation):
                 yield from callback.everything()
-
-
-def _weights(folder: Path) -> dict[str, str]:
-    """Return the digests of the files of weights, of which each rank reads some."""
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in _OF_WEIGHTS)
-    mine = names[dist.get_rank() :: dist.get_world_size()]
-    found: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
-    # The files of a cache of Hugging Face's are links.
-    dist.all_gather_object(found, {name: sha256((folder / name).resolve()) for name in mine})
-    return dict(sorted((name, digest) for each in found for name, digest in each.items()))
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _told(here: T) -> T:
-    """Return what rank 0 found."""
-    seen = [here]
-    dist.broadcast_object_list(seen, src=0)
-    return seen[0]
-
-
-def _any(here: bool, device: torch.device) -> bool:
-    """Return whether it is so on any rank."""
-    found = torch.tensor(here, dtype=torch.int32, device=device)
-    dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return bool(found)

@@ -30,8 +30,9 @@ from atom.titan.train.callbacks import CALLBACKS
 from atom.titan.train.data import DocumentLoader
 from atom.titan.train.metrics import StepMetricsProcessor
 from atom.titan.train.plugin_callbacks import Opened, PluginCallback
-from atom.titan.train.references import ReferenceConfig, References
+from atom.titan.train.references import ReferenceConfig
 from atom.titan.train.stop import StopRequest
+from atom.titan.train.teaching import TeachingConfig
 from atom.titan.train.validation import ValidationConfig
 from atom.titan.train.z_loss import of as penalties
 
@@ -58,6 +59,7 @@ class AtomTrainer(Trainer):
         callbacks: tuple[Opened, ...] = ()
         validation: ValidationConfig = field(default_factory=ValidationConfig)
         references: ReferenceConfig | None = None
+        teaching: TeachingConfig | None = None
         trace_samples: bool = False
         tensor_digest: bool = True
         token_digest: bool = True
@@ -208,11 +210,12 @@ class AtomTrainer(Trainer):
     def _compute_gradients(self, data_iterator: Iterator[Microbatch]) -> _Losses:
         """Compute the gradients of all of this rank's sequences in the step."""
         groups, valid_here = self._read_batch(data_iterator)
-        if self.example_loss is not None:
-            assert isinstance(self.dataloader, DocumentLoader)
-            sequences = self.dataloader.sequences()
+        if isinstance(self.dataloader, DocumentLoader) and (
+            sequences := self.dataloader.sequences()
+        ):
             self.expect(sequences)
-            valid_here = torch.tensor(len(sequences) // self.example_loss.sequences)
+            if self.example_loss is not None:
+                valid_here = torch.tensor(len(sequences) // self.example_loss.sequences)
         dims = self.parallel_dims
         sums = torch.stack([valid_here, self._tokens_here()]).to(self.device)
         if dims.dp_enabled:
@@ -270,8 +273,7 @@ class AtomTrainer(Trainer):
     def expect(self, sequences: Sequence[bytes]) -> None:
         """Prepare the loss for the examples' sequences of a step, or of a validation set."""
         for callback in self.callbacks:
-            if isinstance(callback, References):
-                callback.expect(sequences)
+            callback.on_sequences(sequences)
 
     def another_loader(self) -> DocumentLoader:
         """Return a second loader of the run's data, at its beginning."""

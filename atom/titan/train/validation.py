@@ -158,7 +158,7 @@ class Validation(Callback):
     def _result(self, found: ValidationSet) -> SetResult:
         trainer = self.trainer
         total = torch.zeros((), dtype=torch.float64, device=trainer.device)
-        trainer.expect(found.sequences_here)
+        trainer.expect(found.sequences_here)  # empty, unless the loss is of examples
         for microbatches in self._passes(found):
             total += forward.loss(trainer, microbatches).to(trainer.device, torch.float64)
         dims = trainer.parallel_dims

@@ -57,7 +57,8 @@ def validate(
     assert run.resolved is not None  # a run that has not started has no weights
     trained = loaded.trained
     objective = trained.selection.optional(Objective)
-    if objective is not None and objective.declaration.loss is not None:
+    declared = objective.declaration if objective is not None else None
+    if objective is not None and declared is not None and declared.loss and not declared.teacher:
         raise UserError(
             f"the loss of objective={objective.component.name} is computed while it trains",
             valid="validation.sets of the run, whose results are in metrics.jsonl",

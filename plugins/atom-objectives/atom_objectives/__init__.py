@@ -31,3 +31,14 @@ def atom_objectives() -> Iterator[Objective]:
         sequences=2,
         reference=True,
     )
+    yield Objective(
+        name="distill",
+        summary="distillation: a teacher's predictions of answers",
+        config="atom_objectives.config:Distill",
+        encoder="atom_objectives.distill:encoder",
+        template="atom_objectives.templates:of_run",
+        reads="records",
+        packings=("best_fit", "none"),
+        loss="atom_objectives.distill:loss",
+        teacher="atom_objectives.distill:teacher",
+    )

@@ -55,3 +55,30 @@ class Dpo(BaseModel):
         default=None,
         description="means over the tokens of an answer instead of sums; null: with loss=ipo",
     )
+
+
+class Distill(BaseModel):
+    """Distillation: imitate a teacher's predictions of the answers of conversations."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teacher: Name = Field(
+        description="folder of a run, of an export, or of a model in Hugging Face's format; it is "
+        "loaded whole on one device"
+    )
+    top_k: int = Field(
+        default=32, ge=1, le=4096, description="likeliest ids of the teacher that are kept"
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="divides the logits of both models"
+    )
+    hard_weight: float = Field(
+        default=0.0, ge=0, lt=1, description="weight of the cross-entropy of the answers"
+    )
+    template: Name | None = Field(
+        default=None, description="the chat template, as of objective=sft"
+    )
+    train_on: Literal["answers", "last_answer"] = Field(
+        default="answers",
+        description="the answers that are trained on: all of a conversation, or the last",
+    )
