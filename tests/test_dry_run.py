@@ -149,21 +149,21 @@ def test_auto_keeps_what_is_given(atom: Callable, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_auto_asks_the_architecture(atom: Callable, tmp_path: Path) -> None:
-    """Qwen3.5 cannot have its sequence split, and says so."""
+    """Qwen3.5's linear layers exchange tokens for heads, which the ranks must divide."""
     done = atom(
         *("train", "dry_run=true", "world_size=8", "architecture=qwen3_5_tiny", *H100[1:]),
-        *("parallelism=auto", "parallelism.context_parallel_degree=2"),
+        *("parallelism=auto", "parallelism.context_parallel_degree=8"),
         cwd=tmp_path,
     )
     assert done.returncode == 2
-    assert "parallelism.context_parallel_degree=2: a linear layer" in done.stderr
+    assert "parallelism.context_parallel_degree=8: must divide the 4 value heads" in done.stderr
     done = atom(
         *("train", "dry_run=true", "world_size=8", "architecture=qwen3_5_tiny", *H100[1:]),
         *("parallelism=auto", "training.global_batch_size=4"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert " cp 2" not in done.stdout.split("chosen")[0]
+    assert " cp 8" not in done.stdout
 
 
 @pytest.mark.slow
