@@ -11,7 +11,7 @@ import pytest
 
 from atom.bench import machine
 from atom.cli.plan_calibrate import RECIPES, recipes, to_yaml
-from atom.plan import calibration
+from atom.plan import calibration, errors
 from atom.plan.calibration import Observation
 from atom.plan.device import DeviceDescription, named
 from atom.plan.execution import Execution
@@ -71,7 +71,11 @@ def test_the_written_file_is_the_device(tmp_path: Path) -> None:
     file.write_text(to_yaml(found, [run.name for run in runs]))
     again = named(str(file))
     assert calibration.errors(again, runs) == pytest.approx(found.after, abs=1e-6)
-    assert replace(again, name="cpu", memory=0) == replace(found.device, memory=0)
+    low, high = errors.spread(runs[0].layout, again)
+    assert errors.class_of(runs[0].layout, again) == "calibrated"
+    assert low == pytest.approx(1 / high)
+    assert high - 1 == pytest.approx(max(*map(abs, found.after), 1e-3), rel=0.01)
+    assert replace(again, name="cpu", memory=0, error=0.0) == replace(found.device, memory=0)
 
 
 def test_one_rank_trains_no_run_of_several() -> None:

@@ -189,6 +189,7 @@ def to_yaml(found: Calibrated, names: list[str]) -> str:
     values |= {
         key: getattr(device, key) for key in ("power", "power_limit") if getattr(device, key)
     }
+    values["error"] = max(float(f"{max(map(abs, found.after)):.3g}"), 1e-3)
     values = {key: value for key, value in values.items() if value not in (0.0, {})}
     head = (
         f"# Fitted by atom plan calibrate to {len(names)} runs: median error "

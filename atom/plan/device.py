@@ -40,6 +40,7 @@ class DeviceDescription:
         multiprocessors: units that compute tiles of a product.
         latency: seconds of the smallest collective in a node; 0 for the time model's own.
         constants: constants of the time model that were fitted to this device, by name.
+        error: largest relative error of a fitted device's own runs; 0 if it was not fitted.
     """
 
     kind: str
@@ -58,6 +59,7 @@ class DeviceDescription:
     multiprocessors: int = 1
     latency: float = 0.0
     constants: dict[str, float] | None = None
+    error: float = 0.0
 
     def __hash__(self) -> int:
         return hash((self.name, self.memory_bandwidth, self.network_bandwidth, self.power_limit))
@@ -129,7 +131,7 @@ def _shipped(name: str) -> dict[str, Any]:
 
 _NUMBERS = (
     "memory_gib", "memory_bandwidth", "node_bandwidth", "network_bandwidth", "reserve", "power",
-    "power_limit", "latency",
+    "power_limit", "latency", "error",
 )  # fmt: skip
 _COUNTS = ("devices_per_node", "multiprocessors")
 _RATES = {
@@ -138,6 +140,7 @@ _RATES = {
 _KEYS = ("kind", "capability", *_RATES, *_NUMBERS, *_COUNTS)
 _OPTIONAL = (
     "products", "reserve", "power", "power_limit", "multiprocessors", "latency", "constants",
+    "error",
 )  # fmt: skip
 
 

@@ -28,11 +28,13 @@ RANGES = {
 UNKNOWN = (0.1, 10.0)
 """The same where nothing was published: on a CPU the estimate is an order of magnitude."""
 
-CPU = "cpu"
+CPU, CALIBRATED = "cpu", "calibrated"
 
 
 def class_of(layout: Layout, device: DeviceDescription) -> str:
     """Return the class of a run."""
+    if device.error:
+        return CALIBRATED
     if device.kind == "cpu":
         return CPU
     if layout.ep > 1:
@@ -44,5 +46,10 @@ def class_of(layout: Layout, device: DeviceDescription) -> str:
 
 
 def spread(layout: Layout, device: DeviceDescription) -> tuple[float, float]:
-    """Return the factors on a step's seconds between which 90 % of measurements are."""
+    """Return the factors on a step's seconds between which 90 % of measurements are.
+
+    Of a calibrated device: as far as its own runs, all of which the fit has seen.
+    """
+    if device.error:
+        return 1 / (1 + device.error), 1 + device.error
     return RANGES.get(class_of(layout, device), UNKNOWN)
