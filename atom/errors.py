@@ -95,12 +95,12 @@ def one_line(text: str) -> str:
 _MOST_LISTED = 20
 
 
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """Return a hint: the closest match of ``word`` in ``valid``, or all if there are few."""
+def nearest(word: str, valid: Iterable[str], *, most: int = _MOST_LISTED) -> str:
+    """Return a hint: the closest match of ``word`` in ``valid``, or the first ``most`` of them."""
     valid = sorted(set(valid))
     if close := difflib.get_close_matches(word, valid, n=3, cutoff=0.6):
         return f"did you mean {' or '.join(close)}?"
     if not valid:
         return "there are none"
-    listed = ", ".join(valid[:_MOST_LISTED]) + (", …" if len(valid) > _MOST_LISTED else "")
+    listed = ", ".join(valid[:most]) + (", …" if len(valid) > most else "")
     return f"valid: {listed}"

@@ -22,6 +22,7 @@ from atom.io.files import NotAFileError, TooLargeError
 from atom.io.printing import protected
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "recipe": ("atom.cli.recipe", "run a recipe: stages from a corpus to a model"),
     "plan": ("atom.cli.plan", "divide a budget by a scaling law, or fit one to finished runs"),
     "train": ("atom.cli.train", "compose a training run from plugins, and run it"),
     "data": ("atom.cli.data", "prepare token shards of a dataset, inspect and verify them"),
@@ -186,7 +187,7 @@ def _command(arguments: list[str]) -> int:
     if name not in COMMANDS:
         what = "option" if name.startswith("-") else "command"
         valid = OPTIONS if name.startswith("-") else COMMANDS
-        raise UserError(f"there is no {what} {name}; {nearest(name, valid)}")
+        raise UserError(f"there is no {what} {name}; {nearest(name, valid, most=len(COMMANDS))}")
     module, _ = COMMANDS[name]
     code: int = importlib.import_module(module).main(rest)
     return code

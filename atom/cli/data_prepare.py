@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     """
     overrides: list[str] = options.overrides
     for word in overrides:
-        _check_used(word)
+        check_used(word)
     host = Host.load(plugin_lists.trust(overrides))
     line = [*overrides, *([f"--config-dir={options.config_dir}"] if options.config_dir else [])]
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def _check_used(word: str) -> None:
+def check_used(word: str) -> None:
     """Refuse a setting that has no effect on shards."""
     key = word.lstrip("+~").partition("=")[0]
     section = key.partition(".")[0].partition("@")[0]

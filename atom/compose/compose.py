@@ -62,6 +62,7 @@ CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 _MISTAKES = (ValueError, AssertionError, RecursionError)
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*(?==)")
+_RECIPE = re.compile(r"\+?recipe=(.*)")
 _RERUN = "--experimental-rerun"
 
 RESOLVED = "resolved"
@@ -77,6 +78,14 @@ def main(arguments: list[str], task: Callable[[DictConfig], float | None], host:
         UserError: the configuration cannot be composed, or ``task`` refuses it.
     """
     arguments = command_line.arranged(arguments)
+    for name in (match[1] for a in arguments if (match := _RECIPE.fullmatch(a))):
+        raise UserError(
+            "is a recipe of stages",
+            key="recipe",
+            value=name,
+            origin="command line",
+            valid=f"atom recipe run {name}",
+        )
     if any(argument.startswith(_RERUN) for argument in arguments):
         raise UserError(f"{_RERUN} executes a pickle, and ATOM reads no pickles")
     groups = Groups(host.plugins)

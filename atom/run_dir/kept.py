@@ -42,6 +42,11 @@ class Kept:
             kept |= set(sorted(losses, key=lambda step: losses[step])[: self.best])
         return kept
 
+    def lowest(self, steps: list[int], run: Path) -> int | None:
+        """Return the step of the lowest loss among ``steps``; None without losses."""
+        losses = self._losses(steps, run)
+        return min(losses, key=lambda step: losses[step], default=None)
+
     def _losses(self, steps: list[int], run: Path) -> dict[int, float]:
         if self.best_of is None:
             return _mean_losses(run, steps)

@@ -96,6 +96,7 @@ NOT_IN_A_RUN = {
     "override": "the kernels that are chosen",
     "validator": "left out: ATOM validates by a callback of its own (validation.sets)",
     "lr_scheduler.phases": "made from lr_scheduler.stages: atom.recipe.schedules",
+    "checkpoint.adapters": "true if lora.rank is set",
     "profiler.trace_post_processor": "left out: a function, which is no data",
 }
 """Field of torchtitan's ``Trainer.Config`` without a key in a run -> why."""
@@ -155,8 +156,8 @@ def lr_scheduler(section: LRScheduler, phases: tuple[Phase, ...] = ()) -> Ending
     return found
 
 
-def checkpoint(section: Checkpoint) -> VerifiedCheckpointManager.Config:
-    """Return the config of checkpoints."""
+def checkpoint(section: Checkpoint, *, adapters: bool = False) -> VerifiedCheckpointManager.Config:
+    """Return the config of checkpoints, which have the adapters alone of a run that trains some."""
     own = {
         "enable": section.enable,
         "interval": section.interval,
@@ -166,7 +167,9 @@ def checkpoint(section: Checkpoint) -> VerifiedCheckpointManager.Config:
         "keep_best_of": section.keep_best_of,
         "initial_load": section.initial_load,
     }
-    return _config("checkpoint", own | section.engine)
+    found: VerifiedCheckpointManager.Config = _config("checkpoint", own | section.engine)
+    found.adapters = adapters
+    return found
 
 
 def compilation(section: Compile) -> CompileConfig:

@@ -23,33 +23,17 @@ HUGGING_FACE = {
     "norm.weight": "model.norm.weight",
     "lm_head.weight": "lm_head.weight",
 }
-EMBEDDING, OUTPUT = "tok_embeddings.weight", "lm_head.weight"
 OURS = {theirs: ours for ours, theirs in HUGGING_FACE.items()}
 
 
 class Olmo2StateDictAdapter(StateDictAdapter):
-    """An adapter that renames weights; an unknown weight raises ``KeyError``.
-
-    With tied embeddings, Hugging Face's files have the embedding alone.
-    """
+    """An adapter that renames weights; an unknown weight raises ``KeyError``."""
 
     def to_hf(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        return {
-            _renamed(name, HUGGING_FACE): weight
-            for name, weight in state_dict.items()
-            if not (self._tied and name == OUTPUT)
-        }
+        return {_renamed(name, HUGGING_FACE): weight for name, weight in state_dict.items()}
 
     def from_hf(self, hf_state_dict: dict[str, Any]) -> dict[str, Any]:
-        found = {_renamed(name, OURS): weight for name, weight in hf_state_dict.items()}
-        if self._tied and EMBEDDING in found:
-            found.setdefault(OUTPUT, found[EMBEDDING])
-        return found
-
-    @property
-    def _tied(self) -> bool:
-        config: Any = self.model_config
-        return bool(config.enable_weight_tying)
+        return {_renamed(name, OURS): weight for name, weight in hf_state_dict.items()}
 
 
 def _renamed(name: str, names: dict[str, str]) -> str:
