@@ -92,7 +92,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-_MOST_LISTED = 20
+_MOST_LISTED = 24
 
 
 def nearest(word: str, valid: Iterable[str], *, most: int = _MOST_LISTED) -> str:

@@ -18,6 +18,7 @@ ATOM = Path(translate.__file__).parents[1]
 MODES = {mode: config for mode, config in translate.ACTIVATION_CHECKPOINT.items() if config}
 ATOMS = {
     "parallelism.name": "the strategy",
+    "training.stop_after": "of the loop",
     "training.batch_schedule": "of the data loader",
     "activation_checkpoint.mode": "which of torchtitan's policies",
     "metrics.show": "what the launcher's screen shows",

@@ -78,6 +78,11 @@ class Training(TrainingSection):
     """Steps, batch, clipping and precision."""
 
     steps: _Steps = Field(default=10000, description="optimizer steps of the run")
+    stop_after: Annotated[int | None, Range(1, 10**12, null="for all steps")] = Field(
+        default=None,
+        description="stop after this step, with a checkpoint, as on request; the schedules stay "
+        "those of training.steps",
+    )
     seq_len: Annotated[int, Range(1, 2**30)] = Field(
         default=2048, description="tokens per sequence"
     )

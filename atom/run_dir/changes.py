@@ -33,6 +33,7 @@ KINDS: dict[str, Kind] = {
     "lr_scheduler.min_lr_factor": "matters",
     "lr_scheduler.stages": "matters",
     "training.batch_schedule": "matters",  # each sequence keeps its place in the data
+    "training.stop_after": "harmless",
     "training.steps": "matters",  # also the end of the schedule
     "training.max_norm": "matters",
     "lora": "refused",

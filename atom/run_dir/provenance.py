@@ -134,14 +134,14 @@ def digest_of(source: Path) -> str:
     """Return a digest of the paths and contents of the files of a package folder, or of a module:
     see :func:`sha256`."""
     digest = hashlib.sha256()
-    for name, path in sorted(_files(source)):
+    for name, path in sorted(files_of(source)):
         content = bytes.fromhex(sha256_of(path.resolve()))
         # The digests have a fixed length, so different lists of files never give the same bytes.
         digest.update(os.fsencode(name) + b"\0" + content)
     return digest.hexdigest()
 
 
-def _files(source: Path) -> Iterator[tuple[str, Path]]:
+def files_of(source: Path) -> Iterator[tuple[str, Path]]:
     """Yield the names and paths of the files of a package folder, or of a single module."""
     if not source.is_dir():
         yield source.name, source

@@ -143,6 +143,7 @@ def trainer_config(
         trace_samples=run.data.trace,
         tensor_digest=run.provenance.tensor_digest,
         token_digest=run.provenance.token_digest,
+        stop_after=run.training.stop_after,
         branch=run.resume.origin,
         data_begins=resolved.data_begins,
         added=None

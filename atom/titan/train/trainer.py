@@ -63,6 +63,7 @@ class AtomTrainer(Trainer):
         trace_samples: bool = False
         tensor_digest: bool = True
         token_digest: bool = True
+        stop_after: int | None = None
         branch: str | None = None
         data_begins: int | None = None
         added: Added | None = None
@@ -128,6 +129,8 @@ class AtomTrainer(Trainer):
         if not super().should_continue_training():
             return False
         signal = self.stop_request.agreed()
+        if self.config.stop_after is not None and self.step >= self.config.stop_after:
+            signal = f"training.stop_after={self.config.stop_after}"
         if signal is None:
             return True
         if any(callback.before_stop() for callback in self.callbacks):
