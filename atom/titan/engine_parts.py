@@ -73,18 +73,18 @@ PARTS = (
     ),
     Part(
         "components/quantization/float8.py",
-        "`kernels.linear=float8_…`, `kernels.grouped_mm=float8_…`",
+        "`kernels.linear=float8_…`; that of `grouped_mm` is left out",
         f"{_ADAPTERS}test_float8.py",
     ),
     Part(
         "components/quantization/mx.py",
-        f"{_UNUSED}MXFP8 needs a GPU of the Blackwell family, and none has run it",
-        "tests/test_engine_parts.py",
+        "`kernels.linear=mxfp8`, not run on a GPU; that of `grouped_mm` is left out",
+        f"{_ADAPTERS}test_block_scaled.py",
     ),
     Part(
         "components/quantization/nvfp4.py",
-        f"{_UNUSED}NVFP4 needs a GPU of the Blackwell family, and none has run it",
-        "tests/test_engine_parts.py",
+        "`kernels.linear=nvfp4`, not run on a GPU",
+        f"{_ADAPTERS}test_block_scaled.py",
     ),
     Part(
         "components/quantization/utils.py",
