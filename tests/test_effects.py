@@ -18,7 +18,6 @@ from atom.titan.translate import ACTIVATION_CHECKPOINT, CONFIGS
 RULED = {key for keys, _ in RULES for key in keys}
 
 ELSEWHERE = {
-    "checkpoint.adapters": "follows lora.rank",
     "checkpoint.create_seed_checkpoint": "refused: atom.recipe.effects",
     "comm.mode": "what sends nothing is refused: atom.recipe.effects",
     "compile.enable": "with no components it is refused: atom.recipe.effects",

@@ -189,24 +189,27 @@ def test_the_base_is_not_trained(run: Path, export: Callable, folder: Path) -> N
 @pytest.mark.parametrize(
     "layout",
     [
-        ("parallelism=fsdp",),
+        ("parallelism=fsdp", "debug.seed=7", "lora.adapter={begun}"),
         ("parallelism.tensor_parallel_degree=2",),
         ("parallelism.pipeline_parallel_degree=2",),
     ],
     ids=["fsdp", "tp", "pp"],
 )
 def test_layouts_agree(
-    layout: tuple[str, ...], run: Path, settings: tuple[str, ...], train: Callable, folder: Path
+    layout: tuple[str, ...],
+    run: Path,
+    begun: Path,
+    settings: tuple[str, ...],
+    train: Callable,
+    folder: Path,
 ) -> None:
-    """The same losses to 1e-5, from the same initial adapters, and every shard is saved."""
+    """The same losses to 1e-5, from the same initial adapters, and every shard is saved.
+
+    The adapters are drawn from the seed, or are those that were exported for PEFT.
+    """
     place = folder / layout[0].partition("=")[0]
-    train(
-        place,
-        *settings,
-        *layout,
-        "launch.ranks=2",
-        "training.steps=5",
-    )
+    words = (word.format(begun=begun) for word in layout)
+    train(place, *settings, *words, "launch.ranks=2", "training.steps=5")
     assert losses(place) == pytest.approx(losses(run)[:5], abs=1e-5)
     mine, theirs = Checkpoint(place / "checkpoint/step-5"), Checkpoint(run / "checkpoint/step-5")
     names = [name for name in theirs.tensors if name.startswith("layers.")]

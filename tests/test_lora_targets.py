@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from families import FAMILIES, VOCABULARY
+from safetensors.torch import save_file
 
 from atom.errors import UserError
 from atom.plugin import ModelParts
@@ -16,6 +20,7 @@ from atom.recipe.run import parse
 from atom.registry.host import Host
 from atom.registry.select import select
 from atom.titan import saved_model
+from atom.titan.lora import peft
 from atom.titan.lora.adapt import adapt, freeze, trained, updated
 from atom.titan.trainer_config import model_parts
 
@@ -76,6 +81,42 @@ def test_what_is_no_linear_layer_is_refused(name: str) -> None:
     target, words = REFUSED[name]
     with pytest.raises(UserError, match=r"lora\.targets\.1=") as error:
         adapted("qwen3_moe" if name in ("experts", "a router") else "llama3", "wq", target)
+    assert words in error.value.sentence()
+
+
+FILES = {
+    "another rank": ({"r": 4}, {}, "lora.rank=2: ", "has r=4; valid: 4"),
+    "another factor": ({"lora_alpha": 8}, {}, "lora.alpha=16.0: ", "valid: 8"),
+    "other settings": ({"use_dora": True}, {}, "lora.adapter=", "has use_dora=True, which ATOM"),
+    "another kind": ({"peft_type": "IA3"}, {}, "lora.adapter=", "of another kind than LORA"),
+    "more layers": ({}, {"k_proj.lora_A": [2, 64]}, "lora.adapter=", "do not choose that layer"),
+    "fewer layers": ({}, {"q_proj.lora_B": None}, "lora.adapter=", "q_proj.lora_B.weight, and the"),
+    "another shape": ({}, {"q_proj.lora_B": [8, 2]}, "lora.adapter=", "needs [64, 2]"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_other_adapters_of_peft_are_refused(name: str, tmp_path: Path) -> None:
+    settings, tensors, key, words = FILES[name]
+    usual = {"peft_type": "LORA", "r": 2, "lora_alpha": 16, "bias": "none"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(usual | settings))
+    layers = [f"base_model.model.model.layers.{n}.self_attn." for n in (0, 1)]
+    shapes = {"q_proj.lora_A": [2, 64], "q_proj.lora_B": [64, 2]} | tensors
+    content = {
+        f"{layer}{name}.weight": torch.ones(shape)
+        for layer in layers
+        for name, shape in shapes.items()
+        if shape is not None
+    }
+    save_file(content, tmp_path / "adapter_model.safetensors")
+    parts = parts_of("llama3")
+    converter = saved_model.adapter(parts, "llama3")
+    lora = Lora(rank=2, targets=["wq"])
+    model = saved_model.on_meta(adapt(parts, lora).model)
+    runs = {name: tuple(each.shape) for name, each in trained(model)}
+    with pytest.raises(UserError) as error:
+        peft.check(tmp_path, lora, converter, runs)
+    assert key in error.value.sentence()
     assert words in error.value.sentence()
 
 

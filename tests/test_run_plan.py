@@ -199,6 +199,12 @@ REFUSED = {
         "faults.spike", "to roll back to", {"faults.spike": "rollback", "checkpoint.enable": False}
     ),
     "assembly": Refused(PRINTED, "must be true or false", {PRINTED: "perhaps"}),
+    "adapters.check_stages": Refused(
+        "lora.targets",
+        "no layer of pipeline stage 1 (layers.1, norm, lm_head)",
+        {PP: 2, "dry_run": True, "lora.rank": 4, "lora.targets": ["layers.0.*"]} | PLAIN,
+        ranks=2,
+    ),
     "pipeline.check_compiled": Refused(SCHEDULE, "splits the backward pass in two", ZBV, ranks=2),
     "sequence.check_mask_blocks": Refused(
         LENGTH, "the attention mask's blocks of", {CP: 2, "kernels.attention": "flex"}, 2, "cuda"
@@ -229,7 +235,7 @@ def plan(
     host: Host, folder: Path, changed: dict[str, Any], ranks: int | None = None, kind: str = "cpu"
 ) -> RunPlan:
     """Return the plan of a small run with ``changed`` keys."""
-    sections: dict[str, dict[str, Any]] = {
+    sections: dict[str, Any] = {
         "architecture": {"name": "llama3", "dim": 64, "n_layers": 2, "n_heads": 4},
         "tokenizer": {"name": "bytes"},
         "optimizer": {"name": "AdamW"},
@@ -239,6 +245,9 @@ def plan(
     }
     for key, value in changed.items():
         section, _, name = key.partition(".")
+        if not name:
+            sections[section] = value
+            continue
         if name == "name" and ":" in value:
             sections[section] = {}
         sections.setdefault(section, {})[name] = value
@@ -342,3 +351,17 @@ def test_a_plan_is_frozen(host: Host, tmp_path: Path) -> None:
     config = found.config
     preflight.checked(found)
     assert found.config is config
+
+
+def test_a_frozen_base_has_no_gradients(host: Host, tmp_path: Path) -> None:
+    """The estimate counts the gradients and the state of adapters, as do the ranks of a dry run."""
+    from atom.titan.preflight.dry_run import _built
+
+    changed = {SHARD: 2, "dry_run": True, "lora.rank": 4, "lora.targets": ["wq"]} | PLAIN
+    found = plan(host, tmp_path, changed, ranks=2)
+    adapters = 2 * 2 * 4 * 64 // 2 * 4  # A and B of two layers, half of them on a rank, in float32
+    rank = _built(found.config, found.estimate, found.description, found.device, 0, 0)
+    for memory in (found.estimate.memory, rank.memory):
+        assert memory.gradients == adapters
+        assert memory.optimizer == pytest.approx(2 * adapters, abs=20)
+        assert memory.parameters > 20 * adapters

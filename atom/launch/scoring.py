@@ -22,7 +22,7 @@ from atom.errors import RunError, UserError
 from atom.io.files import make_folder, read_text, write_text
 from atom.io.process import call
 from atom.launch import rank, rendezvous
-from atom.launch.failure import RANK_FAILED
+from atom.launch.failure import RANK_FAILED, Failure
 from atom.launch.gate import Gate
 from atom.launch.local import Work, start_ranks
 from atom.launch.machine import Machine
@@ -56,7 +56,7 @@ def run(work: Callable[[], None], module: str, words: Sequence[str], ranks: int,
     shared = Work(on_rank, (str(folder), work), module, tuple(words))
     kept = False
     try:
-        failure = call(partial(start_ranks, shared, folder, Machine(ranks), kind, _UNWATCHED))
+        failure = call(partial(_start, shared, folder, ranks, kind))
         refused = folder / _REFUSED
         if refused.is_file():
             raise UserError(read_text(refused))
@@ -66,6 +66,11 @@ def run(work: Callable[[], None], module: str, words: Sequence[str], ranks: int,
     finally:
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(work: Work, folder: Path, ranks: int, kind: str) -> Failure | None:
+    logs.setup_launcher(folder / "logs" / "launcher.jsonl")
+    return start_ranks(work, folder, Machine(ranks), kind, _UNWATCHED)
 
 
 def on_rank(

@@ -246,7 +246,7 @@ RULES: tuple[tuple[tuple[str, ...], Reason], ...] = (
         ),
     ),
     (("compile.components", "compile.backend"), _with("compile.enable", False)),
-    (("lora.alpha", "lora.rslora", "lora.targets"), _with("lora.rank", 0)),
+    (("lora.alpha", "lora.rslora", "lora.targets", "lora.adapter"), _with("lora.rank", 0)),
     (("comm.save_traces_folder", "comm.save_traces_file_prefix"), _no_traces),
     (("metrics.wandb_mode",), _with("metrics.enable_wandb", False)),
     (("metrics.save_tb_folder", "metrics.save_for_all_ranks"), _no_tracker),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
@@ -39,6 +40,16 @@ class Lora(Model):
         "`layers.0.*`: whole names or their ends; `*`: all but the output layer and the routers "
         "of experts",
     )
+
+    adapter: Path | None = Field(
+        default=None,
+        description="initial adapters: a folder in PEFT's format; null: drawn from the seed",
+    )
+
+    @field_validator("adapter")
+    @classmethod
+    def _is_whole(cls, adapter: Path | None) -> Path | None:
+        return None if adapter is None else adapter.expanduser().absolute()
 
     @field_validator("targets")
     @classmethod

@@ -37,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "training.steps": "matters",  # also the end of the schedule
     "training.max_norm": "matters",
     "lora": "refused",
+    "lora.adapter": "unused",
     "training.dtype": "matters",
     "training.mixed_precision_param": "matters",
     "training.mixed_precision_reduce": "matters",

@@ -42,6 +42,7 @@ from atom.registry.select import Selection
 from atom.run_dir import sets
 from atom.run_dir.folder import TOKENIZER
 from atom.titan import kernels, translate
+from atom.titan.checkpoint import adapters
 from atom.titan.checkpoint.new_rows import Added
 from atom.titan.compat.device import mend_fsdp
 from atom.titan.compat.pipeline import send_contiguous
@@ -101,7 +102,7 @@ def trainer_config(
             flavor=f"dim{getattr(parts.model, 'dim', '')}",
             model=parts.model,
             parallelize_fn=_finished(
-                strategy.parallelize_fn, seed, resolved.device, adapters=bool(run.lora.rank)
+                strategy.parallelize_fn, seed, resolved.device, frozen=bool(run.lora.rank)
             ),
             pipelining_fn=strategy.pipelining_fn,
             post_optimizer_build_fn=parts.post_optimizer_build_fn,
@@ -129,7 +130,7 @@ def trainer_config(
             else (),
         ),
         activation_checkpoint=translate.activation_checkpoint(run.activation_checkpoint),
-        checkpoint=translate.checkpoint(run.checkpoint, adapters=bool(run.lora.rank)),
+        checkpoint=adapters.config(translate.checkpoint(run.checkpoint), run.lora),
         compile=translate.compilation(run.compile),
         comm=translate.comm(run.comm, resolved.device),
         metrics=translate.metrics(run.metrics),
@@ -176,7 +177,7 @@ def copied(parts: ModelParts) -> ModelParts:
 
 
 def _finished(
-    parallelize: Callable[..., Any], seed: int, device: str, *, adapters: bool
+    parallelize: Callable[..., Any], seed: int, device: str, *, frozen: bool
 ) -> Callable[..., Any]:
     """Wrap a strategy's parallelize function with the steps common to all strategies."""
 
@@ -187,7 +188,7 @@ def _finished(
             raise UserError(
                 f"this layout trains another model than on one rank: {problem}", key="parallelism"
             )
-        if adapters:
+        if frozen:
             freeze(model)  # parallelized parameters are new ones
         seed_parameters(model, seed)
         if arguments["parallel_dims"].pp_enabled:

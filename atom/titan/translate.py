@@ -96,7 +96,6 @@ NOT_IN_A_RUN = {
     "override": "the kernels that are chosen",
     "validator": "left out: ATOM validates by a callback of its own (validation.sets)",
     "lr_scheduler.phases": "made from lr_scheduler.stages: atom.recipe.schedules",
-    "checkpoint.adapters": "true if lora.rank is set",
     "profiler.trace_post_processor": "left out: a function, which is no data",
 }
 """Field of torchtitan's ``Trainer.Config`` without a key in a run -> why."""
@@ -156,8 +155,8 @@ def lr_scheduler(section: LRScheduler, phases: tuple[Phase, ...] = ()) -> Ending
     return found
 
 
-def checkpoint(section: Checkpoint, *, adapters: bool = False) -> VerifiedCheckpointManager.Config:
-    """Return the config of checkpoints, which have the adapters alone of a run that trains some."""
+def checkpoint(section: Checkpoint) -> VerifiedCheckpointManager.Config:
+    """Return the config of checkpoints."""
     own = {
         "enable": section.enable,
         "interval": section.interval,
@@ -167,9 +166,7 @@ def checkpoint(section: Checkpoint, *, adapters: bool = False) -> VerifiedCheckp
         "keep_best_of": section.keep_best_of,
         "initial_load": section.initial_load,
     }
-    found: VerifiedCheckpointManager.Config = _config("checkpoint", own | section.engine)
-    found.adapters = adapters
-    return found
+    return _config("checkpoint", own | section.engine)
 
 
 def compilation(section: Compile) -> CompileConfig:

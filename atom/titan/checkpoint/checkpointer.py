@@ -32,7 +32,6 @@ from atom.run_dir.folder import LOCK, RUN_FILE
 from atom.run_dir.kept import Kept
 from atom.titan.checkpoint import callback_state, mixed_sources, new_rows
 from atom.titan.checkpoint import hugging_face_reader as hf_reader
-from atom.titan.checkpoint.adapters import AdaptersAlone
 from atom.titan.checkpoint.dcp import AtomicWriter, SafeReader, load_fitting
 from atom.titan.checkpoint.new_rows import Added, Growing
 from atom.titan.checkpoint.random_state import RandomState
@@ -82,9 +81,6 @@ class VerifiedCheckpointManager(CheckpointManager):
         keep_best_of: str | None = None
         """The validation set with the loss that keep_best compares; None: the training loss."""
 
-        adapters: bool = False
-        """Save the adapters of the model alone, and load its other weights from initial_load."""
-
         initial_load: str = ""
         """Weights to start from: hf:FOLDER (Hugging Face's format), a run's folder, or step-N."""
 
@@ -117,9 +113,6 @@ class VerifiedCheckpointManager(CheckpointManager):
         self._saving: tuple[int, float] | None = None
         """The step of the background save and its start time."""
         self.states[RANDOM] = RandomState()
-        self._adapters: AdaptersAlone | None = None
-        if config.adapters:
-            self._adapters = self.states[MODEL] = AdaptersAlone(self.states[MODEL].model)
         self.data_begins: int | None = None
         """The step of a checkpoint of another run, without its position in the data."""
         self.added: Added | None = None
@@ -319,27 +312,11 @@ class VerifiedCheckpointManager(CheckpointManager):
             )
         return -1
 
-    def _load(self, step: int = -1) -> bool:
-        if self._adapters is None:
-            return super()._load(step)
-        # Checkpoints of the run lack these weights, so they are loaded at every start.
-        base: Any = self.initial_load_path  # type: ignore[has-type]
-        hugging_face: bool = self.initial_load_in_hf  # type: ignore[has-type]
-        weights = self._adapters.base()
-        self.dcp_load(weights, base, hugging_face, self.initial_load_in_hf_quantized)
-        self.initial_load_path, self.initial_load_in_hf = None, False
-        try:
-            return super()._load(step)
-        finally:
-            self.initial_load_path, self.initial_load_in_hf = base, hugging_face
-
     def load_initial(self) -> None:
-        """Load the run's initial weights alone, if it names some; adapters stay as they are."""
+        """Load the run's initial weights alone, if it names some."""
         if self.enable and self.initial_load_path:
             self.dcp_load(
-                self._states_to_load(model_only=True)
-                if self._adapters is None
-                else self._adapters.base(),
+                self._states_to_load(model_only=True),
                 checkpoint_id=self.initial_load_path,
                 from_hf=self.initial_load_in_hf,
                 from_quantized=self.initial_load_in_hf_quantized,

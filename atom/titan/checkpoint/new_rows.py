@@ -62,8 +62,8 @@ class Growing:
     """Weights of a vocabulary while they are read, with as many rows as are stored.
 
     Args:
-        state: a model's state dict, or this rank's part of it. :meth:`begin` replaces the
-            weights of the vocabulary, and :meth:`end` returns them filled.
+        state: a model's state dict, or this rank's part of it, to read. Its weights of the
+            vocabulary become tensors of the stored size; :meth:`end` returns those of the model.
         added: the added tokens.
         rows: the number of rows that are stored.
     """

@@ -13,6 +13,7 @@ from atom.recipe import batches, effects, lengths, schedules
 from atom.recipe.effect_rules import Situation
 from atom.titan import windows
 from atom.titan.checks import (
+    adapters,
     compilation,
     context_parallel,
     data,
@@ -130,6 +131,7 @@ CHECKS: tuple[Callable[[RunPlan], None], ...] = (
     objective.check_loss,
     faults.check_rollback,
     check_assembly,
+    adapters.check_stages,
     pipeline.check_compiled,
     sequence.check_mask_blocks,
     output_layers.check,

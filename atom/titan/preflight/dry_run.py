@@ -187,21 +187,22 @@ def _built(
         held = [parameter for module in modules for parameter in module.parameters()]
         numel = sum(_local_numel(parameter) for parameter in held)
         names = [name for module in modules for name, _ in module.named_parameters()]
+        trained = [_local_numel(parameter) for parameter in held if parameter.requires_grad]
         matrices = [
             _local_numel(parameter)
             for name, parameter in zip(names, held, strict=True)
-            if is_matrix_of_layer(name, parameter.ndim)
+            if parameter.requires_grad and is_matrix_of_layer(name, parameter.ndim)
         ]
     plain = memory(model, estimate.layout, rank=pipeline_rank)
     size = BYTES[estimate.layout.parameter_dtype]
     counted = replace(
         plain,
         parameters=numel * size,
-        gradients=numel * size,
+        gradients=sum(trained) * size,
         optimizer=estimate.layout.optimizer_bytes(
-            Count(numel, len(held)), Count(sum(matrices), len(matrices))
+            Count(sum(trained), len(trained)), Count(sum(matrices), len(matrices))
         ),
-        averages=numel * FLOAT32 * estimate.layout.averages,
+        averages=sum(trained) * FLOAT32 * estimate.layout.averages,
     )
     counted = replace(
         counted, reserve=round(counted.total * (reserved(estimate.layout, planned.reserve) - 1))

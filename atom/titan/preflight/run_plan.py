@@ -42,7 +42,8 @@ from atom.titan import kernels, saved_model, translate
 from atom.titan.checkpoint import disk_space
 from atom.titan.checks import batch, layout
 from atom.titan.checks.division import shapes_of
-from atom.titan.lora.adapt import adapt
+from atom.titan.lora import peft
+from atom.titan.lora.adapt import adapt, trained
 from atom.titan.optim import optimizer
 from atom.titan.planning import planning
 from atom.titan.preflight.assembly import Assembly, assemble
@@ -188,7 +189,16 @@ class RunPlan:
     @cached_property
     def parts(self) -> ModelParts:
         """The model with the adapters of the run, if it has any."""
-        return adapt(self.described, self.laid_out.lora)
+        lora = self.laid_out.lora
+        found = adapt(self.described, lora)
+        if lora.rank and lora.adapter is not None and self.resumption is None:
+            alone = copied(self.described)
+            saved_model.on_one_rank(alone, translate.training(self.laid_out.training, self.kind))
+            converter = saved_model.adapter(alone, self.laid_out.architecture.name)
+            model = saved_model.on_meta(found.model)
+            shapes = {name: tuple(each.shape) for name, each in trained(model)}
+            peft.check(lora.adapter, lora, converter, shapes)
+        return found
 
     @property
     def model_config(self) -> Any:

@@ -15,14 +15,10 @@ from atom.run_dir import saved
 from atom.run_dir.folder import RUN_FILE
 from atom.titan import saved_model
 from atom.titan.checkpoint.checkpointer import HUGGING_FACE
-from atom.titan.saved_model import Trained
+from atom.titan.lora import peft
 from atom.titan.weights.export import DTYPES
 from atom.titan.weights.merged import Adapters
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-_PREFIX = "base_model.model."
-_WEIGHT = ".weight"
 _MERGED = "atom export without --adapter, which merges the adapters"
 _OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj")
 
@@ -42,18 +38,6 @@ class Exported:
     layers: int
     size: int
     base: str
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A layer of the Hugging Face model that has rows and columns of one of the run's.
-
-    ``name`` is without ``.weight``.
-    """
-
-    name: str
-    rows: torch.Tensor
-    columns: torch.Tensor
 
 
 def export(
@@ -99,40 +83,27 @@ def export(
                 ("B", second[layer.rows]),
             ):
                 kept = values.to(DTYPES[dtype] if dtype else values.dtype)
-                weights[f"{_PREFIX}{layer.name}.lora_{matrix}.weight"] = kept.contiguous()
+                weights[peft.key(layer.name, matrix)] = kept.contiguous()
     theirs = converter.to_hf(shapes)
     _check_mixture(names, theirs)
-    config = _config(run, _targets(names, theirs))
+    base = run.run.checkpoint.initial_load
+    config = peft.config(
+        run.run.lora,
+        peft.targets(names, theirs),
+        base.removeprefix(HUGGING_FACE) if base.startswith(HUGGING_FACE) else None,
+    )
     with new_folder.filled(out) as partial:
-        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+        save_file(weights, partial / peft.WEIGHTS, metadata={"format": "pt"})
         # safetensors creates files that only their owner can read.
-        (partial / WEIGHTS).chmod(partial.stat().st_mode & 0o666)
-        files.write_json(partial / CONFIG, config)
+        (partial / peft.WEIGHTS).chmod(partial.stat().st_mode & 0o666)
+        files.write_json(partial / peft.CONFIG, config)
         files.copy(run.folder / RUN_FILE, partial / RUN_FILE)
-        size = (partial / WEIGHTS).stat().st_size
-    return Exported(number, len(names), size, run.run.checkpoint.initial_load)
+        size = (partial / peft.WEIGHTS).stat().st_size
+    return Exported(number, len(names), size, base)
 
 
-def _places(converter: Any, weight: str, shape: tuple[int, ...]) -> list[_Place]:
-    """Return the layers of the Hugging Face model that a weight becomes.
-
-    Architectures permute and divide weights. Which row and column of the weight each of theirs is,
-    is found by converting weights that hold the numbers of their rows and columns.
-    """
-    rows, columns = (torch.arange(size, dtype=torch.float64) for size in shape)
-    by_row = converter.to_hf({weight: rows[:, None].expand(shape).contiguous()})
-    by_column = converter.to_hf({weight: columns.expand(shape).contiguous()})
-    found: list[_Place] = []
-    for name, numbers in by_row.items():
-        mine, across = numbers[:, 0], by_column[name][0]
-        whole = numbers.dim() == 2 and name.endswith(_WEIGHT)
-        if not (whole and torch.equal(numbers, mine[:, None].expand_as(numbers))):
-            found = []
-            break
-        if not torch.equal(by_column[name], across.expand_as(numbers)):
-            found = []
-            break
-        found.append(_Place(name.removesuffix(_WEIGHT), mine.long(), across.long()))
+def _places(converter: Any, weight: str, shape: tuple[int, ...]) -> list[peft.Place]:
+    found = peft.places(converter, weight, shape)
     if not found:
         raise UserError(
             f"{weight} is no layer of its own in Hugging Face's model, so that PEFT has no adapter "
@@ -153,29 +124,3 @@ def _check_mixture(names: list[str], all_weights: dict[str, Any]) -> None:
                 f"PEFT takes an adapter of {name} for one of all experts of the model",
                 valid=_MERGED,
             )
-
-
-def _targets(names: list[str], all_weights: dict[str, Any]) -> list[str]:
-    """Return the ends of the names of adapted layers, or whole names if some are not adapted."""
-    ends = {name.rpartition(".")[2] for name in names}
-    layers = (name.removesuffix(_WEIGHT) for name in all_weights)
-    alike = {name for name in layers if name.rpartition(".")[2] in ends}
-    return sorted(ends if alike == set(names) else set(names))
-
-
-def _config(run: Trained, targets: list[str]) -> dict[str, Any]:
-    lora, base = run.run.lora, run.run.checkpoint.initial_load
-    in_their_format = base.startswith(HUGGING_FACE)
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base.removeprefix(HUGGING_FACE) if in_their_format else None,
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "use_rslora": lora.rslora,
-        "lora_dropout": 0.0,
-        "target_modules": targets,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }

@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn as nn
 from torchtitan.models.common import CosSinRoPE, Embedding, FlexAttention, RMSNorm
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
+from torchtitan.models.common.param_init import skip_param_init
 
 from atom.architecture import check_reach, vocabulary
 from atom.plugin import ArchitectureContext, ModelParts
@@ -39,8 +40,11 @@ def olmo2(config: Olmo2, context: ArchitectureContext) -> ModelParts:
     model = Olmo2Model.Config(
         dim=config.dim,
         vocab_size=vocab_size,
+        enable_weight_tying=config.tie_embeddings,
         tok_embeddings=Embedding.Config(
-            num_embeddings=vocab_size, embedding_dim=config.dim, param_init=weights
+            num_embeddings=vocab_size,
+            embedding_dim=config.dim,
+            param_init={"weight": skip_param_init} if config.tie_embeddings else weights,
         ),
         layers=[_block(config) for _ in range(config.n_layers)],
         norm=_norm(config),
@@ -74,7 +78,7 @@ def _hugging_face(config: Olmo2, vocab_size: int) -> dict[str, Any]:
         "rms_norm_eps": config.norm_eps,
         "hidden_act": "silu",
         "attention_bias": False,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": config.tie_embeddings,
     }
 
 

@@ -39,6 +39,9 @@ class Olmo2(SharpenedRopeScaling):
         le=MOST_TOKENS,
         description="rows of the embedding; null: the tokenizer's vocabulary",
     )
+    tie_embeddings: bool = Field(
+        default=False, description="share one weight between the embedding and the output layer"
+    )
     max_seq_len: int = Field(
         default=4096,
         gt=0,

@@ -23,17 +23,33 @@ HUGGING_FACE = {
     "norm.weight": "model.norm.weight",
     "lm_head.weight": "lm_head.weight",
 }
+EMBEDDING, OUTPUT = "tok_embeddings.weight", "lm_head.weight"
 OURS = {theirs: ours for ours, theirs in HUGGING_FACE.items()}
 
 
 class Olmo2StateDictAdapter(StateDictAdapter):
-    """An adapter that renames weights; an unknown weight raises ``KeyError``."""
+    """An adapter that renames weights; an unknown weight raises ``KeyError``.
+
+    With tied embeddings, Hugging Face's files have the embedding alone.
+    """
 
     def to_hf(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        return {_renamed(name, HUGGING_FACE): weight for name, weight in state_dict.items()}
+        return {
+            _renamed(name, HUGGING_FACE): weight
+            for name, weight in state_dict.items()
+            if not (self._tied and name == OUTPUT)
+        }
 
     def from_hf(self, hf_state_dict: dict[str, Any]) -> dict[str, Any]:
-        return {_renamed(name, OURS): weight for name, weight in hf_state_dict.items()}
+        found = {_renamed(name, OURS): weight for name, weight in hf_state_dict.items()}
+        if self._tied and EMBEDDING in found:
+            found.setdefault(OUTPUT, found[EMBEDDING])
+        return found
+
+    @property
+    def _tied(self) -> bool:
+        config: Any = self.model_config
+        return bool(config.enable_weight_tying)
 
 
 def _renamed(name: str, names: dict[str, str]) -> str:

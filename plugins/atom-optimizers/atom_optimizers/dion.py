@@ -25,6 +25,9 @@ _ORTHONORMALIZATIONS = 2
 _SHIFT = 1e-14
 """Added to the Gram matrix in float64, relative to its trace: a matrix can have a lower rank."""
 
+_ROUNDING = 1e-4
+"""Length of a column of rounding errors in float32, relative to all columns."""
+
 
 def build(config: config.Dion, context: OptimizerContext) -> list[OptimizerPart]:
     """Return Dion for the matrices of layers, and AdamW for all else."""
@@ -76,12 +79,14 @@ class Dion(torch.optim.Optimizer):
                 parameters, held, lefts, rights, products, squares, strict=True
             ):
                 m.sub_(left @ product.T, alpha=1 - group["momentum"])
-                # A column without a length keeps its direction.
+                # A column that is no longer than rounding errors keeps its direction, and moves
+                # nothing: normalized, it would be noise as large as the others.
+                told = square > _ROUNDING**2 * square.sum()
                 normal = product / square.sqrt().clamp(min=torch.finfo(square.dtype).tiny)
-                right.copy_(torch.where(square > 0, normal, right))
+                right.copy_(torch.where(told, normal, right))
                 weight, (rows, columns) = local(p), p.shape
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                moved = torch.where(square > 0, normal, 0)
+                moved = torch.where(told, normal, 0)
                 scale = group["lr"] * (rows / columns) ** 0.5
                 weight.sub_((left @ moved.T * scale).to(weight.dtype))
 
