@@ -90,7 +90,8 @@ def with_origin(folder: Path, run: Run) -> Run:
     wanted = run.resume.origin
     if wanted is None:
         return run
-    if run.checkpoint.initial_load:
+    # Checkpoints of adapters lack their base.
+    if run.checkpoint.initial_load and not run.lora.rank:
         raise UserError(
             "begins with the weights of a checkpoint, too",
             valid="one of the two",
