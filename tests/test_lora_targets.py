@@ -21,7 +21,7 @@ from atom.registry.host import Host
 from atom.registry.select import select
 from atom.titan import saved_model
 from atom.titan.lora import peft
-from atom.titan.lora.adapt import adapt, freeze, trained, updated
+from atom.titan.lora.adapt import adapt, freeze, left_out, names, trained, updated
 from atom.titan.trainer_config import model_parts
 
 
@@ -64,6 +64,17 @@ CHOSEN = {
 def test_patterns_choose_layers(name: str) -> None:
     family, targets, wanted = CHOSEN[name]
     assert adapted(family, *targets) == wanted
+
+
+def test_kernels_that_leave_adapters_out_do_not_fit() -> None:
+    """A kernel that fuses layers has another weight instead of theirs."""
+    config = adapt(parts_of("llama3"), Lora(rank=2)).model
+    model: Any = saved_model.on_meta(config)
+    assert left_out(model, names(config)) is None
+    model.layers["0"].feed_forward.w3 = torch.nn.Linear(64, 64, device="meta")
+    operation, words = left_out(model, names(config)) or ("", "")
+    assert operation == "feed_forward"
+    assert words == "would leave out the adapter of layers.0.feed_forward.w3"
 
 
 REFUSED = {

@@ -53,7 +53,7 @@ PARTS = (
         "tests/test_checkpoint.py",
     ),
     Part("components/dataloader.py", "`dataset`, by its plugin", "tests/test_data.py"),
-    Part("components/lora.py", "`lora`", "tests/test_lora.py"),
+    Part("components/lora.py", "`lora`, with layers of ATOM", "tests/test_lora.py"),
     Part(
         "components/loss.py",
         "`loss`, `kernels.cross_entropy`, `kernels.linear_cross_entropy`",

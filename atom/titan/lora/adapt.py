@@ -57,27 +57,23 @@ def names(model: Any) -> frozenset[str]:
         return frozenset(name for name, _ in model.build().named_parameters() if is_adapter(name))
 
 
-def check(model: nn.Module, expected: frozenset[str]) -> None:
-    """Refuse a model with kernels that have replaced adapters, or compute without them.
+def left_out(model: nn.Module, expected: frozenset[str]) -> tuple[str, str] | None:
+    """Return the operation with a kernel that replaces adapters, or computes without them, and the
+    reason; None without one.
 
     Args:
         model: as ranks build it.
         expected: the parameters of its adapters.
-
-    Raises:
-        UserError: names a layer.
     """
     lost = sorted(expected.difference(name for name, _ in model.named_parameters()))
     # torchtitan's fused projections multiply by the weights of layers, and call no layer.
     around = (n for n, each in model.named_modules() if type(each).__module__ == _DIST_GEMM)
     lost += [name for prefix in around for name in expected if name.startswith(f"{prefix}.")]
-    if lost:
-        raise UserError(
-            f"{updated(lost[0]).removesuffix('.weight')} has an adapter, which the kernel that is "
-            "chosen for it would leave out",
-            valid="kernels=reference, or other lora.targets",
-            key="kernels",
-        )
+    if not lost:
+        return None
+    layer = updated(lost[0]).removesuffix(".weight")
+    operation = "attention_projections" if ".attention." in layer else "feed_forward"
+    return operation, f"would leave out the adapter of {layer}"
 
 
 def freeze(model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from atom.plugin import ModelParts
 from atom.recipe.run import Run
 from atom.registry.host import Host
 from atom.registry.select import Selection
+from atom.titan import kernels
 from atom.titan.checks import engine, output_layers
 from atom.titan.lora import adapt
 from atom.titan.saved_model import on_meta
@@ -76,7 +77,8 @@ def assemble(
     engine.assemble(config)
     model = on_meta(config.model_spec.model)
     output_layers.check_fused(config, model)
-    adapt.check(model, adapters)
+    if lost := adapt.left_out(model, adapters):
+        raise kernels.UnfitError(*lost)
     partial = {
         operation: f"{number} of {total}"
         for operation, (number, total) in config.replaced.items()
