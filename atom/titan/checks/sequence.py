@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torchtitan.models.common.attention import FlexAttention
 
 from atom.errors import UserError
@@ -37,15 +39,24 @@ def check_mask_blocks(plan: Plan) -> None:
     """
     config = plan.config
     degree = config.parallelism.context_parallel_degree
-    attention = getattr(config.model_spec.model, "first_attention", None)
+    check_blocks(config.model_spec.model, degree, config.training.seq_len)
+
+
+def check_blocks(model: Any, degree: int, seq_len: int) -> None:
+    """Refuse ``degree`` ranks that share a sequence, if one's share ends within a mask's block.
+
+    Raises:
+        UserError: names what the length must be a multiple of.
+    """
+    attention = getattr(model, "first_attention", None)
     inner = getattr(attention, "inner_attention", None)
     if degree == 1 or not isinstance(inner, FlexAttention.Config):
         return
     block = inner.block_size if isinstance(inner.block_size, int) else inner.block_size[0]
-    if config.training.seq_len % (degree * block):
+    if seq_len % (degree * block):
         raise UserError(
             f"must be a multiple of {degree * block}: context_parallel_degree {degree} x the "
             f"attention mask's blocks of {block} tokens",
             key="training.seq_len",
-            value=config.training.seq_len,
+            value=seq_len,
         )

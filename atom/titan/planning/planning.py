@@ -18,11 +18,11 @@ from atom.plugin import (
     Optimizer,
     Parallelism,
 )
-from atom.recipe import batches
+from atom.recipe import batches, lengths
 from atom.recipe.run import Run
 from atom.registry.select import Selection
 from atom.titan import translate
-from atom.titan.checks import batch, engine, layout
+from atom.titan.checks import batch, engine, layout, sequence
 from atom.titan.checks.candidate import Candidate
 from atom.titan.checks.division import Division, division, shapes_of
 from atom.titan.compat import device
@@ -196,6 +196,10 @@ def choose(
             batches=of_steps,
         ).check()
         check_division(parallelism)
+        # As the model is before kernels replace its attention.
+        degree = parallelism.context_parallel_degree
+        sequence.check_blocks(parts.model, degree, section.seq_len)
+        lengths.check(tried, degree)
         mode = tried.activation_checkpoint.mode
         return estimate_of(
             tried,
