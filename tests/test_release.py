@@ -151,6 +151,10 @@ def test_other_data_is_named(made: Path, atom: Callable[..., Any]) -> None:
     assert told["segments"][0]["same_data"] is False
 
 
+LAST = "checkpoints/stage1-step4*"
+RUN = "runs/1-run"
+
+
 def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
     def change(release: Path) -> None:
         [path] = release.glob(name)
@@ -184,15 +188,19 @@ def again(*changes: Callable[[Path], None]) -> Callable[[Path], None]:
     return change
 
 
+def grown(release: Path) -> None:
+    """Claim a size that no memory has."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [2**50], "data_offsets": [0, 2**50]}})
+    content = len(header).to_bytes(8, "little") + header.encode()
+    next(release.glob(f"{LAST}/state.safetensors")).write_bytes(content)
+
+
 def resigned(release: Path) -> None:
     (release / bundle.SIGNATURE).unlink()
     (release / signing.PUBLIC).unlink()
     work = release.parent / "made"
     signing.sign(release, work / "other.pem", work / "other.pub")
 
-
-LAST = "checkpoints/stage1-step4*"
-RUN = "runs/1-run"
 
 SABOTAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit of a weight": (flip(f"{LAST}/state.safetensors"), "state.safetensors has other content"),
@@ -214,6 +222,7 @@ SABOTAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "starts/1 has no lock.json",
     ),
     "a forged signature": (resigned, "the signature is not valid"),
+    "a tensor of a petabyte": (again(grown), "state.safetensors cannot be read: it is too short"),
     "no signature": (lambda release: (release / bundle.SIGNATURE).unlink(), "it is not signed"),
     "a licence": (
         again(edit(bundle.FORM, "\nlicence: Apache-2.0", "\nlicence: ''")),

@@ -44,6 +44,7 @@ def replay(
     until: int,
     branched: bool,
     initial: Path | None,
+    initial_step: int,
     overrides: Sequence[str],
 ) -> None:
     """Train a segment again.
@@ -56,6 +57,7 @@ def replay(
         until: the last step.
         branched: whether another run has saved that checkpoint.
         initial: the folder of the released checkpoint with its initial weights, or None.
+        initial_step: its step.
         overrides: ``KEY=VALUE`` that the user has set.
     """
     sections = _sections(settings, overrides)
@@ -71,10 +73,9 @@ def replay(
             sections["resume"]["from"] = f"{home}@{step}"
     if initial is not None:
         home = place.with_name(f"{place.name}-initial")
-        number = int(initial.name.partition("-step")[2].partition("-")[0])
-        call(partial(_restore, initial, home, number, companions=True))
+        call(partial(_restore, initial, home, initial_step, companions=True))
         sections["checkpoint"]["initial_load"] = str(
-            checkpoint.step_folder(home / checkpoint.FOLDER, number)
+            checkpoint.step_folder(home / checkpoint.FOLDER, initial_step)
         )
     run = parse(sections)
     host = Host.load(Trust.of_run(run.plugins))

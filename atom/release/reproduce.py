@@ -14,7 +14,7 @@ from atom.errors import RunError, UserError
 from atom.io import new_folder
 from atom.io.process import call
 from atom.release import bundle, replay, segments
-from atom.release.bundle import Bundle
+from atom.release.bundle import Bundle, Saved
 from atom.release.comparison import Compared, compare
 from atom.release.segments import Segment
 from atom.run_dir.folder import RUN_FILE
@@ -108,7 +108,8 @@ def _again(
         step=segment.first,
         until=segment.end.step,
         branched=segment.branched,
-        initial=None if initial is None else str(initial),
+        initial=None if initial is None else str(folder / initial.folder),
+        initial_step=0 if initial is None else initial.step,
         overrides=list(overrides),
     )
     log = work / f"segment-{segment.number}.txt"
@@ -141,7 +142,7 @@ def _run(plan: Path, log: Path, python: str | None) -> str | None:
     return lines[-1] if lines else "it was ended"
 
 
-def _initial(released: Bundle, segment: Segment) -> Path | None:
+def _initial(released: Bundle, segment: Segment) -> Saved | None:
     """Return the released checkpoint with the initial weights of a run, or None."""
     if segment.stage.origin is None:
         return None
@@ -149,7 +150,7 @@ def _initial(released: Bundle, segment: Segment) -> Path | None:
     for stage in released.stages:
         for saved in stage.checkpoints:
             if (stage.name, saved.step) == (name, step):
-                return released.folder.absolute() / saved.folder
+                return saved
     raise UserError(f"the release lacks the checkpoint of {name}, step {step}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,13 @@ def tensors(place: Path) -> Iterator[tuple[str, torch.Tensor]]:
         if not isinstance(header, dict):
             raise ValueError("its header is no JSON object")
         header.pop("__metadata__", None)
-        at = 0
+        at, available = 0, os.fstat(file.fileno()).st_size - file.tell()
         for name, entry in header.items():
             dtype, shape, (begin, end) = _entry(entry)
             if begin != at or end - begin != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"{name} does not have the bytes of its shape")
+            if end > available:
+                raise ValueError("it is too short")
             content = bytearray(end - begin)
             if file.readinto(content) != end - begin:
                 raise ValueError("it is too short")
