@@ -264,6 +264,10 @@ def test_hostile_and_clumsy(made: Path, tmp_path: Path, atom: Callable[..., Any]
         (("verify", linked), "link, which is no regular file"),
         (("verify", escaping), "a path leads out of the release"),
         (("verify", tmp_path / "empty"), "holds no release.json"),
+        (
+            ("verify", made / "R", "--public-key", "none"),
+            "--public-key none: there is no such file",
+        ),
         (("reproduce", made / "R", "--segments", "3"), "--segments=3: is no segment of it"),
         (("reproduce", made / "R", "--segments", "x"), "all, or of 1-2"),
         (("release", made / "R", "--out", tmp_path / "out"), "holds no run.yaml"),

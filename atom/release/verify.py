@@ -57,9 +57,11 @@ def verify(folder: Path, public_key: Path | None = None) -> Verification:
         public_key: the key that must have signed it; None for the one in it.
 
     Raises:
-        UserError: there is no release.
+        UserError: there is no release, or no such key.
     """
     released = bundle.read(folder)
+    if public_key is not None and not public_key.is_file():
+        raise UserError(f"--public-key {public_key}: there is no such file")
     found = Verification()
     found.problems += _files(released, found)
     wrong, found.signature = signing.verified(folder, public_key)
