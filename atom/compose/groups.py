@@ -34,6 +34,9 @@ CONFIG_NAME = "train"
 HYDRA = "hydra"
 SUFFIX = ".yaml"
 
+RECIPES = "recipe"
+"""Folder of recipes (:mod:`atom.compose.recipe_files`), which are no part of a run."""
+
 _HYDRA_GROUP = re.compile(rf"\s*((optional|override)\s+)*/*{HYDRA}(?![\w-])")
 
 
@@ -59,6 +62,8 @@ class Groups:
         found: dict[str, set[str]] = {"": set()}
         for name in self.owners:
             group, _, option = name.rpartition("/")
+            if group.partition("/")[0] == RECIPES:
+                continue
             found.setdefault(group, set()).add(option)
             while group:
                 group = group.rpartition("/")[0]
@@ -142,6 +147,8 @@ class FolderSource(FileConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         found = super().list(config_path, results_filter)
+        if not config_path.strip("/"):
+            found = [name for name in found if name != RECIPES]
         return [name for name in found if not self._goes_round(Path(self.path, config_path, name))]
 
     @staticmethod

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from atom.compose.compose import CONF
-from atom.compose.groups import SUFFIX, Groups
+from atom.compose.groups import RECIPES, SUFFIX, Groups
 from atom.compose.guard import user_folder
 from atom.errors import UserError, nearest
 from atom.io import yaml_data
 from atom.registry.host import Host
-
-GROUP = "recipe"
 
 
 def find(name: str, host: Host, config_dir: str | None = None) -> tuple[Any, str]:
@@ -40,12 +38,12 @@ def files(host: Host, config_dir: str | None = None) -> dict[str, Path]:
     folders = [*([Path(config_dir)] if config_dir else []), user_folder()]
     found: dict[str, Path] = {}
     for folder in folders:
-        found = _in(folder / GROUP) | found
+        found = _in(folder / RECIPES) | found
     for path, plugins in Groups(host.plugins).owners.items():
         group, _, option = path.rpartition("/")
-        if group == GROUP and plugins[0].conf is not None:
+        if group == RECIPES and plugins[0].conf is not None:
             found.setdefault(option, plugins[0].conf / f"{path}{SUFFIX}")
-    return found | {name: path for name, path in _in(CONF / GROUP).items() if name not in found}
+    return found | {name: path for name, path in _in(CONF / RECIPES).items() if name not in found}
 
 
 def _in(folder: Path) -> dict[str, Path]:
