@@ -219,3 +219,13 @@ def test_a_stage_that_fails_stops_those_that_need_it(place: Path) -> None:
     done = run(place, "base.training.steps=60")
     assert done.returncode == 2
     assert "from=base@3: has no such checkpoint; valid: " in done.stderr
+
+
+@pytest.mark.slow
+def test_what_a_recipe_will_take(place: Path) -> None:
+    words = [*command("device=h100", "plan.price_gpu_hour=2"), "--json"]
+    words[words.index("run")] = "plan"
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=True)
+    plans = json.loads(done.stdout)
+    assert list(plans) == ["base", "more"]
+    assert plans["base"]["dollars"] == pytest.approx(plans["base"]["gpu_hours"] * 2)

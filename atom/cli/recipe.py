@@ -15,6 +15,7 @@ from atom.cli.data_prepare import check_used
 from atom.compose import plugin_lists, recipe_files
 from atom.errors import UserError, nearest
 from atom.io.files import make_folder, write_text
+from atom.io.json_data import dumps
 from atom.io.terminal import say
 from atom.registry.host import Host
 from atom.registry.installed import installed
@@ -27,6 +28,7 @@ from atom.stages.declaration import parsed
 
 _FOLDER = Path("outputs/recipe")
 _FILE = "recipe.yaml"
+_OF_PLANS = ("device=", "world_size=", "plan.")
 
 
 def parser() -> Parser:
@@ -140,6 +142,29 @@ def _graph(arguments: list[str]) -> int:
     return 0
 
 
+def _plan(arguments: list[str]) -> int:
+    parsing = run_parser(
+        "plan",
+        "Show what each stage that trains will take, by `atom plan`. device=NAME, world_size=N and "
+        "plan.KEY=VALUE hold for all of them.",
+    )
+    parsing.add_argument("--json", action="store_true", help="print JSON, for programs")
+    options = parsing.parse_intermixed_args(arguments)
+    everywhere = [w for w in options.overrides if w.startswith(_OF_PLANS)]
+    options.overrides = [word for word in options.overrides if word not in everywhere]
+    made, _ = _composed(options)
+    from atom.stages.planned import planned, table
+
+    plans = planned(made, everywhere)
+    if options.json:
+        print(dumps(plans, indent=2))
+        return 0
+    from rich.console import Console
+
+    Console(highlight=False, file=sys.stdout).print(table(plans))
+    return 0
+
+
 def _diff(arguments: list[str]) -> int:
     parsing = Parser("atom recipe diff", "Show how two recipes differ once they are composed.")
     parsing.add_argument("recipes", nargs=2, metavar="NAME", help="a recipe or a .yaml file")
@@ -196,6 +221,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "status": _status,
     "graph": _graph,
+    "plan": _plan,
     "diff": _diff,
     "clean": _clean,
     "list": _list,

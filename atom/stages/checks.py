@@ -123,10 +123,10 @@ def _dry_run(made: Composed, name: str, tell: Callable[[str], None]) -> str | No
     if done.returncode == 0:
         return None
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return f"stage {name}: {_with_origin(lines[-1].removeprefix('atom: '), made, name)}"
+    return f"stage {name}: {with_origin(lines[-1].removeprefix('atom: '), made, name)}"
 
 
-def _with_origin(sentence: str, made: Composed, name: str) -> str:
+def with_origin(sentence: str, made: Composed, name: str) -> str:
     """Return a sentence about a command line with the origin that the user knows."""
     match = _TYPED.match(sentence)
     if match is None:
