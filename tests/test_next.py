@@ -112,7 +112,7 @@ def test_a_wheel_with_changes_is_compared_and_this_environment_left_alone(
     assert "the body of torchtitan.models.common.moe:GroupedExperts.forward has changed" in out
     assert "-                A=x_RD.bfloat16()," in out
     assert "TrainingConfig.seq_len is gone; perhaps max_context_length now" in out
-    assert "torchtitan.components.loss:IGNORE_INDEX: atom/titan/train/trainer.py:" in out
+    assert re.search("torchtitan.components.loss:IGNORE_INDEX: .*atom/titan/train/trainer.py:", out)
     assert "3 findings" in out
     assert importlib.metadata.version("torchtitan") == "0.3.0"
 

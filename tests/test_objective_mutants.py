@@ -190,7 +190,7 @@ class Rank(AtomTrainer):
     """The trainer's computation of gradients on a rank, without what surrounds it in a run."""
 
     def __init__(self, model: Any, loader: DocumentLoader, passes: int, ranks: int) -> None:
-        self.model, self.loader = model, loader
+        self.model, self.loader, self.dataloader = model, loader, None
         self.callbacks = []
         self.stream = None
         self.step = 1

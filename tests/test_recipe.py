@@ -223,6 +223,7 @@ def test_a_stage_that_fails_stops_those_that_need_it(place: Path) -> None:
 
 @pytest.mark.slow
 def test_what_a_recipe_will_take(place: Path) -> None:
+    toy(place)
     words = [*command("device=h100", "plan.price_gpu_hour=2"), "--json"]
     words[words.index("run")] = "plan"
     done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=True)

@@ -288,7 +288,7 @@ def test_ranks_hold_to_it(
     def rank() -> tuple[int, str]:
         marked.mark.unlink(missing_ok=True)
         process = warm.start(
-            ["-m", "atom.launch.rank", str(place)],
+            ["-m", "atom.launch.rank", str(place), str(tmp_path)],
             environment=environment
             | marked.environment()
             | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}

@@ -145,7 +145,7 @@ def trained(words: tuple[str, ...], folder: Path) -> Observation:
         UserError: it fails.
     """
     place = folder / f"run_{len(list(folder.iterdir()))}"
-    command = [sys.executable, "-m", "atom", "train", *_SMALL, *words, f"run.dir={place}"]
+    command = [sys.executable, "-P", "-m", "atom", "train", *_SMALL, *words, f"run.dir={place}"]
     # One thread a rank, with one and with several: a rank is the device that is fitted.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -61,15 +61,16 @@ def run_parser(command: str, summary: str) -> Parser:
 def main(arguments: list[str]) -> int:
     """Run ``atom recipe``; return the exit code."""
     if not arguments or arguments[0].startswith("-"):
-        parser().parse_intermixed_args(arguments)
+        parser().parse_args(arguments)
         raise UserError("atom recipe: a command is missing", valid=", ".join(_COMMANDS))
     name, *rest = arguments
     if name not in _COMMANDS:
         raise UserError(f"there is no command atom recipe {name}; {nearest(name, _COMMANDS)}")
-    return _COMMANDS[name](rest)
+    return _COMMANDS[name](SUBCOMMANDS[name]().parse_intermixed_args(rest))
 
 
-def _run(arguments: list[str]) -> int:
+def run_arguments() -> Parser:
+    """Return the parser of the arguments of ``atom recipe run``."""
     parsing = run_parser("run", "Run the stages that are not finished, or have changed.")
     parsing.add_argument(
         "--cfg", action="store_true", help="print the composed recipe, run nothing"
@@ -89,7 +90,10 @@ def _run(arguments: list[str]) -> int:
     parsing.add_argument(
         "--no-check", action="store_true", help="run without a dry run of every stage before"
     )
-    options = parsing.parse_intermixed_args(arguments)
+    return parsing
+
+
+def _run(options: argparse.Namespace) -> int:
     made, code = _composed(options)
     if options.cfg:
         print(compositions.document(made).replace(str(made.folder), "FOLDER"), end="")
@@ -118,9 +122,12 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _status(arguments: list[str]) -> int:
-    parsing = run_parser("status", "Show what became of each stage.")
-    options = parsing.parse_intermixed_args(arguments)
+def status_arguments() -> Parser:
+    """Return the parser of the arguments of ``atom recipe status``."""
+    return run_parser("status", "Show what became of each stage.")
+
+
+def _status(options: argparse.Namespace) -> int:
     made, code = _composed(options)
     from rich.console import Console
 
@@ -132,9 +139,12 @@ def _status(arguments: list[str]) -> int:
     return 0
 
 
-def _graph(arguments: list[str]) -> int:
-    parsing = run_parser("graph", "Print the graph as Mermaid text.")
-    options = parsing.parse_intermixed_args(arguments)
+def graph_arguments() -> Parser:
+    """Return the parser of the arguments of ``atom recipe graph``."""
+    return run_parser("graph", "Print the graph as Mermaid text.")
+
+
+def _graph(options: argparse.Namespace) -> int:
     made, code = _composed(options)
     from atom.stages.picture import graph
 
@@ -142,14 +152,18 @@ def _graph(arguments: list[str]) -> int:
     return 0
 
 
-def _plan(arguments: list[str]) -> int:
+def plan_arguments() -> Parser:
+    """Return the parser of the arguments of ``atom recipe plan``."""
     parsing = run_parser(
         "plan",
         "Show what each stage that trains will take, by `atom plan`. device=NAME, world_size=N and "
         "plan.KEY=VALUE hold for all of them.",
     )
     parsing.add_argument("--json", action="store_true", help="print JSON, for programs")
-    options = parsing.parse_intermixed_args(arguments)
+    return parsing
+
+
+def _plan(options: argparse.Namespace) -> int:
     everywhere = [w for w in options.overrides if w.startswith(_OF_PLANS)]
     options.overrides = [word for word in options.overrides if word not in everywhere]
     made, _ = _composed(options)
@@ -165,11 +179,15 @@ def _plan(arguments: list[str]) -> int:
     return 0
 
 
-def _diff(arguments: list[str]) -> int:
+def diff_arguments() -> Parser:
+    """Return the parser of the arguments of ``atom recipe diff``."""
     parsing = Parser("atom recipe diff", "Show how two recipes differ once they are composed.")
     parsing.add_argument("recipes", nargs=2, metavar="NAME", help="a recipe or a .yaml file")
     parsing.add_argument("--config-dir", metavar="DIR", help="folder of configuration files")
-    options = parsing.parse_intermixed_args(arguments)
+    return parsing
+
+
+def _diff(options: argparse.Namespace) -> int:
     texts = []
     for name in options.recipes:
         made, _ = _composed(
@@ -184,12 +202,16 @@ def _diff(arguments: list[str]) -> int:
     return 0
 
 
-def _clean(arguments: list[str]) -> int:
+def clean_arguments() -> Parser:
+    """Return the parser of the arguments of ``atom recipe clean``."""
     parsing = run_parser("clean", "Remove what outdated declarations have made.")
     parsing.add_argument(
         "--stages", type=_names, default=[], metavar="STAGE,…", help="remove these stages too"
     )
-    options = parsing.parse_intermixed_args(arguments)
+    return parsing
+
+
+def _clean(options: argparse.Namespace) -> int:
     made, _ = _composed(options)
     decided.chosen(made, options.stages, [])
     if not made.folder.is_dir():
@@ -202,10 +224,14 @@ def _clean(arguments: list[str]) -> int:
     return 0
 
 
-def _list(arguments: list[str]) -> int:
+def list_arguments() -> Parser:
+    """Return the parser of the arguments of ``atom recipe list``."""
     parsing = Parser("atom recipe list", "List the recipes.")
     parsing.add_argument("--config-dir", metavar="DIR", help="folder of configuration files")
-    options = parsing.parse_intermixed_args(arguments)
+    return parsing
+
+
+def _list(options: argparse.Namespace) -> int:
     host = Host.load(plugin_lists.trust([]))
     found = recipe_files.files(host, options.config_dir)
     width = max(map(len, found), default=0)
@@ -217,7 +243,7 @@ def _list(arguments: list[str]) -> int:
     return 0
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "status": _status,
     "graph": _graph,
@@ -226,6 +252,17 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "clean": _clean,
     "list": _list,
 }
+
+SUBCOMMANDS: dict[str, Callable[[], Parser]] = {
+    "run": run_arguments,
+    "status": status_arguments,
+    "graph": graph_arguments,
+    "plan": plan_arguments,
+    "diff": diff_arguments,
+    "clean": clean_arguments,
+    "list": list_arguments,
+}
+"""Name -> the parser of its arguments, for completion."""
 
 
 def _composed(options: argparse.Namespace) -> tuple[Composed, str]:

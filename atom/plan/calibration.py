@@ -103,8 +103,8 @@ def _spreads(device: DeviceDescription, runs: Sequence[Observation]) -> dict[str
         found[f"constants.{how.attention}_{generation(device) or 'a100'}"] = ATTENTION
     # What no run has cannot be fitted.
     if all(run.layout.ranks == 1 for run in runs):
-        for name in ("device.node_bandwidth", "device.latency"):
-            found.pop(name)
+        for name in ("node_bandwidth", "latency"):
+            found.pop(f"device.{name}")
     return found
 
 

@@ -130,7 +130,7 @@ def _run(plan: Path, log: Path, python: str | None) -> str | None:
         return None
     with log.open("wb") as output:
         done = subprocess.run(
-            [python, "-m", "atom.release.replay", str(plan)],
+            [python, "-P", "-m", "atom.release.replay", str(plan)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -127,7 +127,7 @@ def renamed(model: torch.nn.Module, **_layout: Any) -> torch.nn.Module:
 def test_a_rank_refuses_a_strategy_that_makes_another_model(
     strategy: Callable[..., torch.nn.Module], says: str
 ) -> None:
-    finished = trainer_config._finished(strategy, 0, "cpu")
+    finished = trainer_config._finished(strategy, 0, "cpu", frozen=False)
     with pytest.raises(UserError, match=says):
         finished(torch.nn.Linear(4, 5, bias=False))
 

@@ -108,6 +108,8 @@ def config(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is missing or cannot be read.
     """
+    if not folder.is_dir():
+        raise ValueError("there is no such folder")
     if not (folder / CONFIG).is_file():
         raise ValueError(f"holds no {CONFIG}")
     return _json(folder / CONFIG)

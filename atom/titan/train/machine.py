@@ -59,7 +59,7 @@ def _cuda(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "nccl": ".".join(map(str, torch.cuda.nccl.version())),
-        "topology": _asked("topo", "-m"),
+        "topology": _asked("topo", "--matrix"),
     }
 
 

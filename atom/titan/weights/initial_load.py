@@ -114,6 +114,7 @@ def _check_hugging_face(
     except UserError as error:
         raise _refusal(wanted, error.told) from None
     try:
+        hf_folder.files(folder)  # a folder without weights is told as such
         theirs = hf_folder.config(folder)
         extended = _extended(run, parts, theirs)
         problem, notes = hf_weights.check(
