@@ -10,7 +10,7 @@ from atom.plan.layout import Layout
 from atom.plan.memory import Memory, worst
 from atom.plan.model import ModelDescription
 from atom.plan.time.step import Step, step
-from atom.plan.work import work
+from atom.plan.work import ModelWork, work
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,19 @@ class Estimate:
         return self.memory.total <= self.limit
 
 
-def estimate(model: ModelDescription, layout: Layout, device: DeviceDescription) -> Estimate:
-    """Return the estimate of ``layout``."""
+def estimate(
+    model: ModelDescription,
+    layout: Layout,
+    device: DeviceDescription,
+    of: ModelWork | None = None,
+) -> Estimate:
+    """Return the estimate of ``layout``; ``of`` is the work of the model, if it is known."""
     rank, memory = worst(model, layout, reserve=device.reserve)
     return Estimate(
         layout=layout,
         memory=memory,
         rank=rank,
         sent=communication(model, layout, rank=rank),
-        step=step(work(model), layout, device),
+        step=step(of or work(model), layout, device),
         limit=device.memory,
     )

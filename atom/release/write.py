@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atom.errors import UserError
-from atom.io import files, json_data, new_folder, strangers
+from atom.io import files, json_data, new_folder
 from atom.io.files import is_regular, write_json, write_text
 from atom.recipe.run import Run, read
 from atom.registry.host import Host
@@ -22,7 +22,7 @@ from atom.release import form as forms
 from atom.release.bundle import Bundle, Saved, Stage
 from atom.release.form import Form
 from atom.run_dir import branch, checkpoint, claim, evals, events, history, inputs, metrics, starts
-from atom.run_dir.folder import LOCK, ORIGINS, RUN_FILE, TOKENIZER
+from atom.run_dir.folder import LOCK, ORIGINS, RUN_FILE, TOKENIZER, check_run
 from atom.watch import record, report
 
 _COPIED = (
@@ -118,11 +118,7 @@ def release(
 
 
 def _trained(folder: Path) -> _Trained:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder", valid="one of a run")
-    strangers.check(folder)
-    if not is_regular(folder / RUN_FILE):
-        raise UserError(f"{folder} holds no {RUN_FILE}", valid="the folder of a run")
+    check_run(folder)
     run = read(folder / RUN_FILE)
     if run.resolved is None:
         raise UserError(f"{folder / RUN_FILE} belongs to a run that has not started")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import atom
 from atom.errors import UserError, shown
-from atom.io import files, strangers
+from atom.io import files
 from atom.io.files import is_regular
 from atom.recipe.run import Run, read
 from atom.run_dir import branch, checkpoint, claim, inputs, saved
 from atom.run_dir.changes import changes
-from atom.run_dir.folder import AVERAGE, LOCK, ORIGINS, RUN_FILE, TOKENIZER
+from atom.run_dir.folder import AVERAGE, LOCK, ORIGINS, RUN_FILE, TOKENIZER, check_run
 
 _MODEL = ("architecture", "tokenizer", "resolved.vocab_size")
 """Settings that the names, the shapes or the meaning of weights depend on."""
@@ -103,11 +103,7 @@ def _wanted(
 
 
 def _source(folder: Path, step: int | None, weight: float) -> Source:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder", valid="one of a run")
-    strangers.check(folder)
-    if not is_regular(folder / RUN_FILE):
-        raise UserError(f"{folder} holds no {RUN_FILE}", valid="the folder of a run")
+    check_run(folder)
     run = read(folder / RUN_FILE)
     if run.resolved is None:
         raise UserError(f"{folder / RUN_FILE} belongs to a run that has not started")

@@ -33,6 +33,23 @@ def default() -> Path:
     return Path("outputs") / f"{datetime.now():%Y-%m-%d/%H-%M-%S}"
 
 
+def check_run(folder: Path, *, valid: str = "the folder of a run") -> None:
+    """Refuse a folder that holds no run; someone else may have written it.
+
+    Args:
+        folder: the folder.
+        valid: what the folder may be, for the error.
+
+    Raises:
+        UserError: there is no such folder, or it holds no run.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder", valid="one of a run")
+    strangers.check(folder)
+    if not is_regular(folder / RUN_FILE):
+        raise UserError(f"{folder} holds no {RUN_FILE}", valid=valid)
+
+
 def check_usable(folder: Path) -> None:
     """Refuse a folder that cannot hold a run.
 

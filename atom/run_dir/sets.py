@@ -13,8 +13,6 @@ from atom.data.held_out import Side
 from atom.data.ids import check_some
 from atom.data.validation import Texts
 from atom.errors import UserError
-from atom.io import strangers
-from atom.io.files import is_regular
 from atom.plugin import Dataset, DocumentSource, LaneSource
 from atom.recipe.run import Run, read
 from atom.recipe.validation_sets import HELD_OUT, check_name
@@ -24,7 +22,7 @@ from atom.registry.renaming import renamed
 from atom.registry.select import Selection, select
 from atom.registry.trust import Trust
 from atom.run_dir import inputs
-from atom.run_dir.folder import RUN_FILE
+from atom.run_dir.folder import RUN_FILE, check_run
 
 OF_THE_TOKENS = (
     "the tokenizer that the tokens were made with, such as tokenizer=bytes; or, if the folder of "
@@ -56,11 +54,7 @@ def of_run(folder: Path, given: Mapping[str, Any]) -> tuple[Run, dict[str, Texts
     Raises:
         UserError: there is no run, or a set cannot be read.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder", valid="one of a run")
-    strangers.check(folder)
-    if not is_regular(folder / RUN_FILE):
-        raise UserError(f"{folder} holds no {RUN_FILE}", valid="the folder of a run, or its export")
+    check_run(folder, valid="the folder of a run, or its export")
     run = read(folder / RUN_FILE)
     selection = select(run, Host.load(Trust.of_run(run.plugins)), training=False)
     sets = selection.validation()

@@ -16,14 +16,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from atom.errors import UserError
-from atom.io import strangers
-from atom.io.files import is_regular
 from atom.plugin import ModelParts, Tokenizer
 from atom.recipe.run import Run, read
 from atom.registry.host import Host
 from atom.registry.select import Selection, select
 from atom.registry.trust import Trust
-from atom.run_dir.folder import RUN_FILE, TOKENIZER
+from atom.run_dir.folder import RUN_FILE, TOKENIZER, check_run
 from atom.titan import translate
 from atom.titan.checkpoint.callback_state import AVERAGE, CALLBACKS
 from atom.titan.checkpoint.dcp import HostileCheckpointError, SafePlanner, SafeReader, load_alone
@@ -78,11 +76,7 @@ def trained(folder: Path, run_file: Path | None = None) -> Trained:
     Raises:
         UserError: there is none, or it needs a package that is not installed.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder", valid="one of a run")
-    strangers.check(folder)
-    if not is_regular(folder / RUN_FILE):
-        raise UserError(f"{folder} holds no {RUN_FILE}", valid="the folder of a run, or its export")
+    check_run(folder, valid="the folder of a run, or its export")
     file = folder / RUN_FILE if run_file is None else run_file
     run = read(file)
     if run.resolved is None:

@@ -104,15 +104,7 @@ def chart(
     told = f"{words or 'no values'}." + (
         f" Marked: {', '.join(f'{kind}s' for kind in sorted(kinds))}." if kinds else ""
     )
-    picture = element(
-        "svg",
-        element("title", title),
-        element("desc", told),
-        class_="chart",
-        role="img",
-        aria_label=f"{title}. {told}",
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-    )
+    picture = frame(title, told, WIDTH, HEIGHT)
     picture.extend(_grid(x_axis, y_axis))
     for mark in _thinned(marks):
         if x_axis.low <= mark.step <= x_axis.high:
@@ -146,6 +138,19 @@ def _value_axis(values: Sequence[float]) -> Axis:
 
 def _extent(values: Sequence[float], otherwise: tuple[float, float]) -> tuple[float, float]:
     return (min(values), max(values)) if values else otherwise
+
+
+def frame(title: str, words: str, width: int, height: float) -> Element:
+    """Return an empty picture with its description in ``words``; sizes are in units of its own."""
+    return element(
+        "svg",
+        element("title", title),
+        element("desc", words),
+        class_="chart",
+        role="img",
+        aria_label=f"{title}. {words}",
+        viewBox=f"0 0 {width} {px(height)}",
+    )
 
 
 def _grid(x_axis: Axis, y_axis: Axis) -> Iterator[Element]:

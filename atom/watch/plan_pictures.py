@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from atom.watch.axis import Axis, px, tick
-from atom.watch.chart import WIDTH
+from atom.watch.chart import WIDTH, frame
 from atom.watch.markup import element
 
 STYLE = """
@@ -91,7 +91,7 @@ def bars(
     words = "; ".join(
         f"{row[0]}: {total:.3g} {unit}" for row, total in zip(rows, totals, strict=True)
     )
-    picture = _picture(title, words, _WIDE, height)
+    picture = frame(title, words, _WIDE, height)
     for number, ((name, _), segments) in enumerate(zip(rows, shown, strict=True)):
         y = number * _ROW
         label = f"{name}   {totals[number]:.3g} {unit}"
@@ -131,7 +131,7 @@ def scaling(title: str, points: Sequence[tuple[float, float]], unit: str) -> Ele
     x_axis = Axis(low, high, log=low < high, begin=left + 14, end=WIDTH - 24)
     y_axis = Axis(0.0, top * 1.1 or 1.0, log=False, begin=height - bottom, end=12)
     words = "; ".join(f"{x:,.0f} devices: {y:.4g} {unit}" for x, y in points)
-    picture = _picture(title, words, WIDTH, height)
+    picture = frame(title, words, WIDTH, height)
     for value in y_axis.ticks(4):
         place = y_axis.place(value)
         line = element("line", class_="grid", x1=left, x2=WIDTH - 10, y1=px(place), y2=px(place))
@@ -156,7 +156,7 @@ def timeline(ranks: Sequence[Sequence[tuple[int, str, float, float]]]) -> tuple[
     height = len(ranks) * row + 24
     axis = Axis(0.0, until, log=False, begin=52, end=_WIDE - 8)
     words = f"{len(ranks)} ranks, the first {until:.3g} s; forward dark, backward light."
-    picture = _picture("the pipeline's order", words, _WIDE, height)
+    picture = frame("the pipeline's order", words, _WIDE, height)
     for number, actions in enumerate(ranks):
         y = number * row
         picture.append(element("text", f"rank {number}", x=4, y=y + 12))
@@ -197,7 +197,7 @@ def distribution(title: str, days: Sequence[float]) -> Element:
     words = f"between {low:.3g} and {high:.3g} days; 5 %, 50 %, 95 %: " + ", ".join(
         f"{mark:.3g}" for mark in marks
     )
-    picture = _picture(title, words, WIDTH, height)
+    picture = frame(title, words, WIDTH, height)
     for number, count in enumerate(counts):
         x, end = (x_axis.place(low + width * n) for n in (number, number + 1))
         y = y_axis.place(count)
@@ -218,15 +218,3 @@ def distribution(title: str, days: Sequence[float]) -> Element:
         place = px(x_axis.place(value))
         picture.append(element("text", tick(value), x=place, y=height - 8, text_anchor="middle"))
     return picture
-
-
-def _picture(title: str, words: str, width: int, height: float) -> Element:
-    return element(
-        "svg",
-        element("title", title),
-        element("desc", words),
-        class_="chart",
-        role="img",
-        aria_label=f"{title}. {words}",
-        viewBox=f"0 0 {width} {px(height)}",
-    )

@@ -29,7 +29,7 @@ def shares(sweep: Sweep) -> Element:
     found = sweep.importances
     height = _ROW * len(found) + 8
     words = "; ".join(f"{one.setting} {_share(one)}" for one in found)
-    picture = _picture(f"share of the variance of {sweep.objective}", words, height)
+    picture = chart.frame(f"share of the variance of {sweep.objective}", words, chart.WIDTH, height)
     for number, one in enumerate(found):
         y = 4 + _ROW * number
         picture.append(element("text", one.setting, class_="strong", x=4, y=y + 15))
@@ -52,7 +52,7 @@ def scatter(sweep: Sweep, key: str) -> Element:
     words = "; ".join(
         f"{shown(value)}: {cell(result)}" for value, result in zip(values, results, strict=True)
     )
-    picture = _picture(f"{sweep.objective} over {key}", words, chart.HEIGHT)
+    picture = chart.frame(f"{sweep.objective} over {key}", words, chart.WIDTH, chart.HEIGHT)
     for value in y_axis.ticks(4):
         y = px(y_axis.place(value))
         right = chart.WIDTH - _RIGHT
@@ -123,15 +123,3 @@ def _across(values: Sequence[Any]) -> tuple[Any, list[tuple[float, str]]]:
 
 def _share(one: Importance) -> str:
     return "too few runs" if one.share is None else f"{one.share:.0%}"
-
-
-def _picture(title: str, words: str, height: int) -> Element:
-    return element(
-        "svg",
-        element("title", title),
-        element("desc", words),
-        class_="chart",
-        role="img",
-        aria_label=f"{title}. {words}",
-        viewBox=f"0 0 {chart.WIDTH} {height}",
-    )

@@ -8,9 +8,8 @@ from plan_parts.jobs import Job, split
 
 from atom.errors import UserError
 from atom.plan.candidates import INTERLEAVED, Candidate, Space
-from atom.plan.communication import communication
 from atom.plan.device import DeviceDescription
-from atom.plan.estimate import Estimate
+from atom.plan.estimate import Estimate, estimate
 from atom.plan.execution import FSDP
 from atom.plan.layout import Layout
 from atom.plan.memory import worst
@@ -122,12 +121,4 @@ def estimated(
             in_flight=tuple(in_flight(actions) for actions in order.order),
             order=order,
         )
-    rank, memory = worst(model, layout, reserve=device.reserve)
-    return Estimate(
-        layout=layout,
-        memory=memory,
-        rank=rank,
-        sent=communication(model, layout, rank=rank),
-        step=step(found, layout, device),
-        limit=device.memory,
-    )
+    return estimate(model, layout, device, found)

@@ -7,6 +7,7 @@ import re
 import shlex
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from atom.errors import UserError
 from atom.plugin import LaunchContext, LaunchJob, Submission
@@ -82,6 +83,18 @@ def name(place: Path) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', place.name)}-{digest}"
 
 
+def place(resources: Any, config: Slurm) -> dict[str, str | int | None]:
+    """Return the options that say where and how long a job may run."""
+    return {
+        "time": resources.time,
+        "partition": resources.queue,
+        "account": resources.account,
+        "qos": config.qos,
+        "constraint": config.constraint,
+        "exclude": config.exclude,
+    }
+
+
 def filled_in(template: str, values: dict[str, str]) -> str:
     """Replace ``@NAME@`` by values; drop a line that consists of an empty value."""
 
@@ -118,12 +131,7 @@ def _options(config: Slurm, context: LaunchContext, job: LaunchJob) -> list[str]
         "ntasks-per-node": 1,
         "cpus-per-task": resources.cpus_per_node,
         "gpus-per-node": resources.gpus_per_node,
-        "time": resources.time,
-        "partition": resources.queue,
-        "account": resources.account,
-        "qos": config.qos,
-        "constraint": config.constraint,
-        "exclude": config.exclude,
+        **place(resources, config),
         "output": f'"{logs}"' if " " in logs else logs,
         "open-mode": "append",
         "signal": f"B:USR1@{config.signal_seconds}",

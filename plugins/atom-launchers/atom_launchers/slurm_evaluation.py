@@ -39,12 +39,7 @@ def evaluate(config: Slurm, context: LaunchContext) -> Submission:
         "ntasks-per-node": 1,
         "cpus-per-task": resources.cpus_per_node,
         "gpus-per-node": job.ranks if job.device == "cuda" else None,
-        "time": resources.time,
-        "partition": resources.queue,
-        "account": resources.account,
-        "qos": config.qos,
-        "constraint": config.constraint,
-        "exclude": config.exclude,
+        **slurm.place(resources, config),
         "open-mode": "append",
     }
     lines = [f"--{key}={value}" for key, value in options.items() if value is not None]
