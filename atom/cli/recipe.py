@@ -18,8 +18,6 @@ from atom.io.files import make_folder, write_text
 from atom.io.json_data import dumps
 from atom.io.terminal import say
 from atom.registry.host import Host
-from atom.registry.installed import installed
-from atom.registry.trust import Trust
 from atom.run_dir import claim
 from atom.stages import composed as compositions
 from atom.stages import decided, digests
@@ -94,16 +92,17 @@ def run_arguments() -> Parser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    made, code = _composed(options)
+    host = Host.load(plugin_lists.trust([]))
+    made = _composed(options, host)
     if options.cfg:
         print(compositions.document(made).replace(str(made.folder), "FOLDER"), end="")
         return 0
     from atom.stages import checks
     from atom.stages.running import Runner
 
+    code = digests.of_code(host.plugins)
     names = decided.chosen(made, options.only, options.begin)
-    existed = made.folder.exists()
-    if existed:
+    if made.folder.exists():
         claim.check(made.folder)
     with_code = not options.same_code
     found = decided.decide(made, code, with_code=with_code, again=options.begin)
@@ -128,12 +127,12 @@ def status_arguments() -> Parser:
 
 
 def _status(options: argparse.Namespace) -> int:
-    made, code = _composed(options)
+    made = _composed(options)
     from rich.console import Console
 
     from atom.stages.picture import table
 
-    found = decided.decide(made, code, with_code=False)
+    found = decided.decide(made)
     live = made.folder.is_dir() and claim.holder(made.folder) is not None
     Console(highlight=False, file=sys.stdout).print(table(made, found, live=live))
     return 0
@@ -145,10 +144,10 @@ def graph_arguments() -> Parser:
 
 
 def _graph(options: argparse.Namespace) -> int:
-    made, code = _composed(options)
+    made = _composed(options)
     from atom.stages.picture import graph
 
-    print(graph(made, decided.decide(made, code, with_code=False)), end="")
+    print(graph(made, decided.decide(made)), end="")
     return 0
 
 
@@ -166,7 +165,7 @@ def plan_arguments() -> Parser:
 def _plan(options: argparse.Namespace) -> int:
     everywhere = [w for w in options.overrides if w.startswith(_OF_PLANS)]
     options.overrides = [word for word in options.overrides if word not in everywhere]
-    made, _ = _composed(options)
+    made = _composed(options)
     from atom.stages.planned import planned, table
 
     plans = planned(made, everywhere)
@@ -190,7 +189,7 @@ def diff_arguments() -> Parser:
 def _diff(options: argparse.Namespace) -> int:
     texts = []
     for name in options.recipes:
-        made, _ = _composed(
+        made = _composed(
             argparse.Namespace(name=name, overrides=[], dir=Path("FOLDER"),
                                config_dir=options.config_dir)
         )  # fmt: skip
@@ -212,7 +211,7 @@ def clean_arguments() -> Parser:
 
 
 def _clean(options: argparse.Namespace) -> int:
-    made, _ = _composed(options)
+    made = _composed(options)
     decided.chosen(made, options.stages, [])
     if not made.folder.is_dir():
         raise UserError(f"{made.folder} does not exist", valid="the folder of a recipe")
@@ -265,9 +264,9 @@ SUBCOMMANDS: dict[str, Callable[[], Parser]] = {
 """Name -> the parser of its arguments, for completion."""
 
 
-def _composed(options: argparse.Namespace) -> tuple[Composed, str]:
-    """Return the composed recipe and the digest of the code."""
-    host = Host.load(plugin_lists.trust([]))
+def _composed(options: argparse.Namespace, host: Host | None = None) -> Composed:
+    """Return the composed recipe."""
+    host = host or Host.load(plugin_lists.trust([]))
     content, origin = recipe_files.find(options.name, host, options.config_dir)
     recipe = parsed(content, origin)
     name = Path(origin).stem
@@ -276,9 +275,7 @@ def _composed(options: argparse.Namespace) -> tuple[Composed, str]:
     training = [n for n, stage in recipe.stages.items() if stage.command == "train"]
     overrides = [f"{stage}.{word}" for word in everywhere for stage in training]
     overrides += [word for word in options.overrides if word not in everywhere]
-    made = compositions.composed(recipe, name, origin, folder, overrides)
-    trusted, _ = Trust.gather().divided(installed())
-    return made, digests.of_code(trusted)
+    return compositions.composed(recipe, name, origin, folder, overrides)
 
 
 def _parse(command: str, words: list[str]) -> None:

@@ -20,7 +20,7 @@ from atom.errors import UserError
 from atom.stages.arguments import arguments
 from atom.stages.commands import DATA, WEIGHTS
 from atom.stages.composed import Composed
-from atom.stages.declaration import Stage, reference
+from atom.stages.declaration import reference
 
 _AT_ONCE = 4
 _TYPED = re.compile(r"(?P<key>[^\s=]+)(?P<value>=.*?)? \(command line\):")
@@ -86,10 +86,12 @@ def as_if_made(made: Composed, name: str) -> Composed:
         if made.place(of).exists():
             sources.append(source)
         elif made.command(of).makes == DATA:
-            chosen = _without(overrides, "dataset")
-            own = {key: value for key, value in overrides.items() if key not in chosen}
-            kept = {k: v for k, v in own.items() if k not in ("dataset", "dataset.path")}
-            overrides = chosen | _section(made, of, "dataset") | kept
+            own = {
+                key: value
+                for key, value in overrides.items()
+                if key.startswith("dataset.") and key != "dataset.path"
+            }
+            overrides = _without(overrides, "dataset") | _section(made, of, "dataset") | own
     changed = stage.model_copy(update={"sources": tuple(sources), "overrides": overrides})
     return replace(made, stages=made.stages | {name: changed})
 
@@ -111,22 +113,31 @@ def _dry_run(made: Composed, name: str, tell: Callable[[str], None]) -> str | No
     """Return a sentence if the dry run of a stage with overrides fails."""
     try:
         words = arguments(as_if_made(made, name), name)
+        if made.stages[name].command == "data prepare":
+            words = ["train", *words[len(words) - len(made.stages[name].overrides) - 2 : -2]]
+        tell(f"checking {name}")
+        output(made, name, [*words, "dry_run=true"])
     except UserError as error:
         return f"stage {name}: {error.sentence()}"
-    if made.stages[name].command == "data prepare":
-        words = ["train", *words[len(words) - len(made.stages[name].overrides) - 2 : -2]]
-    tell(f"checking {name}")
+    return None
+
+
+def output(made: Composed, name: str, words: list[str]) -> str:
+    """Return what ``atom`` prints for a stage.
+
+    Raises:
+        UserError: it fails; the error names where the user has set a key.
+    """
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "atom", *words, "dry_run=true"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode == 0:
-        return None
-    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return f"stage {name}: {with_origin(lines[-1].removeprefix('atom: '), made, name)}"
+        [sys.executable, "-P", "-m", "atom", *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(_with_origin(lines[-1].removeprefix("atom: "), made, name))
+    return done.stdout
 
 
-def with_origin(sentence: str, made: Composed, name: str) -> str:
+def _with_origin(sentence: str, made: Composed, name: str) -> str:
     """Return a sentence about a command line with the origin that the user knows."""
     match = _TYPED.match(sentence)
     if match is None:
@@ -201,9 +212,3 @@ def _section(made: Composed, name: str, section: str) -> dict[str, object]:
 
 def _without(overrides: dict[str, object], section: str) -> dict[str, object]:
     return {key: value for key, value in overrides.items() if key.partition(".")[0] != section}
-
-
-def stage_line(stage: Stage) -> str:
-    """Return a stage in one line: its command and what it takes from."""
-    taken = f" from {', '.join(stage.sources)}" if stage.sources else ""
-    return f"{stage.command}{taken}"

@@ -64,7 +64,7 @@ def made_of(made: Composed, stage: str, code: str) -> Made:
 
 
 def decide(
-    made: Composed, code: str, *, with_code: bool = True, again: Iterable[str] = ()
+    made: Composed, code: str = "", *, with_code: bool = False, again: Iterable[str] = ()
 ) -> dict[str, Decision]:
     """Return what becomes of each stage if the recipe runs now.
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import atom
 from atom.io.files import sha256
-from atom.registry import lock
 from atom.registry.host import Plugin
-from atom.run_dir import checkpoint
+from atom.run_dir import checkpoint, provenance
 from atom.stages.commands import DATA, WEIGHTS
 
 _TOKENIZER = "tokenizer"
@@ -45,19 +44,12 @@ def of_output(folder: Path, makes: str, step: int | None) -> str:
 
 
 def of_code(plugins: Iterable[Plugin]) -> str:
-    """Return the digest of ATOM's code and configuration, and of all plugins' files."""
-    own = Path(atom.__file__).parent
-    code = {
-        path.relative_to(own).as_posix(): sha256(path)
-        for path in _below(own)
-        if path.suffix in (".py", ".yaml")
-    }
-    packages = lock.content(plugins)["plugins"]
-    return of_value([code, {name: entry["files"] for name, entry in packages.items()}])
+    """Return the digest of the code of ATOM and of plugins."""
+    own = provenance.digest_of(Path(atom.__file__).parent)
+    return of_value([own, {plugin.package: provenance.sha256(plugin) for plugin in plugins}])
 
 
 def _below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
-    return sorted(p for p in found if "__pycache__" not in p.parts)
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())

@@ -11,9 +11,9 @@ from atom.errors import UserError
 from atom.io.numbers import clock, decimal
 from atom.run_dir import metrics
 from atom.run_dir.status import status
-from atom.stages.checks import stage_line
 from atom.stages.composed import Composed
 from atom.stages.decided import Decision
+from atom.stages.declaration import Stage
 
 _STYLES = {
     "finished": "green", "running": "cyan", "failed": "red", "changed": "yellow",
@@ -33,6 +33,7 @@ def table(made: Composed, decisions: dict[str, Decision], *, live: bool) -> Tabl
     found = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("stage", "command", "state", "time", "result", ""):
         found.add_column(title, justify="right" if title == "time" else "left", no_wrap=title != "")
+    depths = _depths(made)
     for name, stage in made.stages.items():
         decision, record = decisions[name], decisions[name].record
         state = decision.state
@@ -43,7 +44,7 @@ def table(made: Composed, decisions: dict[str, Decision], *, live: bool) -> Tabl
         if running and record:
             seconds += time.time() - record.began
         found.add_row(
-            _tree(made, name) + name, stage_line(stage),
+            _tree(depths[name]) + name, _line(stage),
             Text(state, _STYLES.get(state, "dim")),
             clock(seconds) if seconds else "", result(made, name),
             Text(decision.why if not running else "", "dim"),
@@ -81,13 +82,19 @@ def graph(made: Composed, decisions: dict[str, Decision] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _depth(made: Composed, name: str) -> int:
+def _depths(made: Composed) -> dict[str, int]:
+    """Return how many stages come one after another before each stage."""
     found: dict[str, int] = {}
     for stage in made.stages:  # in order
         found[stage] = max((found[need] + 1 for need in made.needs[stage]), default=0)
-    return found[name]
+    return found
 
 
-def _tree(made: Composed, name: str) -> str:
-    depth = _depth(made, name)
+def _tree(depth: int) -> str:
     return "" if depth == 0 else "  " * (depth - 1) + "└ "
+
+
+def _line(stage: Stage) -> str:
+    """Return a stage in one line: its command and what it takes from."""
+    taken = f" from {', '.join(stage.sources)}" if stage.sources else ""
+    return f"{stage.command}{taken}"

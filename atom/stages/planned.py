@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +14,7 @@ from rich.text import Text
 from atom.errors import UserError
 from atom.io.numbers import human
 from atom.stages.arguments import arguments
-from atom.stages.checks import CheckError, as_if_made, with_origin
+from atom.stages.checks import CheckError, as_if_made, output
 from atom.stages.composed import Composed
 
 _AT_ONCE = 4
@@ -45,8 +43,15 @@ def planned(made: Composed, words: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _plan(made: Composed, name: str, words: list[str]) -> dict[str, Any] | str:
     try:
         own = arguments(as_if_made(made, name), name)[1:]
+        printed = output(made, name, ["plan", "--json", *_planned(made, name, own, words)])
     except UserError as error:
         return f"stage {name}: {error.sentence()}"
+    plan: dict[str, Any] = json.loads(printed)
+    return plan
+
+
+def _planned(made: Composed, name: str, own: list[str], words: list[str]) -> list[str]:
+    """Return the overrides of a plan: ``own`` of the stage, and ``words`` of the user."""
     own = [w for w in own if not w.startswith(("run.dir=", "launch.", "launcher", "device="))]
     ranks = made.stages[name].overrides.get("launch.ranks", 1)
     if not any(word.startswith("world_size=") for word in words):
@@ -54,15 +59,7 @@ def _plan(made: Composed, name: str, words: list[str]) -> dict[str, Any] | str:
     device = made.stages[name].overrides.get("device")
     if device is not None and not any(word.startswith("device=") for word in words):
         own.append(f"device={device}")
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "atom", "plan", "--json", *own, *words],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return f"stage {name}: {with_origin(line.removeprefix('atom: '), made, name)}"
-    plan: dict[str, Any] = json.loads(done.stdout)
-    return plan
+    return [*own, *words]
 
 
 def table(plans: dict[str, dict[str, Any]]) -> Table:
