@@ -15,11 +15,12 @@ import json
 import platform
 import re
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from atom.errors import UserError
 from atom.io.files import make_folder, read_bytes, read_text, write_text
@@ -55,40 +56,56 @@ def source(config: StdlibChat, context: SourceContext) -> Conversations:
 
 
 @dataclass(frozen=True)
-class Conversations:
-    """The conversations, one record each, with ``messages``; its id is the name of the definition.
+class LibraryRecords:
+    """Records made from the documentation of Python's library; a subclass makes them.
 
     Args:
-        cache: the folder to keep them in.
+        cache: the folder to keep conversations in.
         longest: characters of an answer.
     """
+
+    dataset: ClassVar[str]
+    """Name of the dataset."""
+
+    fewest: ClassVar[int] = 1
+    """Number of records without which there is no dataset."""
 
     cache: Path
     longest: int
 
     def check(self) -> str:
-        """Return a digest of the conversations.
+        """Return a digest of the records.
 
         Raises:
             UserError: this Python has no source files of its library.
         """
-        if not self.documents():
+        if len(self.documents()) < self.fewest:
             raise UserError(
                 "there is no source of the standard library with documentation",
                 valid="a Python that comes with it, or another dataset",
                 key="dataset.name",
-                value="stdlib_chat",
+                value=self.dataset,
             )
         texts = (document.text for document in self.documents())
         return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
     def contents(self) -> Contents:
-        """Return the number of conversations, their licence and their origin."""
+        """Return the number of records, their licence and their origin."""
         return Contents(
             documents=len(self.documents()),
             licence="PSF-2.0",
             origin="documentation strings of Python's standard library",
         )
+
+    @abstractmethod
+    def documents(self) -> list[Document]:
+        """Return the records, by name."""
+
+
+class Conversations(LibraryRecords):
+    """The conversations, a record each with ``messages``; its id is the name of the definition."""
+
+    dataset = "stdlib_chat"
 
     def documents(self) -> list[Document]:
         """Return the conversations, by name."""

@@ -10,15 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from atom.errors import UserError
-from atom.plugin import Contents, Document, SourceContext
+from atom.plugin import Document, SourceContext
 from atom_datasets.config import StdlibPairs
-from atom_datasets.stdlib_chat import Conversations
+from atom_datasets.stdlib_chat import Conversations, LibraryRecords
 
 RECIPE = 1
 """Version of how the pairs are made."""
@@ -29,42 +27,13 @@ def source(config: StdlibPairs, context: SourceContext) -> Pairs:
     return Pairs(context.cache, config.longest)
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(LibraryRecords):
     """The pairs, one record each, with ``prompt``, ``chosen`` and ``rejected`` as messages; its id
     is the name of the definition.
-
-    Args:
-        cache: the folder of the conversations.
-        longest: characters of an answer.
     """
 
-    cache: Path
-    longest: int
-
-    def check(self) -> str:
-        """Return a digest of the pairs.
-
-        Raises:
-            UserError: this Python has no source files of its library.
-        """
-        if len(self.documents()) < 2:
-            raise UserError(
-                "there is no source of the standard library with documentation",
-                valid="a Python that comes with it, or another dataset",
-                key="dataset.name",
-                value="stdlib_pairs",
-            )
-        texts = (document.text for document in self.documents())
-        return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-
-    def contents(self) -> Contents:
-        """Return the number of pairs, their licence and their origin."""
-        return Contents(
-            documents=len(self.documents()),
-            licence="PSF-2.0",
-            origin="documentation strings of Python's standard library",
-        )
+    dataset = "stdlib_pairs"
+    fewest = 2
 
     def documents(self) -> list[Document]:
         """Return the pairs, by name."""
